@@ -1,0 +1,72 @@
+"""Where everything lies in a run directory. The only place that knows its file names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside one run directory; nothing here touches the disk."""
+
+    path: Path
+
+    @property
+    def job_file(self) -> Path:
+        """The resolved job, JSON; what workers and the coordinator read."""
+        return self.path / "job.json"
+
+    @property
+    def run_file(self) -> Path:
+        """``{"run_id", "name", "created", "job_id", "resumed_from"}``, JSON."""
+        return self.path / "run.json"
+
+    @property
+    def secrets(self) -> Path:
+        """CURVE keys of the control channel: folder 0700, files 0600."""
+        return self.path / "secrets"
+
+    @property
+    def address_file(self) -> Path:
+        """``{"host", "port", "epoch", "pid"}`` of the coordinator, JSON, replaced atomically at each of its starts."""
+        return self.path / "coordinator.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """A line an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        """The coordinator's journal."""
+        return self.path / "journal.sqlite"
+
+    @property
+    def logs(self) -> Path:
+        """``coordinator.log``, ``WORKER.log``, Slurm's own output."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``step-00000100/`` each."""
+        return self.path / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """Prepared data, where the job file names text: ``text.bin``, ``text.idx``."""
+        return self.path / "data"
+
+    @property
+    def standby(self) -> Path:
+        """submitit's folder."""
+        return self.path / "standby"
+
+    def worker_log(self, worker: str) -> Path:
+        """Log of one worker."""
+        return self.logs / f"{worker}.log"

@@ -1,0 +1,271 @@
+"""The job file: sections and keys. Model and training keys carry megatron-core's names, so a config carries over.
+
+Each key is a field; the string after it is its documentation, and the reference of all keys is generated from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Bytes = int
+"""A size in bytes; a job file may write it as 16777216, "16MiB" or "0.5GB"."""
+Seconds = float
+"""A duration in seconds; a job file may write it as 90, "90s", "15m" or "1:30:00"."""
+
+
+@dataclass(frozen=True)
+class JobSection:
+    """Names of the run, and how long its parts wait for each other."""
+
+    name: str = "liver"
+    """Name of the run: in squeue, and the first part of the run directory's name."""
+    run_root: str = "runs"
+    """Folder that run directories are made in; must be on a file system that all nodes share."""
+    heartbeat: Seconds = 1.0
+    """How often each worker tells the coordinator that it lives."""
+    lost_after: Seconds = 30.0
+    """A worker that has been silent for so long is lost."""
+    orphan_timeout: Seconds = 600.0
+    """Workers whose coordinator stays away for so long write a checkpoint and end."""
+    prepare_timeout: Seconds = 300.0
+    """A target world that is not ready after so long is given up."""
+    start_timeout: Seconds = 900.0
+    """The run fails if its live workers have not all registered after so long."""
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The GPT to train."""
+
+    num_layers: int = 0
+    """Transformer layers."""
+    hidden_size: int = 0
+    """Width of the residual stream."""
+    num_attention_heads: int = 0
+    """Attention heads; a layout's tp must divide them."""
+    ffn_hidden_size: int | None = None
+    """Width of the MLP; default: 4 × hidden_size."""
+    num_query_groups: int | None = None
+    """Key/value heads of grouped-query attention; default: num_attention_heads."""
+    kv_channels: int | None = None
+    """Width of one head; default: hidden_size / num_attention_heads."""
+    vocab_size: int | None = None
+    """Vocabulary; default: the tokenizer's. May be larger than the tokenizer's, not smaller."""
+    share_embeddings_and_output_weights: bool = True
+    """Tie the output layer to the input embedding."""
+    normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
+    """Kind of normalization."""
+    layernorm_epsilon: float = 1e-5
+    """Epsilon of the normalization."""
+    gated_linear_unit: bool = True
+    """Gated MLP (SwiGLU with activation_func silu)."""
+    activation_func: Literal["silu", "gelu", "relu"] = "silu"
+    """Activation of the MLP."""
+    add_bias_linear: bool = False
+    """Biases in linear layers."""
+    add_qkv_bias: bool = False
+    """Bias in the fused query/key/value projection only."""
+    rotary_base: int = 10000
+    """Base of the rotary position embedding."""
+    rotary_percent: float = 1.0
+    """Share of each head that is rotated."""
+    init_method_std: float = 0.02
+    """Standard deviation of initial weights."""
+    provider: str | None = None
+    """Your own model: ``package.module:function``, see the README; the keys above are handed to it."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further fields of megatron-core's TransformerConfig, passed through as they are."""
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What to train on."""
+
+    paths: tuple[str, ...] = ()
+    """Text files, folders, or .bin/.idx prefixes; ``$PYTHON_STDLIB`` and environment variables are expanded."""
+    tokenizer: str = "byte"
+    """``byte``, or the path of a Hugging Face ``tokenizer.json``."""
+    provider: str | None = None
+    """Your own data: ``package.module:function``, see the README."""
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How to train. The global batch is constant whatever the layout."""
+
+    steps: int = 0
+    """Optimizer steps of the whole run."""
+    seq_length: int = 0
+    """Tokens of one sample."""
+    micro_batch_size: int = 1
+    """Samples of one microbatch."""
+    global_batch_size: int = 0
+    """Samples of one step; a multiple of micro_batch_size."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the decay."""
+    lr_warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay."""
+    lr_decay_steps: int | None = None
+    """Step at which min_lr is reached; default: steps."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only."""
+    adam_beta1: float = 0.9
+    """Adam's first-moment decay."""
+    adam_beta2: float = 0.95
+    """Adam's second-moment decay."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon."""
+    clip_grad: float = 1.0
+    """Global gradient norm to clip at; 0: no clipping."""
+    seed: int = 1234
+    """Initial weights and the order of samples are functions of it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Weights and activations; bf16 keeps fp32 masters and moments."""
+    distributed_optimizer: bool = True
+    """Shard optimizer state over data parallel ranks."""
+
+
+@dataclass(frozen=True)
+class ComponentSection:
+    """One component of workers in the live het job, or the resources of a standby job."""
+
+    nodes: int = 1
+    """Nodes of the component."""
+    tasks_per_node: int = 1
+    """Workers a node."""
+    cpus_per_task: int = 1
+    """CPUs a worker."""
+    gpus_per_task: int = 0
+    """GPUs a worker: 0 or 1."""
+    mem: str | None = None
+    """Memory a node, as Slurm's --mem."""
+    constraint: str | None = None
+    """Node features, as Slurm's --constraint."""
+    exclude: str | None = None
+    """Nodes to keep away from, as Slurm's --exclude."""
+    partition: str | None = None
+    """Partition of this component; default: live.partition."""
+
+
+@dataclass(frozen=True)
+class LiveSection:
+    """The guaranteed part: one heterogeneous Slurm job."""
+
+    partition: str | None = None
+    """Partition of the live workers."""
+    coordinator_partition: str | None = None
+    """Partition of the coordinator's one CPU task; default: live.partition."""
+    time: str = "24:00:00"
+    """Time limit of the live job, as Slurm's --time."""
+    account: str | None = None
+    """Slurm account."""
+    qos: str | None = None
+    """Slurm QOS."""
+    setup: tuple[str, ...] = ()
+    """Shell lines to run before each of the job's processes: module load, exports."""
+    python: str | None = None
+    """Python interpreter on the nodes; default: the one that submits."""
+    component: tuple[ComponentSection, ...] = (ComponentSection(),)
+    """Worker components, each [[live.component]]; together they are one world."""
+
+
+@dataclass(frozen=True)
+class StandbySection:
+    """The reclaimable part: ordinary jobs, one per unit."""
+
+    partitions: tuple[str, ...] = ()
+    """Scavenger partitions to watch, best first."""
+    max_jobs: int = 0
+    """Standby jobs at most; 0: the run is never resized by capacity."""
+    nodes_per_job: int = 1
+    """Nodes of one standby job."""
+    tasks_per_node: int = 1
+    """Workers a node."""
+    cpus_per_task: int = 1
+    """CPUs a worker."""
+    gpus_per_task: int = 0
+    """GPUs a worker: 0 or 1."""
+    mem: str | None = None
+    """Memory a node, as Slurm's --mem."""
+    constraint: str | None = None
+    """Node features, as Slurm's --constraint."""
+    exclude: str | None = None
+    """Nodes to keep away from, as Slurm's --exclude."""
+    time: str = "4:00:00"
+    """Time limit of a standby job; finite, because backfill plans with it."""
+    account: str | None = None
+    """Slurm account; default: live.account."""
+    qos: str | None = None
+    """Slurm QOS of standby jobs."""
+    signal: str | None = None
+    """Warning signal before the time limit, as Slurm's --signal, e.g. ``USR2@60``."""
+    policy: str = "greedy"
+    """When to grow: name of a policy."""
+    poll: Seconds = 2.0
+    """How often Slurm is asked for idle capacity and the state of standby jobs."""
+    grace: Seconds = 30.0
+    """How long a worker is assumed to have after a notice that does not say."""
+
+
+@dataclass(frozen=True)
+class ElasticSection:
+    """Which layouts the run may take."""
+
+    layouts: tuple[str, ...] | Literal["auto"] = "auto"
+    """Allowed layouts, or ``auto``: every layout that the model can have, chosen by the cost model."""
+    initial: str | None = None
+    """First layout; default: chosen like any other for the live workers."""
+    max_workers: int | None = None
+    """Workers in a world at most."""
+    max_tp: int | None = None
+    """Bound for ``auto``; default: workers of one node."""
+    settle: Seconds = 1.0
+    """How long new standbys are waited for together before the world grows."""
+
+
+@dataclass(frozen=True)
+class StreamSection:
+    """How state moves."""
+
+    mode: Literal["pause"] = "pause"
+    """``pause``: training stands still while state moves."""
+    transport: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries it; auto: nccl between GPUs, gloo otherwise."""
+    staging_bytes: Bytes = 16 << 20
+    """Staging memory of one worker."""
+    interface: str | None = None
+    """Network interface for collectives and state, e.g. ``ib0``; default: chosen by gloo and NCCL."""
+
+
+@dataclass(frozen=True)
+class CheckpointSection:
+    """Checkpoints: a second line of defence, never part of a resize."""
+
+    every: int = 0
+    """Steps between checkpoints; 0: none in between."""
+    keep: int = 2
+    """Checkpoints that are kept, newest first; 0: all."""
+    at_end: bool = True
+    """Write one after the last step."""
+    asynchronous: bool = True
+    """Write beside training, from a copy of the state."""
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A whole, validated job file."""
+
+    job: JobSection = JobSection()
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    live: LiveSection = LiveSection()
+    standby: StandbySection = StandbySection()
+    elastic: ElasticSection = ElasticSection()
+    stream: StreamSection = StreamSection()
+    checkpoint: CheckpointSection = CheckpointSection()

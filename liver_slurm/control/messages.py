@@ -1,0 +1,331 @@
+"""Every message of the control channel, as tagged msgspec structs in msgpack: nothing else is decoded from the network.
+
+Two kinds of peers talk to the coordinator: workers, and clients (the CLI, the Python API). Workers never talk to each
+other here.
+
+How a step boundary is agreed on without a collective: the coordinator sends :class:`ProposeBoundary` with a step that
+lies ahead; each member votes whether it can still stop there; when all accept, :class:`ConfirmBoundary` makes it final.
+A member that reaches a proposed step before it is confirmed waits there; a new proposal for the same boundary replaces
+the old one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Union
+
+import msgspec
+
+PROTOCOL = 1
+"""Raised when a message changes its meaning; a peer of another number is refused."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """Base of all messages; the tag is the class's name."""
+
+
+# ---- worker → coordinator ------------------------------------------------------------------------------------------
+
+
+class Register(Message, frozen=True, kw_only=True):
+    """A worker says who it is: first at its start, then again whenever it has met a new coordinator (a new epoch)."""
+
+    protocol: int = PROTOCOL
+    run_id: str
+    worker: str
+    """Unique in the run: ``live-3``, ``standby-1234-0``."""
+    role: Literal["live", "standby"]
+    host: str
+    pid: int
+    job_id: str
+    """Slurm job that it runs in, or the launcher's name for it."""
+    device: str
+    """``cpu`` or ``cuda:0``."""
+    generation: int = -1
+    """Generation of the world that it trains in; -1: in none."""
+    rank: int = -1
+    step: int = 0
+    """Completed optimizer steps of the run, as far as this worker knows."""
+    warm: bool = False
+    """Has finished its warm-up and can join a target world at once."""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Sent every ``job.heartbeat`` seconds, and at once when ``warm`` or ``generation`` changes."""
+
+    worker: str
+    generation: int
+    step: int
+    step_seconds: float
+    """Mean of the last steps; 0.0 while none was made."""
+    warm: bool
+    rejected: int = 0
+    """Messages that this worker dropped because they were malformed, late, or from a stranger."""
+
+
+class Notice(Message, frozen=True, kw_only=True):
+    """This worker will go away."""
+
+    worker: str
+    reason: str
+    """For people: ``SIGTERM``, ``SIGUSR2``, ``time limit``."""
+    time: float
+    """When it was seen, seconds since the epoch."""
+    deadline: float | None = None
+    """When it will be gone, seconds since the epoch; None: not known to the worker."""
+
+
+class Prepared(Message, frozen=True, kw_only=True):
+    """The worker has built its part of the target world, or could not."""
+
+    worker: str
+    generation: int
+    ok: bool
+    error: str = ""
+    seconds: float = 0.0
+
+
+class BoundaryVote(Message, frozen=True, kw_only=True):
+    """Answer to :class:`ProposeBoundary`."""
+
+    worker: str
+    boundary: int
+    step: int
+    """The step that was proposed."""
+    accepted: bool
+    current_step: int
+    """Steps completed or begun by this worker; a boundary at or below it cannot be met."""
+
+
+class Streamed(Message, frozen=True, kw_only=True):
+    """All moves of this worker are done and its digests compared: its vote for or against the commit."""
+
+    worker: str
+    generation: int
+    ok: bool
+    error: str = ""
+    seconds: float = 0.0
+    plan_seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    bytes_local: int = 0
+    staging_peak_bytes: int = 0
+    memory_peak_bytes: int = 0
+    digests_checked: int = 0
+    paused_at: float = 0.0
+    """End of the last optimizer step in the old world, seconds since the epoch; 0.0: was in no old world."""
+    gap_seconds: float = 0.0
+    """The gap that two steps have anyway: median time between an optimizer step's end and the next forward's start."""
+
+
+class WorldEntered(Message, frozen=True, kw_only=True):
+    """The worker begins the first forward pass of a generation."""
+
+    worker: str
+    generation: int
+    step: int
+    time: float
+    """Start of that forward pass, seconds since the epoch."""
+
+
+class CheckpointWritten(Message, frozen=True, kw_only=True):
+    """A checkpoint is complete on disk (sent by rank 0), or failed (sent by whoever saw it fail)."""
+
+    worker: str
+    step: int
+    ok: bool
+    path: str = ""
+    error: str = ""
+    seconds: float = 0.0
+    stall_seconds: float = 0.0
+    """How long training stood still for it."""
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The worker has trained the run's last step (and the final checkpoint, if one is wanted, is written)."""
+
+    worker: str
+    step: int
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The worker cannot go on; its last message."""
+
+    worker: str
+    generation: int
+    step: int
+    error: str
+
+
+class Leaving(Message, frozen=True, kw_only=True):
+    """The worker exits now, as it was told to or after a notice while it was in no world."""
+
+    worker: str
+    reason: str
+
+
+# ---- coordinator → worker ------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """Answer to :class:`Register`. A worker whose coordinator's epoch is new has met a restarted coordinator."""
+
+    run_id: str
+    epoch: int
+    """Counts the coordinator's starts; messages of a lower epoch are late."""
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The worker is not wanted (another run, another protocol, a name that is taken): it exits."""
+
+    reason: str
+
+
+class Prepare(Message, frozen=True, kw_only=True):
+    """Build the target world ``generation``, beside whatever the worker does now."""
+
+    epoch: int
+    generation: int
+    layout: str
+    members: list[str]
+    """Worker of each rank of the target world."""
+    source_generation: int
+    """The live world's generation; -1: none, state comes from ``checkpoint`` or from the seed."""
+    source_layout: str = ""
+    source_members: list[str] = []
+    store_host: str
+    store_port: int
+    checkpoint: str = ""
+    """Directory to load from when there is no source world; empty: start from the seed."""
+
+
+class ProposeBoundary(Message, frozen=True, kw_only=True):
+    """Stop before beginning step ``step`` (that is, with ``step`` steps completed), for ``purpose``."""
+
+    epoch: int
+    boundary: int
+    """Number of the boundary; proposals with the same number replace each other."""
+    step: int
+    purpose: Literal["cutover", "checkpoint"]
+    generation: int = -1
+    """For a cutover: the target generation."""
+
+
+class ConfirmBoundary(Message, frozen=True, kw_only=True):
+    """All accepted: do what the boundary is for. Joiners of a cutover get it too; for them it starts the streaming."""
+
+    epoch: int
+    boundary: int
+    step: int
+    purpose: Literal["cutover", "checkpoint"]
+    generation: int = -1
+
+
+class WithdrawBoundary(Message, frozen=True, kw_only=True):
+    """The boundary is off; a member that waits there trains on."""
+
+    epoch: int
+    boundary: int
+
+
+class Commit(Message, frozen=True, kw_only=True):
+    """The commit record is written: the target world is the live one. Members enter it, all others leave or wait."""
+
+    epoch: int
+    generation: int
+    step: int
+
+
+class Abort(Message, frozen=True, kw_only=True):
+    """The target world is given up; members of the live world train on, joiners are standbys again."""
+
+    epoch: int
+    generation: int
+    reason: str
+
+
+class Leave(Message, frozen=True, kw_only=True):
+    """Exit now."""
+
+    epoch: int
+    reason: str
+
+
+# ---- client ↔ coordinator ------------------------------------------------------------------------------------------
+
+
+class StatusRequest(Message, frozen=True, kw_only=True):
+    """What the run is doing; answered by :class:`Reply` with the status document."""
+
+
+class ResizeRequest(Message, frozen=True, kw_only=True):
+    """Give one of the two. ``at_step``: cut over exactly there, training waits for the preparation if it must."""
+
+    layout: str = ""
+    workers: int = 0
+    at_step: int = -1
+
+
+class CheckpointRequest(Message, frozen=True, kw_only=True):
+    """Write a checkpoint soon."""
+
+
+class CancelRequest(Message, frozen=True, kw_only=True):
+    """End the run and everything that it started."""
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """Answer to any client message."""
+
+    ok: bool
+    error: str = ""
+    result: dict[str, Any] = {}
+
+
+FromWorker = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Python 3.10
+    Register,
+    Heartbeat,
+    Notice,
+    Prepared,
+    BoundaryVote,
+    Streamed,
+    WorldEntered,
+    CheckpointWritten,
+    Finished,
+    Failed,
+    Leaving,
+]
+ToWorker = Union[  # noqa: UP007
+    Welcome, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Leave
+]
+FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest]  # noqa: UP007
+ToClient = Reply
+ToCoordinator = Union[FromWorker, FromClient]  # noqa: UP007
+
+_encoder = msgspec.msgpack.Encoder()
+_to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decoder(ToCoordinator)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_client: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Message) -> bytes:
+    """One message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode_to_coordinator(data: bytes) -> ToCoordinator:
+    """Decode what a worker or client sent.
+
+    Raises:
+        msgspec.DecodeError: not one of our messages, or a field of a wrong type.
+    """
+    return _to_coordinator.decode(data)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """Decode what the coordinator sent to a worker; raises like :func:`decode_to_coordinator`."""
+    return _to_worker.decode(data)
+
+
+def decode_to_client(data: bytes) -> Reply:
+    """Decode what the coordinator sent to a client; raises like :func:`decode_to_coordinator`."""
+    return _to_client.decode(data)
