@@ -1,0 +1,116 @@
+"""One training step of the live world."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from liver_slurm.megatron import compat
+from liver_slurm.megatron.learning_rate import learning_rate
+from liver_slurm.megatron.microbatches import share
+from liver_slurm.megatron.rank_state import RankState
+
+compat.install()
+
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+
+
+class Samples(Protocol):
+    """Where a step's tokens come from; sample order is a function of the consumed samples alone."""
+
+    def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Samples ``first`` to ``first + count`` of the run, int64 [count, seq_length + 1]."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did; the same on every rank of the world."""
+
+    step: int
+    loss: float
+    """Mean loss a token over the global batch."""
+    grad_norm: float
+    lr: float
+    tokens: int
+    skipped: bool
+    """The gradient was not finite, and the optimizer left the state as it was."""
+    start: float
+    """Start of the first forward pass, seconds since the epoch."""
+    end: float
+    """End of the optimizer step, seconds since the epoch."""
+
+
+def train_step(state: RankState, samples: Samples, step: int) -> StepResult:
+    """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer."""
+    config, layout = state.config, state.world.layout
+    lr = learning_rate(config.train, step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+        group["weight_decay"] = config.train.weight_decay * group["wd_mult"]
+    mine = share(config.train, layout.dp, state.world.place.dp)
+    state.model.zero_grad_buffer()
+    state.optimizer.zero_grad()
+    start = time.time()
+    reports = get_forward_backward_func(pp_size=layout.pp, vp_size=None)(
+        forward_step_func=_forward,
+        data_iterator=_microbatches(state, samples, step),
+        model=[state.model],
+        num_microbatches=mine.microbatches,
+        seq_length=config.train.seq_length,
+        micro_batch_size=config.train.micro_batch_size,
+        forward_only=False,
+        p2p_communicator=state.pipeline,
+        pg_collection=state.groups,
+    )
+    updated, grad_norm, _ = state.optimizer.step()
+    end = time.time()
+    loss, tokens = _total(state, reports)
+    norm = float(grad_norm) if grad_norm is not None else float("nan")
+    return StepResult(step, loss, norm, lr, tokens, not updated, start, end)
+
+
+def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Tokens, positions, labels and loss mask of each microbatch; only the first and the last stage look at them."""
+    train = state.config.train
+    mine = share(train, state.world.layout.dp, state.world.place.dp)
+    edge = state.world.place.pp in (0, state.world.layout.pp - 1)
+    positions = torch.arange(train.seq_length, device=state.device).expand(train.micro_batch_size, -1)
+    for index in range(mine.microbatches):
+        counts = index < mine.count
+        if not edge:
+            tokens = torch.zeros(train.micro_batch_size, train.seq_length + 1, dtype=torch.int64)
+        else:
+            first = step * train.global_batch_size + (mine.first + index if counts else 0) * train.micro_batch_size
+            tokens = torch.from_numpy(samples.batch(first, train.micro_batch_size))
+        tokens = tokens.to(state.device, non_blocking=True)
+        mask = torch.full(tokens[:, 1:].shape, float(counts), device=state.device)
+        yield tokens[:, :-1].contiguous(), positions, tokens[:, 1:].contiguous(), mask
+
+
+def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[torch.Tensor, Any]:
+    tokens, positions, labels, mask = next(batch)
+    output = model(tokens, positions, None, labels=labels)
+
+    def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        total = (losses.float() * mask).sum()
+        tokens = mask.sum()
+        # The schedules scale the loss in place, hence the copy in the report.
+        return total, tokens.to(torch.int), {"sums": torch.stack([total.detach().clone(), tokens]).double()}
+
+    return output, loss
+
+
+def _total(state: RankState, reports: list[dict[str, torch.Tensor]]) -> tuple[float, int]:
+    """Mean loss a token and number of tokens of the global batch, on every rank."""
+    sums = torch.zeros(2, dtype=torch.float64, device=state.device)
+    if state.world.is_last_stage and state.world.place.tp == 0:
+        for report in reports:
+            sums += report["sums"]
+    dist.all_reduce(sums, group=state.world.groups["world"])
+    return float(sums[0] / sums[1]), int(sums[1])
