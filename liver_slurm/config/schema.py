@@ -8,19 +8,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Bytes = int
-"""A size in bytes; a job file may write it as 16777216, "16MiB" or "0.5GB"."""
-Seconds = float
-"""A duration in seconds; a job file may write it as 90, "90s", "15m" or "1:30:00"."""
+from liver_slurm.config.types import (
+    Bytes,
+    Count,
+    Decay,
+    FunctionName,
+    LayoutText,
+    Natural,
+    NonNegative,
+    OneOrNone,
+    PathText,
+    Positive,
+    RunName,
+    Seconds,
+    Share,
+    SlurmMemory,
+    SlurmSignal,
+    SlurmTime,
+    TokenizerText,
+)
 
 
 @dataclass(frozen=True)
 class JobSection:
     """Names of the run, and how long its parts wait for each other."""
 
-    name: str = "liver"
+    name: RunName = "liver"
     """Name of the run: in squeue, and the first part of the run directory's name."""
-    run_root: str = "runs"
+    run_root: PathText = "runs"
     """Folder that run directories are made in; must be on a file system that all nodes share."""
     heartbeat: Seconds = 1.0
     """How often each worker tells the coordinator that it lives."""
@@ -38,25 +53,25 @@ class JobSection:
 class ModelSection:
     """The GPT to train."""
 
-    num_layers: int = 0
+    num_layers: Count = 0
     """Transformer layers."""
-    hidden_size: int = 0
+    hidden_size: Count = 0
     """Width of the residual stream."""
-    num_attention_heads: int = 0
+    num_attention_heads: Count = 0
     """Attention heads; a layout's tp must divide them."""
-    ffn_hidden_size: int | None = None
+    ffn_hidden_size: Count | None = None
     """Width of the MLP; default: 4 × hidden_size."""
-    num_query_groups: int | None = None
+    num_query_groups: Count | None = None
     """Key/value heads of grouped-query attention; default: num_attention_heads."""
-    kv_channels: int | None = None
+    kv_channels: Count | None = None
     """Width of one head; default: hidden_size / num_attention_heads."""
-    vocab_size: int | None = None
+    vocab_size: Count | None = None
     """Vocabulary; default: the tokenizer's. May be larger than the tokenizer's, not smaller."""
     share_embeddings_and_output_weights: bool = True
     """Tie the output layer to the input embedding."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Kind of normalization."""
-    layernorm_epsilon: float = 1e-5
+    layernorm_epsilon: Positive = 1e-5
     """Epsilon of the normalization."""
     gated_linear_unit: bool = True
     """Gated MLP (SwiGLU with activation_func silu)."""
@@ -66,13 +81,13 @@ class ModelSection:
     """Biases in linear layers."""
     add_qkv_bias: bool = False
     """Bias in the fused query/key/value projection only."""
-    rotary_base: int = 10000
+    rotary_base: Count = 10000
     """Base of the rotary position embedding."""
-    rotary_percent: float = 1.0
+    rotary_percent: Share = 1.0
     """Share of each head that is rotated."""
-    init_method_std: float = 0.02
+    init_method_std: Positive = 0.02
     """Standard deviation of initial weights."""
-    provider: str | None = None
+    provider: FunctionName | None = None
     """Your own model: ``package.module:function``, see the README; the keys above are handed to it."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of megatron-core's TransformerConfig, passed through as they are."""
@@ -82,11 +97,11 @@ class ModelSection:
 class DataSection:
     """What to train on."""
 
-    paths: tuple[str, ...] = ()
+    paths: tuple[PathText, ...] = ()
     """Text files, folders, or .bin/.idx prefixes; ``$PYTHON_STDLIB`` and environment variables are expanded."""
-    tokenizer: str = "byte"
+    tokenizer: TokenizerText = "byte"
     """``byte``, or the path of a Hugging Face ``tokenizer.json``."""
-    provider: str | None = None
+    provider: FunctionName | None = None
     """Your own data: ``package.module:function``, see the README."""
 
 
@@ -94,35 +109,35 @@ class DataSection:
 class TrainSection:
     """How to train. The global batch is constant whatever the layout."""
 
-    steps: int = 0
+    steps: Count = 0
     """Optimizer steps of the whole run."""
-    seq_length: int = 0
+    seq_length: Count = 0
     """Tokens of one sample."""
-    micro_batch_size: int = 1
+    micro_batch_size: Count = 1
     """Samples of one microbatch."""
-    global_batch_size: int = 0
+    global_batch_size: Count = 0
     """Samples of one step; a multiple of micro_batch_size."""
-    lr: float = 3e-4
+    lr: Positive = 3e-4
     """Peak learning rate."""
-    min_lr: float = 0.0
+    min_lr: NonNegative = 0.0
     """Learning rate at the end of the decay."""
-    lr_warmup_steps: int = 0
+    lr_warmup_steps: Natural = 0
     """Steps of linear warm-up."""
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the decay."""
-    lr_decay_steps: int | None = None
+    lr_decay_steps: Count | None = None
     """Step at which min_lr is reached; default: steps."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Decoupled weight decay, on matrices only."""
-    adam_beta1: float = 0.9
+    adam_beta1: Decay = 0.9
     """Adam's first-moment decay."""
-    adam_beta2: float = 0.95
+    adam_beta2: Decay = 0.95
     """Adam's second-moment decay."""
-    adam_eps: float = 1e-8
+    adam_eps: Positive = 1e-8
     """Adam's epsilon."""
-    clip_grad: float = 1.0
+    clip_grad: NonNegative = 1.0
     """Global gradient norm to clip at; 0: no clipping."""
-    seed: int = 1234
+    seed: Natural = 1234
     """Initial weights and the order of samples are functions of it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Weights and activations; bf16 keeps fp32 masters and moments."""
@@ -134,15 +149,15 @@ class TrainSection:
 class ComponentSection:
     """One component of workers in the live het job, or the resources of a standby job."""
 
-    nodes: int = 1
+    nodes: Count = 1
     """Nodes of the component."""
-    tasks_per_node: int = 1
+    tasks_per_node: Count = 1
     """Workers a node."""
-    cpus_per_task: int = 1
+    cpus_per_task: Count = 1
     """CPUs a worker."""
-    gpus_per_task: int = 0
+    gpus_per_task: OneOrNone = 0
     """GPUs a worker: 0 or 1."""
-    mem: str | None = None
+    mem: SlurmMemory | None = None
     """Memory a node, as Slurm's --mem."""
     constraint: str | None = None
     """Node features, as Slurm's --constraint."""
@@ -160,7 +175,7 @@ class LiveSection:
     """Partition of the live workers."""
     coordinator_partition: str | None = None
     """Partition of the coordinator's one CPU task; default: live.partition."""
-    time: str = "24:00:00"
+    time: SlurmTime = "24:00:00"
     """Time limit of the live job, as Slurm's --time."""
     account: str | None = None
     """Slurm account."""
@@ -180,29 +195,29 @@ class StandbySection:
 
     partitions: tuple[str, ...] = ()
     """Scavenger partitions to watch, best first."""
-    max_jobs: int = 0
+    max_jobs: Natural = 0
     """Standby jobs at most; 0: the run is never resized by capacity."""
-    nodes_per_job: int = 1
+    nodes_per_job: Count = 1
     """Nodes of one standby job."""
-    tasks_per_node: int = 1
+    tasks_per_node: Count = 1
     """Workers a node."""
-    cpus_per_task: int = 1
+    cpus_per_task: Count = 1
     """CPUs a worker."""
-    gpus_per_task: int = 0
+    gpus_per_task: OneOrNone = 0
     """GPUs a worker: 0 or 1."""
-    mem: str | None = None
+    mem: SlurmMemory | None = None
     """Memory a node, as Slurm's --mem."""
     constraint: str | None = None
     """Node features, as Slurm's --constraint."""
     exclude: str | None = None
     """Nodes to keep away from, as Slurm's --exclude."""
-    time: str = "4:00:00"
+    time: SlurmTime = "4:00:00"
     """Time limit of a standby job; finite, because backfill plans with it."""
     account: str | None = None
     """Slurm account; default: live.account."""
     qos: str | None = None
     """Slurm QOS of standby jobs."""
-    signal: str | None = None
+    signal: SlurmSignal | None = None
     """Warning signal before the time limit, as Slurm's --signal, e.g. ``USR2@60``."""
     policy: str = "greedy"
     """When to grow: name of a policy."""
@@ -216,13 +231,13 @@ class StandbySection:
 class ElasticSection:
     """Which layouts the run may take."""
 
-    layouts: tuple[str, ...] | Literal["auto"] = "auto"
+    layouts: tuple[LayoutText, ...] | Literal["auto"] = "auto"
     """Allowed layouts, or ``auto``: every layout that the model can have, chosen by the cost model."""
-    initial: str | None = None
+    initial: LayoutText | None = None
     """First layout; default: chosen like any other for the live workers."""
-    max_workers: int | None = None
+    max_workers: Count | None = None
     """Workers in a world at most."""
-    max_tp: int | None = None
+    max_tp: Count | None = None
     """Bound for ``auto``; default: workers of one node."""
     settle: Seconds = 1.0
     """How long new standbys are waited for together before the world grows."""
@@ -246,9 +261,9 @@ class StreamSection:
 class CheckpointSection:
     """Checkpoints: a second line of defence, never part of a resize."""
 
-    every: int = 0
+    every: Natural = 0
     """Steps between checkpoints; 0: none in between."""
-    keep: int = 2
+    keep: Natural = 2
     """Checkpoints that are kept, newest first; 0: all."""
     at_end: bool = True
     """Write one after the last step."""

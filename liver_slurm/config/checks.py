@@ -1,0 +1,197 @@
+"""What must hold between keys of a job, each a function from the config to problems. Pure but for looking at files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from liver_slurm.config.decode import Problem
+from liver_slurm.config.layouts import feasible_layouts, impossible, live_workers
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.state.layout import Layout
+
+Check = Callable[[JobConfig], Iterator[Problem]]
+
+
+def cross_check(config: JobConfig, bad_keys: set[str], files: bool = True) -> list[Problem]:
+    """All problems between keys.
+
+    A check that looks at a key in ``bad_keys`` (which failed on its own) is left out: its finding would be an echo;
+    one that looks at ``KEY[]`` judges the good elements of a list. ``files``: also look at data and tokenizer files.
+    """
+    checks = _CHECKS if not files else (*_CHECKS, *_FILE_CHECKS)
+    return [
+        problem
+        for keys, check in checks
+        if not any(_spoils(bad, key) for bad in bad_keys for key in keys)
+        for problem in check(config)
+    ]
+
+
+def _spoils(bad: str, key: str) -> bool:
+    if key.endswith("[]"):
+        return _inside(key[:-2], bad)
+    return _inside(bad, key) or _inside(key, bad)
+
+
+def _inside(key: str, section: str) -> bool:
+    return key == section or key.startswith(section + ".")
+
+
+def _heads(config: JobConfig) -> Iterator[Problem]:
+    model = config.model
+    if model.num_attention_heads and model.kv_channels is None and model.hidden_size % model.num_attention_heads:
+        yield Problem(
+            "model.hidden_size",
+            f"{model.hidden_size} is not a multiple of num_attention_heads {model.num_attention_heads}; "
+            "allowed: a multiple, or give kv_channels",
+        )
+
+
+def _query_groups(config: JobConfig) -> Iterator[Problem]:
+    heads, groups = config.model.num_attention_heads, config.model.num_query_groups
+    if groups is not None and heads % groups:
+        yield Problem(
+            "model.num_query_groups",
+            f"{groups} does not divide num_attention_heads {heads}; allowed: {_divisors(heads)}",
+        )
+
+
+def _batches(config: JobConfig) -> Iterator[Problem]:
+    train = config.train
+    if train.global_batch_size % train.micro_batch_size:
+        yield Problem(
+            "train.global_batch_size",
+            f"{train.global_batch_size} is not a multiple of micro_batch_size {train.micro_batch_size}; "
+            "allowed: a multiple",
+        )
+
+
+def _learning_rate(config: JobConfig) -> Iterator[Problem]:
+    train = config.train
+    if train.min_lr > train.lr:
+        yield Problem("train.min_lr", f"{train.min_lr} is above lr; allowed: at most lr {train.lr}")
+    end = train.lr_decay_steps or train.steps
+    if train.lr_warmup_steps > end:
+        yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past the decay's end; allowed: <= {end}")
+
+
+def _data_given(config: JobConfig) -> Iterator[Problem]:
+    if not config.data.paths and config.data.provider is None:
+        yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
+
+
+def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
+    if config.elastic.layouts == "auto":
+        return
+    if not config.elastic.layouts:
+        yield Problem("elastic.layouts", '[] is not allowed; allowed: "auto", or at least one layout')
+    for text in config.elastic.layouts:
+        if reason := impossible(Layout.parse(text), config.model, config.train):
+            yield Problem("elastic.layouts", f'"{text}" is impossible for this model: {reason}')
+
+
+def _initial(config: JobConfig) -> Iterator[Problem]:
+    elastic, workers = config.elastic, live_workers(config.live)
+    if not workers:
+        return
+    if elastic.initial is None:
+        # With "auto" there is always one: a single worker.
+        if elastic.layouts != "auto" and not feasible_layouts(config, workers):
+            yield Problem("elastic.layouts", f"no layout is possible with the {workers} live workers")
+        return
+    initial = Layout.parse(elastic.initial)
+    if elastic.layouts != "auto" and elastic.initial not in elastic.layouts:
+        listed = ", ".join(elastic.layouts)
+        yield Problem("elastic.initial", f'"{initial}" is not in elastic.layouts; allowed: {listed}')
+    elif reason := impossible(initial, config.model, config.train):
+        yield Problem("elastic.initial", f'"{initial}" is impossible for this model: {reason}')
+    if initial.size > workers:
+        yield Problem("elastic.initial", f'"{initial}" needs {initial.size} workers; allowed: at most {workers}, live')
+    if elastic.max_workers is not None and initial.size > elastic.max_workers:
+        yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
+
+
+def _components(config: JobConfig) -> Iterator[Problem]:
+    if not config.live.component:
+        yield Problem("live.component", "[] is not allowed; allowed: at least one [[live.component]]")
+
+
+def _one_device(config: JobConfig) -> Iterator[Problem]:
+    components = config.live.component
+    keys = [(f"live.component.{index}", one.gpus_per_task) for index, one in enumerate(components)]
+    if config.standby.max_jobs:
+        keys.append(("standby", config.standby.gpus_per_task))
+    for key, gpus in keys[1:]:
+        first, expected = keys[0]
+        if gpus != expected:
+            text = f"{gpus} differs from {first}'s {expected}; allowed: one number for all, as they form one world"
+            yield Problem(f"{key}.gpus_per_task", text)
+
+
+def _standby_partitions(config: JobConfig) -> Iterator[Problem]:
+    if config.standby.max_jobs and not config.standby.partitions:
+        text = f"is missing; allowed: at least one partition, as standby.max_jobs is {config.standby.max_jobs}"
+        yield Problem("standby.partitions", text)
+
+
+def _lost_after(config: JobConfig) -> Iterator[Problem]:
+    job = config.job
+    if job.lost_after < 2 * job.heartbeat:
+        text = f"{job.lost_after} is too short; allowed: at least twice job.heartbeat {job.heartbeat}"
+        yield Problem("job.lost_after", text)
+
+
+def _data_files(config: JobConfig) -> Iterator[Problem]:
+    for text in config.data.paths:
+        if reason := unreadable_data(Path(text)):
+            allowed = "text files, folders, or .bin/.idx prefixes that can be read"
+            yield Problem("data.paths", f'"{text}" {reason}; allowed: {allowed}')
+
+
+def _tokenizer_file(config: JobConfig) -> Iterator[Problem]:
+    text = config.data.tokenizer
+    if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
+        yield Problem("data.tokenizer", f'"{text}" is not a readable file; allowed: "byte", or a tokenizer.json')
+
+
+def unreadable_data(path: Path) -> str | None:
+    """Why a path of ``data.paths`` cannot be read; None: it is a file, a folder or a .bin/.idx prefix that can."""
+    pair = [Path(f"{path}{suffix}") for suffix in (".bin", ".idx")]
+    if path.is_dir():
+        return None if os.access(path, os.R_OK | os.X_OK) else "is a folder that you may not read"
+    if path.is_file():
+        return None if os.access(path, os.R_OK) else "is a file that you may not read"
+    missing = [one.name for one in pair if not one.is_file()]
+    if len(missing) == 2:
+        return "is no file, no folder and no .bin/.idx prefix"
+    if missing:
+        return f"is a .bin/.idx prefix without its {missing[0]}"
+    return None if all(os.access(one, os.R_OK) for one in pair) else "is a .bin/.idx prefix that you may not read"
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(one) for one in range(1, min(number, 1024) + 1) if number % one == 0)
+
+
+_SHAPE = ("model.num_attention_heads", "model.hidden_size")
+_BATCH = ("train.global_batch_size", "train.micro_batch_size")
+_LAYOUT = ("model", *_BATCH)
+_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (_SHAPE, _heads),
+    (("model.num_attention_heads", "model.num_query_groups"), _query_groups),
+    (_BATCH, _batches),
+    (("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps", "train.steps"), _learning_rate),
+    (("data.paths", "data.provider"), _data_given),
+    ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
+    ((*_LAYOUT, "elastic", "live.component"), _initial),
+    (("live.component",), _components),
+    (("live.component", "standby.gpus_per_task"), _one_device),
+    (("standby.partitions", "standby.max_jobs"), _standby_partitions),
+    (("job.heartbeat", "job.lost_after"), _lost_after),
+)
+_FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("data.paths[]",), _data_files),
+    (("data.tokenizer",), _tokenizer_file),
+)

@@ -1,0 +1,268 @@
+"""Job files: every problem at once, each in one clear line; what is valid survives the way through job.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from liver_slurm.config.load import check_job, load_job, read_job, save_job
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.errors import BadInput
+
+TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LIVER_SITE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(BadInput) as caught:
+        load_job(TINY, overrides)
+    return str(caught.value).splitlines()
+
+
+def test_the_demo_job_is_valid() -> None:
+    config = load_job(TINY)
+    assert config.job.name == "gpt-tiny"
+    assert config.stream.staging_bytes == 4 << 20
+    assert Path(config.job.run_root).is_absolute()
+    assert Path(config.data.paths[0], "abc.py").exists()
+
+
+def test_overrides_take_toml_values_plain_text_and_list_indices() -> None:
+    config = load_job(
+        TINY,
+        [
+            "train.precision=bf16",
+            "train.lr=1e-2",
+            "live.component.0.nodes=3",
+            "live.time=02:00:00",
+            "job.heartbeat=500ms",
+        ],
+    )
+    assert (config.train.precision, config.train.lr) == ("bf16", 0.01)
+    assert (config.live.component[0].nodes, config.live.component[0].tasks_per_node) == (3, 1)
+    assert (config.live.time, config.job.heartbeat) == ("02:00:00", 0.5)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    found = problems(
+        "train.lr=-1",
+        "train.setps=3",
+        'model.num_layers="x"',
+        "lvie.time=1",
+        'elastic.layouts=["tp3pp1dp1", "foo"]',
+        "job.heartbeat=true",
+        'data.paths=["/nope"]',
+        "train.num_layers=4",
+        "stream.staging_bytes=12parsecs",
+    )
+    for expected in (
+        "--set: train.lr: -1 is not allowed; allowed: a number > 0",
+        "--set: train.setps: no such key; the nearest is train.steps",
+        '--set: model.num_layers: "x" is not allowed; allowed: a whole number >= 1',
+        "--set: lvie: no such key; the nearest is live",
+        '--set: elastic.layouts.1: "foo" is not allowed; allowed: a layout such as "tp2pp1dp2"',
+        "--set: train.num_layers: no such key; the nearest is model.num_layers",
+    ):
+        assert expected in found
+    assert any(line.startswith('--set: data.paths: "/nope" is no file, no folder') for line in found)
+    assert any(line.startswith('--set: stream.staging_bytes: "12parsecs"') for line in found)
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.hidden_size=65", "model.hidden_size: 65 is not a multiple of num_attention_heads 8"),
+        (
+            "model.num_query_groups=3",
+            "model.num_query_groups: 3 does not divide num_attention_heads 8; allowed: 1, 2, 4, 8",
+        ),
+        ("train.global_batch_size=15", "train.global_batch_size: 15 is not a multiple of micro_batch_size 2"),
+        ('elastic.layouts=["tp1pp1dp2", "tp1pp5dp1"]', "impossible for this model: pp5 is more than num_layers 4"),
+        ('elastic.layouts=["tp1pp1dp2", "tp3pp1dp1"]', "tp3 does not divide num_attention_heads 8"),
+        ('elastic.layouts=["tp1pp1dp2", "tp1pp1dp9"]', "dp9 is more than the 8 microbatches"),
+        ("elastic.initial=tp2pp1dp2", '"tp2pp1dp2" needs 4 workers; allowed: at most 2'),
+        ("elastic.initial=tp1pp1dp7", "is not in elastic.layouts"),
+        ("standby.partitions=[]", "standby.partitions: is missing"),
+        ("standby.gpus_per_task=1", "standby.gpus_per_task: 1 differs from live.component.0's 0"),
+        ("standby.gpus_per_task=2", "standby.gpus_per_task: 2 is not allowed; allowed: a whole number 0 or 1"),
+        ("data.tokenizer=/nope.json", 'data.tokenizer: "/nope.json" is not a readable file'),
+        ("data.paths=[]", "data.paths: is missing"),
+        ('data.paths=["$NOT_THERE/x"]', "$NOT_THERE is not set"),
+        ("model.provider=nothing", 'allowed: a function as "package.module:function"'),
+        ("live.component=[]", "live.component: [] is not allowed"),
+        ("live=1", "not an override"),
+        ("live.component.7.nodes=1", "there is no place live.component.7.nodes"),
+        ("train=3=4", "not an override"),
+        ("model.extra.x=nan", "model.extra.x: nan is not allowed"),
+        ("live.time=soon", 'live.time: "soon" is not allowed; allowed: a Slurm time'),
+        ("job.name=a/b", 'job.name: "a/b" is not allowed'),
+        ("train.min_lr=1", "train.min_lr: 1.0 is above lr"),
+        ("job.lost_after=1", "job.lost_after: 1.0 is too short"),
+    ],
+)
+def test_one_problem_is_one_line(override: str, expected: str) -> None:
+    assert sum(expected in line for line in problems(override)) == 1
+
+
+def test_a_required_key_that_is_missing_is_named(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text("[train]\nsteps = 3\n")
+    with pytest.raises(BadInput) as caught:
+        load_job(job)
+    lines = str(caught.value).splitlines()
+    assert "job.toml: model.num_layers: is missing; allowed: a whole number >= 1" in lines
+    assert all(line.startswith("job.toml: ") for line in lines)
+    assert len(lines) == 6
+
+
+def test_a_model_provider_may_leave_sizes_out(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(
+        '[model]\nprovider = "mine:model"\n[data]\nprovider = "mine:data"\n'
+        "[train]\nsteps = 3\nseq_length = 8\nglobal_batch_size = 4\n"
+    )
+    assert load_job(job).model.num_layers == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"[job\n", "not TOML"), (b"\xff\xfe", "not UTF-8"), (b"a = 1\na = 2\n", "not TOML")],
+)
+def test_a_file_that_is_no_job_file(tmp_path: Path, content: bytes, expected: str) -> None:
+    job = tmp_path / "job.toml"
+    job.write_bytes(content)
+    with pytest.raises(BadInput, match=expected) as caught:
+        load_job(job)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match="no such file"):
+        load_job(tmp_path / "other.toml")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_job(tmp_path)
+
+
+def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text('[live]\naccount = "physics"\ntime = "3:00:00"\n[stream]\ninterface = "ib0"\n')
+    monkeypatch.setenv("LIVER_SITE", str(site))
+    config = load_job(TINY)
+    assert (config.live.account, config.live.time, config.stream.interface) == ("physics", "1:00:00", "ib0")
+    site.write_text("[stream]\ninterfaec = 1\n")
+    assert problems() == ["site.toml: stream.interfaec: no such key; the nearest is stream.interface"]
+    monkeypatch.setenv("LIVER_SITE", str(tmp_path / "gone.toml"))
+    assert problems() == [f"{tmp_path}/gone.toml: no such file"]
+
+
+def test_plain_processes_take_the_place_of_slurm_resources() -> None:
+    config = load_job(TINY, ["elastic.initial=tp1pp1dp1"], workers=1, standbys=3)
+    assert [(one.nodes, one.tasks_per_node) for one in config.live.component] == [(1, 1)]
+    assert (config.standby.max_jobs, config.standby.nodes_per_job, config.standby.tasks_per_node) == (3, 1, 1)
+    with pytest.raises(BadInput, match="needs 2 workers; allowed: at most 1"):
+        load_job(TINY, workers=1)
+
+
+def test_files_are_not_looked_at_for_a_plan() -> None:
+    assert load_job(TINY, ['data.paths=["/nope"]'], files=False).data.paths == ("/nope",)
+
+
+def test_a_resolved_job_that_is_gone_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is .* a run directory"):
+        read_job(tmp_path / "job.json")
+    (tmp_path / "job.json").write_text('{"job": {"name": 3}}')
+    with pytest.raises(BadInput, match="not a resolved job"):
+        read_job(tmp_path / "job.json")
+
+
+@st.composite
+def valid_configs(draw: st.DrawFn) -> JobConfig:
+    config = load_job(TINY)
+    heads = draw(st.sampled_from([1, 2, 4, 8, 12]))
+    micro = draw(st.integers(1, 8))
+    return dataclasses.replace(
+        config,
+        job=dataclasses.replace(config.job, heartbeat=draw(st.floats(0.01, 10))),
+        model=dataclasses.replace(
+            config.model,
+            num_attention_heads=heads,
+            hidden_size=heads * draw(st.integers(1, 64)),
+            num_query_groups=draw(st.sampled_from([n for n in (None, 1, heads)])),
+            num_layers=draw(st.integers(1, 100)),
+            extra=draw(
+                st.dictionaries(
+                    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5),
+                    st.booleans() | st.integers(0, 10) | st.floats(-1, 1) | st.just("x"),
+                )
+            ),
+        ),
+        train=dataclasses.replace(
+            config.train,
+            micro_batch_size=micro,
+            global_batch_size=micro * draw(st.integers(1, 64)),
+            seed=draw(st.integers(0, 2**63 - 1)),
+        ),
+        elastic=dataclasses.replace(
+            config.elastic, layouts="auto", initial=None, max_workers=draw(st.none() | st.integers(1, 99))
+        ),
+        stream=dataclasses.replace(config.stream, staging_bytes=draw(st.integers(1, 2**40))),
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(valid_configs())
+def test_any_valid_config_round_trips(tmp_path: Path, config: JobConfig) -> None:
+    config = check_job(config)
+    save_job(config, tmp_path / "job.json")
+    assert read_job(tmp_path / "job.json") == config
+    assert check_job(config) == config
+
+
+_names = st.sampled_from(
+    "job model data train live standby elastic stream checkpoint component name lr layouts steps paths extra nodes time".split()
+)
+_leaves = (
+    st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"), max_size=8)
+    | st.sampled_from(["1:30", "16MiB", "tp1pp1dp1", "auto", "$HOME"])
+    | st.dates()
+    | st.times()
+    | st.datetimes()
+)
+_tables = st.recursive(
+    _leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=4), max_leaves=20
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(_names, _tables, max_size=6), st.lists(st.text(max_size=20), max_size=2))
+def test_junk_is_only_ever_bad_input(junk: dict[str, object], overrides: list[str]) -> None:
+    from liver_slurm.config import load
+
+    document = load._Document()
+    document.merge(junk, "junk")
+    with pytest.raises(BadInput) as caught:
+        for text in overrides:
+            document.override(text)
+        document.validated("junk", True)
+    assert str(caught.value).strip()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode) | st.sampled_from([b"[job]", b"x = [" * 5000]))
+def test_junk_files_are_only_ever_bad_input(tmp_path: Path, content: bytes) -> None:
+    job = tmp_path / "junk.toml"
+    job.write_bytes(content)
+    with pytest.raises(BadInput):
+        load_job(job)
