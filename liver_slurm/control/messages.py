@@ -174,6 +174,16 @@ class Welcome(Message, frozen=True, kw_only=True):
     """Counts the coordinator's starts; messages of a lower epoch are late."""
 
 
+class Alive(Message, frozen=True, kw_only=True):
+    """Answer to :class:`Heartbeat`, so that a worker can tell how long its coordinator has been away.
+
+    Also the answer to any message of a worker that this coordinator does not know: it has another epoch than the
+    worker's, and the worker registers again.
+    """
+
+    epoch: int
+
+
 class Refused(Message, frozen=True, kw_only=True):
     """The worker is not wanted (another run, another protocol, a name that is taken): it exits."""
 
@@ -273,6 +283,14 @@ class CancelRequest(Message, frozen=True, kw_only=True):
     """End the run and everything that it started."""
 
 
+class WorkerEnded(Message, frozen=True, kw_only=True):
+    """Whoever started a worker's process saw it end: no need to wait until its silence is noticed."""
+
+    worker: str
+    reason: str
+    """For people: ``exit code 1``, ``signal 9``."""
+
+
 class Reply(Message, frozen=True, kw_only=True):
     """Answer to any client message."""
 
@@ -295,9 +313,9 @@ FromWorker = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on 
     Leaving,
 ]
 ToWorker = Union[  # noqa: UP007
-    Welcome, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Leave
+    Welcome, Alive, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Leave
 ]
-FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest]  # noqa: UP007
+FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest, WorkerEnded]  # noqa: UP007
 ToClient = Reply
 ToCoordinator = Union[FromWorker, FromClient]  # noqa: UP007
 
