@@ -1,0 +1,135 @@
+"""Asking Slurm and telling it: an interface, and its implementation on Slurm's own commands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from liver_slurm.errors import ClusterError
+from liver_slurm.slurm.command import NotAnswering, outside_environment, retried, run_once
+from liver_slurm.slurm.records import (
+    JOB_FIELDS,
+    NODE_FIELDS,
+    JobInfo,
+    NodeInfo,
+    PartitionInfo,
+    format_option,
+    parse_jobs,
+    parse_nodes,
+    parse_partitions,
+)
+
+Version = tuple[int, int, int]
+
+
+class SlurmClient(Protocol):
+    """What the rest of the product asks Slurm; every method raises ClusterError with one clear line."""
+
+    def version(self) -> Version:
+        """Slurm's version, e.g. (22, 5, 8)."""
+
+    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+        """Jobs by id or by name, all components of each, in one query; ended ones while Slurm still knows them.
+
+        An id that Slurm does not know is not in the answer. A name is looked for among the user's own jobs.
+        """
+
+    def partitions(self) -> list[PartitionInfo]:
+        """All partitions."""
+
+    def nodes(self, partition: str) -> list[NodeInfo]:
+        """The nodes of one partition as they are now; none if there is no such partition."""
+
+    def hostnames(self, expression: str) -> tuple[str, ...]:
+        """Host names of ``n[1-3],m7``."""
+
+    def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
+        """Submit a batch script; returns the job's id."""
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs; those that are over already are not an error."""
+
+
+class CommandClient:
+    """:class:`SlurmClient` on sinfo, squeue, scontrol, sbatch and scancel."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, timeout: float = 30.0) -> None:
+        """``environment``: of the commands; default: ours, as it would be outside of a job."""
+        self._environment = dict(outside_environment(environment))
+        # One format for all times in all versions and time zones.
+        self._environment["SLURM_TIME_FORMAT"] = "%s"
+        self._timeout = timeout
+        self._hostnames: dict[str, tuple[str, ...]] = {}
+
+    def version(self) -> Version:
+        """See :meth:`SlurmClient.version`."""
+        output = self._ask(["sinfo", "--version"])
+        match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
+        if match is None:
+            raise ClusterError(f"sinfo --version printed no version: {output.strip()!r}")
+        return int(match[1]), int(match[2]), int(match[3])
+
+    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+        """See :meth:`SlurmClient.jobs`."""
+        argv = ["squeue", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
+        if ids:
+            argv.append("--jobs=" + ",".join(ids))
+        if name is not None:
+            argv += [f"--name={name}", f"--user={os.getuid()}"]
+        try:
+            output = self._ask(argv)
+        except ClusterError as error:
+            # Said when the only id that was asked for is unknown; among others, unknown ids are left out silently.
+            if "invalid job id" in str(error).lower():
+                return []
+            raise
+        return parse_jobs(output, self.hostnames)
+
+    def partitions(self) -> list[PartitionInfo]:
+        """See :meth:`SlurmClient.partitions`."""
+        return parse_partitions(self._ask(["scontrol", "-o", "show", "partition"]))
+
+    def nodes(self, partition: str) -> list[NodeInfo]:
+        """See :meth:`SlurmClient.nodes`."""
+        argv = ["sinfo", "--noheader", "-N", f"--partition={partition}", "-O", format_option(NODE_FIELDS)]
+        return parse_nodes(self._ask(argv))
+
+    def hostnames(self, expression: str) -> tuple[str, ...]:
+        """See :meth:`SlurmClient.hostnames`."""
+        if "[" not in expression:
+            return tuple(name for name in expression.split(",") if name)
+        if expression not in self._hostnames:
+            self._hostnames[expression] = tuple(self._ask(["scontrol", "show", "hostnames", expression]).split())
+        return self._hostnames[expression]
+
+    def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
+        """See :meth:`SlurmClient.submit`.
+
+        Tried once: an answer that was lost on its way may belong to a job that was submitted.
+        """
+        argv = ["sbatch", "--parsable", str(script), *arguments]
+        output = run_once(argv, self._timeout, self._environment)
+        match = re.match(r"(\d+)", output.strip())
+        if match is None:
+            raise ClusterError(f"sbatch printed no job id: {output.strip()!r}")
+        return match[1]
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """See :meth:`SlurmClient.cancel`."""
+        if not ids:
+            return
+        try:
+            self._ask(["scancel", *ids])
+        except NotAnswering:
+            raise
+        except ClusterError:
+            # scancel fails for a job that has ended meanwhile, in words that differ by version: look instead.
+            left = [job.job_id for job in self.jobs(ids) if not job.is_over and job.state != "COMPLETING"]
+            if left:
+                raise
+
+    def _ask(self, argv: Sequence[str]) -> str:
+        return retried(lambda: run_once(argv, self._timeout, self._environment))

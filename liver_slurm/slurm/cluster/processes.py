@@ -1,0 +1,71 @@
+"""Finding and ending a cluster's own processes: those whose environment names its slurm.conf, and no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+DAEMONS = frozenset({"slurmctld", "slurmd", "slurmstepd", "slurmdbd", "munged", "mariadbd"})
+POLL = 0.05
+
+
+def until(check: Callable[[], bool], timeout: float, interval: float = POLL) -> bool:
+    """Wait until ``check()`` holds, for ``timeout`` seconds at most; returns whether it did."""
+    deadline = time.monotonic() + timeout
+    while not check():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(interval)
+    return True
+
+
+def cluster_processes(slurm_conf: Path) -> list[psutil.Process]:
+    """The daemons of the cluster of ``slurm_conf``, and whatever its jobs have left behind.
+
+    A shell in which somebody has exported SLURM_CONF is neither and is not listed.
+    """
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            name = process.name()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue  # gone meanwhile, or another user's and so not of this cluster
+        if environment.get("SLURM_CONF") == str(slurm_conf) and (name in DAEMONS or "SLURM_JOB_ID" in environment):
+            found.append(process)
+    return found
+
+
+def names(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
+    """Process ids by the program's name."""
+    result: dict[str, list[int]] = {}
+    for process in processes:
+        try:
+            result.setdefault(process.name(), []).append(process.pid)
+        except psutil.NoSuchProcess:
+            continue  # ended between the look and now
+    return result
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process still runs; one that only waits to be reaped by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(processes: list[psutil.Process], patience: float) -> list[psutil.Process]:
+    """SIGTERM, and SIGKILL for those that are still there after ``patience`` seconds; returns who survived both."""
+    for signal_name, wait in (("terminate", patience), ("kill", 5.0)):
+        processes = [process for process in processes if is_alive(process)]
+        for process in processes:
+            try:
+                getattr(process, signal_name)()
+            except psutil.NoSuchProcess:
+                continue  # ended on its own
+        until(lambda waited=processes: not any(is_alive(process) for process in waited), wait)  # type: ignore[misc]
+    return [process for process in processes if is_alive(process)]

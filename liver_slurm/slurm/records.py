@@ -1,0 +1,259 @@
+"""What Slurm says about jobs, nodes and partitions, as records; and the parsing of what its commands print (pure).
+
+Texts and columns differ by version, so nothing here depends on more than the fields that were asked for by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+SEPARATOR = "\x1f"
+"""Ends each field of ``squeue -O`` and ``sinfo -O``: a comment may hold any printable character."""
+WIDTH = 256
+
+JOB_FIELDS = (
+    "JobArrayID",
+    "State",
+    "Partition",
+    "NodeList",
+    "PreemptTime",
+    "RestartCnt",
+    "Reason",
+    "BatchHost",
+    "TimeLimit",
+    "EndTime",
+    "Name",
+    "Comment",
+)
+NODE_FIELDS = ("NodeList", "StateComplete", "CPUsState", "Gres", "GresUsed", "Memory", "AllocMem", "Features")
+
+Expand = Callable[[str], tuple[str, ...]]
+"""Turns ``n[1-3]`` into its host names."""
+
+_NOTHING = frozenset({"", "N/A", "n/a", "(null)", "NONE", "None", "Unknown"})
+_OVER = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """One job, or one component of a heterogeneous job. Times are seconds since the epoch."""
+
+    job_id: str
+    """``21``, or ``21+1`` for component 1 of the heterogeneous job 21."""
+    state: str
+    """Slurm's long state, e.g. ``RUNNING``."""
+    partition: str
+    nodes: tuple[str, ...]
+    preempt_time: float | None
+    """When Slurm chose it for preemption; from then on its grace time runs, and ``end_time`` says until when."""
+    restarts: int
+    """How often it was requeued."""
+    reason: str
+    """Why it is pending; empty if there is no reason."""
+    batch_host: str
+    """Node that runs the batch script; empty while there is none."""
+    time_limit: float | None
+    """Seconds; None: no limit."""
+    end_time: float | None
+    """When it ended or will end at the latest; None: unknown or never."""
+    name: str
+    comment: str
+
+    @property
+    def leader(self) -> str:
+        """The id without the component: what ``scancel`` takes to end the whole job."""
+        return self.job_id.partition("+")[0]
+
+    @property
+    def component(self) -> int:
+        """Component of the heterogeneous job; 0 for an ordinary one."""
+        return int(self.job_id.partition("+")[2] or 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended; COMPLETING has not, its nodes are still taken."""
+        return self.state in _OVER
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """One node as it is right now."""
+
+    name: str
+    state: str
+    """e.g. ``idle``, ``mixed``, ``allocated``, ``idle+drain``."""
+    cpus_idle: int
+    cpus: int
+    gpus_idle: int
+    gpus: int
+    memory_idle: int
+    """Mebibytes that no job has asked for; equal to ``memory`` where Slurm does not track memory."""
+    memory: int
+    features: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PartitionInfo:
+    """One partition."""
+
+    name: str
+    is_default: bool
+    is_up: bool
+    nodes: str
+    """Its nodes, compressed."""
+    total_nodes: int
+    max_time: float | None
+    """Seconds; None: no limit."""
+    max_nodes: int | None
+    """Nodes of one job at most; None: no limit."""
+    priority_tier: int
+    preempt_mode: str
+    grace: int
+    """GraceTime, seconds."""
+
+
+def format_option(fields: Iterable[str]) -> str:
+    """The value of ``-O`` that :func:`split_fields` understands."""
+    return ",".join(f"{name}:{WIDTH}{SEPARATOR}" for name in fields)
+
+
+def split_fields(output: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
+    """The lines of ``-O`` output, each as field → text; a line with another number of fields is not one of ours."""
+    rows = []
+    for line in output.split("\n"):
+        values = line.split(SEPARATOR)
+        if len(values) == len(fields) + 1:
+            rows.append(dict(zip(fields, (value.strip() for value in values[:-1]), strict=True)))
+    return rows
+
+
+def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
+    """``squeue -O`` with :data:`JOB_FIELDS`, and SLURM_TIME_FORMAT=%s."""
+    return [
+        JobInfo(
+            job_id=row["JobArrayID"],
+            state=row["State"].split(" ")[0],
+            partition=row["Partition"],
+            nodes=expand(row["NodeList"]) if row["NodeList"] not in _NOTHING else (),
+            preempt_time=_epoch(row["PreemptTime"]),
+            restarts=_number(row["RestartCnt"]) or 0,
+            reason=_text(row["Reason"]),
+            batch_host=_text(row["BatchHost"]),
+            time_limit=parse_duration(row["TimeLimit"]),
+            end_time=_epoch(row["EndTime"]),
+            name=row["Name"],
+            comment=_text(row["Comment"]),
+        )
+        for row in split_fields(output, JOB_FIELDS)
+    ]
+
+
+def parse_nodes(output: str) -> list[NodeInfo]:
+    """``sinfo -N -O`` with :data:`NODE_FIELDS`."""
+    nodes = []
+    for row in split_fields(output, NODE_FIELDS):
+        _, idle, _, total = (int(part) for part in row["CPUsState"].split("/"))
+        memory, allocated = _number(row["Memory"]) or 0, _number(row["AllocMem"]) or 0
+        gpus = count_gpus(row["Gres"])
+        nodes.append(
+            NodeInfo(
+                name=row["NodeList"],
+                state=row["StateComplete"].rstrip("*~#!%$@^-").lower(),
+                cpus_idle=idle,
+                cpus=total,
+                gpus_idle=gpus - count_gpus(row["GresUsed"]),
+                gpus=gpus,
+                memory_idle=memory - allocated,
+                memory=memory,
+                features=frozenset(_text(row["Features"]).split(",")) - {""},
+            )
+        )
+    return nodes
+
+
+def parse_partitions(output: str) -> list[PartitionInfo]:
+    """``scontrol -o show partition``."""
+    partitions = []
+    for line in output.splitlines():
+        row = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "PartitionName" not in row:
+            continue
+        partitions.append(
+            PartitionInfo(
+                name=row["PartitionName"],
+                is_default=row.get("Default") == "YES",
+                is_up=row.get("State", "UP") == "UP",
+                nodes=_text(row.get("Nodes", "")),
+                total_nodes=_number(row.get("TotalNodes", "")) or 0,
+                max_time=parse_duration(row.get("MaxTime", "")),
+                max_nodes=_number(row.get("MaxNodes", "")),
+                priority_tier=_number(row.get("PriorityTier", "")) or 0,
+                preempt_mode=row.get("PreemptMode", ""),
+                grace=_number(row.get("GraceTime", "")) or 0,
+            )
+        )
+    return partitions
+
+
+def count_gpus(gres: str) -> int:
+    """GPUs in a generic resource list, e.g. 3 in ``gpu:a100:2(IDX:0-1),gpu:1,nic:4``."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?:(\d+)", gres))
+
+
+def parse_duration(text: str) -> float | None:
+    """Slurm's ``--time``: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, in seconds; None for no limit.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.upper() in ("UNLIMITED", "INFINITE") or text in _NOTHING or text == "NOT_SET":
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time as Slurm writes it, e.g. 90, 1:30:00 or 2-12:00:00")
+    days, first, second, third = (None if part is None else int(part) for part in match.groups())
+    if days is not None:
+        return float(days * 86400 + (first or 0) * 3600 + (second or 0) * 60 + (third or 0))
+    if third is not None:
+        return float((first or 0) * 3600 + (second or 0) * 60 + third)
+    return float((first or 0) * 60 + (second or 0))
+
+
+def parse_memory(text: str) -> int:
+    """Slurm's ``--mem`` in mebibytes: a number, of mebibytes or with K, M, G or T.
+
+    Raises:
+        ValueError: it is not.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount of memory as Slurm writes it, e.g. 4000M or 16G")
+    scale = {"K": 1 / 1024, "": 1.0, "M": 1.0, "G": 1024.0, "T": 1024.0 * 1024.0}[match[2].upper()]
+    return int(float(match[1]) * scale)
+
+
+def _text(value: str) -> str:
+    return "" if value in _NOTHING else value
+
+
+def _number(value: str) -> int | None:
+    return int(value) if value.isdigit() else None
+
+
+def _epoch(value: str) -> float | None:
+    return float(value) if value.isdigit() and int(value) > 0 else None
