@@ -1,0 +1,102 @@
+"""Pieces and moves: boxes of named state tensors in global coordinates, and how to cut them.
+
+A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where the
+weight itself is not fp32), ``NAME@exp_avg``, ``NAME@exp_avg_sq``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+Box = tuple[int, ...]
+"""An offset or a shape, one number an axis, in elements."""
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+"""Bytes of an element of each dtype that state may have."""
+
+STATE_DTYPE = "float32"
+"""What masters and moments are kept in, whatever the weights' precision."""
+
+
+class Piece(NamedTuple):
+    """A box of one tensor that one rank holds."""
+
+    tensor: str
+    offset: Box
+    shape: Box
+
+
+class TensorInfo(NamedTuple):
+    """A whole tensor. ``layered``: its first axis counts transformer layers."""
+
+    name: str
+    shape: Box
+    dtype: str
+    layered: bool = False
+
+
+class Move(NamedTuple):
+    """Copy one box from a source rank to a target rank; local where both are the same worker."""
+
+    tensor: str
+    source_rank: int
+    target_rank: int
+    offset: Box
+    shape: Box
+
+
+def state_tensors(weight: str, dtype: str) -> tuple[str, ...]:
+    """Names of the optimizer state of a weight: its fp32 master where it is apart, and Adam's moments."""
+    master = () if dtype == STATE_DTYPE else (f"{weight}@master",)
+    return (*master, f"{weight}@exp_avg", f"{weight}@exp_avg_sq")
+
+
+def intersect(offset: Box, shape: Box, other_offset: Box, other_shape: Box) -> tuple[Box, Box] | None:
+    """The box that both boxes cover, as (offset, shape); None where there is none."""
+    start = tuple(map(max, offset, other_offset))
+    end = tuple(min(a + n, b + m) for a, n, b, m in zip(offset, shape, other_offset, other_shape, strict=True))
+    if any(a >= b for a, b in zip(start, end, strict=True)):
+        return None
+    return start, tuple(b - a for a, b in zip(start, end, strict=True))
+
+
+def volume(shape: Box) -> int:
+    """Elements of a box."""
+    return math.prod(shape)
+
+
+def shifted(offset: Box, by: Box) -> Box:
+    """``offset`` moved by ``by``."""
+    return tuple(a + b for a, b in zip(offset, by, strict=True))
+
+
+def flat_boxes(shape: Box, start: int, end: int) -> Iterator[tuple[Box, Box]]:
+    """Cut the elements ``[start, end)`` of a box, counted in row-major order, into boxes.
+
+    Yields at most ``2 * len(shape) - 1`` pairs (offset inside the box, shape), in row-major order.
+    """
+    if start >= end:
+        return
+    if len(shape) <= 1:
+        yield ((start,), (end - start,)) if shape else ((), ())
+        return
+    inner = math.prod(shape[1:])
+    row = start // inner
+    if start % inner or end - start < inner:
+        # The range begins inside a row, or does not fill one.
+        row_end = min(end, (row + 1) * inner)
+        yield from _in_row(shape, row, start, row_end)
+        start, row = row_end, row + 1
+    rows = (end - start) // inner
+    if rows > 0:
+        yield (row,) + (0,) * (len(shape) - 1), (rows,) + tuple(shape[1:])
+        start, row = start + rows * inner, row + rows
+    yield from _in_row(shape, row, start, end)
+
+
+def _in_row(shape: Box, row: int, start: int, end: int) -> Iterator[tuple[Box, Box]]:
+    inner = math.prod(shape[1:])
+    for offset, extent in flat_boxes(shape[1:], start - row * inner, end - row * inner):
+        yield (row, *offset), (1, *extent)
