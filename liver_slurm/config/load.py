@@ -14,7 +14,8 @@ import tomli
 
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.decode import Decoder, Problem, walk_keys
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, JobSection
+from liver_slurm.config.types import expand_path
 from liver_slurm.errors import BadInput
 
 Table = dict[str, Any]
@@ -60,6 +61,16 @@ def check_job(config: JobConfig, *, files: bool = True) -> JobConfig:
     document = _Document()
     document.merge(_without_none(dataclasses.asdict(config)), "config")
     return document.validated("config", files)
+
+
+def default_run_root() -> Path:
+    """Where runs lie when no job file is at hand: the site file's ``job.run_root``, or the schema's default."""
+    site = _site_path(None)
+    root = _read(site).get("job", {}).get("run_root") if site is not None else None
+    try:
+        return Path(expand_path(root if isinstance(root, str) else JobSection.run_root))
+    except ValueError as error:
+        raise BadInput(f"{site}: job.run_root: {root!r} is not allowed ({error}); allowed: a path") from None
 
 
 def save_job(config: JobConfig, path: Path) -> None:

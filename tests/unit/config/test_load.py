@@ -177,7 +177,7 @@ def test_files_are_not_looked_at_for_a_plan() -> None:
 
 
 def test_a_resolved_job_that_is_gone_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is .* a run directory"):
+    with pytest.raises(BadInput, match=r"is .* a run directory"):
         read_job(tmp_path / "job.json")
     (tmp_path / "job.json").write_text('{"job": {"name": 3}}')
     with pytest.raises(BadInput, match="not a resolved job"):
@@ -196,7 +196,7 @@ def valid_configs(draw: st.DrawFn) -> JobConfig:
             config.model,
             num_attention_heads=heads,
             hidden_size=heads * draw(st.integers(1, 64)),
-            num_query_groups=draw(st.sampled_from([n for n in (None, 1, heads)])),
+            num_query_groups=draw(st.sampled_from([None, 1, heads])),
             num_layers=draw(st.integers(1, 100)),
             extra=draw(
                 st.dictionaries(
@@ -227,9 +227,8 @@ def test_any_valid_config_round_trips(tmp_path: Path, config: JobConfig) -> None
     assert check_job(config) == config
 
 
-_names = st.sampled_from(
-    "job model data train live standby elastic stream checkpoint component name lr layouts steps paths extra nodes time".split()
-)
+_sections = ["job", "model", "data", "train", "live", "standby", "elastic", "stream", "checkpoint"]
+_names = st.sampled_from([*_sections, "component", "name", "lr", "layouts", "steps", "paths", "extra", "nodes", "time"])
 _leaves = (
     st.booleans()
     | st.integers()
@@ -252,10 +251,14 @@ def test_junk_is_only_ever_bad_input(junk: dict[str, object], overrides: list[st
 
     document = load._Document()
     document.merge(junk, "junk")
-    with pytest.raises(BadInput) as caught:
+
+    def load_junk() -> None:
         for text in overrides:
             document.override(text)
         document.validated("junk", True)
+
+    with pytest.raises(BadInput) as caught:
+        load_junk()
     assert str(caught.value).strip()
 
 

@@ -1,0 +1,98 @@
+"""Files of JSON lines that one process appends to and others read while it does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class LineWriter:
+    """Appends whole lines: one O_APPEND write each, so that readers and other writers never see a mixture."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = self._open()
+
+    def _open(self) -> int:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.write(descriptor, b"\n")  # whoever wrote last died within a line; ours must not be glued to it
+        return descriptor
+
+    def write(self, document: object) -> None:
+        """Append one document as one line."""
+        os.write(self._descriptor, msgspec.json.encode(document) + b"\n")
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now."""
+        os.close(self._descriptor)
+        self._descriptor = self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """All documents of a file; a line that is torn, at the end or where a writer died, is passed over."""
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                if (document := _document(line)) is not None:
+                    yield document
+    except FileNotFoundError:
+        return
+
+
+def follow_lines(path: Path, stop: Callable[[], bool], poll: float = 0.2) -> Iterator[dict[str, Any]]:
+    """All documents of a file, then new ones as they come, until ``stop()`` holds and everything was read.
+
+    The file may not be there yet. ``poll``: seconds between looks.
+    """
+    position, rest = 0, b""
+    while True:
+        last = stop()  # asked first: what was written before it held is still read
+        chunk = _read_from(path, position)
+        position += len(chunk)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if (document := _document(line)) is not None:
+                yield document
+        if last and not chunk:
+            return
+        if not chunk:
+            time.sleep(poll)
+
+
+def read_tail(path: Path, size: int = 1 << 16) -> list[dict[str, Any]]:
+    """Documents in the last ``size`` bytes of a file."""
+    try:
+        length = path.stat().st_size
+    except FileNotFoundError:
+        return []
+    lines = _read_from(path, max(0, length - size)).split(b"\n")
+    return [document for line in lines if (document := _document(line)) is not None]
+
+
+def _read_from(path: Path, position: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(position)
+            return stream.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _document(line: bytes) -> dict[str, Any] | None:
+    try:
+        return _decode(line)
+    except msgspec.DecodeError:
+        return None

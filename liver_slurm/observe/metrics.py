@@ -1,0 +1,76 @@
+"""The metrics of a run, ``metrics.jsonl``: a line a step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from liver_slurm.observe.lines import LineWriter, read_lines, read_tail
+
+
+class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One optimizer step of the whole world."""
+
+    step: int
+    """Number of the step, from 1."""
+    loss: float
+    """Mean over the tokens of the global batch."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    tokens: int
+    """Tokens of this step."""
+    consumed_samples: int
+    """Samples of the run, this step's included."""
+    generation: int
+    layout: str
+    start: float
+    """Seconds since the epoch."""
+    end: float
+
+
+class MetricsWriter:
+    """Appends steps. One process of a world writes; another may go on where it left off."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = LineWriter(path)
+
+    def append(self, metrics: StepMetrics) -> None:
+        """Append one step."""
+        self._lines.write(metrics)
+
+    def truncate(self, step: int) -> None:
+        """Keep only steps up to ``step``: those after it will be trained again. Readers see all of it or nothing."""
+        truncate_metrics(self._path, step)
+        self._lines.reopen()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Replace the file by one without the steps after ``step``, atomically."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("wb") as stream:
+        for line in read_lines(path):
+            if line.get("step", step + 1) <= step:
+                stream.write(msgspec.json.encode(line) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(path)
+
+
+def read_metrics(path: Path) -> Iterator[StepMetrics]:
+    """All steps so far."""
+    return (msgspec.convert(line, StepMetrics) for line in read_lines(path))
+
+
+def last_metrics(path: Path) -> StepMetrics | None:
+    """The newest step, without reading the whole file; None: no step yet."""
+    lines = read_tail(path)
+    return msgspec.convert(lines[-1], StepMetrics) if lines else None

@@ -1,0 +1,94 @@
+"""Run directories: made once, found again, missed clearly."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from liver_slurm.config import runs
+from liver_slurm.config.load import read_job
+from liver_slurm.config.runs import create_run, find_run, list_runs, newest_checkpoint, read_run_info, record_run
+from liver_slurm.config.schema import JobConfig, JobSection
+from liver_slurm.errors import BadInput
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobConfig:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LIVER_SITE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return JobConfig(job=JobSection(name="tiny", run_root=str(tmp_path / "runs")))
+
+
+def test_a_run_directory_has_what_a_run_needs(config: JobConfig) -> None:
+    run_dir = create_run(config)
+    assert run_dir.path.name.startswith("tiny-")
+    assert read_job(run_dir.job_file) == config
+    info = read_run_info(run_dir)
+    assert (info.name, info.job_id, info.resumed_from, len(info.run_id)) == ("tiny", "", "", 32)
+    assert all(one.is_dir() for one in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby))
+    assert stat.S_IMODE(run_dir.secrets.stat().st_mode) == 0o700
+    assert create_run(config).path != run_dir.path
+
+
+def test_a_run_directory_that_exists_is_refused(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs.secrets, "token_hex", lambda size: "ab" * size)
+    monkeypatch.setattr(runs.time, "strftime", lambda *_: "20260101-000000")
+    run_dir = create_run(config)
+    (run_dir.metrics).write_text("precious")
+    with pytest.raises(BadInput, match="exists; nothing was changed"):
+        create_run(config)
+    assert run_dir.metrics.read_text() == "precious"
+
+
+def test_a_run_root_that_cannot_be_written(config: JobConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    broken = dataclasses.replace(config, job=dataclasses.replace(config.job, run_root=str(tmp_path / "file")))
+    with pytest.raises(BadInput, match=r"job.run_root: cannot make"):
+        create_run(broken)
+
+
+def test_a_run_is_found_by_job_id_name_folder_and_path(config: JobConfig, tmp_path: Path) -> None:
+    older, newer = create_run(config), create_run(config)
+    record_run(older, "41")
+    record_run(newer, "42")
+    assert find_run("41") == older
+    assert find_run("42+1") == newer
+    assert find_run(older.path.name) == older
+    assert find_run(str(older.path)) == older
+    assert find_run("tiny") == newer
+    assert [run_dir for run_dir, _ in list_runs()] == [newer, older]
+
+
+def test_runs_of_the_run_root_are_found_without_an_index(config: JobConfig) -> None:
+    run_dir = create_run(config)
+    assert find_run("tiny") == run_dir
+
+
+def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> None:
+    run_dir = create_run(config)
+    record_run(run_dir, "41")
+    shutil.rmtree(run_dir.path)
+    with pytest.raises(BadInput, match=r"run 41 is gone: its run directory .* was removed"):
+        find_run("41")
+    with pytest.raises(BadInput, match="there is no run '99'"):
+        find_run("99")
+    with pytest.raises(BadInput, match="is not a run directory"):
+        find_run(str(tmp_path))
+    with runs.index_file().open("ab") as index:
+        index.write(b'{"torn')
+    assert list_runs() == []
+
+
+def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
+    run_dir = create_run(config)
+    with pytest.raises(BadInput, match="there is no complete checkpoint"):
+        create_run(config, run_dir)
+    for name in ("step-00000009", "step-00000100", ".step-00000200.tmp", "step-00000300.tmp"):
+        (run_dir.checkpoints / name).mkdir()
+    assert newest_checkpoint(run_dir) == run_dir.checkpoints / "step-00000100"
+    assert read_run_info(create_run(config, run_dir)).resumed_from == str(run_dir.path)
