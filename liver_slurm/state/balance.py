@@ -76,7 +76,15 @@ def shares(owners: Sequence[Ints], amounts: Mapping[int, int], ranks: int) -> tu
     return result, load
 
 
-def max_over_mean(load: Ints, senders: Ints) -> float:
-    """The hottest sender's bytes over the mean of all ranks in ``senders``; 1 where nothing is sent."""
-    total = int(load[senders].sum())
-    return float(load.max()) * len(senders) / total if total else 1.0
+def max_over_mean(owners: Sequence[Ints], parts: Mapping[int, Ints], load: Ints) -> float:
+    """How uneven senders are where replicas leave a choice; 1 is even.
+
+    For each owner set of :func:`shares`: bytes that the hottest of those that serve it sends in all, over the mean of
+    what all its members send in all, whoever serves. The greatest of these; ranks without replicas do not count, since
+    nothing could be taken from them.
+    """
+    worst = 1.0
+    for owner, part in parts.items():
+        sent = load[owners[owner]]
+        worst = max(worst, float(sent[part > 0].max(initial=0)) / float(sent.mean()))
+    return worst

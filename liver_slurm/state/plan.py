@@ -62,6 +62,13 @@ class TransferPlan:
     """All moves of one reconfiguration; see :func:`plan_transfer`.
 
     Building it takes time in the number of regions; moves are made when they are asked for.
+
+    Attributes:
+        source, target, keep: what was planned.
+        send_bytes: bytes that each source rank sends to other workers, [ranks]; to within one element for each
+            region that two owners share.
+        max_send_over_mean: how uneven senders are where replicas leave a choice, see
+            :func:`liver_slurm.state.balance.max_over_mean`.
     """
 
     def __init__(self, source: WorldSpec, target: WorldSpec, keep: Sequence[int | None]) -> None:
@@ -76,6 +83,7 @@ class TransferPlan:
         np.add.at(amounts, self._streams.owner, self._streams.size)
         sending = {int(owner): int(amounts[owner]) for owner in np.flatnonzero(amounts)}
         shares, self.send_bytes = balance.shares(self._regions.owners, sending, source.layout.size)
+        self.max_send_over_mean = balance.max_over_mean(self._regions.owners, shares, self.send_bytes)
         # Where each owner's part of its owner set's stream ends.
         self._cuts = {owner: np.cumsum(share) for owner, share in shares.items()}
 
@@ -100,11 +108,6 @@ class TransferPlan:
     def senders(self) -> Ints:
         """Source ranks that send, or could: those that own a region which another worker must be sent."""
         return np.unique(np.concatenate([np.zeros(0, np.int64), *(self._regions.owners[n] for n in self._cuts)]))
-
-    @property
-    def max_send_over_mean(self) -> float:
-        """Bytes of the hottest sender over the mean of :attr:`senders`; 1 where nothing is sent."""
-        return balance.max_over_mean(self.send_bytes, self.senders)
 
     def moves(self) -> Iterator[Move]:
         """All moves, local copies too, target rank after target rank, each in plan order."""

@@ -1,0 +1,87 @@
+"""Digests of boxes: what source and target compare to prove that state arrived bit for bit.
+
+Two kinds. ``xxh3`` hashes the bytes where they lie in host memory. ``mix`` is a sum of mixed words that a GPU can compute
+where the tensor lies, without copying it to the host; it gives the same value on a CPU. Both depend on the order of the
+elements and on nothing but their bytes, and both ends of a move must use the same kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import xxhash
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["xxh3", "mix"]
+
+_CHUNK = 1 << 20
+"""Elements that are made contiguous, or mixed, at a time: what bounds the extra memory."""
+
+# SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers: torch has no unsigned arithmetic on 64 bits.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FACTORS = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64)))
+_LAST_SHIFT = 31
+
+
+def digest(view: torch.Tensor | Any, kind: Kind | None = None) -> int:
+    """64-bit digest of a box.
+
+    Args:
+        view: a torch tensor on any device or a numpy array, contiguous or not.
+        kind: default: ``mix`` for what lies on a GPU, ``xxh3`` for the rest.
+    """
+    import torch
+
+    tensor = view.detach() if isinstance(view, torch.Tensor) else torch.from_numpy(view)
+    if kind is None:
+        kind = "mix" if tensor.is_cuda else "xxh3"
+    return _xxh3(tensor) if kind == "xxh3" else _mix(tensor)
+
+
+def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The elements in row-major order, as contiguous flat tensors of at most :data:`_CHUNK` elements."""
+    if tensor.is_contiguous():
+        yield from tensor.view(-1).split(_CHUNK)
+    elif tensor.numel() <= _CHUNK:
+        yield tensor.reshape(-1)
+    else:
+        rows = max(1, _CHUNK // max(1, tensor[0].numel()))
+        for part in tensor.split(rows):
+            yield from _runs(part if part.shape[0] > 1 else part[0])
+
+
+def _xxh3(tensor: torch.Tensor) -> int:
+    import torch
+
+    state = xxhash.xxh3_64()
+    for run in _runs(tensor):
+        state.update(run.cpu().view(torch.uint8).numpy())
+    return state.intdigest()
+
+
+def _mix(tensor: torch.Tensor) -> int:
+    import torch
+
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    position = 0
+    for run in _runs(tensor):
+        place = torch.arange(position + 1, position + run.numel() + 1, dtype=torch.int64, device=tensor.device)
+        position += run.numel()
+        # The position is mixed before the word is added, lest equal differences of both cancel out.
+        total += _scramble(_scramble(place * _GOLDEN) + run.view(words).to(torch.int64)).sum()
+    return (int(total) + position) % (1 << 64)
+
+
+def _scramble(word: torch.Tensor) -> torch.Tensor:
+    for shift, factor in _FACTORS:
+        word = (word ^ _shift_right(word, shift)) * factor
+    return word ^ _shift_right(word, _LAST_SHIFT)
+
+
+def _shift_right(word: torch.Tensor, by: int) -> torch.Tensor:
+    """Shift in zeros: torch shifts in copies of the sign."""
+    return (word >> by) & ((1 << (64 - by)) - 1)
