@@ -1,0 +1,102 @@
+"""What goes into the coordinator's state machine, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from liver_slurm.control.messages import Message, ToCoordinator
+from liver_slurm.coordinator.records import Record
+from liver_slurm.coordinator.supply import Supply
+
+
+@dataclass(frozen=True)
+class FromPeer:
+    """A message came from a worker or a client."""
+
+    time: float
+    peer: bytes
+    message: ToCoordinator
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+    time: float
+
+
+@dataclass(frozen=True)
+class SupplySeen:
+    """The standby source looked at the reclaimable capacity."""
+
+    time: float
+    supply: Supply
+
+
+@dataclass(frozen=True)
+class LaunchRefused:
+    """Standby jobs could not be started."""
+
+    time: float
+    error: str
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The coordinator's process was told to end the run."""
+
+    time: float
+    reason: str
+
+
+Input = Union[FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a message to a worker or client."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Append to the event log."""
+
+    event: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Make a record durable before any later action is carried out."""
+
+    record: Record
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start standby jobs."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """End one standby job."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The coordinator's process ends with this code."""
+
+    code: int
+    reason: str
+
+
+Action = Union[Send, Emit, Journal, Launch, Release, Finish]  # noqa: UP007

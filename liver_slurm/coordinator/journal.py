@@ -1,0 +1,64 @@
+"""The coordinator's journal: records in order, durable when :meth:`Journal.append` returns.
+
+SQLite in rollback mode with full synchronisation: the run directory lies on a network file system, where write-ahead
+logs do not work.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import msgspec
+
+from liver_slurm.coordinator.records import Record
+from liver_slurm.errors import LiverError
+
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_TABLE = "CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, time REAL NOT NULL, record TEXT NOT NULL)"
+
+
+class Journal:
+    """Appends and reads records; used by one coordinator process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the journal.
+
+        Raises:
+            LiverError: another coordinator of this run has it open, or the file is damaged.
+        """
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._database.execute("PRAGMA journal_mode = DELETE")
+            self._database.execute("PRAGMA synchronous = FULL")
+            # Held until the process ends, however it ends: a second coordinator must not decide beside this one.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(_TABLE)
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise LiverError(f"{path} cannot be opened ({error}): does another coordinator of this run live?") from None
+        except sqlite3.DatabaseError as error:
+            raise LiverError(f"{path} is damaged: {error}") from None
+
+    def append(self, record: Record) -> None:
+        """Add one record; it is on disk when this returns."""
+        row = (time.time(), msgspec.json.encode(record).decode())
+        self._database.execute("INSERT INTO records (time, record) VALUES (?, ?)", row)
+
+    def read(self) -> list[Record]:
+        """All records, oldest first.
+
+        Raises:
+            LiverError: a record is not one of ours.
+        """
+        rows = self._database.execute("SELECT record FROM records ORDER BY id").fetchall()
+        try:
+            return [_decoder.decode(text) for (text,) in rows]
+        except msgspec.DecodeError as error:
+            raise LiverError(f"the journal holds a record that this version does not know: {error}") from None
+
+    def close(self) -> None:
+        """Close; another coordinator may open it."""
+        self._database.close()

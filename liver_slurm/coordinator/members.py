@@ -1,0 +1,261 @@
+"""Workers come, live, get notices, and go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from liver_slurm.control.messages import (
+    PROTOCOL,
+    Abort,
+    Alive,
+    Failed,
+    Heartbeat,
+    Leave,
+    Leaving,
+    Notice,
+    Refused,
+    Register,
+    Welcome,
+    WithdrawBoundary,
+)
+from liver_slurm.coordinator import reconfiguration
+from liver_slurm.coordinator.ending import end
+from liver_slurm.coordinator.interface import Release
+from liver_slurm.coordinator.state import Departure, Phase, Worker
+from liver_slurm.coordinator.supply import Supply
+from liver_slurm.coordinator.turn import Turn
+
+# ---- come ----------------------------------------------------------------------------------------------------------
+
+
+def register(turn: Turn, peer: bytes, message: Register) -> None:
+    """A worker says who it is, for the first time or again."""
+    refusal = _refusal(turn, message)
+    if refusal is not None:
+        turn.reject("refused")
+        turn.answer(peer, Refused(reason=refusal))
+        return
+    known = turn.state.workers.get(message.worker)
+    if known is not None and (known.host, known.pid) != (message.host, message.pid):
+        lose(turn, known.name, "another process took its place")
+        known = None
+    worker = Worker(
+        name=message.worker,
+        peer=peer,
+        role=message.role,
+        host=message.host,
+        pid=message.pid,
+        job_id=message.job_id,
+        device=message.device,
+        arrived=known.arrived if known else turn.now,
+        seen=turn.now,
+        generation=message.generation,
+        step=message.step,
+        departure=known.departure if known else None,
+        dismissed=known.dismissed if known else False,
+        finished=known.finished if known else False,
+    )
+    turn.put_worker(worker)
+    settings = turn.state.settings
+    turn.answer(peer, Welcome(run_id=settings.run_id, epoch=settings.epoch))
+    if turn.state.outcome is not None:
+        turn.send([worker.name], Leave(epoch=settings.epoch, reason=turn.state.outcome[1]))
+        return
+    _bring_up_to_date(turn, worker)
+    _warmed(turn, worker.name, warm=message.warm or bool(known and known.warm))
+
+
+def _refusal(turn: Turn, message: Register) -> str | None:
+    settings, known = turn.state.settings, turn.state.workers.get(message.worker)
+    if message.protocol != PROTOCOL:
+        return f"protocol {message.protocol} is not the coordinator's {PROTOCOL}: install the same version on both"
+    if message.run_id != settings.run_id:
+        return f"this is run {settings.run_id}, not {message.run_id}"
+    if message.generation > turn.state.generation:
+        return f"generation {message.generation} was never committed in this run"
+    if known is None or (known.host, known.pid) == (message.host, message.pid):
+        return None
+    if turn.now - known.seen > settings.config.job.lost_after:
+        return None
+    return f"the name {message.worker} is taken by process {known.pid} on {known.host}"
+
+
+def _bring_up_to_date(turn: Turn, worker: Worker) -> None:
+    """Tell a worker what it may have missed while its coordinator was away: the last commit, or the last abort."""
+    state, epoch = turn.state, turn.state.settings.epoch
+    if state.open_attempt is not None and worker.name in state.open_attempt[1]:
+        generation = state.open_attempt[0]
+        turn.send([worker.name], Abort(epoch=epoch, generation=generation, reason="the coordinator was restarted"))
+    for number in state.open_boundaries:
+        turn.send([worker.name], WithdrawBoundary(epoch=epoch, boundary=number))
+    live = state.live
+    if live is None or worker.generation == live.generation:
+        return
+    if worker.generation >= 0 or worker.name in live.members:
+        turn.send([worker.name], reconfiguration.commit_message(turn, live))
+
+
+def _warmed(turn: Turn, name: str, *, warm: bool) -> None:
+    worker = turn.state.workers[name]
+    if not warm or worker.warm:
+        return
+    turn.change_worker(name, warm=True, arrived=turn.now)
+    live = turn.state.live
+    if live is not None and name in live.members:
+        return
+    if worker.role == "standby":
+        turn.emit("standby_ready", worker=name, host=worker.host, device=worker.device, job_id=worker.job_id)
+    turn.update(last_arrival=turn.now)
+    turn.stir()
+
+
+# ---- live ----------------------------------------------------------------------------------------------------------
+
+
+def heartbeat(turn: Turn, message: Heartbeat) -> None:
+    """A worker lives; what it may have missed on a broken connection is said again."""
+    state, epoch = turn.state, turn.state.settings.epoch
+    worker = state.workers[message.worker]
+    live = state.live
+    turn.change_worker(
+        worker.name,
+        generation=min(message.generation, state.generation),
+        step=max(worker.step, message.step),
+        step_seconds=message.step_seconds,
+        rejected=message.rejected,
+    )
+    turn.send([worker.name], Alive(epoch=epoch))
+    _warmed(turn, worker.name, warm=message.warm)
+    if state.outcome is not None or worker.dismissed:
+        turn.send([worker.name], Leave(epoch=epoch, reason=state.outcome[1] if state.outcome else "dismissed"))
+    elif state.phase is Phase.CUTOVER and live is not None and worker.name in live.members:
+        if message.generation < live.generation:  # its Commit is on the way, or was lost with a connection
+            turn.send([worker.name], reconfiguration.commit_message(turn, live))
+
+
+def notice(turn: Turn, message: Notice) -> None:
+    """A worker will go away; Slurm takes a standby job as a whole, so its other workers will too."""
+    worker = turn.state.workers[message.worker]
+    grace = turn.state.settings.config.standby.grace
+    departure = Departure(message.reason, message.deadline if message.deadline is not None else message.time + grace)
+    if worker.departure is not None:
+        turn.reject("duplicate")
+        return
+    concerned = [worker.name]
+    if worker.role == "standby":
+        concerned += [
+            other.name
+            for other in turn.state.workers.values()
+            if other.job_id == worker.job_id and other.role == "standby" and other.name != worker.name
+        ]
+    for name in concerned:
+        _depart(turn, name, departure)
+
+
+def supply(turn: Turn, seen: Supply) -> None:
+    """The scheduler's word, a net below the workers' own: it wants a job back, or a job is over."""
+    before = turn.state.supply
+    turn.update(supply=seen)
+    if seen.blind is not None:
+        return
+    now_known = {job.job_id: job for job in seen.jobs}
+    over = {job.job_id for job in before.jobs} - set(now_known) if before is not None else set()
+    grace = turn.state.settings.config.standby.grace
+    for worker in list(turn.state.workers.values()):
+        job = now_known.get(worker.job_id)
+        if worker.role != "standby" or worker.name not in turn.state.workers:
+            continue
+        if worker.job_id in over:
+            lose(turn, worker.name, f"standby job {worker.job_id} is over")
+        elif job is not None and (job.preempt_at is not None or job.state == "ending") and worker.departure is None:
+            deadline = job.preempt_at if (job.preempt_at or 0.0) > turn.now else None
+            reason = "the scheduler takes the job back"
+            _depart(turn, worker.name, Departure(reason, deadline or turn.now + grace))
+
+
+def _depart(turn: Turn, name: str, departure: Departure) -> None:
+    state = turn.state
+    worker = state.workers.get(name)
+    if worker is None or worker.departure is not None:
+        return
+    turn.change_worker(name, departure=departure)
+    in_world = state.live is not None and name in state.live.members
+    turn.emit(
+        "notice",
+        worker=name,
+        host=worker.host,
+        reason=departure.reason,
+        deadline=departure.deadline,
+        in_world=in_world,
+    )
+    attempt = state.attempt
+    if attempt is not None and not attempt.committed and name in attempt.target.members:
+        if attempt.source is not None:
+            reconfiguration.abort(turn, f"{name} will go away: {departure.reason}")
+    elif attempt is not None and not attempt.committed and in_world:
+        # It leaves with this very reconfiguration, which must now be done in time.
+        turn.update(attempt=replace(attempt, deadline=min(attempt.deadline, departure.deadline)))
+    elif not in_world and not worker.dismissed:
+        reconfiguration.dismiss(turn, name, departure.reason)
+    turn.stir()
+
+
+# ---- go ------------------------------------------------------------------------------------------------------------
+
+
+def leaving(turn: Turn, message: Leaving) -> None:
+    """A worker exits, as it was told to or after a notice."""
+    state, worker = turn.state, turn.state.workers[message.worker]
+    needed = state.live.members if state.live is not None else ()
+    if state.attempt is not None and not state.attempt.committed:
+        needed = state.attempt.involved
+    if worker.name in needed or (worker.role == "live" and state.phase is Phase.STARTING):
+        lose(turn, worker.name, f"it left: {message.reason}")
+        return
+    turn.forget_worker(worker.name)
+    turn.emit("worker_left", worker=worker.name, host=worker.host, reason=message.reason)
+    turn.stir()
+
+
+def failed(turn: Turn, message: Failed) -> None:
+    """A worker's last words."""
+    lose(turn, message.worker, message.error)
+
+
+def lose(turn: Turn, name: str, reason: str) -> None:
+    """A worker is gone without having been told to go."""
+    state = turn.state
+    worker = state.workers[name]
+    turn.forget_worker(name)
+    if state.phase.over or worker.dismissed:
+        turn.emit("worker_left", worker=name, host=worker.host, reason=reason)
+        return
+    in_world = state.live is not None and name in state.live.members
+    turn.emit("worker_lost", worker=name, host=worker.host, role=worker.role, in_world=in_world, reason=reason)
+    last_of_job = not any(other.job_id == worker.job_id for other in turn.state.workers.values())
+    jobs = state.supply.jobs if state.supply is not None else ()
+    if worker.role == "standby" and last_of_job and any(job.job_id == worker.job_id for job in jobs):
+        turn.actions.append(Release(worker.job_id))  # a job whose workers are silent only holds nodes
+    attempt = state.attempt
+    if attempt is not None and not attempt.committed and name in attempt.involved:
+        reconfiguration.abort(turn, f"{name} was lost: {reason}")
+    if in_world:
+        lose_live_worker(turn, name, reason)
+    elif worker.role == "live" and state.phase is Phase.STARTING:
+        end(turn, Phase.FAILED, 1, f"{name} was lost before training began: {reason}")
+    turn.stir()
+
+
+def lose_live_worker(turn: Turn, name: str, reason: str) -> None:
+    """The live world has lost a member without notice: it cannot go on, the newest checkpoint can."""
+    how = f"continue from the newest checkpoint: liver-slurm submit --resume {turn.state.settings.run_dir}"
+    end(turn, Phase.FAILED, 1, f"{name} of the live world was lost ({reason}); {how}")
+
+
+def find_silent(turn: Turn) -> None:
+    """Workers that have not been heard of for too long are lost."""
+    lost_after = turn.state.settings.config.job.lost_after
+    for worker in list(turn.state.workers.values()):
+        silence = turn.now - worker.seen
+        if silence > lost_after and worker.name in turn.state.workers:
+            lose(turn, worker.name, f"silent for {silence:.1f} s")

@@ -1,0 +1,292 @@
+"""The way from one world to the next: PREPARE → STREAM → CUTOVER → RETIRE, and ABORT from anywhere before the commit.
+
+World 0 takes the same way without a source: there is nothing to stop and nothing to stream, so the commit follows
+Prepared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from liver_slurm.control.messages import Abort, Commit, Leave, Prepare, Prepared, Streamed, WorldEntered
+from liver_slurm.coordinator import boundary as boundaries
+from liver_slurm.coordinator import scheduled
+from liver_slurm.coordinator.ending import end
+from liver_slurm.coordinator.records import AttemptAborted, AttemptStarted, Committed, Entered
+from liver_slurm.coordinator.state import Attempt, Backoff, Phase, ResizeGoal, World
+from liver_slurm.coordinator.summary import described, summary
+from liver_slurm.coordinator.turn import Turn
+from liver_slurm.state.layout import Layout
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+"""Seconds before the same target world is tried again; doubled with each failure."""
+REQUEST_TRIES = 3
+"""After so many failed reconfigurations an explicit request is given up."""
+
+
+# ---- PREPARE -------------------------------------------------------------------------------------------------------
+
+
+def begin(
+    turn: Turn,
+    layout: Layout,
+    members: tuple[str, ...],
+    cause: Literal["start", "notice", "request", "capacity"],
+    reason: str,
+    request: ResizeGoal | None = None,
+) -> None:
+    """Start the way to a world of ``members`` in rank order; its generation number was never used before."""
+    state, settings = turn.state, turn.state.settings
+    assert state.attempt is None, "reconfigurations never overlap"
+    source, generation = state.live, state.next_generation
+    target = World(generation, layout, members, step=settings.start_step)
+    attempt = Attempt(
+        target=target,
+        source=source,
+        reason=reason,
+        cause=cause,
+        started=turn.now,
+        deadline=_deadline(turn, request),
+        request=request.number if request else -1,
+    )
+    held = state.cutover
+    if held is not None and held.request != attempt.request:
+        boundaries.withdraw(turn, "cutover")
+    turn.update(attempt=attempt, next_generation=generation + 1, phase=Phase.PREPARE, replan=False, replan_at=None)
+    old = source.members if source else ()
+    turn.journal(
+        AttemptStarted(
+            generation=generation, layout=str(layout), members=members, source_members=old, reason=reason
+        )
+    )
+    if source is not None:
+        turn.emit("reconfiguration_started", generation, **described(attempt))
+    message = Prepare(
+        epoch=settings.epoch,
+        generation=generation,
+        layout=str(layout),
+        members=list(members),
+        source_generation=source.generation if source else -1,
+        source_layout=str(source.layout) if source else "",
+        source_members=list(old),
+        store_host=settings.store_host,
+        store_port=settings.store_port,
+        checkpoint="" if source else settings.checkpoint,
+    )
+    turn.send(attempt.involved, message)
+
+
+def prepared(turn: Turn, message: Prepared) -> None:
+    """One worker has built its part of the target world, or could not."""
+    attempt = turn.state.attempt
+    if attempt is None or attempt.committed or message.generation != attempt.target.generation:
+        return turn.reject("late")
+    if message.worker not in attempt.involved:
+        return turn.reject("impossible")
+    if message.worker in attempt.prepared:
+        return turn.reject("duplicate")
+    if not message.ok:
+        return abort(turn, f"{message.worker} could not prepare: {message.error}")
+    attempt = replace(attempt, prepared=attempt.prepared | {message.worker})
+    turn.update(attempt=attempt)
+    if len(attempt.prepared) < len(attempt.involved):
+        return None
+    attempt = replace(attempt, prepare_s=turn.now - attempt.started)
+    turn.update(attempt=attempt)
+    if attempt.source is None:
+        return commit(turn, attempt, attempt.target.step)
+    turn.emit("reconfiguration_prepared", attempt.target.generation, prepare_s=attempt.prepare_s)
+    return _ask_to_stop(turn, attempt)
+
+
+# ---- STREAM --------------------------------------------------------------------------------------------------------
+
+
+def _ask_to_stop(turn: Turn, attempt: Attempt) -> None:
+    """All are prepared: stop training at a step that all agree on, unless they are asked to already."""
+    held, checkpoint = turn.state.cutover, turn.state.checkpoint
+    if held is None:
+        after_checkpoint = checkpoint.step + 1 if checkpoint is not None else 0
+        step = boundaries.next_step(turn, at_least=after_checkpoint)
+        boundaries.propose(turn, "cutover", step, generation=attempt.target.generation, request=attempt.request)
+    boundary_moved(turn)
+
+
+def boundary_moved(turn: Turn) -> None:
+    """The cutover's boundary got a vote or a new step: go on, wait, or give up."""
+    state, attempt = turn.state, turn.state.attempt
+    held = state.cutover
+    if held is None or held.confirmed:
+        return
+    if held.step >= state.settings.config.train.steps:
+        boundaries.withdraw(turn, "cutover")
+        if attempt is not None and not attempt.committed:
+            abort(turn, "the run ends before the new world could take over")
+        return
+    ready = attempt is not None and not attempt.committed and len(attempt.prepared) == len(attempt.involved)
+    if attempt is not None and ready and held.agreed:
+        boundaries.confirm(turn, held, attempt.involved, attempt.target.generation)
+        turn.enter(Phase.STREAM)
+
+
+def streamed(turn: Turn, message: Streamed) -> None:
+    """One worker has moved its state and compared digests: a vote for or against the commit."""
+    attempt, held = turn.state.attempt, turn.state.cutover
+    if attempt is None or attempt.committed or message.generation != attempt.target.generation:
+        return turn.reject("late")
+    if message.worker not in attempt.involved or (message.ok and (held is None or not held.confirmed)):
+        return turn.reject("impossible")
+    if message.worker in attempt.streamed:
+        return turn.reject("duplicate")
+    if not message.ok:
+        return abort(turn, f"{message.worker} could not stream: {message.error}")
+    attempt = replace(attempt, streamed={**attempt.streamed, message.worker: message})
+    turn.update(attempt=attempt)
+    if len(attempt.streamed) == len(attempt.involved) and held is not None:
+        stream_s = max(vote.seconds for vote in attempt.streamed.values())
+        turn.emit("reconfiguration_streamed", attempt.target.generation, stream_s=stream_s)
+        commit(turn, attempt, held.step)
+    return None
+
+
+# ---- CUTOVER -------------------------------------------------------------------------------------------------------
+
+
+def commit(turn: Turn, attempt: Attempt, step: int) -> None:
+    """Write the commit record, then tell everybody. The target world is the live one from here on."""
+    target, source = replace(attempt.target, step=step), attempt.source
+    fields = {} if source is None else summary(turn, attempt, step)
+    deadline = turn.now + turn.state.settings.config.job.prepare_timeout
+    attempt = replace(attempt, target=target, committed=True, summary=fields, deadline=deadline)
+    record = Committed(
+        generation=target.generation,
+        layout=str(target.layout),
+        members=target.members,
+        source_layout=str(source.layout) if source else "",
+        source_members=source.members if source else (),
+        source_generation=source.generation if source else -1,
+        step=step,
+        cause=attempt.cause,
+        reason=attempt.reason,
+        summary=fields,
+    )
+    turn.journal(record)
+    turn.update(attempt=attempt, live=target, cutover=None, backoff=None, phase=Phase.CUTOVER)
+    turn.send(attempt.involved, commit_message(turn, target))
+    _dismiss_departing(turn)
+    if attempt.request >= 0:
+        scheduled.close(turn, attempt.request, fulfilled=True)
+    # At once, so that a step asked for in the near future is not missed while the members enter the new world.
+    scheduled.hold(turn)
+
+
+def commit_message(turn: Turn, world: World) -> Commit:
+    """The Commit of a world whose commit record is written."""
+    return Commit(epoch=turn.state.settings.epoch, generation=world.generation, step=world.step)
+
+
+def entered(turn: Turn, message: WorldEntered) -> None:
+    """One member begins the first forward pass of the new world."""
+    attempt = turn.state.attempt
+    if attempt is None or not attempt.committed or message.generation != attempt.target.generation:
+        return turn.reject("late")
+    if message.worker not in attempt.target.members or message.step != attempt.target.step:
+        return turn.reject("impossible")
+    if message.worker in attempt.entered:
+        return turn.reject("duplicate")
+    turn.change_worker(message.worker, generation=message.generation)
+    attempt = replace(attempt, entered={**attempt.entered, message.worker: message})
+    turn.update(attempt=attempt)
+    if len(attempt.entered) == len(attempt.target.members):
+        _retire(turn, attempt)
+    return None
+
+
+def _retire(turn: Turn, attempt: Attempt) -> None:
+    """Everybody trains in the new world: what is left is to say so."""
+    turn.enter(Phase.RETIRE)
+    target = attempt.target
+    turn.journal(Entered(generation=target.generation))
+    if attempt.source is not None:
+        fields = dict(attempt.summary)
+        paused_at, gap_s = fields.pop("paused_at"), fields.pop("gap_s")
+        began = max(message.time for message in attempt.entered.values())
+        fields["pause_s"] = max(0.0, began - paused_at - gap_s)
+        turn.update(last_reconfiguration={"generation": target.generation, "time": turn.now, **fields})
+        turn.emit("reconfiguration_committed", **fields)
+    turn.emit("world_live", layout=str(target.layout), members=list(target.members), step=target.step)
+    turn.update(attempt=None, phase=Phase.STEADY, reason=attempt.reason)
+    turn.stir()
+
+
+# ---- ABORT ---------------------------------------------------------------------------------------------------------
+
+
+def abort(turn: Turn, reason: str) -> None:
+    """Give the target world up; the live world trains on as if nothing had happened."""
+    attempt = turn.state.attempt
+    assert attempt is not None
+    assert not attempt.committed, "after the commit record there is no way back"
+    generation = attempt.target.generation
+    turn.journal(AttemptAborted(generation=generation, reason=reason))
+    turn.send(attempt.involved, Abort(epoch=turn.state.settings.epoch, generation=generation, reason=reason))
+    turn.update(attempt=None)
+    if attempt.source is None:
+        turn.emit("world_failed", generation, reason=reason)
+        end(turn, Phase.FAILED, 1, f"world 0 could not be formed: {reason}")
+        return
+    held = turn.state.cutover
+    keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
+    if not (keep and held is not None and held.step == scheduled.at_step(turn, held.request)):
+        boundaries.withdraw(turn, "cutover")
+    turn.emit("reconfiguration_aborted", generation, reason=reason, **described(attempt, with_reason=False))
+    _back_off(turn, attempt)
+    turn.update(phase=Phase.STEADY, reason=f"aborted: {reason}")
+    turn.stir()
+
+
+def _back_off(turn: Turn, attempt: Attempt) -> None:
+    target, last = attempt.target, turn.state.backoff
+    same = last is not None and (last.layout, last.members) == (target.layout, target.members)
+    failures = last.failures + 1 if last is not None and same else 1
+    wait = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF)
+    turn.update(backoff=Backoff(target.layout, target.members, turn.now + wait, failures))
+    goals = [
+        replace(goal, failures=goal.failures + 1) if goal.number == attempt.request else goal
+        for goal in turn.state.requests
+    ]
+    turn.update(requests=tuple(goals))
+    for goal in goals:
+        if goal.failures >= REQUEST_TRIES:
+            scheduled.give_up(turn, goal, f"{goal.failures} reconfigurations for it were aborted")
+
+
+# ---- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _deadline(turn: Turn, request: ResizeGoal | None) -> float:
+    """When to give up: the preparation's time is up, or a member that holds state will be gone."""
+    state = turn.state
+    deadline = turn.now + state.settings.config.job.prepare_timeout
+    if request is not None and request.at_step >= 0:
+        deadline += scheduled.seconds_until(turn, request.at_step)
+    members = state.live.members if state.live else ()
+    departures = (state.workers[member].departure for member in members if member in state.workers)
+    return min([deadline, *(departure.deadline for departure in departures if departure is not None)])
+
+
+def _dismiss_departing(turn: Turn) -> None:
+    """Those with a notice are in no world any more: they leave, so that Slurm has its node back in a second."""
+    members = turn.state.live.members if turn.state.live else ()
+    for worker in list(turn.state.workers.values()):
+        if worker.departure is not None and worker.name not in members and not worker.dismissed:
+            dismiss(turn, worker.name, worker.departure.reason)
+
+
+def dismiss(turn: Turn, name: str, reason: str) -> None:
+    """Tell a worker to exit."""
+    turn.send([name], Leave(epoch=turn.state.settings.epoch, reason=reason))
+    turn.change_worker(name, dismissed=True)
+
+

@@ -1,0 +1,105 @@
+"""Records of the journal: what a new coordinator must know to go on where the last one stopped."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Union
+
+import msgspec
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all records; the tag is the class's name."""
+
+
+class EpochStarted(_Record, frozen=True, kw_only=True):
+    """A coordinator process started."""
+
+    epoch: int
+
+
+class AttemptStarted(_Record, frozen=True, kw_only=True):
+    """Prepare goes out for a target world; its generation number is used up."""
+
+    generation: int
+    layout: str
+    members: tuple[str, ...]
+    source_members: tuple[str, ...]
+    reason: str
+
+
+class AttemptAborted(_Record, frozen=True, kw_only=True):
+    """The target world was given up before the commit."""
+
+    generation: int
+    reason: str
+
+
+class Committed(_Record, frozen=True, kw_only=True):
+    """THE commit record: from here on the target world is the live one."""
+
+    generation: int
+    layout: str
+    members: tuple[str, ...]
+    source_layout: str
+    source_members: tuple[str, ...]
+    source_generation: int
+    step: int
+    cause: Literal["start", "notice", "request", "capacity"]
+    reason: str
+    summary: dict[str, Any]
+    """Fields of the ``reconfiguration_committed`` event, but for the pause."""
+
+
+class Entered(_Record, frozen=True, kw_only=True):
+    """All members of a committed world have begun its first forward pass."""
+
+    generation: int
+
+
+class BoundaryProposed(_Record, frozen=True, kw_only=True):
+    """Members may stop at a step and wait."""
+
+    boundary: int
+
+
+class BoundaryClosed(_Record, frozen=True, kw_only=True):
+    """Confirmed or withdrawn: nobody waits for this boundary's decision any more."""
+
+    boundary: int
+
+
+class RequestTaken(_Record, frozen=True, kw_only=True):
+    """A resize request was accepted."""
+
+    number: int
+    layout: str
+    workers: int
+    at_step: int
+
+
+class RequestClosed(_Record, frozen=True, kw_only=True):
+    """A resize request was fulfilled or given up."""
+
+    number: int
+    fulfilled: bool
+
+
+class Ended(_Record, frozen=True, kw_only=True):
+    """The run's outcome is decided."""
+
+    code: int
+    reason: str
+
+
+Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Python 3.10
+    EpochStarted,
+    AttemptStarted,
+    AttemptAborted,
+    Committed,
+    Entered,
+    BoundaryProposed,
+    BoundaryClosed,
+    RequestTaken,
+    RequestClosed,
+    Ended,
+]

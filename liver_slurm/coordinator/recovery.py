@@ -1,0 +1,102 @@
+"""From the journal to a state: a fresh run starts, an interrupted one goes on where its journal ends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from liver_slurm.coordinator.records import (
+    AttemptAborted,
+    AttemptStarted,
+    BoundaryClosed,
+    BoundaryProposed,
+    Committed,
+    Ended,
+    Entered,
+    EpochStarted,
+    Record,
+    RequestClosed,
+    RequestTaken,
+)
+from liver_slurm.coordinator.state import Attempt, Phase, ResizeGoal, RunState, Settings, World
+from liver_slurm.state.layout import Layout
+
+
+def next_epoch(records: Sequence[Record]) -> int:
+    """The epoch of the coordinator that starts now."""
+    return 1 + max((record.epoch for record in records if isinstance(record, EpochStarted)), default=0)
+
+
+def ended(records: Sequence[Record]) -> Ended | None:
+    """The run's outcome, if it was decided before."""
+    return next((record for record in records if isinstance(record, Ended)), None)
+
+
+def recover(records: Sequence[Record], settings: Settings, now: float) -> RunState:
+    """The state in which a coordinator of ``settings`` begins at time ``now``.
+
+    With a commit record the run is RECOVERING: the committed world lives, whether or not its members have heard so;
+    they register and are told. An attempt without a commit record is over: its workers are told when they register.
+    """
+    state = RunState(settings=settings, phase=Phase.STARTING, now=now, started=now)
+    opened: dict[int, AttemptStarted] = {}
+    boundaries: set[int] = set()
+    last: Committed | None = None
+    entered = False
+    for record in records:
+        if isinstance(record, AttemptStarted):
+            opened[record.generation] = record
+            state = replace(state, next_generation=record.generation + 1)
+        elif isinstance(record, AttemptAborted):
+            opened.pop(record.generation, None)
+        elif isinstance(record, Committed):
+            opened.pop(record.generation, None)
+            last, entered = record, False
+            boundaries.clear()  # those of the world before
+        elif isinstance(record, Entered):
+            entered = True
+        elif isinstance(record, BoundaryProposed):
+            boundaries.add(record.boundary)
+            state = replace(state, next_boundary=record.boundary + 1)
+        elif isinstance(record, BoundaryClosed):
+            boundaries.discard(record.boundary)
+        else:
+            state = _request(state, record)
+    for attempt in opened.values():  # at most one: reconfigurations never overlap
+        involved = frozenset(attempt.members) | frozenset(attempt.source_members)
+        state = replace(state, open_attempt=(attempt.generation, involved))
+    state = replace(state, open_boundaries=tuple(sorted(boundaries)))
+    return _with_world(state, last, entered) if last is not None else state
+
+
+def _request(state: RunState, record: Record) -> RunState:
+    if isinstance(record, RequestTaken):
+        layout = Layout.parse(record.layout) if record.layout else None
+        goal = ResizeGoal(record.number, layout, record.workers, record.at_step)
+        ordered = sorted((*state.requests, goal), key=lambda one: one.at_step)  # -1, now, before those scheduled
+        return replace(state, requests=tuple(ordered), next_request=record.number + 1)
+    if isinstance(record, RequestClosed):
+        pinned = next((goal for goal in state.requests if goal.number == record.number), state.pinned)
+        rest = tuple(goal for goal in state.requests if goal.number != record.number)
+        return replace(state, requests=rest, pinned=pinned if record.fulfilled else state.pinned)
+    return state
+
+
+def _with_world(state: RunState, last: Committed, entered: bool) -> RunState:
+    live = World(last.generation, Layout.parse(last.layout), last.members, last.step)
+    attempt = None
+    if not entered:
+        source = None
+        if last.source_members:
+            source = World(last.source_generation, Layout.parse(last.source_layout), last.source_members, -1)
+        attempt = Attempt(
+            target=live,
+            source=source,
+            reason=last.reason,
+            cause=last.cause,
+            started=state.now,
+            deadline=state.now + state.settings.config.job.prepare_timeout,
+            committed=True,
+            summary=last.summary,
+        )
+    return replace(state, phase=Phase.RECOVERING, live=live, attempt=attempt)

@@ -1,0 +1,143 @@
+"""What clients may ask: each request is judged at once and answered with one line if it cannot be granted."""
+
+from __future__ import annotations
+
+from liver_slurm.config.layouts import feasible_layouts
+from liver_slurm.control.messages import (
+    CancelRequest,
+    CheckpointRequest,
+    FromClient,
+    Reply,
+    ResizeRequest,
+    StatusRequest,
+    WorkerEnded,
+)
+from liver_slurm.coordinator import members, scheduled
+from liver_slurm.coordinator.ending import end
+from liver_slurm.coordinator.policy import why_impossible
+from liver_slurm.coordinator.records import RequestTaken
+from liver_slurm.coordinator.state import Phase, ResizeGoal, RunState
+from liver_slurm.coordinator.status import document
+from liver_slurm.coordinator.turn import Turn
+from liver_slurm.errors import BadInput
+from liver_slurm.state.layout import Layout
+
+
+def handle(turn: Turn, peer: bytes, message: FromClient) -> None:
+    """Do what a client asks, and answer it."""
+    if isinstance(message, StatusRequest):
+        turn.answer(peer, Reply(ok=True, result=document(turn.state)))
+        return
+    if isinstance(message, WorkerEnded):
+        _worker_ended(turn, message)
+        turn.answer(peer, Reply(ok=True))
+        return
+    if turn.state.phase.over:
+        turn.answer(peer, Reply(ok=False, error=f"the run is over: {turn.state.reason}"))
+        return
+    if isinstance(message, CancelRequest):
+        turn.answer(peer, Reply(ok=True))
+        end(turn, Phase.CANCELLED, 3, "cancelled on request")
+    elif isinstance(message, CheckpointRequest):
+        _checkpoint(turn, peer)
+    else:
+        _resize(turn, peer, message)
+
+
+def _checkpoint(turn: Turn, peer: bytes) -> None:
+    if turn.state.live is None:
+        turn.answer(peer, Reply(ok=False, error="the run has not begun to train; there is nothing to save yet"))
+        return
+    turn.update(checkpoint_wanted=True)
+    turn.answer(peer, Reply(ok=True, result={"step": turn.state.step}))
+
+
+def _worker_ended(turn: Turn, message: WorkerEnded) -> None:
+    state = turn.state
+    if message.worker in state.workers:
+        members.lose(turn, message.worker, message.reason)
+    elif state.phase in (Phase.STARTING, Phase.RECOVERING) and message.worker.startswith("live"):
+        log = f"{state.settings.run_dir}/logs/{message.worker}.log"
+        end(turn, Phase.FAILED, 1, f"{message.worker} ended before it registered ({message.reason}); see {log}")
+
+
+def _resize(turn: Turn, peer: bytes, message: ResizeRequest) -> None:
+    try:
+        goal = judge(turn.state, message)
+    except BadInput as error:
+        turn.answer(peer, Reply(ok=False, error=str(error)))
+        return
+    take(turn, goal)
+    wanted = str(goal.layout) if goal.layout else ""
+    result = {"request": goal.number, "layout": wanted, "workers": goal.workers, "at_step": goal.at_step}
+    turn.answer(peer, Reply(ok=True, result=result))
+
+
+def take(turn: Turn, goal: ResizeGoal) -> None:
+    """Put an accepted request on the list: those for now before those that are scheduled."""
+    now = [other for other in turn.state.requests if other.at_step < 0]
+    later = [other for other in turn.state.requests if other.at_step >= 0]
+    (later if goal.at_step >= 0 else now).append(goal)
+    turn.update(requests=(*now, *later), next_request=goal.number + 1)
+    layout = str(goal.layout) if goal.layout else ""
+    turn.journal(RequestTaken(number=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step))
+    if turn.state.phase is Phase.STEADY:
+        scheduled.hold(turn)
+    turn.stir()
+
+
+def judge(state: RunState, message: ResizeRequest) -> ResizeGoal:
+    """Turn a message into a request that can be fulfilled.
+
+    Raises:
+        BadInput: it never can be, or not with the workers that there are.
+    """
+    config = state.settings.config
+    layout = _layout(message)
+    if layout is not None:
+        reason = why_impossible(layout, config)
+        if reason is not None:
+            raise BadInput(reason)
+    elif not feasible_layouts(config, message.workers):
+        raise BadInput(f"the job file allows no layout for {message.workers} workers; see elastic.layouts")
+    size = layout.size if layout is not None else message.workers
+    if message.at_step >= 0:
+        _check_step(state, message.at_step)
+    else:
+        _check_workers(state, size)
+    return ResizeGoal(number=state.next_request, layout=layout, workers=size, at_step=message.at_step)
+
+
+def _layout(message: ResizeRequest) -> Layout | None:
+    if bool(message.layout) == bool(message.workers):
+        raise BadInput("give either a layout or a number of workers")
+    if message.workers < 0:
+        raise BadInput(f"{message.workers} workers are too few")
+    if not message.layout:
+        return None
+    try:
+        return Layout.parse(message.layout)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _check_step(state: RunState, step: int) -> None:
+    last = max((goal.at_step for goal in state.requests), default=-1)
+    if step <= state.step:
+        raise BadInput(f"step {step} is over: the run has completed {state.step} steps")
+    if step >= state.settings.config.train.steps:
+        raise BadInput(f"step {step} is no step before the run's end, which is at {state.settings.config.train.steps}")
+    if step <= last:
+        raise BadInput(f"step {step} is not after the last scheduled resize, at step {last}")
+
+
+def _check_workers(state: RunState, size: int) -> None:
+    if state.live is None:
+        raise BadInput("the run has not begun to train; ask again when its state is steady")
+    staying = [worker for worker in state.workers.values() if worker.departure is None and not worker.dismissed]
+    if len(staying) < size:
+        inside = sum(worker.name in state.live.members for worker in staying)
+        raise BadInput(
+            f"{size} workers are needed and {len(staying)} are there: "
+            f"{inside} in the live world, {len(staying) - inside} standing by"
+        )

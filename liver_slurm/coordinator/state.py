@@ -1,0 +1,222 @@
+"""What the coordinator knows about a run. Values only: :mod:`machine` makes new ones out of old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.control.messages import Streamed, WorldEntered
+from liver_slurm.coordinator.supply import Supply
+from liver_slurm.state.layout import Layout
+
+
+class Phase(str, Enum):
+    """Where a run is; PREPARE to RETIRE are the phases of a reconfiguration."""
+
+    STARTING = "starting"
+    RECOVERING = "recovering"
+    STEADY = "steady"
+    PREPARE = "prepare"
+    STREAM = "stream"
+    CUTOVER = "cutover"
+    RETIRE = "retire"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """The outcome is decided; only good-byes are left."""
+        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not change while one coordinator process lives."""
+
+    config: JobConfig
+    run_id: str
+    run_dir: str
+    epoch: int
+    live_workers: int
+    """Live workers that world 0 waits for."""
+    store_host: str
+    store_port: int
+    checkpoint: str = ""
+    """Folder that world 0 loads; empty: it starts from the seed."""
+    start_step: int = 0
+    automatic: bool = True
+    """Grow by itself when there are standbys; otherwise the world is resized only on request or notice."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A notice, as the coordinator keeps it."""
+
+    reason: str
+    deadline: float
+    """When the worker will be gone, seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One registered worker."""
+
+    name: str
+    peer: bytes
+    role: Literal["live", "standby"]
+    host: str
+    pid: int
+    job_id: str
+    device: str
+    arrived: float
+    """When it became warm; orders joiners."""
+    seen: float
+    """When it was last heard of."""
+    generation: int = -1
+    step: int = 0
+    step_seconds: float = 0.0
+    warm: bool = False
+    rejected: int = 0
+    departure: Departure | None = None
+    dismissed: bool = False
+    """Was told to leave."""
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class World:
+    """Members in rank order."""
+
+    generation: int
+    layout: Layout
+    members: tuple[str, ...]
+    step: int
+    """Completed steps when it became the live world."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A step at which the live world's members agree to stop."""
+
+    number: int
+    purpose: Literal["cutover", "checkpoint"]
+    step: int
+    voters: frozenset[str]
+    generation: int = -1
+    accepted: frozenset[str] = frozenset()
+    confirmed: bool = False
+    request: int = -1
+    """Number of the scheduled request that it was proposed for, ahead of the reconfiguration itself; -1: none."""
+    reached: float = 0.0
+    """When training was first seen to stand there; 0.0: not yet."""
+
+    @property
+    def agreed(self) -> bool:
+        """Every member can stop there."""
+        return self.accepted == self.voters
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One reconfiguration, from its Prepare to the last member's WorldEntered. World 0 is one without a source."""
+
+    target: World
+    source: World | None
+    reason: str
+    cause: Literal["start", "notice", "request", "capacity"]
+    started: float
+    deadline: float
+    request: int = -1
+    prepared: frozenset[str] = frozenset()
+    prepare_s: float = 0.0
+    streamed: Mapping[str, Streamed] = field(default_factory=dict)
+    committed: bool = False
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """After the commit: what the event log will say, but for the pause."""
+    entered: Mapping[str, WorldEntered] = field(default_factory=dict)
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """Old members and new, each once, old ranks first."""
+        old = self.source.members if self.source else ()
+        return (*old, *(member for member in self.target.members if member not in old))
+
+
+@dataclass(frozen=True)
+class ResizeGoal:
+    """An explicit request: a layout, or a number of workers; ``at_step`` -1: as soon as possible."""
+
+    number: int
+    layout: Layout | None
+    workers: int
+    at_step: int = -1
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """The very same target world is not tried again before ``until``."""
+
+    layout: Layout
+    members: tuple[str, ...]
+    until: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that :func:`liver_slurm.coordinator.machine.step` decides from."""
+
+    settings: Settings
+    phase: Phase
+    now: float
+    """Time of the last input, seconds since the epoch."""
+    started: float
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    live: World | None = None
+    attempt: Attempt | None = None
+    cutover: Boundary | None = None
+    checkpoint: Boundary | None = None
+    checkpoint_wanted: bool = False
+    requests: tuple[ResizeGoal, ...] = ()
+    """Not yet fulfilled, in the order in which they will be."""
+    pinned: ResizeGoal | None = None
+    """The last fulfilled request: the run does not grow beyond it by itself."""
+    supply: Supply | None = None
+    launch_after: float = 0.0
+    last_arrival: float = 0.0
+    replan: bool = True
+    """Something changed that the policy should look at."""
+    replan_at: float | None = None
+    reason: str = ""
+    """The policy's last word."""
+    backoff: Backoff | None = None
+    last_reconfiguration: Mapping[str, Any] | None = None
+    next_generation: int = 0
+    next_boundary: int = 0
+    next_request: int = 0
+    open_attempt: tuple[int, frozenset[str]] | None = None
+    """Recovering: generation and workers of an attempt that the last coordinator did not get to commit."""
+    open_boundaries: tuple[int, ...] = ()
+    """Recovering: boundaries that the last coordinator left open."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    outcome: tuple[int, str] | None = None
+    closing_deadline: float = 0.0
+    closed: bool = False
+
+    @property
+    def step(self) -> int:
+        """Completed optimizer steps of the run, as far as the coordinator has heard."""
+        members = self.live.members if self.live else ()
+        heard = [self.workers[member].step for member in members if member in self.workers]
+        return max([self.live.step if self.live else self.settings.start_step, *heard])
+
+    @property
+    def generation(self) -> int:
+        """Of the live world; -1: there is none yet."""
+        return self.live.generation if self.live else -1

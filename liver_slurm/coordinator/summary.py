@@ -1,0 +1,46 @@
+"""A reconfiguration as the event log tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from liver_slurm.coordinator.state import Attempt
+from liver_slurm.coordinator.turn import Turn
+
+
+def described(attempt: Attempt, *, with_reason: bool = True) -> dict[str, Any]:
+    """Who goes where, and why."""
+    old = attempt.source.members if attempt.source else ()
+    new = attempt.target.members
+    fields: dict[str, Any] = {
+        "from": str(attempt.source.layout) if attempt.source else "",
+        "to": str(attempt.target.layout),
+        "cause": attempt.cause,
+        "members": list(new),
+        "joiners": [member for member in new if member not in old],
+        "leavers": [member for member in old if member not in new],
+    }
+    return {**fields, "reason": attempt.reason} if with_reason else fields
+
+
+def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
+    """What ``reconfiguration_committed`` will say; ``paused_at`` and ``gap_s`` are for the pause, known later."""
+    votes = list(attempt.streamed.values())
+    remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
+    old_votes = [attempt.streamed[member] for member in attempt.source.members] if attempt.source else []
+    return {
+        **described(attempt),
+        "mode": turn.state.settings.config.stream.mode,
+        "cutover_step": step,
+        "prepare_s": attempt.prepare_s,
+        "plan_s": max(vote.plan_seconds for vote in votes),
+        "stream_s": max(vote.seconds for vote in votes),
+        "bytes_moved": remote + local,
+        "bytes_remote": remote,
+        "bytes_local": local,
+        "staging_peak_bytes": max(vote.staging_peak_bytes for vote in votes),
+        "memory_peak_bytes": max(vote.memory_peak_bytes for vote in votes),
+        "digests_checked": sum(vote.digests_checked for vote in votes),
+        "paused_at": max(vote.paused_at for vote in old_votes),
+        "gap_s": max(vote.gap_seconds for vote in old_votes),
+    }
