@@ -63,6 +63,11 @@ class RunDir:
         return self.path / "data"
 
     @property
+    def batch_script(self) -> Path:
+        """The live job's batch script, as it was submitted."""
+        return self.path / "live.sh"
+
+    @property
     def standby(self) -> Path:
         """submitit's folder."""
         return self.path / "standby"

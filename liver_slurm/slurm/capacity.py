@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from liver_slurm.config.schema import ComponentSection, StandbySection
 from liver_slurm.slurm.records import NodeInfo
 
 STARTABLE = frozenset({"idle", "mixed"})
@@ -23,6 +24,20 @@ class Unit:
     """Mebibytes; 0: whatever the cluster gives."""
     constraint: str | None = None
     exclude: frozenset[str] = frozenset()
+
+
+def make_unit(
+    wanted: ComponentSection | StandbySection, nodes: int, memory: int, expand: Callable[[str], tuple[str, ...]]
+) -> Unit:
+    """What one job of a kind asks for, on each of its ``nodes``; ``memory`` in mebibytes."""
+    return Unit(
+        nodes=nodes,
+        cpus=wanted.tasks_per_node * wanted.cpus_per_task,
+        gpus=wanted.tasks_per_node * wanted.gpus_per_task,
+        memory=memory,
+        constraint=wanted.constraint,
+        exclude=frozenset(expand(wanted.exclude)) if wanted.exclude else frozenset(),
+    )
 
 
 def idle_units(nodes: Iterable[NodeInfo], unit: Unit) -> int:
@@ -57,8 +72,8 @@ def pack(slots: Sequence[int], width: int) -> int:
 def satisfies(features: frozenset[str], constraint: str | None) -> bool:
     """Whether a node with ``features`` meets Slurm's ``--constraint``.
 
-    Names joined by ``&``, ``,`` and ``|`` are evaluated; in what else Slurm allows (counts, matching OR, negation), a node
-    with any of the named features counts, and Slurm has the last word.
+    Names joined by ``&``, ``,`` and ``|`` are evaluated; in what else Slurm allows (counts, matching OR, negation), a
+    node with any of the named features counts, and Slurm has the last word.
     """
     if not constraint:
         return True

@@ -104,13 +104,16 @@ class NotAnswering(ClusterError):
 
 
 def retried(
-    attempt: Callable[[], T], attempts: int = ATTEMPTS, delay: float = FIRST_DELAY, sleep: Callable[[float], None] = time.sleep
+    attempt: Callable[[], T],
+    attempts: int = ATTEMPTS,
+    delay: float = FIRST_DELAY,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """``attempt()``, again after a growing delay each time that slurmctld does not answer; the last error is raised."""
     for _ in range(attempts - 1):
         try:
             return attempt()
-        except NotAnswering:
+        except NotAnswering:  # noqa: PERF203 - trying again is what the loop is for
             sleep(delay)
             delay *= 2
     return attempt()

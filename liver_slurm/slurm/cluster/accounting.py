@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.cluster.conf import Machine, render_slurmdbd
 from liver_slurm.slurm.cluster.ports import PortBlock

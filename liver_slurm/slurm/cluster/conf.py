@@ -10,6 +10,17 @@ from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
 
 Version = tuple[int, int]
 
+# sbatch to running in about half a second, and the youngest standby taken first.
+_FAST = (
+    "sched_interval=5",
+    "sched_min_interval=0",
+    "bf_interval=1",
+    "bf_continue",
+    "batch_sched_delay=0",
+    "defer_batch=0",
+    "preempt_youngest_first",
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -55,7 +66,7 @@ def render(spec: ClusterSpec, machine: Machine, ports: PortBlock) -> dict[str, s
         "cgroup.conf": "CgroupPlugin=" + ("disabled" if machine.version >= (23, 11) else "cgroup/v1") + "\n",
     }
     if spec.gpus_per_node:
-        # A count without device files leaves the nodes INVAL, so each fake GPU has an empty file.
+        # A count without device files leaves the nodes INVAL; `up` makes links to a device that every machine has.
         files["gres.conf"] = f"Name=gpu Type=fake File={directory.run}/gpu[0-{spec.gpus_per_node - 1}]\n"
     return files
 
@@ -104,9 +115,7 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core",
         "SchedulerType=sched/backfill",
-        # sbatch to running in about half a second, and one standby at a time taken, the youngest first.
-        "SchedulerParameters=sched_interval=5,sched_min_interval=0,bf_interval=1,bf_continue,"
-        "batch_sched_delay=0,defer_batch=0,preempt_youngest_first",
+        f"SchedulerParameters={','.join(_FAST)}",
         "PriorityType=priority/basic",
         "PreemptType=preempt/partition_prio",
         f"PreemptMode={spec.preempt_mode.upper()}",
@@ -137,19 +146,18 @@ def _nodes(spec: ClusterSpec, machine: Machine, ports: PortBlock) -> list[str]:
     first, last = ports.slurmd(0), ports.slurmd(spec.nodes - 1)
     names, numbers = (f"n[1-{spec.nodes}]", f"[{first}-{last}]") if spec.nodes > 1 else ("n1", str(first))
     gres = f" Gres=gpu:fake:{spec.gpus_per_node}" if spec.gpus_per_node else ""
-    return [
-        f"NodeName={names} NodeHostname={machine.host} NodeAddr=127.0.0.1 Port={numbers} CPUs={spec.cpus_per_node} "
-        f"Boards=1 SocketsPerBoard=1 CoresPerSocket={spec.cpus_per_node} ThreadsPerCore=1 "
-        f"RealMemory={machine.memory_mb}{gres} State=UNKNOWN"
-    ]
+    shape = f"CPUs={spec.cpus_per_node} Boards=1 SocketsPerBoard=1 CoresPerSocket={spec.cpus_per_node} ThreadsPerCore=1"
+    where = f"NodeHostname={machine.host} NodeAddr=127.0.0.1 Port={numbers}"
+    return [f"NodeName={names} {where} {shape} RealMemory={machine.memory_mb}{gres} State=UNKNOWN"]
 
 
 def _partitions(spec: ClusterSpec) -> list[str]:
     common = "Nodes=ALL MaxTime=INFINITE State=UP"
+    preemption = f"PreemptMode={spec.preempt_mode.upper()} GraceTime={spec.grace}"
     return [
         f"PartitionName=live {common} Default=YES PriorityTier=100 PreemptMode=OFF",
         f"PartitionName=prod {common} PriorityTier=50 PreemptMode=OFF",
-        f"PartitionName=scavenger {common} PriorityTier=1 PreemptMode={spec.preempt_mode.upper()} GraceTime={spec.grace}",
+        f"PartitionName=scavenger {common} PriorityTier=1 {preemption}",
     ]
 
 

@@ -22,7 +22,7 @@ import psutil
 from liver_slurm.errors import BadInput, ClusterError
 from liver_slurm.slurm.cluster import accounting, processes
 from liver_slurm.slurm.cluster.conf import Machine, parse_version, render
-from liver_slurm.slurm.cluster.ports import PortBlock, choose_block, port_lock
+from liver_slurm.slurm.cluster.ports import choose_block, port_lock
 from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
 from liver_slurm.slurm.command import INSTALL, NotAnswering, run_once
 
@@ -85,7 +85,8 @@ def down(path: Path) -> None:
         if survivors:
             raise ClusterError(f"processes {[process.pid for process in survivors]} of {path} could not be ended")
         for folder in directory.folders:
-            shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+            if folder.exists():
+                shutil.rmtree(folder)
         directory.record.unlink(missing_ok=True)
         directory.lock.unlink()
     if not any(path.iterdir()):
@@ -131,6 +132,8 @@ def load(path: Path) -> Cluster:
         BadInput: there is none.
     """
     directory = _existing(path)
+    if not directory.record.is_file():
+        raise BadInput(f"the cluster in {path} did not come up; its logs are in {directory.log}")
     record = json.loads(directory.record.read_text())
     return Cluster(path, record["version"], record["nodes"], record["port"], record["accounting"])
 
@@ -249,11 +252,13 @@ def _environment(directory: ClusterDir) -> dict[str, str]:
 
 
 def _is_up(directory: ClusterDir) -> bool:
-    return any("slurmctld" in processes.names([process]) for process in processes.cluster_processes(directory.slurm_conf))
+    return any(
+        "slurmctld" in processes.names([process]) for process in processes.cluster_processes(directory.slurm_conf)
+    )
 
 
 def _cancel_jobs(directory: ClusterDir) -> None:
-    """Cancel every job and wait until they are gone; a slurmctld that does not answer has no jobs that we can cancel."""
+    """Cancel every job and wait until they are gone."""
     environment = _environment(directory)
 
     def queue_is_empty() -> bool:
@@ -289,7 +294,8 @@ def _make_folders(spec: ClusterSpec, directory: ClusterDir) -> None:
     for number in range(spec.nodes):
         (directory.spool / f"n{number + 1}").mkdir()
     for number in range(spec.gpus_per_node):
-        (directory.run / f"gpu{number}").touch()
+        # Slurm wants numbered character devices; only the number matters, as CUDA_VISIBLE_DEVICES is made of it.
+        (directory.run / f"gpu{number}").symlink_to("/dev/null")
 
 
 def _existing(path: Path) -> ClusterDir:

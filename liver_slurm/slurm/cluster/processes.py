@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -43,10 +44,8 @@ def names(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
     """Process ids by the program's name."""
     result: dict[str, list[int]] = {}
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):  # ended between the look and now
             result.setdefault(process.name(), []).append(process.pid)
-        except psutil.NoSuchProcess:
-            continue  # ended between the look and now
     return result
 
 
@@ -63,9 +62,11 @@ def end(processes: list[psutil.Process], patience: float) -> list[psutil.Process
     for signal_name, wait in (("terminate", patience), ("kill", 5.0)):
         processes = [process for process in processes if is_alive(process)]
         for process in processes:
-            try:
+            with suppress(psutil.NoSuchProcess):  # ended on its own
                 getattr(process, signal_name)()
-            except psutil.NoSuchProcess:
-                continue  # ended on its own
-        until(lambda waited=processes: not any(is_alive(process) for process in waited), wait)  # type: ignore[misc]
+        _wait_for_end(processes, wait)
     return [process for process in processes if is_alive(process)]
+
+
+def _wait_for_end(processes: list[psutil.Process], timeout: float) -> None:
+    until(lambda: not any(is_alive(process) for process in processes), timeout)
