@@ -1,7 +1,7 @@
 """Lets megatron-core run on a machine without CUDA.
 
 megatron-core names the ``cuda`` device in its sources. Where CUDA is absent an import hook rewrites these names before
-its modules are compiled; where CUDA is present nothing is changed. Call :func:`install` before anything of
+its modules are compiled; where CUDA is present its code is not changed. Call :func:`install` before anything of
 ``megatron.core`` is imported::
 
     from liver_slurm.megatron import compat
@@ -15,6 +15,7 @@ import importlib.abc
 import importlib.machinery
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from types import CodeType, ModuleType
 
@@ -84,13 +85,17 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Install the hook where CUDA is absent; a second call does nothing.
+    """Install the hook where CUDA is absent, and silence what megatron-core says at each import; again: nothing.
 
     Raises:
         RuntimeError: CUDA is absent and megatron-core was already imported, unchanged.
     """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
+    # It warns, five times over, that it does without Transformer Engine and Apex, as it is meant to here; and of a
+    # default of its own.
+    warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
+    warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
     import torch
 
     if torch.cuda.is_available():

@@ -9,6 +9,7 @@ own moves, the same ones that its peers compute, without listing the others'.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -73,7 +74,9 @@ class TransferPlan:
 
     def __init__(self, source: WorldSpec, target: WorldSpec, keep: Sequence[int | None]) -> None:
         self.source, self.target, self.keep = source, target, tuple(keep)
-        _check_keep(self.keep, source.layout.size, target.layout.size)
+        problem = keep_problem(self.keep, source.layout.size, target.layout.size)
+        if problem is not None:
+            raise PlanError(f"the map of kept workers {problem}")
         _check_same_model(source.tensors, target.tensors)
         self._regions = find_regions(source, target)
         self._owned = Membership(self._regions.owners, source.layout.size)
@@ -224,14 +227,16 @@ def remote_minimum(source: WorldSpec, target: WorldSpec, keep: Sequence[int | No
     return needed
 
 
-def _check_keep(keep: Sequence[int | None], source_size: int, target_size: int) -> None:
+def keep_problem(keep: Sequence[int | None], source_size: int, target_size: int) -> str | None:
+    """Why ``keep`` is no map from target ranks to source ranks of the same workers; None: it is one."""
     kept = [rank for rank in keep if rank is not None]
     if len(keep) != target_size:
-        raise PlanError(f"the target world has {target_size} ranks, but {len(keep)} are said to be kept or to join")
-    if any(not 0 <= rank < source_size for rank in kept):
-        raise PlanError(f"kept source ranks must be 0 to {source_size - 1}: {kept}")
-    if len(set(kept)) != len(kept):
-        raise PlanError(f"a worker cannot have two ranks of the target world: {kept}")
+        return f"has {len(keep)} entries, but the target world has {target_size} ranks"
+    if outside := [rank for rank in kept if not 0 <= rank < source_size]:
+        return f"names source rank {outside[0]}, but the source world's ranks are 0 to {source_size - 1}"
+    if twice := [rank for rank, times in Counter(kept).items() if times > 1]:
+        return f"names source rank {twice[0]} twice, but a worker has one rank in a world"
+    return None
 
 
 def _check_same_model(source: dict[str, TensorInfo], target: dict[str, TensorInfo]) -> None:

@@ -1,0 +1,147 @@
+"""``liver-slurm plan``: what a reconfiguration would move, with no cluster, no GPU and no weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from liver_slurm.errors import BadInput
+from liver_slurm.state.layout import Layout
+
+if TYPE_CHECKING:
+    from liver_slurm.config.schema import JobConfig
+    from liver_slurm.state.plan import TransferPlan
+    from liver_slurm.state.spec import WorldSpec
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``plan``."""
+    text = "what going from one layout to another would move"
+    parser = subparsers.add_parser("plan", help=text, description=f"{text.capitalize()}. Needs no cluster and no weights.")
+    parser.add_argument("job", metavar="JOB.toml", help="job file")
+    parser.add_argument("--from", dest="source", required=True, metavar="LAYOUT", help="layout now, such as tp2pp1dp2")
+    parser.add_argument("--to", dest="target", required=True, metavar="LAYOUT", help="layout to go to")
+    parser.add_argument(
+        "--keep",
+        metavar="RANKS",
+        help="for each target rank the source rank of the same worker, - for one that joins: 0,1,-,2"
+        " (default: worker i of the source is worker i of the target)",
+    )
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="section.key=value", help="change a key of the job"
+    )
+    parser.add_argument("--json", action="store_true", help="the whole plan, one JSON document on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, and print the plan or a summary of it."""
+    from liver_slurm.config.load import load_job
+
+    config = load_job(args.job, args.overrides, files=False)
+    source, target = _layout(config, "--from", args.source), _layout(config, "--to", args.target)
+    keep = _keep(args.keep, source.size, target.size)
+    worlds = _world(config, source), _world(config, target)
+
+    from liver_slurm.state.plan import plan_transfer
+
+    start = time.perf_counter()
+    plan = plan_transfer(*worlds, keep)
+    seconds = time.perf_counter() - start
+    if args.json:
+        json.dump(document(plan), sys.stdout)
+        print()
+    else:
+        print(_summary(plan, seconds))
+    return 0
+
+
+def document(plan: TransferPlan) -> dict[str, Any]:
+    """The plan as ``plan --json`` prints it."""
+    from liver_slurm.state.plan import remote_minimum
+
+    return {
+        "from": str(plan.source.layout),
+        "to": str(plan.target.layout),
+        "tensors": {name: {"shape": info.shape, "dtype": info.dtype} for name, info in plan.tensors.items()},
+        "source": _all_pieces(plan.source),
+        "target": _all_pieces(plan.target),
+        "moves": [move._asdict() for move in plan.moves()],
+        "bytes_total": plan.bytes_total,
+        "bytes_remote": plan.bytes_remote,
+        "bytes_remote_minimum": remote_minimum(plan.source, plan.target, plan.keep),
+        "max_send_over_mean": plan.max_send_over_mean,
+    }
+
+
+def _all_pieces(world: WorldSpec) -> dict[str, list[dict[str, Any]]]:
+    from liver_slurm.state.spec import pieces
+
+    return {str(rank): [piece._asdict() for piece in pieces(world, rank)] for rank in range(world.layout.size)}
+
+
+def _summary(plan: TransferPlan, seconds: float) -> str:
+    from tabulate import tabulate
+
+    joining = plan.keep.count(None)
+    leaving = plan.source.layout.size - (len(plan.keep) - joining)
+    senders = plan.send_bytes[plan.senders]
+    hottest, mean = (int(senders.max()), float(senders.mean())) if len(senders) else (0, 0.0)
+    rows = [
+        ("workers", f"{plan.source.layout.size} → {plan.target.layout.size}: {joining} join, {leaving} leave"),
+        ("state of the target world", _bytes(plan.bytes_total)),
+        ("copied inside workers", _bytes(plan.bytes_total - plan.bytes_remote)),
+        ("sent between workers", _bytes(plan.bytes_remote)),
+        ("hottest sender", f"{_bytes(hottest)}; {_bytes(mean)} the mean of the {len(senders)} ranks that could send"),
+        ("hottest over mean, where replicas leave a choice", f"{plan.max_send_over_mean:.3f}"),
+        ("planned in", f"{seconds:.2f} s"),
+    ]
+    return f"{plan.source.layout} → {plan.target.layout}\n" + tabulate(rows, tablefmt="plain")
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:.4g} TiB"
+
+
+def _layout(config: JobConfig, option: str, text: str) -> Layout:
+    from liver_slurm.config.layouts import impossible
+
+    try:
+        layout = Layout.parse(text)
+    except ValueError as error:
+        raise BadInput(f"{option}: {error}") from None
+    reason = impossible(layout, config.model, config.train)
+    if reason is not None:
+        raise BadInput(f"{option} {layout}: {reason}")
+    return layout
+
+
+def _keep(text: str | None, source_size: int, target_size: int) -> list[int | None]:
+    from liver_slurm.state.plan import default_keep, keep_problem
+
+    if text is None:
+        return default_keep(source_size, target_size)
+    try:
+        keep = [None if part.strip() == "-" else int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--keep {text}: write source ranks and - separated by commas, such as 0,1,-,2") from None
+    problem = keep_problem(keep, source_size, target_size)
+    if problem is not None:
+        raise BadInput(f"--keep {text}: {problem}")
+    return keep
+
+
+def _world(config: JobConfig, layout: Layout) -> WorldSpec:
+    from liver_slurm.megatron.spec import world_spec
+
+    try:
+        return world_spec(config, layout)
+    except ValueError as error:
+        raise BadInput(f"{layout}: the model cannot be built in this layout: {error}") from error
