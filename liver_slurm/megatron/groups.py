@@ -14,6 +14,7 @@ compat.install()
 
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
 
 def collection(world: World) -> Any:
@@ -43,10 +44,11 @@ def collection(world: World) -> Any:
     )
 
 
-def make_live(world: World) -> None:
+def make_live(world: World, seed: int) -> None:
     """Make ``world`` the process's live one: torch's default group, and the globals that parts of megatron still read.
 
-    Those readers are the vocabulary-parallel cross entropy, tied embeddings' replica ids and the memory buffer.
+    Those readers are the vocabulary-parallel cross entropy, the memory buffer and the random states of dropout, which
+    must exist even where there is no dropout.
     """
     set_default_group(world.groups["world"])
     groups = world.groups
@@ -86,3 +88,6 @@ def make_live(world: World) -> None:
         state[name] = dist.get_process_group_ranks(groups[group]) if group in groups else None
     if parallel_state._GLOBAL_MEMORY_BUFFER is None:
         parallel_state._set_global_memory_buffer()
+    model_parallel_cuda_manual_seed(
+        seed, tp_rank=world.place.tp, ep_rank=0, etp_rank=world.place.tp, force_reset_rng=True
+    )

@@ -81,7 +81,9 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "bf16": dtype is torch.bfloat16,
             "calculate_per_token_loss": True,  # replicas may have uneven numbers of microbatches
             "use_cpu_initialization": True,
-            "perform_initialization": False,  # weights come from the seed by name, or from another world
+            # On the meta device this costs nothing, and it is what marks parameters as tensor parallel (which the gradient
+            # norm asks for); values come later, from the seed by name or from another world.
+            "perform_initialization": True,
             # kernels that need Transformer Engine or Apex
             "gradient_accumulation_fusion": False,
             "masked_softmax_fusion": False,

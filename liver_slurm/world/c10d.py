@@ -7,6 +7,7 @@ piece of code runs in. Seen to work on torch 2.11 (CUDA, NCCL) and 2.13 (CPU, gl
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from torch.distributed import distributed_c10d as c10d
 
 _override: contextvars.ContextVar[Any] = contextvars.ContextVar("liver_default_group", default=None)
 _registry = threading.Lock()
+_ABORT_TAG = 0x7EAD
+"""Nobody sends with this tag."""
 
 
 class _ContextualWorld(c10d._World):  # type: ignore[misc]
@@ -137,6 +140,17 @@ def destroy_group(group: Any) -> None:
         dist.destroy_process_group(group)
 
 
-def abort_group(group: Any) -> None:
-    """Close a group's connections at once, so that whoever waits in one of its collectives leaves it with an error."""
-    group.abort()
+def abort_group(group: Any, backend: str) -> None:
+    """Close a group's connections, so that whoever waits in it, here or at a peer, leaves with an error.
+
+    gloo has no abort of its own, but closes all of a group's connections when one wait runs out of time: so one is made
+    to. Callable from any thread; the group is of no use afterwards and is still to be destroyed.
+    """
+    if group.size() == 1:
+        return
+    if backend != "gloo":
+        group.abort()
+        return
+    nothing = torch.zeros(1, dtype=torch.uint8)
+    with contextlib.suppress(RuntimeError):  # the very error that is wanted
+        group.recv([nothing], (group.rank() + 1) % group.size(), _ABORT_TAG).wait(timedelta(milliseconds=1))

@@ -33,6 +33,8 @@ class World:
 
     membership: Membership
     rank: int
+    backend: str
+    """``gloo`` or ``nccl``."""
     groups: dict[str, Any]
     """``world``, ``tp``, ``dp``, ``pp``, ``mp`` (tensor × pipeline), ``embd`` (first and last pipeline stage; only
     there), ``pos_embd`` (first stage only), ``self`` (this rank alone)."""
@@ -67,7 +69,7 @@ class World:
     def abort(self) -> None:
         """Throw whoever waits in a collective of this world out of it."""
         for group in {id(group): group for group in self.groups.values()}.values():
-            c10d.abort_group(group)
+            c10d.abort_group(group, self.backend)
 
 
 def build_world(
@@ -103,4 +105,4 @@ def build_world(
         groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
     if rank == stages[0]:
         groups["pos_embd"] = make("pos_embd", [rank])
-    return World(membership, rank, groups)
+    return World(membership, rank, backend, groups)

@@ -1,0 +1,88 @@
+"""What carries state between the members of an old and a new world: one small interface, one group of its own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.world import c10d
+
+
+class Pending(Protocol):
+    """A message under way."""
+
+    def wait(self) -> None:
+        """Wait until the buffer may be used again.
+
+        Raises:
+            TransferError: the peer is gone, or the transfer was given up.
+        """
+
+
+class Transport(Protocol):
+    """Ordered, reliable messages between numbered peers. Lengths are known to both ends beforehand."""
+
+    device: torch.device
+    """Where buffers must lie."""
+
+    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """Start sending a contiguous uint8 tensor."""
+
+    def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """Start receiving into a contiguous uint8 tensor."""
+
+    def abort(self) -> None:
+        """Throw whoever waits out with an error; from any thread."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+
+
+class _Work:
+    def __init__(self, work: Any, device: torch.device) -> None:
+        self._work, self._device = work, device
+
+    def wait(self) -> None:
+        try:
+            self._work.wait()
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
+        except RuntimeError as error:
+            raise TransferError(f"a peer went away while state was streamed: {error}") from error
+
+
+class GroupTransport:
+    """Point-to-point messages of a torch process group that spans both worlds: gloo, or NCCL in the pause."""
+
+    def __init__(
+        self, store: Any, name: str, peers: int, me: int, backend: str, device: torch.device, timeout: timedelta
+    ) -> None:
+        """Builds the group; every peer must."""
+        self._backend = backend
+        self.device = device if backend == "nccl" else torch.device("cpu")
+        self._group = c10d.make_group(store, name, list(range(peers)), me, backend, timeout, device)
+
+    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """See :class:`Transport`."""
+        return self._post(self._group.send, buffer, peer)
+
+    def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """See :class:`Transport`."""
+        return self._post(self._group.recv, buffer, peer)
+
+    def _post(self, operation: Any, buffer: torch.Tensor, peer: int) -> Pending:
+        try:
+            return _Work(operation([buffer], peer, 0), self.device)
+        except RuntimeError as error:
+            raise TransferError(f"a peer went away while state was streamed: {error}") from error
+
+    def abort(self) -> None:
+        """See :class:`Transport`."""
+        c10d.abort_group(self._group, self._backend)
+
+    def close(self) -> None:
+        """See :class:`Transport`."""
+        c10d.destroy_group(self._group)

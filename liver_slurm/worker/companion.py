@@ -1,0 +1,221 @@
+"""A worker's second thread: talks to the coordinator, sees signals, and starts preparing target worlds.
+
+In steady state it does nothing but heartbeats and writing metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.control.messages import (
+    Abort,
+    BoundaryVote,
+    Commit,
+    ConfirmBoundary,
+    FromWorker,
+    Heartbeat,
+    Leave,
+    Leaving,
+    Notice,
+    Prepare,
+    ProposeBoundary,
+    Refused,
+    Register,
+    ToWorker,
+    WithdrawBoundary,
+)
+from liver_slurm.control.worker_channel import WorkerChannel
+from liver_slurm.worker.agenda import Agenda
+
+log = logging.getLogger(__name__)
+
+
+class Subject(Protocol):
+    """What the companion must know of, and may ask from, the worker that it belongs to."""
+
+    name: str
+
+    def registration(self) -> Register:
+        """Who the worker is and where it stands now."""
+
+    def heartbeat(self, rejected: int) -> Heartbeat:
+        """How it does."""
+
+    def in_world(self) -> bool:
+        """Does it train in a live world?"""
+
+    def prepare(self, message: Prepare) -> None:
+        """Start building a target world, in a thread of its own."""
+
+    def give_up(self, generation: int) -> None:
+        """Throw away a target world, and whoever waits in its transfer out of it."""
+
+    def orphaned(self) -> None:
+        """The coordinator has been away for too long."""
+
+
+class Companion(threading.Thread):
+    """Owns the control channel; training reaches it through :meth:`post` and :meth:`run_soon`."""
+
+    def __init__(
+        self, run_dir: RunDir, subject: Subject, agenda: Agenda, signals: int, heartbeat: float, orphan_timeout: float
+    ) -> None:
+        """``signals``: file descriptor that yields a byte, the signal's number, for each signal that came."""
+        super().__init__(name="companion", daemon=True)
+        self._run_dir, self._subject, self._agenda = run_dir, subject, agenda
+        self._signals, self._heartbeat, self._orphan_timeout = signals, heartbeat, orphan_timeout
+        self._work: queue.SimpleQueue[Callable[[WorkerChannel], None]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        self._stop = threading.Event()
+        self.failure: BaseException | None = None
+
+    def post(self, message: FromWorker) -> None:
+        """Send a message, in the order of the calls."""
+        self._soon(lambda channel: channel.send(message))
+
+    def run_soon(self, work: Callable[[], None]) -> None:
+        """Run something of the kind that must not hold up training, such as appending a line to a file."""
+        self._soon(lambda _channel: work())
+
+    def drain(self) -> None:
+        """Wait until everything posted so far is done."""
+        done = threading.Event()
+        self._soon(lambda _channel: done.set())
+        while not done.wait(1.0):
+            if not self.is_alive():
+                raise RuntimeError("the companion has died") from self.failure
+
+    def close(self) -> None:
+        """Send what is left and end the thread."""
+        self._stop.set()
+        self._wake()
+        self.join()
+
+    def _soon(self, work: Callable[[WorkerChannel], None]) -> None:
+        self._work.put(work)
+        self._wake()
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b"\0")
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            self._run()
+        except BaseException as error:
+            # Without its companion a worker can neither be told nor tell anything: training must not go on unseen.
+            self.failure = error
+            log.exception("the companion failed")
+            self._agenda.leave(f"companion failed: {error}")
+
+    def _run(self) -> None:
+        channel = WorkerChannel(self._run_dir, self._subject.registration)
+        next_beat = 0.0
+        orphaned = False
+        try:
+            while not self._stop.is_set():
+                wait = max(0.0, next_beat - time.monotonic())
+                for message in channel.poll(wait, (self._wake_read, self._signals)):
+                    self._handle(message, channel)
+                self._see_signals(channel)
+                self._do_work(channel)
+                if time.monotonic() >= next_beat:
+                    channel.send(self._subject.heartbeat(channel.rejected))
+                    next_beat = time.monotonic() + self._heartbeat
+                if not orphaned and channel.seconds_since_contact > self._orphan_timeout:
+                    orphaned = True
+                    self._subject.orphaned()
+            self._do_work(channel)
+        finally:
+            channel.close()
+
+    def _do_work(self, channel: WorkerChannel) -> None:
+        while True:
+            try:
+                work = self._work.get_nowait()
+            except queue.Empty:
+                break
+            work(channel)
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+        if not self._work.empty():
+            self._wake()  # posted between the last look and the read
+
+    def _see_signals(self, channel: WorkerChannel) -> None:
+        try:
+            numbers = os.read(self._signals, 64)
+        except BlockingIOError:
+            return
+        import signal
+
+        for number in numbers:
+            name = signal.Signals(number).name
+            if number not in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+                continue
+            log.info("%s: this worker will go away", name)
+            if self._subject.in_world():
+                channel.send(Notice(worker=self._subject.name, reason=name, time=time.time()))
+            else:
+                channel.send(Leaving(worker=self._subject.name, reason=name))
+                self._agenda.leave(name)
+
+    def _handle(self, message: ToWorker, channel: WorkerChannel) -> None:
+        agenda = self._agenda
+        if isinstance(message, Prepare):
+            self._subject.prepare(message)
+        elif isinstance(message, ProposeBoundary):
+            accepted, current = agenda.propose(message)
+            channel.send(
+                BoundaryVote(
+                    worker=self._subject.name,
+                    boundary=message.boundary,
+                    step=message.step,
+                    accepted=accepted,
+                    current_step=current,
+                )
+            )
+        elif isinstance(message, ConfirmBoundary):
+            agenda.confirm(message)
+        elif isinstance(message, WithdrawBoundary):
+            agenda.withdraw(message.boundary)
+        elif isinstance(message, Commit):
+            agenda.decide(message)
+        elif isinstance(message, Abort):
+            agenda.decide(message)
+            self._subject.give_up(message.generation)
+        elif isinstance(message, Leave | Refused):
+            log.info("told to leave: %s", message.reason)
+            agenda.leave(message.reason)
+            self._subject.give_up(-1)
+
+
+def signal_pipe() -> tuple[int, Any]:
+    """Route this process's notices into a pipe; call it in the main thread, before anything slow.
+
+    Python runs a handler only when the main thread comes back from C, which in a collective may be too late; the
+    wake-up descriptor is written at once.
+
+    Returns:
+        the read end, and the previous handlers, for whoever wants to restore them.
+    """
+    import signal
+
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    previous = {
+        number: signal.signal(number, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+    }
+    return read, previous
