@@ -1,0 +1,105 @@
+"""Shared by all tests: a real Slurm cluster for a module, waiting for conditions, golden files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm.slurm.client import CommandClient
+from liver_slurm.slurm.cluster.lifecycle import Cluster, down, up
+from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
+
+GOLDEN = Path(__file__).parent / "unit" / "golden"
+LOG_LINES = 40
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "cluster(nodes, cpus_per_node, gpus_per_node, grace, preempt_mode, accounting): the cluster that the module's "
+        "`cluster` fixture brings up; set it as pytestmark",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    module = item.getparent(pytest.Module)
+    if report.failed and module is not None:
+        module.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A real cluster for the module, SLURM_CONF pointing at it; the mark ``cluster`` says what kind.
+
+    It is taken down whatever happens; if a test of the module failed, the ends of its logs are printed first.
+    """
+    if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin") is None:
+        pytest.skip("no slurmctld on this machine; `make setup` installs it")
+    marker = request.node.get_closest_marker("cluster")
+    options = {"nodes": 3, "grace": 5, **(marker.kwargs if marker is not None else {})}
+    # Not below pytest's folder: sockets live here, and their paths are short.
+    path = Path(tempfile.mkdtemp(prefix="liver-cluster-"))
+    try:
+        running = up(ClusterSpec(directory=path, **options))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(running.slurm_conf))
+            yield running
+        if request.node.stash.get(_failed, False):
+            _print_logs(path)
+        down(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster) -> CommandClient:
+    """A client of the module's cluster."""
+    return CommandClient()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    """``eventually(check, what, timeout=30)``: the first true value of ``check()``; fails when there is none in time."""
+
+    def wait(check: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout
+        while True:
+            value = check()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                pytest.fail(f"not in {timeout:g} s: {what}; last: {value!r}")
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """``golden(name, text)``: ``text`` is what tests/unit/golden/NAME holds. LIVER_UPDATE_GOLDEN=1 rewrites it."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("LIVER_UPDATE_GOLDEN"):
+            path.write_text(text)
+        assert path.is_file(), f"{path} is missing: run with LIVER_UPDATE_GOLDEN=1 and read what it wrote"
+        assert text == path.read_text(), f"differs from {path}; if it should: LIVER_UPDATE_GOLDEN=1"
+
+    return check
+
+
+def _print_logs(path: Path) -> None:
+    for log in sorted(ClusterDir(path).log.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        print(f"---- {log.name}", *lines, sep="\n")

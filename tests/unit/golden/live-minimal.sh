@@ -1,0 +1,128 @@
+#!/bin/bash
+# The live job of a run: a heterogeneous Slurm job. Component 0 is the coordinator, one CPU task; components 1 and up are
+# the live world's workers, and may differ in nodes, CPUs, GPUs and memory. Reclaimable nodes are never a component: Slurm
+# preempts a heterogeneous job as a whole.
+#
+# `liver-slurm submit --dry-run` prints this script filled in. It may be changed and given to sbatch by hand; arguments
+# after its name reach the coordinator. The run directory must have been made by `liver-slurm submit`.
+
+# Component 0: the coordinator.
+#SBATCH --job-name=liver
+#SBATCH --output=/shared/runs/liver-20260102-030405-abcd/logs/slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --time=24:00:00
+#SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
+#SBATCH --export=ALL
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=2G
+#SBATCH --no-kill
+#SBATCH --no-requeue
+
+#SBATCH hetjob
+# Workers: 1, 1 on each node.
+#SBATCH --time=24:00:00
+#SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
+#SBATCH --export=ALL
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=1
+#SBATCH --no-kill
+#SBATCH --no-requeue
+
+set -u
+export RUN_DIR=/shared/runs/liver-20260102-030405-abcd
+PYTHON=/opt/liver/bin/python
+STARTED=$RUN_DIR/logs/coordinator.started
+
+# How each process is started, with its name as $0 and its threads as $1. The positional parameters are put away first,
+# because a sourced file would take them for its own. The process replaces the shell, so that signals reach it.
+read -r -d '' LAUNCH <<'LIVER_LAUNCH' || true
+[ "$0" = coordinator ] && log=coordinator || log=$0-$SLURM_PROCID
+exec >> "$RUN_DIR/logs/$log.log" 2>&1
+threads=$1 command=("${@:2}"); set --
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
+[ -z "${LIVER_STARTED:-}" ] || : > "$LIVER_STARTED"
+exec "${command[@]}"
+LIVER_LAUNCH
+
+say() { echo "$(date +%FT%T) $*"; }
+
+# ends_within SECONDS PID: whether the child has ended by then.
+ends_within() {
+    local deadline=$((SECONDS + $1))
+    while kill -0 "$2" 2>/dev/null; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.2
+    done
+}
+
+# await PID: the child's exit code. A signal that is trapped cuts `wait` short, so it is asked again; and once we are
+# told to stop, the child has a minute.
+await() {
+    local code again
+    while wait "$1"; code=$?; kill -0 "$1" 2>/dev/null; do
+        [ -z "$stopping" ] || ends_within 60 "$1" || kill -TERM "$1"
+    done
+    wait "$1" 2>/dev/null; again=$?
+    [ "$again" -eq 127 ] || code=$again
+    return "$code"
+}
+
+# scancel signals every step and this shell. If only this shell was signalled, the steps still have to hear of it.
+stopping=
+# shellcheck disable=SC2317,SC2329 # called by the trap
+stop() {
+    stopping=yes
+    say "told to stop"
+    scancel --signal=TERM "$SLURM_JOB_ID"
+}
+trap stop TERM
+
+# The workers: one step over all worker components, so that SLURM_PROCID numbers them through. A worker that leaves or
+# dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step).
+srun \
+    --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 --unbuffered \
+    bash -c "$LAUNCH" live 1 "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live &
+workers=$!
+
+# The coordinator. The run does not need it to train, so when it is killed or crashes it is started again, ever more
+# slowly if that does not help. Its own last words are 0 run finished, 1 run failed for good, 2 bad input, 3 cancelled;
+# 126 and 127 say that there is no such Python. They only count if it was started: srun itself fails with 1.
+deaths=0
+while :; do
+    rm -f "$STARTED"
+    born=$SECONDS
+    LIVER_STARTED=$STARTED srun --het-group=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
+        bash -c "$LAUNCH" coordinator 1 "$PYTHON" -m liver_slurm.coordinator "$RUN_DIR" "$@" &
+    await $!
+    code=$?
+    [ -z "$stopping" ] || break
+    if [ -e "$STARTED" ]; then
+        case $code in 0 | 1 | 2 | 3 | 126 | 127) break ;; esac
+    fi
+    [ $((SECONDS - born)) -lt 60 ] || deaths=0
+    deaths=$((deaths + 1))
+    if [ "$deaths" -ge 10 ]; then
+        say "coordinator ended with code $code, $deaths times in a row: giving up"
+        code=1
+        break
+    fi
+    say "coordinator ended with code $code: starting it again"
+    sleep $((deaths < 6 ? 1 << (deaths - 1) : 30)) &
+    wait $!
+    [ -z "$stopping" ] || break
+done
+say "coordinator ended with code $code: the run is over"
+
+# The workers end on their own, as the coordinator told them; what does not is signalled, then killed (srun kills its
+# tasks on a SIGTERM of its own).
+if ! ends_within 20 "$workers"; then
+    scancel --signal=TERM "$SLURM_JOB_ID"
+    ends_within 10 "$workers" || kill -TERM "$workers"
+fi
+wait "$workers"
+
+[ "$code" -ne 3 ] || code=0
+exit "$code"

@@ -1,0 +1,127 @@
+"""Parsing of what Slurm's commands print."""
+
+from __future__ import annotations
+
+import pytest
+
+from liver_slurm.slurm import records
+from liver_slurm.slurm.records import SEPARATOR, parse_duration, parse_memory
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    return "".join("".join(f"{value:20}{SEPARATOR}" for value in row) + "\n" for row in rows)
+
+
+def expand(expression: str) -> tuple[str, ...]:
+    return {"n[2-3]": ("n2", "n3")}.get(expression, (expression,))
+
+
+JOB = ("21+1", "RUNNING", "live", "n[2-3]", "1795498910", "2", "None", "n2", "1-00:00:00", "1795498920", "my, job", "a|b ")
+
+
+def test_job() -> None:
+    (job,) = records.parse_jobs(table(JOB), expand)
+    assert (job.job_id, job.leader, job.component) == ("21+1", "21", 1)
+    assert job.nodes == ("n2", "n3")
+    assert (job.preempt_time, job.end_time, job.time_limit) == (1795498910.0, 1795498920.0, 86400.0)
+    assert (job.restarts, job.reason, job.batch_host) == (2, "", "n2")
+    assert (job.name, job.comment) == ("my, job", "a|b")
+    assert not job.is_over
+
+
+def test_pending_job() -> None:
+    row = ("7", "PENDING", "scavenger", "", "N/A", "0", "Resources", "n/a", "UNLIMITED", "N/A", "x", "(null)")
+    (job,) = records.parse_jobs(table(row), expand)
+    assert (job.nodes, job.preempt_time, job.end_time, job.time_limit) == ((), None, None, None)
+    assert (job.reason, job.batch_host, job.comment) == ("Resources", "", "")
+    assert (job.leader, job.component) == ("7", 0)
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "PREEMPTED", "CANCELLED", "TIMEOUT", "NODE_FAIL"])
+def test_over(state: str) -> None:
+    (job,) = records.parse_jobs(table((JOB[0], state, *JOB[2:])), expand)
+    assert job.is_over
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING"])
+def test_not_over(state: str) -> None:
+    (job,) = records.parse_jobs(table((JOB[0], state, *JOB[2:])), expand)
+    assert not job.is_over
+
+
+def test_lines_of_another_kind_are_left_out() -> None:
+    assert len(records.parse_jobs("slurm_load_jobs warning\n\n" + table(JOB), expand)) == 1
+
+
+def test_node() -> None:
+    row = ("n1", "mixed*", "1/3/0/4", "gpu:fake:2(S:0),nic:1", "gpu:fake:1(IDX:0)", "24105", "1000", "h100,ib")
+    (node,) = records.parse_nodes(table(row))
+    assert (node.name, node.state, node.cpus_idle, node.cpus) == ("n1", "mixed", 3, 4)
+    assert (node.gpus, node.gpus_idle, node.memory, node.memory_idle) == (2, 1, 24105, 23105)
+    assert node.features == {"h100", "ib"}
+
+
+def test_node_without_anything() -> None:
+    (node,) = records.parse_nodes(table(("n1", "idle+drain", "0/0/4/4", "(null)", "gpu:0", "1", "0", "(null)")))
+    assert (node.state, node.gpus, node.gpus_idle, node.features) == ("idle+drain", 0, 0, frozenset())
+
+
+def test_partitions() -> None:
+    text = (
+        "PartitionName=scavenger AllowGroups=ALL Default=NO GraceTime=10 MaxNodes=UNLIMITED MaxTime=1-00:00:00 "
+        "Nodes=n[1-6] PriorityTier=1 PreemptMode=CANCEL State=UP TotalCPUs=24 TotalNodes=6\n"
+        "PartitionName=live Default=YES GraceTime=0 MaxNodes=2 MaxTime=UNLIMITED Nodes=(null) PriorityTier=100 "
+        "PreemptMode=OFF State=DOWN TotalNodes=0 SomethingNew=x\n"
+    )
+    scavenger, live = records.parse_partitions(text)
+    assert (scavenger.name, scavenger.is_default, scavenger.is_up, scavenger.grace) == ("scavenger", False, True, 10)
+    assert (scavenger.max_time, scavenger.max_nodes, scavenger.total_nodes) == (86400.0, None, 6)
+    assert (live.is_default, live.is_up, live.max_time, live.max_nodes, live.nodes) == (True, False, None, 2, "")
+
+
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [
+        ("(null)", 0),
+        ("gpu:4", 4),
+        ("gpu:a100:8(S:0-1)", 8),
+        ("gpu:a100:2(IDX:0-1),gpu:h100:1(IDX:5,7),nic:4", 3),
+        ("gpu:fake:0(IDX:N/A)", 0),
+        ("shard:gpu:4", 0),
+    ],
+)
+def test_count_gpus(gres: str, count: int) -> None:
+    assert records.count_gpus(gres) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("24:00:00", 86400),
+        ("2-12", 216000),
+        ("1-01:30", 91800),
+        ("1-00:00:05", 86405),
+        ("UNLIMITED", None),
+        ("infinite", None),
+    ],
+)
+def test_duration(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["4h", "1:2:3:4", "-5", "soon"])
+def test_not_a_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="not a time as Slurm writes it"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "mebibytes"), [("4000", 4000), ("4000M", 4000), ("16G", 16384), ("2048K", 2), ("1T", 1 << 20)])
+def test_memory(text: str, mebibytes: int) -> None:
+    assert parse_memory(text) == mebibytes
+
+
+def test_not_memory() -> None:
+    with pytest.raises(ValueError, match="not an amount of memory"):
+        parse_memory("lots")
