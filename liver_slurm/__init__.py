@@ -1,1 +1,27 @@
-"""Keeps LLM training running on Slurm while the nodes under it come and go."""
+"""liver-slurm: LLM training on Slurm that keeps going while the nodes under it come and go.
+
+The Python API has the verbs of the command line::
+
+    import liver_slurm
+
+    job = liver_slurm.submit("job.toml", train={"steps": 500})
+    job.wait()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from liver_slurm.api import Job, find, submit
+
+__all__ = ["Job", "find", "submit"]
+
+
+def __getattr__(name: str) -> Any:
+    # Workers and the command line import this package too, and need nothing of the API.
+    if name in __all__:
+        from liver_slurm import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

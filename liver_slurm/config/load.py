@@ -30,6 +30,7 @@ def load_job(
     workers: int | None = None,
     standbys: int = 0,
     files: bool = True,
+    sections: Mapping[str, Any] | None = None,
 ) -> JobConfig:
     """Read a job file over the site file's defaults, apply ``section.key=value`` overrides, validate everything.
 
@@ -40,6 +41,7 @@ def load_job(
         workers: a run as plain processes: so many live workers and ``standbys`` standbys take the place of the
             Slurm resources.
         files: also check that data and tokenizer can be read; a plan needs neither.
+        sections: further overrides, as tables: ``{"train": {"steps": 5}}``.
 
     Raises:
         BadInput: one line for each thing that is wrong.
@@ -49,6 +51,7 @@ def load_job(
     if (site_path := _site_path(site)) is not None:
         document.merge(_read(site_path), site_path.name)
     document.merge(_read(path), path.name)
+    document.merge(sections or {}, "overrides")
     for text in overrides:
         document.override(text)
     if workers is not None:
@@ -56,10 +59,14 @@ def load_job(
     return document.validated(path.name, files)
 
 
-def check_job(config: JobConfig, *, files: bool = True) -> JobConfig:
-    """Validate a config that was made in Python; returns it with its values normalised, raises as :func:`load_job`."""
+def check_job(config: JobConfig, *, files: bool = True, sections: Mapping[str, Any] | None = None) -> JobConfig:
+    """Validate a config that was made in Python, with ``sections`` over it; arguments and errors as :func:`load_job`.
+
+    Returns it with its values normalised.
+    """
     document = _Document()
     document.merge(_without_none(dataclasses.asdict(config)), "config")
+    document.merge(sections or {}, "overrides")
     return document.validated("config", files)
 
 

@@ -44,18 +44,22 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
 
     if resume is not None:
         _check_resumable(resume)
-    now = time.time()
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    run_dir = RunDir(Path(config.job.run_root) / f"{config.job.name}-{stamp}-{secrets.token_hex(2)}")
+    run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     for folder in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby):
         folder.mkdir()
     keys.create(run_dir.secrets)
     save_job(config, run_dir.job_file)
     resumed_from = str(resume.path) if resume is not None else ""
-    info = RunInfo(run_id=secrets.token_hex(16), name=config.job.name, created=now, resumed_from=resumed_from)
+    info = RunInfo(run_id=secrets.token_hex(16), name=config.job.name, created=time.time(), resumed_from=resumed_from)
     write_run_info(run_dir, info)
     return run_dir
+
+
+def new_run_dir(config: JobConfig) -> RunDir:
+    """Where a run that starts now would lie; nothing is made."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return RunDir(Path(config.job.run_root) / f"{config.job.name}-{stamp}-{secrets.token_hex(2)}")
 
 
 def read_run_info(run_dir: RunDir) -> RunInfo:

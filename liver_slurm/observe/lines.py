@@ -52,23 +52,34 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
+class LineReader:
+    """Reads a growing file: each :meth:`read` returns the documents that came since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._rest = b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """New documents; the file need not be there yet, and a line is held back until its end is there."""
+        chunk = _read_from(self._path, self._position)
+        self._position += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [document for line in lines if (document := _document(line)) is not None]
+
+
 def follow_lines(path: Path, stop: Callable[[], bool], poll: float = 0.2) -> Iterator[dict[str, Any]]:
     """All documents of a file, then new ones as they come, until ``stop()`` holds and everything was read.
 
     The file may not be there yet. ``poll``: seconds between looks.
     """
-    position, rest = 0, b""
+    reader = LineReader(path)
     while True:
         last = stop()  # asked first: what was written before it held is still read
-        chunk = _read_from(path, position)
-        position += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if (document := _document(line)) is not None:
-                yield document
-        if last and not chunk:
+        yield from (documents := reader.read())
+        if last:
             return
-        if not chunk:
+        if not documents:
             time.sleep(poll)
 
 

@@ -1,0 +1,201 @@
+"""The Python API: the command line's verbs as functions and methods. Errors are those of :mod:`liver_slurm.errors`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from liver_slurm import processes
+from liver_slurm.config.load import check_job, load_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import create_run, find_run, read_run_info, record_run
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.control.messages import CancelRequest, CheckpointRequest, FromClient, ResizeRequest, StatusRequest
+from liver_slurm.errors import BadInput, ControlError, LiverError
+from liver_slurm.observe.events import Event, follow_events, read_events
+from liver_slurm.observe.metrics import StepMetrics, read_metrics
+from liver_slurm.observe.run import RunFiles
+from liver_slurm.state.layout import Layout
+
+LOST = "lost"
+"""State of a run whose processes are gone and that never said how it ended."""
+
+
+def submit(job: JobConfig | str | Path, *, resume: str | Path | None = None, **sections: Any) -> Job:
+    """Submit a job file, or a config made in Python, to Slurm.
+
+    Args:
+        resume: run (directory, job id or name) whose newest checkpoint the new run starts from.
+        sections: overrides, such as ``train={"steps": 500}``.
+
+    Raises:
+        BadInput: the job is at fault; one line for each thing that is wrong.
+        ClusterError: Slurm refused it, or there is no Slurm here. In either case nothing is left behind.
+    """
+    if isinstance(job, JobConfig):
+        return submit_config(check_job(job, sections=sections), resume)
+    return submit_config(load_job(job, sections=sections), resume)
+
+
+def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
+    """Submit a validated config; the rest as :func:`submit`."""
+    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.submit import check_submittable, submit_live
+
+    client = CommandClient()
+    if problems := check_submittable(config, client):
+        raise BadInput("\n".join(problems))
+    run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)
+    try:
+        job_id = submit_live(config, run_dir, client)
+    except BaseException:
+        shutil.rmtree(run_dir.path)  # it is ours, new, and nobody knows of it
+        raise
+    record_run(run_dir, job_id)
+    return Job(run_dir)
+
+
+def find(text: str | Path) -> Job:
+    """The run that a job id, a name or a run directory names; of several, the newest.
+
+    Raises:
+        BadInput: there is none.
+    """
+    return Job(find_run(str(text)))
+
+
+class Job:
+    """One run, on Slurm or as plain processes."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        """Where everything of the run lies."""
+        self.job_id = read_run_info(run_dir).job_id
+        """Slurm's id; empty for plain processes."""
+
+    def __repr__(self) -> str:
+        return f"Job({self.job_id or 'plain processes'}, {str(self.run_dir.path)!r})"
+
+    def status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """What the run is doing: at least ``state``, ``step``, ``generation``, ``layout``, ``workers``, ``standbys``,
+        ``last_reconfiguration`` and ``reason``; ``source`` says whether the coordinator or the run's files said so.
+
+        Args:
+            timeout: seconds to wait for the coordinator.
+        """
+        files = RunFiles(self.run_dir)
+        files.refresh()
+        if files.over or not self.run_dir.address_file.exists():
+            return self._from_files(files)
+        try:
+            result = self._ask(StatusRequest(), timeout)
+        except ControlError as error:
+            return {**self._from_files(files), "coordinator": str(error)}
+        return {**result, **files.identity(), **files.metrics(), "source": "coordinator"}
+
+    def _from_files(self, files: RunFiles) -> dict[str, Any]:
+        document = {**files.document(), "source": "files"}
+        if files.over:
+            return document
+        found = processes.find(self.run_dir)
+        if found.alive is False:
+            return {**document, "state": LOST, "reason": f"it never said how it ended: {found.why}"}
+        return {**document, "reason": document["reason"] or found.why}
+
+    def events(self, follow: bool = False) -> Iterator[Event]:
+        """The run's events; with ``follow`` also those to come, until the run is over."""
+        if not follow:
+            return read_events(self.run_dir.events)
+        watch = _End(self)
+        return follow_events(self.run_dir.events, stop=watch.reached)
+
+    def metrics(self) -> Iterator[StepMetrics]:
+        """A line a step."""
+        return read_metrics(self.run_dir.metrics)
+
+    def resize(self, layout: str | None = None, workers: int | None = None) -> dict[str, Any]:
+        """Ask for a layout, or for the best one for a number of workers; returns what was accepted.
+
+        Raises:
+            BadInput: neither or both given, not a layout, or one that the run cannot take.
+            ControlError: the coordinator does not answer.
+        """
+        if (layout is None) == (workers is None):
+            raise BadInput("resize: give either a layout or a number of workers")
+        if workers is not None and workers < 1:
+            raise BadInput(f"resize: {workers} workers is not allowed; allowed: >= 1")
+        try:
+            text = str(Layout.parse(layout)) if layout is not None else ""
+        except ValueError as error:
+            raise BadInput(f"resize: {error}") from None
+        return self._ask(ResizeRequest(layout=text, workers=workers or 0))
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Ask for a checkpoint; the event log says when it is written."""
+        return self._ask(CheckpointRequest())
+
+    def cancel(self) -> str:
+        """End the run and all that it started; returns how. A run that is over is left as it is.
+
+        The coordinator does it; where none answers, Slurm or, for plain processes, a signal.
+        """
+        files = RunFiles(self.run_dir)
+        files.refresh()
+        if files.over:
+            return f"it is over already: {files.summary.state}"
+        if self.run_dir.address_file.exists():
+            try:
+                self._ask(CancelRequest())
+            except ControlError:
+                return processes.end(self.run_dir)
+            return "its coordinator ends it"
+        return processes.end(self.run_dir)
+
+    def wait(self, timeout: float | None = None, poll: float = 0.5) -> dict[str, Any]:
+        """Wait until the run is over; returns its last status.
+
+        Raises:
+            LiverError: it is not over after ``timeout`` seconds.
+        """
+        watch = _End(self)
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        while not watch.reached():
+            if time.monotonic() >= deadline:
+                raise LiverError(f"{self.run_dir.path.name} is not over after {timeout:g} s; it goes on")
+            time.sleep(poll)
+        return self.status()
+
+    def _ask(self, message: FromClient, timeout: float = 5.0) -> dict[str, Any]:
+        from liver_slurm.control.client import request
+
+        reply = request(self.run_dir, message, timeout)
+        if not reply.ok:
+            raise BadInput(reply.error)
+        return reply.result
+
+
+class _End:
+    """Looks whether a run is over: its own word is cheap and asked often, its processes seldom."""
+
+    INTERVAL = 5.0
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._files = RunFiles(job.run_dir)
+        self._next_look = time.monotonic() + self.INTERVAL
+        self._missed = False
+
+    def reached(self) -> bool:
+        """Whether it is over, or twice in a row nothing of it was alive."""
+        self._files.refresh()
+        if self._files.over:
+            return True
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + self.INTERVAL
+        # Twice: its last word may be on its way through a shared file system.
+        missed, self._missed = self._missed, processes.find(self._job.run_dir).alive is False
+        return missed and self._missed

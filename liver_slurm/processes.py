@@ -1,0 +1,116 @@
+"""Whether a run's processes are alive, and ending them, when its coordinator cannot be asked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import read_run_info
+from liver_slurm.errors import ClusterError, ControlError, LiverError
+
+if TYPE_CHECKING:
+    import psutil
+
+QUERY_TIMEOUT = 3.0
+"""Seconds that one Slurm command may take: people wait for the answer."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at the run's processes found."""
+
+    alive: bool | None
+    """None: it cannot be told from here."""
+    why: str
+
+
+def find(run_dir: RunDir) -> Found:
+    """Look for the run's Slurm job, or for its coordinator's process on this machine."""
+    job_id = read_run_info(run_dir).job_id
+    return _find_job(job_id) if job_id else _find_process(run_dir)
+
+
+def end(run_dir: RunDir) -> str:
+    """End everything of a run whose coordinator does not answer; returns what was done.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+        LiverError: plain processes that are not on this machine.
+    """
+    job_id = read_run_info(run_dir).job_id
+    return _cancel_jobs(run_dir, job_id) if job_id else _end_processes(run_dir)
+
+
+def _find_job(job_id: str) -> Found:
+    from liver_slurm.slurm.client import CommandClient
+
+    try:
+        jobs = CommandClient(timeout=QUERY_TIMEOUT).jobs([job_id])
+    except ClusterError as error:
+        return Found(None, str(error))
+    left = [job for job in jobs if not job.is_over]
+    if left:
+        waiting = f"job {job_id} waits in the queue: {left[0].reason or 'no reason given'}"
+        return Found(True, waiting if left[0].state == "PENDING" else "")
+    how = f"ended {jobs[0].state}" if jobs else "is unknown to Slurm by now"
+    return Found(False, f"job {job_id} {how}")
+
+
+def _cancel_jobs(run_dir: RunDir, job_id: str) -> str:
+    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.standby import standby_job_name
+
+    client = CommandClient()
+    standbys = [job.leader for job in client.jobs(name=standby_job_name(run_dir)) if not job.is_over]
+    client.cancel([*standbys, job_id])
+    return f"its coordinator does not answer; Slurm ends {', '.join(['job ' + job_id, *standbys])}"
+
+
+def _find_process(run_dir: RunDir) -> Found:
+    import psutil
+
+    from liver_slurm.control import address
+
+    try:
+        where = address.read(run_dir.address_file)
+        written = run_dir.address_file.stat().st_mtime
+    except (ControlError, OSError) as error:
+        return Found(None, str(error))
+    if where.host not in (socket.gethostname(), "127.0.0.1", "localhost"):
+        return Found(None, f"its coordinator is on {where.host}")
+    try:
+        # A process that began after the address was written only has the number of the one that wrote it.
+        alive = psutil.Process(where.pid).create_time() <= written + 1.0
+    except psutil.NoSuchProcess:
+        alive = False
+    return Found(alive, "" if alive else f"its coordinator, process {where.pid}, is gone")
+
+
+def _end_processes(run_dir: RunDir) -> str:
+    import psutil
+
+    ended = []
+    for process in _own_processes(run_dir):
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+        ended.append(process.pid)
+    if not ended:
+        raise LiverError(f"no process of {run_dir.path} is on {socket.gethostname()}; cancel it where it was started")
+    return f"its coordinator does not answer; told {len(ended)} of its processes to end"
+
+
+def _own_processes(run_dir: RunDir) -> Iterator[psutil.Process]:
+    """Our Python processes that were started with this run directory as an argument."""
+    import psutil
+
+    for process in psutil.process_iter(["pid", "uids", "cmdline"]):
+        uids, arguments = process.info["uids"], process.info["cmdline"] or []
+        ours = uids is not None and uids.real == os.getuid() and process.pid != os.getpid()
+        if ours and str(run_dir.path) in arguments and any("liver_slurm" in argument for argument in arguments):
+            yield process
