@@ -23,7 +23,9 @@ class Chunk:
     nbytes: int
 
 
-def schedule(moves: RankMoves, tensors: Mapping[str, TensorInfo], limit: int, ranks: int) -> list[Chunk]:
+def schedule(
+    moves: RankMoves, tensors: Mapping[str, TensorInfo], limit: int, ranks: int, overhead: int = 0
+) -> list[Chunk]:
     """One worker's messages, sent and received, in the order in which it should handle them.
 
     In each round a rank sends at most one chunk and receives at most one, and round after round to and from another peer: in
@@ -36,15 +38,18 @@ def schedule(moves: RankMoves, tensors: Mapping[str, TensorInfo], limit: int, ra
         tensors: every tensor of the plan.
         limit: bytes of a chunk at most; a single element is sent even if it is larger.
         ranks: the greater of the source and the target world's number of ranks.
+        overhead: bytes that a message carries for every part besides the part itself; they count towards ``limit``.
     """
     pairs: dict[tuple[int, int], list[Move]] = {}
     for move in (*moves.sends, *moves.receives):
         pairs.setdefault((move.source_rank, move.target_rank), []).append(move)
-    chunks = [chunk for pair in pairs.values() for chunk in pack(pair, tensors, limit)]
+    chunks = [chunk for pair in pairs.values() for chunk in pack(pair, tensors, limit, overhead)]
     return sorted(chunks, key=lambda c: (c.index, (c.target_rank - c.source_rank) % ranks, c.source_rank))
 
 
-def pack(moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int) -> Iterator[Chunk]:
+def pack(
+    moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int, overhead: int = 0
+) -> Iterator[Chunk]:
     """Pack the moves of one pair of ranks, in their order, into chunks of at most ``limit`` bytes.
 
     Both ends list a pair's moves alike, so both come to the same chunks.
@@ -55,8 +60,11 @@ def pack(moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int) -
         source, target = move.source_rank, move.target_rank
         itemsize = ITEMSIZE[tensors[move.tensor].dtype]
         size, done = volume(move.shape), 0
+        # A cut may leave as many boxes as flat_boxes makes of a range.
+        most = overhead * (2 * len(move.shape) - 1)
         while done < size:
-            until = _cut(move, done, (limit - filled) // itemsize, full=bool(parts))
+            room = (limit - filled - overhead * len(parts) - most) // itemsize
+            until = _cut(move, done, room, full=bool(parts))
             for inside, shape in flat_boxes(move.shape, done, until):
                 parts.append(Piece(move.tensor, shifted(move.offset, inside), shape))
             filled += (until - done) * itemsize

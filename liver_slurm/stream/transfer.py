@@ -10,15 +10,18 @@ from dataclasses import dataclass
 import torch
 
 from liver_slurm.errors import TransferError
-from liver_slurm.state.digest import DIGEST_BYTES, digest
+from liver_slurm.state.digest import digest
 from liver_slurm.state.pieces import Piece, TensorInfo
 from liver_slurm.state.plan import RankMoves
-from liver_slurm.state.schedule import Chunk, chunks
+from liver_slurm.state.schedule import Chunk, schedule
 from liver_slurm.stream.transport import Pending, Transport
 
 _WINDOW = 4
 """Chunks in flight; staging is divided among them."""
-_COUNTERS = 2
+_DIGEST_BYTES = 8
+_ALIGNMENT = 8
+_OVERHEAD = _DIGEST_BYTES + _ALIGNMENT
+"""Bytes of a message for every part, besides the part."""
 
 
 @dataclass(frozen=True)
@@ -86,47 +89,42 @@ class Transfer:
         self._me, self._transport = me, transport
         self._slot_bytes = max(staging_bytes // _WINDOW, 1)
         self._source_peers, self._target_peers = source_peers, target_peers
-        self._chunks = chunks([*moves.sends, *moves.receives], tensors, self._slot_bytes)
+        ranks = max(len(source_peers), len(target_peers))
+        self._chunks = schedule(moves, tensors, self._slot_bytes, ranks, _OVERHEAD)
         self._staging: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
-        self.counters: list[int] | None = None
 
-    def run(self, counters: Sequence[int] | None) -> TransferStats:
+    def run(self, counters: Sequence[int] | None) -> tuple[TransferStats, list[int]]:
         """Move everything.
 
         Args:
-            counters: the source world's counters, on every worker that was in it; joiners get them from its rank 0 and
-                find them in :attr:`counters` afterwards.
+            counters: the source world's counters, on every worker that was in it; None on a joiner.
+
+        Returns:
+            what was moved, and the counters, which joiners get from the source world's rank 0.
 
         Raises:
             TransferError: a peer is gone, the transfer was aborted, or a digest differs.
         """
         begun = time.perf_counter()
-        self._exchange_counters(counters)
-        sent = received = checked = 0
-        local = 0
-        for move in self._copies:
-            source = self._source.view(move.tensor, move.offset, move.shape)
-            target = self._target.view(move.tensor, move.offset, move.shape)
-            target.copy_(source)
-            self._compare(move.tensor, digest(source), digest(target))
-            local += source.numel() * source.element_size()
-            checked += 1
+        agreed = self._exchange_counters(counters)
+        local, checked = self._copy_local()
+        sent = received = 0
         window: deque[tuple[Pending, Callable[[], int]]] = deque()
         for chunk in self._chunks:
             if len(window) == _WINDOW:
-                checked += self._finish(window)
-            if self._source_peers[chunk.source] == self._me:
+                checked += _finish(window)
+            if self._source_peers[chunk.source_rank] == self._me:
                 window.append(self._send(chunk))
                 sent += chunk.nbytes
             else:
                 window.append(self._receive(chunk))
                 received += chunk.nbytes
         while window:
-            checked += self._finish(window)
+            checked += _finish(window)
         peak = sum(buffer.numel() for buffer in self._staging)
         self._staging, self._free = [], []
-        return TransferStats(time.perf_counter() - begun, sent, received, local, peak, checked)
+        return TransferStats(time.perf_counter() - begun, sent, received, local, peak, checked), agreed
 
     def abort(self) -> None:
         """Throw a running transfer out with an error, here and at the peers; from any thread."""
@@ -136,35 +134,44 @@ class Transfer:
         """Give the connections back."""
         self._transport.close()
 
-    def _exchange_counters(self, counters: Sequence[int] | None) -> None:
+    def _exchange_counters(self, counters: Sequence[int] | None) -> list[int]:
         root = self._source_peers[0]
-        message = torch.tensor(list(counters or [0] * _COUNTERS), dtype=torch.int64).to(self._transport.device)
         joiners = [peer for peer in self._target_peers if peer not in self._source_peers]
+        message = torch.tensor(list(counters or [0]), dtype=torch.int64).to(self._transport.device)
         if self._me == root:
             for work in [self._transport.send(peer, message.view(torch.uint8)) for peer in joiners]:
                 work.wait()
         elif self._me in joiners:
             self._transport.receive(root, message.view(torch.uint8)).wait()
-        self.counters = message.tolist()
+        return [int(each) for each in message.tolist()]
 
-    def _slot(self, nbytes: int) -> torch.Tensor:
-        """A staging buffer; at most _WINDOW exist, each as large as the largest message or the limit's share."""
+    def _copy_local(self) -> tuple[int, int]:
+        """Copy what this worker has itself; returns bytes and digests."""
+        total = 0
+        for move in self._copies:
+            source = self._source.view(move.tensor, move.offset, move.shape)
+            target = self._target.view(move.tensor, move.offset, move.shape)
+            target.copy_(source)
+            _compare(move.tensor, digest(source), digest(target))
+            total += source.numel() * source.element_size()
+        return total, len(self._copies)
+
+    def _slot(self) -> torch.Tensor:
+        """A staging buffer that is free; at most _WINDOW of them exist."""
         if not self._free:
             self._staging.append(torch.empty(self._slot_bytes, dtype=torch.uint8, device=self._transport.device))
             self._free.append(self._staging[-1])
         return self._free.pop()
 
-    def _finish(self, window: deque[tuple[Pending, Callable[[], int]]]) -> int:
-        pending, after = window.popleft()
-        pending.wait()
-        return after()
-
     def _send(self, chunk: Chunk) -> tuple[Pending, Callable[[], int]]:
-        slot = self._slot(chunk.nbytes)
+        slot = self._slot()
         views = [self._source.view(part.tensor, part.offset, part.shape) for part in chunk.parts]
-        end = _pack(views, slot)
-        end = _pack([digest(view) for view in views], slot, end)
-        pending = self._transport.send(self._target_peers[chunk.target], slot[:end])
+        places, length = _layout(views)
+        for view, place in zip(views, places, strict=True):
+            _at(slot, place, view).copy_(view)
+        digests = [_signed(digest(view)) for view in views]
+        slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).copy_(torch.tensor(digests))
+        pending = self._transport.send(self._target_peers[chunk.target_rank], slot[:length])
 
         def after() -> int:
             self._free.append(slot)
@@ -173,37 +180,50 @@ class Transfer:
         return pending, after
 
     def _receive(self, chunk: Chunk) -> tuple[Pending, Callable[[], int]]:
-        slot = self._slot(chunk.nbytes)
-        length = chunk.nbytes
-        pending = self._transport.receive(self._source_peers[chunk.source], slot[:length])
+        slot = self._slot()
+        views = [self._target.view(part.tensor, part.offset, part.shape) for part in chunk.parts]
+        places, length = _layout(views)
+        pending = self._transport.receive(self._source_peers[chunk.source_rank], slot[:length])
 
         def after() -> int:
-            at = 0
-            views = []
-            for part in chunk.parts:
-                view = self._target.view(part.tensor, part.offset, part.shape)
-                size = view.numel() * view.element_size()
-                view.copy_(slot[at : at + size].view(view.dtype).view(view.shape))
-                views.append(view)
-                at += size
-            for part, view in zip(chunk.parts, views, strict=True):
-                self._compare(part.tensor, slot[at : at + DIGEST_BYTES], digest(view))
-                at += DIGEST_BYTES
+            for view, place in zip(views, places, strict=True):
+                view.copy_(_at(slot, place, view))
+            sent = slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).tolist()
+            for part, view, expected in zip(chunk.parts, views, sent, strict=True):
+                _compare(part.tensor, expected, _signed(digest(view)))
             self._free.append(slot)
             return len(views)
 
         return pending, after
 
-    @staticmethod
-    def _compare(tensor: str, sent: torch.Tensor, arrived: torch.Tensor) -> None:
-        if not torch.equal(sent, arrived):
-            raise TransferError(f"{tensor}: the digest of what arrived differs from the digest of what was sent")
+
+def _finish(window: deque[tuple[Pending, Callable[[], int]]]) -> int:
+    """Complete the oldest message of the window; returns the digests it compared."""
+    pending, after = window.popleft()
+    pending.wait()
+    return after()
 
 
-def _pack(views: Iterable[torch.Tensor], slot: torch.Tensor, at: int = 0) -> int:
-    """Copy tensors behind each other into a byte buffer, from ``at`` on; returns where they end."""
+def _layout(views: Sequence[torch.Tensor]) -> tuple[list[int], int]:
+    """Where each view begins in a message, aligned for its dtype, and the message's length with its digests."""
+    places, at = [], 0
     for view in views:
-        size = view.numel() * view.element_size()
-        slot[at : at + size].view(view.dtype).view(view.shape).copy_(view)
-        at += size
-    return at
+        at += -at % view.element_size()
+        places.append(at)
+        at += view.numel() * view.element_size()
+    return places, at + -at % _ALIGNMENT + _DIGEST_BYTES * len(views)
+
+
+def _at(slot: torch.Tensor, place: int, view: torch.Tensor) -> torch.Tensor:
+    """The part of a message at ``place`` that has the view's dtype and shape."""
+    return slot[place : place + view.numel() * view.element_size()].view(view.dtype).view(view.shape)
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit number as torch stores it."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def _compare(tensor: str, sent: int, arrived: int) -> None:
+    if sent != arrived:
+        raise TransferError(f"{tensor}: the digest of what arrived differs from the digest of what was sent")
