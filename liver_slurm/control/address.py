@@ -45,7 +45,7 @@ def read(file: Path) -> Address:
     try:
         return Address(**json.loads(file.read_text()))
     except FileNotFoundError:
-        raise ControlError(f"{file} is missing: the run's coordinator has not started yet") from None
+        raise ControlError(f"{file} is missing: the run's coordinator has not started yet, or has ended") from None
     except (OSError, ValueError, TypeError) as error:
         raise ControlError(f"{file} cannot be read as a coordinator's address: {error}") from None
 

@@ -154,7 +154,8 @@ def _launch(turn: Turn) -> None:
     startable = state.phase not in (Phase.FINISHING, Phase.RECOVERING) and not state.phase.over
     if state.supply is None or not startable or turn.now < state.launch_after:
         return
-    count, reason = capacity.to_launch(state.supply, state.settings.config, state.settings.live_workers)
+    asked = max((goal.workers for goal in state.requests), default=0)
+    count, reason = capacity.to_launch(state.supply, state.settings.config, state.settings.live_workers, asked)
     if count:
         turn.actions.append(Launch(count))
         turn.emit("standby_launch", count=count, reason=reason)

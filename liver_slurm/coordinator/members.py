@@ -24,6 +24,9 @@ from liver_slurm.coordinator.interface import Release
 from liver_slurm.coordinator.state import Departure, Phase, Worker
 from liver_slurm.coordinator.supply import Supply
 from liver_slurm.coordinator.turn import Turn
+COMMIT_PATIENCE = 5.0
+"""Seconds after which a member that has not entered its world is told of the commit again."""
+
 
 # ---- come ----------------------------------------------------------------------------------------------------------
 
@@ -128,8 +131,9 @@ def heartbeat(turn: Turn, message: Heartbeat) -> None:
     _warmed(turn, worker.name, warm=message.warm)
     if state.outcome is not None or worker.dismissed:
         turn.send([worker.name], Leave(epoch=epoch, reason=state.outcome[1] if state.outcome else "dismissed"))
-    elif state.phase is Phase.CUTOVER and live is not None and worker.name in live.members:
-        if message.generation < live.generation:  # its Commit is on the way, or was lost with a connection
+    elif live is not None and worker.name in live.members and message.generation < live.generation:
+        attempt = state.attempt
+        if attempt is not None and turn.now > attempt.committed_at + COMMIT_PATIENCE:
             turn.send([worker.name], reconfiguration.commit_message(turn, live))
 
 

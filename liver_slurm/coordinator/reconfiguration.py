@@ -158,7 +158,9 @@ def commit(turn: Turn, attempt: Attempt, step: int) -> None:
     target, source = replace(attempt.target, step=step), attempt.source
     fields = {} if source is None else summary(turn, attempt, step)
     deadline = turn.now + turn.state.settings.config.job.prepare_timeout
-    attempt = replace(attempt, target=target, committed=True, summary=fields, deadline=deadline)
+    attempt = replace(
+        attempt, target=target, committed=True, committed_at=turn.now, summary=fields, deadline=deadline
+    )
     record = Committed(
         generation=target.generation,
         layout=str(target.layout),

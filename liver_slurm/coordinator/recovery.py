@@ -97,6 +97,7 @@ def _with_world(state: RunState, last: Committed, entered: bool) -> RunState:
             started=state.now,
             deadline=state.now + state.settings.config.job.prepare_timeout,
             committed=True,
+            committed_at=state.now,
             summary=last.summary,
         )
     return replace(state, phase=Phase.RECOVERING, live=live, attempt=attempt)

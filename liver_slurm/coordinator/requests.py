@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.control.messages import (
     CancelRequest,
@@ -14,6 +16,7 @@ from liver_slurm.control.messages import (
 )
 from liver_slurm.coordinator import members, scheduled
 from liver_slurm.coordinator.ending import end
+from liver_slurm.coordinator.interface import Action
 from liver_slurm.coordinator.policy import why_impossible
 from liver_slurm.coordinator.records import RequestTaken
 from liver_slurm.coordinator.state import Phase, ResizeGoal, RunState
@@ -84,6 +87,18 @@ def take(turn: Turn, goal: ResizeGoal) -> None:
     if turn.state.phase is Phase.STEADY:
         scheduled.hold(turn)
     turn.stir()
+
+
+def schedule(state: RunState, wishes: Sequence[ResizeRequest]) -> tuple[RunState, list[Action]]:
+    """Take over the resizes that a run was started with.
+
+    Raises:
+        BadInput: one of them can never be fulfilled.
+    """
+    turn = Turn(state, state.now)
+    for wish in wishes:
+        take(turn, judge(turn.state, wish))
+    return turn.state, turn.actions
 
 
 def judge(state: RunState, message: ResizeRequest) -> ResizeGoal:

@@ -136,6 +136,7 @@ class Attempt:
     prepare_s: float = 0.0
     streamed: Mapping[str, Streamed] = field(default_factory=dict)
     committed: bool = False
+    committed_at: float = 0.0
     summary: Mapping[str, Any] = field(default_factory=dict)
     """After the commit: what the event log will say, but for the pause."""
     entered: Mapping[str, WorldEntered] = field(default_factory=dict)

@@ -1,0 +1,153 @@
+"""``python -m liver_slurm.coordinator RUN_DIR``: the coordinator of one run.
+
+Exit codes: 0 the run finished, 1 it failed for good, 2 bad input, 3 it was cancelled, 70 the coordinator itself broke
+down; after the last one, and after a signal, it may be started again and goes on from its journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from liver_slurm.config.layouts import live_workers
+from liver_slurm.config.load import read_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import newest_checkpoint, read_run_info
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.control.address import reachable_host
+from liver_slurm.control.messages import ResizeRequest
+from liver_slurm.control.server import ControlServer
+from liver_slurm.coordinator import policy, recovery, requests
+from liver_slurm.coordinator.interface import Action, Finish
+from liver_slurm.coordinator.journal import Journal
+from liver_slurm.coordinator.loop import Clock, Loop
+from liver_slurm.coordinator.records import EpochStarted
+from liver_slurm.coordinator.state import Settings
+from liver_slurm.coordinator.store import host_store
+from liver_slurm.coordinator.supply import StandbySource
+from liver_slurm.coordinator.supply_watch import SupplyWatch
+from liver_slurm.errors import BadInput, ClusterError, LiverError
+from liver_slurm.observe.events import EventLog
+
+log = logging.getLogger("liver_slurm.coordinator")
+
+BROKE_DOWN = 70
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the coordinator; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return _coordinate(options)
+    except LiverError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Exception:  # the process's edge: whoever started us must not take this for a failed run
+        log.exception("the coordinator broke down")
+        return BROKE_DOWN
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m liver_slurm.coordinator", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--source", choices=("slurm", "local", "none"), default="slurm", help="who starts standbys")
+    parser.add_argument("--resize", action="append", default=[], metavar="STEP:LAYOUT", help="resize exactly there")
+    return parser
+
+
+def _coordinate(options: argparse.Namespace) -> int:
+    run_dir = RunDir(options.run_dir.absolute())
+    config, run = read_job(run_dir.job_file), read_run_info(run_dir)
+    policy.named(config.standby.policy)
+    journal = Journal(run_dir.journal)
+    records = journal.read()
+    outcome = recovery.ended(records)
+    if outcome is not None:
+        log.info("the run is over: %s", outcome.reason)
+        return outcome.code
+    local = options.source == "local"
+    host = "127.0.0.1" if local else reachable_host(config.stream.interface)
+    _store, store_port = host_store(host)  # serves as long as this function runs
+    checkpoint, start_step = _resume_point(run.resumed_from)
+    settings = Settings(
+        config=config,
+        run_id=run.run_id,
+        run_dir=str(run_dir.path),
+        epoch=recovery.next_epoch(records),
+        live_workers=live_workers(config.live),
+        store_host=host,
+        store_port=store_port,
+        checkpoint=checkpoint,
+        start_step=start_step,
+        automatic=not options.resize,
+    )
+    clock = Clock()
+    state = recovery.recover(records, settings, clock.now())
+    first_actions: list[Action] = []
+    if settings.epoch == 1:  # later coordinators find these in the journal
+        state, first_actions = requests.schedule(state, [_resize(text) for text in options.resize])
+    watch = _watch(options.source, config, run_dir)
+    server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if local else "0.0.0.0")
+    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, clock)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: loop.ask_to_stop(f"cancelled by {signal.Signals(number).name}"))
+    journal.append(EpochStarted(epoch=settings.epoch))
+    for action in first_actions:
+        loop.perform(action)
+    loop.announce(phase=state.phase.value, host=host)
+    server.publish()
+    return _serve(loop, server, watch, run_dir).code
+
+
+def _serve(loop: Loop, server: ControlServer, watch: SupplyWatch | None, run_dir: RunDir) -> Finish:
+    finish = loop.run()
+    log.info("exit code %d: %s", finish.code, finish.reason)
+    server.close()
+    run_dir.address_file.unlink()  # clients need not wait for an answer that cannot come
+    if watch is not None:
+        try:
+            watch.close()
+        except ClusterError as error:
+            log.error("standby jobs may be left: %s", error)
+    return finish
+
+
+def _watch(source: str, config: JobConfig, run_dir: RunDir) -> SupplyWatch | None:
+    if source == "none" or config.standby.max_jobs == 0:
+        return None
+    chosen: StandbySource
+    if source == "local":
+        from liver_slurm.local.launcher import LocalSource
+
+        chosen = LocalSource(run_dir, config.standby.max_jobs)
+    else:
+        from liver_slurm.slurm.client import CommandClient
+        from liver_slurm.slurm.standby import SlurmStandbySource
+
+        chosen = SlurmStandbySource(config, run_dir, CommandClient())
+    return SupplyWatch(chosen, config.standby.poll)
+
+
+def _resume_point(resumed_from: str) -> tuple[str, int]:
+    """The checkpoint that world 0 loads and the step that it was written at; nothing and 0 for a fresh run."""
+    if not resumed_from:
+        return "", 0
+    folder = newest_checkpoint(RunDir(Path(resumed_from)))
+    if folder is None:
+        raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
+    return str(folder), int(folder.name.removeprefix("step-"))
+
+
+def _resize(text: str) -> ResizeRequest:
+    at, colon, layout = text.partition(":")
+    if not colon or not at.isdecimal():
+        raise BadInput(f"--resize {text!r}: write STEP:LAYOUT, such as 10:tp2pp1dp1")
+    return ResizeRequest(layout=layout, at_step=int(at))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

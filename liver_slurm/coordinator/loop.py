@@ -1,0 +1,116 @@
+"""The coordinator's process around its state machine: messages, time and capacity in; sends, records and events out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from liver_slurm.control.messages import StatusRequest
+from liver_slurm.control.server import ControlServer
+from liver_slurm.coordinator.interface import (
+    Action,
+    Emit,
+    Finish,
+    FromPeer,
+    Input,
+    Journal,
+    Launch,
+    Release,
+    Send,
+    StopAsked,
+    Tick,
+)
+from liver_slurm.coordinator.journal import Journal as JournalFile
+from liver_slurm.coordinator.machine import step
+from liver_slurm.coordinator.state import RunState
+from liver_slurm.coordinator.supply_watch import SupplyWatch
+from liver_slurm.observe.events import EventLog
+
+log = logging.getLogger(__name__)
+
+TICK = 0.1
+"""Seconds between looks at the clock; deadlines are no finer than that."""
+
+
+class Clock:
+    """Seconds since the epoch that never jump: a corrected system clock must not make everybody look silent."""
+
+    def __init__(self) -> None:
+        self._base = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """The time."""
+        return self._base + time.monotonic()
+
+
+class Loop:
+    """Feeds one run's state machine until it says that the process may end."""
+
+    def __init__(
+        self,
+        state: RunState,
+        server: ControlServer,
+        journal: JournalFile,
+        events: EventLog,
+        watch: SupplyWatch | None,
+        clock: Clock,
+    ) -> None:
+        self._state, self._server, self._journal, self._events = state, server, journal, events
+        self._watch, self._clock = watch, clock
+        self._stop: str | None = None
+        self._finish: Finish | None = None
+
+    def ask_to_stop(self, reason: str) -> None:
+        """End the run; may be called from a signal handler."""
+        self._stop = reason
+
+    def announce(self, **fields: Any) -> None:
+        """Say in the event log that this coordinator has started."""
+        epoch, generation = self._state.settings.epoch, self._state.generation
+        self.perform(Emit("coordinator_started", {"generation": generation, "epoch": epoch, **fields}))
+
+    def run(self) -> Finish:
+        """Serve until the run is over."""
+        next_tick = 0.0
+        while self._finish is None:
+            for peer, message in self._server.receive(TICK):
+                if isinstance(message, StatusRequest):
+                    self._state = replace(self._state, rejected={**self._state.rejected, **self._server.rejected})
+                self._feed(FromPeer(self._clock.now(), peer, message))
+            if self._watch is not None:
+                for given in self._watch.poll(self._clock.now()):
+                    self._feed(given)
+            if self._stop is not None:
+                reason, self._stop = self._stop, None
+                self._feed(StopAsked(self._clock.now(), reason))
+            # After the messages: whoever has just been heard of is not silent.
+            if self._clock.now() >= next_tick:
+                self._feed(Tick(self._clock.now()))
+                next_tick = self._clock.now() + TICK
+        return self._finish
+
+    def perform(self, action: Action) -> None:
+        """Carry out one action."""
+        if isinstance(action, Send):
+            self._server.send(action.peer, action.message)
+        elif isinstance(action, Journal):
+            self._journal.append(action.record)
+        elif isinstance(action, Emit):
+            log.info("%s %s", action.event, dict(action.fields))
+            self._events.append(action.event, **action.fields)
+        elif isinstance(action, Finish):
+            self._finish = action
+        elif self._watch is None:
+            log.warning("there is nobody to do %s", action)
+        elif isinstance(action, Launch):
+            self._watch.launch(action.count)
+        elif isinstance(action, Release):
+            self._watch.release(action.job_id)
+
+    def _feed(self, given: Input) -> None:
+        if self._finish is None:
+            self._state, actions = step(self._state, given)
+            for action in actions:
+                self.perform(action)

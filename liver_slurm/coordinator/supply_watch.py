@@ -1,0 +1,85 @@
+"""Talks to the standby source in a thread of its own: a scheduler may take its time, a worker's notice may not wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from liver_slurm.coordinator.interface import Input, LaunchRefused, SupplySeen
+from liver_slurm.coordinator.supply import StandbySource, Supply
+from liver_slurm.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+
+class SupplyWatch:
+    """Runs the source's calls one after another, in the order in which they were asked for.
+
+    So a look at the supply that is asked for after a launch sees the launched jobs.
+    """
+
+    def __init__(self, source: StandbySource, interval: float) -> None:
+        self._source, self._interval = source, interval
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="standby-source")
+        self._pending: list[tuple[Future[Any], Callable[[Future[Any], float], Input | None]]] = []
+        self._looking = False
+        self._next_look = 0.0
+        self._last = Supply(time=0.0, idle_units=0, jobs=())
+
+    def poll(self, now: float) -> list[Input]:
+        """What has come of earlier calls; asks for the next look when it is time."""
+        done = [(future, handle) for future, handle in self._pending if future.done()]
+        self._pending = [entry for entry in self._pending if not entry[0].done()]
+        inputs = [given for future, handle in done if (given := handle(future, now)) is not None]
+        if not self._looking and time.monotonic() >= self._next_look:
+            self._looking = True
+            self._pending.append((self._thread.submit(self._source.observe), self._seen))
+        return inputs
+
+    def launch(self, count: int) -> None:
+        """Start standby jobs."""
+        self._pending.append((self._thread.submit(self._source.launch, count), _launched))
+
+    def release(self, job_id: str) -> None:
+        """End one standby job."""
+        self._pending.append((self._thread.submit(self._source.release, job_id), _released))
+
+    def close(self) -> None:
+        """End all standby jobs.
+
+        Raises:
+            ClusterError: some may still be there.
+        """
+        try:
+            self._thread.submit(self._source.close).result()
+        finally:
+            self._thread.shutdown()
+
+    def _seen(self, future: Future[Supply], now: float) -> Input:
+        self._looking = False
+        self._next_look = time.monotonic() + self._interval
+        try:
+            self._last = future.result()
+        except ClusterError as error:
+            self._last = replace(self._last, blind=str(error))
+        return SupplySeen(now, self._last)
+
+
+def _launched(future: Future[list[str]], now: float) -> Input | None:
+    try:
+        log.info("standby jobs started: %s", ", ".join(future.result()))
+    except ClusterError as error:
+        return LaunchRefused(now, str(error))
+    return None
+
+
+def _released(future: Future[None], now: float) -> Input | None:
+    try:
+        future.result()
+    except ClusterError as error:
+        log.warning("a standby job could not be ended: %s", error)  # its time limit ends it
+    return None

@@ -1,0 +1,77 @@
+"""Starting the product's processes on one machine, so that none outlives the run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True)  # here and not in the child, which may not take locks between fork and exec
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    die_with_parent: signal.Signals | None,
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module`` in a session of its own, its output appended to ``log``.
+
+    A session of its own: Ctrl-C at a terminal reaches the runner only, which ends things in order.
+
+    Args:
+        die_with_parent: signal that the kernel sends when the thread that starts it ends, however it ends.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=_tie_to_parent(die_with_parent) if die_with_parent is not None else None,
+        )
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent dies: standbys outlive a coordinator that is killed."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def worker_environment(name: str, gpus: bool) -> dict[str, str]:
+    """What a worker of a run on one machine needs; variables that the user has set win.
+
+    Several NCCL ranks may share one card if each looks like a host of its own and talks through sockets.
+    """
+    wanted = {"GLOO_SOCKET_IFNAME": "lo"}
+    if gpus:
+        wanted |= {
+            "NCCL_HOSTID": name,
+            "NCCL_SOCKET_IFNAME": "lo",
+            "NCCL_P2P_DISABLE": "1",
+            "NCCL_SHM_DISABLE": "1",
+            "NCCL_IB_DISABLE": "1",
+        }
+    else:
+        wanted["OMP_NUM_THREADS"] = "1"
+    return {variable: value for variable, value in wanted.items() if variable not in os.environ}
+
+
+def _tie_to_parent(number: signal.Signals) -> Callable[[], None]:
+    parent = os.getpid()
+
+    def tie() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the kernel knew
+            os._exit(1)
+
+    return tie

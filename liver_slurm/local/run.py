@@ -1,0 +1,170 @@
+"""A whole run as plain processes of one machine: the same coordinator and workers as in a Slurm job."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import psutil
+
+from liver_slurm.config.load import save_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import read_run_info, write_run_info
+from liver_slurm.config.schema import ComponentSection, JobConfig
+from liver_slurm.control.client import request
+from liver_slurm.control.messages import WorkerEnded
+from liver_slurm.coordinator.__main__ import BROKE_DOWN
+from liver_slurm.errors import ControlError
+from liver_slurm.local.process import adopt_orphans, start, worker_environment
+from liver_slurm.state.layout import Layout
+
+POLL = 0.1
+"""Seconds between looks at the processes."""
+RESTARTS = 5
+"""How often a coordinator that was killed or broke down is started again."""
+GOODBYE = 15.0
+"""Seconds that processes have to end once the coordinator has."""
+
+
+def run_local(
+    config: JobConfig,
+    run_dir: RunDir,
+    workers: int,
+    standbys: int,
+    resizes: Sequence[tuple[int, Layout]] = (),
+    resume: Path | None = None,
+    on_progress: Callable[[], None] | None = None,
+) -> int:
+    """Run a job on this machine until it ends; call it from the main thread. SIGINT and SIGTERM cancel the run.
+
+    Args:
+        config: job of ``run_dir``, which :func:`liver_slurm.config.runs.create_run` has made.
+        workers: live workers; they and ``standbys`` take the place of the job's Slurm resources.
+        standbys: standby workers at most at a time.
+        resizes: (step, layout) each, in the order of steps; training waits at the step until the layout is prepared.
+            With any, the run is resized by nothing else than these and notices.
+        resume: run directory whose newest checkpoint the run starts from.
+        on_progress: called about ten times a second while the run lives.
+
+    Returns:
+        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled.
+    """
+    save_job(_on_this_machine(config, workers, standbys), run_dir.job_file)
+    if resume is not None:
+        write_run_info(run_dir, msgspec.structs.replace(read_run_info(run_dir), resumed_from=str(resume)))
+    adopt_orphans()
+    before = {child.pid for child in psutil.Process().children()}
+    runner = _Runner(run_dir, [f"{step}:{layout}" for step, layout in resizes], on_progress)
+    handlers = {number: signal.signal(number, runner.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        gpus = any(component.gpus_per_task for component in config.live.component)
+        return runner.run(workers, gpus)
+    finally:
+        end_all([child for child in psutil.Process().children() if child.pid not in before])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def end_all(processes: Sequence[psutil.Process]) -> None:
+    """Kill these processes and everything below them, and wait until they are gone."""
+    doomed = {one.pid: one for process in processes for one in (process, *_descendants(process))}
+    for process in doomed.values():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself in between
+            process.kill()
+    psutil.wait_procs(list(doomed.values()), timeout=GOODBYE)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _on_this_machine(config: JobConfig, workers: int, standbys: int) -> JobConfig:
+    first = config.live.component[0] if config.live.component else ComponentSection()
+    component = replace(first, nodes=1, tasks_per_node=workers)
+    standby = replace(config.standby, max_jobs=standbys, nodes_per_job=1, tasks_per_node=1)
+    return replace(config, live=replace(config.live, component=(component,)), standby=standby)
+
+
+class _Runner:
+    """The processes of one run, but for the standbys: those are the coordinator's."""
+
+    def __init__(self, run_dir: RunDir, resizes: list[str], on_progress: Callable[[], None] | None) -> None:
+        self._run_dir, self._resizes, self._on_progress = run_dir, resizes, on_progress
+        self._coordinator: subprocess.Popen[bytes] | None = None
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping: signal.Signals | None = None
+        self._untold: dict[str, str] = {}
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Cancel: the coordinator tells everybody. A second Ctrl-C does not wait for that."""
+        if self._stopping is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stopping = signal.Signals(number)
+        if self._coordinator is not None:
+            self._coordinator.send_signal(signal.SIGTERM)
+
+    def run(self, workers: int, gpus: bool) -> int:
+        """Start everything, wait for the coordinator's word, let the rest end by itself."""
+        self._start_coordinator()
+        for index in range(workers):
+            self._start_worker(f"live-{index}", gpus)
+        code = self._wait()
+        psutil.wait_procs([psutil.Process(process.pid) for process in self._workers.values()], timeout=GOODBYE)
+        return code
+
+    def _wait(self) -> int:
+        restarts = 0
+        while True:
+            assert self._coordinator is not None
+            code = self._coordinator.poll()
+            if code is None:
+                self._watch_workers()
+                if self._on_progress is not None:
+                    self._on_progress()
+                time.sleep(POLL)
+            elif 0 <= code < BROKE_DOWN:
+                return code
+            elif self._stopping is not None:
+                return 3
+            elif restarts >= RESTARTS:
+                return 1
+            else:
+                restarts += 1
+                self._start_coordinator()
+
+    def _start_coordinator(self) -> None:
+        resizes = [part for text in self._resizes for part in ("--resize", text)]
+        arguments = [str(self._run_dir.path), "--source", "local", *resizes]
+        log = self._run_dir.logs / "coordinator.log"
+        # If this process is killed, the coordinator cancels the run as if it had been asked to.
+        self._coordinator = start("liver_slurm.coordinator", arguments, log, {"OMP_NUM_THREADS": "1"}, signal.SIGTERM)
+
+    def _start_worker(self, name: str, gpus: bool) -> None:
+        arguments = [str(self._run_dir.path), "--role", "live", "--name", name]
+        environment = worker_environment(name, gpus)
+        log = self._run_dir.worker_log(name)
+        self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
+
+    def _watch_workers(self) -> None:
+        """Tell the coordinator of live workers that ended, which it would otherwise learn from their silence."""
+        for name, process in list(self._workers.items()):
+            code = process.poll()
+            if code is not None:
+                del self._workers[name]
+                self._untold[name] = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        for name, reason in list(self._untold.items()):
+            try:
+                request(self._run_dir, WorkerEnded(worker=name, reason=reason), timeout=1.0)
+            except ControlError:
+                return  # it is starting, or ending: asked again at the next look
+            del self._untold[name]
