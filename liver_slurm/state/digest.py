@@ -46,7 +46,7 @@ def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     if tensor.is_contiguous():
         yield from tensor.view(-1).split(_CHUNK)
     elif tensor.numel() <= _CHUNK:
-        yield tensor.reshape(-1)
+        yield tensor.contiguous().view(-1)
     else:
         rows = max(1, _CHUNK // max(1, tensor[0].numel()))
         for part in tensor.split(rows):

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from liver_slurm.state import digest as module
+from liver_slurm.state.digest import Kind, digest
+
+KINDS: tuple[Kind, ...] = ("xxh3", "mix")
+
+
+@pytest.fixture(params=[1, 7, 1 << 20])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """However little memory may be used, the digest is the same."""
+    monkeypatch.setattr(module, "_CHUNK", request.param)
+    return int(request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_view_has_the_digest_of_its_copy(kind: Kind, dtype: torch.dtype, chunk: int) -> None:
+    whole = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for view in (whole, whole[1:3, :, 2:5], whole[:, 2, :], whole[2, 3, 1:2], whole.transpose(0, 2)):
+        assert digest(view, kind) == digest(view.contiguous().clone(), kind)
+
+
+def test_xxh3_is_that_of_the_bytes(chunk: int) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    assert digest(array) == xxhash.xxh3_64(array.tobytes()).intdigest()
+    assert digest(torch.from_numpy(array)[:, 1:3]) == xxhash.xxh3_64(array[:, 1:3].tobytes()).intdigest()
+
+
+def test_mix_is_as_defined(chunk: int) -> None:
+    def scramble(word: int) -> int:
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            word = ((word ^ (word >> shift)) * factor) % (1 << 64)
+        return word ^ (word >> 31)
+
+    words = [-1, 0, 5, 2**31 - 1, -(2**31)]
+    expected = len(words)
+    for place, word in enumerate(words, start=1):
+        expected += scramble((scramble(place * 0x9E3779B97F4A7C15 % (1 << 64)) + word) % (1 << 64))
+    assert digest(torch.tensor(words, dtype=torch.int32).view(torch.float32), "mix") == expected % (1 << 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bit_or_an_exchange_changes_it(kind: Kind) -> None:
+    tensor = torch.randn(64)
+    before = digest(tensor, kind)
+    assert digest(-0.0 * torch.ones(3), kind) != digest(torch.zeros(3), kind)
+    tensor[[3, 40]] = tensor[[40, 3]]
+    assert digest(tensor, kind) != before
+    assert digest(torch.zeros(3), kind) != digest(torch.zeros(4), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_and_empty_views(kind: Kind) -> None:
+    assert digest(torch.nn.Parameter(torch.ones(2)), kind) == digest(torch.ones(2), kind)
+    assert digest(torch.ones(3, 0), kind) == digest(torch.ones(0), kind)
