@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from liver_slurm.errors import BadInput, ControlError, LiverError
 from liver_slurm.observe.events import Event, follow_events, read_events
 from liver_slurm.observe.metrics import StepMetrics, read_metrics
 from liver_slurm.observe.run import RunFiles
+from liver_slurm.observe.summary import LOST
 from liver_slurm.state.layout import Layout
-
-LOST = "lost"
-"""State of a run whose processes are gone and that never said how it ended."""
 
 
 def submit(job: JobConfig | str | Path, *, resume: str | Path | None = None, **sections: Any) -> Job:
@@ -109,8 +107,11 @@ class Job:
         """The run's events; with ``follow`` also those to come, until the run is over."""
         if not follow:
             return read_events(self.run_dir.events)
-        watch = _End(self)
-        return follow_events(self.run_dir.events, stop=watch.reached)
+        return follow_events(self.run_dir.events, stop=self.end_watch())
+
+    def end_watch(self) -> Callable[[], bool]:
+        """A function that says whether the run is over; cheap, and meant to be called several times a second."""
+        return _End(self.run_dir).reached
 
     def metrics(self) -> Iterator[StepMetrics]:
         """A line a step."""
@@ -160,9 +161,9 @@ class Job:
         Raises:
             LiverError: it is not over after ``timeout`` seconds.
         """
-        watch = _End(self)
+        over = self.end_watch()
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        while not watch.reached():
+        while not over():
             if time.monotonic() >= deadline:
                 raise LiverError(f"{self.run_dir.path.name} is not over after {timeout:g} s; it goes on")
             time.sleep(poll)
@@ -182,9 +183,8 @@ class _End:
 
     INTERVAL = 5.0
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._files = RunFiles(job.run_dir)
+    def __init__(self, run_dir: RunDir) -> None:
+        self._files = RunFiles(run_dir)
         self._next_look = time.monotonic() + self.INTERVAL
         self._missed = False
 
@@ -197,5 +197,5 @@ class _End:
             return False
         self._next_look = time.monotonic() + self.INTERVAL
         # Twice: its last word may be on its way through a shared file system.
-        missed, self._missed = self._missed, processes.find(self._job.run_dir).alive is False
+        missed, self._missed = self._missed, processes.find(self._files.run_dir).alive is False
         return missed and self._missed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from liver_slurm.errors import ClusterError, ControlError, LiverError
 
 if TYPE_CHECKING:
     import psutil
+
+    from liver_slurm.slurm.records import JobInfo
 
 QUERY_TIMEOUT = 3.0
 """Seconds that one Slurm command may take: people wait for the answer."""
@@ -30,8 +32,14 @@ class Found:
 
 def find(run_dir: RunDir) -> Found:
     """Look for the run's Slurm job, or for its coordinator's process on this machine."""
-    job_id = read_run_info(run_dir).job_id
-    return _find_job(job_id) if job_id else _find_process(run_dir)
+    return find_all([run_dir])[run_dir]
+
+
+def find_all(run_dirs: Sequence[RunDir]) -> dict[RunDir, Found]:
+    """As :func:`find`, for many runs with one question to Slurm."""
+    job_ids = {run_dir: read_run_info(run_dir).job_id for run_dir in run_dirs}
+    of_jobs = _find_jobs([job_id for job_id in job_ids.values() if job_id])
+    return {run_dir: of_jobs[job_id] if job_id else _find_process(run_dir) for run_dir, job_id in job_ids.items()}
 
 
 def end(run_dir: RunDir) -> str:
@@ -45,18 +53,24 @@ def end(run_dir: RunDir) -> str:
     return _cancel_jobs(run_dir, job_id) if job_id else _end_processes(run_dir)
 
 
-def _find_job(job_id: str) -> Found:
+def _find_jobs(job_ids: Sequence[str]) -> dict[str, Found]:
+    if not job_ids:
+        return {}
     from liver_slurm.slurm.client import CommandClient
 
     try:
-        jobs = CommandClient(timeout=QUERY_TIMEOUT).jobs([job_id])
+        jobs = CommandClient(timeout=QUERY_TIMEOUT).jobs(job_ids)
     except ClusterError as error:
-        return Found(None, str(error))
-    left = [job for job in jobs if not job.is_over]
+        return dict.fromkeys(job_ids, Found(None, str(error)))
+    return {job_id: _judge(job_id, [job for job in jobs if job.leader == job_id]) for job_id in job_ids}
+
+
+def _judge(job_id: str, components: Sequence[JobInfo]) -> Found:
+    left = [job for job in components if not job.is_over]
     if left:
         waiting = f"job {job_id} waits in the queue: {left[0].reason or 'no reason given'}"
         return Found(True, waiting if left[0].state == "PENDING" else "")
-    how = f"ended {jobs[0].state}" if jobs else "is unknown to Slurm by now"
+    how = f"ended {components[0].state}" if components else "is unknown to Slurm by now"
     return Found(False, f"job {job_id} {how}")
 
 

@@ -18,6 +18,7 @@ class RunFiles:
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
         self.steps = read_job(run_dir.job_file).train.steps
+        self._info = read_run_info(run_dir)
         self.summary = RunSummary()
         self.last: StepMetrics | None = None
         self._events = LineReader(run_dir.events)
@@ -31,6 +32,11 @@ class RunFiles:
         return events
 
     @property
+    def created(self) -> float:
+        """When the run directory was made, seconds since the epoch."""
+        return self._info.created
+
+    @property
     def over(self) -> bool:
         """Whether the run has ended, as of the last refresh."""
         return self.summary.state in OVER
@@ -41,7 +47,7 @@ class RunFiles:
 
     def identity(self) -> dict[str, Any]:
         """Keys of the status document that say which run it is."""
-        info = read_run_info(self.run_dir)
+        info = self._info
         return {"run_id": info.run_id, "name": info.name, "job_id": info.job_id, "run_dir": str(self.run_dir.path)}
 
     def metrics(self) -> dict[str, Any]:

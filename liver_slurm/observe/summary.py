@@ -10,6 +10,8 @@ from liver_slurm.observe.metrics import StepMetrics
 
 OVER = frozenset({"finished", "failed", "cancelled"})
 """States that a run never leaves."""
+LOST = "lost"
+"""State of a run whose processes are gone and that never said how it ended; told by looking for them, not by files."""
 Document = dict[str, Any]
 
 

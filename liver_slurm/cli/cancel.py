@@ -1,0 +1,31 @@
+"""``liver-slurm cancel``."""
+
+from __future__ import annotations
+
+import argparse
+
+from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+
+DESCRIPTION = """\
+End a run and everything that it started. Its coordinator does it; where none answers, its Slurm jobs are cancelled, or
+its plain processes told to end."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``cancel``."""
+    parser = new_parser(subparsers, "cancel", DESCRIPTION)
+    add_job(parser)
+    add_json(parser, 'print {"run_dir", "how"}')
+
+
+def run(args: argparse.Namespace) -> int:
+    """End the run."""
+    from liver_slurm.api import find
+
+    job = find(args.job)
+    how = job.cancel()
+    if args.json:
+        print_json({"run_dir": str(job.run_dir.path), "how": how})
+    else:
+        print(f"{job.run_dir.path.name}: {how}")
+    return 0

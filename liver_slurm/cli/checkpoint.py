@@ -1,0 +1,30 @@
+"""``liver-slurm checkpoint``."""
+
+from __future__ import annotations
+
+import argparse
+
+from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+
+DESCRIPTION = """\
+Ask a run to write a checkpoint soon. It lies in checkpoints/ of the run directory when the event log says so, and
+`submit --resume` continues from it, in any layout."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``checkpoint``."""
+    parser = new_parser(subparsers, "checkpoint", DESCRIPTION)
+    add_job(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hand the request in."""
+    from liver_slurm.api import find
+
+    accepted = find(args.job).checkpoint()
+    if args.json:
+        print_json(accepted)
+    else:
+        print(f"accepted; liver-slurm events {args.job} --follow shows when it is written")
+    return 0

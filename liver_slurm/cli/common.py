@@ -1,0 +1,108 @@
+"""What subcommands share: options, and printing documents and tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def new_parser(
+    subparsers: Subparsers[argparse.ArgumentParser], name: str, description: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """A subcommand's parser; its help keeps the line breaks of the texts."""
+    return subparsers.add_parser(
+        name, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_job(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """The argument that names a run."""
+    parser.add_argument(
+        "job", metavar="JOB", nargs="?" if optional else None, help="Slurm job id, run name, or run directory"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON document and nothing else") -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help=help_text)
+
+
+def add_job_file(parser: argparse.ArgumentParser) -> None:
+    """The job file and its overrides."""
+    parser.add_argument("job_file", metavar="JOB.toml", help="job file; configs/gpt-tiny.toml is a small one")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change a key of the job file, as often as needed: --set train.steps=50 --set live.component.0.nodes=4",
+    )
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
+    """A table on stdout; None is shown as a dash."""
+    from tabulate import tabulate
+
+    cells = [["-" if cell is None else cell for cell in row] for row in rows]
+    print(tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True))
+
+
+def moment(seconds: float) -> str:
+    """A time for people, local."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def bytes_text(size: int | None) -> str:
+    """A size for people."""
+    if size is None:
+        return "-"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]]:
+    """Rows of :func:`liver_slurm.observe.summary.reconfiguration_table`, for :data:`RECONFIGURATION_HEADERS`."""
+    return [
+        [
+            row["generation"],
+            row["from"],
+            row["to"],
+            row["cutover_step"],
+            seconds_text(row["pause_s"]),
+            seconds_text(row["prepare_s"]),
+            seconds_text(row["stream_s"]),
+            bytes_text(row["bytes"]),
+            row["mode"],
+            row["reason"],
+        ]
+        for row in rows
+    ]
+
+
+RECONFIGURATION_HEADERS = (
+    "generation", "from", "to", "step", "pause", "prepare", "stream", "bytes", "mode", "reason",
+)  # fmt: skip

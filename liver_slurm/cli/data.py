@@ -1,0 +1,47 @@
+"""``liver-slurm data``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
+
+DESCRIPTION = "Make training data from text: megatron's indexed datasets, PREFIX.bin and PREFIX.idx."
+PREPARE = """\
+Tokenize text into an indexed dataset. FILES are text files (a document each), .jsonl files (a document a line, its
+"text"), and folders (their text and source files, in sorted order; hidden and third-party folders and binary files are
+passed over). A job file's data.paths takes the prefix; it takes text, too, and then a run prepares it by itself."""
+EPILOG = """\
+examples:
+  liver-slurm data prepare corpus/ --output data/corpus
+  liver-slurm data prepare books.jsonl --output data/books --tokenizer llama/tokenizer.json"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``data`` and its verb."""
+    parser = new_parser(subparsers, "data", DESCRIPTION)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    prepare = new_parser(verbs, "prepare", PREPARE, EPILOG)
+    prepare.add_argument("files", nargs="+", metavar="FILES", help="text files, .jsonl files, folders")
+    prepare.add_argument("--output", required=True, metavar="PREFIX", help="PREFIX.bin and PREFIX.idx are written")
+    prepare.add_argument(
+        "--tokenizer", default="byte", metavar="T", help="byte, or a Hugging Face tokenizer.json (default: byte)"
+    )
+    add_json(prepare, 'print {"prefix", "documents", "tokens", "vocab_size"}')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare."""
+    from liver_slurm.megatron.data.prepare import prepare
+    from liver_slurm.megatron.data.tokenizers import load_tokenizer
+
+    paths = [Path(text).absolute() for text in args.files]
+    made = prepare(paths, Path(args.output).absolute(), load_tokenizer(args.tokenizer))
+    if args.json:
+        print_json(dataclasses.asdict(made))
+    else:
+        print(f"{made.documents} documents, {made.tokens} tokens, vocabulary {made.vocab_size}: {made.prefix}.bin")
+        print(f'\nIn a job file:\n\n  [data]\n  paths = ["{made.prefix}"]\n  tokenizer = "{args.tokenizer}"')
+    return 0

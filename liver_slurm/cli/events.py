@@ -1,0 +1,54 @@
+"""``liver-slurm events``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from liver_slurm.cli.common import Subparsers, add_job, add_json, moment, new_parser, print_json
+
+DESCRIPTION = """\
+The event log of a run: worlds, reconfigurations with their pauses, notices, standbys that come and go, and why.
+The same lines are in events.jsonl of the run directory."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``events``."""
+    parser = new_parser(subparsers, "events", DESCRIPTION)
+    add_job(parser)
+    parser.add_argument("--follow", action="store_true", help="print events as they come, until the run is over")
+    add_json(parser, "print a JSON list; with --follow a JSON document a line, as they come")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the events."""
+    from liver_slurm.api import find
+
+    events = find(args.job).events(follow=args.follow)
+    if args.json and not args.follow:
+        print_json(list(events))
+        return 0
+    for event in events:
+        text = msgspec.json.encode(event).decode() if args.json else event_line(event)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """One event for people: time, generation, name, and the rest as key=value."""
+    rest = {key: value for key, value in event.items() if key not in ("time", "event", "generation")}
+    fields = " ".join(f"{key}={_text(value)}" for key, value in rest.items() if value not in (None, "", []))
+    return f"{moment(event['time'])}  {event.get('generation', '-'):>3}  {event['event']:<24} {fields}".rstrip()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e6 else moment(value)  # larger ones are moments
+    if isinstance(value, list):
+        return ",".join(_text(one) for one in value)
+    text = str(value)
+    return f'"{text}"' if " " in text else text

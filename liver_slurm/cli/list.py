@@ -1,0 +1,68 @@
+"""``liver-slurm list``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from liver_slurm.cli.common import Subparsers, add_json, moment, new_parser, print_json, print_table
+from liver_slurm.observe.summary import LOST
+
+DESCRIPTION = """\
+All runs that this user submitted or started and that are still on disk, newest first. A run of which nothing is alive
+and that never said how it ended is lost; a question mark after a state: Slurm could not be asked."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``list``."""
+    add_json(new_parser(subparsers, "list", DESCRIPTION), "print a JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    documents = overview()
+    if args.json:
+        print_json(documents)
+    else:
+        print_overview(documents)
+    return 0
+
+
+def overview() -> list[dict[str, Any]]:
+    """A short status document a run, from files and one look at the processes of those that are not over."""
+    from liver_slurm import processes
+    from liver_slurm.config.runs import list_runs
+    from liver_slurm.observe.run import RunFiles
+
+    watched = [RunFiles(run_dir) for run_dir, _ in list_runs() if run_dir.job_file.exists()]
+    for files in watched:
+        files.refresh()
+    found = processes.find_all([files.run_dir for files in watched if not files.over])
+    documents = []
+    for files in watched:
+        document = {**files.document(), "created": files.created}
+        if (look := found.get(files.run_dir)) is not None and look.alive is False:
+            document.update(state=LOST, reason=look.why)
+        document["certain"] = look is None or look.alive is not None
+        documents.append(document)
+    return documents
+
+
+def print_overview(documents: list[dict[str, Any]]) -> None:
+    """The table of :func:`overview`."""
+    if not documents:
+        print("No runs. Start one: liver-slurm submit configs/gpt-tiny.toml")
+        return
+    rows = [
+        [
+            document["job_id"] or None,
+            document["name"],
+            document["state"] + ("" if document["certain"] else "?"),
+            f"{document['step']}/{document['steps']}",
+            document["layout"],
+            moment(document["created"]),
+            document["run_dir"],
+        ]
+        for document in documents
+    ]
+    print_table(rows, ("job", "name", "state", "step", "layout", "created", "run directory"))

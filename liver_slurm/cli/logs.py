@@ -1,0 +1,63 @@
+"""``liver-slurm logs``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from liver_slurm.cli.common import Subparsers, add_job, new_parser
+from liver_slurm.errors import BadInput
+
+DESCRIPTION = """\
+What a part of a run printed: the coordinator, or with --worker one worker (its names are in `status`, such as live-0).
+Slurm's own output of the job lies beside them in the run directory's logs/."""
+POLL = 0.2
+"""Seconds between looks at a log that is followed."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``logs``."""
+    parser = new_parser(subparsers, "logs", DESCRIPTION)
+    add_job(parser)
+    parser.add_argument("--worker", metavar="ID", help="this worker's log (default: the coordinator's)")
+    parser.add_argument("--follow", action="store_true", help="go on printing until the run is over")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the log."""
+    from liver_slurm.api import find
+
+    job = find(args.job)
+    name = args.worker or "coordinator"
+    log = job.run_dir.worker_log(name)
+    if log.parent != job.run_dir.logs:
+        raise BadInput(f"--worker: {name!r} is not a worker's name")
+    ended = job.end_watch() if args.follow else None
+    if ended is not None:
+        _wait_for(log, ended)
+    if not log.exists():
+        known = ", ".join(sorted(file.stem for file in job.run_dir.logs.glob("*.log"))) or "none yet"
+        raise BadInput(f"there is no log of {name} in {job.run_dir.logs}; there are: {known}")
+    _copy(log, ended)
+    return 0
+
+
+def _wait_for(log: Path, ended: Callable[[], bool]) -> None:
+    while not log.exists() and not ended():
+        time.sleep(POLL)
+
+
+def _copy(log: Path, ended: Callable[[], bool] | None) -> None:
+    """Copy a log to stdout; with ``ended`` also what is appended, until that holds."""
+    with log.open("rb") as stream:
+        while True:
+            last = ended is None or ended()
+            while chunk := stream.read(1 << 16):
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            if last:
+                return
+            time.sleep(POLL)

@@ -1,0 +1,87 @@
+"""``liver-slurm``: finds the subcommand, imports only its module, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from liver_slurm.errors import LiverError
+
+COMMANDS = {
+    "submit": "submit a job file to Slurm",
+    "run": "run a job file as plain processes of this machine, without Slurm",
+    "status": "what a run is doing; without a run: all of them",
+    "list": "all runs",
+    "events": "a run's event log",
+    "logs": "what the coordinator or a worker printed",
+    "resize": "ask for another layout or number of workers",
+    "checkpoint": "write a checkpoint soon",
+    "cancel": "end a run and everything that it started",
+    "plan": "what a change of layout would move, with no cluster and no weights",
+    "report": "a run's reconfigurations, as a table or a picture",
+    "data": "make training data from text",
+    "cluster": "a real multi-node Slurm on this machine",
+    "simulate": "a policy against a trace of capacity",
+    "bench": "measure on this machine",
+    "doctor": "whether this machine and cluster have what a run needs",
+}
+"""All subcommands with their help; one is there when its module is. A table, so that --help imports none of them."""
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(arguments)
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except LiverError as error:
+        for line in str(error).splitlines():
+            print(f"liver-slurm: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("liver-slurm: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `liver-slurm events JOB | head`: the reader has seen enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="liver-slurm",
+        description="LLM training on Slurm that keeps going while the nodes under it come and go.",
+        epilog="`liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((text for text in arguments if not text.startswith("-")), None)
+    if wanted in _available():
+        module = _module(wanted)
+        module.add_parser(subparsers)
+        for subparser in subparsers.choices.values():
+            subparser.set_defaults(run=module.run)
+    else:
+        for name in _available():
+            subparsers.add_parser(name, help=COMMANDS[name])
+    return parser.parse_args(arguments)
+
+
+def _available() -> list[str]:
+    return [name for name in COMMANDS if (Path(__file__).parent / f"{name}.py").exists()]
+
+
+def _module(name: str | None) -> ModuleType:
+    return importlib.import_module(f"liver_slurm.cli.{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""``liver-slurm resize``."""
+
+from __future__ import annotations
+
+import argparse
+
+from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+
+DESCRIPTION = """\
+Ask a run for another layout, or for the best layout for a number of workers. The request is judged at once; the change
+itself is prepared beside training, and `events --follow` shows it. From then on the run does not grow by itself beyond
+what was asked for."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``resize``."""
+    parser = new_parser(subparsers, "resize", DESCRIPTION)
+    add_job(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--layout", metavar="LAYOUT", help="such as tp2pp1dp2")
+    what.add_argument("--workers", type=int, metavar="N", help="workers of the next world")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hand the request in."""
+    from liver_slurm.api import find
+
+    accepted = find(args.job).resize(args.layout, args.workers)
+    if args.json:
+        print_json(accepted)
+    else:
+        print(f"accepted: {args.layout or f'{args.workers} workers'}; liver-slurm events {args.job} --follow shows it")
+    return 0

@@ -1,0 +1,142 @@
+"""``liver-slurm run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from liver_slurm.cli.common import (
+    RECONFIGURATION_HEADERS,
+    Subparsers,
+    add_job_file,
+    add_json,
+    new_parser,
+    print_json,
+    print_table,
+    reconfiguration_rows,
+)
+from liver_slurm.config.load import load_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import create_run, find_run, record_run
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.coordinator.policy import why_impossible
+from liver_slurm.errors import BadInput, LiverError
+from liver_slurm.observe.run import RunFiles
+from liver_slurm.observe.summary import reconfiguration_table
+from liver_slurm.state.layout import Layout
+
+DESCRIPTION = """\
+Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
+tests, and for one machine with GPUs (gpus_per_task = 1: each worker gets one)."""
+EPILOG = """\
+examples:
+  liver-slurm run configs/gpt-tiny.toml --workers 2
+  liver-slurm run configs/gpt-tiny.toml --workers 2 --standbys 2 --resize 50:tp2pp1dp2 --resize 100:tp1pp1dp2"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``run``."""
+    parser = new_parser(subparsers, "run", DESCRIPTION, EPILOG)
+    add_job_file(parser)
+    parser.add_argument("--workers", type=int, required=True, metavar="N", help="live workers")
+    parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")
+    parser.add_argument(
+        "--resize",
+        action="append",
+        default=[],
+        metavar="STEP:LAYOUT",
+        help="change to a layout at exactly this step, as often as wanted: --resize 50:tp2pp1dp2",
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
+    )
+    add_json(parser, 'print {"run_dir", "state", "steps", "final_loss", "reconfigurations"} at the end')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run to the end; the exit code says how it ended."""
+    if args.workers < 1:
+        raise BadInput(f"--workers: {args.workers} is not allowed; allowed: >= 1")
+    if args.standbys < 0:
+        raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: >= 0")
+    resizes = [parse_resize(text) for text in args.resize]
+    config = load_job(args.job_file, args.overrides, workers=args.workers, standbys=args.standbys)
+    check_resizes(config, resizes, args.workers + args.standbys)
+    from liver_slurm.cli.view import ProgressView
+    from liver_slurm.local.run import run_local
+
+    resume = find_run(args.resume) if args.resume is not None else None
+    run_dir = create_run(config, resume)
+    record_run(run_dir)
+    print(f"run directory {run_dir.path}", file=sys.stderr)
+    with ProgressView(run_dir, run_dir.path.name):
+        code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
+    _report(run_dir, args.json)
+    # The coordinator has further codes of its own, such as for a run that was cancelled.
+    return code if code in (0, BadInput.exit_code) else LiverError.exit_code
+
+
+def parse_resize(text: str) -> tuple[int, Layout]:
+    """Step and layout of ``50:tp2pp1dp2``.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    step, colon, layout = text.partition(":")
+    if not colon or not step.isdecimal():
+        raise BadInput(f"--resize: {text!r} is not allowed; allowed: STEP:LAYOUT, such as 50:tp2pp1dp2")
+    try:
+        return int(step), Layout.parse(layout)
+    except ValueError as error:
+        raise BadInput(f"--resize: {error}") from None
+
+
+def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], workers: int) -> None:
+    """Refuse resizes that the run could never carry out.
+
+    Raises:
+        BadInput: a line for each of them.
+    """
+    problems = []
+    for step, layout in resizes:
+        if step >= config.train.steps:
+            problems.append(f"--resize {step}:{layout}: the run has {config.train.steps} steps; allowed: a step before")
+        if layout.size > workers:
+            problems.append(
+                f"--resize {step}:{layout}: needs {layout.size} workers; --workers and --standbys give {workers}"
+            )
+        if reason := why_impossible(layout, config):
+            problems.append(f"--resize {step}:{layout}: {reason}")
+    if problems:
+        raise BadInput("\n".join(problems))
+
+
+def result_document(files: RunFiles) -> dict[str, Any]:
+    """What ``run --json`` prints."""
+    document = files.document()
+    return {
+        "run_dir": document["run_dir"],
+        "state": document["state"],
+        "steps": document["step"],
+        "final_loss": document["loss"],
+        "reconfigurations": reconfiguration_table(files.summary.reconfigurations),
+        "reason": document["reason"],
+    }
+
+
+def _report(run_dir: RunDir, as_json: bool) -> None:
+    files = RunFiles(run_dir)
+    files.refresh()
+    result = result_document(files)
+    if as_json:
+        print_json(result)
+        return
+    loss = "no loss yet" if result["final_loss"] is None else f"loss {result['final_loss']:.4f}"
+    print(
+        f"{result['state']} after {result['steps']} steps, {loss}"
+        + (f": {result['reason']}" if result["reason"] else "")
+    )
+    if result["reconfigurations"]:
+        print_table(reconfiguration_rows(result["reconfigurations"]), RECONFIGURATION_HEADERS)

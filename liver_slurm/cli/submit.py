@@ -1,0 +1,77 @@
+"""``liver-slurm submit``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from liver_slurm.cli.common import Subparsers, add_job_file, add_json, new_parser, print_json
+from liver_slurm.config.load import load_job
+from liver_slurm.config.runs import new_run_dir
+
+if TYPE_CHECKING:
+    from liver_slurm.api import Job
+
+DESCRIPTION = """\
+Submit a job file to Slurm. The whole file is checked first, every problem is reported at once, and nothing is
+submitted or left behind when there is one.
+
+The run grows into idle nodes of standby.partitions and gives them back on preemption, up to standby.max_jobs."""
+EPILOG = """\
+examples:
+  liver-slurm submit configs/gpt-tiny.toml --wait
+  liver-slurm submit job.toml --set train.steps=500 --set standby.max_jobs=0
+  liver-slurm submit job.toml --dry-run > live.sh
+  liver-slurm submit job.toml --resume runs/gpt-20260101-120000-ab12"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``submit``."""
+    parser = new_parser(subparsers, "submit", DESCRIPTION, EPILOG)
+    add_job_file(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
+    parser.add_argument("--wait", action="store_true", help="show progress until the run is over")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
+    )
+    add_json(parser, 'print {"job_id", "run_dir"} and nothing else on stdout')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Submit; with --wait the exit code says how the run ended."""
+    config = load_job(args.job_file, args.overrides)
+    if args.dry_run:
+        from liver_slurm.slurm.batch import render_live
+
+        sys.stdout.write(render_live(config, new_run_dir(config)))
+        return 0
+    from liver_slurm.api import submit_config
+
+    job = submit_config(config, args.resume)
+    if args.json:
+        print_json({"job_id": job.job_id, "run_dir": str(job.run_dir.path)})
+        sys.stdout.flush()
+    else:
+        _print_next(job.job_id, str(job.run_dir.path))
+    return _wait(job) if args.wait else 0
+
+
+def _print_next(job_id: str, run_dir: str) -> None:
+    print(f"Submitted job {job_id}, run directory {run_dir}\n")
+    for command in (f"status {job_id}", f"events {job_id} --follow", f"logs {job_id} --follow", f"cancel {job_id}"):
+        print(f"  liver-slurm {command}")
+
+
+def _wait(job: Job) -> int:
+    from liver_slurm.cli.view import ProgressView
+
+    try:
+        with ProgressView(job.run_dir, f"{job.run_dir.path.name} (job {job.job_id})"):
+            document = job.wait()
+    except KeyboardInterrupt:
+        print(f"job {job.job_id} runs on; liver-slurm status {job.job_id} shows it, cancel ends it", file=sys.stderr)
+        raise
+    state, reason = document["state"], document["reason"]
+    print(f"job {job.job_id} {state} at step {document['step']}" + (f": {reason}" if reason else ""), file=sys.stderr)
+    return 0 if state == "finished" else 1

@@ -1,0 +1,119 @@
+"""The progress of a run while one waits for it: a live view on a terminal, a line a change elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from liver_slurm.cli.common import bytes_text, seconds_text
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.observe.run import RunFiles
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+INTERVAL = 0.5
+"""Seconds between looks at the run's files."""
+
+
+class ProgressView:
+    """Shows a run while the ``with`` block lasts. Reads files only, so it costs the run nothing."""
+
+    def __init__(self, run_dir: RunDir, title: str) -> None:
+        self._files = RunFiles(run_dir)
+        self._title = title
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+        self._shown = ""
+
+    def __enter__(self) -> ProgressView:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True)
+            self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=1 / INTERVAL)
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._print_changes, name="progress", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._live is not None:
+            self._live.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def document(self) -> dict[str, Any]:
+        """The run's status as of now, from its files."""
+        with self._lock:
+            self._files.refresh()
+            return self._files.document()
+
+    def _print_changes(self) -> None:
+        while True:
+            last = self._stop.is_set()  # asked first, so that the final state is still printed
+            self._print_if_changed(self.document())
+            if last:
+                return
+            self._stop.wait(INTERVAL)
+
+    def _print_if_changed(self, document: dict[str, Any]) -> None:
+        # A new line for each tenth of the way, and for whatever changes besides steps.
+        tenth = document["step"] * 10 // max(1, document["steps"])
+        target = document["target"]["layout"] if document["target"] else ""
+        change = f"{document['state']} {document['generation']} {target} {document['reason']} {tenth}"
+        if change != self._shown:
+            self._shown = change
+            print(progress_line(document), file=sys.stderr, flush=True)
+
+    def _panel(self) -> RenderableType:
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        document = self.document()
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="bold")
+        grid.add_column()
+        for name, value in progress_rows(document):
+            grid.add_row(name, value)
+        bar = ProgressBar(total=max(1, document["steps"]), completed=document["step"], width=60)
+        outer = Table.grid()
+        outer.add_row(grid)
+        outer.add_row(bar)
+        return Panel(outer, title=self._title, title_align="left", expand=False)
+
+
+def progress_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each line of the live view."""
+    target, last = document["target"], document["last_reconfiguration"]
+    layout = document["layout"] or "-"
+    loss = document["loss"]
+    rows = [
+        ("state", document["state"]),
+        ("step", f"{document['step']} of {document['steps']}"),
+        ("loss", "-" if loss is None else f"{loss:.4f}"),
+        ("layout", f"{layout} → {target['layout']}" if target else f"{layout} (generation {document['generation']})"),
+        ("workers", f"{len(document['workers'])}, and {len(document['standbys'])} standbys"),
+    ]
+    if last:
+        text = f"{last['from']} → {last['to']} at step {last['cutover_step']}, pause {seconds_text(last['pause_s'])}"
+        rows.append(("last change", f"{text}, {bytes_text(last.get('bytes_moved'))}"))
+    if document["reason"]:
+        rows.append(("reason", document["reason"]))
+    return rows
+
+
+def progress_line(document: dict[str, Any]) -> str:
+    """The same in one line."""
+    return ", ".join(f"{name} {value}" if name != "state" else value for name, value in progress_rows(document))
