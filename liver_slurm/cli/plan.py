@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from liver_slurm.cli.common import Subparsers, add_job_file, add_json, new_parser
 from liver_slurm.errors import BadInput
 from liver_slurm.state.layout import Layout
 
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
     from liver_slurm.state.spec import WorldSpec
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``plan``."""
-    text = "what going from one layout to another would move"
-    parser = subparsers.add_parser("plan", help=text, description=f"{text.capitalize()}. Needs no cluster and no weights.")
-    parser.add_argument("job", metavar="JOB.toml", help="job file")
+    parser = new_parser(subparsers, "plan", "What a change of layout would move; needs no cluster and no weights.")
+    add_job_file(parser)
     parser.add_argument("--from", dest="source", required=True, metavar="LAYOUT", help="layout now, such as tp2pp1dp2")
     parser.add_argument("--to", dest="target", required=True, metavar="LAYOUT", help="layout to go to")
     parser.add_argument(
@@ -30,10 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="for each target rank the source rank of the same worker, - for one that joins: 0,1,-,2"
         " (default: worker i of the source is worker i of the target)",
     )
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="section.key=value", help="change a key of the job"
-    )
-    parser.add_argument("--json", action="store_true", help="the whole plan, one JSON document on stdout")
+    add_json(parser, "print the whole plan as one JSON document")
     parser.set_defaults(run=run)
 
 
@@ -41,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, and print the plan or a summary of it."""
     from liver_slurm.config.load import load_job
 
-    config = load_job(args.job, args.overrides, files=False)
+    config = load_job(args.job_file, args.overrides, files=False)
     source, target = _layout(config, "--from", args.source), _layout(config, "--to", args.target)
     keep = _keep(args.keep, source.size, target.size)
     worlds = _world(config, source), _world(config, target)
