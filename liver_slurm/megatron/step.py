@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from liver_slurm.megatron import compat
+from liver_slurm.megatron.data.samples import Samples
 from liver_slurm.megatron.learning_rate import learning_rate
 from liver_slurm.megatron.microbatches import share
 from liver_slurm.megatron.rank_state import RankState
@@ -19,13 +19,6 @@ from liver_slurm.megatron.rank_state import RankState
 compat.install()
 
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
-
-
-class Samples(Protocol):
-    """Where a step's tokens come from; sample order is a function of the consumed samples alone."""
-
-    def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
-        """Samples ``first`` to ``first + count`` of the run, int64 [count, seq_length + 1]."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +37,16 @@ class StepResult:
     """Start of the first forward pass, seconds since the epoch."""
     end: float
     """End of the optimizer step, seconds since the epoch."""
+    stop: bool
+    """A rank has asked to end after this step."""
 
 
-def train_step(state: RankState, samples: Samples, step: int) -> StepResult:
-    """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer."""
+def train_step(state: RankState, samples: Samples, step: int, stop: bool = False) -> StepResult:
+    """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer.
+
+    Args:
+        stop: this rank asks all to end after the step; all see it in the result, for it travels with the loss.
+    """
     config, layout = state.config, state.world.layout
     lr = learning_rate(config.train, step)
     for group in state.optimizer.param_groups:
@@ -70,9 +69,9 @@ def train_step(state: RankState, samples: Samples, step: int) -> StepResult:
     )
     updated, grad_norm, _ = state.optimizer.step()
     end = time.time()
-    loss, tokens = _total(state, reports)
+    loss, tokens, stopped = _total(state, reports, stop)
     norm = float(grad_norm) if grad_norm is not None else float("nan")
-    return StepResult(step, loss, norm, lr, tokens, not updated, start, end)
+    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, stopped)
 
 
 def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -106,11 +105,13 @@ def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[tor
     return output, loss
 
 
-def _total(state: RankState, reports: list[dict[str, torch.Tensor]]) -> tuple[float, int]:
-    """Mean loss a token and number of tokens of the global batch, on every rank."""
-    sums = torch.zeros(2, dtype=torch.float64, device=state.device)
+def _total(state: RankState, reports: list[dict[str, torch.Tensor]], stop: bool) -> tuple[float, int, bool]:
+    """Mean loss a token and number of tokens of the global batch, and whether a rank asks to stop; on every rank."""
+    sums = torch.zeros(3, dtype=torch.float64, device=state.device)
     if state.world.is_last_stage and state.world.place.tp == 0:
         for report in reports:
-            sums += report["sums"]
+            sums[:2] += report["sums"]
+    sums[2] = float(stop)
     dist.all_reduce(sums, group=state.world.groups["world"])
-    return float(sums[0] / sums[1]), int(sums[1])
+    loss, tokens, stops = sums.tolist()
+    return loss / tokens, int(tokens), stops > 0

@@ -1,4 +1,4 @@
-"""Where a worker's two threads meet: the companion writes down what the coordinator wants, training looks between steps.
+"""Where a worker's two threads meet: the companion writes down what the coordinator wants, training looks at it.
 
 In steady state a look is one uncontended lock; training never waits for the companion unless a boundary is due.
 """
@@ -90,12 +90,22 @@ class Agenda:
             self._boundaries.pop(boundary, None)
             self._changed.notify_all()
 
-    def decide(self, message: Commit | Abort) -> None:
-        """Note the coordinator's verdict on a target world."""
+    def decide(self, message: Commit) -> None:
+        """Note that a target world is committed."""
         with self._changed:
             self._verdicts[message.generation] = message
-            if isinstance(message, Abort):
-                self._drop(message.generation)
+            self._changed.notify_all()
+
+    def abort(self, message: Abort, waited_for: bool) -> None:
+        """A target world is given up; ``waited_for``: training waits for the verdict on it."""
+        with self._changed:
+            self._boundaries = {
+                number: each
+                for number, each in self._boundaries.items()
+                if each.purpose != "cutover" or each.generation != message.generation
+            }
+            if waited_for:
+                self._verdicts[message.generation] = message
             self._changed.notify_all()
 
     def leave(self, reason: str) -> None:
@@ -163,10 +173,3 @@ class Agenda:
     def _take(self, boundary: _Boundary) -> Due:
         self._boundaries = {number: each for number, each in self._boundaries.items() if each is not boundary}
         return Due(boundary.purpose, boundary.generation, boundary.step)
-
-    def _drop(self, generation: int) -> None:
-        self._boundaries = {
-            number: each
-            for number, each in self._boundaries.items()
-            if each.purpose != "cutover" or each.generation != generation
-        }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.control.messages import (
@@ -33,6 +34,7 @@ from liver_slurm.control.messages import (
 )
 from liver_slurm.control.worker_channel import WorkerChannel
 from liver_slurm.worker.agenda import Agenda
+from liver_slurm.worker.signals import NOTICES
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,14 @@ class Subject(Protocol):
     def prepare(self, message: Prepare) -> None:
         """Start building a target world, in a thread of its own."""
 
-    def give_up(self, generation: int) -> None:
-        """Throw away a target world, and whoever waits in its transfer out of it."""
+    def expects(self, generation: int) -> bool:
+        """Is a target world of this generation prepared here, or being so?"""
+
+    def give_up(self, generation: int) -> bool:
+        """Throw away a target world (-1: all); whether training waits for the verdict on it."""
+
+    def noticed(self) -> None:
+        """A notice has come while the worker is in the live world."""
 
     def orphaned(self) -> None:
         """The coordinator has been away for too long."""
@@ -84,6 +92,10 @@ class Companion(threading.Thread):
     def run_soon(self, work: Callable[[], None]) -> None:
         """Run something of the kind that must not hold up training, such as appending a line to a file."""
         self._soon(lambda _channel: work())
+
+    def beat(self) -> None:
+        """Send a heartbeat now: something that it carries has changed."""
+        self._soon(lambda channel: channel.send(self._subject.heartbeat(channel.rejected)))
 
     def drain(self) -> None:
         """Wait until everything posted so far is done."""
@@ -156,14 +168,13 @@ class Companion(threading.Thread):
             numbers = os.read(self._signals, 64)
         except BlockingIOError:
             return
-        import signal
-
         for number in numbers:
-            name = signal.Signals(number).name
-            if number not in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+            if number not in NOTICES:
                 continue
+            name = signal.Signals(number).name
             log.info("%s: this worker will go away", name)
             if self._subject.in_world():
+                self._subject.noticed()
                 channel.send(Notice(worker=self._subject.name, reason=name, time=time.time()))
             else:
                 channel.send(Leaving(worker=self._subject.name, reason=name))
@@ -189,33 +200,14 @@ class Companion(threading.Thread):
         elif isinstance(message, WithdrawBoundary):
             agenda.withdraw(message.boundary)
         elif isinstance(message, Commit):
-            agenda.decide(message)
+            if self._subject.expects(message.generation):
+                agenda.decide(message)
+            else:
+                channel.rejected += 1  # of a world that this worker is in already, or never heard of
         elif isinstance(message, Abort):
-            agenda.decide(message)
-            self._subject.give_up(message.generation)
+            waited_for = self._subject.give_up(message.generation)
+            agenda.abort(message, waited_for)
         elif isinstance(message, Leave | Refused):
             log.info("told to leave: %s", message.reason)
             agenda.leave(message.reason)
             self._subject.give_up(-1)
-
-
-def signal_pipe() -> tuple[int, Any]:
-    """Route this process's notices into a pipe; call it in the main thread, before anything slow.
-
-    Python runs a handler only when the main thread comes back from C, which in a collective may be too late; the
-    wake-up descriptor is written at once.
-
-    Returns:
-        the read end, and the previous handlers, for whoever wants to restore them.
-    """
-    import signal
-
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    previous = {
-        number: signal.signal(number, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-    }
-    return read, previous

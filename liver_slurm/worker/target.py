@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepare
 from liver_slurm.megatron.boxes import state_boxes
-from liver_slurm.megatron.checkpoint import load_checkpoint
+from liver_slurm.megatron.checkpoint import Checkpointer, load_checkpoint
 from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
 from liver_slurm.megatron.spec import shard_spec_of
@@ -28,28 +27,48 @@ from liver_slurm.stream.transfer import Transfer
 from liver_slurm.stream.transport import GroupTransport
 from liver_slurm.world.world import Membership, World, build_world
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class Target:
-    """What this worker has built for one generation."""
+    """What this worker has built for one generation; handed from the thread that prepares to the training thread."""
 
-    generation: int
     membership: Membership
     state: RankState | None = None
-    """None for a worker that leaves."""
+    """None for a worker that is no member."""
+    checkpointer: Checkpointer | None = None
     transfer: Transfer | None = None
     """None for a world without a source."""
     plan_seconds: float = 0.0
-    given_up: threading.Event = field(default_factory=threading.Event)
-    ready: bool = False
+    _phase: Literal["preparing", "prepared", "streaming"] = "preparing"
+    _given_up: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def give_up(self) -> None:
-        """Throw whoever waits in the transfer out of it; from any thread."""
-        self.given_up.set()
-        if self.transfer is not None:
+    def prepared(self) -> bool:
+        """It is built; False: it has been given up meanwhile, and is discarded."""
+        with self._lock:
+            if not self._given_up:
+                self._phase = "prepared"
+                return True
+        self.discard()
+        return False
+
+    def stream(self) -> bool:
+        """The training thread takes it over; False: it has been given up."""
+        with self._lock:
+            if self._given_up:
+                return False
+            self._phase = "streaming"
+            return True
+
+    def give_up(self) -> bool:
+        """Nobody will enter it; from any thread. Whether the training thread waits for the verdict on it."""
+        with self._lock:
+            first, self._given_up = not self._given_up, True
+        if self._phase == "streaming" and self.transfer is not None:
             self.transfer.abort()
+        elif self._phase == "prepared" and first:
+            threading.Thread(target=self.discard, name="discard", daemon=True).start()
+        return self._phase == "streaming"
 
     def close_transfer(self) -> None:
         """Give the transfer's connections back."""
@@ -58,8 +77,11 @@ class Target:
             self.transfer = None
 
     def discard(self) -> None:
-        """Free everything; the target world will not be entered."""
+        """Free everything."""
         self.close_transfer()
+        if self.checkpointer is not None:
+            self.checkpointer.close()
+            self.checkpointer = None
         if self.state is not None:
             self.state.world.destroy()
             self.state = None
@@ -70,6 +92,7 @@ def prepare(
     message: Prepare,
     worker: str,
     config: JobConfig,
+    checkpoints: Path,
     live: RankState | None,
     device: torch.device,
 ) -> None:
@@ -89,6 +112,9 @@ def prepare(
         )
         if fresh and message.checkpoint:
             load_checkpoint(target.state, Path(message.checkpoint))
+        target.checkpointer = Checkpointer(
+            target.state, checkpoints, config.checkpoint.keep, config.checkpoint.asynchronous, store
+        )
     if message.source_generation >= 0:
         _plan(target, message, worker, config, live, store, backend, device, timeout)
 

@@ -1,0 +1,22 @@
+"""``python -m liver_slurm.worker RUN_DIR --role live|standby [--name NAME]``: what srun and launchers start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from liver_slurm.worker.entry import main
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liver_slurm.worker")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--role", choices=("live", "standby"), required=True)
+    parser.add_argument("--name", help="unique in the run; default: from the Slurm task's number")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    options = _arguments()
+    main(options.run_dir, options.role, options.name or f"{options.role}-{os.environ.get('SLURM_PROCID', '0')}")

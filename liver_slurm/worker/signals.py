@@ -1,0 +1,27 @@
+"""Notices come as signals; here they become bytes in a pipe that the companion reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+"""Signals that say that the worker will go away: a cluster may send any of them before it takes a node."""
+
+
+def signal_pipe() -> int:
+    """Route this process's notices into a pipe; call it in the main thread, before anything slow.
+
+    Python runs a handler only when the main thread comes back from C, which in a collective may be too late; the
+    wake-up descriptor is written at once.
+
+    Returns:
+        the read end: a byte, the signal's number, for each that came.
+    """
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in NOTICES:
+        signal.signal(number, lambda *_: None)
+    return read
