@@ -32,7 +32,7 @@ class StandbyExecutor(SlurmExecutor):  # type: ignore[misc]
 
 
 def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, partition: str) -> StandbyExecutor:
-    """An executor each of whose jobs is one standby unit in ``partition`` (one, or several joined by commas)."""
+    """An executor each of whose jobs is one standby unit in ``partition``."""
     standby = config.standby
     executor = StandbyExecutor(folder, max_num_timeout=0, python=_python(config))
     executor.update_parameters(

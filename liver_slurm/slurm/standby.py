@@ -116,8 +116,9 @@ class SlurmStandbySource:
             if units > 0:
                 self._idle[partition] = units - 1
                 return partition
-        # None has room now: whichever has some first.
-        return ",".join(self._config.standby.partitions)
+        # None has room: the job waits for the best one. Were it in line for several, one of a higher tier could
+        # preempt our own standbys for it.
+        return self._config.standby.partitions[0]
 
     def _submit(self, partition: str) -> str:
         # Late, because submitit is slow to import and only a coordinator on Slurm needs it.

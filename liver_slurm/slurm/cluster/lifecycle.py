@@ -22,12 +22,12 @@ import psutil
 from liver_slurm.errors import BadInput, ClusterError
 from liver_slurm.slurm.cluster import accounting, processes
 from liver_slurm.slurm.cluster.conf import Machine, parse_version, render
-from liver_slurm.slurm.cluster.ports import choose_block, port_lock
+from liver_slurm.slurm.cluster.ports import PortBlock, choose_block, port_lock
 from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
 from liver_slurm.slurm.command import INSTALL, NotAnswering, run_once
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo", "squeue", "scancel")
-_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"])
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"])
 _START = 60.0
 """Seconds that a daemon has to come up; it takes well under one on an idle machine."""
 _KILL_WAIT = 20.0
@@ -60,12 +60,15 @@ def up(spec: ClusterSpec) -> Cluster:
     directory = ClusterDir(spec.directory)
     with _locked(directory, create=True):
         _refuse_occupied(directory)
-        _make_folders(spec, directory)
-        try:
-            return _start(spec, directory, programs)
-        except BaseException:
-            processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
-            raise
+        # The ports are ours for certain only when the daemons listen on them.
+        with port_lock():
+            ports = choose_block(spec.nodes, spec.port)
+            _make_folders(spec, directory)
+            try:
+                return _start(spec, directory, programs, ports)
+            except BaseException:
+                processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
+                raise
 
 
 def down(path: Path) -> None:
@@ -88,9 +91,6 @@ def down(path: Path) -> None:
             if folder.exists():
                 shutil.rmtree(folder)
         directory.record.unlink(missing_ok=True)
-        directory.lock.unlink()
-    if not any(path.iterdir()):
-        path.rmdir()
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def find_programs(with_accounting: bool) -> dict[str, str]:
         ClusterError: some are missing; the message has the command that installs them.
     """
     wanted = PROGRAMS + (accounting.PROGRAMS if with_accounting else ())
-    found = {program: shutil.which(program, path=_SEARCH_PATH) for program in wanted}
+    found = {program: shutil.which(program, path=SEARCH_PATH) for program in wanted}
     missing = [program for program, path in found.items() if path is None]
     if missing:
         install = f"{INSTALL} {accounting.PACKAGES}" if with_accounting else INSTALL
@@ -153,7 +153,7 @@ def find_programs(with_accounting: bool) -> dict[str, str]:
     return {program: path for program, path in found.items() if path is not None}
 
 
-def _start(spec: ClusterSpec, directory: ClusterDir, programs: Mapping[str, str]) -> Cluster:
+def _start(spec: ClusterSpec, directory: ClusterDir, programs: Mapping[str, str], ports: PortBlock) -> Cluster:
     environment = _environment(directory)
     version = run_once([programs["slurmctld"], "-V"], 10).split()[-1]
     machine = Machine(
@@ -162,14 +162,12 @@ def _start(spec: ClusterSpec, directory: ClusterDir, programs: Mapping[str, str]
         host=socket.gethostname().split(".")[0],
         memory_mb=psutil.virtual_memory().total >> 20,
     )
-    with port_lock():
-        ports = choose_block(spec.nodes, spec.port)
-        for name, text in render(spec, machine, ports).items():
-            (directory.etc / name).write_text(text)
-        _start_munged(directory, programs, environment)
-        if spec.accounting:
-            accounting.start_accounting(spec, machine, ports, programs, environment)
-        _start_slurm(spec, directory, programs, environment)
+    for name, text in render(spec, machine, ports).items():
+        (directory.etc / name).write_text(text)
+    _start_munged(directory, programs, environment)
+    if spec.accounting:
+        accounting.start_accounting(spec, machine, ports, programs, environment)
+    _start_slurm(spec, directory, programs, environment)
     record = {"version": version, "nodes": spec.nodes, "port": ports.base, "accounting": spec.accounting}
     directory.record.write_text(json.dumps(record) + "\n")
     return load(spec.directory)
@@ -248,7 +246,7 @@ def _failure(directory: ClusterDir, what: str) -> str:
 def _environment(directory: ClusterDir) -> dict[str, str]:
     """What daemons and commands get: nothing of the caller's that could reach jobs, and the mark they are found by."""
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
-    return {**kept, "PATH": _SEARCH_PATH, "SLURM_CONF": str(directory.slurm_conf)}
+    return {**kept, "PATH": SEARCH_PATH, "SLURM_CONF": str(directory.slurm_conf)}
 
 
 def _is_up(directory: ClusterDir) -> bool:
@@ -307,7 +305,7 @@ def _existing(path: Path) -> ClusterDir:
 
 @contextmanager
 def _locked(directory: ClusterDir, create: bool = False) -> Iterator[None]:
-    """One ``up`` or ``down`` at a time in a directory."""
+    """One ``up`` or ``down`` at a time in a directory; a directory with no cluster's files in it is not kept."""
     try:
         if create:
             directory.path.mkdir(parents=True, exist_ok=True)
@@ -319,4 +317,10 @@ def _locked(directory: ClusterDir, create: bool = False) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BadInput(f"another cluster up or down is at work in {directory.path}: wait for it") from error
-        yield
+        try:
+            yield
+        finally:
+            if not any(folder.exists() for folder in directory.folders):
+                directory.lock.unlink()
+                if not any(directory.path.iterdir()):
+                    directory.path.rmdir()

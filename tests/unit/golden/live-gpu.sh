@@ -44,6 +44,8 @@ set -u
 export RUN_DIR=/shared/runs/liver-20260102-030405-abcd
 PYTHON=/opt/liver/bin/python
 STARTED=$RUN_DIR/logs/coordinator.started
+# Seconds that workers have to end on their own once the run is over; half of it again after a SIGTERM.
+PATIENCE=20
 
 # How each process is started, with its name as $0 and its threads as $1. The positional parameters are put away first,
 # because a sourced file would take them for its own. The process replaces the shell, so that signals reach it.
@@ -129,9 +131,9 @@ say "coordinator ended with code $code: the run is over"
 
 # The workers end on their own, as the coordinator told them; what does not is signalled, then killed (srun kills its
 # tasks on a SIGTERM of its own).
-if ! ends_within 20 "$workers"; then
+if ! ends_within "$PATIENCE" "$workers"; then
     scancel --signal=TERM "$SLURM_JOB_ID"
-    ends_within 10 "$workers" || kill -TERM "$workers"
+    ends_within $((PATIENCE / 2)) "$workers" || kill -TERM "$workers"
 fi
 wait "$workers"
 

@@ -13,7 +13,15 @@ from liver_slurm.slurm.records import NodeInfo
 
 
 def node(name: str = "n1", **changes: object) -> NodeInfo:
-    values = {"state": "idle", "cpus_idle": 4, "cpus": 4, "gpus_idle": 2, "gpus": 2, "memory_idle": 8000, "memory": 8000}
+    values = {
+        "state": "idle",
+        "cpus_idle": 4,
+        "cpus": 4,
+        "gpus_idle": 2,
+        "gpus": 2,
+        "memory_idle": 8000,
+        "memory": 8000,
+    }
     return NodeInfo(name=name, features=frozenset({"a"}), **{**values, **changes})  # type: ignore[arg-type]
 
 

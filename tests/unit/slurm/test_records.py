@@ -16,7 +16,20 @@ def expand(expression: str) -> tuple[str, ...]:
     return {"n[2-3]": ("n2", "n3")}.get(expression, (expression,))
 
 
-JOB = ("21+1", "RUNNING", "live", "n[2-3]", "1795498910", "2", "None", "n2", "1-00:00:00", "1795498920", "my, job", "a|b ")
+JOB = (
+    "21+1",
+    "RUNNING",
+    "live",
+    "n[2-3]",
+    "1795498910",
+    "2",
+    "None",
+    "n2",
+    "1-00:00:00",
+    "1795498920",
+    "my, job",
+    "a|b ",
+)
 
 
 def test_job() -> None:
@@ -117,7 +130,9 @@ def test_not_a_duration(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "mebibytes"), [("4000", 4000), ("4000M", 4000), ("16G", 16384), ("2048K", 2), ("1T", 1 << 20)])
+@pytest.mark.parametrize(
+    ("text", "mebibytes"), [("4000", 4000), ("4000M", 4000), ("16G", 16384), ("2048K", 2), ("1T", 1 << 20)]
+)
 def test_memory(text: str, mebibytes: int) -> None:
     assert parse_memory(text) == mebibytes
 
