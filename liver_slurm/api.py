@@ -22,7 +22,7 @@ from liver_slurm.observe.summary import LOST
 from liver_slurm.state.layout import Layout
 
 
-def submit(job: JobConfig | str | Path, *, resume: str | Path | None = None, **sections: Any) -> Job:
+def submit(job: JobConfig | str | Path, /, *, resume: str | Path | None = None, **sections: Any) -> Job:
     """Submit a job file, or a config made in Python, to Slurm.
 
     Args:
@@ -89,7 +89,7 @@ class Job:
         if files.over or not self.run_dir.address_file.exists():
             return self._from_files(files)
         try:
-            result = self._ask(StatusRequest(), timeout)
+            result = self._request(StatusRequest(), timeout)
         except ControlError as error:
             return {**self._from_files(files), "coordinator": str(error)}
         return {**result, **files.identity(), **files.metrics(), "source": "coordinator"}
@@ -149,7 +149,7 @@ class Job:
             return f"it is over already: {files.summary.state}"
         if self.run_dir.address_file.exists():
             try:
-                self._ask(CancelRequest())
+                self._request(CancelRequest())
             except ControlError:
                 return processes.end(self.run_dir)
             return "its coordinator ends it"
@@ -169,9 +169,19 @@ class Job:
             time.sleep(poll)
         return self.status()
 
-    def _ask(self, message: FromClient, timeout: float = 5.0) -> dict[str, Any]:
+    def _ask(self, message: FromClient) -> dict[str, Any]:
+        """Ask for something that only a run that goes on can do."""
+        files = RunFiles(self.run_dir)
+        files.refresh()
+        if files.over:
+            raise BadInput(f"{self.run_dir.path.name} is over: {files.summary.state}")
+        return self._request(message)
+
+    def _request(self, message: FromClient, timeout: float = 5.0) -> dict[str, Any]:
         from liver_slurm.control.client import request
 
+        if not self.job_id and (found := processes.find(self.run_dir)).alive is False:
+            raise ControlError(found.why)  # it costs nothing to see, and no answer would come
         reply = request(self.run_dir, message, timeout)
         if not reply.ok:
             raise BadInput(reply.error)

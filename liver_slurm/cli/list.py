@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from liver_slurm.cli.common import Subparsers, add_json, moment, new_parser, print_json, print_table
+from liver_slurm.config.load import read_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.errors import BadInput
 from liver_slurm.observe.summary import LOST
 
 DESCRIPTION = """\
@@ -34,7 +38,7 @@ def overview() -> list[dict[str, Any]]:
     from liver_slurm.config.runs import list_runs
     from liver_slurm.observe.run import RunFiles
 
-    watched = [RunFiles(run_dir) for run_dir, _ in list_runs() if run_dir.job_file.exists()]
+    watched = [RunFiles(run_dir) for run_dir, _ in list_runs() if _readable(run_dir)]
     for files in watched:
         files.refresh()
     found = processes.find_all([files.run_dir for files in watched if not files.over])
@@ -46,6 +50,16 @@ def overview() -> list[dict[str, Any]]:
         document["certain"] = look is None or look.alive is not None
         documents.append(document)
     return documents
+
+
+def _readable(run_dir: RunDir) -> bool:
+    """Whether this version can read the run's job; one it cannot must not hide the others."""
+    try:
+        read_job(run_dir.job_file)
+    except BadInput as error:
+        print(f"liver-slurm: left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def print_overview(documents: list[dict[str, Any]]) -> None:

@@ -72,9 +72,9 @@ def _learning_rate(config: JobConfig) -> Iterator[Problem]:
     train = config.train
     if train.min_lr > train.lr:
         yield Problem("train.min_lr", f"{train.min_lr} is above lr; allowed: at most lr {train.lr}")
-    end = train.lr_decay_steps or train.steps
-    if train.lr_warmup_steps > end:
-        yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past the decay's end; allowed: <= {end}")
+    end = train.lr_decay_steps
+    if end is not None and train.lr_warmup_steps > end:
+        yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past lr_decay_steps; allowed: <= {end}")
 
 
 def _data_given(config: JobConfig) -> Iterator[Problem]:
@@ -182,7 +182,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, _heads),
     (("model.num_attention_heads", "model.num_query_groups"), _query_groups),
     (_BATCH, _batches),
-    (("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps", "train.steps"), _learning_rate),
+    (("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps"), _learning_rate),
     (("data.paths", "data.provider"), _data_given),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),

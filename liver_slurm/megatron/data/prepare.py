@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from liver_slurm.errors import BadInput
 from liver_slurm.megatron import compat
 from liver_slurm.megatron.data.documents import documents
 from liver_slurm.megatron.data.tokenizers import Tokenizer, load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ def is_prefix(path: Path) -> bool:
 def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
     """Prefixes of the run's indexed datasets; what the job file names as text is prepared in the run directory, once.
 
-    Call it in one process before the workers need the data. A second call finds what the first one made; two at the
-    same time make the same bytes. Prepared text comes first, then prepared prefixes in the job file's order.
+    Every worker may call it: the first one prepares, the others wait for it. Prepared text comes first, then prepared
+    prefixes in the job file's order.
 
     Raises:
         BadInput: as :func:`prepare`.
@@ -102,5 +107,19 @@ def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
     text = run_dir.data / "text"
     if not is_prefix(text):
         run_dir.data.mkdir(exist_ok=True)
-        prepare(texts, text, load_tokenizer(config.data.tokenizer))
+        with _one_at_a_time(run_dir.data / ".lock"):
+            if not is_prefix(text):
+                prepare(texts, text, load_tokenizer(config.data.tokenizer))
     return [str(text), *prefixes]
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait for whoever holds the lock, on whatever node; the kernel lets go of it when its holder dies."""
+    with lock.open("wb") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            # A file system without locks. All then make the same bytes, and each replaces the files as a whole.
+            log.warning("%s cannot be locked (%s): data may be prepared more than once", lock, error.strerror)
+        yield

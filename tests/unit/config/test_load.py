@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,14 @@ def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
     assert problems() == ["site.toml: stream.interfaec: no such key; the nearest is stream.interface"]
     monkeypatch.setenv("LIVER_SITE", str(tmp_path / "gone.toml"))
     assert problems() == [f"{tmp_path}/gone.toml: no such file"]
+
+
+def test_the_example_site_file_is_valid_with_its_lines_uncommented(tmp_path: Path) -> None:
+    example = (TINY.parent / "site.toml").read_text()
+    assert load_job(TINY, site=TINY.parent / "site.toml") == load_job(TINY)
+    lines = [line.removeprefix("# ") if re.match(r"# \w+ = ", line) else line for line in example.splitlines()]
+    (tmp_path / "site.toml").write_text("\n".join(lines).replace("$USER", "me"))
+    assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load cuda/12.4",)
 
 
 def test_plain_processes_take_the_place_of_slurm_resources() -> None:

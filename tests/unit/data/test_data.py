@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from liver_slurm.config.load import save_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import DataSection, JobConfig, TrainSection
 from liver_slurm.errors import BadInput
@@ -139,6 +141,24 @@ def test_text_is_prepared_once_in_the_run_directory(tree: Path, tmp_path: Path) 
     assert resolve_data(config, run_dir) == first
     assert (run_dir.data / "text.bin").stat().st_ino == before
     assert is_prefix(run_dir.data / "text")
+
+
+def test_of_several_workers_one_prepares(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = JobConfig(data=DataSection(paths=(str(tree),)))
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    call = "import sys\nfrom pathlib import Path\nfrom liver_slurm.config.load import read_job\n"
+    call += "from liver_slurm.config.rundir import RunDir\nfrom liver_slurm.megatron.data import prepare as module\n"
+    call += "def prepare(paths, prefix, tokenizer):\n    print('prepared', flush=True)\n"
+    call += "    [Path(f'{prefix}{s}').touch() for s in ('.bin', '.idx')]\n"
+    call += "module.prepare = prepare\nrun_dir = RunDir(Path(sys.argv[1]))\n"
+    call += "module.resolve_data(read_job(run_dir.job_file), run_dir)"
+    save_job(config, run_dir.job_file)
+    arguments = [sys.executable, "-c", call, str(run_dir.path)]
+    workers = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    printed = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
+    assert "".join(printed) == "prepared\n"
 
 
 class _Counting:

@@ -1,0 +1,354 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from liver_slurm.cli import main as main_module
+from liver_slurm.cli.main import COMMANDS
+from liver_slurm.cli.run import parse_resize
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.errors import BadInput
+from liver_slurm.observe.events import EventLog
+from liver_slurm.state.layout import Layout
+
+TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
+Liver = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["list", "--json"]])
+def test_answers_at_once_and_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from liver_slurm.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'megatron', 'numpy', 'zmq', 'submitit', 'jinja2', 'rich'}\n"
+        "print(*(set(sys.modules) & heavy), file=sys.stderr)"
+    )
+    # Processor time, not wall time: other tests run beside this one.
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    after = os.times()
+    assert done.stderr.strip() == ""
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 0.5
+
+
+def test_help_names_every_command_that_is_there(liver: Liver) -> None:
+    code, out, _ = liver("--help")
+    assert code == 0
+    for name in ("submit", "run", "status", "list", "events", "logs", "resize", "checkpoint", "cancel", "data"):
+        assert f"    {name}" in out
+        assert name in COMMANDS
+        code, out_of_command, _ = liver(name, "--help")
+        assert code == 0
+        assert out_of_command.startswith(f"usage: liver-slurm {name}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("status", "99"),
+        ("submit", "/nope.toml"),
+        ("resize", "99", "--layout", "tp1pp1dp1"),
+        ("resize", "99"),
+        ("events", "/tmp"),
+        ("submit", TINY, "--set", "train.lr=-1"),
+        ("run", TINY, "--workers", "0"),
+        ("run", TINY, "--workers", "2", "--standbys", "-1"),
+        ("run", TINY, "--workers", "2", "--resize", "5:tp2pp1dp2"),
+        ("run", TINY, "--workers", "2", "--resize", "500:tp1pp1dp1"),
+        ("run", TINY, "--workers", "2", "--resize", "tp1pp1dp1"),
+        ("run", TINY, "--workers", "2", "--resume", "nothing"),
+        ("data", "prepare", "/nope", "--output", "x"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_makes_nothing(liver: Liver, arguments: tuple[str, ...], home: Path) -> None:
+    code, out, err = liver(*arguments)
+    assert (code, out) == (2, "")
+    assert "liver-slurm: error: " in err.replace("liver-slurm resize: error", "liver-slurm: error")
+    assert "Traceback" not in err
+    assert list(home.iterdir()) == []
+
+
+def test_each_mistake_is_a_line_on_stderr(liver: Liver) -> None:
+    _, _, err = liver("submit", TINY, "--set", "train.lr=-1", "--set", "train.setps=3")
+    assert err.splitlines() == [
+        "liver-slurm: error: --set: train.setps: no such key; the nearest is train.steps",
+        "liver-slurm: error: --set: train.lr: -1 is not allowed; allowed: a number > 0",
+    ]
+
+
+def test_no_slurm_on_the_machine(liver: Liver, home: Path) -> None:
+    code, out, err = liver("submit", TINY)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "on this machine" in err
+    assert list(home.iterdir()) == []
+
+
+def test_a_dry_run_prints_the_script_and_makes_nothing(liver: Liver, home: Path) -> None:
+    code, out, _ = liver("submit", TINY, "--dry-run")
+    assert code == 0
+    assert out.startswith("#!")
+    assert "#SBATCH hetjob" in out
+    assert list(home.iterdir()) == []
+
+
+def test_submitting(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from liver_slurm.slurm import submit
+    from liver_slurm.slurm.client import CommandClient
+
+    monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
+    monkeypatch.setattr(CommandClient, "submit", lambda self, script, arguments=(): "77")
+    code, out, err = liver("submit", TINY, "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert document["job_id"] == "77"
+    assert json.loads(Path(document["run_dir"], "run.json").read_text())["job_id"] == "77"
+    code, out, _ = liver("submit", TINY, "--set", "job.name=other")
+    assert code == 0
+    assert "Submitted job 77" in out
+    assert "liver-slurm status 77" in out
+
+
+def test_a_refused_submission_leaves_nothing_behind(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from liver_slurm.errors import ClusterError
+    from liver_slurm.slurm import submit
+    from liver_slurm.slurm.client import CommandClient
+
+    def refuse(*_: object) -> str:
+        raise ClusterError("sbatch: no such account")
+
+    monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
+    monkeypatch.setattr(CommandClient, "submit", refuse)
+    code, out, err = liver("submit", TINY)
+    assert (code, out, err) == (1, "", "liver-slurm: error: sbatch: no such account\n")
+    assert list((home / "runs").iterdir()) == []
+    monkeypatch.setattr(
+        submit, "check_submittable", lambda config, client: ["live.partition: no such", "standby: no such"]
+    )
+    code, _, err = liver("submit", TINY)
+    assert (code, len(err.splitlines())) == (2, 2)
+
+
+def test_status_from_files(liver: Liver, run_dir: RunDir) -> None:
+    code, out, _ = liver("status", "gpt-tiny", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert {
+        "state": "training",
+        "step": 12,
+        "generation": 1,
+        "layout": "tp1pp1dp3",
+        "source": "files",
+    }.items() <= document.items()
+    assert len(document["workers"]) == 3
+    assert document["standbys"] == []
+    assert document["last_reconfiguration"]["pause_s"] == 0.25
+    assert "has not started" in document["reason"] or document["reason"] == "a standby is warm"
+    code, out, _ = liver("status", str(run_dir.path))
+    assert "tp1pp1dp2 → tp1pp1dp3 at step 10, pause 250 ms, 1.0 MiB" in out
+    assert "5.3800" in out
+
+
+def test_a_run_whose_coordinator_is_gone_is_lost(liver: Liver, run_dir: RunDir) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    run_dir.address_file.write_text(json.dumps({"host": "127.0.0.1", "port": 1, "epoch": 1, "pid": gone.pid}))
+    code, out, _ = liver("status", "gpt-tiny", "--json")
+    document = json.loads(out)
+    assert (code, document["state"]) == (0, "lost")
+    assert f"process {gone.pid}, is gone" in document["reason"]
+    assert "is gone" in document["coordinator"]
+    _, out, _ = liver("list", "--json")
+    assert json.loads(out)[0]["state"] == "lost"
+
+
+def test_list_and_status_without_a_run(liver: Liver, run_dir: RunDir) -> None:
+    for arguments in (["list"], ["status"]):
+        code, out, _ = liver(*arguments)
+        assert code == 0
+        assert "gpt-tiny" in out
+        assert "12/200" in out
+        assert "training" in out
+    _, out, _ = liver("status", "--json")
+    assert [document["run_dir"] for document in json.loads(out)] == [str(run_dir.path)]
+
+
+def test_a_slurm_job_that_slurm_does_not_know(
+    liver: Liver, run_dir: RunDir, fake_slurm: Callable[[str, str], None]
+) -> None:
+    from liver_slurm.config.runs import record_run
+
+    record_run(run_dir, "41")
+    fake_slurm("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    _, out, _ = liver("status", "41", "--json")
+    assert json.loads(out)["state"] == "lost"
+    assert "unknown to Slurm" in json.loads(out)["reason"]
+    fake_slurm("squeue", "echo 'slurm_load_jobs error: Access denied' >&2; exit 1")
+    _, out, _ = liver("list")
+    assert "training?" in out
+
+
+def test_events(liver: Liver, ended: RunDir) -> None:
+    _, out, _ = liver("events", "gpt-tiny", "--json")
+    assert [event["event"] for event in json.loads(out)][-1] == "run_ended"
+    _, out, _ = liver("events", "gpt-tiny")
+    assert 'reason="a standby is warm"' in out
+    assert "members=live-0,live-1,standby-1-0" in out
+    _, out, _ = liver("events", "gpt-tiny", "--json", "--follow")
+    assert len([json.loads(line) for line in out.splitlines()]) == 6
+
+
+def test_following_events_until_the_end(liver: Liver, run_dir: RunDir) -> None:
+    def finish() -> None:
+        log = EventLog(run_dir.events)
+        log.append("notice", generation=1, worker="standby-1-0", reason="SIGTERM")
+        log.append("run_ended", generation=1, outcome="cancelled", exit_code=3, reason="enough", step=13)
+
+    later = threading.Timer(0.3, finish)
+    later.start()
+    code, out, _ = liver("events", "gpt-tiny", "--follow")
+    later.join()
+    assert code == 0
+    assert "notice" in out
+    assert out.rstrip().endswith("step=13")
+
+
+def test_logs(liver: Liver, ended: RunDir) -> None:
+    code, _, err = liver("logs", "gpt-tiny")
+    assert (code, "there is no log of coordinator" in err, "none yet" in err) == (2, True, True)
+    (ended.logs / "coordinator.log").write_text("hello\n")
+    ended.worker_log("live-0").write_bytes(b"\xff worker\n")
+    assert liver("logs", "gpt-tiny") == (0, "hello\n", "")
+    assert liver("logs", "gpt-tiny", "--follow") == (0, "hello\n", "")
+    code, _, err = liver("logs", "gpt-tiny", "--worker", "live-9")
+    assert "there are: coordinator, live-0" in err
+    code, _, err = liver("logs", "gpt-tiny", "--worker", "../run")
+    assert code == 2
+
+
+def test_asking_a_run_that_is_over(liver: Liver, ended: RunDir) -> None:
+    code, out, _ = liver("cancel", "gpt-tiny", "--json")
+    assert (code, json.loads(out)["how"]) == (0, "it is over already: finished")
+    code, out, err = liver("resize", "gpt-tiny", "--layout", "tp1pp1dp1")
+    assert (code, out) == (2, "")
+    assert "is over: finished" in err
+    assert liver("checkpoint", "gpt-tiny")[0] == 2
+
+
+def test_cancelling_where_nobody_answers(liver: Liver, run_dir: RunDir) -> None:
+    code, _, err = liver("cancel", "gpt-tiny")
+    assert code == 1
+    assert "cancel it where it was started" in err
+    arguments = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)", "liver_slurm.worker"]
+    worker = subprocess.Popen([*arguments, str(run_dir.path)], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    bystander = subprocess.Popen([*arguments, str(run_dir.path) + "-other"], stdout=subprocess.PIPE)
+    try:
+        code, out, _ = liver("cancel", "gpt-tiny")
+        assert code == 0
+        assert "told 1 of its processes to end" in out
+        assert worker.wait(timeout=10) != 0
+        assert bystander.poll() is None
+    finally:
+        for process in (worker, bystander):
+            process.kill()
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_cancelling_slurm_jobs(
+    liver: Liver, run_dir: RunDir, fake_slurm: Callable[[str, str], None], home: Path
+) -> None:
+    from liver_slurm.config.runs import record_run
+
+    record_run(run_dir, "41")
+    fake_slurm("squeue", "exit 0")
+    fake_slurm("scancel", f'echo "$@" >> {home}/cancelled')
+    code, out, _ = liver("cancel", "41")
+    assert (code, "Slurm ends job 41" in out) == (0, True)
+    assert (home / "cancelled").read_text().split() == ["41"]
+
+
+def test_data_prepare(liver: Liver, home: Path) -> None:
+    (home / "a.txt").write_text("hello")
+    code, out, _ = liver("data", "prepare", "a.txt", "--output", "made", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document == {"prefix": str(home / "made"), "documents": 1, "tokens": 6, "vocab_size": 257}
+    assert sorted(file.name for file in home.iterdir()) == ["a.txt", "made.bin", "made.idx"]
+
+
+def test_resize_arguments() -> None:
+    assert parse_resize("50:tp2pp1dp2") == (50, Layout(2, 1, 2))
+    for text in ("50", "x:tp1pp1dp1", "50:tp0pp1dp1", "-1:tp1pp1dp1"):
+        with pytest.raises(BadInput, match="--resize"):
+            parse_resize(text)
+
+
+def test_interrupts_and_closed_pipes(liver: Liver, ended: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        @staticmethod
+        def add_parser(subparsers: object) -> None:
+            subparsers.add_parser("list")  # type: ignore[attr-defined]
+
+        @staticmethod
+        def run(_: object) -> int:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module, "_module", lambda name: Module)
+    assert liver("list") == (130, "", "liver-slurm: interrupted\n")
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "liver_slurm.cli.main", "events", str(ended.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert reader.stdout is not None
+    reader.stdout.close()
+    assert reader.stderr is not None
+    assert reader.stderr.read() == b""
+    assert reader.wait(timeout=30) == 0
+    reader.stderr.close()
+
+
+def test_the_progress_view_without_a_terminal(liver: Liver, run_dir: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    from liver_slurm.cli.view import ProgressView
+
+    with ProgressView(run_dir, "title"):
+        EventLog(run_dir.events).append("run_ended", generation=1, outcome="finished", reason="", step=200)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("finished, step 200 of 200, loss 5.3800, layout tp1pp1dp3 (generation 1)")
+
+
+def test_the_progress_view_on_a_terminal(run_dir: RunDir) -> None:
+    from rich.console import Console
+
+    from liver_slurm.cli.view import ProgressView
+
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed with the console
+    console.print(ProgressView(run_dir, "title")._panel())
+    text = console.export_text()
+    console.file.close()
+    for expected in ("title", "training", "12 of 200", "tp1pp1dp3", "3, and 0 standbys", "a standby is warm"):
+        assert expected in text
+
+
+def test_waiting_has_a_deadline(run_dir: RunDir) -> None:
+    from liver_slurm import find
+    from liver_slurm.errors import LiverError
+
+    start = time.monotonic()
+    with pytest.raises(LiverError, match=r"is not over after 0\.2 s"):
+        find(run_dir.path).wait(timeout=0.2, poll=0.05)
+    assert time.monotonic() - start < 5
