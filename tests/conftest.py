@@ -70,7 +70,7 @@ def client(cluster: Cluster) -> CommandClient:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
-    """``eventually(check, what, timeout=30)``: the first true value of ``check()``; fails when there is none in time."""
+    """``eventually(check, what, timeout=30)``: the first true value of ``check()``; fails if none comes in time."""
 
     def wait(check: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
         deadline = time.monotonic() + timeout

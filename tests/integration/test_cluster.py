@@ -186,14 +186,14 @@ def test_a_port_that_begins_no_block(directory: Path) -> None:
 
 def test_missing_packages(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "SEARCH_PATH", str(directory))
-    with pytest.raises(ClusterError, match="missing on this machine: munged, slurmctld, .*: apt-get install -y "):
+    with pytest.raises(ClusterError, match=r"missing on this machine: munged, slurmctld, .*: apt-get install -y "):
         lifecycle.up(ClusterSpec(directory=directory))
     assert not directory.exists()
 
 
 @needs_slurm
 def test_a_cluster_that_cannot_start_says_why_and_leaves_no_process(directory: Path) -> None:
-    with pytest.raises(ClusterError, match="fatal: .*select/nonsense; logs are in"):
+    with pytest.raises(ClusterError, match=r"fatal: .*select/nonsense; logs are in"):
         lifecycle.up(ClusterSpec(directory=directory, nodes=1, extra=("SelectType=select/nonsense",)))
     assert cluster_processes(ClusterDir(directory).slurm_conf) == []
     assert (directory / "log" / "slurmctld.log").exists() or (directory / "log" / "boot.log").exists()

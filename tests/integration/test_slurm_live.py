@@ -1,4 +1,4 @@
-"""The live job's script on a real cluster. A stand-in for Python plays coordinator and workers, as the test tells it."""
+"""The live job's script on a real cluster; a stand-in for Python plays coordinator and workers as the test says."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from liver_slurm.slurm.submit import check_submittable, submit_live
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, gpus_per_node=2)]
 
-# Called as PYTHON -m liver_slurm.coordinator RUN_DIR …, or with liver_slurm.worker. A coordinator ends with the codes in
-# RUN_DIR/codes, one line for each start, when RUN_DIR/end-coordinator appears; "kill" dies of a signal at once.
+# Called as PYTHON -m liver_slurm.coordinator RUN_DIR …, or with liver_slurm.worker. A coordinator ends with the codes
+# in RUN_DIR/codes, one line for each start, when RUN_DIR/end-coordinator appears; "kill" dies of a signal at once.
 STAND_IN = r"""#!/bin/bash
 echo "args=$* proc=$SLURM_PROCID node=$SLURMD_NODENAME threads=$OMP_NUM_THREADS gpus=${CUDA_VISIBLE_DEVICES:-} pid=$$"
 echo "setup=${SETUP_DONE:-}"

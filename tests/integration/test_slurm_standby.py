@@ -248,7 +248,7 @@ def test_warning_signal_and_no_requeue_are_in_the_script(make: Callable[..., Sta
 
 def test_refusal_is_one_clear_line(make: Callable[..., Standbys]) -> None:
     standbys = make(partitions=("nosuch",))
-    with pytest.raises(ClusterError, match="^a standby job was refused: .*partition") as caught:
+    with pytest.raises(ClusterError, match=r"^a standby job was refused: .*partition") as caught:
         standbys.source.launch(1)
     assert "\n" not in str(caught.value)
 

@@ -87,5 +87,5 @@ def test_interpreter_of_the_job_file_is_taken() -> None:
 
 def test_a_line_break_cannot_smuggle_in_an_option() -> None:
     config = JobConfig(live=LiveSection(account="lab\n#SBATCH --uid=0"))
-    with pytest.raises(BadInput, match="account.*line break"):
+    with pytest.raises(BadInput, match=r"account.*line break"):
         render_live(config, RUN_DIR, PYTHON)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.slurm.capacity import Unit, fitting_nodes, idle_units, pack, satisfies
@@ -72,6 +73,7 @@ def test_constraint(constraint: str | None, holds: bool) -> None:
     assert satisfies(frozenset({"a", "b"}), constraint) is holds
 
 
+@cache
 def brute_force(slots: tuple[int, ...], width: int) -> int:
     choices = [pick for pick in combinations(range(len(slots)), width) if all(slots[i] for i in pick)]
     best = 0
@@ -81,6 +83,7 @@ def brute_force(slots: tuple[int, ...], width: int) -> int:
     return best
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=4).map(tuple), st.integers(1, 3))
 def test_pack_is_the_optimum(slots: tuple[int, ...], width: int) -> None:
     assert pack(slots, width) == brute_force(slots, width)

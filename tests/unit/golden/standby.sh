@@ -1,0 +1,29 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=lab
+#SBATCH --comment=/runs/gpt-20260102-030405-abcd
+#SBATCH --cpus-per-task=3
+#SBATCH --error=/runs/gpt-20260102-030405-abcd/standby/%j_0_log.err
+#SBATCH --export=ALL
+#SBATCH --gres=gpu:4
+#SBATCH --job-name=gpt-20260102-030405-abcd-standby
+#SBATCH --mem=16G
+#SBATCH --no-kill
+#SBATCH --no-requeue
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/gpt-20260102-030405-abcd/standby/%j_0_log.out
+#SBATCH --partition=a
+#SBATCH --qos=low
+#SBATCH --signal=USR2@30
+#SBATCH --time=4:00:00
+
+# setup
+module load cuda
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.out --error /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.err --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=3 /opt/liver/bin/python -u -m submitit.core._submit /runs/gpt-20260102-030405-abcd/standby

@@ -1,0 +1,116 @@
+"""What the coordinator is told about standby jobs, and what is asked for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
+from liver_slurm.slurm.executor import StandbyExecutor, make_executor
+from liver_slurm.slurm.records import JobInfo, NodeInfo
+from liver_slurm.slurm.standby import SlurmStandbySource, standby_job, standby_job_name
+
+RUN_DIR = RunDir(Path("/runs/gpt-20260102-030405-abcd"))
+NAME = "gpt-20260102-030405-abcd-standby"
+
+
+def config(**options: Any) -> JobConfig:
+    return JobConfig(standby=StandbySection(**{"partitions": ("a", "b"), "max_jobs": 4, **options}))
+
+
+@pytest.mark.parametrize(
+    ("slurm_state", "state"),
+    [
+        ("PENDING", "pending"),
+        ("CONFIGURING", "pending"),
+        ("RUNNING", "running"),
+        ("SUSPENDED", "running"),
+        ("COMPLETING", "ending"),
+    ],
+)
+def test_states(make_job: Callable[..., JobInfo], slurm_state: str, state: str) -> None:
+    job = standby_job(make_job("7", slurm_state))
+    assert job is not None
+    assert (job.job_id, job.state, job.nodes, job.preempt_at) == ("7", state, ("n1",), None)
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "PREEMPTED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL"])
+def test_a_job_that_is_over_is_no_standby(make_job: Callable[..., JobInfo], state: str) -> None:
+    assert standby_job(make_job("7", state)) is None
+
+
+def test_it_is_taken_back_at_the_end_of_the_grace_time(make_job: Callable[..., JobInfo]) -> None:
+    job = standby_job(make_job("7", preempt_time=100.0, end_time=110.0))
+    assert job is not None
+    assert job.preempt_at == 110.0
+    unlimited = standby_job(make_job("7", preempt_time=100.0))
+    assert unlimited is not None
+    assert unlimited.preempt_at == 100.0
+    limited = standby_job(make_job("7", end_time=110.0))
+    assert limited is not None
+    assert limited.preempt_at is None
+
+
+def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo]) -> None:
+    slurm.add_partition("a", [make_node("n1"), make_node("n2", state="allocated", cpus_idle=0)])
+    slurm.add_partition("b", [make_node("n1"), make_node("n3")])
+    mark = {"name": NAME, "comment": str(RUN_DIR.path)}
+    slurm.infos = [
+        make_job("1", **mark),
+        make_job("2", "PENDING", nodes=(), **mark),
+        make_job("3", "COMPLETED", **mark),
+        make_job("4", name=NAME, comment="/other/gpt-20260102-030405-abcd"),
+    ]
+    source = SlurmStandbySource(config(cpus_per_task=2), RUN_DIR, slurm, clock=lambda: 5.0)
+    supply = source.observe()
+    assert [job.job_id for job in supply.jobs] == ["1", "2"]
+    assert supply.idle_units == 2 + 2 - 1, "two on n1 and two on n3, one of which the pending job takes"
+    assert (supply.time, supply.blind) == (5.0, None)
+
+    slurm.away = True
+    blind = source.observe()
+    assert blind.blind == "squeue: Unable to contact slurm controller"
+    assert (blind.jobs, blind.idle_units, blind.time) == (supply.jobs, supply.idle_units, supply.time)
+    slurm.away = False
+    assert source.observe() == supply
+
+    source.close()
+    assert slurm.cancelled == ["1", "2"]
+
+
+def test_the_name_is_one_name() -> None:
+    assert standby_job_name(RunDir(Path("/runs/a, b"))) == "a__b-standby"
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], StandbyExecutor]:
+    monkeypatch.setattr(StandbyExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
+    return lambda config: make_executor(config, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
+
+
+def test_script(executor: Callable[[JobConfig], StandbyExecutor], golden: Callable[[str, str], None]) -> None:
+    wanted = JobConfig(
+        live=LiveSection(account="lab", setup=("module load cuda",), python="/opt/liver/bin/python"),
+        standby=StandbySection(
+            partitions=("a",), nodes_per_job=2, tasks_per_node=4, cpus_per_task=3, gpus_per_task=1, mem="16G", qos="low"
+        ),
+    )
+    made = executor(wanted)
+    golden("standby.sh", made._make_submission_file_text(made._submitit_command_str, "uid"))
+
+
+def test_own_job_variables_are_unset_for_sbatch(
+    executor: Callable[[JobConfig], StandbyExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    command = executor(config())._make_submission_command(Path("/x.sh"))
+    assert command[:3] == ["timeout", "60", "env"]
+    assert command[-2:] == ["sbatch", "/x.sh"]
+    unset = command[4:-2:2]
+    assert "SLURM_JOB_ID" in unset
+    assert "SLURM_CONF" not in unset
