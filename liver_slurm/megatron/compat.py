@@ -35,7 +35,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 # Functions whose body, not only a name in it, is about CUDA; appended to the module, so they replace the originals.
 _REPLACEMENTS = {
-    "megatron.core.tensor_parallel.random": '''
+    "megatron.core.tensor_parallel.random": """
 
 def _get_cuda_rng_state(device="cpu", clone=False, graph_safe=False):
     return torch.get_rng_state()
@@ -47,7 +47,7 @@ def _set_cuda_rng_state(new_state, device=-1, graph_safe=False):
 
 # It warns at each fork that it uses the CPU's generator, which is the only one here.
 logging.getLogger(__name__).addFilter(lambda record: "CPU RNG state" not in record.getMessage())
-''',
+""",
 }
 
 

@@ -1,14 +1,15 @@
 """What each rank of a world will hold, read from megatron's own metadata of models that exist on the meta device only.
 
-A :class:`~liver_slurm.state.spec.ShardSpec` comes from ``model.sharded_state_dict()``, whose entries say where in the global
-tensor a parameter, or a part of it, lies. Building a shard on the meta device takes milliseconds and no memory, so every rank
-knows every other rank's pieces without asking.
+A :class:`~liver_slurm.state.spec.ShardSpec` comes from ``model.sharded_state_dict()``, whose entries say where in the
+global tensor a parameter, or a part of it, lies. Building a shard on the meta device takes milliseconds and no memory,
+so every rank knows every other rank's pieces without asking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.errors import PlanError
 from liver_slurm.megatron import compat
-from liver_slurm.megatron.model import build_model, unwrap
+from liver_slurm.megatron.model import build_model, stage_layers, unwrap
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import ITEMSIZE
 from liver_slurm.state.spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
@@ -52,7 +53,8 @@ class _Sizes:
 class _ParallelState:
     """megatron's globals, with a fixed answer to which data parallel replica this is.
 
-    A tied embedding's entry asks it for a replica id, which is not used here; the globals may be unset or another world's.
+    A tied embedding's entry asks it for a replica id, which is not used here; the globals may be unset, or another
+    world's.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -78,14 +80,28 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
 @lru_cache(maxsize=32)
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
-    return WorldSpec(
-        layout=layout,
-        shards={
-            (tp, pp): shard_spec(config, layout, tp, pp) for pp in range(layout.pp) for tp in range(layout.tp)
-        },
-        distributed_optimizer=config.train.distributed_optimizer,
-        precision=config.train.precision,
-    )
+    shards: dict[tuple[int, int], ShardSpec] = {}
+    for pp in range(layout.pp):
+        # Stages between the first and the last differ in nothing but the numbers of their layers, as long as the model
+        # is this product's own: a large world's shards are then known in the time that three stages take.
+        alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not config.model.extra
+        for tp in range(layout.tp):
+            shards[tp, pp] = (
+                _next_layers(shards[tp, pp - 1], config.model.num_layers, layout.pp)
+                if alike
+                else shard_spec(config, layout, tp, pp)
+            )
+    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+
+
+def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
+    """The shard of the stage after an inner one."""
+    step = stage_layers(layers, stages)[1]
+
+    def moved(box: BoxSpec) -> BoxSpec:
+        return box._replace(offset=(box.offset[0] + step, *box.offset[1:])) if box.layered else box
+
+    return ShardSpec(tuple(replace(param, boxes=tuple(map(moved, param.boxes))) for param in shard.params))
 
 
 def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec:
@@ -125,7 +141,7 @@ def _some_default_group() -> Iterator[None]:
 
 
 def _parts(entry: Any) -> Iterator[tuple[Any, Any]]:
-    """(parameter, its part as a ``ShardedTensor``) of an entry of a sharded state dict; nothing for what has no tensor."""
+    """(parameter, its part as a ``ShardedTensor``) of a sharded state dict's entry; nothing if it has no tensor."""
     if isinstance(entry, ShardedTensor):
         yield entry.data, entry
     elif isinstance(entry, ShardedTensorFactory):
@@ -158,7 +174,9 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
     if parameter.requires_grad:
         matching = [override for key, override in overrides.items() if key.matches(parameter, name)]
         group = GroupSpec(**{field: value for override in matching for field, value in override.items()})
-    return ParamSpec(name, parameter.numel(), dtype, tuple(boxes), group, bool(getattr(parameter, "shared_embedding", False)))
+    return ParamSpec(
+        name, parameter.numel(), dtype, tuple(boxes), group, bool(getattr(parameter, "shared_embedding", False))
+    )
 
 
 def _collection(layout: Layout, tp: int, pp: int) -> Any:

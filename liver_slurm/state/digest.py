@@ -1,8 +1,8 @@
 """Digests of boxes: what source and target compare to prove that state arrived bit for bit.
 
-Two kinds. ``xxh3`` hashes the bytes where they lie in host memory. ``mix`` is a sum of mixed words that a GPU can compute
-where the tensor lies, without copying it to the host; it gives the same value on a CPU. Both depend on the order of the
-elements and on nothing but their bytes, and both ends of a move must use the same kind.
+Two kinds. ``xxh3`` hashes the bytes where they lie in host memory. ``mix`` is a sum of mixed words that a GPU can
+compute where the tensor lies, without copying it to the host; it gives the same value on a CPU. Both depend on the
+order of the elements and on nothing but their bytes, and both ends of a move must use the same kind.
 """
 
 from __future__ import annotations

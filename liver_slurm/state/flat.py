@@ -1,9 +1,10 @@
 """Which flat range of each parameter a data parallel rank owns under Megatron's distributed optimizer.
 
-The rule of megatron-core 0.16.1, ``distributed/param_and_grad_buffer.py`` and ``optimizer/distrib_optimizer.py``: parameters
-of one dtype lie in one buffer, in reverse order, each start padded to 64 elements; the buffer is cut into buckets of about
-``bucket_size`` elements (an embedding shared between pipeline stages always has a bucket of its own); bucket ends are
-padded to the least common multiple of dp and 128; rank d of dp owns the d-th of dp equal parts of every bucket.
+The rule of megatron-core 0.16.1, ``distributed/param_and_grad_buffer.py`` and ``optimizer/distrib_optimizer.py``:
+parameters of one dtype lie in one buffer, in reverse order, each start padded to 64 elements; the buffer is cut into
+buckets of about ``bucket_size`` elements (an embedding shared between pipeline stages always has a bucket of its own);
+bucket ends are padded to the least common multiple of dp and 128; rank d of dp owns the d-th of dp equal parts of every
+bucket.
 """
 
 from __future__ import annotations

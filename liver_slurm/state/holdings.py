@@ -7,8 +7,9 @@ world has one table for each. All tensors of one parameter's optimizer state lie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from liver_slurm.errors import PlanError
 from liver_slurm.state.flat import Range
+from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import Box, flat_boxes, shifted
 from liver_slurm.state.spec import WorldSpec
 
@@ -45,8 +47,9 @@ class _Share(NamedTuple):
     end: int
 
 
-_Cell = tuple[str, Box, Box]
-_Shares = dict[_Cell, dict[tuple[int, int], tuple[_Share, ...]]]
+_Coordinates = tuple[int, int]
+_Shares = dict[tuple[str, Box, Box], dict[_Coordinates, tuple[_Share, ...]]]
+_HeldBy = tuple[tuple[_Coordinates, int | None], ...]
 
 
 def weight_holdings(world: WorldSpec, names: Sequence[str], axes: int) -> Holdings:
@@ -86,7 +89,7 @@ def _clip(ranges: Iterable[Range], start: int, size: int) -> tuple[_Share, ...]:
 def _table(world: WorldSpec, shares: _Shares, names: Sequence[str], axes: int) -> Holdings:
     layout = world.layout
     number = {name: index for index, name in enumerate(names)}
-    sets: dict[tuple[tuple[tuple[int, int], int | None], ...], int] = {}
+    sets: dict[_HeldBy, int] = {}
     rows: list[tuple[int, ...]] = []
     holders: list[int] = []
     for (name, offset, shape), by_shard in shares.items():
@@ -97,19 +100,7 @@ def _table(world: WorldSpec, shares: _Shares, names: Sequence[str], axes: int) -
                 rows.append((number[name], *shifted(offset, inside), *(0,) * pad, *extent, *(1,) * pad))
                 holders.append(holder)
     table = np.array(rows, dtype=np.int64).reshape(len(rows), 1 + 2 * axes)
-    ranks = tuple(
-        np.unique(
-            np.array(
-                [
-                    layout.rank(tp, pp, replica)
-                    for (tp, pp), dp in held_by
-                    for replica in (range(layout.dp) if dp is None else (dp,))
-                ],
-                dtype=np.int64,
-            )
-        )
-        for held_by in sets
-    )
+    ranks = tuple(np.array(sorted(_ranks(layout, held_by)), dtype=np.int64) for held_by in sets)
     holdings = Holdings(
         table[:, 0], table[:, 1 : 1 + axes], table[:, 1 + axes :], np.array(holders, dtype=np.int64), ranks
     )
@@ -117,9 +108,13 @@ def _table(world: WorldSpec, shares: _Shares, names: Sequence[str], axes: int) -
     return holdings
 
 
-def _atoms(
-    by_shard: dict[tuple[int, int], tuple[_Share, ...]],
-) -> Iterable[tuple[int, int, tuple[tuple[tuple[int, int], int | None], ...]]]:
+def _ranks(layout: Layout, held_by: _HeldBy) -> Iterator[int]:
+    for (tp, pp), dp in held_by:
+        for replica in range(layout.dp) if dp is None else (dp,):
+            yield layout.rank(tp, pp, replica)
+
+
+def _atoms(by_shard: dict[_Coordinates, tuple[_Share, ...]]) -> Iterator[tuple[int, int, _HeldBy]]:
     """Flat ranges of one box that the same replicas hold whole: (start, end, who), in order.
 
     Replicas of a box are nearly always cut alike; where they are not, every cut of one of them is a cut for all.
@@ -131,7 +126,7 @@ def _atoms(
             yield share.start, share.end, tuple((shard, share.dp) for shard in shards)
         return
     cuts = sorted({cut for shares in by_shard.values() for share in shares for cut in (share.start, share.end)})
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         held_by = tuple(
             (shard, share.dp)
             for shard, shares in by_shard.items()

@@ -1,7 +1,7 @@
 """Pieces and moves: boxes of named state tensors in global coordinates, and how to cut them.
 
-A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where the
-weight itself is not fp32), ``NAME@exp_avg``, ``NAME@exp_avg_sq``.
+A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where
+the weight itself is not fp32), ``NAME@exp_avg``, ``NAME@exp_avg_sq``.
 """
 
 from __future__ import annotations
@@ -79,8 +79,11 @@ def flat_boxes(shape: Box, start: int, end: int) -> Iterator[tuple[Box, Box]]:
     """
     if start >= end:
         return
-    if len(shape) <= 1:
-        yield ((start,), (end - start,)) if shape else ((), ())
+    if start == 0 and end == math.prod(shape):
+        yield (0,) * len(shape), shape
+        return
+    if len(shape) == 1:
+        yield (start,), (end - start,)
         return
     inner = math.prod(shape[1:])
     row = start // inner
@@ -91,7 +94,7 @@ def flat_boxes(shape: Box, start: int, end: int) -> Iterator[tuple[Box, Box]]:
         start, row = row_end, row + 1
     rows = (end - start) // inner
     if rows > 0:
-        yield (row,) + (0,) * (len(shape) - 1), (rows,) + tuple(shape[1:])
+        yield (row,) + (0,) * (len(shape) - 1), (rows, *shape[1:])
         start, row = start + rows * inner, row + rows
     yield from _in_row(shape, row, start, end)
 

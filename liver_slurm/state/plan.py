@@ -1,10 +1,10 @@
 """The transfer plan: which worker copies what to whom, so that a target world's state is complete.
 
-A region is a box that one set of source ranks owns and one set of target ranks needs. A receiver whose worker is an owner
-copies locally; the others are served by the owners. All that one owner set has to send is laid out as one stream of
-bytes, receiver after receiver and layer after layer, and the stream is cut among the owners at shares that
-:mod:`liver_slurm.state.balance` chooses. So a move is a function of a few sums over the plan, and every rank computes its
-own moves, the same ones that its peers compute, without listing the others'.
+A region is a box that one set of source ranks owns and one set of target ranks needs. A receiver whose worker is an
+owner copies locally; the others are served by the owners. All that one owner set has to send is laid out as one stream
+of bytes, receiver after receiver and layer after layer, and the stream is cut among the owners at shares that
+:mod:`liver_slurm.state.balance` chooses. So a move is a function of a few sums over the plan, and every rank computes
+its own moves, the same ones that its peers compute, without listing the others'.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _intersect(source: Holdings, target: Holdings, names: list[str]) -> tuple[In
 
 
 def _check_covered(target: Holdings, needed: Ints, sizes: Ints, names: list[str]) -> None:
-    """Regions of one target box are disjoint, because source boxes are: equal sizes mean that each element comes once."""
+    """Regions of one target box are disjoint, because source boxes are: of equal size, they bring each element once."""
     found = np.zeros(len(target.tensor), dtype=np.int64)
     np.add.at(found, needed, sizes)
     wanted = target.shape.prod(axis=1)

@@ -28,10 +28,10 @@ def schedule(
 ) -> list[Chunk]:
     """One worker's messages, sent and received, in the order in which it should handle them.
 
-    In each round a rank sends at most one chunk and receives at most one, and round after round to and from another peer: in
-    round (i, d) source rank r sends the i-th chunk for target rank r + d. All workers' orders agree with one order of all
-    chunks, so workers that handle theirs strictly one after the other, waiting for the other end each time, never
-    wait in a circle.
+    In each round a rank sends at most one chunk and receives at most one, and round after round to and from another
+    peer: in round (i, d) source rank r sends the i-th chunk for target rank r + d. All workers' orders agree with one
+    order of all chunks, so workers that handle theirs strictly one after the other, waiting for the other end each
+    time, never wait in a circle.
 
     Args:
         moves: the worker's part of the plan.
@@ -47,9 +47,7 @@ def schedule(
     return sorted(chunks, key=lambda c: (c.index, (c.target_rank - c.source_rank) % ranks, c.source_rank))
 
 
-def pack(
-    moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int, overhead: int = 0
-) -> Iterator[Chunk]:
+def pack(moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int, overhead: int = 0) -> Iterator[Chunk]:
     """Pack the moves of one pair of ranks, in their order, into chunks of at most ``limit`` bytes.
 
     Both ends list a pair's moves alike, so both come to the same chunks.

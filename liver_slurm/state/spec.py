@@ -36,6 +36,9 @@ class GroupSpec(NamedTuple):
     lr_mult: float = 1.0
 
 
+_PLAIN_GROUP = GroupSpec()
+
+
 @dataclass(frozen=True)
 class ParamSpec:
     """One parameter of one model shard.
@@ -49,7 +52,7 @@ class ParamSpec:
     size: int
     dtype: str
     boxes: tuple[BoxSpec, ...]
-    group: GroupSpec | None = GroupSpec()
+    group: GroupSpec | None = _PLAIN_GROUP
     shared: bool = False
 
     @property

@@ -4,13 +4,17 @@ import subprocess
 import sys
 
 import pytest
+
 from liver_slurm.megatron import compat
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("x = torch.empty(1, device=torch.cuda.current_device())", "x = torch.empty(1, device=torch.get_default_device())"),
+        (
+            "x = torch.empty(1, device=torch.cuda.current_device())",
+            "x = torch.empty(1, device=torch.get_default_device())",
+        ),
         ("x = torch.zeros(1, device='cuda')", 'x = torch.zeros(1, device="cpu")'),
         ("if t.type() == 'torch.cuda.HalfTensor':", 'if t.type() == "torch.HalfTensor":'),
         ("x = torch.cuda.LongTensor([1])", "x = torch.cuda.LongTensor([1])"),

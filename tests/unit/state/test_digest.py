@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+
 from liver_slurm.state import digest as module
 from liver_slurm.state.digest import Kind, digest
 

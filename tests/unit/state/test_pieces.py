@@ -5,6 +5,7 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from liver_slurm.state.pieces import flat_boxes, intersect, state_tensors
 
 shapes = st.lists(st.integers(1, 5), min_size=0, max_size=4).map(tuple)

@@ -1,18 +1,20 @@
 """Properties of transfer plans over random small worlds.
 
-Where a plan is judged by its balance, a rank's load is the bytes that it sends to other workers, and the mean is over the
-ranks that send or could: those that hold a region which some other worker must be sent.
+Where a plan is judged by its balance, a rank's load is the bytes that it sends to other workers, and the mean is over
+the ranks that send or could: those that hold the same region, which some other worker must be sent.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from liver_slurm.errors import PlanError
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import ITEMSIZE, Box, Move, intersect
@@ -24,7 +26,7 @@ ROWS, WIDTH, VOCABULARY = 24, 12, 36
 
 
 class Model:
-    """A model in the shape of a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter."""
+    """Like a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter."""
 
     def __init__(self, layers: int, tied: bool, dtype: str, frozen: bool) -> None:
         self.layers, self.tied, self.dtype, self.frozen = layers, tied, dtype, frozen
@@ -67,10 +69,8 @@ class Model:
 
     def world(self, layout: Layout, distributed: bool, bucket_size: int | None = None, sizes: Any = None) -> WorldSpec:
         bounds = np.cumsum([0, *(sizes or even(self.layers, layout.pp))]).tolist()
-        stages = [range(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
-        shards = {
-            (tp, pp): self.shard(layout, stages, tp, pp) for pp in range(layout.pp) for tp in range(layout.tp)
-        }
+        stages = [range(first, last) for first, last in pairwise(bounds)]
+        shards = {(tp, pp): self.shard(layout, stages, tp, pp) for pp in range(layout.pp) for tp in range(layout.tp)}
         return WorldSpec(layout, shards, distributed, "fp32" if self.dtype == "float32" else "bf16", bucket_size)
 
 
@@ -96,7 +96,7 @@ def transfers(draw: st.DrawFn) -> tuple[WorldSpec, WorldSpec, list[int | None]]:
     return source, target, list(keep)
 
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def box(move_or_piece: Any) -> tuple[slice, ...]:
@@ -123,7 +123,10 @@ def transfer(plan: TransferPlan, source: list[dict[str, np.ndarray]]) -> list[di
     """Carry out all moves; every element may arrive once only, and must be there to be sent."""
     target = [{n: np.zeros_like(a) for n, a in source[0].items()} for _ in range(plan.target.layout.size)]
     for move in plan.moves():
-        place, values = target[move.target_rank][move.tensor][box(move)], source[move.source_rank][move.tensor][box(move)]
+        place, values = (
+            target[move.target_rank][move.tensor][box(move)],
+            source[move.source_rank][move.tensor][box(move)],
+        )
         assert not place.any(), f"arrives twice: {move}"
         assert values.all(), f"is not there to be sent: {move}"
         place[...] = values

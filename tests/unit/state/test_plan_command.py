@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from liver_slurm.cli import plan
 from liver_slurm.errors import BadInput
 
@@ -75,7 +76,9 @@ def test_document(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arrived.setdefault((move["target_rank"], move["tensor"]), []).extend(cells(move))
         if [0, 1, None, 2, None, None][move["target_rank"]] != move["source_rank"]:
             remote += math.prod(move["shape"]) * sizes[told["tensors"][move["tensor"]]["dtype"]]
-    assert {key: sorted(found) for key, found in wanted.items()} == {key: sorted(found) for key, found in arrived.items()}
+    assert {key: sorted(found) for key, found in wanted.items()} == {
+        key: sorted(found) for key, found in arrived.items()
+    }
     assert remote == told["bytes_remote"] == told["bytes_remote_minimum"]
     assert told["max_send_over_mean"] <= 1.1
     state = {name.rpartition("@")[2] for name in told["tensors"] if "@" in name}
@@ -91,7 +94,16 @@ def test_summary(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_overrides_change_the_plan(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = document(
-        capsys, job, "--from", "tp1pp1dp1", "--to", "tp1pp1dp1", "--set", "train.precision=fp32", "--set", "model.num_layers=2"
+        capsys,
+        job,
+        "--from",
+        "tp1pp1dp1",
+        "--to",
+        "tp1pp1dp1",
+        "--set",
+        "train.precision=fp32",
+        "--set",
+        "model.num_layers=2",
     )
     assert not any(name.endswith("@master") for name in told["tensors"])
     assert told["tensors"]["decoder.layers.mlp.linear_fc2.weight"]["shape"] == [2, 32, 48]

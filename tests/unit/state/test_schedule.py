@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import Move, TensorInfo
 from liver_slurm.state.plan import RankMoves, plan_transfer
@@ -56,7 +57,9 @@ def test_rows_are_kept_whole_where_they_fit() -> None:
 def replicas(layout: Layout) -> WorldSpec:
     rows = 48 // layout.tp
     shards = {
-        (tp, 0): ShardSpec((ParamSpec("w", rows * 8, "float32", (BoxSpec("w", (48, 8), (tp * rows, 0), (rows, 8), 0),)),))
+        (tp, 0): ShardSpec(
+            (ParamSpec("w", rows * 8, "float32", (BoxSpec("w", (48, 8), (tp * rows, 0), (rows, 8), 0),)),)
+        )
         for tp in range(layout.tp)
     }
     return WorldSpec(layout, shards, True, "fp32")
