@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.cluster.lifecycle import Cluster, down, up
-from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
+if TYPE_CHECKING:
+    # Imported where they are used: tests for GPUs run on machines that have no Slurm and not all of our dependencies.
+    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.cluster.lifecycle import Cluster
 
 GOLDEN = Path(__file__).parent / "unit" / "golden"
 LOG_LINES = 40
@@ -46,6 +47,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """
     if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin") is None:
         pytest.skip("no slurmctld on this machine; `make setup` installs it")
+    from liver_slurm.slurm.cluster.lifecycle import down, up
+    from liver_slurm.slurm.cluster.spec import ClusterSpec
+
     marker = request.node.get_closest_marker("cluster")
     options = {"nodes": 3, "grace": 5, **(marker.kwargs if marker is not None else {})}
     # Not below pytest's folder: sockets live here, and their paths are short.
@@ -65,6 +69,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def client(cluster: Cluster) -> CommandClient:
     """A client of the module's cluster."""
+    from liver_slurm.slurm.client import CommandClient
+
     return CommandClient()
 
 
@@ -100,6 +106,8 @@ def golden() -> Callable[[str, str], None]:
 
 
 def _print_logs(path: Path) -> None:
+    from liver_slurm.slurm.cluster.spec import ClusterDir
+
     for log in sorted(ClusterDir(path).log.glob("*.log")):
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         print(f"---- {log.name}", *lines, sep="\n")

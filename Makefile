@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a fresh Debian or Ubuntu machine needs; both begin with `make setup`.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Installed before the package, so that a later resolution cannot replace it.
+TORCH := torch==2.13.0
+STAMP := $(VENV)/.setup-stamp
+# Where there is no network (a machine lent for its GPU), tests run on the Python that is there.
+GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
+
+.PHONY: help setup packages demo test test-gpu lint
+
+help:
+	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
+	@echo "make test      unit, integration and fault tests"
+	@echo "make test-gpu  tests that need a CUDA card"
+	@echo "make lint      ruff and mypy"
+	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
+
+setup: packages $(STAMP)
+
+# Slurm's daemons are only installed: the clusters that we bring up are ours, not the system's.
+packages:
+	@.ci/packages
+
+$(STAMP): pyproject.toml
+	python=$$(.ci/packages --python) && { [ -x $(PYTHON) ] || $$python -m venv $(VENV); }
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet "$(TORCH)"
+	$(PYTHON) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+demo: setup
+	$(PYTHON) -m liver_slurm.demo
+
+# A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine.
+test: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit tests/integration tests/faults
+
+test-gpu:
+	$(GPU_PYTHON) -m pytest -v -m gpu tests
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
