@@ -30,7 +30,7 @@ def next_step(turn: Turn, at_least: int = 0) -> int:
             if worker is None or worker.step_seconds <= 0:
                 continue
             # Heartbeats are old news: count the steps that were made since.
-            step = max(step, math.floor(worker.step + (turn.now - worker.seen) / worker.step_seconds))
+            step = max(step, math.ceil(worker.step + (turn.now - worker.step_at) / worker.step_seconds))
             lead = max(lead, math.ceil(REACTION / worker.step_seconds))
     return max(step + lead, at_least)
 

@@ -22,14 +22,14 @@ _TABLE = "CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, time REAL 
 class Journal:
     """Appends and reads records; used by one coordinator process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the journal.
+    def __init__(self, path: Path, patience: float = 5.0) -> None:
+        """Open or make the journal; ``patience``: seconds that another process may take to let go of it.
 
         Raises:
             LiverError: another coordinator of this run has it open, or the file is damaged.
         """
         try:
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=patience)
             self._database.execute("PRAGMA journal_mode = DELETE")
             self._database.execute("PRAGMA synchronous = FULL")
             # Held until the process ends, however it ends: a second coordinator must not decide beside this one.

@@ -18,10 +18,10 @@ from liver_slurm.control.messages import (
     Welcome,
     WithdrawBoundary,
 )
-from liver_slurm.coordinator import reconfiguration
+from liver_slurm.coordinator import reconfiguration, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.interface import Release
-from liver_slurm.coordinator.state import Departure, Phase, Worker
+from liver_slurm.coordinator.state import Attempt, Departure, Phase, Worker
 from liver_slurm.coordinator.supply import Supply
 from liver_slurm.coordinator.turn import Turn
 COMMIT_PATIENCE = 5.0
@@ -54,6 +54,7 @@ def register(turn: Turn, peer: bytes, message: Register) -> None:
         seen=turn.now,
         generation=message.generation,
         step=message.step,
+        step_at=turn.now,
         departure=known.departure if known else None,
         dismissed=known.dismissed if known else False,
         finished=known.finished if known else False,
@@ -64,7 +65,7 @@ def register(turn: Turn, peer: bytes, message: Register) -> None:
     if turn.state.outcome is not None:
         turn.send([worker.name], Leave(epoch=settings.epoch, reason=turn.state.outcome[1]))
         return
-    _bring_up_to_date(turn, worker)
+    _bring_up_to_date(turn, worker, first=known is None)
     _warmed(turn, worker.name, warm=message.warm or bool(known and known.warm))
 
 
@@ -83,13 +84,13 @@ def _refusal(turn: Turn, message: Register) -> str | None:
     return f"the name {message.worker} is taken by process {known.pid} on {known.host}"
 
 
-def _bring_up_to_date(turn: Turn, worker: Worker) -> None:
+def _bring_up_to_date(turn: Turn, worker: Worker, *, first: bool) -> None:
     """Tell a worker what it may have missed while its coordinator was away: the last commit, or the last abort."""
     state, epoch = turn.state, turn.state.settings.epoch
-    if state.open_attempt is not None and worker.name in state.open_attempt[1]:
+    if first and state.open_attempt is not None and worker.name in state.open_attempt[1]:
         generation = state.open_attempt[0]
         turn.send([worker.name], Abort(epoch=epoch, generation=generation, reason="the coordinator was restarted"))
-    for number in state.open_boundaries:
+    for number in state.open_boundaries if first else ():
         turn.send([worker.name], WithdrawBoundary(epoch=epoch, boundary=number))
     live = state.live
     if live is None or worker.generation == live.generation:
@@ -124,6 +125,7 @@ def heartbeat(turn: Turn, message: Heartbeat) -> None:
         worker.name,
         generation=min(message.generation, state.generation),
         step=max(worker.step, message.step),
+        step_at=turn.now,
         step_seconds=message.step_seconds,
         rejected=message.rejected,
     )
@@ -197,11 +199,20 @@ def _depart(turn: Turn, name: str, departure: Departure) -> None:
         if attempt.source is not None:
             reconfiguration.abort(turn, f"{name} will go away: {departure.reason}")
     elif attempt is not None and not attempt.committed and in_world:
-        # It leaves with this very reconfiguration, which must now be done in time.
-        turn.update(attempt=replace(attempt, deadline=min(attempt.deadline, departure.deadline)))
-    elif not in_world and not worker.dismissed:
+        _leave_with(turn, attempt, name, departure)
+    if not in_world and not worker.dismissed:
         reconfiguration.dismiss(turn, name, departure.reason)
     turn.stir()
+
+
+def _leave_with(turn: Turn, attempt: Attempt, name: str, departure: Departure) -> None:
+    """The worker leaves with the reconfiguration that is under way, unless that is scheduled for too late a step."""
+    held = turn.state.cutover
+    step = held.step if held is not None else turn.state.step
+    if scheduled.seconds_until(turn, step) > (departure.deadline - turn.now) / 2:
+        reconfiguration.abort(turn, f"{name} will go away before step {step}: {departure.reason}")
+    else:
+        turn.update(attempt=replace(attempt, deadline=min(attempt.deadline, departure.deadline)))
 
 
 # ---- go ------------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def _recover(turn: Turn) -> None:
         return
     turn.emit("recovered", layout=str(live.layout), members=list(live.members), step=state.step)
     phase = Phase.CUTOVER if state.attempt is not None else Phase.STEADY
-    turn.update(phase=phase, open_attempt=None, open_boundaries=(), reason="recovered from the journal")
+    turn.update(phase=phase, reason="recovered from the journal")
     if phase is Phase.STEADY:
         scheduled.hold(turn)
     turn.stir()

@@ -79,6 +79,8 @@ class Worker:
     """When it was last heard of."""
     generation: int = -1
     step: int = 0
+    step_at: float = 0.0
+    """When it said so."""
     step_seconds: float = 0.0
     warm: bool = False
     rejected: int = 0
@@ -202,9 +204,9 @@ class RunState:
     next_boundary: int = 0
     next_request: int = 0
     open_attempt: tuple[int, frozenset[str]] | None = None
-    """Recovering: generation and workers of an attempt that the last coordinator did not get to commit."""
+    """Generation and workers of an attempt that the last coordinator did not get to commit; they are told of it."""
     open_boundaries: tuple[int, ...] = ()
-    """Recovering: boundaries that the last coordinator left open."""
+    """Boundaries that the last coordinator left open; workers are told to forget them."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     outcome: tuple[int, str] | None = None
     closing_deadline: float = 0.0

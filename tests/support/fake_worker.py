@@ -145,7 +145,8 @@ class FakeWorker:
             message.generation == self.generation
         ):
             return
-        self.deed("commit")
+        if self.deed("commit") is None:
+            return
         self.verdict_for = -1
         if self.name not in self.prepared.members:
             self.generation = self.rank = -1

@@ -1,0 +1,138 @@
+"""States and inputs of the coordinator's machine, for tests without processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator_lab import job
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.control import messages as m
+from liver_slurm.coordinator.interface import Action, Emit, FromPeer, Journal, Send, Tick
+from liver_slurm.coordinator.machine import step
+from liver_slurm.coordinator.records import Record
+from liver_slurm.coordinator.recovery import recover
+from liver_slurm.coordinator.state import Phase, RunState, Settings, World
+
+START = 1000.0
+
+
+def settings(config: JobConfig | None = None, workers: int = 2, epoch: int = 1, **changes: Any) -> Settings:
+    """Settings of a small run."""
+    fields: dict[str, Any] = {
+        "config": config or job(workers=workers),
+        "run_id": "r",
+        "run_dir": "/runs/r",
+        "epoch": epoch,
+        "live_workers": workers,
+        "store_host": "h",
+        "store_port": 1,
+    }
+    return Settings(**{**fields, **changes})
+
+
+class Run:
+    """A machine with its clock and everything that it has done so far."""
+
+    def __init__(self, state: RunState | None = None, **options: Any) -> None:
+        self.state = state or recover([], settings(**options), START)
+        self.now = self.state.now
+        self.actions: list[Action] = []
+
+    def say(self, message: m.ToCoordinator, peer: bytes | None = None) -> list[Action]:
+        """A message comes from its worker (or from ``peer``)."""
+        sender = peer if peer is not None else getattr(message, "worker", "client").encode()
+        return self.feed(FromPeer(self.now, sender, message))
+
+    def tick(self, seconds: float = 0.0) -> list[Action]:
+        """Time passes."""
+        self.now += seconds
+        return self.feed(Tick(self.now))
+
+    def feed(self, given: Any) -> list[Action]:
+        """Any input."""
+        self.state, actions = step(self.state, given)
+        self.actions += actions
+        return actions
+
+    def register(self, name: str, generation: int = -1, steps: int = 0, **changes: Any) -> list[Action]:
+        """A warm worker comes."""
+        fields: dict[str, Any] = {
+            "run_id": "r", "worker": name, "role": name.split("-")[0], "host": "h", "pid": abs(hash(name)) % 10**6,
+            "job_id": name, "device": "cpu", "generation": generation, "step": steps, "warm": True,
+        }  # fmt: skip
+        return self.say(m.Register(**{**fields, **changes}))
+
+    def train(self, *names: str) -> None:
+        """Bring the run to world 0 with these live workers."""
+        for name in names:
+            self.register(name)
+        for name in names:
+            self.say(m.Prepared(worker=name, generation=0, ok=True))
+        for name in names:
+            self.say(m.WorldEntered(worker=name, generation=0, step=0, time=self.now))
+        assert self.state.phase is Phase.STEADY
+
+    @property
+    def live(self) -> World:
+        """The live world."""
+        assert self.state.live is not None
+        return self.state.live
+
+    def sent(self, kind: type[Any], actions: list[Action] | None = None) -> list[tuple[str, Any]]:
+        """(receiver, message) of every message of a kind."""
+        return [
+            (action.peer.decode(), action.message)
+            for action in (self.actions if actions is None else actions)
+            if isinstance(action, Send) and isinstance(action.message, kind)
+        ]
+
+    def journaled(self, kind: type[Any]) -> list[Any]:
+        """Records of a kind."""
+        return [record for record in self.records if isinstance(record, kind)]
+
+    @property
+    def records(self) -> list[Record]:
+        """The journal."""
+        return [action.record for action in self.actions if isinstance(action, Journal)]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Events of a name."""
+        return [dict(action.fields) for action in self.actions if isinstance(action, Emit) and action.event == name]
+
+    def agree(self) -> None:
+        """All voters accept the open cutover boundary."""
+        held = self.state.cutover
+        assert held is not None
+        for name in sorted(held.voters):
+            self.say(
+                m.BoundaryVote(worker=name, boundary=held.number, step=held.step, accepted=True, current_step=0)
+            )
+
+    def prepare_all(self) -> None:
+        """All involved have prepared."""
+        attempt = self.state.attempt
+        assert attempt is not None
+        for name in attempt.involved:
+            self.say(m.Prepared(worker=name, generation=attempt.target.generation, ok=True))
+
+    def stream_all(self, names: tuple[str, ...] | None = None) -> None:
+        """All involved (or only some) have streamed."""
+        attempt = self.state.attempt
+        assert attempt is not None
+        for name in attempt.involved if names is None else names:
+            old = attempt.source is not None and name in attempt.source.members
+            paused = self.now if old else 0.0
+            self.say(
+                m.Streamed(
+                    worker=name, generation=attempt.target.generation, ok=True, paused_at=paused, gap_seconds=0.01
+                )
+            )
+
+    def enter_all(self, after: float = 0.5) -> None:
+        """All members enter the committed world."""
+        self.now += after
+        for name in self.live.members:
+            self.say(
+                m.WorldEntered(worker=name, generation=self.live.generation, step=self.live.step, time=self.now)
+            )

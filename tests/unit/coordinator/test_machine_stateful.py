@@ -1,0 +1,195 @@
+"""Anything may happen to the state machine, in any order: its invariants hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator_lab import job
+from coordinator_states import Run, settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from liver_slurm.control import messages as m
+from liver_slurm.coordinator.interface import Action, Emit, Journal, Send
+from liver_slurm.coordinator.records import AttemptAborted, AttemptStarted, Committed, Ended, Entered
+from liver_slurm.coordinator.recovery import recover
+from liver_slurm.coordinator.state import World
+
+STANDBYS = [f"standby-{letter}" for letter in "abcd"]
+LIVE = ["live-0", "live-1"]
+ANYBODY = st.sampled_from(LIVE + STANDBYS)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Workers answer, or not, or wrongly, or twice; time passes; the coordinator dies and comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = job(lost_after=50.0)
+        config = replace(config, train=replace(config.train, steps=10**9))
+        self.config, self.epoch = config, 1
+        self.run = Run(config=config)
+        self.seen = 0
+        self.voted: set[tuple[str, int]] = set()
+        self.open: int | None = None
+        self.generations: list[int] = []
+        self.committed: set[int] = set()
+        self.live: World | None = None
+        self.generation_of: dict[str, int] = {}
+
+    @initialize()
+    def world_0(self) -> None:
+        self.run.train(*LIVE)
+        self.generation_of = dict.fromkeys(LIVE, 0)
+
+    def alive(self, name: str) -> bool:
+        return name in self.run.state.workers and not self.run.state.phase.over
+
+    # ---- what may happen
+
+    @rule(name=st.sampled_from(STANDBYS))
+    def comes(self, name: str) -> None:
+        if name not in self.run.state.workers:
+            self.generation_of[name] = -1
+            self.run.register(name, pid=self.run.state.next_generation)
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 5.0, 400.0]))
+    def time_passes(self, seconds: float) -> None:
+        for name, worker in self.run.state.workers.items():
+            generation = self.generation_of.get(name, -1)
+            step = worker.step + int(seconds) if generation >= 0 else 0
+            beat = m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=1.0, warm=True)
+            self.run.now += seconds / len(self.run.state.workers)
+            self.run.say(beat)
+        self.run.tick()
+
+    @rule()
+    def all_prepare(self) -> None:
+        attempt = self.run.state.attempt
+        for name in attempt.involved if attempt else ():
+            self.prepares(name, True, 0)
+
+    @rule(name=ANYBODY, ok=st.sampled_from([True, True, True, False]), late=st.sampled_from([0, 0, 0, 1]))
+    def prepares(self, name: str, ok: bool, late: int) -> None:
+        if self.alive(name):
+            generation = self.run.state.next_generation - 1 - late
+            self.run.say(m.Prepared(worker=name, generation=generation, ok=ok, error="x"))
+
+    @rule()
+    def all_vote(self) -> None:
+        for name in sorted(self.run.state.workers):
+            self.votes(name, True)
+
+    @rule(name=ANYBODY, accepted=st.booleans())
+    def votes(self, name: str, accepted: bool) -> None:
+        held = self.run.state.cutover
+        if held is not None and self.alive(name):
+            current = held.step - 1 if accepted else held.step + 2
+            self.run.say(
+                m.BoundaryVote(
+                    worker=name, boundary=held.number, step=held.step, accepted=accepted, current_step=current
+                )
+            )
+
+    @rule()
+    def all_stream(self) -> None:
+        attempt = self.run.state.attempt
+        for name in attempt.involved if attempt else ():
+            self.streams(name, True)
+
+    @rule(name=ANYBODY, ok=st.sampled_from([True, True, True, False]))
+    def streams(self, name: str, ok: bool) -> None:
+        attempt = self.run.state.attempt
+        if self.alive(name):
+            generation = attempt.target.generation if attempt else 0
+            if ok:
+                self.voted.add((name, generation))
+            self.run.say(m.Streamed(worker=name, generation=generation, ok=ok, error="x", paused_at=1.0))
+
+    @rule(name=ANYBODY)
+    def enters(self, name: str) -> None:
+        live = self.run.state.live
+        if self.alive(name) and live is not None and name in live.members:
+            self.generation_of[name] = live.generation
+            self.run.say(m.WorldEntered(worker=name, generation=live.generation, step=live.step, time=self.run.now))
+
+    @rule()
+    def all_enter(self) -> None:
+        for name in self.run.live.members:
+            self.enters(name)
+
+    @rule(name=st.sampled_from(STANDBYS), deadline=st.sampled_from([None, 1.0, 100.0]))
+    def is_wanted_back(self, name: str, deadline: float | None) -> None:
+        if self.alive(name):
+            at = None if deadline is None else self.run.now + deadline
+            self.run.say(m.Notice(worker=name, reason="SIGTERM", time=self.run.now, deadline=at))
+
+    @rule(name=st.sampled_from(STANDBYS))
+    def leaves(self, name: str) -> None:
+        needed = self.run.live.members if self.run.state.live else ()
+        if self.alive(name) and name not in needed:
+            self.run.say(m.Leaving(worker=name, reason="x"))
+
+    @rule(
+        layout=st.sampled_from(["tp1pp1dp1", "tp2pp1dp1", "tp2pp1dp2", "tp1pp2dp2", "tp1pp1dp3"]),
+        ahead=st.sampled_from([-1, 3, 30]),
+    )
+    def resize(self, layout: str, ahead: int) -> None:
+        step = self.run.state.step + ahead if ahead > 0 else -1
+        self.run.say(m.ResizeRequest(layout=layout, at_step=step))
+
+    @precondition(lambda self: self.epoch < 5 and not self.run.state.phase.over)
+    @rule()
+    def coordinator_is_killed(self) -> None:
+        self.check()
+        self.epoch += 1
+        old, names = self.run, sorted(self.run.state.workers)
+        self.run = Run(recover(old.records, settings(config=self.config, epoch=self.epoch), old.now))
+        self.run.actions = [Journal(record) for record in old.records]
+        self.seen = len(self.run.actions)
+        self.open = None
+        for name in names:
+            self.run.register(name, self.generation_of.get(name, -1), old.state.workers[name].step)
+
+    # ---- what always holds
+
+    @invariant()
+    def check(self) -> None:
+        for action in self.run.actions[self.seen :]:
+            self.look_at(action)
+        self.seen = len(self.run.actions)
+        if self.run.state.live is not None and self.live is not None:
+            assert self.run.state.live == self.live, "only a commit changes the live world"
+
+    def look_at(self, action: Action) -> None:
+        record = action.record if isinstance(action, Journal) else None
+        if isinstance(record, AttemptStarted):
+            assert self.open is None, "two reconfigurations never overlap"
+            assert all(record.generation > other for other in self.generations), "generations are never used again"
+            self.open = record.generation
+            self.generations.append(record.generation)
+        elif isinstance(record, Committed):
+            assert record.generation == self.open
+            involved = {*record.source_members, *record.members} if record.source_members else set()
+            assert all((name, record.generation) in self.voted for name in involved), "no commit without every vote"
+            self.committed.add(record.generation)
+            self.live = World(record.generation, self.run.live.layout, record.members, record.step)
+        elif isinstance(record, AttemptAborted):
+            assert record.generation not in self.committed, "there is no way back from a commit record"
+            self.open = None
+        elif isinstance(record, Entered | Ended):
+            self.open = None
+        elif isinstance(action, Send) and isinstance(action.message, m.Commit):
+            assert action.message.generation in self.committed, "the record comes before the word"
+        elif isinstance(action, Send) and isinstance(action.message, m.Abort):
+            assert action.message.generation not in self.committed
+        elif isinstance(action, Emit) and action.event == "reconfiguration_committed":
+            assert action.fields["generation"] in self.committed
+
+
+AnyOrder.TestCase.settings = hypothesis_settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAnyOrder = AnyOrder.TestCase
