@@ -59,3 +59,13 @@ def test_a_bit_or_an_exchange_changes_it(kind: Kind) -> None:
 def test_parameters_and_empty_views(kind: Kind) -> None:
     assert digest(torch.nn.Parameter(torch.ones(2)), kind) == digest(torch.ones(2), kind)
     assert digest(torch.ones(3, 0), kind) == digest(torch.ones(0), kind)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_and_a_cpu_agree(dtype: torch.dtype) -> None:
+    whole = torch.randn(40, 50, 60).to(dtype)
+    for view in (whole, whole[1:30, :, 2:50]):
+        assert digest(view.cuda()) == digest(view.cuda(), "mix") == digest(view, "mix")
+        assert digest(view.cuda(), "xxh3") == digest(view, "xxh3")
