@@ -50,5 +50,5 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _worker_row(worker: dict[str, Any]) -> list[object]:
-    rank = worker.get("rank", "standby")
+    rank = worker.get("rank", worker.get("role", "standby"))  # live workers have no rank before world 0
     return [rank, *(worker.get(name) for name in ("worker", "host", "device", "job_id", "pid", "notice"))]

@@ -29,7 +29,7 @@ class ProgressView:
         self._stop = threading.Event()
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
-        self._shown = ""
+        self._shown = self._told = ""
 
     def __enter__(self) -> ProgressView:
         if sys.stderr.isatty():
@@ -73,8 +73,8 @@ class ProgressView:
         target = document["target"]["layout"] if document["target"] else ""
         change = f"{document['state']} {document['generation']} {target} {document['reason']} {tenth}"
         if change != self._shown:
-            self._shown = change
-            print(progress_line(document), file=sys.stderr, flush=True)
+            told, self._shown, self._told = self._told, change, f"{document['generation']} {document['reason']}"
+            print(progress_line(document, brief=told == self._told), file=sys.stderr, flush=True)
 
     def _panel(self) -> RenderableType:
         from rich.panel import Panel
@@ -114,6 +114,7 @@ def progress_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def progress_line(document: dict[str, Any]) -> str:
-    """The same in one line."""
-    return ", ".join(f"{name} {value}" if name != "state" else value for name, value in progress_rows(document))
+def progress_line(document: dict[str, Any], brief: bool = False) -> str:
+    """The same in one line; ``brief``: without the last change and the reason."""
+    rows = [row for row in progress_rows(document) if not brief or row[0] not in ("last change", "reason")]
+    return ", ".join(value if name == "state" else f"{name} {value}" for name, value in rows)
