@@ -55,15 +55,20 @@ class AnyOrder(RuleBasedStateMachine):
             self.generation_of[name] = -1
             self.run.register(name, pid=self.run.state.next_generation)
 
-    @rule(seconds=st.sampled_from([0.0, 0.3, 5.0, 400.0]))
-    def time_passes(self, seconds: float) -> None:
-        for name, worker in self.run.state.workers.items():
-            generation = self.generation_of.get(name, -1)
-            step = worker.step + int(seconds) if generation >= 0 else 0
-            beat = m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=1.0, warm=True)
-            self.run.now += seconds / len(self.run.state.workers)
-            self.run.say(beat)
-        self.run.tick()
+    @rule(beats=st.sampled_from([1, 1, 3, 40]))
+    def time_passes(self, beats: int) -> None:
+        for _ in range(beats):
+            for name, worker in self.run.state.workers.items():
+                generation = self.generation_of.get(name, -1)
+                step = worker.step + 10 if generation >= 0 else 0
+                self.run.say(m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=1.0, warm=True))
+            self.run.tick(10.0)
+
+    @rule(stages=st.integers(1, 4))
+    def all_goes_well(self, stages: int) -> None:
+        self.run.tick(2.0)
+        for stage in (self.all_prepare, self.all_vote, self.all_stream, self.all_enter)[:stages]:
+            stage()
 
     @rule()
     def all_prepare(self) -> None:
