@@ -18,7 +18,6 @@ from liver_slurm.errors import BadInput, ControlError, LiverError
 from liver_slurm.observe.events import Event, follow_events, read_events
 from liver_slurm.observe.metrics import StepMetrics, read_metrics
 from liver_slurm.observe.run import RunFiles
-from liver_slurm.observe.summary import LOST
 from liver_slurm.state.layout import Layout
 
 
@@ -100,7 +99,7 @@ class Job:
             return document
         found = processes.find(self.run_dir)
         if found.alive is False:
-            return {**document, "state": LOST, "reason": f"it never said how it ended: {found.why}"}
+            return {**document, "state": found.state, "reason": f"it never said how it ended: {found.why}"}
         return {**document, "reason": document["reason"] or found.why}
 
     def events(self, follow: bool = False) -> Iterator[Event]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.runs import read_run_info
 from liver_slurm.errors import ClusterError, ControlError, LiverError
+from liver_slurm.observe.summary import LOST
 
 if TYPE_CHECKING:
     import psutil
@@ -28,6 +29,8 @@ class Found:
     alive: bool | None
     """None: it cannot be told from here."""
     why: str
+    state: str = LOST
+    """State of the run if it is not alive: whoever cancelled the job before its coordinator ran ended it well."""
 
 
 def find(run_dir: RunDir) -> Found:
@@ -70,8 +73,10 @@ def _judge(job_id: str, components: Sequence[JobInfo]) -> Found:
     if left:
         waiting = f"job {job_id} waits in the queue: {left[0].reason or 'no reason given'}"
         return Found(True, waiting if left[0].state == "PENDING" else "")
-    how = f"ended {components[0].state}" if components else "is unknown to Slurm by now"
-    return Found(False, f"job {job_id} {how}")
+    if not components:
+        return Found(False, f"job {job_id} is unknown to Slurm by now")
+    state = components[0].state
+    return Found(False, f"job {job_id} ended {state}", "cancelled" if state == "CANCELLED" else LOST)
 
 
 def _cancel_jobs(run_dir: RunDir, job_id: str) -> str:

@@ -10,7 +10,6 @@ from liver_slurm.cli.common import Subparsers, add_json, moment, new_parser, pri
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.errors import BadInput
-from liver_slurm.observe.summary import LOST
 
 DESCRIPTION = """\
 All runs that this user submitted or started and that are still on disk, newest first. A run of which nothing is alive
@@ -46,7 +45,7 @@ def overview() -> list[dict[str, Any]]:
     for files in watched:
         document = {**files.document(), "created": files.created}
         if (look := found.get(files.run_dir)) is not None and look.alive is False:
-            document.update(state=LOST, reason=look.why)
+            document.update(state=look.state, reason=look.why)
         document["certain"] = look is None or look.alive is not None
         documents.append(document)
     return documents

@@ -19,6 +19,7 @@ from liver_slurm.cli.run import parse_resize
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.errors import BadInput
 from liver_slurm.observe.events import EventLog
+from liver_slurm.slurm.records import JOB_FIELDS, SEPARATOR
 from liver_slurm.state.layout import Layout
 
 TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
@@ -194,6 +195,10 @@ def test_a_slurm_job_that_slurm_does_not_know(
     _, out, _ = liver("status", "41", "--json")
     assert json.loads(out)["state"] == "lost"
     assert "unknown to Slurm" in json.loads(out)["reason"]
+    fields = ["41+0", "CANCELLED", *["N/A"] * (len(JOB_FIELDS) - 2)]
+    fake_slurm("squeue", f"printf '%s{SEPARATOR}' {' '.join(fields)}; echo")
+    _, out, _ = liver("status", "41", "--json")
+    assert (json.loads(out)["state"], "ended CANCELLED" in json.loads(out)["reason"]) == ("cancelled", True)
     fake_slurm("squeue", "echo 'slurm_load_jobs error: Access denied' >&2; exit 1")
     _, out, _ = liver("list")
     assert "training?" in out
