@@ -15,9 +15,11 @@ from liver_slurm.errors import BadInput
 
 COORDINATOR_CPUS = 1
 COORDINATOR_MEMORY = "2G"
-"""Where Slurm tracks memory, a job that asks for none may be given the whole node's."""
-# Options of every step of workers: one that leaves, or whose node dies, must not take the others with it.
-WORKER_STEP = ("--export=ALL", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered")
+"""Where Slurm tracks memory, a job that asks for none may be given the whole node's. Only asked for if all workers ask
+for some: Slurm would carry it over to components that do not."""
+# Options of every step of workers: all of the job's memory; and one that leaves, or whose node dies, must not take the
+# others with it.
+WORKER_STEP = ("--mem=0", "--export=ALL", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
 
 Options = list[tuple[str, str | None]]
 
@@ -45,11 +47,13 @@ def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -
     ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this.
 
     Raises:
-        BadInput: a value has a line break in it and so cannot be in a header.
+        BadInput: a value cannot be said in a header; a line for each reason.
     """
     components = [_coordinator(config, run_dir)]
     components += [_workers(config, component, run_dir) for component in config.live.component]
-    _refuse_line_breaks(components)
+    problems = header_problems(config) + _line_breaks(components)
+    if problems:
+        raise BadInput("\n".join(problems))
     template = _environment().from_string(read_template("live.sh.j2"))
     return template.render(
         components=components,
@@ -58,7 +62,7 @@ def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -
         setup=config.live.setup,
         # --overlap: the step of a coordinator that was killed may hold its CPU for a moment longer.
         coordinator=_Step(
-            f"--het-group=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task={COORDINATOR_CPUS}",
+            f"--het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task={COORDINATOR_CPUS}",
             COORDINATOR_CPUS,
         ),
         workers=[
@@ -68,6 +72,25 @@ def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -
             for number, component in enumerate(config.live.component, start=1)
         ],
     )
+
+
+def header_problems(config: JobConfig) -> list[str]:
+    """What a heterogeneous job's header cannot say, a line for each with its key.
+
+    Slurm carries some options over from one component to the next (sbatch 22.05: mem, exclude and time; not partition,
+    gres or constraint), and there is no way to say "the default amount of memory".
+    """
+    problems = []
+    given = None
+    for number, component in enumerate(config.live.component):
+        if component.mem is not None:
+            given = number
+        elif given is not None:
+            problems.append(
+                f"live.component[{number}].mem: not given, but live.component[{given}].mem is, "
+                "and Slurm would carry it over; give both or neither"
+            )
+    return problems
 
 
 def read_template(name: str) -> str:
@@ -102,7 +125,7 @@ def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:
         ("nodes", "1"),
         ("ntasks", "1"),
         ("cpus-per-task", str(COORDINATOR_CPUS)),
-        ("mem", COORDINATOR_MEMORY),
+        ("mem", COORDINATOR_MEMORY if all(component.mem for component in config.live.component) else None),
     ]
     return _Component("Component 0: the coordinator.", _quoted(options))
 
@@ -117,7 +140,8 @@ def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) ->
         ("gres", gpu_request(component.gpus_per_task, component.tasks_per_node)),
         ("mem", component.mem),
         ("constraint", component.constraint),
-        ("exclude", component.exclude),
+        # Said even if it is empty, because it would be carried over otherwise.
+        ("exclude", component.exclude or ("" if any(other.exclude for other in config.live.component) else None)),
     ]
     workers = component.nodes * component.tasks_per_node
     return _Component(f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options))
@@ -138,7 +162,7 @@ def _quoted(options: Options) -> Options:
     """Only what was asked for, with the values as sbatch reads them, and the flags that every component has."""
     # A lost node is the workers' affair, not the end of the job; and a rerun is `submit --resume`, never Slurm's idea.
     flags: Options = [("no-kill", None), ("no-requeue", None)]
-    return [(name, shlex.quote(value)) for name, value in options if value is not None] + flags
+    return [(name, shlex.quote(value) if value else "") for name, value in options if value is not None] + flags
 
 
 def _step_resources(component: ComponentSection) -> list[str]:
@@ -152,8 +176,10 @@ def _step_resources(component: ComponentSection) -> list[str]:
     ]
 
 
-def _refuse_line_breaks(components: list[_Component]) -> None:
-    for component in components:
-        for name, value in component.options:
-            if value is not None and "\n" in value:
-                raise BadInput(f"--{name} {value!r}: a line break cannot be in a batch script's header")
+def _line_breaks(components: list[_Component]) -> list[str]:
+    return [
+        f"--{name} {value!r}: a line break cannot be in a batch script's header"
+        for component in components
+        for name, value in component.options
+        if value is not None and "\n" in value
+    ]

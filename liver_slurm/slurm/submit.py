@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
 from liver_slurm.errors import BadInput
-from liver_slurm.slurm.batch import COORDINATOR_CPUS, render_live
+from liver_slurm.slurm.batch import COORDINATOR_CPUS, header_problems, render_live
 from liver_slurm.slurm.capacity import Unit, fitting_nodes, make_unit
 from liver_slurm.slurm.client import SlurmClient
 from liver_slurm.slurm.records import NodeInfo, PartitionInfo, parse_duration, parse_memory
@@ -53,7 +53,7 @@ def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:
             unit = check.unit("standby", standby, standby.nodes_per_job)
             key = f"standby.partitions[{number}]"
             check.request(key, "standby.time", name, standby.time, "standby", standby.nodes_per_job, unit)
-    return list(dict.fromkeys(check.problems))
+    return list(dict.fromkeys([*header_problems(config), *check.problems]))
 
 
 class _Check:

@@ -16,7 +16,6 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
-#SBATCH --mem=2G
 #SBATCH --no-kill
 #SBATCH --no-requeue
 
@@ -48,6 +47,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
 [ -z "${LIVER_STARTED:-}" ] || : > "$LIVER_STARTED"
 exec "${command[@]}"
 LIVER_LAUNCH
+
+# Slurm describes component 0 here, and srun would take that for the wish of every step. Each step says what it wants.
+unset SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS SLURM_NPROCS \
+    SLURM_NTASKS_PER_NODE SLURM_NNODES SLURM_GRES
 
 say() { echo "$(date +%FT%T) $*"; }
 
@@ -85,7 +88,7 @@ trap stop TERM
 # The workers: one step over all worker components, so that SLURM_PROCID numbers them through. A worker that leaves or
 # dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step).
 srun \
-    --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 --unbuffered \
+    --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=0 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 \
     bash -c "$LAUNCH" live 1 "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live &
 workers=$!
 
@@ -96,7 +99,7 @@ deaths=0
 while :; do
     rm -f "$STARTED"
     born=$SECONDS
-    LIVER_STARTED=$STARTED srun --het-group=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
+    LIVER_STARTED=$STARTED srun --het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
         bash -c "$LAUNCH" coordinator 1 "$PYTHON" -m liver_slurm.coordinator "$RUN_DIR" "$@" &
     await $!
     code=$?

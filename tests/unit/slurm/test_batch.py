@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -89,3 +90,25 @@ def test_a_line_break_cannot_smuggle_in_an_option() -> None:
     config = JobConfig(live=LiveSection(account="lab\n#SBATCH --uid=0"))
     with pytest.raises(BadInput, match=r"account.*line break"):
         render_live(config, RUN_DIR, PYTHON)
+
+
+def components(*given: dict[str, str]) -> JobConfig:
+    return JobConfig(live=LiveSection(component=tuple(ComponentSection(**one) for one in given)))  # type: ignore[arg-type]
+
+
+def headers(config: JobConfig, option: str) -> list[list[str]]:
+    """Values of an option in each component's header."""
+    parts = render_live(config, RUN_DIR, PYTHON).split("#SBATCH hetjob")
+    return [re.findall(rf"^#SBATCH --{option}=(.*)$", part, re.MULTILINE) for part in parts]
+
+
+def test_what_slurm_would_carry_over_is_said_again() -> None:
+    assert headers(components({"exclude": "n1"}, {}), "exclude") == [[], ["n1"], [""]]
+    assert headers(components({}, {}), "exclude") == [[], [], []]
+
+
+def test_memory_is_asked_for_by_all_or_by_none_before() -> None:
+    assert headers(components({"mem": "4G"}, {"mem": "8G"}), "mem") == [["2G"], ["4G"], ["8G"]]
+    assert headers(components({}, {"mem": "8G"}), "mem") == [[], [], ["8G"]]
+    with pytest.raises(BadInput, match=r"live.component\[1\].mem: not given, but live.component\[0\].mem is"):
+        render_live(components({"mem": "4G"}, {}), RUN_DIR, PYTHON)
