@@ -88,9 +88,14 @@ def build_world(
     layout = membership.layout
     tp, pp, dp = layout.coordinates(rank)
 
+    made: dict[tuple[int, ...], Any] = {}
+
     def make(kind: str, ranks: list[int]) -> Any:
-        name = f"generation{membership.generation}/{kind}/{ranks[0]}-{ranks[-1]}"
-        return c10d.make_group(store, name, ranks, rank, backend, timeout, device)
+        # Dimensions of size one make many groups the same; each costs sockets and threads, or a NCCL communicator.
+        if tuple(ranks) not in made:
+            name = f"generation{membership.generation}/{kind}/{ranks[0]}-{ranks[-1]}"
+            made[tuple(ranks)] = c10d.make_group(store, name, ranks, rank, backend, timeout, device)
+        return made[tuple(ranks)]
 
     stages = [layout.rank(tp, stage, dp) for stage in range(layout.pp)]
     groups = {

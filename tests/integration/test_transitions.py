@@ -1,0 +1,77 @@
+"""Every transition of the table, in plain processes: state and counters cross bit for bit, in every mode of the optimizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+LAYOUTS = (
+    "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
+)
+"""Of at most four workers; tp2pp2dp2 needs eight and has a test of its own."""
+
+WORKER = Path(__file__).with_name("transition_worker.py")
+
+
+def walk(layouts: str, workers: int, cases: list[dict[str, object]], folder: Path) -> list[dict[str, object]]:
+    """Run the walk in ``workers`` processes; returns what the first of them printed."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    logs = [folder / f"w{index}.log" for index in range(workers)]
+    processes = []
+    for index, log in enumerate(logs):
+        arguments = [f"w{index}", str(store.port), str(folder), layouts, json.dumps(cases)]
+        with log.open("w") as stream:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(WORKER), *arguments],
+                    stdout=subprocess.PIPE if index == 0 else stream,
+                    stderr=stream,
+                    env=environment,
+                    text=True,
+                )
+            )
+    try:
+        output, _ = processes[0].communicate(timeout=280)
+        codes = [process.wait(timeout=30) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if any(codes):
+        pytest.fail("\n".join(f"==== {log.name}\n{log.read_text()[-3000:]}" for log in logs))
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("distributed", [True, False])
+def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "fp32", "distributed": distributed, "tied": tied} for tied in (True, False)
+    ]
+    for result in walk(LAYOUTS, 4, cases, tmp_path):
+        assert result["transitions"] == 10 * 9
+        assert result["boxes"]
+
+
+def test_transitions_with_eight_workers_are_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "fp32", "distributed": distributed, "tied": tied}
+        for distributed in (True, False)
+        for tied in (True, False)
+    ]
+    for result in walk("tp2pp2dp2,tp1pp1dp1,tp2pp1dp2,tp1pp4dp1", 8, cases, tmp_path):
+        assert result["boxes"]
+
+
+def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "bf16", "distributed": distributed, "tied": True} for distributed in (True, False)
+    ]
+    for result in walk("tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp2pp2dp1", 4, cases, tmp_path):
+        assert result["boxes"]
