@@ -10,7 +10,7 @@ from liver_slurm.config.schema import ComponentSection, StandbySection
 from liver_slurm.slurm.records import NodeInfo
 
 STARTABLE = frozenset({"idle", "mixed"})
-"""Any other state, ``idle+drain`` say, takes no new job."""
+"""Any other state takes no new job, or a pending one is about to have the node (``mixed+planned``)."""
 
 
 @dataclass(frozen=True)
