@@ -38,12 +38,13 @@ STARTED=$RUN_DIR/logs/coordinator.started
 PATIENCE=20
 
 # How each process is started, with its name as $0 and its threads as $1. The positional parameters are put away first,
-# because a sourced file would take them for its own. The process replaces the shell, so that signals reach it.
+# because a sourced file would take them for its own. Standbys inherit the coordinator's environment, so it gets no number
+# of threads. The process replaces the shell, so that signals reach it.
 read -r -d '' LAUNCH <<'LIVER_LAUNCH' || true
 [ "$0" = coordinator ] && log=coordinator || log=$0-$SLURM_PROCID
 exec >> "$RUN_DIR/logs/$log.log" 2>&1
 threads=$1 command=("${@:2}"); set --
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
+[ "$0" = coordinator ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
 [ -z "${LIVER_STARTED:-}" ] || : > "$LIVER_STARTED"
 exec "${command[@]}"
 LIVER_LAUNCH
