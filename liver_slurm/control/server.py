@@ -107,4 +107,3 @@ class _OnlyKey:
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether ``key`` (Z85) may connect."""
         return key == self._public
-

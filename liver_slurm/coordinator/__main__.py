@@ -104,9 +104,11 @@ def _coordinate(options: argparse.Namespace) -> int:
 
 
 def _serve(loop: Loop, server: ControlServer, watch: SupplyWatch | None, run_dir: RunDir) -> Finish:
-    finish = loop.run()
+    try:
+        finish = loop.run()
+    finally:
+        server.close()
     log.info("exit code %d: %s", finish.code, finish.reason)
-    server.close()
     run_dir.address_file.unlink()  # clients need not wait for an answer that cannot come
     if watch is not None:
         try:

@@ -24,6 +24,7 @@ from liver_slurm.coordinator.interface import Release
 from liver_slurm.coordinator.state import Attempt, Departure, Phase, Worker
 from liver_slurm.coordinator.supply import Supply
 from liver_slurm.coordinator.turn import Turn
+
 COMMIT_PATIENCE = 5.0
 """Seconds after which a member that has not entered its world is told of the commit again."""
 
@@ -224,7 +225,8 @@ def leaving(turn: Turn, message: Leaving) -> None:
     needed = state.live.members if state.live is not None else ()
     if state.attempt is not None and not state.attempt.committed:
         needed = state.attempt.involved
-    if worker.name in needed or (worker.role == "live" and state.phase is Phase.STARTING):
+    unexpected = worker.name in needed or (worker.role == "live" and state.phase is Phase.STARTING)
+    if unexpected and not state.phase.over:
         lose(turn, worker.name, f"it left: {message.reason}")
         return
     turn.forget_worker(worker.name)

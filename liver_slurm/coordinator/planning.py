@@ -132,8 +132,11 @@ def _plan(turn: Turn) -> None:
     turn.update(replan=False, replan_at=None)
     scheduled.hold(turn)
     due, look_again = _due(turn)
-    decision, reason = policy.decide(snapshot(turn.state, due), state.settings.config)
+    seen = snapshot(turn.state, due)
+    decision, reason = policy.decide(seen, state.settings.config)
     turn.update(reason=reason)
+    if seen.leaving and isinstance(decision, policy.Stay) and turn.state.checkpoint is None:
+        turn.update(checkpoint_wanted=True)  # the live world is about to break: what it has reached is worth saving
     if isinstance(decision, policy.Fulfilled):
         assert due is not None
         if turn.state.cutover is not None and turn.state.cutover.request == due.number:

@@ -56,9 +56,7 @@ def begin(
     turn.update(attempt=attempt, next_generation=generation + 1, phase=Phase.PREPARE, replan=False, replan_at=None)
     old = source.members if source else ()
     turn.journal(
-        AttemptStarted(
-            generation=generation, layout=str(layout), members=members, source_members=old, reason=reason
-        )
+        AttemptStarted(generation=generation, layout=str(layout), members=members, source_members=old, reason=reason)
     )
     if source is not None:
         turn.emit("reconfiguration_started", generation, **described(attempt))
@@ -158,9 +156,7 @@ def commit(turn: Turn, attempt: Attempt, step: int) -> None:
     target, source = replace(attempt.target, step=step), attempt.source
     fields = {} if source is None else summary(turn, attempt, step)
     deadline = turn.now + turn.state.settings.config.job.prepare_timeout
-    attempt = replace(
-        attempt, target=target, committed=True, committed_at=turn.now, summary=fields, deadline=deadline
-    )
+    attempt = replace(attempt, target=target, committed=True, committed_at=turn.now, summary=fields, deadline=deadline)
     record = Committed(
         generation=target.generation,
         layout=str(target.layout),
@@ -290,5 +286,3 @@ def dismiss(turn: Turn, name: str, reason: str) -> None:
     """Tell a worker to exit."""
     turn.send([name], Leave(epoch=turn.state.settings.epoch, reason=reason))
     turn.change_worker(name, dismissed=True)
-
-

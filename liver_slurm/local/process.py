@@ -28,6 +28,8 @@ def start(
     Args:
         die_with_parent: signal that the kernel sends when the thread that starts it ends, however it ends.
     """
+    # A run of plain processes may be started inside a Slurm job; its processes are not that job's tasks.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI"))}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -35,7 +37,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             start_new_session=True,
             preexec_fn=_tie_to_parent(die_with_parent) if die_with_parent is not None else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -60,8 +61,8 @@ def run_local(
     if resume is not None:
         write_run_info(run_dir, msgspec.structs.replace(read_run_info(run_dir), resumed_from=str(resume)))
     adopt_orphans()
-    before = {child.pid for child in psutil.Process().children()}
-    runner = _Runner(run_dir, [f"{step}:{layout}" for step, layout in resizes], on_progress)
+    before = frozenset(child.pid for child in psutil.Process().children())
+    runner = _Runner(run_dir, [f"{step}:{layout}" for step, layout in resizes], on_progress, before)
     handlers = {number: signal.signal(number, runner.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         gpus = any(component.gpus_per_task for component in config.live.component)
@@ -98,8 +99,12 @@ def _on_this_machine(config: JobConfig, workers: int, standbys: int) -> JobConfi
 class _Runner:
     """The processes of one run, but for the standbys: those are the coordinator's."""
 
-    def __init__(self, run_dir: RunDir, resizes: list[str], on_progress: Callable[[], None] | None) -> None:
-        self._run_dir, self._resizes, self._on_progress = run_dir, resizes, on_progress
+    def __init__(
+        self, run_dir: RunDir, resizes: list[str], on_progress: Callable[[], None] | None, foreign: frozenset[int]
+    ) -> None:
+        """``foreign``: children of this process that are not the run's."""
+        self._run_dir, self._resizes, self._on_progress, self._foreign = run_dir, resizes, on_progress, foreign
+        self._next_reap = 0.0
         self._coordinator: subprocess.Popen[bytes] | None = None
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping: signal.Signals | None = None
@@ -129,6 +134,7 @@ class _Runner:
             code = self._coordinator.poll()
             if code is None:
                 self._watch_workers()
+                self._reap_adopted()
                 if self._on_progress is not None:
                     self._on_progress()
                 time.sleep(POLL)
@@ -154,6 +160,17 @@ class _Runner:
         environment = worker_environment(name, gpus)
         log = self._run_dir.worker_log(name)
         self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
+
+    def _reap_adopted(self) -> None:
+        """Standbys whose coordinator was killed became children of this process: take their exit codes."""
+        if time.monotonic() < self._next_reap:
+            return
+        self._next_reap = time.monotonic() + 1.0
+        started = {process.pid for process in self._workers.values()} | self._foreign
+        for child in psutil.Process().children():
+            is_coordinator = self._coordinator is not None and child.pid == self._coordinator.pid
+            if child.pid not in started and not is_coordinator and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
 
     def _watch_workers(self) -> None:
         """Tell the coordinator of live workers that ended, which it would otherwise learn from their silence."""

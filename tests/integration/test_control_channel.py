@@ -140,7 +140,7 @@ def test_a_client_gets_its_answer_or_one_clear_line(
         assert isinstance(message, StatusRequest)
         server.send(peer, Reply(ok=True, result={"step": 3}))
         assert asked.result(10).result == {"step": 3}
-    with pytest.raises(ControlError, match="did not answer within 0.2 s"):
+    with pytest.raises(ControlError, match=r"did not answer within 0\.2 s"):
         request(run_dir, StatusRequest(), timeout=0.2)
 
 

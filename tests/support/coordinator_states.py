@@ -105,9 +105,7 @@ class Run:
         held = self.state.cutover
         assert held is not None
         for name in sorted(held.voters):
-            self.say(
-                m.BoundaryVote(worker=name, boundary=held.number, step=held.step, accepted=True, current_step=0)
-            )
+            self.say(m.BoundaryVote(worker=name, boundary=held.number, step=held.step, accepted=True, current_step=0))
 
     def prepare_all(self) -> None:
         """All involved have prepared."""
@@ -133,6 +131,4 @@ class Run:
         """All members enter the committed world."""
         self.now += after
         for name in self.live.members:
-            self.say(
-                m.WorldEntered(worker=name, generation=self.live.generation, step=self.live.step, time=self.now)
-            )
+            self.say(m.WorldEntered(worker=name, generation=self.live.generation, step=self.live.step, time=self.now))

@@ -48,10 +48,18 @@ class FakeWorker:
 
     def registration(self) -> m.Register:
         return m.Register(
-            run_id=self.run_id, worker=self.name, role=self.role, host=os.uname().nodename, pid=os.getpid(),
-            job_id=self.name if self.role == "standby" else "live", device="cpu", generation=self.generation,
-            rank=self.rank, step=self.step, warm=True,
-        )  # fmt: skip
+            run_id=self.run_id,
+            worker=self.name,
+            role=self.role,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            job_id=self.name if self.role == "standby" else "live",
+            device="cpu",
+            generation=self.generation,
+            rank=self.rank,
+            step=self.step,
+            warm=True,
+        )
 
     def run(self) -> None:
         beat = step_at = 0.0
@@ -97,9 +105,12 @@ class FakeWorker:
                 self.boundaries.pop(message.boundary, None)
             self.channel.send(
                 m.BoundaryVote(
-                    worker=self.name, boundary=message.boundary, step=message.step, accepted=accepted,
+                    worker=self.name,
+                    boundary=message.boundary,
+                    step=message.step,
+                    accepted=accepted,
                     current_step=self.step,
-                )  # fmt: skip
+                )
             )
         elif isinstance(message, m.ConfirmBoundary):
             self.deed("confirm")
@@ -135,14 +146,24 @@ class FakeWorker:
                 paused = self.ended_at if self.generation >= 0 else 0.0
                 self.channel.send(
                     m.Streamed(
-                        worker=self.name, generation=generation, ok=ok, error="" if ok else "told to", bytes_received=10,
-                        bytes_local=5, staging_peak_bytes=7, digests_checked=3, paused_at=paused, gap_seconds=0.001,
-                    )  # fmt: skip
+                        worker=self.name,
+                        generation=generation,
+                        ok=ok,
+                        error="" if ok else "told to",
+                        bytes_received=10,
+                        bytes_local=5,
+                        staging_peak_bytes=7,
+                        digests_checked=3,
+                        paused_at=paused,
+                        gap_seconds=0.001,
+                    )
                 )
 
     def commit(self, message: m.Commit) -> None:
-        if self.prepared is None or message.generation != self.prepared.generation or (
-            message.generation == self.generation
+        if (
+            self.prepared is None
+            or message.generation != self.prepared.generation
+            or (message.generation == self.generation)
         ):
             return
         if self.deed("commit") is None:

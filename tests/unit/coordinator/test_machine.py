@@ -395,6 +395,16 @@ def test_a_notice_goes_before_a_scheduled_resize(run: Run) -> None:
     assert (run.state.cutover.step, run.state.cutover.voters) == (50, frozenset(run.live.members))
 
 
+def test_a_world_that_can_only_break_is_saved() -> None:
+    config = job()
+    run = Run(config=replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp2",))))
+    run.train("live-0", "live-1")
+    run.say(m.Notice(worker="live-1", reason="SIGTERM", time=run.now))
+    run.tick()
+    assert run.state.attempt is None
+    assert {proposal.purpose for _, proposal in run.sent(m.ProposeBoundary)} == {"checkpoint"}
+
+
 def test_a_checkpoint_on_request(run: Run) -> None:
     run.say(m.CheckpointRequest())
     (_, proposal), *_ = run.sent(m.ProposeBoundary)

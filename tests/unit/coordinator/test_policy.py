@@ -125,7 +125,9 @@ def test_unknown_policies_and_impossible_layouts_have_a_reason() -> None:
 def test_uneven_replicas_wait_for_the_busiest() -> None:
     config = job()  # 8 microbatches
     assert estimate(Layout(1, 1, 4), config) < 0.7 * estimate(Layout(1, 1, 3), config)
-    assert estimate(Layout(1, 1, 5), config) > estimate(Layout(1, 1, 4), config), "2 microbatches for the busiest of both"
+    assert estimate(Layout(1, 1, 5), config) > estimate(Layout(1, 1, 4), config), (
+        "2 microbatches for the busiest of both"
+    )
 
 
 def test_a_deep_pipeline_of_few_microbatches_idles() -> None:

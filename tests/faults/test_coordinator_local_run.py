@@ -1,0 +1,121 @@
+"""Runs as plain processes, with real workers: what is killed, and what must not be left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from coordinator_lab import job, until
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import create_run
+from liver_slurm.config.schema import DataSection
+from liver_slurm.control.client import request
+from liver_slurm.control.messages import StatusRequest
+from liver_slurm.errors import ControlError
+from liver_slurm.observe.events import read_events
+from liver_slurm.observe.lines import read_lines
+
+SCRIPT = Path(__file__).parents[1] / "support" / "run_local_job.py"
+
+
+class LocalRun:
+    """A runner in a process of its own."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        text = folder / "text.txt"
+        text.write_text("To be trained on, again and again. " * 400)
+        config = job(workers=2, steps=steps, run_root=str(folder), lost_after=10.0, heartbeat=0.2)
+        layouts = ("tp1pp1dp1", "tp1pp1dp2", "tp1pp1dp3", "tp1pp1dp4")
+        config = replace(
+            config,
+            data=DataSection(paths=(str(text),)),
+            elastic=replace(config.elastic, layouts=layouts),
+        )
+        self.run_dir: RunDir = create_run(config)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(SCRIPT), str(self.run_dir.path), *arguments]
+        with (self.run_dir.logs / "runner.log").open("ab") as log:
+            self.runner = subprocess.Popen(command, stdout=log, stderr=log)
+        return self.runner
+
+    def processes(self, what: str = "") -> list[psutil.Process]:
+        """Living processes of the run whose command line has ``what`` in it."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            line = " ".join(process.info["cmdline"] or ())
+            if str(self.run_dir.path) in line and what in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    def step(self) -> int:
+        try:
+            return int(request(self.run_dir, StatusRequest(), timeout=2.0).result["step"])
+        except ControlError:
+            return -1
+
+    def count(self, event: str) -> int:
+        return sum(line["event"] == event for line in read_events(self.run_dir.events))
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> Iterator[LocalRun]:
+    run = LocalRun(tmp_path, steps=100_000)
+    yield run
+    for process in run.processes():
+        process.kill()
+
+
+def test_grows_gives_back_and_outlives_its_coordinator(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path, steps=400)
+    try:
+        runner = run.start("2", "2")
+        until(lambda: run.count("reconfiguration_committed") >= 1, "the run grows", 60)
+        run.processes("liver_slurm.coordinator")[0].kill()
+        until(lambda: run.count("recovered") == 1, "a new coordinator", 60)
+        standby = run.processes("--name standby-local-1")[0]
+        standby.send_signal(signal.SIGTERM)
+        standby.wait(30)
+        assert runner.wait(120) == 0
+        steps = [line["step"] for line in read_lines(run.run_dir.metrics)]
+        assert steps == list(range(1, 401)), "every step once"
+        assert run.count("notice") == 1
+        assert run.processes() == []
+    finally:
+        for process in run.processes():
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals) -> None:
+    runner = long_run.start("2", "1")
+    until(lambda: long_run.step() > 1, "training", 60)
+    runner.send_signal(number)
+    assert runner.wait(40) == 3
+    assert long_run.processes() == []
+
+
+def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> None:
+    runner = long_run.start("2", "1")
+    until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training", 60)
+    runner.kill()
+    runner.wait()
+    until(lambda: not long_run.processes(), "all processes are gone", 30)
+
+
+def test_a_live_worker_that_is_killed_fails_the_run_at_once(long_run: LocalRun) -> None:
+    runner = long_run.start("2", "0")
+    until(lambda: long_run.step() > 1, "training", 60)
+    long_run.processes("--name live-1")[0].kill()
+    assert runner.wait(40) == 1
+    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    assert "of the live world was lost" in ended["reason"]
+    assert "submit --resume" in ended["reason"]
+    assert long_run.processes() == []

@@ -1,0 +1,16 @@
+"""``python run_local_job.py RUN_DIR WORKERS STANDBYS [STEP:LAYOUT]…``: :func:`run_local` in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from liver_slurm.config.load import read_job
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.local.run import run_local
+from liver_slurm.state.layout import Layout
+
+if __name__ == "__main__":
+    run_dir = RunDir(Path(sys.argv[1]))
+    resizes = [(int(step), Layout.parse(layout)) for step, layout in (text.split(":") for text in sys.argv[4:])]
+    sys.exit(run_local(read_job(run_dir.job_file), run_dir, int(sys.argv[2]), int(sys.argv[3]), resizes))
