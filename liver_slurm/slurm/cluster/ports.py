@@ -11,11 +11,9 @@ import errno
 import fcntl
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from liver_slurm.errors import BadInput, ClusterError
 from liver_slurm.slurm.cluster.spec import MAX_NODES
@@ -108,12 +106,8 @@ def choose_block(nodes: int, wanted: int | None = None) -> PortBlock:
 @contextmanager
 def port_lock() -> Iterator[None]:
     """Keeps every other ``cluster up`` of this machine, any user's, from choosing a block at the same time."""
-    path = Path(tempfile.gettempdir()) / "liver-slurm-ports.lock"
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444)
-    except FileExistsError:
-        # Somebody's, perhaps another user's: opening it without O_CREAT is allowed even in a sticky folder.
-        descriptor = os.open(path, os.O_RDONLY)
+    # The folder itself is locked, so that no lock file is left behind that other users could not open.
+    descriptor = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
