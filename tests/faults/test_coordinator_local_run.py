@@ -73,24 +73,29 @@ def long_run(tmp_path: Path) -> Iterator[LocalRun]:
         process.kill()
 
 
-def test_grows_gives_back_and_outlives_its_coordinator(tmp_path: Path) -> None:
-    run = LocalRun(tmp_path, steps=400)
-    try:
-        runner = run.start("2", "2")
-        until(lambda: run.count("reconfiguration_committed") >= 1, "the run grows", 60)
-        run.processes("liver_slurm.coordinator")[0].kill()
-        until(lambda: run.count("recovered") == 1, "a new coordinator", 60)
-        standby = run.processes("--name standby-local-1")[0]
-        standby.send_signal(signal.SIGTERM)
-        standby.wait(30)
-        assert runner.wait(120) == 0
-        steps = [line["step"] for line in read_lines(run.run_dir.metrics)]
-        assert steps == list(range(1, 401)), "every step once"
-        assert run.count("notice") == 1
-        assert run.processes() == []
-    finally:
-        for process in run.processes():
-            process.kill()
+def test_grows_gives_back_and_outlives_its_coordinator(long_run: LocalRun) -> None:
+    run, runner = long_run, long_run.start("2", "2")
+    until(lambda: run.count("reconfiguration_committed") >= 1, "the run grows", 60)
+    run.processes("liver_slurm.coordinator")[0].kill()
+    until(lambda: run.count("recovered") == 1, "a new coordinator", 60)
+    standby = run.processes("--name standby-local-1")[0]
+    standby.send_signal(signal.SIGTERM)
+    standby.wait(30)
+    # Grown twice, shrunk once: the freed place is used again.
+    until(lambda: run.count("reconfiguration_committed") >= 3, "the run grows again", 60)
+    assert run.count("notice") == 1
+    runner.terminate()
+    assert runner.wait(40) == 3
+    steps = [line["step"] for line in read_lines(run.run_dir.metrics)]
+    assert steps == list(range(1, len(steps) + 1)), "every step once"
+    assert run.processes() == []
+
+
+def test_finishes(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path, steps=5)
+    assert run.start("1", "0").wait(60) == 0
+    assert [line["step"] for line in read_lines(run.run_dir.metrics)] == [1, 2, 3, 4, 5]
+    assert run.processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

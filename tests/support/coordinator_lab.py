@@ -40,7 +40,7 @@ def job(workers: int = 2, steps: int = 1_000_000, **job: Any) -> JobConfig:
         model=ModelSection(num_layers=8, hidden_size=64, num_attention_heads=8, vocab_size=256),
         train=TrainSection(steps=steps, seq_length=64, micro_batch_size=1, global_batch_size=8),
         live=LiveSection(component=(ComponentSection(tasks_per_node=workers),)),
-        standby=StandbySection(max_jobs=0, poll=0.2),
+        standby=StandbySection(max_jobs=4, poll=0.2),
         elastic=ElasticSection(max_tp=2, settle=0.2),
     )
     return replace(config, job=replace(config.job, **job))
