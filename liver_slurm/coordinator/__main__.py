@@ -83,7 +83,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         store_port=store_port,
         checkpoint=checkpoint,
         start_step=start_step,
-        automatic=not options.resize,
+        automatic=not options.resize and config.standby.max_jobs > 0,
     )
     clock = Clock()
     state = recovery.recover(records, settings, clock.now())

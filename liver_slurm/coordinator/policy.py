@@ -99,6 +99,9 @@ def greedy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
         return Change(layout, pick(snapshot, layout.size), "notice"), f"{names} will go away; {why}"
     if layout == live.layout:
         return Stay(), why
+    if layout.size == live.layout.size and live.layout in layouts:
+        # An estimate is no reason to leave a layout that somebody chose, or that trains already.
+        return Stay(), f"{live.layout} has as many workers as {layout}"
     if live.layout in layouts and estimate(live.layout, config) <= TIE * estimate(layout, config):
         return Stay(), f"{live.layout} is as fast as {layout}"
     settled = snapshot.last_arrival + config.elastic.settle

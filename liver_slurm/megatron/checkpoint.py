@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,9 @@ class Written:
 class Checkpointer:
     """Writes checkpoints of one world; every member has one, and calls it at the same steps."""
 
-    def __init__(self, state: RankState, folder: Path, keep: int, asynchronous: bool, store: Any) -> None:
-        """``store``: of the world; a gloo group of its own is built from it, for writing beside training."""
+    def __init__(self, state: RankState, folder: Path, keep: int, asynchronous: bool) -> None:
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
         self._shapes = _global_shapes(state)
-        world = state.world
-        ranks = list(range(world.layout.size))
-        name = f"generation{world.membership.generation}/checkpoint"
-        self._group = c10d.make_group(
-            store, name, ranks, world.rank, "gloo", timedelta(minutes=30), torch.device("cpu")
-        )
         self._writing: threading.Thread | None = None
 
     def save(self, step: int, done: Callable[[Written], None]) -> None:
@@ -148,11 +140,6 @@ class Checkpointer:
             self._writing.join()
             self._writing = None
 
-    def close(self) -> None:
-        """Wait for what is being written, and give the group back."""
-        self.wait()
-        c10d.destroy_group(self._group)
-
     def _write(
         self,
         boxes: Boxes,
@@ -177,12 +164,13 @@ class Checkpointer:
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-        with c10d.default_group(self._group):
-            torch.distributed.barrier(group=self._group)
+        host = world.groups["host"]
+        with c10d.default_group(host):
+            torch.distributed.barrier(group=host)
             dcp.save(
                 _as_state_dict(boxes, self._shapes),
                 storage_writer=dcp.FileSystemWriter(part, thread_count=1, sync_files=True),
-                process_group=self._group,
+                process_group=host,
             )
         if world.rank == 0:
             meta = {"format": _FORMAT, "step": step, "layout": str(world.layout), **counters}

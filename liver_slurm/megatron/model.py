@@ -1,4 +1,4 @@
-"""The GPT that a job file describes, built in any layout from a world's groups; on the meta device it costs no memory."""
+"""The GPT that a job file describes, in any layout, from a world's groups; on the meta device it costs no memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from megatron.core.transformer.module import Float16Module  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 VOCABULARY_MULTIPLE = 128
-"""The vocabulary is padded to a multiple of this; independent of tp, so that every layout has the same global shapes."""
+"""The vocabulary is padded to a multiple of this, whatever tp is: every layout has the same global shapes."""
 
 _ACTIVATIONS = {"silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "relu": torch.nn.functional.relu}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,8 +81,8 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "bf16": dtype is torch.bfloat16,
             "calculate_per_token_loss": True,  # replicas may have uneven numbers of microbatches
             "use_cpu_initialization": True,
-            # On the meta device this costs nothing, and it is what marks parameters as tensor parallel (which the gradient
-            # norm asks for); values come later, from the seed by name or from another world.
+            # On the meta device this costs nothing, and it is what marks parameters as tensor parallel, which the
+            # gradient norm asks for; values come later, from the seed by name or from another world.
             "perform_initialization": True,
             # kernels that need Transformer Engine or Apex
             "gradient_accumulation_fusion": False,

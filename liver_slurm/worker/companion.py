@@ -82,7 +82,7 @@ class Companion(threading.Thread):
         self._work: queue.SimpleQueue[Callable[[WorkerChannel], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
-        self._stop = threading.Event()
+        self._closing = threading.Event()
         self.failure: BaseException | None = None
 
     def post(self, message: FromWorker) -> None:
@@ -107,7 +107,7 @@ class Companion(threading.Thread):
 
     def close(self) -> None:
         """Send what is left and end the thread."""
-        self._stop.set()
+        self._closing.set()
         self._wake()
         self.join()
 
@@ -133,7 +133,7 @@ class Companion(threading.Thread):
         next_beat = 0.0
         orphaned = False
         try:
-            while not self._stop.is_set():
+            while not self._closing.is_set():
                 wait = max(0.0, next_beat - time.monotonic())
                 for message in channel.poll(wait, (self._wake_read, self._signals)):
                     self._handle(message, channel)

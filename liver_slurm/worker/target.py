@@ -16,7 +16,7 @@ import torch.distributed as dist
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepare
 from liver_slurm.megatron.boxes import state_boxes
-from liver_slurm.megatron.checkpoint import Checkpointer, load_checkpoint
+from liver_slurm.megatron.checkpoint import load_checkpoint
 from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
 from liver_slurm.megatron.spec import shard_spec_of
@@ -35,7 +35,6 @@ class Target:
     membership: Membership
     state: RankState | None = None
     """None for a worker that is no member."""
-    checkpointer: Checkpointer | None = None
     transfer: Transfer | None = None
     """None for a world without a source."""
     plan_seconds: float = 0.0
@@ -79,9 +78,6 @@ class Target:
     def discard(self) -> None:
         """Free everything."""
         self.close_transfer()
-        if self.checkpointer is not None:
-            self.checkpointer.close()
-            self.checkpointer = None
         if self.state is not None:
             self.state.world.destroy()
             self.state = None
@@ -92,7 +88,6 @@ def prepare(
     message: Prepare,
     worker: str,
     config: JobConfig,
-    checkpoints: Path,
     live: RankState | None,
     device: torch.device,
 ) -> None:
@@ -112,9 +107,6 @@ def prepare(
         )
         if fresh and message.checkpoint:
             load_checkpoint(target.state, Path(message.checkpoint))
-        target.checkpointer = Checkpointer(
-            target.state, checkpoints, config.checkpoint.keep, config.checkpoint.asynchronous, store
-        )
     if message.source_generation >= 0:
         _plan(target, message, worker, config, live, store, backend, device, timeout)
 

@@ -154,9 +154,8 @@ class Worker:
     def _prepare(self, target: Target, message: Prepare) -> None:
         begun = time.perf_counter()
         error = ""
-        device, checkpoints = self._identity.device, self._run_dir.checkpoints
         try:
-            prepare(target, message, self.name, self._config, checkpoints, self._live, device)
+            prepare(target, message, self.name, self._config, self._live, self._identity.device)
         except Exception as caught:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
@@ -256,7 +255,11 @@ class Worker:
         """Make a prepared world the live one, with ``step`` steps completed."""
         assert target.state is not None
         make_live(target.state.world, self._config.train.seed)
-        self._live, self._checkpointer, self._step = target.state, target.checkpointer, step
+        self._live, self._step = target.state, step
+        checkpoint = self._config.checkpoint
+        self._checkpointer = Checkpointer(
+            target.state, self._run_dir.checkpoints, checkpoint.keep, checkpoint.asynchronous
+        )
         self._results.clear()
         self._agenda.start_at(step)
         self._announce = True
@@ -277,7 +280,7 @@ class Worker:
         if not isinstance(verdict, Commit):
             target.discard()
             return isinstance(verdict, Abort)
-        old, old_checkpointer = self._live, self._checkpointer
+        old = self._live
         if target.state is not None:
             target.state.set_step(adam_step)
             self._enter(target, step)
@@ -289,7 +292,7 @@ class Worker:
             set_default_group(None)
             self._live = self._checkpointer = None
             self._companion.beat()
-        threading.Thread(target=_retire, args=(target, old, old_checkpointer), name="retire", daemon=True).start()
+        threading.Thread(target=_retire, args=(target, old), name="retire", daemon=True).start()
         return True
 
     def _stream(self, target: Target, step: int, paused_at: float, gap: float) -> int:
@@ -364,11 +367,9 @@ class Worker:
         return statistics.median(gaps) if gaps else 0.0
 
 
-def _retire(target: Target, old: RankState | None, checkpointer: Checkpointer | None) -> None:
+def _retire(target: Target, old: RankState | None) -> None:
     """Free what the old world had, off the critical path."""
     target.close_transfer()
-    if checkpointer is not None:
-        checkpointer.close()
     if old is not None:
         old.world.destroy()
 

@@ -37,7 +37,8 @@ class World:
     """``gloo`` or ``nccl``."""
     groups: dict[str, Any]
     """``world``, ``tp``, ``dp``, ``pp``, ``mp`` (tensor × pipeline), ``embd`` (first and last pipeline stage; only
-    there), ``pos_embd`` (first stage only), ``self`` (this rank alone)."""
+    there), ``pos_embd`` (first stage only), ``self`` (this rank alone), and ``host``: all ranks over gloo, for what
+    goes on beside a training world. NCCL's kernels of two worlds on one card may wait for each other for ever."""
 
     @property
     def layout(self) -> Layout:
@@ -56,8 +57,8 @@ class World:
 
     @contextmanager
     def scope(self) -> Iterator[World]:
-        """torch calls of this thread inside the block take this world's group as the default one."""
-        with c10d.default_group(self.groups["world"]):
+        """torch calls of this thread inside the block take this world's ``host`` group as the default one."""
+        with c10d.default_group(self.groups["host"]):
             yield self
 
     def destroy(self) -> None:
@@ -68,8 +69,8 @@ class World:
 
     def abort(self) -> None:
         """Throw whoever waits in a collective of this world out of it."""
-        for group in {id(group): group for group in self.groups.values()}.values():
-            c10d.abort_group(group, self.backend)
+        for kind, group in {id(group): (kind, group) for kind, group in self.groups.items()}.values():
+            c10d.abort_group(group, "gloo" if kind == "host" else self.backend)
 
 
 def build_world(
@@ -106,6 +107,8 @@ def build_world(
         "mp": make("mp", sorted(layout.rank(t, p, dp) for t in range(layout.tp) for p in range(layout.pp))),
         "self": make("self", [rank]),
     }
+    name = f"generation{membership.generation}/host"
+    groups["host"] = c10d.make_group(store, name, list(range(layout.size)), rank, "gloo", timeout, torch.device("cpu"))
     if rank in (stages[0], stages[-1]):
         groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
     if rank == stages[0]:

@@ -26,7 +26,7 @@ def walk(layouts: str, workers: int, cases: list[dict[str, object]], folder: Pat
     logs = [folder / f"w{index}.log" for index in range(workers)]
     processes = []
     for index, log in enumerate(logs):
-        arguments = [f"w{index}", str(store.port), str(folder), layouts, json.dumps(cases)]
+        arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases)]
         with log.open("w") as stream:
             processes.append(
                 subprocess.Popen(

@@ -1,16 +1,14 @@
 """One worker of the transition table: walks through every ordered pair of layouts, and checks every box on the way.
 
-The state is trained once and then only moved, so whenever a rank is in a layout again, each of its boxes must be what it
-was the first time, bit for bit; and in the end training goes on as it does in a copy that was never moved.
+The state is trained once and then only moved, so whenever a rank is in a layout again, each of its boxes must be what
+it was the first time, bit for bit; and in the end training goes on as it does in a copy that was never moved.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,8 +71,8 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
 class Walker:
     """The worker's present state, and what it has seen in each layout."""
 
-    def __init__(self, name: str, config: JobConfig, port: int, first_generation: int, folder: Path) -> None:
-        self.name, self.config, self.port, self.folder = name, config, port, folder
+    def __init__(self, name: str, config: JobConfig, port: int, first_generation: int) -> None:
+        self.name, self.config, self.port = name, config, port
         self.generation = first_generation
         self.state: RankState | None = None
         self.membership: Membership | None = None
@@ -104,7 +102,7 @@ class Walker:
         if self.name not in members and (old is None or self.name not in old.members):
             return
         target = Target(membership)
-        prepare(target, message, self.name, self.config, self.folder, self.state, CPU)
+        prepare(target, message, self.name, self.config, self.state, CPU)
         if target.transfer is not None:
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
@@ -117,8 +115,6 @@ class Walker:
             make_live(self.state.world, self.config.train.seed)
         else:
             set_default_group(None)
-        if target.checkpointer is not None:
-            target.checkpointer.close()
         if previous is not None:
             previous.world.destroy()
 
@@ -155,11 +151,11 @@ def circuit(layouts: list[Layout]) -> list[Layout]:
 
 
 def main() -> None:
-    name, port, folder, layouts, cases = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5]
+    name, port, layouts, cases = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     walk = circuit([Layout.parse(text) for text in layouts.split(",")])
     for number, case in enumerate(json.loads(cases)):
         config = job(**case)
-        walker = Walker(name, config, port, first_generation=1000 * number, folder=folder)
+        walker = Walker(name, config, port, first_generation=1000 * number)
         walker.go(walk[0])
         losses = [train_step(walker.state, Patterned(), step).loss for step in range(3)] if walker.state else []
         compared = walker.check()
@@ -168,7 +164,7 @@ def main() -> None:
             compared += walker.check()
         if walker.state is not None:
             losses += [train_step(walker.state, Patterned(), step).loss for step in range(3, 6)]
-        undisturbed = Walker(name, config, port, first_generation=1000 * number + 500, folder=folder)
+        undisturbed = Walker(name, config, port, first_generation=1000 * number + 500)
         undisturbed.go(walk[0])
         expected = (
             [train_step(undisturbed.state, Patterned(), step).loss for step in range(6)] if undisturbed.state else []
@@ -182,5 +178,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert dataclasses.is_dataclass(JobConfig)
     main()
