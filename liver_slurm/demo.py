@@ -1,0 +1,175 @@
+"""``make demo``: an elastic training job on a real Slurm cluster on this machine, and an undisturbed run beside it.
+
+The cluster has five nodes of one CPU: the coordinator and two live workers take three, the run grows into the other
+two, a job of a higher tier takes them away, and when that is over the run grows again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from liver_slurm.api import Job, submit_config
+from liver_slurm.cli.common import RECONFIGURATION_HEADERS, print_table, reconfiguration_rows, seconds_text
+from liver_slurm.config.load import load_job
+from liver_slurm.config.runs import create_run
+from liver_slurm.errors import LiverError
+from liver_slurm.local.run import run_local
+from liver_slurm.observe.events import Event, read_events
+from liver_slurm.observe.metrics import read_metrics
+from liver_slurm.observe.summary import reconfiguration_table, summarize
+from liver_slurm.slurm.cluster.lifecycle import down, up
+from liver_slurm.slurm.cluster.spec import ClusterSpec
+from liver_slurm.slurm.command import run_once
+
+STEPS = 400
+PROD_SECONDS = 12
+PATIENCE = 120.0
+"""Seconds that each stage may take."""
+TOLERANCE = 1e-6
+"""Relative difference of losses that other orders of summation may give in fp32."""
+LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    job_file = Path(__file__).parents[1] / "configs" / "gpt-tiny.toml"
+    with tempfile.TemporaryDirectory(prefix="liver-demo-") as folder:
+        begun = time.monotonic()
+        say = _Narrator(begun)
+        overrides = [
+            f"job.run_root={folder}/runs",
+            f"train.steps={STEPS}",
+            "standby.max_jobs=2",
+            f"elastic.layouts={LAYOUTS}",
+            "checkpoint.every=0",
+        ]
+        directory = Path(folder) / "cluster"
+        say("cluster up: 5 nodes, partitions live, prod and scavenger")
+        cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
+        os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
+        try:
+            job = submit_config(load_job(job_file, overrides))
+            say(f"liver-slurm submit configs/gpt-tiny.toml: job {job.job_id}")
+            try:
+                _story(job, say)
+            except BaseException:
+                job.cancel()
+                raise
+        finally:
+            down(directory)
+            say("cluster down")
+        say("the undisturbed run: the same job on two workers, as plain processes")
+        undisturbed = create_run(load_job(job_file, [*overrides, "standby.max_jobs=0"], workers=2))
+        code = run_local(load_job(job_file, [*overrides, "standby.max_jobs=0"], workers=2), undisturbed, 2, 0)
+        if code != 0:
+            raise LiverError(f"the undisturbed run ended with exit code {code}")
+        return _verdict(job, list(_losses(undisturbed.metrics)), say)
+
+
+class _Narrator:
+    def __init__(self, begun: float) -> None:
+        self._begun = begun
+
+    def __call__(self, text: str) -> None:
+        print(f"{time.monotonic() - self._begun:6.1f} s  {text}", flush=True)
+
+
+def _story(job: Job, say: Callable[[str], None]) -> None:
+    """Grow, be preempted, grow again, finish."""
+    _await(job, say, "world_live", 1)
+    _await_layout(job, say, "tp2pp1dp2", 1)
+    wanted = subprocess.run(
+        ["sbatch", "--parsable", "-p", "prod", "-N2", "--exclusive", "--wrap", f"sleep {PROD_SECONDS}"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=job.run_dir.path,
+    ).stdout.strip()
+    say(f"sbatch -p prod -N2: job {wanted}, of a higher tier, wants the two scavenger nodes")
+    _await(job, say, "notice", 1)
+    _await_layout(job, say, "tp1pp1dp2", 2)
+    _until(lambda: _state(wanted) == "RUNNING", job, f"prod job {wanted} did not start")
+    say(f"prod job {wanted} runs on the nodes that were given back; training goes on")
+    _await_layout(job, say, "tp2pp1dp2", 2)
+    state = job.wait(timeout=PATIENCE)["state"]
+    if state != "finished":
+        raise LiverError(f"the run ended as {state}; see {job.run_dir.logs}")
+    say("the run has finished")
+
+
+def _state(job_id: str) -> str:
+    return run_once(["squeue", "-h", "-j", job_id, "-o", "%T"], timeout=10).strip()
+
+
+def _await(job: Job, say: Callable[[str], None], event: str, count: int) -> None:
+    _until(lambda: len(_named(job, event)) >= count, job, f"no {event} event")
+    say(_told(_named(job, event)[count - 1]))
+
+
+def _await_layout(job: Job, say: Callable[[str], None], layout: str, count: int) -> None:
+    def changes() -> list[Event]:
+        return [event for event in _named(job, "reconfiguration_committed") if event["to"] == layout]
+
+    wanted = count if layout != "tp1pp1dp2" else count - 1
+    _until(lambda: len(changes()) >= wanted, job, f"the run did not get to {layout}")
+    say(_told(changes()[wanted - 1]))
+
+
+def _named(job: Job, name: str) -> list[Event]:
+    return [event for event in read_events(job.run_dir.events) if event["event"] == name]
+
+
+def _told(event: Event) -> str:
+    if event["event"] == "world_live":
+        return f"world {event['generation']} is live: {event['layout']}, {len(event['members'])} workers"
+    if event["event"] == "notice":
+        return f"notice: {event['worker']} got {event['reason']}"
+    return (
+        f"{event['from']} → {event['to']} at step {event['cutover_step']}, pause {seconds_text(event['pause_s'])}, "
+        f"{event['digests_checked']} digests equal: {event['reason']}"
+    )
+
+
+def _until(holds: Callable[[], bool], job: Job, failure: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    ended = job.end_watch()
+    while not holds():
+        if ended() and not holds():
+            raise LiverError(f"{failure} before the run ended; see {job.run_dir.logs}")
+        if time.monotonic() > deadline:
+            raise LiverError(f"{failure} within {PATIENCE:.0f} s; see {job.run_dir.logs}")
+        time.sleep(0.1)
+
+
+def _losses(metrics: Path) -> list[tuple[int, float]]:
+    return [(line.step, line.loss) for line in read_metrics(metrics)]
+
+
+def _verdict(job: Job, expected: Sequence[tuple[int, float]], say: Callable[[str], None]) -> int:
+    summary = summarize(read_events(job.run_dir.events))
+    print_table(reconfiguration_rows(reconfiguration_table(summary.reconfigurations)), RECONFIGURATION_HEADERS)
+    found = _losses(job.run_dir.metrics)
+    if [step for step, _ in found] != [step for step, _ in expected]:
+        say(f"NOT EQUAL: {len(found)} steps against {len(expected)} of the undisturbed run")
+        return 1
+    worst = max(abs(loss - other) / other for (_, loss), (_, other) in zip(found, expected, strict=True))
+    equal = worst <= TOLERANCE
+    say(
+        f"losses of all {len(found)} steps {'equal' if equal else 'DO NOT EQUAL'} those of the undisturbed run: "
+        f"largest relative difference {worst:.1e} (allowed: {TOLERANCE:.0e})"
+    )
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LiverError as error:
+        print(f"liver-slurm: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
