@@ -1,0 +1,133 @@
+"""The whole product on a real cluster: a job grows, gives nodes back when a higher tier wants them, and trains on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from liver_slurm import Job, submit
+from liver_slurm.config.load import load_job
+from liver_slurm.config.runs import create_run
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.local.run import run_local
+from liver_slurm.slurm.client import CommandClient
+
+pytestmark = [
+    pytest.mark.slurm,
+    # Five nodes of one CPU: coordinator, two live workers, and two for standbys.
+    pytest.mark.cluster(nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15),
+]
+
+JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of tests are not listed among the user's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def config(tmp_path: Path, steps: int, **options: Any) -> JobConfig:
+    overrides = [
+        f"job.run_root={tmp_path}/runs",
+        f"train.steps={steps}",
+        "standby.max_jobs=2",
+        'elastic.layouts=["tp1pp1dp2","tp1pp1dp3","tp2pp1dp2"]',
+        "checkpoint.every=0",
+    ]
+    return load_job(JOB, overrides + [f"{key}={value}" for key, value in options.items()])
+
+
+def events(job: Job, name: str) -> list[dict[str, Any]]:
+    return [dict(event) for event in job.events() if event["event"] == name]
+
+
+def to(job: Job, layout: str) -> list[dict[str, Any]]:
+    return [event for event in events(job, "reconfiguration_committed") if event["to"] == layout]
+
+
+def prod_job(folder: Path, nodes: int, seconds: int) -> str:
+    return subprocess.run(
+        ["sbatch", "--parsable", "-p", "prod", f"-N{nodes}", "--exclusive", "--wrap", f"sleep {seconds}"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    ).stdout.strip()
+
+
+def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
+    job = submit(config(tmp_path, steps=300))
+    try:
+        eventually(lambda: to(job, "tp2pp1dp2"), "grown to 4 workers", 90)
+        before = {worker["worker"]: worker["pid"] for worker in job.status()["workers"]}
+        wanted = prod_job(tmp_path, 2, 5)
+        eventually(lambda: events(job, "notice"), "a notice", 20)
+        eventually(lambda: client.jobs(ids=[wanted])[0].state == "RUNNING", "the prod job runs", 20)
+        # Within the grace time of 15 s, and not by its end: the leaving workers went by themselves.
+        shrunk = eventually(lambda: to(job, "tp1pp1dp2"), "shrunk to 2 workers", 20)[0]
+        assert shrunk["digests_checked"] > 0
+        after = {worker["worker"]: worker["pid"] for worker in job.status()["workers"]}
+        assert after == {name: pid for name, pid in before.items() if name.startswith("live-")}
+        eventually(lambda: len(to(job, "tp2pp1dp2")) == 2, "grown again", 90)
+        assert job.wait(timeout=120)["state"] == "finished"
+    finally:
+        job.cancel()
+    eventually(lambda: all(each.is_over for each in client.jobs()), "an empty queue", 60)
+    undisturbed = losses_without_resize(tmp_path, 300)
+    found = [(line.step, line.loss) for line in job.metrics()]
+    assert [step for step, _ in found] == list(range(1, 301))
+    assert [loss for _, loss in found] == pytest.approx(undisturbed, rel=1e-6)
+
+
+def losses_without_resize(tmp_path: Path, steps: int) -> list[float]:
+    options = [f"job.run_root={tmp_path}/undisturbed", f"train.steps={steps}", "standby.max_jobs=0"]
+    plain = load_job(JOB, [*options, "checkpoint.every=0"], workers=2)
+    run_dir = create_run(plain)
+    assert run_local(plain, run_dir, 2, 0) == 0
+    from liver_slurm.observe.metrics import read_metrics
+
+    return [line.loss for line in read_metrics(run_dir.metrics)]
+
+
+def test_cancel_ends_everything_that_was_started(
+    tmp_path: Path, client: CommandClient, eventually: Eventually
+) -> None:
+    job = submit(config(tmp_path, steps=100_000))
+    eventually(lambda: to(job, "tp2pp1dp2"), "grown to 4 workers", 90)
+    pids = [worker["pid"] for worker in job.status()["workers"]]
+    other = prod_job(tmp_path, 1, 0)
+    job.cancel()
+    eventually(lambda: not [each for each in client.jobs() if not each.is_over], "an empty queue", 30)
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and _is_ours(pid)]
+    assert job.status()["state"] == "cancelled"
+    assert other
+
+
+def _is_ours(pid: int) -> bool:
+    return pid != os.getpid() and "liver_slurm" in " ".join(psutil.Process(pid).cmdline())
+
+
+def test_two_unlike_components_are_one_world(tmp_path: Path, client: CommandClient) -> None:
+    two = load_job(
+        JOB,
+        [
+            f"job.run_root={tmp_path}/runs",
+            "train.steps=5",
+            "standby.max_jobs=0",
+            "elastic.layouts=['tp1pp1dp3']",
+            "elastic.initial=tp1pp1dp3",
+            "live.component=[{nodes=1, mem='200M'}, {nodes=2, mem='100M'}]",
+        ],
+    )
+    job = submit(two)
+    assert job.wait(timeout=90)["state"] == "finished", job.status()
+    assert [line.step for line in job.metrics()] == [1, 2, 3, 4, 5]
+    assert client.jobs(ids=[str(job.job_id)]) is not None
