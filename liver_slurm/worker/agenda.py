@@ -58,6 +58,7 @@ class Agenda:
         self._verdicts: dict[int, Commit | Abort] = {}
         self._leave: str | None = None
         self._begun = -1
+        self._committed = -1
 
     # ---- the companion's side
 
@@ -90,11 +91,15 @@ class Agenda:
             self._boundaries.pop(boundary, None)
             self._changed.notify_all()
 
-    def decide(self, message: Commit) -> None:
-        """Note that a target world is committed."""
+    def decide(self, message: Commit) -> bool:
+        """Note that a target world is committed; False: that is known already, and the message changes nothing."""
         with self._changed:
+            if message.generation <= self._committed:
+                return False
+            self._committed = message.generation
             self._verdicts[message.generation] = message
             self._changed.notify_all()
+            return True
 
     def abort(self, message: Abort, waited_for: bool) -> None:
         """A target world is given up; ``waited_for``: training waits for the verdict on it."""

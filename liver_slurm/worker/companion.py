@@ -200,10 +200,8 @@ class Companion(threading.Thread):
         elif isinstance(message, WithdrawBoundary):
             agenda.withdraw(message.boundary)
         elif isinstance(message, Commit):
-            if self._subject.expects(message.generation):
-                agenda.decide(message)
-            else:
-                channel.rejected += 1  # of a world that this worker is in already, or never heard of
+            if not (self._subject.expects(message.generation) and agenda.decide(message)):
+                channel.rejected += 1  # said again, or of a world that this worker never heard of
         elif isinstance(message, Abort):
             waited_for = self._subject.give_up(message.generation)
             agenda.abort(message, waited_for)

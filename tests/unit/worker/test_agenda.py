@@ -1,0 +1,37 @@
+"""The agenda: verdicts that are said twice."""
+
+from __future__ import annotations
+
+import threading
+
+from liver_slurm.control.messages import Commit
+from liver_slurm.worker.agenda import Agenda, Enter, Leave
+
+
+def commit(generation: int, step: int = 5) -> Commit:
+    return Commit(epoch=1, generation=generation, step=step)
+
+
+def test_a_commit_counts_once() -> None:
+    agenda = Agenda()
+    assert agenda.decide(commit(3))
+    assert not agenda.decide(commit(3, step=6)), "while it waits to be read"
+    assert agenda.verdict(3) == commit(3)
+    assert not agenda.decide(commit(3)), "after it was read"
+    assert not agenda.decide(commit(2)), "an older world"
+    agenda.leave("done")
+    assert agenda.idle() == Leave("done"), "nothing is left of what was said again"
+    assert agenda.decide(commit(4))
+
+
+def test_a_repeated_commit_does_not_wake_who_waits_in_no_world() -> None:
+    agenda = Agenda()
+    agenda.decide(commit(0))
+    assert agenda.idle() == Enter(0, 5)
+    agenda.decide(commit(0))
+    order: list[object] = []
+    waiting = threading.Thread(target=lambda: order.append(agenda.idle()))
+    waiting.start()
+    agenda.leave("done")
+    waiting.join(10)
+    assert order == [Leave("done")]
