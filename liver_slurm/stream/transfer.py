@@ -75,6 +75,7 @@ class Transfer:
         me: int,
         transport: Transport,
         staging_bytes: int,
+        on_received: Callable[[torch.Tensor], None] = lambda box: None,
     ) -> None:
         """
         Args:
@@ -83,9 +84,10 @@ class Transfer:
             source_peers, target_peers: the transport's number of each source and each target rank.
             me: this worker's own number there.
             staging_bytes: memory for messages, in all.
+            on_received: called with each box that lies in its place, before its digest is compared.
         """
         self._source, self._target = BoxIndex(source), BoxIndex(target)
-        self._copies = moves.copies
+        self._copies, self._on_received = moves.copies, on_received
         self._me, self._transport = me, transport
         self._slot_bytes = max(staging_bytes // _WINDOW, 1)
         self._source_peers, self._target_peers = source_peers, target_peers
@@ -188,6 +190,7 @@ class Transfer:
         def after() -> int:
             for view, place in zip(views, places, strict=True):
                 view.copy_(_at(slot, place, view))
+                self._on_received(view)
             sent = slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).tolist()
             for part, view, expected in zip(chunk.parts, views, sent, strict=True):
                 _compare(part.tensor, expected, _signed(digest(view)))

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from liver_slurm.state.plan import plan_transfer
 from liver_slurm.state.spec import ShardSpec, WorldSpec, pieces
 from liver_slurm.stream.transfer import Transfer
 from liver_slurm.stream.transport import GroupTransport
+from liver_slurm.worker import faultpoints
 from liver_slurm.world.world import Membership, World, build_world
 
 
@@ -149,6 +151,7 @@ def _plan(
         me=peers.index(worker),
         transport=transport,
         staging_bytes=config.stream.staging_bytes,
+        on_received=partial(faultpoints.received, worker),
     )
     target.plan_seconds = time.perf_counter() - begun
 

@@ -39,6 +39,7 @@ from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.step import StepResult, train_step
 from liver_slurm.observe.metrics import MetricsWriter, StepMetrics
 from liver_slurm.state.layout import Layout
+from liver_slurm.worker import faultpoints
 from liver_slurm.worker.agenda import Agenda, Due, Enter, Leave
 from liver_slurm.worker.companion import Companion
 from liver_slurm.worker.target import Target, prepare
@@ -155,7 +156,9 @@ class Worker:
         begun = time.perf_counter()
         error = ""
         try:
+            faultpoints.reach("prepare", self.name)
             prepare(target, message, self.name, self._config, self._live, self._identity.device)
+            faultpoints.reach("prepared", self.name)
         except Exception as caught:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
@@ -280,6 +283,7 @@ class Worker:
         if not isinstance(verdict, Commit):
             target.discard()
             return isinstance(verdict, Abort)
+        faultpoints.reach("commit", self.name)
         old = self._live
         if target.state is not None:
             target.state.set_step(adam_step)
@@ -301,7 +305,9 @@ class Worker:
         generation = target.membership.generation
         counters = [max(self._live.steps(), default=step)] if self._live is not None else None
         try:
+            faultpoints.reach("stream", self.name)
             stats, agreed = target.transfer.run(counters)
+            faultpoints.reach("streamed", self.name)
         except LiverError as error:
             log.error("generation %d: %s", generation, error)
             target.transfer.abort()  # closes the connections, so that peers which wait for this worker fail now too
