@@ -1,0 +1,36 @@
+"""A checkpoint saved in one layout and loaded in another is the same state, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+WORKER = Path(__file__).with_name("checkpoint_worker.py")
+LAYOUTS = ("tp1pp1dp1", "tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp3")
+WORKERS = 3
+
+
+@pytest.mark.parametrize(("precision", "distributed"), [("fp32", True), ("bf16", True), ("bf16", False)])
+def test_every_layout_loads_what_every_other_saved(precision: str, distributed: bool, tmp_path: Path) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    arguments = [str(store.port), ",".join(LAYOUTS), precision, str(distributed), str(tmp_path)]
+    logs = [tmp_path / f"w{index}.log" for index in range(WORKERS)]
+    processes = []
+    for log in logs:
+        with log.open("w") as stream:
+            command = [sys.executable, str(WORKER), log.stem, *arguments]
+            processes.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment))
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert codes == [0] * WORKERS, "\n".join(f"==== {log.name}\n{log.read_text()[-3000:]}" for log in logs)
+    assert int(logs[0].read_text().splitlines()[-1]) > 0
