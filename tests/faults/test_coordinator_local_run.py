@@ -75,14 +75,14 @@ def long_run(tmp_path: Path) -> Iterator[LocalRun]:
 
 def test_grows_gives_back_and_outlives_its_coordinator(long_run: LocalRun) -> None:
     run, runner = long_run, long_run.start("2", "2")
-    until(lambda: run.count("reconfiguration_committed") >= 1, "the run grows", 60)
+    until(lambda: run.count("reconfiguration_committed") >= 1, "the run grows", 150)
     run.processes("liver_slurm.coordinator")[0].kill()
-    until(lambda: run.count("recovered") == 1, "a new coordinator", 60)
+    until(lambda: run.count("recovered") == 1, "a new coordinator", 150)
     standby = run.processes("--name standby-local-1")[0]
     standby.send_signal(signal.SIGTERM)
     standby.wait(30)
     # Grown twice, shrunk once: the freed place is used again.
-    until(lambda: run.count("reconfiguration_committed") >= 3, "the run grows again", 60)
+    until(lambda: run.count("reconfiguration_committed") >= 3, "the run grows again", 150)
     assert run.count("notice") == 1
     runner.terminate()
     assert runner.wait(40) == 3
@@ -101,7 +101,7 @@ def test_finishes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals) -> None:
     runner = long_run.start("2", "1")
-    until(lambda: long_run.step() > 1, "training", 60)
+    until(lambda: long_run.step() > 1, "training", 150)
     runner.send_signal(number)
     assert runner.wait(40) == 3
     assert long_run.processes() == []
@@ -109,7 +109,7 @@ def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.
 
 def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> None:
     runner = long_run.start("2", "1")
-    until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training", 60)
+    until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training", 150)
     runner.kill()
     runner.wait()
     until(lambda: not long_run.processes(), "all processes are gone", 30)
@@ -117,7 +117,7 @@ def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> 
 
 def test_a_live_worker_that_is_killed_fails_the_run_at_once(long_run: LocalRun) -> None:
     runner = long_run.start("2", "0")
-    until(lambda: long_run.step() > 1, "training", 60)
+    until(lambda: long_run.step() > 1, "training", 150)
     long_run.processes("--name live-1")[0].kill()
     assert runner.wait(40) == 1
     (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]

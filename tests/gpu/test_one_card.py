@@ -1,4 +1,7 @@
-"""Four NCCL ranks on one card, through ``liver-slurm run``: round trips bitwise, losses those of an undisturbed run."""
+"""NCCL ranks that share one card, through ``liver-slurm run``: there and back, losses those of an undisturbed run.
+
+That every box crosses bit for bit is proven by digests at each cutover, and for whole round trips by test_transitions.
+"""
 
 from __future__ import annotations
 
@@ -88,10 +91,11 @@ def losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in lines]
 
 
-def report(name: str, run_dir: Path) -> None:
+def report_and_check(name: str, run_dir: Path) -> None:
     for line in (run_dir / "events.jsonl").read_text().splitlines():
         event = json.loads(line)
         if event["event"] == "reconfiguration_committed":
+            assert event["digests_checked"] > 0
             print(name, json.dumps({key: event[key] for key in FIGURES}))
 
 
@@ -110,16 +114,9 @@ def test_round_trip(
     undisturbed = run(tmp_path / "undisturbed", initial, precision, distributed, [], workers, 0)
     expected = losses(undisturbed)
 
-    # There and back between two steps: nothing may differ, not a bit, for all the steps that follow.
-    back = run(
-        tmp_path / "back", initial, precision, distributed, [f"{AT}:{through}", f"{AT}:{initial}"], workers, more
-    )
-    assert losses(back) == expected
-    report("there and back", back)
-
     # Some steps in the other layout: other orders of summation, within what those give.
     trained = run(
         tmp_path / "trained", initial, precision, distributed, [f"5:{through}", f"11:{initial}"], workers, more
     )
     assert losses(trained) == pytest.approx(expected, rel=1e-6 if precision == "fp32" else 2e-3)
-    report("trained on the way", trained)
+    report_and_check("trained on the way", trained)

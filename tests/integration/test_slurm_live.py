@@ -75,8 +75,9 @@ def over(client: CommandClient, job: str) -> list[str]:
 
 
 def test_two_components_with_different_resources_are_one_world(
-    client: CommandClient, tmp_path: Path, eventually: Callable[..., Any]
+    client: CommandClient, tmp_path: Path, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a user's own number would win
     run = Run(tmp_path / "run", "0")
     components = (
         ComponentSection(nodes=2, tasks_per_node=2, gpus_per_task=1),

@@ -1,4 +1,4 @@
-"""Every transition of the table, in plain processes: state and counters cross bit for bit, in every mode of the optimizer."""
+"""Every transition of the table, in plain processes: state and counters cross bit for bit, however it is optimized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
+
+from liver_slurm.local.process import worker_environment
 
 LAYOUTS = (
     "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
@@ -19,13 +22,15 @@ LAYOUTS = (
 WORKER = Path(__file__).with_name("transition_worker.py")
 
 
-def walk(layouts: str, workers: int, cases: list[dict[str, object]], folder: Path) -> list[dict[str, object]]:
+def walk(
+    layouts: str, workers: int, cases: list[dict[str, object]], folder: Path, device: str = "cpu"
+) -> list[dict[str, object]]:
     """Run the walk in ``workers`` processes; returns what the first of them printed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     logs = [folder / f"w{index}.log" for index in range(workers)]
     processes = []
     for index, log in enumerate(logs):
+        environment = {**os.environ, **worker_environment(f"w{index}", device != "cpu"), "TRANSITION_DEVICE": device}
         arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases)]
         with log.open("w") as stream:
             processes.append(
@@ -74,4 +79,16 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
         {"precision": "bf16", "distributed": distributed, "tied": True} for distributed in (True, False)
     ]
     for result in walk("tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp2pp2dp1", 4, cases, tmp_path):
+        assert result["boxes"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card: torch.cuda.is_available() is False")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_transitions_on_one_card_are_bitwise(precision: str, tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": True} for distributed in (True, False)
+    ]
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
+        assert result["transitions"] == 4 * 3
         assert result["boxes"]

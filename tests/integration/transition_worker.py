@@ -25,7 +25,7 @@ from liver_slurm.worker.target import Target, prepare
 from liver_slurm.world.c10d import set_default_group
 from liver_slurm.world.world import Membership
 
-CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("TRANSITION_DEVICE", "cpu"))
 
 
 class Patterned:
@@ -102,7 +102,7 @@ class Walker:
         if self.name not in members and (old is None or self.name not in old.members):
             return
         target = Target(membership)
-        prepare(target, message, self.name, self.config, self.state, CPU)
+        prepare(target, message, self.name, self.config, self.state, DEVICE)
         if target.transfer is not None:
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
