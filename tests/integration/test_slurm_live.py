@@ -78,6 +78,7 @@ def test_two_components_with_different_resources_are_one_world(
     client: CommandClient, tmp_path: Path, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a user's own number would win
+    client = CommandClient()  # with the environment as it is now
     run = Run(tmp_path / "run", "0")
     components = (
         ComponentSection(nodes=2, tasks_per_node=2, gpus_per_task=1),
