@@ -108,8 +108,8 @@ class Transfer:
         Raises:
             TransferError: a peer is gone, the transfer was aborted, or a digest differs.
         """
-        begun = time.perf_counter()
         agreed = self._exchange_counters(counters)
+        begun = time.perf_counter()  # a joiner has waited until now for the live world to get to the cutover
         local, checked = self._copy_local()
         sent = received = 0
         window: deque[tuple[Pending, Callable[[], int]]] = deque()
