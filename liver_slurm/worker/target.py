@@ -29,6 +29,10 @@ from liver_slurm.stream.transport import GroupTransport
 from liver_slurm.worker import faultpoints
 from liver_slurm.world.world import Membership, World, build_world
 
+_LONGER = 10.0
+"""Seconds that a worker waits for its peers beyond job.prepare_timeout: the coordinator, which gives up then, knows who
+is late; a worker only knows that somebody is."""
+
 
 @dataclass
 class Target:
@@ -98,7 +102,7 @@ def prepare(
     Raises:
         RuntimeError, LiverError: it cannot be built.
     """
-    timeout = timedelta(seconds=config.job.prepare_timeout)
+    timeout = timedelta(seconds=config.job.prepare_timeout + _LONGER)
     store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if worker in message.members:
