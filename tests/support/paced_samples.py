@@ -1,0 +1,43 @@
+"""``data.provider`` of fault tests: samples that can be learnt a little, at a pace that a test sets."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liver_slurm.config.schema import JobConfig
+
+SLOW = "slow"
+"""While the file of this name lies in job.run_root, a step takes at least :data:`PACE` seconds."""
+PACE = 0.3
+
+
+class PacedSamples:
+    """Each sample is a function of its number."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._length, self._vocab = config.train.seq_length + 1, config.model.vocab_size
+        self._global, self._slow = config.train.global_batch_size, Path(config.job.run_root) / SLOW
+        self._step = 0
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
+        step, self._step = self._step, first // self._global
+        if self._step != step and self._slow.exists():
+            time.sleep(PACE)
+        return np.stack([self._sample(number) for number in range(first, first + count)]).astype(np.int64)
+
+    def _sample(self, number: int) -> np.ndarray[Any, Any]:
+        row = np.random.default_rng(number).integers(0, self._vocab, self._length)
+        row[1::2] = (row[0:-1:2] * 3 + 1) % self._vocab
+        return row
+
+
+def provide(config: JobConfig) -> PacedSamples:
+    """The job's samples."""
+    return PacedSamples(config)
