@@ -74,6 +74,10 @@ def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str]
         ClusterError: it is not installed, took longer than ``timeout`` seconds, or failed.
     """
     name = os.path.basename(argv[0])
+    conf = (os.environ if environment is None else environment).get("SLURM_CONF")
+    if conf and not os.path.exists(conf):
+        # Slurm's commands would wait a minute for the file to appear.
+        raise ClusterError(f"SLURM_CONF names {conf}, which does not exist; unset it, or name your cluster's slurm.conf")
     try:
         done = subprocess.run(
             argv,
@@ -92,6 +96,8 @@ def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str]
     if done.returncode == 0:
         return done.stdout
     message = f"{name}: {first_line(done.stderr)}"
+    if "resolve_ctls_from_dns_srv" in done.stderr:
+        message = f"{name} finds no cluster: there is no slurm.conf here; set SLURM_CONF, or log in to the cluster"
     raise NotAnswering(message) if is_passing(done.stderr) else ClusterError(message)
 
 

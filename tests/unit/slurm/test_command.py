@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -107,3 +108,8 @@ def test_environment_outside_of_a_job() -> None:
 def test_environment_of_a_login_shell_is_left_alone() -> None:
     login = {"SLURM_TIME_FORMAT": "relative", "CUDA_VISIBLE_DEVICES": "0", "SLURM_CONF": "x"}
     assert outside_environment(login) == login
+
+
+def test_a_configuration_that_is_not_there_is_said_at_once() -> None:
+    with pytest.raises(ClusterError, match="SLURM_CONF names /nonexistent"):
+        run_once(["true"], 5, {"SLURM_CONF": "/nonexistent", "PATH": os.environ["PATH"]})
