@@ -77,7 +77,7 @@ def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str]
     conf = (os.environ if environment is None else environment).get("SLURM_CONF")
     if conf and not os.path.exists(conf):
         # Slurm's commands would wait a minute for the file to appear.
-        raise ClusterError(f"SLURM_CONF names {conf}, which does not exist; unset it, or name your cluster's slurm.conf")
+        raise ClusterError(f"SLURM_CONF names {conf}, which does not exist; name your cluster's slurm.conf")
     try:
         done = subprocess.run(
             argv,

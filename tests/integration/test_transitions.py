@@ -17,13 +17,13 @@ from liver_slurm.local.process import worker_environment
 LAYOUTS = (
     "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
 )
-"""Of at most four workers; tp2pp2dp2 needs eight and has a test of its own."""
+"""Of at most four workers; the pairs with tp2pp2dp2, which needs eight, have a test of their own."""
 
 WORKER = Path(__file__).with_name("transition_worker.py")
 
 
 def walk(
-    layouts: str, workers: int, cases: list[dict[str, object]], folder: Path, device: str = "cpu"
+    layouts: str, workers: int, cases: list[dict[str, object]], folder: Path, device: str = "cpu", hub: str = ""
 ) -> list[dict[str, object]]:
     """Run the walk in ``workers`` processes; returns what the first of them printed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -31,7 +31,7 @@ def walk(
     processes = []
     for index, log in enumerate(logs):
         environment = {**os.environ, **worker_environment(f"w{index}", device != "cpu"), "TRANSITION_DEVICE": device}
-        arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases)]
+        arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases), hub]
         with log.open("w") as stream:
             processes.append(
                 subprocess.Popen(
@@ -70,7 +70,8 @@ def test_transitions_with_eight_workers_are_bitwise(tmp_path: Path) -> None:
         for distributed in (True, False)
         for tied in (True, False)
     ]
-    for result in walk("tp2pp2dp2,tp1pp1dp1,tp2pp1dp2,tp1pp4dp1", 8, cases, tmp_path):
+    for result in walk(f"tp2pp2dp2,{LAYOUTS}", 8, cases, tmp_path, hub="tp2pp2dp2"):
+        assert result["transitions"] == 2 * 10
         assert result["boxes"]
 
 

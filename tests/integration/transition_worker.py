@@ -138,9 +138,15 @@ def _bits(view: torch.Tensor) -> torch.Tensor:
     return view.contiguous().view(torch.uint8)
 
 
-def circuit(layouts: list[Layout]) -> list[Layout]:
-    """A closed walk from the first layout that takes each ordered pair of layouts once (Hierholzer 1873)."""
-    unused = {layout: [other for other in layouts if other != layout] for layout in layouts}
+def circuit(layouts: list[Layout], hub: Layout | None) -> list[Layout]:
+    """A closed walk from the first layout that takes each ordered pair of layouts once (Hierholzer 1873).
+
+    With a hub, only the pairs that it is in.
+    """
+    unused = {
+        layout: [other for other in layouts if other != layout and (hub is None or hub in (layout, other))]
+        for layout in layouts
+    }
     walk, stack = [], [layouts[0]]
     while stack:
         if unused[stack[-1]]:
@@ -151,8 +157,8 @@ def circuit(layouts: list[Layout]) -> list[Layout]:
 
 
 def main() -> None:
-    name, port, layouts, cases = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    walk = circuit([Layout.parse(text) for text in layouts.split(",")])
+    name, port, layouts, cases, hub = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
+    walk = circuit([Layout.parse(text) for text in layouts.split(",")], Layout.parse(hub) if hub else None)
     for number, case in enumerate(json.loads(cases)):
         config = job(**case)
         walker = Walker(name, config, port, first_generation=1000 * number)
