@@ -13,6 +13,7 @@ from worker_lab import STARTUP, WorkerLab, job
 from liver_slurm.config.runs import newest_checkpoint
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 from liver_slurm.control.messages import CancelRequest, ResizeRequest
+from liver_slurm.coordinator.members import COMMIT_PATIENCE
 
 LIVE = ("live-0", "live-1")
 Make = Callable[..., WorkerLab]
@@ -48,6 +49,11 @@ def aborted(lab: WorkerLab, count: int) -> str:
     return str(lab.wait_event("reconfiguration_aborted", count, STARTUP)["reason"])
 
 
+def generations(lab: WorkerLab) -> dict[str, int]:
+    """World of each member."""
+    return {one["worker"]: one["generation"] for one in lab.status()["workers"]}
+
+
 def assert_close(losses: dict[int, float], expected: dict[int, float]) -> None:
     assert losses == {step: pytest.approx(expected[step], rel=1e-6) for step in losses}
 
@@ -73,7 +79,7 @@ def test_joiners_that_die_or_send_other_bytes_change_nothing(
     assert "standby-c could not stream" in reason
     assert "the digest of what arrived differs" in reason
     run.notice("standby-c")
-    assert leaver.wait(timeout=20) == 0
+    assert leaver.wait(timeout=STARTUP) == 0
 
     assert {name: run.pid(name) for name in LIVE} == pids
     assert run.finish() == undisturbed
@@ -82,13 +88,13 @@ def test_joiners_that_die_or_send_other_bytes_change_nothing(
 
 def test_a_joiner_that_is_too_slow_is_given_up(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
     config = job(tmp_path)
-    run = make(replace(config, job=replace(config.job, prepare_timeout=8.0)))
+    run = make(replace(config, job=replace(config.job, prepare_timeout=10.0)))
     pids = {name: run.processes[name].pid for name in LIVE}
     run.committed_to("tp1pp1dp2")
     slow = run.real_worker("standby-a", "delay@prepare:600")
     assert "standby-a" in aborted(run, 1)
     run.notice("standby-a")
-    assert slow.wait(timeout=20) == 0
+    assert slow.wait(timeout=STARTUP) == 0
     assert {name: run.pid(name) for name in LIVE} == pids
     assert run.finish() == undisturbed
 
@@ -98,8 +104,11 @@ def test_notices_shrink_the_world_and_the_rest_stays(
 ) -> None:
     run = make(job(tmp_path))
     pids = {name: run.processes[name].pid for name in LIVE}
-    first = run.real_worker("standby-a")
+    # A joiner is late to enter: the coordinator says the commit again, and again, and nothing comes of it.
+    first = run.real_worker("standby-a", f"delay@commit:{COMMIT_PATIENCE + 2}")
     run.committed_to("tp1pp1dp3")
+    until(lambda: run.status()["rejected"]["by_workers"] > 0, "commits that were said again are counted")
+    assert generations(run) == {"live-0": 1, "live-1": 1, "standby-a": 1}
 
     # A member leaves while a growth is being prepared that counts on it.
     second = run.real_worker("standby-b", "delay@prepare:3")
@@ -124,7 +133,7 @@ def test_notices_shrink_the_world_and_the_rest_stays(
     run.wait_event("standby_ready", 4, STARTUP)
     before = len(run.events("reconfiguration_started"))
     run.notice("standby-d")
-    assert waiting.wait(timeout=20) == 0
+    assert waiting.wait(timeout=STARTUP) == 0
     until(lambda: any(one["worker"] == "standby-d" for one in run.events("worker_left")), "it has left")
     assert len(run.events("reconfiguration_started")) == before
 

@@ -61,9 +61,9 @@ def until(condition: Callable[[], T], what: str, timeout: float = 90.0) -> T:
 class Lab:
     """The processes of one run; :meth:`close` leaves none."""
 
-    def __init__(self, folder: Path, config: JobConfig) -> None:
+    def __init__(self, folder: Path, config: JobConfig, resume: RunDir | None = None) -> None:
         self.config = replace(config, job=replace(config.job, run_root=str(folder)))
-        self.run_dir: RunDir = create_run(self.config)
+        self.run_dir: RunDir = create_run(self.config, resume)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def coordinator(self, *arguments: str) -> subprocess.Popen[bytes]:

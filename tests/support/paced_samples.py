@@ -11,8 +11,9 @@ import numpy as np
 from liver_slurm.config.schema import JobConfig
 
 SLOW = "slow"
-"""While the file of this name lies in job.run_root, a step takes at least :data:`PACE` seconds."""
-PACE = 0.3
+"""While the file of this name lies in job.run_root, each step takes a while, so that a test can act between steps."""
+PACE, MANY, LONG = 0.3, 40, 3.0
+"""Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
 
 
 class PacedSamples:
@@ -29,7 +30,7 @@ class PacedSamples:
     def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
         step, self._step = self._step, first // self._global
         if self._step != step and self._slow.exists():
-            time.sleep(PACE)
+            time.sleep(PACE if self._step < MANY else LONG)
         return np.stack([self._sample(number) for number in range(first, first + count)]).astype(np.int64)
 
     def _sample(self, number: int) -> np.ndarray[Any, Any]:
