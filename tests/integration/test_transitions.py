@@ -19,6 +19,8 @@ LAYOUTS = (
 )
 """Of at most four workers; the pairs with tp2pp2dp2, which needs eight, have a test of their own."""
 
+pytestmark = pytest.mark.timeout(900)
+
 WORKER = Path(__file__).with_name("transition_worker.py")
 
 
@@ -43,7 +45,7 @@ def walk(
                 )
             )
     try:
-        output, _ = processes[0].communicate(timeout=280)
+        output, _ = processes[0].communicate(timeout=850)
         codes = [process.wait(timeout=30) for process in processes]
     finally:
         for process in processes:
