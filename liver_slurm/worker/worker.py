@@ -140,8 +140,9 @@ class Worker:
         waited_for = False
         for number, target in list(self._targets.items()):
             if generation in (-1, number):
-                waited_for |= target.give_up()
-                if not waited_for:
+                waits = target.give_up()
+                waited_for |= waits
+                if not waits:
                     del self._targets[number]
         return waited_for
 
