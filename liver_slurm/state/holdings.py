@@ -57,6 +57,8 @@ def weight_holdings(world: WorldSpec, names: Sequence[str], axes: int) -> Holdin
     shares: _Shares = {}
     for coordinates, shard in world.shards.items():
         for param in shard.params:
+            if world.derived and param.trained:
+                continue
             for box in param.boxes:
                 whole = (_Share(None, 0, box.size),)
                 shares.setdefault((box.tensor, box.offset, box.shape), {})[coordinates] = whole
@@ -142,7 +144,7 @@ def _check_disjoint(holdings: Holdings, world: WorldSpec, names: Sequence[str]) 
     held = np.zeros(len(names), dtype=np.int64)
     np.add.at(held, holdings.tensor, holdings.shape.prod(axis=1))
     for index in np.flatnonzero(held).tolist():
-        info = world.tensors[names[index]]
+        info = world.weights[names[index]]
         if held[index] <= math.prod(info.shape):
             continue
         raise PlanError(f"{info.name}: shards of {world.layout} hold boxes that overlap without being the same")

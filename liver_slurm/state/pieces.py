@@ -47,9 +47,12 @@ class Move(NamedTuple):
     shape: Box
 
 
-def state_tensors(weight: str, dtype: str) -> tuple[str, ...]:
-    """Names of the optimizer state of a weight: its fp32 master where it is apart, and Adam's moments."""
-    master = () if dtype == STATE_DTYPE else (f"{weight}@master",)
+def state_tensors(weight: str, dtype: str, derived: bool = False) -> tuple[str, ...]:
+    """Names of the optimizer state of a weight: its fp32 master where it is apart, and Adam's moments.
+
+    ``derived``: the weight is made from its master, so the master is named even where both are one tensor.
+    """
+    master = (f"{weight}@master",) if derived or dtype != STATE_DTYPE else ()
     return (*master, f"{weight}@exp_avg", f"{weight}@exp_avg_sq")
 
 

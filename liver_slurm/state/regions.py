@@ -48,13 +48,14 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     """
     weights = list(target.weights)
     infos = target.tensors
-    axes = max((len(infos[name].shape) for name in weights), default=1)
+    axes = max((len(info.shape) for info in target.weights.values()), default=1)
     sides = [
         (weight_holdings(source, weights, axes), weight_holdings(target, weights, axes)),
         (state_holdings(source, weights, axes), state_holdings(target, weights, axes)),
     ]
-    kinds = [(infos[name],) for name in weights] + [
-        tuple(infos[state] for state in state_tensors(name, infos[name].dtype) if state in infos) for name in weights
+    kinds = [(infos[name],) if name in infos else () for name in weights] + [
+        tuple(infos[state] for state in state_tensors(name, info.dtype, target.derived) if state in infos)
+        for name, info in target.weights.items()
     ]
     owners: list[Ints] = []
     receivers: list[Ints] = []

@@ -87,7 +87,8 @@ class WorldSpec:
     """A world's state: one shard for every (tp, pp) of the layout; data parallel replicas hold the same shard.
 
     ``bucket_size``: elements of a gradient bucket on the first pipeline stage (Megatron never cuts the others); None
-    where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer.
+    where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer. ``derived``:
+    weights that are trained are no state of their own, for they follow from the masters.
     """
 
     layout: Layout
@@ -95,6 +96,7 @@ class WorldSpec:
     distributed_optimizer: bool
     precision: str
     bucket_size: int | None = None
+    derived: bool = False
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -115,10 +117,12 @@ class WorldSpec:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor of the world's state by name, weights and optimizer state, sorted."""
-        found = dict(self.weights)
+        found: dict[str, TensorInfo] = {}
         for name, info in self.weights.items():
+            if not (self.derived and name in self.trained):
+                found[name] = info
             if name in self.trained:
-                for state in state_tensors(name, info.dtype):
+                for state in state_tensors(name, info.dtype, self.derived):
                     found[state] = info._replace(name=state, dtype=STATE_DTYPE)
         return dict(sorted(found.items()))
 
@@ -137,8 +141,9 @@ def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
     shard = world.shards[tp, pp]
     ranges = world.ranges(tp, pp) if world.distributed_optimizer else None
     for index, param in enumerate(shard.params):
-        for box in param.boxes:
-            yield Piece(box.tensor, box.offset, box.shape)
+        if not (world.derived and param.trained):
+            for box in param.boxes:
+                yield Piece(box.tensor, box.offset, box.shape)
         if not param.trained:
             continue
         owned = [(0, param.size)] if ranges is None else [(r.start, r.end) for r in ranges[index] if r.dp == dp]
@@ -147,5 +152,5 @@ def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
                 first, last = max(start - box.start, 0), min(end - box.start, box.size)
                 for inside, shape in flat_boxes(box.shape, first, last):
                     offset = shifted(box.offset, inside)
-                    for name in state_tensors(box.tensor, param.dtype):
+                    for name in state_tensors(box.tensor, param.dtype, world.derived):
                         yield Piece(name, offset, shape)

@@ -7,6 +7,7 @@ the ranks that send or could: those that hold the same region, which some other 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -88,7 +89,8 @@ def worlds(draw: st.DrawFn, model: Model) -> WorldSpec:
 @st.composite
 def transfers(draw: st.DrawFn) -> tuple[WorldSpec, WorldSpec, list[int | None]]:
     model = Model(4, draw(st.booleans()), draw(st.sampled_from(["float32", "bfloat16"])), draw(st.booleans()))
-    source, target = draw(worlds(model)), draw(worlds(model))
+    derived = draw(st.booleans())
+    source, target = (replace(draw(worlds(model)), derived=derived) for _ in range(2))
     staying = draw(st.permutations(range(source.layout.size)))
     slots: list[int | None] = [*staying, *[None] * target.layout.size]
     joiners = draw(st.integers(0, target.layout.size))
