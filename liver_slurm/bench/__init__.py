@@ -1,7 +1,7 @@
 """What ``liver-slurm bench`` measures: a module for each, and the table of them that ``--help`` shows.
 
 Each module has ``run(quick) -> document`` and ``table(document) -> text for people``. A document is
-``{"bench": NAME, "cases": [{"name", …}], …}``; every ratio is of a baseline and ours measured in the same run, in turns.
+``{"bench": NAME, "cases": [{"name", …}], …}``; every ratio is of a baseline and ours measured in turns in the same run.
 """
 
 from __future__ import annotations
