@@ -138,6 +138,8 @@ def heartbeat(turn: Turn, message: Heartbeat) -> None:
         attempt = state.attempt
         if attempt is not None and turn.now > attempt.committed_at + COMMIT_PATIENCE:
             turn.send([worker.name], reconfiguration.commit_message(turn, live))
+    elif live is not None and message.generation == live.generation:
+        reconfiguration.stands(turn, worker.name)
 
 
 def notice(turn: Turn, message: Notice) -> None:

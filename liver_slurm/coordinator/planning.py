@@ -139,8 +139,7 @@ def _plan(turn: Turn) -> None:
         turn.update(checkpoint_wanted=True)  # the live world is about to break: what it has reached is worth saving
     if isinstance(decision, policy.Fulfilled):
         assert due is not None
-        if turn.state.cutover is not None and turn.state.cutover.request == due.number:
-            boundaries.withdraw(turn, "cutover")
+        scheduled.let_go(turn, due.number)
         scheduled.close(turn, due.number, fulfilled=True)
         turn.stir()
     elif isinstance(decision, policy.Wait):

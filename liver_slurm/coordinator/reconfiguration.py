@@ -171,12 +171,12 @@ def commit(turn: Turn, attempt: Attempt, step: int) -> None:
     )
     turn.journal(record)
     turn.update(attempt=attempt, live=target, cutover=None, backoff=None, phase=Phase.CUTOVER)
-    turn.send(attempt.involved, commit_message(turn, target))
-    _dismiss_departing(turn)
     if attempt.request >= 0:
         scheduled.close(turn, attempt.request, fulfilled=True)
-    # At once, so that a step asked for in the near future is not missed while the members enter the new world.
-    scheduled.hold(turn)
+    # Before they hear of the commit, so that members stop also at the very step that the new world begins with.
+    scheduled.hold(turn, told=False)
+    turn.send(attempt.involved, commit_message(turn, target))
+    _dismiss_departing(turn)
 
 
 def commit_message(turn: Turn, world: World) -> Commit:
@@ -199,6 +199,16 @@ def entered(turn: Turn, message: WorldEntered) -> None:
     if len(attempt.entered) == len(attempt.target.members):
         _retire(turn, attempt)
     return None
+
+
+def stands(turn: Turn, worker: str) -> None:
+    """A member of the new world was heard of in it, where training stands at its first step for the next resize."""
+    attempt = turn.state.attempt
+    if attempt is None or not attempt.committed or not scheduled.stands_at_start(turn.state):
+        return
+    target = attempt.target
+    if worker in target.members and worker not in attempt.entered:
+        entered(turn, WorldEntered(worker=worker, generation=target.generation, step=target.step, time=turn.now))
 
 
 def _retire(turn: Turn, attempt: Attempt) -> None:

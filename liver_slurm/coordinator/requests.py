@@ -142,13 +142,13 @@ def _check_step(state: RunState, step: int) -> None:
         raise BadInput(f"step {step} is over: the run has completed {state.step} steps")
     if step >= state.settings.config.train.steps:
         raise BadInput(f"step {step} is no step before the run's end, which is at {state.settings.config.train.steps}")
-    if step <= last:
-        raise BadInput(f"step {step} is not after the last scheduled resize, at step {last}")
+    if step < last:
+        raise BadInput(f"step {step} comes before the last scheduled resize, at step {last}; give them in their order")
 
 
 def _check_workers(state: RunState, size: int) -> None:
     if state.live is None:
-        raise BadInput("the run has not begun to train; ask again when its state is steady")
+        raise BadInput("the run has not begun to train; ask again when `status` says that it is training")
     staying = [worker for worker in state.workers.values() if worker.departure is None and not worker.dismissed]
     if len(staying) < size:
         inside = sum(worker.name in state.live.members for worker in staying)

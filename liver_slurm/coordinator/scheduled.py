@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from liver_slurm.coordinator import boundary as boundaries
 from liver_slurm.coordinator.records import RequestClosed
-from liver_slurm.coordinator.state import ResizeGoal
+from liver_slurm.coordinator.state import ResizeGoal, RunState
 from liver_slurm.coordinator.turn import Turn
 
 
-def hold(turn: Turn) -> None:
-    """Make training wait at the next scheduled request's step, however far the preparation is by then."""
+def hold(turn: Turn, *, told: bool = True) -> None:
+    """Make training wait at the next scheduled request's step, however far the preparation is by then.
+
+    Args:
+        told: the live world's members know that they are its members. Until then none has begun its first step, and
+            each can still be stopped before it.
+    """
     state = turn.state
     if state.live is None or state.cutover is not None or not state.requests:
         return
-    goal = state.requests[0]
-    if goal.at_step > state.live.step and goal.at_step > state.step and not state.phase.over:
+    goal, nearest = state.requests[0], state.step + 1 if told else state.live.step
+    if goal.at_step >= nearest and not state.phase.over:
         boundaries.propose(turn, "cutover", goal.at_step, request=goal.number)
+
+
+def stands_at_start(state: RunState) -> bool:
+    """Training is held at the very step that the live world begins with: there is no forward pass to report."""
+    held = state.cutover
+    return held is not None and state.live is not None and held.step == state.live.step
 
 
 def close(turn: Turn, number: int, *, fulfilled: bool) -> None:
@@ -27,11 +40,21 @@ def close(turn: Turn, number: int, *, fulfilled: bool) -> None:
     turn.journal(RequestClosed(number=number, fulfilled=fulfilled))
 
 
+def let_go(turn: Turn, number: int) -> None:
+    """Nothing is to be done at a request's step after all: let training go on, or wait for the next request there."""
+    held = turn.state.cutover
+    if held is None or held.request != number or held.confirmed:
+        return
+    others = [goal for goal in turn.state.requests if goal.number != number]
+    if others and others[0].at_step == held.step:
+        turn.update(cutover=replace(held, request=others[0].number, reached=0.0))
+    else:
+        boundaries.withdraw(turn, "cutover")
+
+
 def give_up(turn: Turn, goal: ResizeGoal, reason: str) -> None:
     """An explicit request cannot be fulfilled: say so, and let training go on."""
-    held = turn.state.cutover
-    if held is not None and held.request == goal.number and not held.confirmed:
-        boundaries.withdraw(turn, "cutover")
+    let_go(turn, goal.number)
     close(turn, goal.number, fulfilled=False)
     wanted = str(goal.layout or f"{goal.workers} workers")
     turn.emit("resize_given_up", request=goal.number, wanted=wanted, reason=reason)

@@ -27,7 +27,10 @@ def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
     """What ``reconfiguration_committed`` will say; ``paused_at`` and ``gap_s`` are for the pause, known later."""
     votes = list(attempt.streamed.values())
     remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
-    old_votes = [attempt.streamed[member] for member in attempt.source.members] if attempt.source else []
+    source = attempt.source
+    old_votes = [attempt.streamed[member] for member in source.members] if source else []
+    # A world that never trained a step stood still from its own beginning, where the pause before it ended.
+    trained = source is None or source.step < step
     return {
         **described(attempt),
         "mode": turn.state.settings.config.stream.mode,
@@ -41,6 +44,6 @@ def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
         "staging_peak_bytes": max(vote.staging_peak_bytes for vote in votes),
         "memory_peak_bytes": max(vote.memory_peak_bytes for vote in votes),
         "digests_checked": sum(vote.digests_checked for vote in votes),
-        "paused_at": max(vote.paused_at for vote in old_votes),
+        "paused_at": max(vote.paused_at for vote in old_votes) if trained else attempt.started,
         "gap_s": max(vote.gap_seconds for vote in old_votes),
     }

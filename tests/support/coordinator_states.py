@@ -12,7 +12,7 @@ from liver_slurm.coordinator.interface import Action, Emit, FromPeer, Journal, S
 from liver_slurm.coordinator.machine import step
 from liver_slurm.coordinator.records import Record
 from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import Phase, RunState, Settings, World
+from liver_slurm.coordinator.state import RunState, Settings, World
 
 START = 1000.0
 
@@ -71,7 +71,7 @@ class Run:
             self.say(m.Prepared(worker=name, generation=0, ok=True))
         for name in names:
             self.say(m.WorldEntered(worker=name, generation=0, step=0, time=self.now))
-        assert self.state.phase is Phase.STEADY
+        assert self.state.generation == 0
 
     @property
     def live(self) -> World:

@@ -9,7 +9,8 @@ from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
 from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import Finish, Launch, Release, StopAsked, SupplySeen
+from liver_slurm.coordinator import requests
+from liver_slurm.coordinator.interface import Finish, Launch, Release, Send, StopAsked, SupplySeen
 from liver_slurm.coordinator.records import AttemptStarted, Committed
 from liver_slurm.coordinator.recovery import recover
 from liver_slurm.coordinator.state import Phase
@@ -342,6 +343,82 @@ def test_a_scheduled_resize_holds_training_until_it_is_prepared(run: Run) -> Non
     assert len(run.sent(m.ConfirmBoundary)) == 4
     run.stream_all()
     assert run.live.step == 5
+
+
+def stand(run: Run) -> None:
+    """The new world's members are held before their first step: they say by a heartbeat that they are in it."""
+    live = run.live
+    for name in live.members:
+        run.say(m.Heartbeat(worker=name, generation=live.generation, step=live.step, step_seconds=0.0, warm=True))
+
+
+def test_two_resizes_at_one_step_let_no_step_be_trained_between_them(run: Run) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.say(m.ResizeRequest(layout="tp1pp1dp2", at_step=5))
+    run.agree()
+    run.prepare_all()
+    before = len(run.actions)
+    run.stream_all()
+    kinds = [type(action.message) for action in run.actions[before:] if isinstance(action, Send)]
+    assert kinds.index(m.Commit) > kinds.index(m.ProposeBoundary), "stopped before they hear that they may go on"
+    assert (run.live.step, run.state.cutover and run.state.cutover.step) == (5, 5)
+    run.agree()
+    assert not run.events("reconfiguration_committed")
+
+    run.now += 2.0
+    stand(run)
+    (first,) = run.events("reconfiguration_committed")
+    assert first["to"] == "tp2pp1dp1"
+    run.now += 3.0
+    run.prepare_all()
+    run.stream_all()
+    run.enter_all()
+    second = run.events("reconfiguration_committed")[1]
+    assert (second["to"], second["cutover_step"], run.live.step) == ("tp1pp1dp2", 5, 5)
+    assert second["pause_s"] == pytest.approx(3.0 + 0.5 - 0.01), "from where the first one's ended"
+    assert run.state.requests == ()
+
+
+def test_a_heartbeat_from_a_world_that_trains_is_no_word_that_it_was_entered(run: Run) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.agree()
+    run.prepare_all()
+    run.stream_all()
+    stand(run)
+    assert run.state.phase is Phase.CUTOVER
+    run.enter_all()
+    assert run.state.phase is Phase.STEADY
+
+
+@pytest.mark.parametrize("how", ["given up", "nothing to do"])
+def test_training_still_waits_for_the_second_resize_at_a_step_if_the_first_comes_to_nothing(how: str) -> None:
+    run = Run()
+    wishes = ["tp2pp1dp1" if how == "given up" else "tp1pp1dp2", "tp1pp2dp1"]
+    scheduled = [m.ResizeRequest(layout=layout, at_step=5) for layout in wishes]
+    run.state, _ = requests.schedule(run.state, scheduled)
+    run.train("live-0", "live-1")
+    run.agree()
+    generation = 0
+    while how == "given up" and not run.events("resize_given_up"):
+        run.tick(5.0)
+        for name in ("live-0", "live-1"):
+            run.say(m.Heartbeat(worker=name, generation=0, step=5, step_seconds=0.1, warm=True))
+        if run.state.attempt is not None and run.state.attempt.target.generation > generation:
+            generation = run.state.attempt.target.generation
+            run.say(m.Prepared(worker="live-0", generation=generation, ok=False, error="x"))
+    run.tick()
+    assert not run.sent(m.WithdrawBoundary)
+    run.prepare_all()
+    run.stream_all()
+    assert (str(run.live.layout), run.live.step) == ("tp1pp2dp1", 5)
+
+
+def test_scheduled_resizes_are_given_in_their_order(run: Run) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.say(m.ResizeRequest(layout="tp1pp1dp2", at_step=4))
+    _, reply = run.sent(m.Reply)[-1]
+    assert not reply.ok
+    assert "comes before the last scheduled resize" in reply.error
 
 
 def test_an_aborted_attempt_keeps_training_held_for_a_scheduled_resize(run: Run) -> None:
