@@ -61,9 +61,9 @@ class WorkerLab(Lab):
         self.killed: set[str] = set()
         self.slow = Path(config.job.run_root) / paced_samples.SLOW
 
-    def begin(self) -> None:
-        """Start the coordinator and the live workers."""
-        self.coordinator()
+    def begin(self, *arguments: str) -> None:
+        """Start the coordinator, with these arguments, and the live workers."""
+        self.coordinator(*arguments)
         for index in range(self.config.live.component[0].tasks_per_node):
             self.real_worker(f"live-{index}")
 

@@ -1,0 +1,51 @@
+"""There and back at one step, through a real coordinator and real workers: what goes on is what would have without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoint_files import assert_same, newest
+from worker_lab import WorkerLab, job
+
+from liver_slurm.config.schema import CheckpointSection, JobConfig
+
+STEPS, AT = 16, 8
+SAVED = CheckpointSection(at_end=True)
+
+
+def trained(config: JobConfig, *resizes: str, standbys: int = 0) -> tuple[dict[int, float], Path, list[tuple[int, str]]]:
+    """Losses, last checkpoint, and (step, layout) of each resize of a run."""
+    lab = WorkerLab(replace(config, checkpoint=SAVED))
+    try:
+        lab.begin(*(part for text in resizes for part in ("--resize", text)))
+        for index in range(standbys):
+            lab.real_worker(f"standby-{index}")
+        losses = lab.finish()
+        committed = [(event["cutover_step"], event["to"]) for event in lab.events("reconfiguration_committed")]
+        return losses, newest(lab.run_dir.checkpoints), committed
+    finally:
+        lab.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[int, float], Path]]:
+    losses, checkpoint, _ = trained(job(tmp_path_factory.mktemp("undisturbed"), steps=STEPS))
+    yield losses, checkpoint
+
+
+@pytest.mark.parametrize(
+    "layouts", [("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")], ids=lambda one: "-".join(one)
+)
+def test_a_round_trip_at_one_step_is_bitwise(
+    layouts: tuple[str, ...], tmp_path: Path, undisturbed: tuple[dict[int, float], Path]
+) -> None:
+    standbys = 2 if "tp1pp1dp4" in layouts else 0
+    losses, checkpoint, committed = trained(
+        job(tmp_path, steps=STEPS), *(f"{AT}:{layout}" for layout in layouts), standbys=standbys
+    )
+    assert committed == [(AT, layout) for layout in layouts]
+    assert losses == undisturbed[0]
+    assert_same(checkpoint, undisturbed[1])
