@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,9 @@ STEPS, AT = 16, 8
 SAVED = CheckpointSection(at_end=True)
 
 
-def trained(config: JobConfig, *resizes: str, standbys: int = 0) -> tuple[dict[int, float], Path, list[tuple[int, str]]]:
+def trained(
+    config: JobConfig, *resizes: str, standbys: int = 0
+) -> tuple[dict[int, float], Path, list[tuple[int, str]]]:
     """Losses, last checkpoint, and (step, layout) of each resize of a run."""
     lab = WorkerLab(replace(config, checkpoint=SAVED))
     try:
@@ -31,9 +32,9 @@ def trained(config: JobConfig, *resizes: str, standbys: int = 0) -> tuple[dict[i
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[int, float], Path]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], Path]:
     losses, checkpoint, _ = trained(job(tmp_path_factory.mktemp("undisturbed"), steps=STEPS))
-    yield losses, checkpoint
+    return losses, checkpoint
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,7 @@ def test_a_joiner_that_is_too_slow_is_given_up(tmp_path: Path, make: Make, undis
     assert run.finish() == undisturbed
 
 
-def test_notices_shrink_the_world_and_the_rest_stays(
-    tmp_path: Path, make: Make, undisturbed: dict[int, float]
-) -> None:
+def test_notices_shrink_the_world_and_the_rest_stays(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
     run = make(job(tmp_path))
     pids = {name: run.processes[name].pid for name in LIVE}
     # A joiner is late to enter: the coordinator says the commit again, and again, and nothing comes of it.

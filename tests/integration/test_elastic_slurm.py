@@ -97,9 +97,7 @@ def losses_without_resize(tmp_path: Path, steps: int) -> list[float]:
     return [line.loss for line in read_metrics(run_dir.metrics)]
 
 
-def test_cancel_ends_everything_that_was_started(
-    tmp_path: Path, client: CommandClient, eventually: Eventually
-) -> None:
+def test_cancel_ends_everything_that_was_started(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
     job = submit(config(tmp_path, steps=100_000))
     eventually(lambda: to(job, "tp2pp1dp2"), "grown to 4 workers", 90)
     pids = [worker["pid"] for worker in job.status()["workers"]]
