@@ -57,6 +57,7 @@ class Agenda:
         self._boundaries: dict[int, _Boundary] = {}
         self._verdicts: dict[int, Commit | Abort] = {}
         self._leave: str | None = None
+        self._alone = False
         self._begun = -1
         self._committed = -1
 
@@ -119,6 +120,13 @@ class Agenda:
             self._leave = reason
             self._changed.notify_all()
 
+    def alone(self) -> None:
+        """The coordinator is gone for good: what it has not confirmed or committed by now, it never will."""
+        with self._changed:
+            self._alone = True
+            self._boundaries = {number: each for number, each in self._boundaries.items() if each.confirmed}
+            self._changed.notify_all()
+
     # ---- training's side
 
     def at_boundary(self, step: int) -> Train | Leave | Due:
@@ -151,13 +159,15 @@ class Agenda:
                 self._changed.wait()
 
     def verdict(self, generation: int) -> Commit | Abort | Leave:
-        """Wait for the coordinator's verdict on a target world."""
+        """Wait for the coordinator's verdict on a target world; without one, the old world goes on."""
         with self._changed:
             while True:
                 if generation in self._verdicts:
                     return self._verdicts.pop(generation)
                 if self._leave is not None:
                     return Leave(self._leave)
+                if self._alone:
+                    return Abort(epoch=-1, generation=generation, reason="the coordinator has gone")
                 self._changed.wait()
 
     def after_last_step(self) -> Leave:

@@ -116,10 +116,18 @@ class WorkerLab(Lab):
             expected = {"coordinator": code}.get(name, -signal.SIGKILL if name in self.killed else 0)
             assert process.wait(timeout=STARTUP) == expected, name
         assert not self.left()
+        return self.losses()
+
+    def losses(self) -> dict[int, float]:
+        """Each step's loss so far; each step is there once, in order."""
         lines = list(read_metrics(self.run_dir.metrics))
         steps = [line.step for line in lines]
         assert steps == list(range(steps[0], steps[-1] + 1)), "every step once"
         return {line.step: line.loss for line in lines}
+
+    def wait_step(self, step: int) -> None:
+        """Wait until so many steps are trained."""
+        until(lambda: self.status().get("step", -1) >= step, f"step {step}", STARTUP)
 
     def left(self) -> list[str]:
         """Command lines of the run's processes that still live."""

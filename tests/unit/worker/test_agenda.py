@@ -1,11 +1,11 @@
-"""The agenda: verdicts that are said twice."""
+"""The agenda: verdicts that are said twice, or never."""
 
 from __future__ import annotations
 
 import threading
 
-from liver_slurm.control.messages import Commit
-from liver_slurm.worker.agenda import Agenda, Enter, Leave
+from liver_slurm.control.messages import Abort, Commit, ConfirmBoundary, ProposeBoundary
+from liver_slurm.worker.agenda import Agenda, Due, Enter, Leave, Train
 
 
 def commit(generation: int, step: int = 5) -> Commit:
@@ -35,3 +35,20 @@ def test_a_repeated_commit_does_not_wake_who_waits_in_no_world() -> None:
     agenda.leave("done")
     waiting.join(10)
     assert order == [Leave("done")]
+
+
+def test_what_a_lost_coordinator_has_only_proposed_holds_nobody() -> None:
+    agenda = Agenda()
+    agenda.propose(ProposeBoundary(epoch=1, boundary=0, step=3, purpose="cutover"))
+    agenda.confirm(ConfirmBoundary(epoch=1, boundary=1, step=4, purpose="cutover", generation=1))
+    agenda.alone()
+    assert isinstance(agenda.at_boundary(3), Train)
+    assert agenda.at_boundary(4) == Due("cutover", 1, 4)
+    assert isinstance(agenda.verdict(1), Abort), "the old world goes on"
+
+
+def test_a_commit_that_came_before_the_coordinator_was_lost_counts() -> None:
+    agenda = Agenda()
+    agenda.decide(Commit(epoch=1, generation=1, step=3))
+    agenda.alone()
+    assert isinstance(agenda.verdict(1), Commit)

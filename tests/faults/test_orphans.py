@@ -1,0 +1,73 @@
+"""A coordinator that goes and does not come back: its workers save what they have reached, at one step, and leave."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoint_files import counters
+from worker_lab import STARTUP, WorkerLab, job
+
+from liver_slurm.config.schema import CheckpointSection, JobConfig
+from liver_slurm.megatron.checkpoint import list_checkpoints
+
+ORPHAN_TIMEOUT = 3.0
+
+
+def config(folder: Path) -> JobConfig:
+    """No layout but that of the live workers, so that a standby waits."""
+    plain = job(folder)
+    return replace(
+        plain,
+        job=replace(plain.job, orphan_timeout=ORPHAN_TIMEOUT),
+        elastic=replace(plain.elastic, layouts=("tp1pp1dp2",)),
+        checkpoint=CheckpointSection(every=0, at_end=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    lab = WorkerLab(job(tmp_path_factory.mktemp("undisturbed")))
+    try:
+        lab.begin()
+        return lab.finish()
+    finally:
+        lab.close()
+
+
+def resume(first: WorkerLab) -> dict[int, float]:
+    """Go on from the only checkpoint of a run that was left alone, to the end; losses of all steps of both runs."""
+    (saved,) = list_checkpoints(first.run_dir.checkpoints)
+    step = counters(saved)["step"]
+    before = first.losses()
+    assert list(before) == list(range(1, step + 1)), "what was trained was saved"
+    second = WorkerLab(first.config, resume=first)
+    try:
+        second.begin()
+        after = second.finish()
+    finally:
+        second.close()
+    assert list(after) == list(range(step + 1, first.config.train.steps + 1))
+    return {**before, **after}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_orphaned_workers_save_one_step_and_a_resumed_run_goes_on(
+    number: signal.Signals, tmp_path: Path, undisturbed: dict[int, float]
+) -> None:
+    run = WorkerLab(config(tmp_path))
+    try:
+        run.slow.touch()
+        run.begin()
+        run.real_worker("standby-a")
+        run.wait_event("standby_ready", timeout=STARTUP)
+        run.wait_step(2)
+        run.processes["coordinator"].send_signal(number)
+        for name in ("live-0", "live-1", "standby-a"):
+            assert run.processes[name].wait(timeout=STARTUP) == 0, f"{name} leaves by itself"
+    finally:
+        run.close()
+    run.slow.unlink()
+    assert resume(run) == undisturbed
