@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def document(plan: TransferPlan) -> dict[str, Any]:
     """The plan as ``plan --json`` prints it."""
-    from liver_slurm.state.plan import remote_minimum
+    from liver_slurm.state.minimum import remote_minimum
 
     return {
         "from": str(plan.source.layout),

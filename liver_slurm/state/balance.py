@@ -5,11 +5,9 @@ Integers only: every rank computes the shares for itself, and all must come to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from liver_slurm.state.holdings import Ints
+from liver_slurm.state.sets import Ints, RankSets
 
 _SWEEPS = 64
 
@@ -34,7 +32,7 @@ def fill(load: Ints, amount: int) -> Ints:
     return result
 
 
-def shares(owners: Sequence[Ints], amounts: Mapping[int, int], ranks: int) -> tuple[dict[int, Ints], Ints]:
+def shares(owners: RankSets, amounts: Ints, ranks: int) -> tuple[Ints, Ints]:
     """Divide each owner set's bytes among its members.
 
     Owner sets may overlap (norms are on all tensor parallel ranks, tied embeddings on two stages), so each set is
@@ -47,44 +45,40 @@ def shares(owners: Sequence[Ints], amounts: Mapping[int, int], ranks: int) -> tu
         ranks: ranks of the source world.
 
     Returns:
-        Bytes of each member of each owner set, in the set's order; and bytes that each rank sends, [ranks].
+        Bytes of each member of each owner set, beside ``owners.ranks``; and bytes that each rank sends, [ranks].
     """
+    part = np.zeros(len(owners.ranks), dtype=np.int64)
     load = np.zeros(ranks, dtype=np.int64)
-    result: dict[int, Ints] = {}
-    choices: list[int] = []
-    for owner in sorted(amounts):
-        if len(owners[owner]) == 1:
-            result[owner] = np.array([amounts[owner]], dtype=np.int64)
-            load[owners[owner]] += amounts[owner]
-        else:
-            choices.append(owner)
+    sizes = owners.sizes
+    alone = np.flatnonzero((sizes == 1) & (amounts > 0))
+    part[owners.bounds[alone]] = amounts[alone]
+    np.add.at(load, owners.ranks[owners.bounds[alone]], amounts[alone])
     # Small sets have the least freedom: pour them first, and the larger ones even out what they leave.
-    choices.sort(key=lambda owner: (len(owners[owner]), owner))
+    choices = sorted(np.flatnonzero((sizes > 1) & (amounts > 0)).tolist(), key=lambda owner: (sizes[owner], owner))
     for sweep in range(_SWEEPS):
         moved = 0
         for owner in choices:
-            members = owners[owner]
-            before = result.get(owner)
-            if before is not None:
-                load[members] -= before
-            result[owner] = fill(load[members], amounts[owner])
-            load[members] += result[owner]
-            if before is not None:
-                moved = max(moved, int(np.abs(result[owner] - before).max()))
+            place = slice(int(owners.bounds[owner]), int(owners.bounds[owner + 1]))
+            members, before = owners.ranks[place], part[place].copy()
+            load[members] -= before
+            part[place] = fill(load[members], int(amounts[owner]))
+            load[members] += part[place]
+            moved = max(moved, int(np.abs(part[place] - before).max()))
         if sweep and moved <= max(1, int(load.max()) // 10_000):
             break
-    return result, load
+    return part, load
 
 
-def max_over_mean(owners: Sequence[Ints], parts: Mapping[int, Ints], load: Ints) -> float:
+def max_over_mean(owners: RankSets, part: Ints, load: Ints) -> float:
     """How uneven senders are where replicas leave a choice; 1 is even.
 
-    For each owner set of :func:`shares`: bytes that the hottest of those that serve it sends in all, over the mean of
-    what all its members send in all, whoever serves. The greatest of these; ranks without replicas do not count, since
+    For each owner set that sends: bytes that the hottest of those that serve it sends in all, over the mean of what
+    all its members send in all, whoever serves. The greatest of these; ranks without replicas do not count, since
     nothing could be taken from them.
     """
-    worst = 1.0
-    for owner, part in parts.items():
-        sent = load[owners[owner]]
-        worst = max(worst, float(sent[part > 0].max(initial=0)) / float(sent.mean()))
-    return worst
+    begin, count = owners.bounds[:-1], owners.sizes
+    sends = np.add.reduceat(part, begin) > 0
+    sent = load[owners.ranks]
+    hottest = np.maximum.reduceat(np.where(part > 0, sent, 0), begin)[sends]
+    mean = np.add.reduceat(sent, begin)[sends] / count[sends]
+    return float((hottest / mean).max(initial=1.0))

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
+from liver_slurm.state.sets import Ints, spans
+
 _START_ALIGNMENT = 64
 _END_ALIGNMENT = 128
 
@@ -68,10 +72,8 @@ def _buckets(
 
 
 @lru_cache(maxsize=256)
-def owned_ranges(
-    sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None
-) -> tuple[tuple[Range, ...], ...]:
-    """For each parameter of one buffer, in the model's order: the ranges that cover it, by data parallel rank.
+def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None) -> Ints:
+    """All ranges of the parameters of one buffer: rows (parameter, dp, start, end), sorted.
 
     Args:
         sizes: elements of each parameter.
@@ -80,14 +82,26 @@ def owned_ranges(
         bucket_size: elements at which a bucket is full; None: one bucket (but for shared embeddings).
     """
     starts, buckets = _buckets(sizes, shared, dp, bucket_size)
-    ranges: list[tuple[Range, ...]] = [()] * len(sizes)
+    first, part = np.zeros(len(sizes), dtype=np.int64), np.ones(len(sizes), dtype=np.int64)
     for bucket in buckets:
-        part = (bucket.end - bucket.start) // dp
         for index in bucket.params:
-            first, last = starts[index] - bucket.start, starts[index] - bucket.start + sizes[index]
-            owners = range(first // part, -(-last // part)) if sizes[index] else ()
-            ranges[index] = tuple(
-                Range(owner, max(first, owner * part) - first, min(last, (owner + 1) * part) - first)
-                for owner in owners
-            )
-    return tuple(ranges)
+            first[index] = starts[index] - bucket.start
+            part[index] = (bucket.end - bucket.start) // dp
+    last = first + np.array(sizes, dtype=np.int64)
+    owners = np.where(last > first, -(-last // part) - first // part, 0)
+    param = np.repeat(np.arange(len(sizes), dtype=np.int64), owners)
+    owner = spans(first // part, owners)
+    start = np.maximum(first[param], owner * part[param]) - first[param]
+    end = np.minimum(last[param], (owner + 1) * part[param]) - first[param]
+    return np.stack([param, owner, start, end], axis=1)
+
+
+@lru_cache(maxsize=256)
+def owned_ranges(
+    sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None
+) -> tuple[tuple[Range, ...], ...]:
+    """:func:`owned_table` by parameter: the ranges that cover it, by data parallel rank."""
+    ranges: list[list[Range]] = [[] for _ in sizes]
+    for param, owner, start, end in owned_table(sizes, shared, dp, bucket_size).tolist():
+        ranges[param].append(Range(owner, start, end))
+    return tuple(map(tuple, ranges))

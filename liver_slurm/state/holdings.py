@@ -7,21 +7,17 @@ world has one table for each. All tensors of one parameter's optimizer state lie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from liver_slurm.errors import PlanError
-from liver_slurm.state.flat import Range
+from liver_slurm.state.cuts import cut
 from liver_slurm.state.layout import Layout
-from liver_slurm.state.pieces import Box, flat_boxes, shifted
+from liver_slurm.state.sets import Ints, RankSets, spans
 from liver_slurm.state.spec import WorldSpec
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -29,120 +25,189 @@ class Holdings:
     """Distinct boxes of one kind of state; no two rows of one tensor overlap.
 
     ``tensor``: [n], number of the weight in the caller's list of names. ``offset``, ``shape``: [n, axes], padded with
-    axes of size one. ``holder``: [n], number of the set of ranks that hold the box. ``sets``: those sets, sorted ranks.
+    axes of size one. ``holder``: [n], number of the set of ranks that hold the box.
     """
 
     tensor: Ints
     offset: Ints
     shape: Ints
     holder: Ints
-    sets: tuple[Ints, ...]
+    sets: RankSets
 
 
-class _Share(NamedTuple):
-    """A flat range of a box that one shard's replica ``dp`` holds; ``dp`` None: every replica does."""
+@dataclass(frozen=True)
+class ShardBoxes:
+    """Every box of every shard of a world, a row each.
 
-    dp: int | None
-    start: int
-    end: int
-
-
-_Coordinates = tuple[int, int]
-_Shares = dict[tuple[str, Box, Box], dict[_Coordinates, tuple[_Share, ...]]]
-_HeldBy = tuple[tuple[_Coordinates, int | None], ...]
-
-
-def weight_holdings(world: WorldSpec, names: Sequence[str], axes: int) -> Holdings:
-    """Where the weights lie: every box of a shard on every data parallel replica."""
-    shares: _Shares = {}
-    for coordinates, shard in world.shards.items():
-        for param in shard.params:
-            if world.derived and param.trained:
-                continue
-            for box in param.boxes:
-                whole = (_Share(None, 0, box.size),)
-                shares.setdefault((box.tensor, box.offset, box.shape), {})[coordinates] = whole
-    return _table(world, shares, names, axes)
-
-
-def state_holdings(world: WorldSpec, names: Sequence[str], axes: int) -> Holdings:
-    """Where the optimizer state lies: as the weights do, or cut over the replicas by the distributed optimizer."""
-    shares: _Shares = {}
-    for coordinates, shard in world.shards.items():
-        ranges = world.ranges(*coordinates) if world.distributed_optimizer else None
-        for index, param in enumerate(shard.params):
-            if not param.trained:
-                continue
-            for box in param.boxes:
-                if ranges is None:
-                    held: tuple[_Share, ...] = (_Share(None, 0, box.size),)
-                else:
-                    held = _clip(ranges[index], box.start, box.size)
-                shares.setdefault((box.tensor, box.offset, box.shape), {})[coordinates] = held
-    return _table(world, shares, names, axes)
-
-
-def _clip(ranges: Iterable[Range], start: int, size: int) -> tuple[_Share, ...]:
-    """The parts of a parameter's ranges that fall into its box of ``size`` elements from ``start`` on."""
-    clipped = (_Share(r.dp, max(r.start - start, 0), min(r.end - start, size)) for r in ranges)
-    return tuple(share for share in clipped if share.start < share.end)
-
-
-def _table(world: WorldSpec, shares: _Shares, names: Sequence[str], axes: int) -> Holdings:
-    layout = world.layout
-    number = {name: index for index, name in enumerate(names)}
-    sets: dict[_HeldBy, int] = {}
-    rows: list[tuple[int, ...]] = []
-    holders: list[int] = []
-    for (name, offset, shape), by_shard in shares.items():
-        pad = axes - len(shape)
-        for start, end, held_by in _atoms(by_shard):
-            holder = sets.setdefault(held_by, len(sets))
-            for inside, extent in flat_boxes(shape, start, end):
-                rows.append((number[name], *shifted(offset, inside), *(0,) * pad, *extent, *(1,) * pad))
-                holders.append(holder)
-    table = np.array(rows, dtype=np.int64).reshape(len(rows), 1 + 2 * axes)
-    ranks = tuple(np.array(sorted(_ranks(layout, held_by)), dtype=np.int64) for held_by in sets)
-    holdings = Holdings(
-        table[:, 0], table[:, 1 : 1 + axes], table[:, 1 + axes :], np.array(holders, dtype=np.int64), ranks
-    )
-    _check_disjoint(holdings, world, names)
-    return holdings
-
-
-def _ranks(layout: Layout, held_by: _HeldBy) -> Iterator[int]:
-    for (tp, pp), dp in held_by:
-        for replica in range(layout.dp) if dp is None else (dp,):
-            yield layout.rank(tp, pp, replica)
-
-
-def _atoms(by_shard: dict[_Coordinates, tuple[_Share, ...]]) -> Iterator[tuple[int, int, _HeldBy]]:
-    """Flat ranges of one box that the same replicas hold whole: (start, end, who), in order.
-
-    Replicas of a box are nearly always cut alike; where they are not, every cut of one of them is a cut for all.
+    ``shard``: tp + TP·pp. ``param``: number of the parameter, counted over all shards in that order. ``start``: where
+    the box begins in its flat parameter.
     """
-    shards = list(by_shard)
-    first = by_shard[shards[0]]
-    if all(shares == first for shares in by_shard.values()):
-        for share in first:
-            yield share.start, share.end, tuple((shard, share.dp) for shard in shards)
-        return
-    cuts = sorted({cut for shares in by_shard.values() for share in shares for cut in (share.start, share.end)})
-    for start, end in pairwise(cuts):
-        held_by = tuple(
-            (shard, share.dp)
-            for shard, shares in by_shard.items()
-            for share in shares
-            if share.start <= start and end <= share.end
+
+    shard: Ints
+    param: Ints
+    tensor: Ints
+    offset: Ints
+    shape: Ints
+    start: Ints
+    trained: npt.NDArray[np.bool_]
+
+    @property
+    def size(self) -> Ints:
+        """Elements of each box."""
+        return np.asarray(self.shape.prod(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Flat ranges of boxes, a row each: ``box`` is a row of :class:`ShardBoxes`.
+
+    ``who``: [n], the shard whose replicas all hold the range; or, where ``cut``, shard · dp + the one that does.
+    """
+
+    box: Ints
+    start: Ints
+    end: Ints
+    who: Ints
+    cut: bool
+
+
+def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holdings, Holdings]:
+    """Where a world's weights lie, and where its optimizer state does.
+
+    Args:
+        world: the world.
+        names: the weights that tensor numbers stand for.
+        axes: what offsets and shapes are padded to.
+
+    Raises:
+        PlanError: boxes overlap without being the same.
+    """
+    boxes = shard_boxes(world, names, axes)
+    weights, state = weight_shares(world, boxes), state_shares(world, boxes)
+    return _table(world, boxes, weights, names), _table(world, boxes, state, names)
+
+
+def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes:
+    """The boxes of all shards."""
+    number = {name: index for index, name in enumerate(names)}
+    rows: list[tuple[int, ...]] = []
+    params = 0
+    layout = world.layout
+    for shard in range(layout.tp * layout.pp):
+        for param in world.shards[shard % layout.tp, shard // layout.tp].params:
+            for box in param.boxes:
+                pad = axes - len(box.shape)
+                place = (*box.offset, *(0,) * pad, *box.shape, *(1,) * pad)
+                rows.append((shard, params, number[box.tensor], box.start, param.trained, *place))
+            params += 1
+    table = np.array(rows, dtype=np.int64).reshape(len(rows), 5 + 2 * axes)
+    shards, owning, tensor, start, trained = (table[:, column] for column in range(5))
+    offset, shape = np.ascontiguousarray(table[:, 5 : 5 + axes]), np.ascontiguousarray(table[:, 5 + axes :])
+    return ShardBoxes(shards, owning, tensor, offset, shape, start, trained.astype(bool))
+
+
+def weight_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
+    """Weights: every box of a shard is on every data parallel replica."""
+    return _whole(boxes, np.flatnonzero(~boxes.trained) if world.derived else np.arange(len(boxes.shard)))
+
+
+def state_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
+    """Optimizer state: as the weights, or cut over the replicas by the distributed optimizer."""
+    if not world.distributed_optimizer:
+        return _whole(boxes, np.flatnonzero(boxes.trained))
+    layout = world.layout
+    tables = []
+    params = 0
+    for shard in range(layout.tp * layout.pp):
+        place = shard % layout.tp, shard // layout.tp
+        table = world.range_table(*place)
+        tables.append(table + np.array([params, shard * layout.dp, 0, 0], dtype=np.int64))
+        params += len(world.shards[place].params)
+    param, who, start, end = np.concatenate(tables).T
+    # Boxes of one parameter are neighbours in the table of boxes.
+    first = np.searchsorted(boxes.param, param, side="left")
+    count = np.searchsorted(boxes.param, param, side="right") - first
+    box, row = spans(first, count), np.repeat(np.arange(len(param), dtype=np.int64), count)
+    start = np.maximum(start[row] - boxes.start[box], 0)
+    end = np.minimum(end[row] - boxes.start[box], boxes.size[box])
+    some = start < end
+    return Shares(box[some], start[some], end[some], who[row[some]], cut=True)
+
+
+def _whole(boxes: ShardBoxes, rows: Ints) -> Shares:
+    return Shares(rows, np.zeros(len(rows), dtype=np.int64), boxes.size[rows], boxes.shard[rows], cut=False)
+
+
+def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Holdings:
+    """Boxes that are on several shards become one, cut where any of their holders' shares begins or ends.
+
+    So each part is held whole by one set of ranks. (Replicas are nearly always cut alike.)
+    """
+    same = _same_boxes(boxes)
+    span = int(boxes.size.max(initial=0)) + 1
+    start, end = same[shares.box] * span + shares.start, same[shares.box] * span + shares.end
+    cuts = np.unique(np.concatenate([start, end]))
+    first, last = np.searchsorted(cuts, start), np.searchsorted(cuts, end)
+    part, share = spans(first, last - first), np.repeat(np.arange(len(start), dtype=np.int64), last - first)
+    order = np.lexsort([shares.who[share], part])
+    part, share = part[order], share[order]
+    begins = np.flatnonzero(np.diff(part, prepend=-1))
+    holder, sets = _distinct(shares.who[share], begins)
+    box, part = shares.box[share[begins]], part[begins]
+    row, inside, shape = cut(boxes.shape[box], cuts[part] - same[box] * span, cuts[part + 1] - same[box] * span)
+    found = Holdings(
+        boxes.tensor[box][row],
+        boxes.offset[box][row] + inside,
+        shape,
+        holder[row],
+        _ranks(world.layout, sets, shares.cut),
+    )
+    _check_disjoint(found, world, names)
+    return found
+
+
+def _same_boxes(boxes: ShardBoxes) -> Ints:
+    """For each row a number that rows of the same tensor, offset and shape share."""
+    columns = [boxes.tensor, *boxes.offset.T, *boxes.shape.T]
+    order = np.lexsort(columns)
+    new = np.zeros(len(order), dtype=bool)
+    for column in columns:
+        new |= np.diff(column[order], prepend=-1) != 0
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.cumsum(new)
+    return number
+
+
+def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
+    """Of sorted sets that lie one after the other: the number of each among the distinct ones, and those."""
+    sizes = np.diff(np.append(begins, len(members)))
+    number = np.zeros(len(begins), dtype=np.int64)
+    found = RankSets.of([])
+    for size in np.unique(sizes).tolist():
+        rows = np.flatnonzero(sizes == size)
+        distinct, inverse = np.unique(
+            members[spans(begins[rows], sizes[rows])].reshape(len(rows), size), axis=0, return_inverse=True
         )
-        if held_by:
-            yield start, end, held_by
+        number[rows] = inverse.reshape(-1) + len(found)
+        found = found + RankSets.sized(distinct.reshape(-1), np.full(len(distinct), size, dtype=np.int64))
+    return number, found
 
 
-def _check_disjoint(holdings: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+def _ranks(layout: Layout, sets: RankSets, is_cut: bool) -> RankSets:
+    """From sets of holders, as :class:`Shares` number them, to sets of ranks."""
+    replicas = np.zeros(1, np.int64) if is_cut else np.arange(layout.dp, dtype=np.int64)
+    shard, dp = np.divmod(sets.ranks, layout.dp) if is_cut else (sets.ranks, np.zeros_like(sets.ranks))
+    pp, tp = np.divmod(shard, layout.tp)
+    ranks = (tp + layout.tp * (dp + layout.dp * pp))[:, None] + layout.tp * replicas
+    number = np.repeat(np.arange(len(sets), dtype=np.int64), sets.sizes * len(replicas))
+    ranks = ranks.reshape(-1)
+    return RankSets.sized(ranks[np.lexsort([ranks, number])], sets.sizes * len(replicas))
+
+
+def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
     """Two distinct boxes that overlap would make an element arrive twice; Megatron never cuts replicas so."""
     held = np.zeros(len(names), dtype=np.int64)
-    np.add.at(held, holdings.tensor, holdings.shape.prod(axis=1))
+    np.add.at(held, found.tensor, found.shape.prod(axis=1))
     for index in np.flatnonzero(held).tolist():
         info = world.weights[names[index]]
         if held[index] <= math.prod(info.shape):

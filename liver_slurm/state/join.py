@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from liver_slurm.state.holdings import Holdings, Ints
+from liver_slurm.state.holdings import Holdings
+from liver_slurm.state.sets import Ints, spans
 
 
 def overlapping(source: Holdings, target: Holdings) -> tuple[Ints, Ints]:
@@ -50,7 +51,7 @@ def _descend(source: Ints, target: Ints, source_level: _Level, target_level: _Le
     # Every target child of every pair, with the source node that its sources are children of.
     first = np.searchsorted(target_level.parent, target, side="left")
     count = np.searchsorted(target_level.parent, target, side="right") - first
-    child = _ranges(first, count)
+    child = spans(first, count)
     parent = np.repeat(source, count)
     # Source children of one parent are sorted by start, so those that begin before the target's end are a prefix; and
     # the running maximum of ends is sorted too, so those that all end before the target's start are one as well.
@@ -60,14 +61,7 @@ def _descend(source: Ints, target: Ints, source_level: _Level, target_level: _Le
     low = np.searchsorted(ends, parent * span + target_level.start[child], side="right")
     high = np.searchsorted(starts, parent * span + target_level.end[child], side="left")
     count = np.maximum(high - low, 0)
-    candidates = _ranges(low, count)
+    candidates = spans(low, count)
     child = np.repeat(child, count)
     overlap = source_level.end[candidates] > target_level.start[child]
     return candidates[overlap], child[overlap]
-
-
-def _ranges(first: Ints, count: Ints) -> Ints:
-    """``first[0], first[0] + 1, … (count[0] numbers), first[1], …``"""
-    total = int(count.sum())
-    begin = np.cumsum(count) - count
-    return np.repeat(first - begin, count) + np.arange(total, dtype=np.int64)

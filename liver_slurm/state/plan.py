@@ -3,8 +3,8 @@
 A region is a box that one set of source ranks owns and one set of target ranks needs. A receiver whose worker is an
 owner copies locally; the others are served by the owners. All that one owner set has to send is laid out as one stream
 of bytes, receiver after receiver and layer after layer, and the stream is cut among the owners at shares that
-:mod:`liver_slurm.state.balance` chooses. So a move is a function of a few sums over the plan, and every rank computes
-its own moves, the same ones that its peers compute, without listing the others'.
+:mod:`liver_slurm.state.balance` chooses, nearest owners first. So a move is a function of a few sums over the plan, and
+every rank computes its own moves, the same ones that its peers compute, without listing the others'.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 
 from liver_slurm.errors import PlanError
 from liver_slurm.state import balance
-from liver_slurm.state.holdings import Ints
-from liver_slurm.state.pieces import ITEMSIZE, Move, TensorInfo, flat_boxes, intersect, shifted, volume
+from liver_slurm.state.pieces import Move, TensorInfo, flat_boxes, shifted
 from liver_slurm.state.regions import find_regions
-from liver_slurm.state.spec import WorldSpec, pieces
-from liver_slurm.state.streams import NOBODY, Membership, build_streams
+from liver_slurm.state.sets import Ints, Membership
+from liver_slurm.state.spec import WorldSpec
+from liver_slurm.state.streams import NOBODY, Place, build_streams, serve
 
 
 class RankMoves(NamedTuple):
@@ -41,14 +41,21 @@ def default_keep(source_size: int, target_size: int) -> list[int | None]:
     return [rank if rank < source_size else None for rank in range(target_size)]
 
 
-def plan_transfer(source: WorldSpec, target: WorldSpec, keep: Sequence[int | None] | None = None) -> TransferPlan:
-    """Plan the way from one world's state to another's.
+def plan_transfer(
+    source: WorldSpec,
+    target: WorldSpec,
+    keep: Sequence[int | None] | None = None,
+    places: tuple[Sequence[Place], Sequence[Place]] | None = None,
+) -> TransferPlan:
+    """Plan the way from one world's state to another's; a function of its arguments alone, the same on every rank.
 
     Args:
         source: the live world.
         target: the world to fill.
         keep: for every target rank, the source rank of the same worker, or None for a joiner; default:
             :func:`default_keep`.
+        places: where each source rank and each target rank is; all of one length. Where replicas leave a choice,
+            senders serve receivers of the same host first, then of the same rack, as far as the balance allows.
 
     Raises:
         PlanError: the worlds are not of the same model, ``keep`` is no such map, or an element that the target needs is
@@ -56,7 +63,7 @@ def plan_transfer(source: WorldSpec, target: WorldSpec, keep: Sequence[int | Non
     """
     if keep is None:
         keep = default_keep(source.layout.size, target.layout.size)
-    return TransferPlan(source, target, keep)
+    return TransferPlan(source, target, keep, places)
 
 
 class TransferPlan:
@@ -72,23 +79,29 @@ class TransferPlan:
             :func:`liver_slurm.state.balance.max_over_mean`.
     """
 
-    def __init__(self, source: WorldSpec, target: WorldSpec, keep: Sequence[int | None]) -> None:
+    def __init__(
+        self,
+        source: WorldSpec,
+        target: WorldSpec,
+        keep: Sequence[int | None],
+        places: tuple[Sequence[Place], Sequence[Place]] | None = None,
+    ) -> None:
         self.source, self.target, self.keep = source, target, tuple(keep)
         problem = keep_problem(self.keep, source.layout.size, target.layout.size)
         if problem is not None:
             raise PlanError(f"the map of kept workers {problem}")
         _check_same_model(source.tensors, target.tensors)
         self._regions = find_regions(source, target)
-        self._owned = Membership(self._regions.owners, source.layout.size)
+        owners = self._regions.owners
+        self._owned = Membership(owners, source.layout.size)
         kept = np.array([NOBODY if rank is None else rank for rank in self.keep], dtype=np.int64)
         self._streams = build_streams(self._regions, self._owned, kept)
-        amounts = np.zeros(len(self._regions.owners), dtype=np.int64)
+        amounts = np.zeros(len(owners), dtype=np.int64)
         np.add.at(amounts, self._streams.owner, self._streams.size)
-        sending = {int(owner): int(amounts[owner]) for owner in np.flatnonzero(amounts)}
-        shares, self.send_bytes = balance.shares(self._regions.owners, sending, source.layout.size)
-        self.max_send_over_mean = balance.max_over_mean(self._regions.owners, shares, self.send_bytes)
-        # Where each owner's part of its owner set's stream ends.
-        self._cuts = {owner: np.cumsum(share) for owner, share in shares.items()}
+        part, self.send_bytes = balance.shares(owners, amounts, source.layout.size)
+        self.max_send_over_mean = balance.max_over_mean(owners, part, self.send_bytes)
+        self._sending = np.flatnonzero(amounts)
+        self._service = serve(self._streams, owners, part, _nearest_first(places, self))
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -99,8 +112,7 @@ class TransferPlan:
     def bytes_total(self) -> int:
         """Bytes of all moves, local and remote: of everything that all target ranks hold."""
         regions = self._regions
-        counts = np.array([len(ranks) for ranks in regions.receivers], dtype=np.int64)
-        return int((regions.size * regions.unit * counts[regions.receiver]).sum())
+        return int((regions.size * regions.unit * regions.receivers.sizes[regions.receiver]).sum())
 
     @property
     def bytes_remote(self) -> int:
@@ -110,7 +122,7 @@ class TransferPlan:
     @cached_property
     def senders(self) -> Ints:
         """Source ranks that send, or could: those that own a region which another worker must be sent."""
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *(self._regions.owners[n] for n in self._cuts)]))
+        return np.unique(self._regions.owners.members(self._sending)[1])
 
     def moves(self) -> Iterator[Move]:
         """All moves, local copies too, target rank after target rank, each in plan order."""
@@ -144,45 +156,48 @@ class TransferPlan:
         return order, bounds
 
     @cached_property
-    def _sets_of(self) -> list[list[int]]:
-        """For every target rank, the receiver sets that it is in."""
-        found: list[list[int]] = [[] for _ in range(self.target.layout.size)]
-        for number, ranks in enumerate(self._regions.receivers):
-            for rank in ranks.tolist():
-                found[rank].append(number)
-        return found
+    def _sets_of(self) -> tuple[Ints, Ints]:
+        """Receiver sets grouped by target rank, and where the groups begin."""
+        receivers = self._regions.receivers
+        order = np.argsort(receivers.ranks, kind="stable")
+        number = np.repeat(np.arange(len(receivers), dtype=np.int64), receivers.sizes)[order]
+        return number, np.searchsorted(receivers.ranks[order], np.arange(self.target.layout.size + 1))
 
     def _rows(self, target_rank: int) -> Ints:
         """Row numbers of the regions that a target rank needs, in plan order."""
         order, bounds = self._rows_by_set
-        groups = [order[bounds[number] : bounds[number + 1]] for number in self._sets_of[target_rank]]
+        numbers, first = self._sets_of
+        sets = numbers[first[target_rank] : first[target_rank + 1]]
+        groups = [order[bounds[number] : bounds[number + 1]] for number in sets.tolist()]
         return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
 
-    def _arrivals(self, target_rank: int) -> Iterator[Move]:
-        """Every move into one target rank, in plan order."""
+    def _arrivals(self, target_rank: int, sender: int | None = None) -> Iterator[Move]:
+        """Every move into one target rank, in plan order; those of owner sets without ``sender`` may be left out."""
         regions, own = self._regions, self.keep[target_rank]
         rows = self._rows(target_rank)
+        if sender is not None:
+            rows = rows[self._owned.contains(regions.owner[rows], np.full(len(rows), sender, dtype=np.int64))]
         owners = regions.owner[rows]
         local = self._owned.contains(owners, np.full(len(rows), NOBODY if own is None else own, dtype=np.int64))
-        begin = {int(n): self._streams.begin_of(int(n), target_rank) for n in np.unique(owners[~local])}
+        served = {int(n): self._service.of(self._streams.row(int(n), target_rank)) for n in np.unique(owners[~local])}
+        begin = dict.fromkeys(served, 0)
         columns = (rows, owners, local, regions.size[rows], regions.unit[rows])
         for row, owner, is_local, size, unit in zip(*(column.tolist() for column in columns), strict=True):
             if is_local and own is not None:
                 yield from self._move(row, own, target_rank, 0, size)
             else:
-                yield from self._served(row, owner, target_rank, begin[owner])
+                yield from self._served(row, target_rank, *served[owner], begin[owner])
                 begin[owner] += size * unit
 
-    def _served(self, row: int, owner: int, target_rank: int, begin: int) -> Iterator[Move]:
-        """The moves of one region that lies at ``begin`` in its owner set's stream."""
+    def _served(self, row: int, target_rank: int, ends: Ints, senders: Ints, begin: int) -> Iterator[Move]:
+        """The moves of one region that lies at ``begin`` in its stream's row, of which senders serve parts."""
         unit, size = int(self._regions.unit[row]), int(self._regions.size[row])
-        cuts, members = self._cuts[owner], self._regions.owners[owner]
-        index = int(np.searchsorted(cuts, begin, side="right"))
+        index = int(np.searchsorted(ends, begin, side="right"))
         done = 0
         while done < size:
-            # A cut inside an element moves down to the element's start.
-            until = min(size, (int(cuts[index]) - begin) // unit)
-            yield from self._move(row, int(members[index]), target_rank, done, until)
+            # A part that ends inside an element ends at the element's start.
+            until = min(size, (int(ends[index]) - begin) // unit)
+            yield from self._move(row, int(senders[index]), target_rank, done, until)
             done, index = until, index + 1
 
     def _move(self, row: int, source_rank: int, target_rank: int, start: int, end: int) -> Iterator[Move]:
@@ -197,34 +212,10 @@ class TransferPlan:
 
     def _departures(self, source_rank: int) -> Iterator[Move]:
         """Every move out of one source rank to another worker: by target rank, then in plan order."""
-        targets: set[int] = set()
-        for owner, cuts in self._cuts.items():
-            members = self._regions.owners[owner]
-            at = int(np.searchsorted(members, source_rank))
-            if at < len(members) and members[at] == source_rank:
-                start = int(cuts[at - 1]) if at else 0
-                targets.update(self._streams.receivers_within(owner, start, int(cuts[at])).tolist())
-        for target_rank in sorted(targets):
-            if self.keep[target_rank] != source_rank:
-                yield from (move for move in self._arrivals(target_rank) if move.source_rank == source_rank)
-
-
-def remote_minimum(source: WorldSpec, target: WorldSpec, keep: Sequence[int | None]) -> int:
-    """Bytes that must go from one worker to another whatever the plan: what a worker needs and does not hold.
-
-    Found from the ranks' pieces, one worker at a time, and not from a plan.
-    """
-    needed = 0
-    for target_rank, source_rank in enumerate(keep):
-        held: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
-        if source_rank is not None:
-            for piece in pieces(source, source_rank):
-                held.setdefault(piece.tensor, []).append((piece.offset, piece.shape))
-        for piece in pieces(target, target_rank):
-            overlaps = (intersect(piece.offset, piece.shape, *box) for box in held.get(piece.tensor, ()))
-            missing = volume(piece.shape) - sum(volume(overlap[1]) for overlap in overlaps if overlap is not None)
-            needed += missing * ITEMSIZE[target.tensors[piece.tensor].dtype]
-    return needed
+        rows = self._service.rows_of(source_rank)
+        for target_rank in np.unique(self._streams.receiver[rows]).tolist():
+            moves = self._arrivals(target_rank, source_rank)
+            yield from (move for move in moves if move.source_rank == source_rank)
 
 
 def keep_problem(keep: Sequence[int | None], source_size: int, target_size: int) -> str | None:
@@ -245,3 +236,23 @@ def _check_same_model(source: dict[str, TensorInfo], target: dict[str, TensorInf
             raise PlanError(f"{name} is only in the {'source' if name in source else 'target'} world's state")
         if source[name] != target[name]:
             raise PlanError(f"{name} is {source[name]} in the source world and {target[name]} in the target world")
+
+
+def _nearest_first(
+    places: tuple[Sequence[Place], Sequence[Place]] | None, plan: TransferPlan
+) -> list[tuple[Ints, Ints]]:
+    """For each width of place, the narrowest first, its number for every source and every target rank."""
+    if places is None:
+        return []
+    sizes = plan.source.layout.size, plan.target.layout.size
+    if tuple(map(len, places)) != sizes or len({len(place) for side in places for place in side}) != 1:
+        raise PlanError("places must be given for all ranks of both worlds, and all alike: (host,) or (rack, host)")
+    near = []
+    for width in range(len(places[0][0]), 0, -1):
+        numbers: dict[tuple[str, ...], int] = {}
+        source, target = (
+            np.array([numbers.setdefault(tuple(place[:width]), len(numbers)) for place in side], dtype=np.int64)
+            for side in places
+        )
+        near.append((source, target))
+    return near

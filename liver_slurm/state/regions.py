@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from liver_slurm.errors import PlanError
-from liver_slurm.state.holdings import Holdings, Ints, state_holdings, weight_holdings
+from liver_slurm.state.holdings import Holdings, holdings
 from liver_slurm.state.join import overlapping
 from liver_slurm.state.pieces import ITEMSIZE, TensorInfo, state_tensors
+from liver_slurm.state.sets import Ints, RankSets
 from liver_slurm.state.spec import WorldSpec
 
 
@@ -25,8 +26,8 @@ class Regions:
     """
 
     kinds: tuple[tuple[TensorInfo, ...], ...]
-    owners: tuple[Ints, ...]
-    receivers: tuple[Ints, ...]
+    owners: RankSets
+    receivers: RankSets
     kind: Ints
     offset: Ints
     shape: Ints
@@ -49,24 +50,20 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     weights = list(target.weights)
     infos = target.tensors
     axes = max((len(info.shape) for info in target.weights.values()), default=1)
-    sides = [
-        (weight_holdings(source, weights, axes), weight_holdings(target, weights, axes)),
-        (state_holdings(source, weights, axes), state_holdings(target, weights, axes)),
-    ]
-    kinds = [(infos[name],) if name in infos else () for name in weights] + [
+    sides = zip(holdings(source, weights, axes), holdings(target, weights, axes), strict=True)
+    kinds: list[tuple[TensorInfo, ...]] = [(infos[name],) if name in infos else () for name in weights]
+    kinds += [
         tuple(infos[state] for state in state_tensors(name, info.dtype, target.derived) if state in infos)
         for name, info in target.weights.items()
     ]
-    owners: list[Ints] = []
-    receivers: list[Ints] = []
+    owners, receivers = RankSets.of([]), RankSets.of([])
     columns: list[list[Ints]] = []
     for number, (held, needed) in enumerate(sides):
         tensor, offset, shape, owner, receiver = _intersect(held, needed, weights)
         columns.append(
             [tensor + number * len(weights), tensor, offset, shape, owner + len(owners), receiver + len(receivers)]
         )
-        owners.extend(held.sets)
-        receivers.extend(needed.sets)
+        owners, receivers = owners + held.sets, receivers + needed.sets
     kind, tensor, offset, shape, owner, receiver = (np.concatenate(column) for column in zip(*columns, strict=True))
     layered = np.array([bool(tensors) and tensors[0].layered for tensors in kinds], dtype=bool)
     layer = np.where(layered[kind], offset[:, 0], -1)
@@ -75,8 +72,8 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     kind = kind[order]
     return Regions(
         kinds=tuple(kinds),
-        owners=tuple(owners),
-        receivers=tuple(receivers),
+        owners=owners,
+        receivers=receivers,
         kind=kind,
         offset=offset[order],
         shape=shape[order],

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from liver_slurm.state.flat import Range, owned_ranges
+import numpy as np
+
+from liver_slurm.state.flat import Range, owned_ranges, owned_table
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.state.sets import Ints
 
 
 class BoxSpec(NamedTuple):
@@ -70,16 +73,29 @@ class ShardSpec:
     def ranges(self, dp: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
         """Per parameter, the flat ranges that each data parallel rank owns with the distributed optimizer."""
         ranges: list[tuple[Range, ...]] = [()] * len(self.params)
+        for members, sizes, shared in self._buffers():
+            for index, owned in zip(members, owned_ranges(sizes, shared, dp, bucket_size), strict=True):
+                ranges[index] = owned
+        return tuple(ranges)
+
+    def range_table(self, dp: int, bucket_size: int | None) -> Ints:
+        """:meth:`ranges` as rows (parameter, dp, start, end)."""
+        tables = [np.zeros((0, 4), dtype=np.int64)]
+        for members, sizes, shared in self._buffers():
+            table = owned_table(sizes, shared, dp, bucket_size).copy()
+            table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
+            tables.append(table)
+        return np.concatenate(tables)
+
+    def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...]]]:
+        """For each gradient buffer: its parameters, their sizes, and which are shared."""
         buffers: dict[str, list[int]] = {}
         for index, param in enumerate(self.params):
             if param.trained:
                 buffers.setdefault(param.dtype, []).append(index)
         for members in buffers.values():
-            sizes = tuple(self.params[index].size for index in members)
-            shared = tuple(self.params[index].shared for index in members)
-            for index, owned in zip(members, owned_ranges(sizes, shared, dp, bucket_size), strict=True):
-                ranges[index] = owned
-        return tuple(ranges)
+            params = [self.params[index] for index in members]
+            yield members, tuple(param.size for param in params), tuple(param.shared for param in params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +145,10 @@ class WorldSpec:
     def ranges(self, tp: int, pp: int) -> tuple[tuple[Range, ...], ...]:
         """:meth:`ShardSpec.ranges` of one shard of this world."""
         return self.shards[tp, pp].ranges(self.layout.dp, self.bucket_size if pp == 0 else None)
+
+    def range_table(self, tp: int, pp: int) -> Ints:
+        """:meth:`ranges` as rows (parameter, dp, start, end)."""
+        return self.shards[tp, pp].range_table(self.layout.dp, self.bucket_size if pp == 0 else None)
 
 
 def pieces(world: WorldSpec, rank: int) -> list[Piece]:

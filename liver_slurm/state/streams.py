@@ -1,4 +1,4 @@
-"""Streams: all that one owner set has to send, one receiver after the other, as one run of bytes."""
+"""Streams: what each owner set has to send to whom, and which of its members serves which bytes."""
 
 from __future__ import annotations
 
@@ -6,61 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from liver_slurm.state.holdings import Ints
 from liver_slurm.state.regions import Regions
+from liver_slurm.state.sets import Ints, Membership, RankSets, sums
 
 NOBODY = -1
 """Stands for a source rank where a target rank's worker has none."""
 
-
-class Membership:
-    """Answers which ranks are in which of many sets."""
-
-    def __init__(self, sets: Sequence[Ints], ranks: int) -> None:
-        self._ranks = ranks
-        self._codes = np.concatenate([number * ranks + members for number, members in enumerate(sets)])
-
-    def contains(self, number: Ints, rank: Ints) -> npt.NDArray[np.bool_]:
-        """Whether each ``rank`` (or :data:`NOBODY`) is in the set numbered beside it."""
-        wanted = number * self._ranks + rank
-        at = np.minimum(np.searchsorted(self._codes, wanted), len(self._codes) - 1)
-        return np.asarray((self._codes[at] == wanted) & (rank != NOBODY), dtype=bool)
+Place = Sequence[str]
+"""Where a worker is, from the widest to the narrowest: (rack, host), or (host,)."""
 
 
 @dataclass(frozen=True)
 class Streams:
     """A row for each (owner set, receiver that must be served by another worker), sorted by owner set, then receiver.
 
-    ``begin``: where the row begins in its owner set's stream; ``size``: its bytes.
+    ``size``: bytes of the row.
     """
 
     owner: Ints
     receiver: Ints
-    begin: Ints
     size: Ints
 
-    def rows(self, owner: int) -> slice:
-        """The rows of one owner set."""
+    def row(self, owner: int, receiver: int) -> int:
+        """The row of an owner set and a receiver, which must exist."""
         first, last = np.searchsorted(self.owner, [owner, owner + 1])
-        return slice(int(first), int(last))
-
-    def begin_of(self, owner: int, receiver: int) -> int:
-        """Where a receiver's part of an owner set's stream begins; the row must exist."""
-        rows = self.rows(owner)
-        return int(self.begin[rows][np.searchsorted(self.receiver[rows], receiver)])
-
-    def receivers_within(self, owner: int, start: int, end: int) -> Ints:
-        """Receivers that have bytes in ``[start, end)`` of an owner set's stream."""
-        rows = self.rows(owner)
-        begin = self.begin[rows]
-        inside = (begin < end) & (begin + self.size[rows] > start)
-        return self.receiver[rows][inside]
+        return int(first + np.searchsorted(self.receiver[first:last], receiver))
 
 
 def build_streams(regions: Regions, owned: Membership, kept: Ints) -> Streams:
-    """Lay out what must be sent.
+    """What must be sent.
 
     Args:
         regions: the transfer.
@@ -68,23 +43,89 @@ def build_streams(regions: Regions, owned: Membership, kept: Ints) -> Streams:
         kept: for every target rank, its worker's source rank or :data:`NOBODY`.
     """
     # Regions of the same owners and receivers differ in nothing that matters here but their bytes.
-    pair = regions.owner * len(regions.receivers) + regions.receiver
-    pairs, amounts = _sums(pair, regions.size * regions.unit)
+    pairs, amounts = sums(regions.owner * len(regions.receivers) + regions.receiver, regions.size * regions.unit)
     owner, receiving = np.divmod(pairs, len(regions.receivers))
-    counts = np.array([len(ranks) for ranks in regions.receivers], dtype=np.int64)[receiving]
-    receiver = np.concatenate([regions.receivers[number] for number in receiving.tolist()])
-    owner, amounts = np.repeat(owner, counts), np.repeat(amounts, counts)
+    place, receiver = regions.receivers.members(receiving)
+    owner, amounts = owner[place], amounts[place]
     remote = ~owned.contains(owner, kept[receiver]) & (amounts > 0)
-    row, size = _sums(owner[remote] * len(kept) + receiver[remote], amounts[remote])
+    row, size = sums(owner[remote] * len(kept) + receiver[remote], amounts[remote])
     owner, receiver = np.divmod(row, len(kept))
-    begin = np.cumsum(size) - size
-    begin -= begin[np.searchsorted(owner, owner)]
-    return Streams(owner, receiver, begin, size)
+    return Streams(owner, receiver, size)
 
 
-def _sums(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Distinct keys, sorted, and the sum of each one's values."""
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    sums = np.zeros(len(distinct), dtype=np.int64)
-    np.add.at(sums, inverse, values)
-    return distinct, sums
+@dataclass(frozen=True)
+class Service:
+    """Who serves which bytes of a stream's row: sorted by row, then by position in it.
+
+    ``sender``: source rank; ``end``: where its part ends in the row's bytes; it begins where the one before ends.
+    """
+
+    row: Ints
+    sender: Ints
+    end: Ints
+
+    def of(self, row: int) -> tuple[Ints, Ints]:
+        """(ends, senders) of one row."""
+        first, last = np.searchsorted(self.row, [row, row + 1])
+        return self.end[first:last], self.sender[first:last]
+
+    def rows_of(self, sender: int) -> Ints:
+        """Rows that a source rank serves, wholly or in part."""
+        return np.asarray(self.row[self.sender == sender], dtype=np.int64)
+
+
+def serve(streams: Streams, owners: RankSets, part: Ints, near: Sequence[tuple[Ints, Ints]]) -> Service:
+    """Match what owners are to send with what receivers need.
+
+    Args:
+        streams: what must be sent.
+        owners: ranks of each owner set.
+        part: bytes that each of ``owners.ranks`` sends; of each set together what its rows need.
+        near: places from the nearest to the farthest, such as host, then rack; each as the number of the place of every
+            source rank and of every target rank. Senders serve receivers of the same place first, as far as their
+            bytes go, then those of the next wider place, then any.
+    """
+    number = np.repeat(np.arange(len(owners), dtype=np.int64), owners.sizes)
+    sending = np.flatnonzero(part)
+    sender, sender_set = owners.ranks[sending], number[sending]
+    offered, wanted = part[sending].copy(), streams.size.copy()
+    found: list[tuple[Ints, Ints, Ints]] = []
+    anywhere = np.zeros(max(int(side.max(initial=0)) for side in (owners.ranks, streams.receiver)) + 1, dtype=np.int64)
+    for source_place, target_place in (*near, (anywhere, anywhere)):
+        places = int(max(source_place.max(initial=0), target_place.max(initial=0))) + 1
+        giving = sender_set * places + source_place[sender]
+        taking = streams.owner * places + target_place[streams.receiver]
+        found.append(_match(giving, offered, taking, wanted))
+        giver, taker, amount = found[-1]
+        np.subtract.at(offered, giver, amount)
+        np.subtract.at(wanted, taker, amount)
+    giver, taker, amount = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(taker, kind="stable")
+    giver, taker, amount = giver[order], taker[order], amount[order]
+    end = np.cumsum(amount)
+    before = np.cumsum(streams.size) - streams.size
+    return Service(taker, sender[giver], end - before[taker])
+
+
+def _match(giving: Ints, offered: Ints, taking: Ints, wanted: Ints) -> tuple[Ints, Ints, Ints]:
+    """In each group, as many bytes as both sides have, in order: (giver, taker, bytes).
+
+    ``giving``, ``taking``: group of each giver and taker; ``offered``, ``wanted``: their bytes.
+    """
+    groups, group = np.unique(np.concatenate([giving, taking]), return_inverse=True)
+    sides = []
+    for numbers, amounts in ((group[: len(giving)], offered), (group[len(giving) :], wanted)):
+        order = np.argsort(numbers, kind="stable")
+        total = np.zeros(len(groups), dtype=np.int64)
+        np.add.at(total, numbers, amounts)
+        sides.append((order, numbers[order], amounts[order], total))
+    both = np.minimum(sides[0][3], sides[1][3])
+    ends = []
+    for _, numbers, amounts, total in sides:
+        before = np.cumsum(amounts) - amounts - (np.cumsum(total) - total)[numbers]
+        ends.append(np.cumsum(np.clip(both[numbers] - before, 0, amounts)))
+    cuts = np.unique(np.concatenate([np.zeros(1, np.int64), *ends]))
+    giver, taker = (
+        order[np.searchsorted(end, cuts[1:], side="left")] for (order, *_), end in zip(sides, ends, strict=True)
+    )
+    return giver, taker, np.diff(cuts)

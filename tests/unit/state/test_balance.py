@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.state import balance
+from liver_slurm.state.sets import RankSets
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 400))
@@ -17,22 +18,23 @@ def test_fill_is_level(load: list[int], amount: int) -> None:
 
 
 def test_fixed_loads_are_filled_around() -> None:
-    owners = [np.array([0]), np.array([0, 1])]
-    shares, load = balance.shares(owners, {0: 100, 1: 60}, 3)
+    owners = RankSets.of([[0], [0, 1]])
+    part, load = balance.shares(owners, np.array([100, 60]), 3)
     assert load.tolist() == [100, 60, 0]
-    assert shares[1].tolist() == [0, 60]
+    assert part.tolist() == [100, 0, 60]
 
 
 def test_overlapping_owner_sets_even_each_other_out() -> None:
     """Rank 2 takes all that it can of what it shares with 1; the other 150 bytes spread over ranks 0, 1 and 3."""
-    owners = [np.array([0, 1]), np.array([1, 2]), np.array([0, 3])]
-    shares, load = balance.shares(owners, {0: 90, 1: 30, 2: 60}, 4)
+    owners = RankSets.of([[0, 1], [1, 2], [0, 3]])
+    part, load = balance.shares(owners, np.array([90, 30, 60]), 4)
     assert load.tolist() == [50, 50, 30, 50]
-    assert [int(share.sum()) for share in shares.values()] == [90, 30, 60]
+    assert part.reshape(3, 2).sum(axis=1).tolist() == [90, 30, 60]
 
 
 def test_what_is_uneven_is_told() -> None:
-    owners = [np.array([0, 1]), np.array([2])]
+    owners = RankSets.of([[0, 1], [2]])
     load = np.array([30, 10, 500])
-    assert balance.max_over_mean(owners, {0: np.array([30, 10]), 1: np.array([500])}, load) == 1.5
-    assert balance.max_over_mean(owners, {0: np.array([0, 10]), 1: np.array([500])}, load) == 1.0
+    assert balance.max_over_mean(owners, np.array([30, 10, 500]), load) == 1.5
+    assert balance.max_over_mean(owners, np.array([0, 10, 500]), load) == 1.0
+    assert balance.max_over_mean(owners, np.array([0, 0, 0]), load) == 1.0

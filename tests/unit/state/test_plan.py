@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from liver_slurm.errors import PlanError
 from liver_slurm.state.layout import Layout
+from liver_slurm.state.minimum import remote_minimum
 from liver_slurm.state.pieces import ITEMSIZE, Box, Move, intersect
-from liver_slurm.state.plan import TransferPlan, plan_transfer, remote_minimum
+from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec, pieces
 
 # Divisible by every tp that is drawn, and small enough that ranges of the distributed optimizer cut rows.
@@ -160,13 +161,25 @@ def test_every_target_box_arrives_once_and_bitwise_there_and_back(case: Any) -> 
             assert np.array_equal(wanted[name], found[name]), name
 
 
+def missing(source: WorldSpec, target: WorldSpec, keep: list[int | None]) -> int:
+    """Bytes that workers need and do not hold, element by element."""
+    count = 0
+    for target_rank, source_rank in enumerate(keep):
+        held = {name: np.zeros(info.shape, bool) for name, info in source.tensors.items()}
+        for piece in [] if source_rank is None else pieces(source, source_rank):
+            held[piece.tensor][box(piece)] = True
+        for piece in pieces(target, target_rank):
+            count += int((~held[piece.tensor][box(piece)]).sum()) * ITEMSIZE[target.tensors[piece.tensor].dtype]
+    return count
+
+
 @few
 @given(transfers())
 def test_remote_bytes_are_the_minimum(case: Any) -> None:
     plan = plan_transfer(*case)
     moves = list(plan.moves())
     sent = sum(nbytes(plan, move) for move in remote(plan, moves))
-    assert sent == plan.bytes_remote == remote_minimum(*case)
+    assert sent == plan.bytes_remote == remote_minimum(*case) == missing(*case)
     assert sum(nbytes(plan, move) for move in moves) == plan.bytes_total
 
 
@@ -257,6 +270,48 @@ def test_moves_are_ordered_by_layer() -> None:
         for part in (moves.receives, moves.copies):
             layers = [move.offset[0] if plan.tensors[move.tensor].layered else -1 for move in part]
             assert layers == sorted(layers)
+
+
+@few
+@given(transfers(), st.data())
+def test_places_change_who_sends_and_nothing_else(case: Any, data: st.DataObject) -> None:
+    source, target, keep = case
+    place = st.tuples(st.sampled_from("rs"), st.sampled_from("hij"))
+    before = [data.draw(place) for _ in range(source.layout.size)]
+    after = [data.draw(place) if rank is None else before[rank] for rank in keep]
+    plain, near = plan_transfer(*case), plan_transfer(*case, places=(before, after))
+    state = whole_state(source)
+    arrived = transfer(near, hold(source, state))
+    for wanted, found in zip(hold(target, state), arrived, strict=True):
+        assert all(np.array_equal(wanted[name], found[name]) for name in state)
+    assert near.send_bytes.tolist() == plain.send_bytes.tolist()
+    assert near.bytes_remote == plain.bytes_remote
+    everything = remote(near, list(near.moves()))
+    for source_rank in range(source.layout.size):
+        own = keep.index(source_rank) if source_rank in keep else None
+        sends = sorted(near.moves_for(source_rank, own).sends)
+        assert sends == sorted(move for move in everything if move.source_rank == source_rank)
+
+
+def test_sources_are_near_where_replicas_leave_a_choice() -> None:
+    """Three replicas, each in a rack or on a host of its own, serve six joiners: two bytes in three stay near."""
+    model = Model(4, False, "bfloat16", False)
+    worlds = [model.world(Layout(1, 1, dp), False) for dp in (3, 6)]
+    before = [("r", "a"), ("r", "b"), ("s", "c")]
+    after = [("s", "d"), ("s", "c"), ("r", "b"), ("r", "e"), ("r", "b"), ("r", "a")]
+    plan = plan_transfer(*worlds, [None] * 6, (before, after))
+    pairs: dict[tuple[str, str], set[int]] = {}
+    for move in plan.moves():
+        pairs.setdefault((before[move.source_rank][1], after[move.target_rank][1]), set()).add(move.target_rank)
+    assert pairs == {("c", "c"): {1}, ("b", "b"): {2, 4}, ("a", "a"): {5}, ("c", "d"): {0}, ("a", "e"): {3}}
+
+
+def test_places_must_be_known_of_all() -> None:
+    world = Model(1, True, "float32", False).world(Layout(1, 1, 2), False)
+    with pytest.raises(PlanError, match="places must be given for all ranks"):
+        plan_transfer(world, world, places=([("a",)], [("a",), ("b",)]))
+    with pytest.raises(PlanError, match="all alike"):
+        plan_transfer(world, world, places=([("a",), ("r", "a")], [("a",), ("b",)]))
 
 
 @pytest.mark.parametrize(
