@@ -247,8 +247,9 @@ class ElasticSection:
 class StreamSection:
     """How state moves."""
 
-    mode: Literal["pause"] = "pause"
-    """``pause``: training stands still while state moves."""
+    mode: Literal["overlap", "pause"] = "overlap"
+    """``overlap``: state moves while training runs, and is kept current where it arrives. ``pause``: training stands
+    still while state moves."""
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """What carries it; auto: nccl between GPUs, gloo otherwise."""
     staging_bytes: Bytes = 16 << 20

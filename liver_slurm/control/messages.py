@@ -82,6 +82,10 @@ class Prepared(Message, frozen=True, kw_only=True):
     ok: bool
     error: str = ""
     seconds: float = 0.0
+    state_bytes: int = 0
+    """Of state that other workers will send to this one; mode overlap."""
+    rate: float = 0.0
+    """Bytes a second at which a probe from these workers arrived; 0.0: nothing was probed."""
 
 
 class BoundaryVote(Message, frozen=True, kw_only=True):
@@ -115,6 +119,13 @@ class Streamed(Message, frozen=True, kw_only=True):
     """End of the last optimizer step in the old world, seconds since the epoch; 0.0: was in no old world."""
     gap_seconds: float = 0.0
     """The gap that two steps have anyway: median time between an optimizer step's end and the next forward's start."""
+    bytes_early: int = 0
+    """Of ``bytes_sent``: state that left while training ran; mode overlap."""
+    bytes_gradients: int = 0
+    """Of ``bytes_sent``: gradients that followed it."""
+    gradient_staging_bytes: int = 0
+    hook_seconds: float = 0.0
+    """How long training waited in the optimizer's hooks for gradients to leave."""
 
 
 class WorldEntered(Message, frozen=True, kw_only=True):
@@ -125,6 +136,8 @@ class WorldEntered(Message, frozen=True, kw_only=True):
     step: int
     time: float
     """Start of that forward pass, seconds since the epoch."""
+    gate_seconds: float = 0.0
+    """How long its first optimizer step waited for the commit; mode overlap."""
 
 
 class CheckpointWritten(Message, frozen=True, kw_only=True):
@@ -228,6 +241,8 @@ class ConfirmBoundary(Message, frozen=True, kw_only=True):
     step: int
     purpose: Literal["cutover", "checkpoint"]
     generation: int = -1
+    begin: int = -1
+    """Step from which on state is streamed while training runs; -1: it moves at the cutover."""
 
 
 class WithdrawBoundary(Message, frozen=True, kw_only=True):

@@ -75,8 +75,8 @@ def vote(turn: Turn, message: BoundaryVote) -> Boundary | None:
     return boundary
 
 
-def confirm(turn: Turn, boundary: Boundary, receivers: tuple[str, ...], generation: int = -1) -> None:
-    """All accepted: make it final."""
+def confirm(turn: Turn, boundary: Boundary, receivers: tuple[str, ...], generation: int = -1, begin: int = -1) -> None:
+    """All accepted: make it final. ``begin``: the step from which on state streams."""
     turn.update(**{boundary.purpose: replace(boundary, confirmed=True, generation=generation)})
     turn.journal(BoundaryClosed(boundary=boundary.number))
     message = ConfirmBoundary(
@@ -85,6 +85,7 @@ def confirm(turn: Turn, boundary: Boundary, receivers: tuple[str, ...], generati
         step=boundary.step,
         purpose=boundary.purpose,
         generation=generation,
+        begin=begin,
     )
     turn.send(receivers, message)
 

@@ -6,12 +6,13 @@ Prepared.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
 from liver_slurm.control.messages import Abort, Commit, Leave, Prepare, Prepared, Streamed, WorldEntered
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import scheduled
+from liver_slurm.coordinator import scheduled, streaming
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.records import AttemptAborted, AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.state import Attempt, Backoff, Phase, ResizeGoal, World
@@ -47,7 +48,7 @@ def begin(
         reason=reason,
         cause=cause,
         started=turn.now,
-        deadline=_deadline(turn, request),
+        deadline=_deadline(turn, scheduled.seconds_until(turn, request.at_step) if request else 0.0),
         request=request.number if request else -1,
     )
     held = state.cutover
@@ -86,7 +87,7 @@ def prepared(turn: Turn, message: Prepared) -> None:
         return turn.reject("duplicate")
     if not message.ok:
         return abort(turn, f"{message.worker} could not prepare: {message.error}")
-    attempt = replace(attempt, prepared=attempt.prepared | {message.worker})
+    attempt = replace(attempt, prepared={**attempt.prepared, message.worker: message})
     turn.update(attempt=attempt)
     if len(attempt.prepared) < len(attempt.involved):
         return None
@@ -94,7 +95,10 @@ def prepared(turn: Turn, message: Prepared) -> None:
     turn.update(attempt=attempt)
     if attempt.source is None:
         return commit(turn, attempt, attempt.target.step)
-    turn.emit("reconfiguration_prepared", attempt.target.generation, prepare_s=attempt.prepare_s)
+    attempt = _schedule(turn, attempt)
+    plan = attempt.schedule
+    told = {} if plan is None else {"stream_steps": plan.steps, "wire_s": plan.wire_s, "reason": plan.reason}
+    turn.emit("reconfiguration_prepared", attempt.target.generation, prepare_s=attempt.prepare_s, **told)
     return _ask_to_stop(turn, attempt)
 
 
@@ -106,9 +110,30 @@ def _ask_to_stop(turn: Turn, attempt: Attempt) -> None:
     held, checkpoint = turn.state.cutover, turn.state.checkpoint
     if held is None:
         after_checkpoint = checkpoint.step + 1 if checkpoint is not None else 0
-        step = boundaries.next_step(turn, at_least=after_checkpoint)
+        step = boundaries.next_step(turn, at_least=after_checkpoint) + (
+            attempt.schedule.steps if attempt.schedule else 0
+        )
         boundaries.propose(turn, "cutover", step, generation=attempt.target.generation, request=attempt.request)
     boundary_moved(turn)
+
+
+def _schedule(turn: Turn, attempt: Attempt) -> Attempt:
+    """In mode overlap: from which step on state streams; the attempt's deadline moves with it."""
+    state, config = turn.state, turn.state.settings.config
+    if config.stream.mode != "overlap":
+        return attempt
+    now_at = boundaries.next_step(turn)
+    until = state.cutover.step if state.cutover is not None else config.train.steps - 1
+    chosen = streaming.schedule(
+        streaming.wire_seconds(attempt.prepared.values()),
+        scheduled.seconds_until(turn, state.step + 1),
+        _gone(turn) - turn.now,
+        max(0, until - now_at),
+    )
+    ahead = scheduled.seconds_until(turn, until if state.cutover is not None else now_at + chosen.steps)
+    attempt = replace(attempt, schedule=chosen, deadline=_deadline(turn, ahead + chosen.exposed_s))
+    turn.update(attempt=attempt)
+    return attempt
 
 
 def boundary_moved(turn: Turn) -> None:
@@ -124,7 +149,8 @@ def boundary_moved(turn: Turn) -> None:
         return
     ready = attempt is not None and not attempt.committed and len(attempt.prepared) == len(attempt.involved)
     if attempt is not None and ready and held.agreed:
-        boundaries.confirm(turn, held, attempt.involved, attempt.target.generation)
+        begin = held.step - attempt.schedule.steps if attempt.schedule is not None else -1
+        boundaries.confirm(turn, held, attempt.involved, attempt.target.generation, begin)
         turn.enter(Phase.STREAM)
 
 
@@ -135,10 +161,11 @@ def streamed(turn: Turn, message: Streamed) -> None:
         return turn.reject("late")
     if message.worker not in attempt.involved or (message.ok and (held is None or not held.confirmed)):
         return turn.reject("impossible")
+    if not message.ok:
+        # In mode overlap also after a yes: its first step in the new world failed.
+        return abort(turn, f"{message.worker} could not stream: {message.error}")
     if message.worker in attempt.streamed:
         return turn.reject("duplicate")
-    if not message.ok:
-        return abort(turn, f"{message.worker} could not stream: {message.error}")
     attempt = replace(attempt, streamed={**attempt.streamed, message.worker: message})
     turn.update(attempt=attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
@@ -221,6 +248,8 @@ def _retire(turn: Turn, attempt: Attempt) -> None:
         paused_at, gap_s = fields.pop("paused_at"), fields.pop("gap_s")
         began = max(message.time for message in attempt.entered.values())
         fields["pause_s"] = max(0.0, began - paused_at - gap_s)
+        fields["gate_s"] = max(message.gate_seconds for message in attempt.entered.values())
+        fields["exposed_s"] = fields["pause_s"] + fields["gate_s"] + fields["hook_s"]
         turn.update(last_reconfiguration={"generation": target.generation, "time": turn.now, **fields})
         turn.emit("reconfiguration_committed", **fields)
     turn.emit("world_live", layout=str(target.layout), members=list(target.members), step=target.step)
@@ -273,15 +302,17 @@ def _back_off(turn: Turn, attempt: Attempt) -> None:
 # ---- helpers -------------------------------------------------------------------------------------------------------
 
 
-def _deadline(turn: Turn, request: ResizeGoal | None) -> float:
-    """When to give up: the preparation's time is up, or a member that holds state will be gone."""
+def _deadline(turn: Turn, ahead: float) -> float:
+    """When to give up: the preparation's time, and ``ahead`` seconds of training, are up, or :func:`_gone`."""
+    return min(turn.now + turn.state.settings.config.job.prepare_timeout + ahead, _gone(turn))
+
+
+def _gone(turn: Turn) -> float:
+    """When the first member that holds state will be gone; infinity if none will."""
     state = turn.state
-    deadline = turn.now + state.settings.config.job.prepare_timeout
-    if request is not None and request.at_step >= 0:
-        deadline += scheduled.seconds_until(turn, request.at_step)
     members = state.live.members if state.live else ()
     departures = (state.workers[member].departure for member in members if member in state.workers)
-    return min([deadline, *(departure.deadline for departure in departures if departure is not None)])
+    return min((departure.deadline for departure in departures if departure is not None), default=math.inf)
 
 
 def _dismiss_departing(turn: Turn) -> None:

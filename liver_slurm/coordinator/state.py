@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any, Literal
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.messages import Streamed, WorldEntered
+from liver_slurm.control.messages import Prepared, Streamed, WorldEntered
+from liver_slurm.coordinator.streaming import StreamSchedule
 from liver_slurm.coordinator.supply import Supply
 from liver_slurm.state.layout import Layout
 
@@ -134,8 +135,10 @@ class Attempt:
     started: float
     deadline: float
     request: int = -1
-    prepared: frozenset[str] = frozenset()
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
     prepare_s: float = 0.0
+    schedule: StreamSchedule | None = None
+    """In mode overlap, once all are prepared."""
     streamed: Mapping[str, Streamed] = field(default_factory=dict)
     committed: bool = False
     committed_at: float = 0.0

@@ -23,6 +23,13 @@ def described(attempt: Attempt, *, with_reason: bool = True) -> dict[str, Any]:
     return {**fields, "reason": attempt.reason} if with_reason else fields
 
 
+def _mode(turn: Turn, attempt: Attempt) -> str:
+    """What was done: overlap whose state had to wait for the pause was a pause."""
+    schedule = attempt.schedule
+    paused = schedule is not None and schedule.steps == 0 and schedule.wire_s > 0
+    return "pause" if paused else turn.state.settings.config.stream.mode
+
+
 def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
     """What ``reconfiguration_committed`` will say; ``paused_at`` and ``gap_s`` are for the pause, known later."""
     votes = list(attempt.streamed.values())
@@ -33,7 +40,7 @@ def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
     trained = source is None or source.step < step
     return {
         **described(attempt),
-        "mode": turn.state.settings.config.stream.mode,
+        "mode": _mode(turn, attempt),
         "cutover_step": step,
         "prepare_s": attempt.prepare_s,
         "plan_s": max(vote.plan_seconds for vote in votes),
@@ -41,6 +48,10 @@ def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
         "bytes_moved": remote + local,
         "bytes_remote": remote,
         "bytes_local": local,
+        "bytes_early": sum(vote.bytes_early for vote in votes),
+        "bytes_gradients": sum(vote.bytes_gradients for vote in votes),
+        "hook_s": max(vote.hook_seconds for vote in votes),
+        "gradient_staging_bytes": max(vote.gradient_staging_bytes for vote in votes),
         "staging_peak_bytes": max(vote.staging_peak_bytes for vote in votes),
         "memory_peak_bytes": max(vote.memory_peak_bytes for vote in votes),
         "digests_checked": sum(vote.digests_checked for vote in votes),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,36 +35,67 @@ def state_boxes(state: RankState, shard: ShardSpec | None = None) -> list[tuple[
     return found
 
 
-def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+class Held(NamedTuple):
+    """A parameter's optimizer state, as far as it is on this rank: flat elements ``[start, end)`` of the parameter."""
+
+    start: int
+    end: int
+    tensors: dict[str, torch.Tensor]
+    """``master``, ``exp_avg``, ``exp_avg_sq``; flat, or of a shape that ``view(-1)`` makes flat."""
+    updated: torch.Tensor
+    """The tensor whose ``grad`` the inner optimizer reads: master or weight, for the same elements."""
+
+
+class OwnedBox(NamedTuple):
+    """A box of a weight whose optimizer state is here; ``place``: its first element in the tensors of ``held``."""
+
+    tensor: str
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    place: int
+    held: Held
+
+    def view(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The box in one of the tensors that lie as ``held`` says."""
+        flat = tensor.detach().view(-1)
+        return flat[self.place : self.place + math.prod(self.shape)].view(self.shape)
+
+
+def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
+    """The boxes of one parameter whose optimizer state this rank holds."""
     held = _held(state, parameter)
     if held is None:
-        return []
-    start, end, tensors = held
-    found: list[tuple[Piece, torch.Tensor]] = []
+        return
     for box in param.boxes:
-        first, last = max(start - box.start, 0), min(end - box.start, box.size)
+        first, last = max(held.start - box.start, 0), min(held.end - box.start, box.size)
         for inside, shape in flat_boxes(box.shape, first, last):
-            place = box.start + _flat_index(inside, box.shape) - start
-            offset = shifted(box.offset, inside)
-            for name in state_tensors(box.tensor, param.dtype):
-                flat = tensors[name.rpartition("@")[2]].detach().view(-1)
-                found.append((Piece(name, offset, shape), flat[place : place + math.prod(shape)].view(shape)))
-    return found
+            place = box.start + _flat_index(inside, box.shape) - held.start
+            yield OwnedBox(box.tensor, shifted(box.offset, inside), shape, place, held)
 
 
-def _held(state: RankState, parameter: Any) -> tuple[int, int, dict[str, torch.Tensor]] | None:
-    """The flat range of a parameter whose optimizer state is here, and that state's flat tensors; None: none is."""
+def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+    return [
+        (Piece(name, box.offset, box.shape), box.view(box.held.tensors[name.rpartition("@")[2]]))
+        for box in owned_boxes(state, parameter, param)
+        for name in state_tensors(box.tensor, param.dtype)
+    ]
+
+
+def _held(state: RankState, parameter: Any) -> Held | None:
+    """None: no optimizer state of this parameter is here."""
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:
             if parameter not in optimizer.model_param_gbuf_map:
                 continue
             tensors = optimizer._get_main_param_and_optimizer_states(parameter)
             held = optimizer._get_model_param_range_map(parameter)["param"]
-            return held.start, held.end, {"master": tensors["param"], **_moments(tensors)}
+            group, order = optimizer.model_param_group_index_map[parameter]
+            updated = optimizer.optimizer.param_groups[group]["params"][order]
+            return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, updated)
         main = getattr(parameter, "main_param", parameter)
         moments = optimizer.optimizer.state.get(main)
         if moments:
-            return 0, parameter.numel(), {"master": main, **_moments(moments)}
+            return Held(0, parameter.numel(), {"master": main, **_moments(moments)}, main)
     return None
 
 

@@ -109,8 +109,12 @@ class Written:
 class Checkpointer:
     """Writes checkpoints of one world; every member has one, and calls it at the same steps."""
 
-    def __init__(self, state: RankState, folder: Path, keep: int, asynchronous: bool) -> None:
+    def __init__(
+        self, state: RankState, folder: Path, keep: int, asynchronous: bool, after: Checkpointer | None = None
+    ) -> None:
+        """``after``: the one of the world before, which may still be writing; its checkpoint is waited for first."""
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
+        self._after = after
         self._shapes = _global_shapes(state)
         self._writing: threading.Thread | None = None
 
@@ -136,6 +140,9 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Wait for a checkpoint that is being written."""
+        after, self._after = self._after, None
+        if after is not None:
+            after.wait()
         if self._writing is not None:
             self._writing.join()
             self._writing = None

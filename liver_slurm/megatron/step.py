@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from liver_slurm.megatron.rank_state import RankState
 
 compat.install()
 
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 
 
@@ -41,11 +43,19 @@ class StepResult:
     """A rank has asked to end after this step."""
 
 
-def train_step(state: RankState, samples: Samples, step: int, stop: bool = False) -> StepResult:
+def train_step(
+    state: RankState,
+    samples: Samples,
+    step: int,
+    stop: bool = False,
+    before_update: Callable[[float], None] | None = None,
+) -> StepResult:
     """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer.
 
     Args:
         stop: this rank asks all to end after the step; all see it in the result, for it travels with the loss.
+        before_update: called between the backward pass and the optimizer's step, with the start of the forward pass;
+            what it raises ends the step with the state as it was.
     """
     config, layout = state.config, state.world.layout
     lr = learning_rate(config.train, step)
@@ -67,11 +77,33 @@ def train_step(state: RankState, samples: Samples, step: int, stop: bool = False
         p2p_communicator=state.pipeline,
         pg_collection=state.groups,
     )
-    updated, grad_norm, _ = state.optimizer.step()
+    if before_update is not None:
+        before_update(start)
+    updated, norm = _update(state)
     end = time.time()
     loss, tokens, stopped = _total(state, reports, stop)
-    norm = float(grad_norm) if grad_norm is not None else float("nan")
     return StepResult(step, loss, norm, lr, tokens, not updated, start, end, stopped)
+
+
+@torch.no_grad()
+def _update(state: RankState) -> tuple[bool, float]:
+    """Reduce, clip and step, as ``ChainedOptimizer.step`` does; but a gradient that is not finite changes nothing.
+
+    megatron-core looks for that only where it scales the loss. The norm is the same on every rank, so all skip.
+
+    Returns:
+        whether the state was updated, and the gradient's norm before clipping.
+    """
+    optimizer, clip_grad = state.optimizer, state.config.train.clip_grad
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if not math.isfinite(norm):
+        return False, norm
+    for inner in state.inner_optimizers():
+        if clip_grad > 0.0:
+            clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
+    optimizer.step_with_ready_grads()
+    return True, norm
 
 
 def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tuple[torch.Tensor, ...]]:

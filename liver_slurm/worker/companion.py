@@ -56,6 +56,9 @@ class Subject(Protocol):
     def prepare(self, message: Prepare) -> None:
         """Start building a target world, in a thread of its own."""
 
+    def confirmed(self, message: ConfirmBoundary) -> None:
+        """The step of a cutover is final: state may begin to leave or to arrive."""
+
     def expects(self, generation: int) -> bool:
         """Is a target world of this generation prepared here, or being so?"""
 
@@ -196,6 +199,7 @@ class Companion(threading.Thread):
                 )
             )
         elif isinstance(message, ConfirmBoundary):
+            self._subject.confirmed(message)
             agenda.confirm(message)
         elif isinstance(message, WithdrawBoundary):
             agenda.withdraw(message.boundary)

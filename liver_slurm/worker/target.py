@@ -20,10 +20,15 @@ from liver_slurm.megatron.boxes import state_boxes
 from liver_slurm.megatron.checkpoint import load_checkpoint
 from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
+from liver_slurm.megatron.replay import LiveUpdates, replica_of
+from liver_slurm.megatron.sharing import share_storage
 from liver_slurm.megatron.spec import shard_spec_of
 from liver_slurm.state.layout import Layout
-from liver_slurm.state.plan import plan_transfer
+from liver_slurm.state.pieces import Piece, state_tensors
+from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import ShardSpec, WorldSpec, pieces
+from liver_slurm.stream.overlap import Overlap
+from liver_slurm.stream.replica import Replica
 from liver_slurm.stream.transfer import Transfer
 from liver_slurm.stream.transport import GroupTransport
 from liver_slurm.worker import faultpoints
@@ -41,12 +46,19 @@ class Target:
     membership: Membership
     state: RankState | None = None
     """None for a worker that is no member."""
-    transfer: Transfer | None = None
-    """None for a world without a source."""
+    transfer: Transfer | Overlap | None = None
+    """None for a world without a source; which of the two it is, stream.mode says."""
     plan_seconds: float = 0.0
+    rate: float = 0.0
+    """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
     _phase: Literal["preparing", "prepared", "streaming"] = "preparing"
     _given_up: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def given_up(self) -> bool:
+        """Nobody will enter it."""
+        return self._given_up
 
     def prepared(self) -> bool:
         """It is built; False: it has been given up meanwhile, and is discarded."""
@@ -69,8 +81,11 @@ class Target:
         """Nobody will enter it; from any thread. Whether the training thread waits for the verdict on it."""
         with self._lock:
             first, self._given_up = not self._given_up, True
-        if self._phase == "streaming" and self.transfer is not None:
-            self.transfer.abort()
+        if self._phase == "streaming":
+            if self.transfer is not None:
+                self.transfer.abort()
+            if self.state is not None and first:
+                self.state.world.abort()  # the training thread may be in its first forward pass
         elif self._phase == "prepared" and first:
             threading.Thread(target=self.discard, name="discard", daemon=True).start()
         return self._phase == "streaming"
@@ -114,50 +129,91 @@ def prepare(
         if fresh and message.checkpoint:
             load_checkpoint(target.state, Path(message.checkpoint))
     if message.source_generation >= 0:
-        _plan(target, message, worker, config, live, store, backend, device, timeout)
+        if live is not None and target.state is not None:
+            share_storage(live, target.state)
+        ends = _Ends(message, worker, live, target)
+        begun = time.perf_counter()
+        plan = _plan(ends, config, store)
+        target.plan_seconds = time.perf_counter() - begun
+        carrier = ("gloo" if config.stream.mode == "overlap" else backend) if config.stream.transport == "auto" else ""
+        transport = GroupTransport(
+            store,
+            f"generation{message.generation}/transfer",
+            len(ends.peers),
+            ends.me,
+            carrier or config.stream.transport,
+            device,
+            timeout,
+        )
+        begun = time.perf_counter()
+        if config.stream.mode == "overlap":
+            target.transfer = _overlap(ends, plan, config, transport, device)
+        else:
+            target.transfer = _transfer(ends, plan, config, transport)
+        target.plan_seconds += time.perf_counter() - begun
+        if isinstance(target.transfer, Overlap):
+            target.rate = target.transfer.probe()
 
 
-def _plan(
-    target: Target,
-    message: Prepare,
-    worker: str,
-    config: JobConfig,
-    live: RankState | None,
-    store: Any,
-    backend: str,
-    device: torch.device,
-    timeout: timedelta,
-) -> None:
-    """Learn from the store what every rank of both worlds holds, and work out this worker's moves."""
-    peers = message.source_members + [member for member in message.members if member not in message.source_members]
-    carrier = backend if config.stream.transport == "auto" else config.stream.transport
-    transport = GroupTransport(
-        store, f"generation{message.generation}/transfer", len(peers), peers.index(worker), carrier, device, timeout
-    )
-    begun = time.perf_counter()
-    scope = dist.PrefixStore(f"generation{message.generation}/spec/", store)
-    source = Membership(message.source_generation, Layout.parse(message.source_layout), tuple(message.source_members))
-    for side, state in (("source", live), ("target", target.state)):
+class _Ends:
+    """This worker's place in the two worlds of a reconfiguration."""
+
+    def __init__(self, message: Prepare, worker: str, live: RankState | None, target: Target) -> None:
+        self.generation, self.worker = message.generation, worker
+        self.source = Membership(
+            message.source_generation, Layout.parse(message.source_layout), tuple(message.source_members)
+        )
+        self.target = target.membership
+        self.peers = [*self.source.members, *(m for m in self.target.members if m not in self.source.members)]
+        self.me = self.peers.index(worker)
+        self.source_rank, self.target_rank = self.source.rank_of(worker), self.target.rank_of(worker)
+        self.old, self.new = live, target.state
+        self.source_peers = [self.peers.index(member) for member in self.source.members]
+        self.target_peers = [self.peers.index(member) for member in self.target.members]
+
+
+def _plan(ends: _Ends, config: JobConfig, store: Any) -> TransferPlan:
+    """Learn from the store what every rank of both worlds holds, and plan."""
+    scope = dist.PrefixStore(f"generation{ends.generation}/spec/", store)
+    for side, state in (("source", ends.old), ("target", ends.new)):
         if state is not None and state.world.place.dp == 0:
             scope.set(_key(side, state.world), msgspec.json.encode(shard_spec_of(state.model)))
-    source_spec = _gather(scope, "source", source.layout, config)
-    target_spec = _gather(scope, "target", target.membership.layout, config)
-    keep = [source.rank_of(member) for member in target.membership.members]
-    plan = plan_transfer(source_spec, target_spec, keep)
-    source_rank, target_rank = source.rank_of(worker), target.membership.rank_of(worker)
-    target.transfer = Transfer(
-        moves=plan.moves_for(source_rank, target_rank),
+    source = _gather(scope, "source", ends.source.layout, config)
+    target = _gather(scope, "target", ends.target.layout, config)
+    return plan_transfer(source, target, [ends.source.rank_of(member) for member in ends.target.members])
+
+
+def _transfer(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: GroupTransport) -> Transfer:
+    return Transfer(
+        moves=plan.moves_for(ends.source_rank, ends.target_rank),
         tensors=plan.tensors,
-        source=_checked(live, source_spec, source_rank),
-        target=_checked(target.state, target_spec, target_rank),
-        source_peers=[peers.index(member) for member in message.source_members],
-        target_peers=[peers.index(member) for member in message.members],
-        me=peers.index(worker),
+        source=_boxes(ends.old, plan.source, ends.source_rank),
+        target=_boxes(ends.new, plan.target, ends.target_rank),
+        source_peers=ends.source_peers,
+        target_peers=ends.target_peers,
+        me=ends.me,
         transport=transport,
         staging_bytes=config.stream.staging_bytes,
-        on_received=partial(faultpoints.received, worker),
+        on_received=partial(faultpoints.received, ends.worker),
     )
-    target.plan_seconds = time.perf_counter() - begun
+
+
+def _overlap(
+    ends: _Ends, plan: TransferPlan, config: JobConfig, transport: GroupTransport, device: torch.device
+) -> Overlap:
+    return Overlap(
+        moves=plan.moves_for(ends.source_rank, ends.target_rank),
+        tensors=plan.tensors,
+        source=_replica(ends.old, plan.source, ends.source_rank),
+        target=_replica(ends.new, plan.target, ends.target_rank),
+        updates=LiveUpdates(ends.old) if ends.old is not None else None,
+        source_peers=ends.source_peers,
+        target_peers=ends.target_peers,
+        transport=transport,
+        staging_bytes=config.stream.staging_bytes,
+        device=device,
+        on_received=partial(faultpoints.received, ends.worker),
+    )
 
 
 def _key(side: str, world: World) -> str:
@@ -170,17 +226,36 @@ def _gather(scope: Any, side: str, layout: Layout, config: JobConfig) -> WorldSp
         for tp in range(layout.tp)
         for pp in range(layout.pp)
     }
-    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+    train = config.train
+    derived = config.stream.mode == "overlap"
+    return WorldSpec(layout, shards, train.distributed_optimizer, train.precision, derived=derived)
 
 
-def _checked(state: RankState | None, spec: WorldSpec, rank: int | None) -> list[tuple[Any, torch.Tensor]]:
+def _boxes(state: RankState | None, spec: WorldSpec, rank: int | None) -> list[tuple[Piece, torch.Tensor]]:
     """The rank's boxes, which must be what the plan takes them to be."""
     if state is None or rank is None:
         return []
     boxes = state_boxes(state)
-    if sorted(piece for piece, _ in boxes) != sorted(pieces(spec, rank)):
+    _check([piece for piece, _ in boxes], spec, rank)
+    return boxes
+
+
+def _replica(state: RankState | None, spec: WorldSpec, rank: int | None) -> Replica | None:
+    """The same for weights that are derived."""
+    if state is None or rank is None:
+        return None
+    replica = replica_of(state)
+    found = [piece for piece, _ in replica.fixed]
+    for box in replica.trained:
+        tensor, offset, shape = box.piece
+        found += [Piece(name, offset, shape) for name in state_tensors(tensor, "float32", derived=True)]
+    _check(found, spec, rank)
+    return replica
+
+
+def _check(found: list[Piece], spec: WorldSpec, rank: int) -> None:
+    if sorted(found) != sorted(pieces(spec, rank)):
         raise RuntimeError(
             f"rank {rank} of {spec.layout} holds other pieces than the plan assumes; this model or this version of "
             "megatron-core shards in a way that is not known here"
         )
-    return boxes

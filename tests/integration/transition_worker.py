@@ -7,8 +7,10 @@ it was the first time, bit for bit; and in the end training goes on as it does i
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ from liver_slurm.control.messages import Prepare
 from liver_slurm.megatron.boxes import state_boxes
 from liver_slurm.megatron.groups import make_live
 from liver_slurm.megatron.rank_state import RankState
+from liver_slurm.megatron.replay import complete
 from liver_slurm.megatron.step import train_step
 from liver_slurm.state.layout import Layout
+from liver_slurm.stream.overlap import Overlap
+from liver_slurm.stream.transfer import Transfer
 from liver_slurm.worker.target import Target, prepare
 from liver_slurm.world.c10d import set_default_group
 from liver_slurm.world.world import Membership
@@ -64,8 +69,13 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
             precision=precision,  # type: ignore[arg-type]
             distributed_optimizer=distributed,
         ),
-        stream=StreamSection(staging_bytes=1 << 14),
+        stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )
+
+
+def members_of(layout: Layout) -> list[str]:
+    """Worlds are of the first workers."""
+    return [f"w{index}" for index in range(layout.size)]
 
 
 class Walker:
@@ -79,44 +89,112 @@ class Walker:
         self.adam_step = 0
         self.seen: dict[Layout, list[tuple[Any, torch.Tensor]]] = {}
         self.steps: dict[Layout, set[int]] = {}
-        self.peak = 0
+        self.peak = self.early = self.trained = 0
 
     def go(self, layout: Layout) -> None:
         """Move to ``layout``: worlds are of the first workers."""
-        members = [f"w{index}" for index in range(layout.size)]
+        members = members_of(layout)
         old = self.membership
-        message = Prepare(
-            epoch=0,
-            generation=self.generation,
-            layout=str(layout),
-            members=members,
-            source_generation=old.generation if old else -1,
-            source_layout=str(old.layout) if old else "",
-            source_members=list(old.members) if old else [],
-            store_host="127.0.0.1",
-            store_port=self.port,
-        )
-        self.generation += 1
+        message = self._message(layout, old)
         membership = Membership(message.generation, layout, tuple(members))
         self.membership = membership
         if self.name not in members and (old is None or self.name not in old.members):
             return
         target = Target(membership)
         prepare(target, message, self.name, self.config, self.state, DEVICE)
-        if target.transfer is not None:
+        if isinstance(target.transfer, Transfer):
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
             self.peak = max(self.peak, stats.staging_peak_bytes)
             target.close_transfer()
-        previous, self.state = self.state, target.state
-        if self.state is not None:
-            if old is not None:
-                self.state.set_step(self.adam_step)
-            make_live(self.state.world, self.config.train.seed)
+        if target.state is not None and old is not None:
+            target.state.set_step(self.adam_step)
+        self._switch(target.state)
+
+    def _message(self, layout: Layout, old: Membership | None) -> Prepare:
+        self.generation += 1
+        return Prepare(
+            epoch=0,
+            generation=self.generation - 1,
+            layout=str(layout),
+            members=members_of(layout),
+            source_generation=old.generation if old else -1,
+            source_layout=str(old.layout) if old else "",
+            source_members=list(old.members) if old else [],
+            store_host="127.0.0.1",
+            store_port=self.port,
+        )
+
+    def _switch(self, state: RankState | None) -> None:
+        previous, self.state = self.state, state
+        if state is not None:
+            make_live(state.world, self.config.train.seed)
         else:
             set_default_group(None)
         if previous is not None:
             previous.world.destroy()
+
+    def go_overlapped(self, layout: Layout, steps: int) -> int:
+        """Move to ``layout`` while ``steps`` steps are trained, and compare with the same state moved in a pause.
+
+        The last step but one is skipped, for its gradient is not finite. Returns how many boxes were compared.
+        """
+        old = self.membership
+        assert old is not None
+        overlapped, paused = (self._prepared(layout, old, mode) for mode in ("overlap", "pause"))
+        if overlapped is None or paused is None:
+            self.trained += steps
+            return 0
+        overlap, transfer = overlapped.transfer, paused.transfer
+        assert isinstance(overlap, Overlap)
+        assert isinstance(transfer, Transfer)
+        overlap.start()
+        for number in range(steps):
+            if self.state is not None:
+                overlap.open()
+                spoil = self._spoil if number == steps - 2 else None
+                result = train_step(self.state, Patterned(), self.trained, False, spoil)
+                assert result.skipped == (number == steps - 2)
+            self.trained += 1
+        self.adam_step = overlap.finish()
+        if overlapped.state is not None:
+            complete(overlapped.state, self.adam_step)
+        stats = overlap.prove()
+        self.peak = max(self.peak, stats.staging_peak_bytes)
+        self.early += stats.bytes_early
+        _, (adam_step,) = transfer.run([max(self.state.steps())] if self.state else None)
+        assert adam_step == self.adam_step
+        compared = 0
+        if overlapped.state is not None:
+            paused.state.set_step(adam_step)
+            for (piece, view), (same, moved) in zip(
+                state_boxes(overlapped.state), state_boxes(paused.state), strict=True
+            ):
+                assert piece == same
+                assert torch.equal(_bits(view), _bits(moved)), f"{old.layout}->{layout} {piece} differs from a pause"
+                compared += 1
+            assert overlapped.state.steps() == paused.state.steps()
+        for target in (overlapped, paused):
+            target.close_transfer()
+        if paused.state is not None:
+            paused.state.world.destroy()
+        self._switch(overlapped.state)
+        return compared
+
+    def _prepared(self, layout: Layout, old: Membership, mode: str) -> Target | None:
+        message = self._message(layout, old)
+        self.membership = Membership(message.generation, layout, tuple(message.members))
+        if self.name not in message.members and self.name not in old.members:
+            return None
+        target = Target(self.membership)
+        config = replace(self.config, stream=replace(self.config.stream, mode=mode))
+        prepare(target, message, self.name, config, self.state, DEVICE)
+        return target
+
+    def _spoil(self, _start: float) -> None:
+        """Make this rank's gradient not finite."""
+        assert self.state is not None
+        self.state.model.buffers[0].grad_data[0] = math.inf
 
     def check(self) -> int:
         """Compare with what this layout's boxes were before; returns how many are compared."""
@@ -156,10 +234,25 @@ def circuit(layouts: list[Layout], hub: Layout | None) -> list[Layout]:
     return walk[::-1]
 
 
+def overlapped_walk(name: str, port: int, walk: list[Layout], number: int, case: dict[str, Any]) -> dict[str, Any]:
+    """Every transition while training goes on."""
+    walker = Walker(name, job(**case), port, first_generation=1000 * number)
+    walker.go(walk[0])
+    compared = 0
+    for step, layout in enumerate(walk[1:]):
+        compared += walker.go_overlapped(layout, steps=3 if step % 2 else 2)
+    assert walker.peak <= walker.config.stream.staging_bytes
+    assert walker.early > 0
+    return {"transitions": len(walk) - 1, "boxes": compared, "early": walker.early}
+
+
 def main() -> None:
     name, port, layouts, cases, hub = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
     walk = circuit([Layout.parse(text) for text in layouts.split(",")], Layout.parse(hub) if hub else None)
     for number, case in enumerate(json.loads(cases)):
+        if case.pop("overlap", False):
+            print(json.dumps({**case, **overlapped_walk(name, port, walk, number, case)}), flush=True)
+            continue
         config = job(**case)
         walker = Walker(name, config, port, first_generation=1000 * number)
         walker.go(walk[0])

@@ -1,0 +1,101 @@
+"""megatron's side of overlap: where trained state and its gradients lie, when it changes, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from liver_slurm.megatron.boxes import OwnedBox, owned_boxes
+from liver_slurm.megatron.model import unwrap
+from liver_slurm.megatron.rank_state import RankState
+from liver_slurm.megatron.spec import shard_spec_of
+from liver_slurm.state.pieces import Piece
+from liver_slurm.state.spec import GroupSpec
+from liver_slurm.stream.replica import Groups, Hyperparameters, Replica, TrainedBox
+
+
+def replica_of(state: RankState) -> Replica:
+    """What this rank holds of a world whose weights are derived from masters, with views of its storage.
+
+    The boxes are those of :func:`liver_slurm.state.spec.pieces` for such a world: one trained box stands for three.
+    """
+    parameters = dict(unwrap(state.model).named_parameters())
+    trained: list[TrainedBox] = []
+    fixed: list[tuple[Piece, torch.Tensor]] = []
+    for param in shard_spec_of(state.model).params:
+        parameter = parameters[param.name]
+        if param.group is None:
+            flat = parameter.detach().view(-1)
+            fixed += [
+                (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
+                for box in param.boxes
+            ]
+            continue
+        for box in owned_boxes(state, parameter, param):
+            master, exp_avg, exp_avg_sq = (box.view(box.held.tensors[n]) for n in ("master", "exp_avg", "exp_avg_sq"))
+            piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(_gradient, box)
+            trained.append(TrainedBox(piece, master, exp_avg, exp_avg_sq, gradient, param.group))
+    return Replica(trained, fixed)
+
+
+def _gradient(box: OwnedBox) -> torch.Tensor:
+    gradient = box.held.updated.grad
+    assert gradient is not None, "the optimizer's pre-step hook is called with gradients in place"
+    return box.view(gradient)
+
+
+class LiveUpdates:
+    """The updates of a rank that trains: see :class:`liver_slurm.stream.source.Updates`."""
+
+    def __init__(self, state: RankState) -> None:
+        self._state = state
+
+    def adam_step(self) -> int:
+        """How many updates were made."""
+        return max(self._state.steps(), default=0)
+
+    def groups(self) -> Groups:
+        """What the next update uses for each group of this rank's parameters."""
+        return {
+            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): Hyperparameters(
+                float(group["lr"]), group["weight_decay"], group["betas"][0], group["betas"][1], group["eps"]
+            )
+            for optimizer in self._state.inner_optimizers()
+            for group in optimizer.optimizer.param_groups
+        }
+
+    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+        """Call ``before`` when gradients and rates of an update are final, ``after`` when its state is.
+
+        Both in training's thread. A step that is skipped, for its gradient is not finite, calls neither. Returns what
+        ends the watching.
+        """
+        inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
+        if not inner:
+            raise RuntimeError("this rank has no optimizer: it trains no parameter")
+        # megatron steps them one after the other, all gradients being final before the first.
+        handles = [
+            inner[0].register_step_pre_hook(lambda *_: before()),
+            inner[-1].register_step_post_hook(lambda *_: after()),
+        ]
+
+        def stop() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return stop
+
+
+def complete(state: RankState, adam_step: int) -> None:
+    """Make what follows from masters and moments that have arrived: step counters and weights.
+
+    With the distributed optimizer it gathers weights over the data parallel group, so all its members must call it.
+    """
+    state.set_step(adam_step)
+    for optimizer in state.inner_optimizers():
+        if hasattr(optimizer, "_copy_main_params_to_model_params"):
+            optimizer._copy_main_params_to_model_params()
+    if state.config.train.distributed_optimizer:
+        state.model.start_param_sync(force_sync=True)

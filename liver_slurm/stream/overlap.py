@@ -1,0 +1,290 @@
+"""One worker's part of moving state while training goes on: what leaves, what arrives, what stays, and the proof.
+
+Made in PREPARE. From :meth:`Overlap.start` on it listens; from :meth:`Overlap.open` on boxes leave beside training; at
+the cutover :meth:`Overlap.finish` brings every box to the last version; :meth:`Overlap.prove` then compares digests,
+while the new world may already run its first forward and backward pass. Until the commit nothing of the old world's
+state is written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.state.pieces import Move, Piece, TensorInfo
+from liver_slurm.state.plan import RankMoves
+from liver_slurm.state.schedule import Chunk, schedule
+from liver_slurm.stream.replica import STATE_BYTES, Content, Index, Replica, digests
+from liver_slurm.stream.side import Side, mark
+from liver_slurm.stream.sink import Sink
+from liver_slurm.stream.source import Outgoing, Source, Updates
+from liver_slurm.stream.transport import Transport
+from liver_slurm.stream.wire import Slots
+
+_SENDING = _RECEIVING = 2
+"""Staging slots of each half; stream.staging_bytes is divided among them."""
+_ALIGNMENT = 8
+_PROBE_BYTES = 1 << 20
+"""Enough to see a link's rate beyond its latency, little enough to disturb nobody."""
+
+
+@dataclass(frozen=True)
+class OverlapStats:
+    """What a worker moved."""
+
+    bytes_sent: int
+    bytes_early: int
+    """State that left while training ran."""
+    bytes_gradients: int
+    bytes_received: int
+    bytes_local: int
+    staging_peak_bytes: int
+    gradient_staging_bytes: int
+    digests_checked: int
+    exposed_seconds: float
+    """How long training waited in the optimizer's hooks."""
+    seconds: float
+    """From the cutover on, until every box was current."""
+
+
+class Overlap:
+    """See the module. Training's thread calls it, but for :meth:`start`, :meth:`abort` and :meth:`prove`."""
+
+    def __init__(
+        self,
+        moves: RankMoves,
+        tensors: dict[str, TensorInfo],
+        source: Replica | None,
+        target: Replica | None,
+        updates: Updates | None,
+        source_peers: Sequence[int],
+        target_peers: Sequence[int],
+        transport: Transport,
+        staging_bytes: int,
+        device: torch.device,
+        gradient_room: int | None = None,
+        on_received: Callable[[torch.Tensor], None] = lambda box: None,
+    ) -> None:
+        """
+        Args:
+            moves: this worker's part of a plan between worlds whose weights are derived.
+            source, target: what it holds in the two worlds; None for a joiner, a leaver.
+            updates: of the source world; None for a joiner.
+            source_peers, target_peers: the transport's number of each source and each target rank.
+            staging_bytes: memory for messages, in all.
+            device: where state lies.
+            gradient_room: memory for forwarded gradients besides; None: no limit.
+            on_received: called with each box that has arrived.
+        """
+        slot = max(staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
+        pinned = device.type == "cuda"
+        self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
+        self._transport, self._device = transport, device
+        self._changed = threading.Condition()
+        sent, received = _chunks(moves, tensors, slot, max(len(source_peers), len(target_peers)))
+        held = Index(source) if source is not None else None
+        needed = Index(target) if target is not None else None
+        self._source: Source | None = None
+        if sent and held is not None and updates is not None:
+            outgoing = [Outgoing(target_peers[c.target_rank], n, held.content(c.parts)) for n, c in sent]
+            self._source = Source(outgoing, updates, transport, self._sending, device, gradient_room)
+        incoming: dict[int, dict[int, Content]] = {}
+        for number, chunk in received:
+            assert needed is not None
+            incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
+        self._sinks = [
+            Sink(peer, contents, transport, self._receiving, device, on_received, self._notify)
+            for peer, contents in sorted(incoming.items())
+        ]
+        self._copies = _copies(moves.copies, held, needed)
+        self._updates, self._side = updates, Side(device, slot)
+        self._threads: list[threading.Thread] = []
+        self._running = 0
+        self._failure: BaseException | None = None
+        self._bytes_local = self._local_digests = 0
+        self._seconds = 0.0
+        self.state_bytes = sum(content.nbytes for contents in incoming.values() for content in contents.values())
+        """Of state that other workers send to this one."""
+
+    def probe(self) -> float:
+        """Send a little to every peer that state goes to, and time what arrives; every worker must, once prepared.
+
+        Returns:
+            bytes a second, all peers together; 0.0: none sends to this worker.
+
+        Raises:
+            TransferError: a peer is gone.
+        """
+        arrivals: list[tuple[float, float]] = []
+        probe = torch.zeros(_PROBE_BYTES, dtype=torch.uint8)
+
+        def receive(peer: int) -> None:
+            data = torch.empty_like(probe)
+            self._transport.receive(peer, data[:1]).wait()  # from here on both ends are there
+            begun = time.perf_counter()
+            self._transport.receive(peer, data).wait()
+            arrivals.append((begun, time.perf_counter()))
+
+        with ThreadPoolExecutor(max(1, len(self._sinks))) as pool:
+            receiving = [pool.submit(receive, sink.peer) for sink in self._sinks]
+            for peer in self._source.peers if self._source is not None else ():
+                self._transport.send(peer, probe[:1]).wait()
+                self._transport.send(peer, probe).wait()
+            for each in receiving:
+                each.result()
+        if not arrivals:
+            return 0.0
+        return len(arrivals) * _PROBE_BYTES / (max(end for _, end in arrivals) - min(begun for begun, _ in arrivals))
+
+    def start(self) -> None:
+        """Start the threads, unless they run; what arrives is taken from now on."""
+        with self._changed:
+            if self._threads or self._failure is not None:
+                return
+            bodies = [sink.run for sink in self._sinks] + ([self._source.run] if self._source is not None else [])
+            self._threads = [
+                threading.Thread(target=self._guarded, args=(body,), name="stream", daemon=True) for body in bodies
+            ]
+            self._running = len(self._threads)
+            for thread in self._threads:
+                thread.start()
+
+    def open(self) -> None:
+        """Let boxes leave while training runs; call between two steps."""
+        if self._source is not None:
+            self._source.open()
+
+    def detach(self) -> None:
+        """It is given up: training's thread has nothing to do with it any more."""
+        if self._source is not None:
+            self._source.detach()
+
+    def finish(self) -> int:
+        """Bring every box to the state that the source world has now, between two steps.
+
+        Returns:
+            how many updates its optimizer has made.
+
+        Raises:
+            TransferError: a peer is gone, or the transfer was given up.
+        """
+        begun = time.perf_counter()
+        self.start()
+        if self._source is not None:
+            self._source.finish()
+        with torch.no_grad(), self._side.use(after=mark(self._device)):
+            for source, target in self._copies:
+                for old, new in zip(source.views(), target.views(), strict=True):
+                    new.copy_(old)
+        self._bytes_local = sum(target.nbytes for _, target in self._copies)
+        self._wait(lambda: all(sink.ended for sink in self._sinks))
+        self._seconds = time.perf_counter() - begun
+        return self._updates.adam_step() if self._updates is not None else self._sinks[0].adam_step
+
+    def prove(self) -> OverlapStats:
+        """Wait until every digest, here and of what was sent from here, is compared or on its way.
+
+        Raises:
+            TransferError: one differs, a peer is gone, or the transfer was given up.
+        """
+        with self._side.use():
+            for source, target in self._copies:
+                if digests(source) != digests(target):
+                    raise TransferError("the digest of a box that was copied inside this worker differs")
+                self._local_digests += source.boxes
+        self._wait(lambda: self._running == 0)
+        source_stats = self._source.stats if self._source is not None else None
+        return OverlapStats(
+            bytes_sent=self._source.bytes_sent if self._source is not None else 0,
+            bytes_early=source_stats.bytes_early if source_stats is not None else 0,
+            bytes_gradients=source_stats.bytes_gradients if source_stats is not None else 0,
+            bytes_received=sum(sink.bytes_received for sink in self._sinks),
+            bytes_local=self._bytes_local,
+            staging_peak_bytes=self._sending.peak_bytes + self._receiving.peak_bytes,
+            gradient_staging_bytes=self._source.staging_bytes if self._source is not None else 0,
+            digests_checked=self._local_digests + sum(sink.digests_checked for sink in self._sinks),
+            exposed_seconds=source_stats.exposed_seconds if source_stats is not None else 0.0,
+            seconds=self._seconds,
+        )
+
+    def abort(self) -> None:
+        """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
+        self._fail(TransferError("the transfer was given up"))
+
+    def close(self) -> None:
+        """Give the connections back; nothing may run any more but what :meth:`abort` ends."""
+        self.abort()
+        for thread in self._threads:
+            thread.join()
+        self._transport.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: training's thread raises it
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._failure is not None:
+                return
+            self._failure = error
+            self._changed.notify_all()
+        if self._source is not None:
+            self._source.cancel()
+        self._transport.abort()
+
+    def _wait(self, reached: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or reached())
+            if self._failure is not None:
+                raise TransferError(str(self._failure).splitlines()[0]) from self._failure
+
+
+def _chunks(
+    moves: RankMoves, tensors: dict[str, TensorInfo], slot: int, ranks: int
+) -> tuple[list[tuple[int, Chunk]], list[tuple[int, Chunk]]]:
+    """Chunks sent and received, each with a number that is unique for its pair of workers.
+
+    A trained box stands for its master and moments, which lie alike; in the plan the master speaks for all three.
+    """
+    trained = RankMoves(*(list(filter(_is_master, side)) for side in moves))
+    fixed = RankMoves(*([move for move in side if "@" not in move.tensor] for side in moves))
+    numbered = [(2 * c.index, c) for c in schedule(trained, tensors, slot * 4 // STATE_BYTES, ranks)]
+    numbered += [(2 * c.index + 1, c) for c in schedule(fixed, tensors, slot, ranks, _ALIGNMENT)]
+    sent = {move[1:3] for move in moves.sends}
+    outgoing = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) in sent]
+    incoming = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) not in sent]
+    return outgoing, incoming
+
+
+def _is_master(move: Move) -> bool:
+    return move.tensor.endswith("@master")
+
+
+def _copies(copies: Sequence[Move], held: Index | None, needed: Index | None) -> list[tuple[Content, Content]]:
+    """What stays on this worker: (where it lies, where it goes); nothing for what both worlds keep in one storage."""
+    if held is None or needed is None:
+        return []
+    pairs = []
+    for move in copies:
+        if _is_master(move) or "@" not in move.tensor:
+            part = [Piece(move.tensor, move.offset, move.shape)]
+            source, target = held.content(part), needed.content(part)
+            if [view.data_ptr() for view in source.views()] != [view.data_ptr() for view in target.views()]:
+                pairs.append((source, target))
+    return pairs

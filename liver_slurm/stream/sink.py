@@ -1,0 +1,150 @@
+"""The receiving half of overlap: boxes arrive in their final storage and are kept current by replaying updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.stream.replica import Content, Groups, Trained, decode_groups, digests
+from liver_slurm.stream.side import Side
+from liver_slurm.stream.transport import Transport
+from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode
+
+
+class Sink:
+    """What arrives from one peer; :meth:`run` is the body of one thread."""
+
+    def __init__(
+        self,
+        peer: int,
+        incoming: Mapping[int, Content],
+        transport: Transport,
+        slots: Slots,
+        device: torch.device,
+        on_received: Callable[[torch.Tensor], None],
+        on_ended: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            peer: the transport's number of the source.
+            incoming: by number, the boxes of each chunk in this worker's new state.
+            slots: staging, shared by all of a worker's sinks.
+            on_received: called with each box that has arrived as state, before anything else is done with it.
+            on_ended: called, in the thread, when all boxes are at the source's last version.
+        """
+        self.peer, self._incoming, self._transport, self._slots = peer, incoming, transport, slots
+        self._on_received, self._on_ended = on_received, on_ended
+        self._side = Side(device, slots.nbytes)
+        self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+        self._versions: dict[int, int] = {}
+        self._groups: Groups = {}
+        self._groups_version = -1
+        self._step = 0
+        self._proven: set[int] = set()
+        self.ended = False
+        self.adam_step = 0
+        """How many updates the source had made by then."""
+        self.bytes_received = 0
+        """Of state."""
+        self.digests_checked = 0
+
+    def run(self) -> None:
+        """Receive until every digest is compared.
+
+        Raises:
+            TransferError: the peer is gone, the transfer was given up, a message is not due, or a digest differs.
+        """
+        with torch.no_grad():
+            while len(self._proven) < len(self._incoming) or not self.ended:
+                self._transport.receive(self.peer, self._header).wait()
+                header = decode(self._header)
+                self._check(header)
+                if header.kind is Kind.END:
+                    self._end(header)
+                elif header.kind is Kind.GROUPS:
+                    table = torch.empty(header.nbytes, dtype=torch.uint8)
+                    self._receive(table)
+                    self._groups = decode_groups(table.view(torch.float64))
+                    self._groups_version, self._step = header.version, header.number
+                elif header.kind is Kind.DIGESTS:
+                    self._compare(header)
+                else:
+                    self._take(header)
+
+    def _receive(self, buffer: torch.Tensor) -> None:
+        self._transport.receive(self.peer, buffer).wait()
+
+    def _check(self, header: Header) -> None:
+        """That a message of this length and version is due now."""
+        kind, number, version, nbytes = header
+        if kind in (Kind.GROUPS, Kind.END):
+            if self.ended:
+                raise TransferError(f"worker {self.peer} goes on after its end")
+            return
+        content, known = self._incoming.get(number), self._versions.get(number)
+        if content is None:
+            raise TransferError(f"chunk {number} of worker {self.peer} is not due here")
+        if kind is Kind.STATE:
+            due = known is None and nbytes == content.nbytes
+        elif kind is Kind.GRADIENT:
+            due = known == version - 1 == self._groups_version - 1 and nbytes == content.gradient_bytes
+        else:
+            due = self.ended and number not in self._proven and nbytes == 8 * content.boxes
+        if not due:
+            raise TransferError(
+                f"chunk {number} of worker {self.peer}: {kind.name} of {nbytes} bytes for version {version} is not "
+                f"due after version {known}"
+            )
+
+    def _take(self, header: Header) -> None:
+        """State, or gradients to replay."""
+        content = self._incoming[header.number]
+        slot = self._slots.take()
+        try:
+            host = slot[: header.nbytes]
+            self._receive(host)
+            with self._side.use():
+                scratch = self._side.scratch(host)
+                self._side.to_device(host, scratch)
+                if header.kind is Kind.STATE:
+                    content.unpack(scratch)
+                else:
+                    assert isinstance(content, Trained)
+                    content.replay(scratch, self._step, self._groups)
+        finally:
+            self._slots.give(slot)
+        if header.kind is Kind.STATE:
+            self.bytes_received += header.nbytes
+            for view in content.views():
+                self._on_received(view)
+        self._versions[header.number] = header.version
+
+    def _end(self, header: Header) -> None:
+        behind = [
+            number
+            for number, content in self._incoming.items()
+            if number not in self._versions or (content.gradient_bytes and self._versions[number] != header.version)
+        ]
+        if behind:
+            raise TransferError(
+                f"{len(behind)} chunks of worker {self.peer} are not at version {header.version}, the last one"
+            )
+        self.adam_step = header.number
+        self.ended = True
+        self._on_ended()
+
+    def _compare(self, header: Header) -> None:
+        sent = torch.empty(header.nbytes, dtype=torch.uint8)
+        self._receive(sent)
+        content = self._incoming[header.number]
+        with self._side.use():
+            found = digests(content)
+        if sent.view(torch.int64).tolist() != found:
+            raise TransferError(
+                f"chunk {header.number} of worker {self.peer}: the digest of what arrived differs from the digest of "
+                "what was sent"
+            )
+        self._proven.add(header.number)
+        self.digests_checked += len(found)

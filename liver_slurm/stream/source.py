@@ -1,0 +1,282 @@
+"""The sending half of overlap: boxes leave while training runs, and the gradients of those that have left follow them.
+
+A box is read between two updates, at a known version. From then on every update's gradient is forwarded for it, copied
+in the optimizer's pre-step hook, where it is reduced and clipped, into staging of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from liver_slurm.stream.replica import Content, Groups, Trained, digests, encode_groups
+from liver_slurm.stream.side import Side, mark
+from liver_slurm.stream.transport import Transport
+from liver_slurm.stream.wire import Header, Kind, Outbox, Slots
+
+_WINDOW = 2
+"""Messages in flight, each in a slot of its own."""
+
+
+class Updates(Protocol):
+    """The optimizer steps of the world that is streamed from."""
+
+    def adam_step(self) -> int:
+        """How many updates were made."""
+
+    def groups(self) -> Groups:
+        """What the next update uses."""
+
+    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+        """Call ``before`` and ``after`` around each update, in training's thread; returns what ends it."""
+
+
+@dataclass
+class Outgoing:
+    """One chunk: boxes for one peer, in the order of the plan."""
+
+    peer: int
+    number: int
+    """Of the chunk, counted for each pair of workers."""
+    content: Content
+    staging: slice | None = None
+    """Where its gradients are staged; None: there is no room, so it waits for the pause (or has no gradients)."""
+
+
+@dataclass
+class SourceStats:
+    """What a source did."""
+
+    bytes_early: int = 0
+    """State that left while training ran."""
+    bytes_gradients: int = 0
+    exposed_seconds: float = 0.0
+    """How long training waited in its hooks."""
+
+
+class Source:
+    """Sends this worker's chunks; :meth:`run` is the body of one thread, all else is called by training's."""
+
+    def __init__(
+        self,
+        outgoing: Sequence[Outgoing],
+        updates: Updates,
+        transport: Transport,
+        slots: Slots,
+        device: torch.device,
+        gradient_room: int | None,
+    ) -> None:
+        """``gradient_room``: bytes that staged gradients may take at most; None: as many as there are."""
+        self._updates, self._slots, self._device = updates, slots, device
+        self._outbox = Outbox(transport, _WINDOW)
+        self._side = Side(device, slots.nbytes)
+        self._hook_side = Side(device, slots.nbytes)
+        self.outgoing, staged = _with_staging(outgoing, gradient_room)
+        # Zeroed so that its pages exist before training's thread writes there.
+        self._staging = torch.empty(staged, dtype=torch.uint8, pin_memory=device.type == "cuda").zero_()
+        self._changed = threading.Condition()
+        self._captured = 0
+        self._early = sum(chunk.staging is not None or not chunk.content.gradient_bytes for chunk in self.outgoing)
+        self._version = 0
+        self._open = self._updating = self._finishing = self._ended = False
+        self._messages: deque[Callable[[], None]] = deque()
+        self._in_staging = 0
+        self.peers = sorted({chunk.peer for chunk in self.outgoing})
+        self._state_ready: Any = mark(device)
+        self._stop_watching: Callable[[], None] | None = None
+        self.stats = SourceStats()
+
+    @property
+    def staging_bytes(self) -> int:
+        """Of staged gradients."""
+        return int(self._staging.numel())
+
+    @property
+    def bytes_sent(self) -> int:
+        """State and gradients, so far."""
+        return self._outbox.bytes_sent
+
+    # ---- training's thread
+
+    def open(self) -> None:
+        """Boxes may leave from now on; called between two steps."""
+        with self._changed:
+            if self._stop_watching is None:
+                self._stop_watching = self._updates.watch(self._before_update, self._after_update)
+                self._state_ready = mark(self._device)
+            self._open = True
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Training stands: send what has not left, and end."""
+        self.detach()
+        with self._changed:
+            if not self._open:
+                self._state_ready = mark(self._device)
+            self._finishing = True
+            self._changed.notify_all()
+
+    def detach(self) -> None:
+        """Take the hooks off: training, in whose thread they run, has nothing to do with this any more."""
+        with self._changed:
+            stop, self._stop_watching = self._stop_watching, None
+            if stop is not None:
+                stop()
+
+    def cancel(self) -> None:
+        """Throw the sending thread and a waiting hook out; from any thread, the transport being aborted besides."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _before_update(self) -> None:
+        begun = time.perf_counter()
+        with self._changed:
+            # One staging area: the last update's gradients must have left it.
+            self._changed.wait_for(lambda: self._in_staging == 0 or self._ended)
+            self.stats.exposed_seconds += time.perf_counter() - begun
+            if self._ended:
+                return
+            self._updating = True
+            if self._captured:
+                table = encode_groups(self._updates.groups())
+                self._messages.append(partial(self._send_table, self._version + 1, self._updates.adam_step(), table))
+            for chunk in self.outgoing[: self._captured]:
+                if chunk.staging is not None:
+                    self._stage(chunk)
+            self._changed.notify_all()
+
+    def _stage(self, chunk: Outgoing) -> None:
+        assert isinstance(chunk.content, Trained)
+        staged = self._staging[chunk.staging]
+        # In training's own stream, before the update that follows; the sending thread waits for the event.
+        scratch = self._hook_side.scratch(staged)
+        chunk.content.pack_gradients(scratch)
+        self._hook_side.to_host(scratch, staged)
+        self._messages.append(partial(self._send_gradients, chunk, self._version + 1, mark(self._device)))
+        self._in_staging += 1
+
+    def _after_update(self) -> None:
+        with self._changed:
+            self._version += 1
+            self._updating = False
+            self._state_ready = mark(self._device)
+            self._changed.notify_all()
+
+    # ---- the sending thread
+
+    def run(self) -> None:
+        """Send until the end, then the digests of everything that was sent.
+
+        Raises:
+            TransferError: a peer is gone, or the transfer was given up.
+        """
+        with torch.no_grad():
+            while self._send_next():
+                pass
+            if self._ended:
+                return
+            self._end()
+            self._send_digests()
+
+    def _send_next(self) -> bool:
+        """One message; False: there will be none any more."""
+        with self._changed:
+            idle = not self._has_work()
+        if idle:
+            self._outbox.flush()  # what is in flight holds staging that the next update may wait for
+        else:
+            self._outbox.make_room()
+        slot = self._slots.take()
+        work: Any = None
+        with self._changed:
+            self._changed.wait_for(self._has_work)
+            if self._ended:
+                return False
+            if self._messages:
+                work = self._messages.popleft()
+            elif self._may_capture():
+                # Under the lock that the hook takes: the update does not begin while a box is read.
+                self._post_state(self._capture(slot), slot)
+                return True
+        self._slots.give(slot)
+        if work is not None:
+            work()
+        return work is not None
+
+    def _has_work(self) -> bool:
+        return bool(self._ended or self._messages or self._may_capture() or self._finishing)
+
+    def _may_capture(self) -> bool:
+        if self._updating or not (self._open or self._finishing):
+            return False
+        return self._captured < (len(self.outgoing) if self._finishing else self._early)
+
+    def _capture(self, slot: torch.Tensor) -> Outgoing:
+        chunk = self.outgoing[self._captured]
+        self._captured += 1
+        if not self._finishing:
+            self.stats.bytes_early += chunk.content.nbytes
+        host = slot[: chunk.content.nbytes]
+        with self._side.use(after=self._state_ready):
+            scratch = self._side.scratch(host)
+            chunk.content.pack(scratch)
+            self._side.to_host(scratch, host)
+        return chunk
+
+    def _post_state(self, chunk: Outgoing, slot: torch.Tensor) -> None:
+        header = Header(Kind.STATE, chunk.number, self._version, chunk.content.nbytes)
+        self._outbox.post(chunk.peer, header, slot[: chunk.content.nbytes], lambda: self._slots.give(slot))
+
+    def _send_table(self, version: int, adam_step: int, table: torch.Tensor) -> None:
+        data = table.view(torch.uint8).view(-1)
+        for peer in self.peers:
+            self._outbox.post(peer, Header(Kind.GROUPS, adam_step, version, data.numel()), data)
+
+    def _send_gradients(self, chunk: Outgoing, version: int, ready: Any) -> None:
+        if ready is not None:
+            ready.synchronize()
+        data = self._staging[chunk.staging]
+        self.stats.bytes_gradients += data.numel()
+        self._outbox.post(chunk.peer, Header(Kind.GRADIENT, chunk.number, version, data.numel()), data, self._left)
+
+    def _left(self) -> None:
+        """A chunk's gradients have left the staging area."""
+        with self._changed:
+            self._in_staging -= 1
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        header = Header(Kind.END, self._updates.adam_step(), self._version, 0)
+        for peer in self.peers:
+            self._outbox.post(peer, header, None)
+        self._outbox.flush()
+
+    def _send_digests(self) -> None:
+        for chunk in self.outgoing:
+            with self._side.use(after=self._state_ready):
+                data = torch.tensor(digests(chunk.content)).view(torch.uint8)
+            self._outbox.post(chunk.peer, Header(Kind.DIGESTS, chunk.number, self._version, data.numel()), data)
+        self._outbox.flush()
+
+
+def _with_staging(outgoing: Sequence[Outgoing], room: int | None) -> tuple[list[Outgoing], int]:
+    """Give chunks a place for their gradients while there is room; those without come last, in the order given."""
+    early: list[Outgoing] = []
+    late: list[Outgoing] = []
+    used = 0
+    for chunk in outgoing:
+        size = chunk.content.gradient_bytes
+        if room is not None and used + size > room:
+            late.append(chunk)
+            continue
+        early.append(Outgoing(chunk.peer, chunk.number, chunk.content, slice(used, used + size) if size else None))
+        used += size
+    return early + late, used

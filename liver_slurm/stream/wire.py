@@ -1,0 +1,124 @@
+"""Messages of overlap: a header that says what follows and for which version, then as many bytes as it says."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.stream.transport import Pending, Transport
+
+_FIELDS = 5
+HEADER_BYTES = 8 * _FIELDS
+
+
+class Kind(IntEnum):
+    """What a message carries."""
+
+    STATE = 1
+    """Boxes as they are at ``version``."""
+    GROUPS = 2
+    """What the update to ``version`` uses for each group of parameters; ``number``: updates before it."""
+    GRADIENT = 3
+    """Gradients of the update to ``version``, of boxes that were sent."""
+    END = 4
+    """Everything sent is at ``version``; ``number``: updates made by then."""
+    DIGESTS = 5
+    """Digests of boxes at the last version, taken where they were sent from."""
+
+
+class Header(NamedTuple):
+    """``number``: of the chunk, or what :class:`Kind` says; ``nbytes``: of what follows."""
+
+    kind: Kind
+    number: int
+    version: int
+    nbytes: int
+
+
+_MAGIC = 0x11FE2
+
+
+def encode(header: Header) -> torch.Tensor:
+    """As uint8."""
+    return torch.tensor([_MAGIC, *header], dtype=torch.int64).view(torch.uint8)
+
+
+def decode(data: torch.Tensor) -> Header:
+    """Inverse of :func:`encode`.
+
+    Raises:
+        TransferError: it is no header.
+    """
+    magic, kind, number, version, nbytes = data.view(torch.int64).tolist()
+    if magic != _MAGIC or kind not in set(Kind):
+        raise TransferError("a message that is no part of this transfer has arrived")
+    return Header(Kind(kind), number, version, nbytes)
+
+
+class Slots:
+    """A few staging buffers in host memory, made when first needed; threads wait for a free one."""
+
+    def __init__(self, count: int, nbytes: int, pinned: bool) -> None:
+        self.nbytes, self._pinned = nbytes, pinned
+        self._free: queue.Queue[torch.Tensor | None] = queue.Queue()
+        self._made = 0
+        for _ in range(count):
+            self._free.put(None)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes of the buffers that were needed."""
+        return self._made * self.nbytes
+
+    def take(self) -> torch.Tensor:
+        """A free buffer; waits for one."""
+        buffer = self._free.get()
+        if buffer is None:
+            self._made += 1
+            buffer = torch.empty(self.nbytes, dtype=torch.uint8, pin_memory=self._pinned)
+        return buffer
+
+    def give(self, buffer: torch.Tensor) -> None:
+        """The buffer is free again."""
+        self._free.put(buffer)
+
+
+class Outbox:
+    """Messages of one thread, a few in flight, in order."""
+
+    def __init__(self, transport: Transport, window: int) -> None:
+        self._transport, self._window = transport, window
+        self._posted: deque[tuple[list[tuple[Pending, torch.Tensor]], Callable[[], None] | None]] = deque()
+        self.bytes_sent: int = 0
+
+    def post(
+        self, peer: int, header: Header, payload: torch.Tensor | None, after: Callable[[], None] | None = None
+    ) -> None:
+        """Send a message; ``after`` is called, by a later call of this object, once ``payload`` may be used again."""
+        parts = [encode(header)] if payload is None else [encode(header), payload]
+        # The buffers must live until they have left.
+        self._posted.append(([(self._transport.send(peer, part), part) for part in parts], after))
+        self.bytes_sent += 0 if payload is None else payload.numel()
+
+    def make_room(self) -> None:
+        """Wait until one more message may be in flight."""
+        while len(self._posted) >= self._window:
+            self._finish_one()
+
+    def flush(self) -> None:
+        """Wait until all messages have left."""
+        while self._posted:
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        parts, after = self._posted.popleft()
+        for pending, _ in parts:
+            pending.wait()
+        if after is not None:
+            after()

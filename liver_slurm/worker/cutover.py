@@ -1,0 +1,278 @@
+"""From the old world to the new one, at the step that all agreed on: stream, prove, vote, and do what the verdict says.
+
+In mode pause training stands until the verdict. In mode overlap the new world runs its first forward and backward pass
+meanwhile, and only its first update waits: until then the old world's state is whole.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+import torch
+
+from liver_slurm.control.messages import Abort, Commit, Leaving, Streamed, WorldEntered
+from liver_slurm.errors import LiverError
+from liver_slurm.megatron.checkpoint import Checkpointer
+from liver_slurm.megatron.rank_state import RankState
+from liver_slurm.megatron.replay import complete
+from liver_slurm.stream.overlap import Overlap
+from liver_slurm.stream.transfer import Transfer
+from liver_slurm.worker import faultpoints
+from liver_slurm.worker.agenda import Agenda, Leave
+from liver_slurm.worker.companion import Companion
+from liver_slurm.worker.target import Target
+from liver_slurm.worker.training import Training
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(enum.Enum):
+    """What the worker is after a cutover."""
+
+    ENTERED = enum.auto()
+    """In the new world."""
+    STAYED = enum.auto()
+    """In what it was in before: there is no new world."""
+    LEFT = enum.auto()
+    """In no world: it waits to be used again."""
+    EXIT = enum.auto()
+    """It is to end."""
+
+
+class _NotCommitted(Exception):
+    """The first step in the new world ends before its update."""
+
+
+@dataclass
+class _Pause:
+    """What the old world's side of a vote says of the pause."""
+
+    paused_at: float
+    gap_seconds: float
+
+
+class Cutover:
+    """Takes one worker over; called by the training thread only."""
+
+    def __init__(
+        self, name: str, device: torch.device, training: Training, agenda: Agenda, companion: Companion
+    ) -> None:
+        self._name, self._device = name, device
+        self._training, self._agenda, self._companion = training, agenda, companion
+        self._leaving = False
+
+    def noticed(self) -> None:
+        """This worker will go away: once it is in no world it ends at once; from any thread."""
+        self._leaving = True
+
+    def run(self, target: Target, step: int, stop: bool) -> Outcome:
+        """Cut over with ``step`` steps completed; ``stop`` as for a step, which mode overlap makes one of."""
+        pause = _Pause(self._training.stopped_at, self._training.gap())
+        if isinstance(target.transfer, Overlap):
+            return self._overlapped(target, target.transfer, step, pause, stop)
+        assert target.transfer is not None
+        return self._paused(target, target.transfer, step, pause)
+
+    # ---- mode pause
+
+    def _paused(self, target: Target, transfer: Transfer, step: int, pause: _Pause) -> Outcome:
+        adam_step = self._stream(target, transfer, step, pause)
+        verdict = self._agenda.verdict(target.membership.generation)
+        if not isinstance(verdict, Commit):
+            target.discard()
+            return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
+        faultpoints.reach("commit", self._name)
+        if target.state is None:
+            return self._out(target)
+        target.state.set_step(adam_step)
+        self._training.make_live(target.state)
+        self._enter(target, target.state, step)
+        self._post_entered(target, step, time.time(), 0.0)
+        return Outcome.ENTERED
+
+    def _stream(self, target: Target, transfer: Transfer, step: int, pause: _Pause) -> int:
+        """Run the transfer and vote; returns Adam's step counter."""
+        live = self._training.live
+        counters = [max(live.steps(), default=step)] if live is not None else None
+        try:
+            faultpoints.reach("stream", self._name)
+            stats, agreed = transfer.run(counters)
+            faultpoints.reach("streamed", self._name)
+        except LiverError as error:
+            self._vote_no(target, error)
+            return step
+        self._companion.post(
+            Streamed(
+                worker=self._name,
+                generation=target.membership.generation,
+                ok=True,
+                seconds=stats.seconds,
+                plan_seconds=target.plan_seconds,
+                bytes_sent=stats.bytes_sent,
+                bytes_received=stats.bytes_received,
+                bytes_local=stats.bytes_local,
+                staging_peak_bytes=stats.staging_peak_bytes,
+                memory_peak_bytes=_memory_peak(self._device),
+                digests_checked=stats.digests_checked,
+                paused_at=pause.paused_at,
+                gap_seconds=pause.gap_seconds,
+            )
+        )
+        return agreed[0]
+
+    # ---- mode overlap
+
+    def _overlapped(self, target: Target, overlap: Overlap, step: int, pause: _Pause, stop: bool) -> Outcome:
+        generation = target.membership.generation
+        try:
+            faultpoints.reach("stream", self._name)
+            adam_step = overlap.finish()
+            if target.state is not None:
+                complete(target.state, adam_step)
+        except (LiverError, RuntimeError) as error:
+            self._vote_no(target, error)
+            return self._without(target, self._agenda.verdict(generation))
+        threading.Thread(target=self._prove, args=(target, overlap, pause), name="prove", daemon=True).start()
+        if target.state is None:
+            verdict = self._agenda.verdict(generation)
+            if not isinstance(verdict, Commit):
+                return self._without(target, verdict)
+            faultpoints.reach("commit", self._name)
+            return self._out(target)
+        return self._first_step(target, target.state, step, stop)
+
+    def _first_step(self, target: Target, state: RankState, step: int, stop: bool) -> Outcome:
+        """The new world's first step, whose update waits for the commit."""
+        training, generation = self._training, target.membership.generation
+        committed = False
+
+        def gate(started: float) -> None:
+            nonlocal committed
+            begun = time.perf_counter()
+            verdict = self._agenda.verdict(generation)
+            if not isinstance(verdict, Commit):
+                raise _NotCommitted(verdict)
+            committed = True
+            faultpoints.reach("commit", self._name)
+            self._enter(target, state, step)
+            self._post_entered(target, step, started, time.perf_counter() - begun)
+
+        training.make_live(state)
+        faultpoints.reach("first_step", self._name)
+        try:
+            result = training.train(state, step, stop, gate)
+        except _NotCommitted as end:
+            return self._without(target, end.args[0])
+        except RuntimeError as error:
+            # A peer has gone, or the coordinator gave up and closed the new world's connections.
+            if committed:
+                raise
+            self._vote_no(target, error)
+            verdict = self._agenda.verdict(generation)
+            if isinstance(verdict, Commit):
+                raise
+            return self._without(target, verdict)
+        training.completed(result)
+        return Outcome.ENTERED
+
+    def _prove(self, target: Target, overlap: Overlap, pause: _Pause) -> None:
+        """Compare digests beside the new world's first pass, and vote."""
+        try:
+            stats = overlap.prove()
+            faultpoints.reach("streamed", self._name)
+        except LiverError as error:
+            self._vote_no(target, error)
+            return
+        self._companion.post(
+            Streamed(
+                worker=self._name,
+                generation=target.membership.generation,
+                ok=True,
+                seconds=stats.seconds,
+                plan_seconds=target.plan_seconds,
+                bytes_sent=stats.bytes_sent,
+                bytes_early=stats.bytes_early,
+                bytes_gradients=stats.bytes_gradients,
+                bytes_received=stats.bytes_received,
+                bytes_local=stats.bytes_local,
+                staging_peak_bytes=stats.staging_peak_bytes,
+                gradient_staging_bytes=stats.gradient_staging_bytes,
+                memory_peak_bytes=_memory_peak(self._device),
+                digests_checked=stats.digests_checked,
+                hook_seconds=stats.exposed_seconds,
+                paused_at=pause.paused_at,
+                gap_seconds=pause.gap_seconds,
+            )
+        )
+
+    # ---- both
+
+    def _vote_no(self, target: Target, error: Exception) -> None:
+        """Say that it failed, and close the connections, so that peers which wait for this worker fail now too."""
+        log.error("generation %d: %s", target.membership.generation, error)
+        if target.transfer is not None:
+            target.transfer.abort()
+        self._companion.post(
+            Streamed(
+                worker=self._name,
+                generation=target.membership.generation,
+                ok=False,
+                error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )
+        )
+
+    def _without(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
+        """There is no new world for this worker: go back to the old one, whose state is as it was."""
+        self._training.make_live(self._training.live)
+        target.discard()
+        return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
+
+    def _enter(self, target: Target, state: RankState, step: int) -> None:
+        old = self._training.live
+        writer = self._training.enter(state, step)
+        self._agenda.start_at(step)
+        threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
+
+    def _out(self, target: Target) -> Outcome:
+        """The new world is committed and this worker is not in it."""
+        old = self._training.live
+        if self._leaving:
+            # At once, so that Slurm hands the node over in a second; a checkpoint that is being written is lost.
+            self._companion.post(Leaving(worker=self._name, reason="not in the new world"))
+            return Outcome.EXIT
+        writer = self._training.leave()
+        threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
+        return Outcome.LEFT
+
+    def _post_entered(self, target: Target, step: int, started: float, gate_seconds: float) -> None:
+        self._companion.post(
+            WorldEntered(
+                worker=self._name,
+                generation=target.membership.generation,
+                step=step,
+                time=started,
+                gate_seconds=gate_seconds,
+            )
+        )
+
+
+def _retire(target: Target, old: RankState | None, writer: Checkpointer | None) -> None:
+    """Free what the old world had, off the critical path; a checkpoint of it may still be being written."""
+    target.close_transfer()
+    if writer is not None:
+        writer.wait()
+    if old is not None:
+        old.world.destroy()
+
+
+def _memory_peak(device: torch.device) -> int:
+    """Bytes that this process has held at most: on its GPU, or resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
