@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -27,6 +28,13 @@ class Transport(Protocol):
 
     device: torch.device
     """Where buffers must lie."""
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """Meet these peers now, off the critical path; otherwise each is met at the first message.
+
+        Raises:
+            TransferError: one of them is gone.
+        """
 
     def send(self, peer: int, buffer: torch.Tensor) -> Pending:
         """Start sending a contiguous uint8 tensor."""
@@ -64,6 +72,9 @@ class GroupTransport:
         self._backend = backend
         self.device = device if backend == "nccl" else torch.device("cpu")
         self._group = c10d.make_group(store, name, list(range(peers)), me, backend, timeout, device)
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """The group met all its peers when it was built."""
 
     def send(self, peer: int, buffer: torch.Tensor) -> Pending:
         """See :class:`Transport`."""

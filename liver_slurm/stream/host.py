@@ -1,0 +1,156 @@
+"""The host's transport: shared memory within a machine, TCP between machines, chosen for each pair of peers.
+
+Each message is preceded by a header, its number and its length, which the receiver compares with what it waits for: two
+ends that do not follow the same plan are found out at once. The payload has no checksum here: TCP has its own, memory
+needs none more than the tensors do, and :mod:`liver_slurm.stream.transfer` proves each box end to end, from the
+source's storage to the target's, which no checksum of a message can.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from datetime import timedelta
+
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.stream import sockets
+from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
+from liver_slurm.stream.shared_memory import RingReceiver, RingSender
+from liver_slurm.stream.transport import Pending
+
+_HEADER = struct.Struct("<QQ")
+
+
+class _Sender:
+    """What goes to one peer, in order."""
+
+    def __init__(self, connections: Connections, peer: int) -> None:
+        self._connection = connections.outgoing(peer)
+        self._ring = RingSender(self._connection) if self._connection.family == socket.AF_UNIX else None
+        self._number = 0
+
+    def carry(self, buffer: torch.Tensor) -> None:
+        header = _HEADER.pack(self._number, buffer.numel())
+        self._number += 1
+        if self._ring is not None:
+            self._ring.send(header, buffer)
+        else:
+            sockets.send(self._connection, header, buffer)
+
+
+class _Receiver:
+    """What comes from one peer, in order."""
+
+    def __init__(self, connections: Connections, peer: int) -> None:
+        self._peer = peer
+        self._connection = connections.incoming(peer)
+        self._ring = RingReceiver(self._connection) if self._connection.family == socket.AF_UNIX else None
+        self._number = 0
+        self._header = bytearray(_HEADER.size)
+
+    def carry(self, buffer: torch.Tensor) -> None:
+        receive_exactly(self._connection, memoryview(self._header))
+        heard, expected = _HEADER.unpack(self._header), (self._number, buffer.numel())
+        if heard != expected:
+            hang_up(self._connection)
+            raise TransferError(
+                f"peer {self._peer} sent message {heard[0]} of {heard[1]} bytes where message {expected[0]} of "
+                f"{expected[1]} bytes was due: the two follow different plans"
+            )
+        self._number += 1
+        if self._ring is not None:
+            self._ring.receive(buffer)
+        else:
+            sockets.receive(self._connection, buffer)
+
+
+class _Lane:
+    """One direction of one pair: its messages are carried by a thread of their own, one after the other."""
+
+    def __init__(self, make: Callable[[], _Sender | _Receiver], peer: int, name: str) -> None:
+        self._make, self._peer = make, peer
+        self._end: _Sender | _Receiver | None = None
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def carry(self, buffer: torch.Tensor) -> None:
+        try:
+            if self._end is None:
+                self._end = self._make()
+            self._end.carry(buffer)
+        except OSError as error:
+            raise TransferError(f"peer {self._peer} went away while state was streamed: {error}") from error
+
+
+class _Message:
+    def __init__(self, future: Future[None], timeout: timedelta) -> None:
+        self._future, self._timeout = future, timeout
+
+    def wait(self) -> None:
+        try:
+            self._future.result(self._timeout.total_seconds())
+        except CancelledError:
+            raise TransferError("the transfer was given up") from None
+        except FutureTimeout:
+            raise TransferError(f"a message did not go through within {self._timeout}") from None
+
+
+class HostTransport:
+    """See :class:`~liver_slurm.stream.transport.Transport`; buffers lie in host memory."""
+
+    def __init__(self, connections: Connections, timeout: timedelta) -> None:
+        """
+        Args:
+            connections: to the peers; closed with the transport.
+            timeout: how long a wait for one message may take.
+        """
+        self.device = torch.device("cpu")
+        self._connections, self._timeout = connections, timeout
+        self._lock = threading.Lock()
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._given_up = False
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        for peer in peers:
+            self._connections.outgoing(peer)
+
+    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        return self._post("send", peer, buffer)
+
+    def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        return self._post("receive", peer, buffer)
+
+    def abort(self) -> None:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        with self._lock:
+            self._given_up = True
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.thread.shutdown(wait=False, cancel_futures=True)
+        self._connections.give_up()
+
+    def close(self) -> None:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        self.abort()
+        for lane in self._lanes.values():
+            lane.thread.shutdown()
+        self._connections.close()
+
+    def _post(self, direction: str, peer: int, buffer: torch.Tensor) -> Pending:
+        with self._lock:
+            if self._given_up:
+                raise TransferError("the transfer was given up")
+            lane = self._lanes.get((direction, peer))
+            if lane is None:
+                make = _Sender if direction == "send" else _Receiver
+                lane = _Lane(lambda: make(self._connections, peer), peer, f"{direction}-{peer}")
+                self._lanes[direction, peer] = lane
+            return _Message(lane.thread.submit(lane.carry, buffer), self._timeout)
