@@ -21,7 +21,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 def start(lab: Lab, *extra: str) -> None:
     lab.coordinator()
-    lab.worker("live-0")
+    lab.worker("live-0", *extra)
     lab.worker("live-1", *extra)
     lab.steady("tp1pp1dp2")
 
@@ -86,6 +86,19 @@ def test_after_the_commit_record_the_new_world_is_the_live_one(lab: Lab) -> None
     assert status["generation"] == lab.wait_event("reconfiguration_started")["generation"]
     committed = lab.wait_event("reconfiguration_committed")
     assert (len(committed["members"]), committed["bytes_moved"]) == (3, 45)
+    goes_on(lab)
+
+
+def test_after_the_commit_record_before_anybody_has_entered(lab: Lab) -> None:
+    hang = ("--at", "commit=hang")  # nobody hears the first word of the commit; the next coordinator says it
+    start(lab, *hang)
+    lab.worker("standby-a", *hang)
+    in_phase(lab, "cutover")
+    assert {worker["generation"] for worker in lab.status()["workers"]} == {0, -1}
+    restart(lab)
+    status = lab.steady("tp1pp1dp3")
+    assert {worker["generation"] for worker in status["workers"]} == {1}
+    assert len(lab.events("reconfiguration_committed")) == 1
     goes_on(lab)
 
 

@@ -13,12 +13,12 @@ from worker_lab import STARTUP, WorkerLab, job
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 from liver_slurm.megatron.checkpoint import list_checkpoints
 
-ORPHAN_TIMEOUT = 3.0
+ORPHAN_TIMEOUT, STEPS = 3.0, 40
 
 
 def config(folder: Path) -> JobConfig:
     """No layout but that of the live workers, so that a standby waits."""
-    plain = job(folder)
+    plain = job(folder, STEPS)
     return replace(
         plain,
         job=replace(plain.job, orphan_timeout=ORPHAN_TIMEOUT),
@@ -29,7 +29,7 @@ def config(folder: Path) -> JobConfig:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    lab = WorkerLab(job(tmp_path_factory.mktemp("undisturbed")))
+    lab = WorkerLab(job(tmp_path_factory.mktemp("undisturbed"), STEPS))
     try:
         lab.begin()
         return lab.finish()

@@ -2,7 +2,7 @@
 
 ``python fake_worker.py RUN_DIR --name live-0 --role live [--step-seconds S] [--at POINT=DEED]…``
 
-POINT: prepare, confirm, commit (a message arrived), streamed (the vote is about to go out). DEED: die, fail, hang.
+POINT: prepare, confirm, commit (a message arrived; not for world 0), streamed (the vote is about to go out). DEED: die, fail, hang.
 Every step it counts is a line in RUN_DIR/trace/NAME: GENERATION STEP.
 """
 
@@ -166,7 +166,7 @@ class FakeWorker:
             or (message.generation == self.generation)
         ):
             return
-        if self.deed("commit") is None:
+        if message.generation > 0 and self.deed("commit") is None:
             return
         self.verdict_for = -1
         if self.name not in self.prepared.members:

@@ -11,7 +11,7 @@ from coordinator_states import START, Run, settings
 from liver_slurm.control import messages as m
 from liver_slurm.coordinator import requests
 from liver_slurm.coordinator.interface import Finish, Launch, Release, Send, StopAsked, SupplySeen
-from liver_slurm.coordinator.records import AttemptStarted, Committed
+from liver_slurm.coordinator.records import AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.recovery import recover
 from liver_slurm.coordinator.state import Phase
 from liver_slurm.coordinator.supply import StandbyJob, Supply
@@ -533,6 +533,19 @@ def test_a_coordinator_that_died_between_the_record_and_the_commit(run: Run, hea
     (event,) = new.events("reconfiguration_committed")
     assert event["to"] == "tp1pp1dp4"
     assert new.state.phase is Phase.STEADY
+
+
+def test_a_coordinator_that_died_in_retire(run: Run) -> None:
+    grow(run)
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    assert isinstance(run.records[-1], Entered)
+    new = restarted(run)
+    for name in run.live.members:
+        assert not new.sent(m.Commit, new.register(name, 1))
+    assert (new.state.phase, new.live) == (Phase.STEADY, run.live)
 
 
 @pytest.mark.parametrize("phase", ["prepare", "boundary", "stream"])
