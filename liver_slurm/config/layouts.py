@@ -30,6 +30,24 @@ def impossible(layout: Layout, model: ModelSection, train: TrainSection) -> str 
     return None
 
 
+def stage_layers(layers: int, stages: int) -> list[int]:
+    """Layers of each pipeline stage: equal where possible, else the most even split that megatron-core can express.
+
+    It can give the first and the last stage numbers of their own; all stages between have the same.
+    """
+    if layers < stages:
+        raise ValueError(f"{layers} layers cannot fill {stages} pipeline stages")
+    if stages == 1 or layers % stages == 0:
+        return [layers // stages] * stages
+    if stages == 2:
+        return [layers - layers // 2, layers // 2]
+    splits = []
+    for middle in range(1, (layers - 2) // (stages - 2) + 1):
+        ends = layers - middle * (stages - 2)
+        splits.append([ends - ends // 2, *[middle] * (stages - 2), ends // 2])
+    return min(splits, key=lambda split: (max(split), max(split) - min(split)))
+
+
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """Layouts that the run may take with ``workers`` workers at hand, of which it need not use all.
 

@@ -36,7 +36,7 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     microbatches = max(1, train.global_batch_size // train.micro_batch_size)
     mine = -(-microbatches // layout.dp)
 
-    weights = _layer_weights(config, hidden)
+    weights = layer_weights(config, hidden)
     parameters = layers * weights + (model.vocab_size or 256) * hidden
     flops_of_microbatch = tokens * (6 * parameters + 12 * layers * hidden * train.seq_length)
     compute = mine * flops_of_microbatch / (layout.tp * layout.pp)
@@ -97,7 +97,8 @@ def _overlap(part: int, parts: int, other: int, others: int) -> float:
     return max(0.0, high - low) * parts
 
 
-def _layer_weights(config: JobConfig, hidden: int) -> float:
+def layer_weights(config: JobConfig, hidden: int) -> float:
+    """Parameters of one transformer layer, norms and biases left out."""
     model = config.model
     heads = model.num_attention_heads or 1
     groups = model.num_query_groups or heads

@@ -9,6 +9,7 @@ from liver_slurm.coordinator import boundary as boundaries
 from liver_slurm.coordinator import policy, reconfiguration, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.layout_choice import choose
+from liver_slurm.coordinator.rank_order import rank_order
 from liver_slurm.coordinator.state import Phase, ResizeGoal, RunState
 from liver_slurm.coordinator.turn import Turn
 from liver_slurm.state.layout import Layout
@@ -146,9 +147,18 @@ def _plan(turn: Turn) -> None:
         turn.update(replan_at=min(decision.until, look_again or decision.until))
     elif isinstance(decision, policy.Change):
         request = due if decision.cause == "request" else None
-        reconfiguration.begin(turn, decision.layout, decision.members, decision.cause, reason, request)
+        members = _ranked(turn.state, decision)
+        reconfiguration.begin(turn, decision.layout, members, decision.cause, reason, request)
     else:
         turn.update(replan_at=look_again)
+
+
+def _ranked(state: RunState, change: policy.Change) -> tuple[str, ...]:
+    """The next world's members in the order in which they keep most of their state."""
+    assert state.live is not None
+    hosts = {member: state.workers[member].host for member in change.members}
+    members, _ = rank_order(state.live, change.layout, change.members, hosts, state.settings.config)
+    return members
 
 
 def _due(turn: Turn) -> tuple[ResizeGoal | None, float | None]:

@@ -74,7 +74,7 @@ def decide(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
     if (
         isinstance(decision, Change)
         and backoff is not None
-        and (decision.layout, decision.members) == (backoff.layout, backoff.members)
+        and (decision.layout, set(decision.members)) == (backoff.layout, set(backoff.members))
         and snapshot.now < backoff.until
     ):
         wait = backoff.until - snapshot.now
@@ -126,7 +126,7 @@ def named(name: str) -> Policy:
 
 
 def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
-    """Members of the next world, in rank order: survivors in their relative order, then joiners.
+    """Members of the next world: survivors in their relative order, then joiners.
 
     Guaranteed workers are taken first, then members of the live world, then others in order of arrival.
     """

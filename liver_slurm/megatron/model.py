@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from liver_slurm.config.layouts import stage_layers
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.megatron import compat
@@ -29,24 +30,6 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def padded_vocabulary(size: int) -> int:
     """Rows of the embedding for a vocabulary of ``size`` tokens."""
     return math.ceil(size / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each pipeline stage: equal where possible, else the most even split that megatron-core can express.
-
-    It can give the first and the last stage numbers of their own; all stages between have the same.
-    """
-    if layers < stages:
-        raise ValueError(f"{layers} layers cannot fill {stages} pipeline stages")
-    if stages == 1 or layers % stages == 0:
-        return [layers // stages] * stages
-    if stages == 2:
-        return [layers - layers // 2, layers // 2]
-    splits = []
-    for middle in range(1, (layers - 2) // (stages - 2) + 1):
-        ends = layers - middle * (stages - 2)
-        splits.append([ends - ends // 2, *[middle] * (stages - 2), ends // 2])
-    return min(splits, key=lambda split: (max(split), max(split) - min(split)))
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:

@@ -17,10 +17,11 @@ import msgspec
 import torch
 import torch.distributed as dist
 
+from liver_slurm.config.layouts import stage_layers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.errors import PlanError
 from liver_slurm.megatron import compat
-from liver_slurm.megatron.model import build_model, stage_layers, unwrap
+from liver_slurm.megatron.model import build_model, unwrap
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import ITEMSIZE
 from liver_slurm.state.spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec

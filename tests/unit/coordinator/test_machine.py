@@ -82,7 +82,8 @@ def test_a_whole_reconfiguration(run: Run) -> None:
     run.agree()
     assert len(run.sent(m.ConfirmBoundary)) == 4, "joiners start streaming with it"
     run.stream_all()
-    assert run.live.members == ("live-0", "live-1", "standby-a", "standby-b")
+    # Each survivor keeps its half of the optimizer's state: the first of two quarters of four.
+    assert run.live.members == ("live-0", "standby-a", "live-1", "standby-b")
     run.enter_all(after=0.5)
     (event,) = run.events("reconfiguration_committed")
     assert event["pause_s"] == pytest.approx(0.49)
@@ -175,7 +176,7 @@ def test_a_notice_of_a_joiner_aborts_and_plans_without_it(run: Run) -> None:
     assert run.sent(m.Abort, actions)
     assert [name for name, _ in run.sent(m.Leave, actions)] == ["standby-a"]
     assert run.state.attempt is not None
-    assert run.state.attempt.target.members == ("live-0", "live-1", "standby-b")
+    assert sorted(run.state.attempt.target.members) == ["live-0", "live-1", "standby-b"]
 
 
 def test_a_notice_of_a_leaver_shrinks_at_once_and_dismisses_it_with_the_commit(run: Run) -> None:

@@ -8,76 +8,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_models import WIDTH, Model
 
 from liver_slurm.errors import PlanError
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.minimum import remote_minimum
-from liver_slurm.state.pieces import ITEMSIZE, Box, Move, intersect
+from liver_slurm.state.pieces import ITEMSIZE, Move, intersect
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec, pieces
-
-# Divisible by every tp that is drawn, and small enough that ranges of the distributed optimizer cut rows.
-ROWS, WIDTH, VOCABULARY = 24, 12, 36
-
-
-class Model:
-    """Like a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter."""
-
-    def __init__(self, layers: int, tied: bool, dtype: str, frozen: bool) -> None:
-        self.layers, self.tied, self.dtype, self.frozen = layers, tied, dtype, frozen
-
-    def param(self, name: str, *boxes: tuple[str, Box, Box, Box], **more: Any) -> ParamSpec:
-        specs, start = [], 0
-        for tensor, whole, offset, shape in boxes:
-            specs.append(BoxSpec(tensor, whole, offset, shape, start, layered=len(whole) == 3 or tensor == "norm"))
-            start += specs[-1].size
-        return ParamSpec(name, start, self.dtype, tuple(specs), **more)
-
-    def shard(self, layout: Layout, stages: list[range], tp: int, pp: int) -> ShardSpec:
-        rows, half, layers = ROWS // layout.tp, ROWS // 2 // layout.tp, self.layers
-        words = VOCABULARY // layout.tp
-        embedding = ("embedding", (VOCABULARY, WIDTH), (tp * words, 0), (words, WIDTH))
-        params = []
-        if pp == 0:
-            params.append(self.param("embedding", embedding, shared=self.tied and layout.pp > 1))
-        for layer in stages[pp]:
-            params += [
-                self.param(
-                    f"{layer}.up",
-                    ("up", (layers, ROWS, WIDTH), (layer, tp * half, 0), (1, half, WIDTH)),
-                    ("up", (layers, ROWS, WIDTH), (layer, ROWS // 2 + tp * half, 0), (1, half, WIDTH)),
-                ),
-                self.param(f"{layer}.down", ("down", (layers, WIDTH, ROWS), (layer, 0, tp * rows), (1, WIDTH, rows))),
-                self.param(
-                    f"{layer}.norm",
-                    ("norm", (layers, WIDTH), (layer, 0), (1, WIDTH)),
-                    **({"group": None} if self.frozen else {}),
-                ),
-            ]
-        if pp == layout.pp - 1:
-            params.append(self.param("last", ("last", (WIDTH,), (0,), (WIDTH,))))
-            if not self.tied:
-                params.append(self.param("output", ("output", *embedding[1:])))
-            elif layout.pp > 1:
-                params.append(self.param("output", embedding, shared=True))
-        return ShardSpec(tuple(params))
-
-    def world(self, layout: Layout, distributed: bool, bucket_size: int | None = None, sizes: Any = None) -> WorldSpec:
-        bounds = np.cumsum([0, *(sizes or even(self.layers, layout.pp))]).tolist()
-        stages = [range(first, last) for first, last in pairwise(bounds)]
-        shards = {(tp, pp): self.shard(layout, stages, tp, pp) for pp in range(layout.pp) for tp in range(layout.tp)}
-        return WorldSpec(layout, shards, distributed, "fp32" if self.dtype == "float32" else "bf16", bucket_size)
-
-
-def even(layers: int, stages: int) -> list[int]:
-    return [layers // stages + (stage < layers % stages) for stage in range(stages)]
 
 
 @st.composite
