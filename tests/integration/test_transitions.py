@@ -14,9 +14,7 @@ import torch.distributed as dist
 
 from liver_slurm.local.process import worker_environment
 
-LAYOUTS = (
-    "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
-)
+LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
 """Of at most four workers; the pairs with tp2pp2dp2, which needs eight, have a test of their own."""
 
 pytestmark = pytest.mark.timeout(900)
@@ -85,6 +83,29 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_overlap_is_bitwise_what_a_pause_brings(precision: str, tmp_path: Path) -> None:
+    """Every pair of layouts, while steps are trained, one of them skipped; gradients are clipped, rates change."""
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "overlap": True}
+        for distributed in (True, False)
+    ]
+    for result in walk(LAYOUTS, 4, cases, tmp_path):
+        assert result["transitions"] == 10 * 9
+        assert result["boxes"]
+        assert result["early"]
+
+
+def test_overlap_with_eight_workers_is_bitwise_what_a_pause_brings(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "fp32", "distributed": distributed, "tied": True, "overlap": True}
+        for distributed in (True, False)
+    ]
+    for result in walk("tp2pp2dp2,tp2pp1dp1,tp1pp2dp2,tp1pp1dp3", 8, cases, tmp_path, hub="tp2pp2dp2"):
+        assert result["transitions"] == 2 * 3
+        assert result["early"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card: torch.cuda.is_available() is False")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -95,3 +116,16 @@ def test_transitions_on_one_card_are_bitwise(precision: str, tmp_path: Path) -> 
     for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
         assert result["transitions"] == 4 * 3
         assert result["boxes"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card: torch.cuda.is_available() is False")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_overlap_on_one_card_is_bitwise_what_a_pause_brings(precision: str, tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": True, "overlap": True}
+        for distributed in (True, False)
+    ]
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
+        assert result["transitions"] == 4 * 3
+        assert result["early"]
