@@ -12,9 +12,8 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import timedelta
+from queue import SimpleQueue
 
 import torch
 
@@ -70,34 +69,62 @@ class _Receiver:
             sockets.receive(self._connection, buffer)
 
 
+class _Message:
+    """A message under way; a bare lock, because futures cost more than a small message's copy."""
+
+    def __init__(self, buffer: torch.Tensor, timeout: timedelta) -> None:
+        self.buffer, self._timeout = buffer, timeout
+        self._error: Exception | None = None
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
+
+    def done(self, error: Exception | None) -> None:
+        self._error = error
+        self._under_way.release()
+
+    def wait(self) -> None:
+        if not self._under_way.acquire(timeout=self._timeout.total_seconds()):
+            raise TransferError(f"a message did not go through within {self._timeout}")
+        self._under_way.release()
+        if self._error is not None:
+            raise self._error
+
+
 class _Lane:
     """One direction of one pair: its messages are carried by a thread of their own, one after the other."""
 
     def __init__(self, make: Callable[[], _Sender | _Receiver], peer: int, name: str) -> None:
         self._make, self._peer = make, peer
-        self._end: _Sender | _Receiver | None = None
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._queue: SimpleQueue[_Message | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
-    def carry(self, buffer: torch.Tensor) -> None:
-        try:
-            if self._end is None:
-                self._end = self._make()
-            self._end.carry(buffer)
-        except OSError as error:
-            raise TransferError(f"peer {self._peer} went away while state was streamed: {error}") from error
+    def post(self, message: _Message) -> None:
+        self._queue.put(message)
+
+    def close(self) -> None:
+        """Waits for its thread, which ends soon once the connections are given up."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        end: _Sender | _Receiver | None = None
+        while (message := self._queue.get()) is not None:
+            try:
+                end = end or self._make()
+                end.carry(message.buffer)
+            except OSError as error:
+                message.done(_gone(self._peer, error))
+            except Exception as error:  # noqa: BLE001 - whoever waits for the message raises it
+                message.done(error)
+            else:
+                message.done(None)
 
 
-class _Message:
-    def __init__(self, future: Future[None], timeout: timedelta) -> None:
-        self._future, self._timeout = future, timeout
-
-    def wait(self) -> None:
-        try:
-            self._future.result(self._timeout.total_seconds())
-        except CancelledError:
-            raise TransferError("the transfer was given up") from None
-        except FutureTimeout:
-            raise TransferError(f"a message did not go through within {self._timeout}") from None
+def _gone(peer: int, error: OSError) -> TransferError:
+    gone = TransferError(f"peer {peer} went away while state was streamed: {error}")
+    gone.__cause__ = error
+    return gone
 
 
 class HostTransport:
@@ -132,16 +159,13 @@ class HostTransport:
         """See :class:`~liver_slurm.stream.transport.Transport`."""
         with self._lock:
             self._given_up = True
-            lanes = list(self._lanes.values())
-        for lane in lanes:
-            lane.thread.shutdown(wait=False, cancel_futures=True)
         self._connections.give_up()
 
     def close(self) -> None:
         """See :class:`~liver_slurm.stream.transport.Transport`."""
         self.abort()
         for lane in self._lanes.values():
-            lane.thread.shutdown()
+            lane.close()
         self._connections.close()
 
     def _post(self, direction: str, peer: int, buffer: torch.Tensor) -> Pending:
@@ -153,4 +177,6 @@ class HostTransport:
                 make = _Sender if direction == "send" else _Receiver
                 lane = _Lane(lambda: make(self._connections, peer), peer, f"{direction}-{peer}")
                 self._lanes[direction, peer] = lane
-            return _Message(lane.thread.submit(lane.carry, buffer), self._timeout)
+            message = _Message(buffer, self._timeout)
+            lane.post(message)
+            return message

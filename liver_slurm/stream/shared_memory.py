@@ -8,6 +8,7 @@ end's death, wakes it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -95,7 +96,8 @@ class RingReceiver:
                 ready = _some(self._connection, -(-left // PIECE_BYTES))
             length = min(left, PIECE_BYTES)
             ctypes.memmove(address, self._ring.at(self._piece), length)
-            self._connection.sendall(_BYTE)
+            with contextlib.suppress(OSError):  # a peer that has sent all it had may be gone already
+                self._connection.sendall(_BYTE)
             self._piece += 1
             ready -= 1
             address += length
