@@ -9,7 +9,7 @@ import pytest
 from checkpoint_files import assert_same, newest
 from worker_lab import WorkerLab, job
 
-from liver_slurm.config.schema import CheckpointSection, JobConfig
+from liver_slurm.config.schema import CheckpointSection, JobConfig, StreamSection
 
 STEPS, AT = 16, 8
 SAVED = CheckpointSection(at_end=True)
@@ -45,7 +45,9 @@ def test_a_round_trip_at_one_step_is_bitwise(
 ) -> None:
     standbys = 2 if "tp1pp1dp4" in layouts else 0
     losses, checkpoint, committed = trained(
-        job(tmp_path, steps=STEPS), *(f"{AT}:{layout}" for layout in layouts), standbys=standbys
+        job(tmp_path, steps=STEPS, stream=StreamSection(mode="pause")),
+        *(f"{AT}:{layout}" for layout in layouts),
+        standbys=standbys,
     )
     assert committed == [(AT, layout) for layout in layouts]
     assert losses == undisturbed[0]

@@ -47,6 +47,8 @@ gpus_per_task = 1
 gpus_per_task = 1
 [elastic]
 initial = "{initial}"
+[stream]
+mode = "pause"
 [checkpoint]
 every = {saved}
 keep = 0
