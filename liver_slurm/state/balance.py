@@ -82,3 +82,17 @@ def max_over_mean(owners: RankSets, part: Ints, load: Ints) -> float:
     hottest = np.maximum.reduceat(np.where(part > 0, sent, 0), begin)[sends]
     mean = np.add.reduceat(sent, begin)[sends] / count[sends]
     return float((hottest / mean).max(initial=1.0))
+
+
+def least_hottest(owners: RankSets, amounts: Ints, ranks: int) -> float:
+    """Bytes that the hottest sender sends at least, whoever serves what.
+
+    That is what one rank alone can send; or what a set has to send, and each of its members alone, over its members.
+    """
+    sending = np.flatnonzero(amounts)
+    alone = sending[owners.sizes[sending] == 1]
+    forced = np.zeros(ranks, dtype=np.int64)
+    np.add.at(forced, owners.ranks[owners.bounds[alone]], amounts[alone])
+    together = np.add.reduceat(forced[owners.ranks], owners.bounds[:-1])
+    shared = sending[owners.sizes[sending] > 1]
+    return max(float(forced.max(initial=0)), float(((amounts + together) / owners.sizes)[shared].max(initial=0.0)))

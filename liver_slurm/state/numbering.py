@@ -49,9 +49,13 @@ class Depth:
         for info in target.tensors.values():
             stored["state" if "@" in info.name else "weight"] += math.prod(info.shape) * ITEMSIZE[info.dtype]
         elements = sum(math.prod(info.shape) for info in target.weights.values())
-        bounds = [_bounds(world) for world in (source, target)]
-        weight, state = stored["weight"] / elements, stored["state"] / elements
-        return cls(*bounds, weight, state, target.distributed_optimizer and source.distributed_optimizer)
+        return cls(
+            source=_bounds(source),
+            target=_bounds(target),
+            weight=stored["weight"] / elements,
+            state=stored["state"] / elements,
+            cut=target.distributed_optimizer,
+        )
 
 
 def _bounds(world: WorldSpec) -> list[float]:

@@ -77,6 +77,7 @@ class TransferPlan:
             region that two owners share.
         max_send_over_mean: how uneven senders are where replicas leave a choice, see
             :func:`liver_slurm.state.balance.max_over_mean`.
+        least_hottest: bytes that the hottest sender of any plan as small as this one sends at least.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TransferPlan:
         np.add.at(amounts, self._streams.owner, self._streams.size)
         part, self.send_bytes = balance.shares(owners, amounts, source.layout.size)
         self.max_send_over_mean = balance.max_over_mean(owners, part, self.send_bytes)
+        self.least_hottest = balance.least_hottest(owners, amounts, source.layout.size)
         self._sending = np.flatnonzero(amounts)
         self._service = serve(self._streams, owners, part, _nearest_first(places, self))
 

@@ -38,3 +38,19 @@ def test_what_is_uneven_is_told() -> None:
     assert balance.max_over_mean(owners, np.array([30, 10, 500]), load) == 1.5
     assert balance.max_over_mean(owners, np.array([0, 10, 500]), load) == 1.0
     assert balance.max_over_mean(owners, np.array([0, 0, 0]), load) == 1.0
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 5), min_size=1), st.integers(0, 1000)), min_size=1, max_size=8))
+def test_no_plan_is_cooler_than_the_bound(sets: list[tuple[set[int], int]]) -> None:
+    owners = RankSets.of([sorted(members) for members, _ in sets])
+    amounts = np.array([amount for _, amount in sets])
+    _, load = balance.shares(owners, amounts, 6)
+    assert load.max() >= balance.least_hottest(owners, amounts, 6) - 1e-9
+
+
+def test_the_bound_is_reached_where_a_set_is_hottest() -> None:
+    owners = RankSets.of([[0, 1], [0], [2]])
+    amounts = np.array([100, 20, 40])
+    _, load = balance.shares(owners, amounts, 3)
+    assert load.max() == balance.least_hottest(owners, amounts, 3) == 60
+    assert balance.least_hottest(owners, np.zeros(3, np.int64), 3) == 0
