@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_job(args.job_file, args.overrides, workers=args.workers, standbys=args.standbys)
     check_resizes(config, resizes, args.workers + args.standbys)
     from liver_slurm.cli.view import ProgressView
-    from liver_slurm.local.run import run_local
+    from liver_slurm.local.run import INTERRUPTED, run_local
 
     resume = find_run(args.resume) if args.resume is not None else None
     run_dir = create_run(config, resume)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
     _report(run_dir, args.json)
     # The coordinator has further codes of its own, such as for a run that was cancelled.
-    return code if code in (0, BadInput.exit_code) else LiverError.exit_code
+    return code if code in (0, BadInput.exit_code, INTERRUPTED) else LiverError.exit_code
 
 
 def parse_resize(text: str) -> tuple[int, Layout]:

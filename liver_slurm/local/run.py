@@ -26,10 +26,14 @@ from liver_slurm.errors import ControlError
 from liver_slurm.local.process import adopt_orphans, start, worker_environment
 from liver_slurm.state.layout import Layout
 
+CANCELLED = 3
+"""The coordinator's exit code for a run that was cancelled."""
 POLL = 0.1
 """Seconds between looks at the processes."""
 RESTARTS = 5
 """How often a coordinator that was killed or broke down is started again."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a run that Ctrl-C has cancelled, as shells have it."""
 GOODBYE = 15.0
 """Seconds that processes have to end once the coordinator has."""
 
@@ -55,7 +59,8 @@ def run_local(
         on_progress: called about ten times a second while the run lives.
 
     Returns:
-        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled.
+        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled; :data:`INTERRUPTED` if it was
+        cancelled by SIGINT.
     """
     save_job(_on_this_machine(config, workers, standbys), run_dir.job_file)
     if resume is not None:
@@ -116,7 +121,7 @@ class _Runner:
             raise KeyboardInterrupt
         self._stopping = signal.Signals(number)
         if self._coordinator is not None:
-            self._coordinator.send_signal(signal.SIGTERM)
+            self._coordinator.send_signal(number)
 
     def run(self, workers: int, gpus: bool) -> int:
         """Start everything, wait for the coordinator's word, let the rest end by itself."""
@@ -138,10 +143,10 @@ class _Runner:
                 if self._on_progress is not None:
                     self._on_progress()
                 time.sleep(POLL)
-            elif 0 <= code < BROKE_DOWN:
+            elif code == CANCELLED or (code not in range(BROKE_DOWN) and self._stopping is not None):
+                return INTERRUPTED if self._stopping is signal.SIGINT else CANCELLED
+            elif code in range(BROKE_DOWN):
                 return code
-            elif self._stopping is not None:
-                return 3
             elif restarts >= RESTARTS:
                 return 1
             else:

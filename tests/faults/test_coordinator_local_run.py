@@ -105,12 +105,14 @@ def test_finishes(tmp_path: Path) -> None:
     assert run.processes() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals, code: int) -> None:
     runner = long_run.start("2", "1")
     until(lambda: long_run.step() > 1, "training", 150)
     runner.send_signal(number)
-    assert runner.wait(40) == 3
+    assert runner.wait(40) == code
+    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    assert ended["reason"] == f"cancelled by {number.name}"
     assert long_run.processes() == []
 
 
