@@ -95,6 +95,8 @@ class Transfer:
         self._chunks = schedule(moves, tensors, self._slot_bytes, ranks, _OVERHEAD)
         self._staging: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
+        peers = {target_peers[chunk.target_rank] for chunk in self._chunks}
+        transport.connect(sorted(peers | {source_peers[chunk.source_rank] for chunk in self._chunks} - {me}))
 
     def run(self, counters: Sequence[int] | None) -> tuple[TransferStats, list[int]]:
         """Move everything.

@@ -182,6 +182,14 @@ class Agenda:
         with self._changed:
             self._begun = step - 1
 
+    def begin(self, step: int) -> bool:
+        """Pass the boundary before ``step`` + 1 without waiting there; False: something is due or proposed there."""
+        with self._changed:
+            if self._due(step) is not None:
+                return False
+            self._begun = step
+            return True
+
     def _due(self, step: int) -> _Boundary | None:
         return next((boundary for boundary in self._boundaries.values() if boundary.step == step), None)
 

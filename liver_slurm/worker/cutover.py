@@ -44,7 +44,11 @@ class Outcome(enum.Enum):
 
 
 class _NotCommitted(Exception):
-    """The first step in the new world ends before its update."""
+    """The first step in the new world ends before its update, and with it the new world."""
+
+
+class _Held(Exception):
+    """The first step in the new world ends before its update: something else is due at the same boundary."""
 
 
 @dataclass
@@ -160,6 +164,8 @@ class Cutover:
             faultpoints.reach("commit", self._name)
             self._enter(target, state, step)
             self._post_entered(target, step, started, time.perf_counter() - begun)
+            if not self._agenda.begin(step):
+                raise _Held
 
         training.make_live(state)
         faultpoints.reach("first_step", self._name)
@@ -167,6 +173,8 @@ class Cutover:
             result = training.train(state, step, stop, gate)
         except _NotCommitted as end:
             return self._without(target, end.args[0])
+        except _Held:
+            return Outcome.ENTERED
         except RuntimeError as error:
             # A peer has gone, or the coordinator gave up and closed the new world's connections.
             if committed:

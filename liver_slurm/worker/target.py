@@ -27,16 +27,19 @@ from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import Piece, state_tensors
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import ShardSpec, WorldSpec, pieces
+from liver_slurm.stream.choice import open_transport
 from liver_slurm.stream.overlap import Overlap
 from liver_slurm.stream.replica import Replica
 from liver_slurm.stream.transfer import Transfer
-from liver_slurm.stream.transport import GroupTransport
+from liver_slurm.stream.transport import Transport
 from liver_slurm.worker import faultpoints
 from liver_slurm.world.world import Membership, World, build_world
 
 _LONGER = 10.0
 """Seconds that a worker waits for its peers beyond job.prepare_timeout: the coordinator, which gives up then, knows who
 is late; a worker only knows that somebody is."""
+
+_NO_LIMIT = timedelta(days=30)
 
 
 @dataclass
@@ -135,18 +138,20 @@ def prepare(
         begun = time.perf_counter()
         plan = _plan(ends, config, store)
         target.plan_seconds = time.perf_counter() - begun
-        carrier = ("gloo" if config.stream.mode == "overlap" else backend) if config.stream.transport == "auto" else ""
-        transport = GroupTransport(
+        overlap = config.stream.mode == "overlap"
+        transport = open_transport(
             store,
             f"generation{message.generation}/transfer",
             len(ends.peers),
             ends.me,
-            carrier or config.stream.transport,
+            config.stream,
             device,
-            timeout,
+            # Beside training a message may be waited for as long as steps take; the coordinator's word ends it.
+            _NO_LIMIT if overlap else timeout,
+            beside_training=overlap,
         )
         begun = time.perf_counter()
-        if config.stream.mode == "overlap":
+        if overlap:
             target.transfer = _overlap(ends, plan, config, transport, device)
         else:
             target.transfer = _transfer(ends, plan, config, transport)
@@ -183,7 +188,7 @@ def _plan(ends: _Ends, config: JobConfig, store: Any) -> TransferPlan:
     return plan_transfer(source, target, [ends.source.rank_of(member) for member in ends.target.members])
 
 
-def _transfer(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: GroupTransport) -> Transfer:
+def _transfer(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: Transport) -> Transfer:
     return Transfer(
         moves=plan.moves_for(ends.source_rank, ends.target_rank),
         tensors=plan.tensors,
@@ -198,9 +203,7 @@ def _transfer(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: Gro
     )
 
 
-def _overlap(
-    ends: _Ends, plan: TransferPlan, config: JobConfig, transport: GroupTransport, device: torch.device
-) -> Overlap:
+def _overlap(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: Transport, device: torch.device) -> Overlap:
     return Overlap(
         moves=plan.moves_for(ends.source_rank, ends.target_rank),
         tensors=plan.tensors,

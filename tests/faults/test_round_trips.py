@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from checkpoint_files import assert_same, newest
@@ -37,15 +38,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, flo
     return losses, checkpoint
 
 
+@pytest.mark.parametrize("mode", ["overlap", "pause"])
 @pytest.mark.parametrize(
     "layouts", [("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")], ids=lambda one: "-".join(one)
 )
 def test_a_round_trip_at_one_step_is_bitwise(
-    layouts: tuple[str, ...], tmp_path: Path, undisturbed: tuple[dict[int, float], Path]
+    layouts: tuple[str, ...],
+    mode: Literal["overlap", "pause"],
+    tmp_path: Path,
+    undisturbed: tuple[dict[int, float], Path],
 ) -> None:
     standbys = 2 if "tp1pp1dp4" in layouts else 0
     losses, checkpoint, committed = trained(
-        job(tmp_path, steps=STEPS, stream=StreamSection(mode="pause")),
+        job(tmp_path, steps=STEPS, stream=StreamSection(mode=mode)),
         *(f"{AT}:{layout}" for layout in layouts),
         standbys=standbys,
     )
