@@ -96,7 +96,7 @@ class Transfer:
         self._staging: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
         peers = {target_peers[chunk.target_rank] for chunk in self._chunks}
-        transport.connect(sorted(peers | {source_peers[chunk.source_rank] for chunk in self._chunks} - {me}))
+        transport.connect(sorted((peers | {source_peers[chunk.source_rank] for chunk in self._chunks}) - {me}))
 
     def run(self, counters: Sequence[int] | None) -> tuple[TransferStats, list[int]]:
         """Move everything.
