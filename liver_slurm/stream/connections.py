@@ -94,13 +94,13 @@ class Connections:
         self._dialling = [threading.Lock() for _ in range(peers)]
         self._dialled: dict[int, socket.socket] = {}
         self._arrived: dict[int, socket.socket] = {}
-        self._gone: set[int] = set()
+        self._gone: dict[int, str] = {}
         self._given_up = False
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[], None]] = {}
-        self._suspects: set[int] = set()
+        self._ready: dict[int, Callable[[], object]] = {}
+        self._suspects: dict[int, str] = {}
         self._wake = os.eventfd(0)
-        self._watch(self._wake, select.EPOLLIN, lambda: None)
+        self._watch(self._wake, select.EPOLLIN, lambda: os.eventfd_read(self._wake))
         tcp = socket.create_server((host if interface else "", 0), backlog=_BACKLOG)
         local = socket.socket(socket.AF_UNIX)
         local.bind("\0liver-slurm-" + secrets.token_hex(16))
@@ -131,7 +131,8 @@ class Connections:
                         connection.close()
                         raise TransferError("the transfer was given up")
                     self._dialled[peer] = connection
-                    self._watch(connection.fileno(), select.EPOLLRDHUP, lambda: self._suspects.add(peer))
+                    hung_up = partial(self._suspect, peer, f"peer {peer} went away before it sent anything")
+                    self._watch(connection.fileno(), select.EPOLLRDHUP, hung_up)
             return self._dialled[peer]
 
     def incoming(self, peer: int) -> socket.socket:
@@ -141,13 +142,18 @@ class Connections:
             TransferError: the peer is gone, or everything was given up.
             BadInput: see :meth:`outgoing`.
         """
-        self.outgoing(peer)
+        if peer not in self._arrived:
+            try:
+                self.outgoing(peer)  # it hangs up if the peer dies before it dials
+            except TransferError as error:
+                with self._changed:
+                    self._suspect(peer, str(error))
         with self._changed:
             self._changed.wait_for(lambda: peer in self._arrived or peer in self._gone or self._given_up)
             if self._given_up:
                 raise TransferError("the transfer was given up")
             if peer not in self._arrived:
-                raise TransferError(f"peer {peer} went away before it sent anything")
+                raise TransferError(self._gone[peer])
             return self._arrived[peer]
 
     def give_up(self) -> None:
@@ -192,7 +198,12 @@ class Connections:
             raise TransferError(f"peer {peer} on {record.host} cannot be reached: {error}") from error
         return connection
 
-    def _watch(self, file: int, events: int, ready: Callable[[], None]) -> None:
+    def _suspect(self, peer: int, why: str) -> None:
+        if not self._given_up:
+            self._suspects[peer] = why
+            os.eventfd_write(self._wake, 1)
+
+    def _watch(self, file: int, events: int, ready: Callable[[], object]) -> None:
         self._ready[file] = ready
         self._epoll.register(file, events)
 
@@ -203,7 +214,7 @@ class Connections:
     def _run(self) -> None:
         """The watcher's thread: takes calls, and notices who hangs up."""
         while True:
-            # Whoever hung up may have dialled just before: calls that wait are taken before it is declared gone.
+            # Whoever hung up may have dialled before: calls that wait are taken first, then it is declared gone.
             events = self._epoll.poll(0 if self._suspects else None)
             with self._changed:
                 if self._given_up:
@@ -214,7 +225,7 @@ class Connections:
                         self._unwatch(file)
                     ready()
                 if not events:
-                    self._gone |= self._suspects
+                    self._gone.update(self._suspects)
                     self._suspects.clear()
                     self._changed.notify_all()
         self._epoll.close()

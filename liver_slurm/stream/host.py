@@ -95,6 +95,7 @@ class _Lane:
 
     def __init__(self, make: Callable[[], _Sender | _Receiver], peer: int, name: str) -> None:
         self._make, self._peer = make, peer
+        self._end: _Sender | _Receiver | None = None
         self._queue: SimpleQueue[_Message | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -108,23 +109,22 @@ class _Lane:
         self._thread.join()
 
     def _run(self) -> None:
-        end: _Sender | _Receiver | None = None
         while (message := self._queue.get()) is not None:
-            try:
-                end = end or self._make()
-                end.carry(message.buffer)
-            except OSError as error:
-                message.done(_gone(self._peer, error))
-            except Exception as error:  # noqa: BLE001 - whoever waits for the message raises it
-                message.done(error)
-            else:
-                message.done(None)
+            message.done(self._carry(message.buffer))
 
-
-def _gone(peer: int, error: OSError) -> TransferError:
-    gone = TransferError(f"peer {peer} went away while state was streamed: {error}")
-    gone.__cause__ = error
-    return gone
+    def _carry(self, buffer: torch.Tensor) -> Exception | None:
+        """Carry one message; returns what went wrong."""
+        try:
+            if self._end is None:
+                self._end = self._make()
+            self._end.carry(buffer)
+        except OSError as error:
+            gone = TransferError(f"peer {self._peer} went away while state was streamed: {error}")
+            gone.__cause__ = error
+            return gone
+        except Exception as error:  # noqa: BLE001 - whoever waits for the message raises it
+            return error
+        return None
 
 
 class HostTransport:
