@@ -27,7 +27,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--keep",
         metavar="RANKS",
-        help="for each target rank the source rank of the same worker, - for one that joins: 0,1,-,2"
+        help="for each target rank the source rank of the same worker, - for one that joins: 0,1,-,2;"
+        " best: the same workers as by default, each at the rank where it keeps most"
         " (default: worker i of the source is worker i of the target)",
     )
     add_json(parser, "print the whole plan as one JSON document")
@@ -40,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_job(args.job_file, args.overrides, files=False)
     source, target = _layout(config, "--from", args.source), _layout(config, "--to", args.target)
-    keep = _keep(args.keep, source.size, target.size)
+    keep = _keep(None if args.keep == "best" else args.keep, source.size, target.size)
     worlds = _world(config, source), _world(config, target)
+    if args.keep == "best":
+        keep = _best(*worlds, keep)
 
     from liver_slurm.state.plan import plan_transfer
 
@@ -128,11 +131,21 @@ def _keep(text: str | None, source_size: int, target_size: int) -> list[int | No
     try:
         keep = [None if part.strip() == "-" else int(part) for part in text.split(",")]
     except ValueError:
-        raise BadInput(f"--keep {text}: write source ranks and - separated by commas, such as 0,1,-,2") from None
+        raise BadInput(
+            f"--keep {text}: write source ranks and - separated by commas, such as 0,1,-,2, or best"
+        ) from None
     problem = keep_problem(keep, source_size, target_size)
     if problem is not None:
         raise BadInput(f"--keep {text}: {problem}")
     return keep
+
+
+def _best(source: WorldSpec, target: WorldSpec, keep: list[int | None]) -> list[int | None]:
+    from liver_slurm.state.numbering import Depth, number
+
+    anywhere = [""] * len(keep)
+    order, _ = number(source.layout, target.layout, keep, anywhere, Depth.between(source, target))
+    return [keep[member] for member in order]
 
 
 def _world(config: JobConfig, layout: Layout) -> WorldSpec:

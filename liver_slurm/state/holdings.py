@@ -90,20 +90,21 @@ def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holding
 def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes:
     """The boxes of all shards."""
     number = {name: index for index, name in enumerate(names)}
+    padding = [((0,) * (axes - length), (1,) * (axes - length)) for length in range(axes + 1)]
     rows: list[tuple[int, ...]] = []
     params = 0
     layout = world.layout
     for shard in range(layout.tp * layout.pp):
         for param in world.shards[shard % layout.tp, shard // layout.tp].params:
-            for box in param.boxes:
-                pad = axes - len(box.shape)
-                place = (*box.offset, *(0,) * pad, *box.shape, *(1,) * pad)
-                rows.append((shard, params, number[box.tensor], box.start, param.trained, *place))
+            trains = param.group is not None
+            for tensor, _, offset, shape, start, _ in param.boxes:
+                low, high = padding[len(shape)]
+                rows.append((shard, params, number[tensor], start, trains, *offset, *low, *shape, *high))
             params += 1
     table = np.array(rows, dtype=np.int64).reshape(len(rows), 5 + 2 * axes)
-    shards, owning, tensor, start, trained = (table[:, column] for column in range(5))
-    offset, shape = np.ascontiguousarray(table[:, 5 : 5 + axes]), np.ascontiguousarray(table[:, 5 + axes :])
-    return ShardBoxes(shards, owning, tensor, offset, shape, start, trained.astype(bool))
+    shard_of, owning, tensor_of, start_of, trained = (table[:, column] for column in range(5))
+    offsets, shapes = np.ascontiguousarray(table[:, 5 : 5 + axes]), np.ascontiguousarray(table[:, 5 + axes :])
+    return ShardBoxes(shard_of, owning, tensor_of, offsets, shapes, start_of, trained.astype(bool))
 
 
 def weight_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:

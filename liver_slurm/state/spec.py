@@ -42,7 +42,7 @@ class GroupSpec(NamedTuple):
 _PLAIN_GROUP = GroupSpec()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParamSpec:
     """One parameter of one model shard.
 
@@ -121,7 +121,8 @@ class WorldSpec:
         for shard in self.shards.values():
             for param in shard.params:
                 for box in param.boxes:
-                    found.setdefault(box.tensor, TensorInfo(box.tensor, box.global_shape, param.dtype, box.layered))
+                    if box.tensor not in found:
+                        found[box.tensor] = TensorInfo(box.tensor, box.global_shape, param.dtype, box.layered)
         return dict(sorted(found.items()))
 
     @cached_property

@@ -92,6 +92,16 @@ def test_summary(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 → 4: 2 join, 0 leave" in out
 
 
+def test_best_ranks_of_the_same_workers_move_less(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Worker 2 of tp1pp2dp2 is on the second stage; rank 2 of eight is on the first."""
+    layouts = "--from", "tp1pp2dp2", "--to", "tp1pp2dp4"
+    plain, best = (document(capsys, job, *layouts, *keep) for keep in ((), ("--keep", "best")))
+    assert best["bytes_remote"] == best["bytes_remote_minimum"] < plain["bytes_remote"]
+    assert best["bytes_total"] == plain["bytes_total"]
+    stage_1 = {move["target_rank"] for move in best["moves"] if move["source_rank"] == 2}
+    assert stage_1 & {4, 5, 6, 7}
+
+
 def test_overrides_change_the_plan(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = document(
         capsys,
