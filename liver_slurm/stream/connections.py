@@ -131,8 +131,7 @@ class Connections:
                         connection.close()
                         raise TransferError("the transfer was given up")
                     self._dialled[peer] = connection
-                    hung_up = partial(self._suspect, peer, f"peer {peer} went away before it sent anything")
-                    self._watch(connection.fileno(), select.EPOLLRDHUP, hung_up)
+                    self._watch(connection.fileno(), select.EPOLLRDHUP, partial(self._hung_up, peer))
             return self._dialled[peer]
 
     def incoming(self, peer: int) -> socket.socket:
@@ -197,6 +196,11 @@ class Connections:
         except OSError as error:
             raise TransferError(f"peer {peer} on {record.host} cannot be reached: {error}") from error
         return connection
+
+    def _hung_up(self, peer: int) -> None:
+        # Who sends on it may wait for room in a peer that takes nothing any more: TCP alone would not wake it.
+        hang_up(self._dialled[peer])
+        self._suspect(peer, f"peer {peer} went away before it sent anything")
 
     def _suspect(self, peer: int, why: str) -> None:
         if not self._given_up:
