@@ -178,7 +178,8 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> policy.Snapshot:
     """What the policy may look at."""
     live = state.live
     assert live is not None
-    idle = [worker for worker in state.workers.values() if worker.name not in live.members]
+    members = frozenset(live.members)
+    idle = [worker for worker in state.workers.values() if worker.name not in members]
     ready = sorted(
         (worker for worker in idle if worker.warm and worker.departure is None and not worker.dismissed),
         key=lambda worker: (worker.arrived, natural(worker.name)),

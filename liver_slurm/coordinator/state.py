@@ -146,11 +146,13 @@ class Attempt:
     """After the commit: what the event log will say, but for the pause."""
     entered: Mapping[str, WorldEntered] = field(default_factory=dict)
 
-    @property
-    def involved(self) -> tuple[str, ...]:
-        """Old members and new, each once, old ranks first."""
-        old = self.source.members if self.source else ()
-        return (*old, *(member for member in self.target.members if member not in old))
+    involved: tuple[str, ...] = ()
+    """Old members and new, each once, old ranks first. Kept, because every vote asks for it: there may be thousands."""
+
+    def __post_init__(self) -> None:
+        if not self.involved:
+            old = self.source.members if self.source else ()
+            object.__setattr__(self, "involved", tuple(dict.fromkeys((*old, *self.target.members))))
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ def described(attempt: Attempt, *, with_reason: bool = True) -> dict[str, Any]:
     """Who goes where, and why."""
     old = attempt.source.members if attempt.source else ()
     new = attempt.target.members
+    before, after = frozenset(old), frozenset(new)
     fields: dict[str, Any] = {
         "from": str(attempt.source.layout) if attempt.source else "",
         "to": str(attempt.target.layout),
         "cause": attempt.cause,
         "members": list(new),
-        "joiners": [member for member in new if member not in old],
-        "leavers": [member for member in old if member not in new],
+        "joiners": [member for member in new if member not in before],
+        "leavers": [member for member in old if member not in after],
     }
     return {**fields, "reason": attempt.reason} if with_reason else fields
 
