@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from liver_slurm.config.load import default_run_root, save_job
+from liver_slurm.config import resume as resuming
+from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.errors import BadInput
@@ -38,12 +39,12 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
         resume: run whose newest checkpoint the new one starts from.
 
     Raises:
-        BadInput: it cannot be made there, it exists, or there is nothing to resume from.
+        BadInput: it cannot be made there, it exists, or there is nothing to resume from, or nothing that fits.
     """
     from liver_slurm.control import keys
 
     if resume is not None:
-        _check_resumable(resume)
+        _check_resumable(config, resume)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     for folder in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby):
@@ -136,13 +137,21 @@ def list_runs() -> list[tuple[RunDir, RunInfo]]:
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
     """Folder of the run's newest complete checkpoint: folders are renamed to ``step-N`` when they are complete."""
     found = [one for one in run_dir.checkpoints.glob("step-*") if one.is_dir() and one.name[5:].isdecimal()]
-    return max(found, key=lambda one: int(one.name[5:]), default=None)
+    return max(found, key=_step, default=None)
 
 
-def _check_resumable(run_dir: RunDir) -> None:
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
     read_run_info(run_dir)
-    if newest_checkpoint(run_dir) is None:
+    saved = newest_checkpoint(run_dir)
+    if saved is None:
         raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
+    found = resuming.problems(config, read_job(run_dir.job_file), _step(saved))
+    if found:
+        raise BadInput("\n".join(found))
 
 
 def _make_folder(path: Path) -> None:

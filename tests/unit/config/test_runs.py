@@ -12,7 +12,7 @@ import pytest
 from liver_slurm.config import runs
 from liver_slurm.config.load import read_job
 from liver_slurm.config.runs import create_run, find_run, list_runs, newest_checkpoint, read_run_info, record_run
-from liver_slurm.config.schema import JobConfig, JobSection
+from liver_slurm.config.schema import JobConfig, JobSection, ModelSection, TrainSection
 from liver_slurm.errors import BadInput
 
 
@@ -91,4 +91,26 @@ def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
     for name in ("step-00000009", "step-00000100", ".step-00000200.tmp", "step-00000300.tmp"):
         (run_dir.checkpoints / name).mkdir()
     assert newest_checkpoint(run_dir) == run_dir.checkpoints / "step-00000100"
-    assert read_run_info(create_run(config, run_dir)).resumed_from == str(run_dir.path)
+    more = dataclasses.replace(config, train=TrainSection(steps=101))
+    assert read_run_info(create_run(more, run_dir)).resumed_from == str(run_dir.path)
+
+
+def test_resuming_needs_the_same_model_and_steps_that_are_left(config: JobConfig) -> None:
+    model = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8)
+    before = dataclasses.replace(config, model=model, train=TrainSection(steps=100))
+    run_dir = create_run(before)
+    (run_dir.checkpoints / "step-00000100").mkdir()
+    spelt_out = dataclasses.replace(model, num_query_groups=8, kv_channels=8, ffn_hidden_size=256, init_method_std=0.5)
+    create_run(dataclasses.replace(before, model=spelt_out, train=TrainSection(steps=101, lr=1.0)), run_dir)
+
+    known = set(run_dir.path.parent.iterdir())
+    other = dataclasses.replace(model, num_layers=4, num_query_groups=4)
+    with pytest.raises(BadInput) as refused:
+        create_run(dataclasses.replace(before, model=other, train=TrainSection(steps=100, precision="bf16")), run_dir)
+    assert str(refused.value).splitlines() == [
+        "model.num_layers: 4 is not allowed; allowed: 2, as in the run that is resumed",
+        "model.num_query_groups: 4 is not allowed; allowed: 8, as in the run that is resumed",
+        "train.precision: bf16 is not allowed; allowed: fp32, as in the run that is resumed",
+        "train.steps: 100 leaves nothing to train after the checkpoint that is resumed, of step 100; allowed: > 100",
+    ]
+    assert set(run_dir.path.parent.iterdir()) == known, "nothing is left behind"

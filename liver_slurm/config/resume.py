@@ -1,0 +1,49 @@
+"""Whether a job can go on from another run's checkpoint. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from liver_slurm.config.schema import JobConfig
+
+
+def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
+    """Why ``config`` cannot go on from a checkpoint that a run of ``resumed`` wrote after ``step`` steps.
+
+    The layout may be another, and so may data, learning rate and all else that state does not depend on.
+    """
+    found = list(_differences(config, resumed))
+    if config.train.steps <= step:
+        found.append(
+            f"train.steps: {config.train.steps} leaves nothing to train after the checkpoint that is resumed, of step "
+            f"{step}; allowed: > {step}"
+        )
+    return found
+
+
+def _differences(config: JobConfig, resumed: JobConfig) -> Iterator[str]:
+    before = _state_keys(resumed)
+    for key, value in _state_keys(config).items():
+        if value != before[key]:
+            yield f"{key}: {value} is not allowed; allowed: {before[key]}, as in the run that is resumed"
+
+
+def _state_keys(config: JobConfig) -> dict[str, object]:
+    """Keys that say which tensors the state has, and of which shapes."""
+    model, heads = config.model, config.model.num_attention_heads
+    return {
+        "model.num_layers": model.num_layers,
+        "model.hidden_size": model.hidden_size,
+        "model.num_attention_heads": heads,
+        "model.num_query_groups": model.num_query_groups or heads,
+        "model.kv_channels": model.kv_channels or model.hidden_size // max(heads, 1),
+        "model.ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+        "model.vocab_size": model.vocab_size or f"that of tokenizer {config.data.tokenizer}",
+        "model.share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
+        "model.normalization": model.normalization,
+        "model.gated_linear_unit": model.gated_linear_unit,
+        "model.add_bias_linear": model.add_bias_linear,
+        "model.add_qkv_bias": model.add_qkv_bias,
+        "model.provider": model.provider or "the built-in model",
+        "train.precision": config.train.precision,
+    }
