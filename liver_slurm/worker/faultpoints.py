@@ -52,6 +52,7 @@ def reach(point: str, worker: str) -> None:
 
 def received(worker: str, box: torch.Tensor) -> None:
     """A box has arrived in the worker's new state, shape as in the model; its digest is not compared yet."""
+    reach("received", worker)
     if _fault is not None and (_fault.action, _fault.point, _fault.worker) == ("corrupt", "received", worker):
         import torch
 
