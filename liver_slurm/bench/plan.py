@@ -71,12 +71,11 @@ CASES = (
 
 @dataclass(frozen=True)
 class _Numbered:
-    """A target world's members, and how long it took to number them."""
+    """A target world's members in rank order, and how long it took to number them."""
 
     seconds: float
     reason: str
-    keep: list[int | None]
-    workers: list[int]
+    members: list[int]
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -169,8 +168,7 @@ def _number(source: Layout, target: Layout, config: JobConfig) -> _Numbered:
     hosts = {str(worker): str(worker // _NODE) for worker in workers}
     live = World(0, source, tuple(map(str, range(source.size))), 0)
     (ranked, reason), seconds = _timed(lambda: rank_order(live, target, members, hosts, config))
-    ranks = list(map(int, ranked))
-    return _Numbered(seconds, reason, [rank if rank < source.size else None for rank in ranks], ranks)
+    return _Numbered(seconds, reason, list(map(int, ranked)))
 
 
 def _orders(worlds: list[WorldSpec], numbered: _Numbered) -> Orders:
@@ -184,9 +182,10 @@ def _orders(worlds: list[WorldSpec], numbered: _Numbered) -> Orders:
         distributed_optimizer=source.distributed_optimizer,
         precision=source.precision,
         derived=source.derived,
-        keep=numbered.keep,
+        source_members=[str(worker) for worker in range(source.layout.size)],
+        target_members=[str(worker) for worker in numbered.members],
         source_places=[place(worker) for worker in range(source.layout.size)],
-        target_places=[place(worker) for worker in numbered.workers],
+        target_places=[place(worker) for worker in numbered.members],
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from liver_slurm.state.exchange import unpack
 from liver_slurm.state.layout import Layout
+from liver_slurm.state.members import Peers
 from liver_slurm.state.minimum import remote_minimum
 from liver_slurm.state.pieces import ITEMSIZE, volume
 from liver_slurm.state.plan import TransferPlan, plan_transfer
@@ -30,7 +31,8 @@ class Orders(msgspec.Struct):
     distributed_optimizer: bool
     precision: str
     derived: bool
-    keep: list[int | None]
+    source_members: list[str]
+    target_members: list[str]
     source_places: list[tuple[str, str]]
     target_places: list[tuple[str, str]]
 
@@ -71,14 +73,15 @@ def main(folder: Path, runs: int) -> None:
             for layout, one in zip(orders.layouts, packed, strict=True)
         ]
         learned = time.perf_counter()
-        plan = plan_transfer(worlds[0], worlds[1], orders.keep, (orders.source_places, orders.target_places))
+        peers = Peers.of(orders.source_members, orders.target_members)
+        plan = plan_transfer(worlds[0], worlds[1], peers.keep, (orders.source_places, orders.target_places))
         planned = time.perf_counter()
         parts["learn"].append(learned - begun)
         parts["plan"].append(planned - learned)
         parts["moves"].append(_slowest_rank(plan))
     peak = _peak_bytes()  # before the lower bound, which no rank of a run computes
     begun = time.perf_counter()
-    minimum = remote_minimum(worlds[0], worlds[1], orders.keep)
+    minimum = remote_minimum(worlds[0], worlds[1], plan.keep)
     minimum_s = time.perf_counter() - begun
     senders = plan.send_bytes[plan.senders]
     report = Report(

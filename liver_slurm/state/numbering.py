@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import ITEMSIZE
-from liver_slurm.state.sets import Ints, spans
+from liver_slurm.state.sets import NOBODY, Ints, spans
 from liver_slurm.state.spec import WorldSpec
-from liver_slurm.state.teams import NOBODY, Teams, form_teams
+from liver_slurm.state.teams import Teams, form_teams
 
 Floats = npt.NDArray[np.float64]
 _WORTH = 0.002

@@ -20,9 +20,9 @@ from liver_slurm.errors import PlanError
 from liver_slurm.state import balance
 from liver_slurm.state.pieces import Move, TensorInfo, flat_boxes, shifted
 from liver_slurm.state.regions import find_regions
-from liver_slurm.state.sets import Ints, Membership
+from liver_slurm.state.sets import NOBODY, Ints, Membership
 from liver_slurm.state.spec import WorldSpec
-from liver_slurm.state.streams import NOBODY, Place, build_streams, serve
+from liver_slurm.state.streams import Place, build_streams, serve
 
 
 class RankMoves(NamedTuple):

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
+NOBODY = -1
+"""Stands for the source rank of a worker that has none."""
+
 
 def spans(first: Ints, count: Ints) -> Ints:
     """``first[0], first[0] + 1, … (count[0] numbers), first[1], …``"""

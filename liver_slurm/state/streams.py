@@ -10,9 +10,6 @@ import numpy as np
 from liver_slurm.state.regions import Regions
 from liver_slurm.state.sets import Ints, Membership, RankSets, sums
 
-NOBODY = -1
-"""Stands for a source rank where a target rank's worker has none."""
-
 Place = Sequence[str]
 """Where a worker is, from the widest to the narrowest: (rack, host), or (host,)."""
 

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from liver_slurm.state.sets import Ints
-
-NOBODY = -1
-"""Stands for the source rank of a member that has none."""
+from liver_slurm.state.sets import NOBODY, Ints
 
 Teams = Ints
 """[groups, tp]: numbers of the members of each group, by tensor parallel rank."""
