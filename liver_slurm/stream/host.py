@@ -1,9 +1,14 @@
 """The host's transport: shared memory within a machine, TCP between machines, chosen for each pair of peers.
 
-Each message is preceded by a header, its number and its length, which the receiver compares with what it waits for: two
-ends that do not follow the same plan are found out at once. The payload has no checksum here: TCP has its own, memory
-needs none more than the tensors do, and :mod:`liver_slurm.stream.transfer` proves each box end to end, from the
-source's storage to the target's, which no checksum of a message can.
+Each message is preceded by a header: its number, its length and the xxh3 of its content. The first two find out ends
+that do not follow the same plan, the third what a link, a driver or a memory that lies does to a message. Hashing a
+gigabyte takes a sixtieth of a second at each end, beside a fifth for TCP and a fifteenth for shared memory. The digests
+of :mod:`liver_slurm.stream.transfer` and :mod:`liver_slurm.stream.overlap` prove more, each box from the source's
+storage to the target's, but say so only later.
+
+Measured between two processes on two cores, 16 MiB of staging, without the checksum: this over TCP 4.2 GB/s, a raw TCP
+stream 4.2, gloo 3.9; shared memory 16.9, memcpy 18.8. gloo is not chosen by itself: it is no faster, and connects each
+peer to every other one before the first byte moves.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from datetime import timedelta
 from queue import SimpleQueue
 
 import torch
+import xxhash
 
 from liver_slurm.errors import TransferError
 from liver_slurm.stream import sockets
@@ -23,7 +29,8 @@ from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
 from liver_slurm.stream.shared_memory import RingReceiver, RingSender
 from liver_slurm.stream.transport import Pending
 
-_HEADER = struct.Struct("<QQ")
+_HEADER = struct.Struct("<QQQ")
+"""Number, length, checksum."""
 
 
 class _Sender:
@@ -35,7 +42,7 @@ class _Sender:
         self._number = 0
 
     def carry(self, buffer: torch.Tensor) -> None:
-        header = _HEADER.pack(self._number, buffer.numel())
+        header = _HEADER.pack(self._number, buffer.numel(), _checksum(buffer))
         self._number += 1
         if self._ring is not None:
             self._ring.send(header, buffer)
@@ -55,7 +62,8 @@ class _Receiver:
 
     def carry(self, buffer: torch.Tensor) -> None:
         receive_exactly(self._connection, memoryview(self._header))
-        heard, expected = _HEADER.unpack(self._header), (self._number, buffer.numel())
+        *heard, checksum = _HEADER.unpack(self._header)
+        expected = [self._number, buffer.numel()]
         if heard != expected:
             hang_up(self._connection)
             raise TransferError(
@@ -67,6 +75,14 @@ class _Receiver:
             self._ring.receive(buffer)
         else:
             sockets.receive(self._connection, buffer)
+        if _checksum(buffer) != checksum:
+            hang_up(self._connection)
+            raise TransferError(f"message {heard[0]} of peer {self._peer} was damaged on its way")
+
+
+def _checksum(buffer: torch.Tensor) -> int:
+    # In one call, which keeps the interpreter: a few microseconds a MiB, less than to ask a busy thread for it again.
+    return xxhash.xxh3_64_intdigest(buffer.numpy())
 
 
 class _Message:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.errors import BadInput, TransferError
-from liver_slurm.stream import connections
+from liver_slurm.stream import connections, host
 from liver_slurm.stream.choice import choose, open_transport
 from liver_slurm.stream.connections import Connections, Reach
 from liver_slurm.stream.host import HostTransport
@@ -81,6 +81,17 @@ def test_a_length_that_was_not_expected_ends_the_pair_at_both_ends(open_peer: Op
         second.receive(0, filled(10, 0)).wait()
     with pytest.raises(TransferError, match="peer 1 went away"):
         sending.wait()
+
+
+@pytest.mark.parametrize("reach", ["tcp", "shm"])
+def test_a_damaged_message_is_refused(open_peer: Open, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = open_peer(0, reach), open_peer(1, reach)
+    intact = host._checksum
+    monkeypatch.setattr(host, "_checksum", lambda buffer: intact(buffer) ^ 1)  # as if other bytes had been hashed
+    first.send(1, filled(10, 1)).wait()
+    monkeypatch.setattr(host, "_checksum", intact)
+    with pytest.raises(TransferError, match="message 0 of peer 0 was damaged on its way"):
+        second.receive(0, filled(10, 0)).wait()
 
 
 def test_a_peer_that_stays_silent_is_not_waited_for_beyond_the_limit(open_peer: Open) -> None:
