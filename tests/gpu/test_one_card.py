@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 STEPS = 16
 THERE_AND_BACK, SAVED, AWAY = 5, 8, 11
 """Steps: a round trip; a checkpoint of what came back; once more into the other layout, to stay there."""
-FIGURES = ("from", "to", "pause_s", "stream_s", "bytes_moved", "digests_checked")
+FIGURES = (
+    *("from", "to", "mode", "pause_s", "exposed_s", "stream_s", "bytes_moved", "bytes_early", "bytes_gradients"),
+    *("staging_peak_bytes", "gradient_staging_bytes", "memory_peak_bytes", "digests_checked"),
+)
 JOB = """
 [model]
 num_layers = 4
@@ -47,18 +50,32 @@ gpus_per_task = 1
 gpus_per_task = 1
 [elastic]
 initial = "{initial}"
-[stream]
-mode = "pause"
 [checkpoint]
 every = {saved}
 keep = 0
 """
+BILLION = {
+    "model.num_layers": 23,
+    "model.hidden_size": 2048,
+    "model.num_attention_heads": 16,
+    "model.ffn_hidden_size": 5632,
+    "checkpoint.every": 0,
+    "checkpoint.at_end": "false",
+}
+"""1.04 billion parameters: 12.5 GB of masters and moments."""
 
 
 def run(
-    folder: Path, initial: str, precision: str, distributed: bool, resizes: list[str], workers: int, more: int
+    folder: Path,
+    initial: str,
+    precision: str,
+    distributed: bool,
+    resizes: list[str],
+    workers: int,
+    more: int,
+    settings: dict[str, object] | None = None,
 ) -> Path:
-    """One run; returns its directory."""
+    """One run; returns its directory. ``settings``: keys of the job file to change."""
     folder.mkdir()
     job = folder / "job.toml"
     text = ROOT / "liver_slurm" / "megatron"
@@ -74,7 +91,8 @@ def run(
     )
     arguments = ["run", str(job), "--workers", str(workers), "--standbys", str(more), "--json"]
     arguments += [part for resize in resizes for part in ("--resize", resize)]
-    arguments += ["--set", f"job.run_root={folder / 'runs'}"]
+    for key, value in {"job.run_root": folder / "runs", **(settings or {})}.items():
+        arguments += ["--set", f"{key}={value}"]
     done = subprocess.run(
         [sys.executable, "-c", "from liver_slurm.cli.main import main; main()", *arguments],
         capture_output=True,
@@ -132,3 +150,21 @@ def test_round_trip(
     assert_same(checkpoint_path(resized / "checkpoints", SAVED), checkpoint_path(undisturbed / "checkpoints", SAVED))
     # The last steps in the other layout: other orders of summation, within what those give.
     assert found == pytest.approx(expected, rel=1e-6 if precision == "fp32" else 2e-3)
+
+
+def test_a_billion_parameters_in_overlap_as_in_a_pause(tmp_path: Path) -> None:
+    found = {}
+    for mode in ("overlap", "pause"):
+        run_dir = run(
+            tmp_path / mode,
+            "tp2pp1dp1",
+            "bf16",
+            True,
+            [f"{THERE_AND_BACK}:tp1pp2dp1", f"{AWAY}:tp2pp1dp1"],
+            workers=2,
+            more=0,
+            settings={**BILLION, "stream.mode": mode},
+        )
+        report_and_check(mode, run_dir)
+        found[mode] = losses(run_dir)
+    assert found["overlap"] == found["pause"]
