@@ -83,7 +83,7 @@ def number(
     """
     worth = _Worth(source, target, np.array([NOBODY if rank is None else rank for rank in kept], np.int64), depth)
     plain = np.arange(target.size, dtype=np.int64)
-    place = np.unique(np.array(hosts), return_inverse=True)[1].astype(np.int64)
+    place = _hosts(hosts, target.tp)
     teams = form_teams(source.tp, target.tp, worth.rank, place)
     order = np.empty(target.size, dtype=np.int64)
     order[(_slots(worth, teams)[:, None] * target.tp + np.arange(target.tp)).reshape(-1)] = teams.reshape(-1)
@@ -96,6 +96,12 @@ def number(
     if spread == spread_plain and share > share_plain + _WORTH:
         return order.tolist(), f"workers keep {share:.0%} of the state instead of {share_plain:.0%}"
     return plain.tolist(), f"survivors in their order, then joiners: workers keep {share_plain:.0%} of the state"
+
+
+def _hosts(hosts: Sequence[str], tp: int) -> Ints:
+    """A number for each member's host; one for all where no order could put groups on fewer hosts."""
+    names, place = np.unique(np.array(hosts), return_inverse=True)
+    return np.zeros(len(hosts), dtype=np.int64) if tp == 1 or len(names) == len(hosts) else place.astype(np.int64)
 
 
 def _spread(place: Ints, tp: int) -> int:

@@ -27,8 +27,7 @@ def form_teams(source_tp: int, target_tp: int, rank: Ints, host: Ints) -> Teams:
     members = sorted(range(len(rank)), key=lambda member: (rank[member] == NOBODY, rank[member], member))
     pools: dict[int, list[int]] = defaultdict(list)
     for member in members:
-        # Where a group is one worker, hosts do not matter.
-        pools[int(host[member]) if target_tp > 1 else 0].append(member)
+        pools[int(host[member])].append(member)
     ranks = rank.tolist()
     teams: list[list[int]] = []
     rest: list[int] = []

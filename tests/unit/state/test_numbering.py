@@ -101,6 +101,16 @@ def test_tensor_parallel_groups_stay_on_a_host() -> None:
     assert reason == "tensor parallel groups on fewer hosts (3 instead of 5)"
 
 
+def test_hosts_do_not_matter_where_no_group_can_be_on_fewer() -> None:
+    """A worker on each host, or groups of one worker."""
+    source, target = Layout(4, 1, 1), Layout(2, 1, 2)
+    order, _ = number(source, target, [0, 1, 2, 3], ["a", "b", "c", "d"], even(source, target, True))
+    assert order == [0, 2, 1, 3]
+    source, target = Layout(1, 2, 2), Layout(1, 2, 1)
+    order, _ = number(source, target, [3, 1], ["a", "b"], even(source, target, True))
+    assert order == [1, 0]
+
+
 @pytest.mark.parametrize("target", ["tp8pp16dp120", "tp16pp8dp120", "tp4pp20dp192", "tp1pp1dp15360"])
 @pytest.mark.parametrize("cut", [True, False])
 def test_sixteen_thousand_ranks_lose_whole_nodes(target: str, cut: bool) -> None:
