@@ -39,9 +39,11 @@ def submit(job: JobConfig | str | Path, /, *, resume: str | Path | None = None, 
 
 def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Submit a validated config; the rest as :func:`submit`."""
+    from liver_slurm.coordinator import policy
     from liver_slurm.slurm.client import CommandClient
     from liver_slurm.slurm.submit import check_submittable, submit_live
 
+    policy.named(config.standby.policy)
     client = CommandClient()
     if problems := check_submittable(config, client):
         raise BadInput("\n".join(problems))

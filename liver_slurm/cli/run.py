@@ -19,9 +19,9 @@ from liver_slurm.cli.common import (
 )
 from liver_slurm.config.load import load_job
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run, find_run, record_run
+from liver_slurm.config.runs import create_run, find_run, record_run, resume_step
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.policy import why_impossible
+from liver_slurm.coordinator import policy
 from liver_slurm.errors import BadInput, LiverError
 from liver_slurm.observe.run import RunFiles
 from liver_slurm.observe.summary import reconfiguration_table
@@ -47,7 +47,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="STEP:LAYOUT",
-        help="change to a layout at exactly this step, as often as wanted: --resize 50:tp2pp1dp2",
+        help="change to a layout at exactly this step, as often as wanted, also at one step: --resize 50:tp2pp1dp2",
     )
     parser.add_argument(
         "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
@@ -61,19 +61,21 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--workers: {args.workers} is not allowed; allowed: >= 1")
     if args.standbys < 0:
         raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: >= 0")
-    resizes = [parse_resize(text) for text in args.resize]
+    resizes = sorted((parse_resize(text) for text in args.resize), key=lambda resize: resize[0])  # stable
     config = load_job(args.job_file, args.overrides, workers=args.workers, standbys=args.standbys)
-    check_resizes(config, resizes, args.workers + args.standbys)
+    policy.named(config.standby.policy)
+    resume = find_run(args.resume) if args.resume is not None else None
+    start = resume_step(resume) if resume is not None else 0
+    check_resizes(config, resizes, args.workers + args.standbys, start)
     from liver_slurm.cli.view import ProgressView
     from liver_slurm.local.run import INTERRUPTED, run_local
 
-    resume = find_run(args.resume) if args.resume is not None else None
     run_dir = create_run(config, resume)
     record_run(run_dir)
     print(f"run directory {run_dir.path}", file=sys.stderr)
     with ProgressView(run_dir, run_dir.path.name):
         code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
-    _report(run_dir, args.json)
+    _report(run_dir, args.json, code)
     # The coordinator has further codes of its own, such as for a run that was cancelled.
     return code if code in (0, BadInput.exit_code, INTERRUPTED) else LiverError.exit_code
 
@@ -93,8 +95,11 @@ def parse_resize(text: str) -> tuple[int, Layout]:
         raise BadInput(f"--resize: {error}") from None
 
 
-def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], workers: int) -> None:
+def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], workers: int, start: int = 0) -> None:
     """Refuse resizes that the run could never carry out.
+
+    Args:
+        start: steps that are completed when the run starts.
 
     Raises:
         BadInput: a line for each of them.
@@ -103,11 +108,13 @@ def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], work
     for step, layout in resizes:
         if step >= config.train.steps:
             problems.append(f"--resize {step}:{layout}: the run has {config.train.steps} steps; allowed: a step before")
+        if step <= start:
+            problems.append(f"--resize {step}:{layout}: the run starts after step {start}; allowed: a step > {start}")
         if layout.size > workers:
             problems.append(
                 f"--resize {step}:{layout}: needs {layout.size} workers; --workers and --standbys give {workers}"
             )
-        if reason := why_impossible(layout, config):
+        if reason := policy.why_impossible(layout, config):
             problems.append(f"--resize {step}:{layout}: {reason}")
     if problems:
         raise BadInput("\n".join(problems))
@@ -126,9 +133,12 @@ def result_document(files: RunFiles) -> dict[str, Any]:
     }
 
 
-def _report(run_dir: RunDir, as_json: bool) -> None:
+def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
     files = RunFiles(run_dir)
     files.refresh()
+    if code in (LiverError.exit_code, BadInput.exit_code) and not files.over:
+        error = BadInput if code == BadInput.exit_code else LiverError
+        raise error(f"the coordinator ended and said nothing of the run's end; see {run_dir.logs / 'coordinator.log'}")
     result = result_document(files)
     if as_json:
         print_json(result)

@@ -140,16 +140,26 @@ def newest_checkpoint(run_dir: RunDir) -> Path | None:
     return max(found, key=_step, default=None)
 
 
+def resume_step(run_dir: RunDir) -> int:
+    """Steps that are completed in the run's newest checkpoint.
+
+    Raises:
+        BadInput: it is no run directory, or has none.
+    """
+    read_run_info(run_dir)
+    saved = newest_checkpoint(run_dir)
+    if saved is None:
+        raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
+    return _step(saved)
+
+
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
-    read_run_info(run_dir)
-    saved = newest_checkpoint(run_dir)
-    if saved is None:
-        raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
-    found = resuming.problems(config, read_job(run_dir.job_file), _step(saved))
+    step = resume_step(run_dir)
+    found = resuming.problems(config, read_job(run_dir.job_file), step)
     if found:
         raise BadInput("\n".join(found))
 
