@@ -53,6 +53,12 @@ def propose_again(turn: Turn, boundary: Boundary, step: int) -> None:
     _send_proposal(turn, boundary)
 
 
+def say_again(turn: Turn, boundary: Boundary, worker: str) -> None:
+    """Send a proposal to a voter that may have missed it; its vote counts once."""
+    if worker in boundary.voters and not boundary.confirmed:
+        turn.send([worker], _proposal(turn, boundary))
+
+
 def vote(turn: Turn, message: BoundaryVote) -> Boundary | None:
     """Take one vote in; the boundary if this vote was news, None if it changed nothing."""
     boundary = _find(turn, message.boundary)
@@ -109,11 +115,14 @@ def _find(turn: Turn, number: int) -> Boundary | None:
 
 
 def _send_proposal(turn: Turn, boundary: Boundary) -> None:
-    message = ProposeBoundary(
+    turn.send(sorted(boundary.voters), _proposal(turn, boundary))
+
+
+def _proposal(turn: Turn, boundary: Boundary) -> ProposeBoundary:
+    return ProposeBoundary(
         epoch=turn.state.settings.epoch,
         boundary=boundary.number,
         step=boundary.step,
         purpose=boundary.purpose,
         generation=boundary.generation,
     )
-    turn.send(sorted(boundary.voters), message)

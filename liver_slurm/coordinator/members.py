@@ -91,6 +91,8 @@ def _bring_up_to_date(turn: Turn, worker: Worker, *, first: bool) -> None:
     if first and state.open_attempt is not None and worker.name in state.open_attempt[1]:
         generation = state.open_attempt[0]
         turn.send([worker.name], Abort(epoch=epoch, generation=generation, reason="the coordinator was restarted"))
+    if first:
+        scheduled.hold_at_start(turn, worker.name)
     for number in state.open_boundaries if first else ():
         turn.send([worker.name], WithdrawBoundary(epoch=epoch, boundary=number))
     live = state.live

@@ -25,6 +25,18 @@ def hold(turn: Turn, *, told: bool = True) -> None:
         boundaries.propose(turn, "cutover", goal.at_step, request=goal.number)
 
 
+def hold_at_start(turn: Turn, worker: str) -> None:
+    """A member comes to a restarted coordinator: no member of a world that is not entered yet may begin its first step
+    if a resize is scheduled there; those that heard the last coordinator's word of it stand, so all must."""
+    state = turn.state
+    if state.attempt is None or not state.attempt.committed:
+        return
+    if state.cutover is not None:
+        boundaries.say_again(turn, state.cutover, worker)
+    elif not state.attempt.entered:
+        hold(turn, told=False)
+
+
 def stands_at_start(state: RunState) -> bool:
     """Training is held at the very step that the live world begins with: there is no forward pass to report."""
     held = state.cutover

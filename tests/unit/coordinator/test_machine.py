@@ -536,6 +536,28 @@ def test_a_coordinator_that_died_between_the_record_and_the_commit(run: Run, hea
     assert new.state.phase is Phase.STEADY
 
 
+@pytest.mark.parametrize("heard", [(), ("live-0",), ("live-0", "live-1")])
+def test_a_coordinator_that_died_between_two_resizes_at_one_step(run: Run, heard: tuple[str, ...]) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.say(m.ResizeRequest(layout="tp1pp1dp2", at_step=5))
+    run.agree()
+    run.prepare_all()
+    run.stream_all()
+    new = restarted(run)
+    for name in ("live-0", "live-1"):
+        actions = new.register(name, 1 if name in heard else 0, 5)
+        kinds = [type(action.message) for action in actions if isinstance(action, Send)]
+        wanted = [m.Welcome, m.ProposeBoundary, m.WithdrawBoundary] + ([] if name in heard else [m.Commit])
+        assert kinds == wanted, "held by this coordinator before it lets go what the last one held"
+    new.agree()
+    stand(new)
+    new.prepare_all()
+    new.stream_all()
+    new.enter_all()
+    assert (str(new.live.layout), new.live.step) == ("tp1pp1dp2", 5)
+    assert len(new.events("reconfiguration_committed")) == 2
+
+
 def test_a_coordinator_that_died_in_retire(run: Run) -> None:
     grow(run)
     run.prepare_all()
