@@ -42,6 +42,8 @@ class Report(msgspec.Struct):
 
     seconds: list[float]
     parts: dict[str, list[float]]
+    cpu_seconds: list[float]
+    """Of the process, whatever else the machine does."""
     import_bytes: int
     peak_bytes: int
     bytes_total: int
@@ -60,8 +62,9 @@ def main(folder: Path, runs: int) -> None:
     packed = [(folder / side).read_bytes() for side in ("source", "target")]
     imported = _peak_bytes()
     parts: dict[str, list[float]] = {"learn": [], "plan": [], "moves": []}
+    cpu_seconds = []
     for _ in range(runs):
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         worlds = [
             WorldSpec(
                 Layout.parse(layout),
@@ -76,6 +79,7 @@ def main(folder: Path, runs: int) -> None:
         peers = Peers.of(orders.source_members, orders.target_members)
         plan = plan_transfer(worlds[0], worlds[1], peers.keep, (orders.source_places, orders.target_places))
         planned = time.perf_counter()
+        cpu_seconds.append(time.process_time() - cpu_begun)
         parts["learn"].append(learned - begun)
         parts["plan"].append(planned - learned)
         parts["moves"].append(_slowest_rank(plan))
@@ -87,6 +91,7 @@ def main(folder: Path, runs: int) -> None:
     report = Report(
         seconds=[sum(times) for times in zip(*parts.values(), strict=True)],
         parts=parts,
+        cpu_seconds=cpu_seconds,
         import_bytes=imported,
         peak_bytes=peak,
         bytes_total=plan.bytes_total,
