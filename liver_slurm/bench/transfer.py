@@ -8,6 +8,7 @@ TCP stream on the loopback interface for the others.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import multiprocessing
 import os
 import socket
@@ -32,6 +33,8 @@ from liver_slurm.stream.transport import Pending, Transport
 
 RAW = {"shm": "memcpy", "tcp": "stream", "gloo": "stream"}
 """The transports, and the raw link of each."""
+if importlib.util.find_spec("nixl") is not None:
+    RAW["ucx"] = "stream"
 STAGING = tuple(mib << 20 for mib in (1, 4, 16, 64))
 WINDOW = 4
 _TIMEOUT = timedelta(seconds=60)
@@ -145,7 +148,7 @@ def _case(ends: _Ends, name: str, staging: int, effort: _Effort) -> dict[str, An
         "raw_gb_per_s": raw,
         "ratio": ours / raw,
         "staging_peak_bytes": sum(slot.numel() for slot in slots),
-        "ring_bytes": RING_BYTES if name == "shm" else 0,
+        "ring_bytes": RING_BYTES if name in ("shm", "ucx") else 0,
     }
 
 

@@ -250,9 +250,10 @@ class StreamSection:
     mode: Literal["overlap", "pause"] = "overlap"
     """``overlap``: state moves while training runs, and is kept current where it arrives. ``pause``: training stands
     still while state moves."""
-    transport: Literal["auto", "gloo", "nccl", "tcp", "shm"] = "auto"
+    transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
     """What carries it; auto: nccl between GPUs in the pause, otherwise shared memory within a machine and tcp between
-    machines. shm: an error if two peers are on different machines. nccl beside training: as auto."""
+    machines. shm: an error if two peers are on different machines. nccl beside training: as auto. ucx: needs the extra
+    ``[ucx]``."""
     staging_bytes: Bytes = 16 << 20
     """Staging memory of one worker."""
     interface: str | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.stream.connections import Connections
+from liver_slurm.stream import ucx
+from liver_slurm.stream.connections import Connections, Reach
 from liver_slurm.stream.host import HostTransport
 from liver_slurm.stream.transport import GroupTransport, Transport
 
@@ -57,7 +58,7 @@ def open_transport(
         beside_training: whether the live world trains while state moves.
 
     Raises:
-        BadInput: ``stream.interface`` does not exist here.
+        BadInput: ``stream.interface`` does not exist here, or the transport is not installed.
     """
     kind, _ = choose(stream.transport, device, beside_training)
     if kind in ("gloo", "nccl"):
@@ -65,4 +66,8 @@ def open_transport(
     scope = dist.PrefixStore(f"{name}/", store)
     # entry.py and local/process.py tell gloo and NCCL the interface in this variable, a local run that it is lo
     interface = stream.interface or os.environ.get("GLOO_SOCKET_IFNAME")
-    return HostTransport(Connections(scope, me, peers, kind, interface), timeout)  # type: ignore[arg-type]
+    if kind == "ucx":
+        ucx.check_installed()
+        ucx.use_interface(interface)
+        return HostTransport(Connections(scope, me, peers, "auto", interface), timeout, ucx=True)
+    return HostTransport(Connections(scope, me, peers, cast(Reach, kind), interface), timeout)

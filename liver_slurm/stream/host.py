@@ -28,6 +28,7 @@ from liver_slurm.stream import sockets
 from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
 from liver_slurm.stream.shared_memory import RingReceiver, RingSender
 from liver_slurm.stream.transport import Pending
+from liver_slurm.stream.ucx import UcxReceiver, UcxSender
 
 _HEADER = struct.Struct("<QQQ")
 """Number, length, checksum."""
@@ -36,9 +37,13 @@ _HEADER = struct.Struct("<QQQ")
 class _Sender:
     """What goes to one peer, in order."""
 
-    def __init__(self, connections: Connections, peer: int) -> None:
+    def __init__(self, connections: Connections, peer: int, ucx: bool) -> None:
         self._connection = connections.outgoing(peer)
-        self._ring = RingSender(self._connection) if self._connection.family == socket.AF_UNIX else None
+        self._ring: RingSender | None = None
+        if ucx:
+            self._ring = UcxSender(self._connection)
+        elif self._connection.family == socket.AF_UNIX:
+            self._ring = RingSender(self._connection)
         self._number = 0
 
     def carry(self, buffer: torch.Tensor) -> None:
@@ -53,10 +58,14 @@ class _Sender:
 class _Receiver:
     """What comes from one peer, in order."""
 
-    def __init__(self, connections: Connections, peer: int) -> None:
+    def __init__(self, connections: Connections, peer: int, ucx: bool) -> None:
         self._peer = peer
         self._connection = connections.incoming(peer)
-        self._ring = RingReceiver(self._connection) if self._connection.family == socket.AF_UNIX else None
+        self._ring: RingReceiver | None = None
+        if ucx:
+            self._ring = UcxReceiver(self._connection)
+        elif self._connection.family == socket.AF_UNIX:
+            self._ring = RingReceiver(self._connection)
         self._number = 0
         self._header = bytearray(_HEADER.size)
 
@@ -146,14 +155,15 @@ class _Lane:
 class HostTransport:
     """See :class:`~liver_slurm.stream.transport.Transport`; buffers lie in host memory."""
 
-    def __init__(self, connections: Connections, timeout: timedelta) -> None:
+    def __init__(self, connections: Connections, timeout: timedelta, ucx: bool = False) -> None:
         """
         Args:
             connections: to the peers; closed with the transport.
             timeout: how long a wait for one message may take.
+            ucx: whether the content goes through UCX, and connections only say that it is there.
         """
         self.device = torch.device("cpu")
-        self._connections, self._timeout = connections, timeout
+        self._connections, self._timeout, self._ucx = connections, timeout, ucx
         self._lock = threading.Lock()
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._given_up = False
@@ -191,7 +201,7 @@ class HostTransport:
             lane = self._lanes.get((direction, peer))
             if lane is None:
                 make = _Sender if direction == "send" else _Receiver
-                lane = _Lane(lambda: make(self._connections, peer), peer, f"{direction}-{peer}")
+                lane = _Lane(lambda: make(self._connections, peer, self._ucx), peer, f"{direction}-{peer}")
                 self._lanes[direction, peer] = lane
             message = _Message(buffer, self._timeout)
             lane.post(message)

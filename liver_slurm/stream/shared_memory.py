@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import socket
+from typing import Protocol
 
 import torch
 
@@ -20,6 +21,13 @@ PIECE_BYTES = 1 << 20
 PIECES = 4
 RING_BYTES = PIECES * PIECE_BYTES
 _BYTE = b"\1"
+
+
+class Ring(Protocol):
+    """Places for :data:`PIECES` pieces."""
+
+    def at(self, piece: int) -> int:
+        """Address of the place of the ``piece``-th piece that goes through the ring."""
 
 
 class RingSender:
@@ -35,7 +43,7 @@ class RingSender:
         file = os.memfd_create("liver-slurm")
         try:
             os.posix_fallocate(file, 0, RING_BYTES)  # a machine without memory says so here, not by SIGBUS
-            self._ring = _Ring(file)
+            self._ring: Ring = _MappedRing(file)
             socket.send_fds(connection, [_BYTE], [file])
         finally:
             os.close(file)
@@ -78,7 +86,7 @@ class RingReceiver:
         try:
             if not heard or not files or os.fstat(files[0]).st_size != RING_BYTES:
                 raise ConnectionResetError("it hung up" if not heard else "it handed over no ring of the right size")
-            self._ring = _Ring(files[0])
+            self._ring: Ring = _MappedRing(files[0])
         finally:
             for file in files:
                 os.close(file)
@@ -95,7 +103,7 @@ class RingReceiver:
             if not ready:
                 ready = _some(self._connection, -(-left // PIECE_BYTES))
             length = min(left, PIECE_BYTES)
-            ctypes.memmove(address, self._ring.at(self._piece), length)
+            self._fetch(address, length)
             with contextlib.suppress(OSError):  # a peer that has sent all it had may be gone already
                 self._connection.sendall(_BYTE)
             self._piece += 1
@@ -103,16 +111,19 @@ class RingReceiver:
             address += length
             left -= length
 
+    def _fetch(self, address: int, length: int) -> None:
+        ctypes.memmove(address, self._ring.at(self._piece), length)
 
-class _Ring:
-    """The mapped ring; unmapped when the last reference goes."""
+
+class _MappedRing:
+    """Mapped shared memory; unmapped when the last reference goes."""
 
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, RING_BYTES)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
     def at(self, piece: int) -> int:
-        """Address of the place of the ``piece``-th piece that goes through the ring."""
+        """See :class:`Ring`."""
         return self._address + piece % PIECES * PIECE_BYTES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from transport_peers import Message, Peer, peers
 
 from liver_slurm.stream.shared_memory import PIECE_BYTES, RING_BYTES
 
-TRANSPORTS = ("shm", "tcp", "gloo")
+_NIXL = pytest.mark.skipif(importlib.util.find_spec("nixl") is None, reason="nixl, the extra [ucx], is not installed")
+TRANSPORTS = ("shm", "tcp", "gloo", pytest.param("ucx", marks=_NIXL))
 PEERS = 3
 HUGE = 8 * RING_BYTES
 """More than any buffer between two processes holds."""
