@@ -23,7 +23,7 @@ from queue import SimpleQueue
 import torch
 import xxhash
 
-from liver_slurm.errors import TransferError
+from liver_slurm.errors import LiverError, TransferError
 from liver_slurm.stream import sockets
 from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
 from liver_slurm.stream.shared_memory import RingReceiver, RingSender
@@ -99,11 +99,11 @@ class _Message:
 
     def __init__(self, buffer: torch.Tensor, timeout: timedelta) -> None:
         self.buffer, self._timeout = buffer, timeout
-        self._error: Exception | None = None
+        self._error: LiverError | None = None
         self._under_way = threading.Lock()
         self._under_way.acquire()
 
-    def done(self, error: Exception | None) -> None:
+    def done(self, error: LiverError | None) -> None:
         self._error = error
         self._under_way.release()
 
@@ -137,19 +137,25 @@ class _Lane:
         while (message := self._queue.get()) is not None:
             message.done(self._carry(message.buffer))
 
-    def _carry(self, buffer: torch.Tensor) -> Exception | None:
+    def _carry(self, buffer: torch.Tensor) -> LiverError | None:
         """Carry one message; returns what went wrong."""
         try:
             if self._end is None:
                 self._end = self._make()
             self._end.carry(buffer)
-        except OSError as error:
-            gone = TransferError(f"peer {self._peer} went away while state was streamed: {error}")
-            gone.__cause__ = error
-            return gone
-        except Exception as error:  # noqa: BLE001 - whoever waits for the message raises it
+        except LiverError as error:
             return error
+        except OSError as error:
+            return _failed(f"peer {self._peer} went away while state was streamed: {error}", error)
+        except Exception as error:  # noqa: BLE001 - the thread's edge: whoever waits for the message raises it
+            return _failed(f"a message of peer {self._peer} could not be carried: {error!r}", error)
         return None
+
+
+def _failed(what: str, cause: Exception) -> TransferError:
+    error = TransferError(what)
+    error.__cause__ = cause
+    return error
 
 
 class HostTransport:

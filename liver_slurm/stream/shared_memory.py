@@ -59,7 +59,7 @@ class RingSender:
         address, left = buffer.data_ptr(), buffer.numel()
         while left:
             if not self._free:
-                self._free = _some(self._connection, PIECES)
+                self._free = some(self._connection, PIECES)
             length = min(left, PIECE_BYTES)
             ctypes.memmove(self._ring.at(self._piece), address, length)
             self._connection.sendall(notice + _BYTE)
@@ -101,7 +101,7 @@ class RingReceiver:
         address, left, ready = buffer.data_ptr(), buffer.numel(), 0
         while left:
             if not ready:
-                ready = _some(self._connection, -(-left // PIECE_BYTES))
+                ready = some(self._connection, -(-left // PIECE_BYTES))
             length = min(left, PIECE_BYTES)
             self._fetch(address, length)
             with contextlib.suppress(OSError):  # a peer that has sent all it had may be gone already
@@ -127,7 +127,7 @@ class _MappedRing:
         return self._address + piece % PIECES * PIECE_BYTES
 
 
-def _some(connection: socket.socket, most: int) -> int:
+def some(connection: socket.socket, most: int) -> int:
     """Wait for at least one byte; how many came."""
     heard = len(connection.recv(most))
     if not heard:

@@ -21,7 +21,7 @@ import torch
 
 from liver_slurm.errors import BadInput
 from liver_slurm.stream.connections import receive_exactly
-from liver_slurm.stream.shared_memory import PIECE_BYTES, PIECES, RING_BYTES, RingReceiver, RingSender
+from liver_slurm.stream.shared_memory import PIECE_BYTES, PIECES, RING_BYTES, RingReceiver, RingSender, some
 
 _OFFER = struct.Struct("<IQ")
 """Length of the sender's metadata, which follows, and the address of its ring."""
@@ -43,6 +43,16 @@ class UcxSender(RingSender):
         metadata = self._registered.agent.get_agent_metadata()
         connection.sendall(_OFFER.pack(len(metadata), self._registered.at(0)) + metadata)
         self._piece, self._free = 0, PIECES
+
+    def send(self, header: bytes, buffer: torch.Tensor) -> None:
+        """Send a header and a contiguous uint8 tensor; returns when the peer has read all of it.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        super().send(header, buffer)
+        while self._free < PIECES:  # what lies in a ring that only this process has would go with it
+            self._free += some(self._connection, PIECES - self._free)
 
 
 class UcxReceiver(RingReceiver):
