@@ -7,7 +7,8 @@ order of the elements and on nothing but their bytes, and both ends of a move mu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
@@ -19,6 +20,9 @@ Kind = Literal["xxh3", "mix"]
 
 _CHUNK = 1 << 20
 """Elements that are made contiguous, or mixed, at a time: what bounds the extra memory."""
+
+_KEPT = 1 << 19
+"""Positions whose mixed words are kept, 4 MiB for each device."""
 
 # SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers: torch has no unsigned arithmetic on 64 bits.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -33,12 +37,26 @@ def digest(view: torch.Tensor | Any, kind: Kind | None = None) -> int:
         view: a torch tensor on any device or a numpy array, contiguous or not.
         kind: default: ``mix`` for what lies on a GPU, ``xxh3`` for the rest.
     """
+    return digests([view], kind)[0]
+
+
+def digests(views: Iterable[torch.Tensor | Any], kind: Kind | None = None) -> list[int]:
+    """:func:`digest` of each view; those on a GPU are waited for once and not one by one."""
     import torch
 
-    tensor = view.detach() if isinstance(view, torch.Tensor) else torch.from_numpy(view)
-    if kind is None:
-        kind = "mix" if tensor.is_cuda else "xxh3"
-    return _xxh3(tensor) if kind == "xxh3" else _mix(tensor)
+    found: list[int] = []
+    mixed: list[tuple[int, torch.Tensor]] = []
+    for view in views:
+        tensor = view.detach() if isinstance(view, torch.Tensor) else torch.from_numpy(view)
+        if (kind or ("mix" if tensor.is_cuda else "xxh3")) == "xxh3":
+            found.append(_xxh3(tensor))
+        else:
+            mixed.append((len(found), _mix(tensor)))
+            found.append(0)
+    if mixed:
+        for (index, _), word in zip(mixed, torch.stack([word for _, word in mixed]).tolist(), strict=True):
+            found[index] = word % (1 << 64)
+    return found
 
 
 def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -62,18 +80,34 @@ def _xxh3(tensor: torch.Tensor) -> int:
     return state.intdigest()
 
 
-def _mix(tensor: torch.Tensor) -> int:
+def _mix(tensor: torch.Tensor) -> torch.Tensor:
+    """As a signed 64-bit number where the tensor lies."""
     import torch
 
     words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     position = 0
     for run in _runs(tensor):
-        place = torch.arange(position + 1, position + run.numel() + 1, dtype=torch.int64, device=tensor.device)
-        position += run.numel()
         # The position is mixed before the word is added, lest equal differences of both cancel out.
-        total += _scramble(_scramble(place * _GOLDEN) + run.view(words).to(torch.int64)).sum()
-    return (int(total) + position) % (1 << 64)
+        total += _scramble(_places(position, run.numel(), tensor.device) + run.view(words)).sum()
+        position += run.numel()
+    return total + position
+
+
+def _places(begin: int, count: int, device: torch.device) -> torch.Tensor:
+    """The mixed positions of ``count`` elements from the ``begin``-th on; the first are kept, for most boxes are small."""
+    if begin == 0 and count <= _KEPT:
+        return _first_places(device)[:count]
+    import torch
+
+    return _scramble(torch.arange(begin + 1, begin + count + 1, dtype=torch.int64, device=device) * _GOLDEN)
+
+
+@lru_cache(maxsize=8)
+def _first_places(device: torch.device) -> torch.Tensor:
+    import torch
+
+    return _scramble(torch.arange(1, _KEPT + 1, dtype=torch.int64, device=device) * _GOLDEN)
 
 
 def _scramble(word: torch.Tensor) -> torch.Tensor:

@@ -169,7 +169,7 @@ class Overlap:
         """Bring every box to the state that the source world has now, between two steps.
 
         Returns:
-            how many updates its optimizer has made.
+            how many updates its optimizer has made; 0 on a joiner that nothing was sent to.
 
         Raises:
             TransferError: a peer is gone, or the transfer was given up.
@@ -185,7 +185,9 @@ class Overlap:
         self._bytes_local = sum(target.nbytes for _, target in self._copies)
         self._wait(lambda: all(sink.ended for sink in self._sinks))
         self._seconds = time.perf_counter() - begun
-        return self._updates.adam_step() if self._updates is not None else self._sinks[0].adam_step
+        if self._updates is not None:
+            return self._updates.adam_step()
+        return max((sink.adam_step for sink in self._sinks), default=0)
 
     def prove(self) -> OverlapStats:
         """Wait until every digest, here and of what was sent from here, is compared or on its way.
@@ -212,6 +214,13 @@ class Overlap:
             exposed_seconds=source_stats.exposed_seconds if source_stats is not None else 0.0,
             seconds=self._seconds,
         )
+
+    def release(self) -> None:
+        """All is proven: give the memory of messages and staged gradients back; connections stay."""
+        self._sending.release()
+        self._receiving.release()
+        if self._source is not None:
+            self._source.release()
 
     def abort(self) -> None:
         """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
@@ -280,11 +289,15 @@ def _copies(copies: Sequence[Move], held: Index | None, needed: Index | None) ->
     """What stays on this worker: (where it lies, where it goes); nothing for what both worlds keep in one storage."""
     if held is None or needed is None:
         return []
-    pairs = []
+    trained: list[Piece] = []
+    fixed: list[Piece] = []
     for move in copies:
-        if _is_master(move) or "@" not in move.tensor:
-            part = [Piece(move.tensor, move.offset, move.shape)]
-            source, target = held.content(part), needed.content(part)
-            if [view.data_ptr() for view in source.views()] != [view.data_ptr() for view in target.views()]:
-                pairs.append((source, target))
-    return pairs
+        part = Piece(move.tensor, move.offset, move.shape)
+        if (_is_master(move) or "@" not in move.tensor) and not _shared(held.content([part]), needed.content([part])):
+            (trained if _is_master(move) else fixed).append(part)
+    return [(held.content(parts), needed.content(parts)) for parts in (trained, fixed) if parts]
+
+
+def _shared(source: Content, target: Content) -> bool:
+    """Both worlds keep the box in one storage."""
+    return [view.data_ptr() for view in source.views()] == [view.data_ptr() for view in target.views()]

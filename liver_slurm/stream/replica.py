@@ -14,7 +14,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from liver_slurm.errors import TransferError
-from liver_slurm.state.digest import digest
+from liver_slurm.state.digest import digests as digests_of
 from liver_slurm.state.pieces import Box, Piece
 from liver_slurm.state.spec import GroupSpec
 
@@ -262,7 +262,7 @@ class Fixed:
 
 def digests(content: Content) -> list[int]:
     """64-bit digest of every view, as signed numbers, which is how torch stores them."""
-    return [word - (1 << 64) if word >= 1 << 63 else word for word in map(digest, content.views())]
+    return [word - (1 << 64) if word >= 1 << 63 else word for word in digests_of(content.views())]
 
 
 def _gather(views: Sequence[torch.Tensor], buffer: torch.Tensor) -> None:
