@@ -1,0 +1,45 @@
+"""``liver-slurm bench``: finds the benchmark, prints its document or its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from liver_slurm.bench import BENCHES
+
+Liver = Callable[..., tuple[int, str, str]]
+DOCUMENT: dict[str, Any] = {"bench": "plan", "cases": [{"name": "one", "quick": True}]}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that takes no time."""
+    bench = ModuleType("liver_slurm.bench.plan")
+    bench.run = lambda quick: {**DOCUMENT, "quick": quick}  # type: ignore[attr-defined]
+    bench.table = lambda document: f"{document['bench']}: {len(document['cases'])}"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, bench.__name__, bench)
+
+
+def test_help_lists_all_benchmarks(liver: Liver) -> None:
+    code, out, _ = liver("bench", "--help")
+    assert code == 0
+    for name, text in BENCHES.items():
+        assert name in out
+        assert text in out
+
+
+def test_an_unknown_benchmark_is_bad_input(liver: Liver) -> None:
+    code, out, err = liver("bench", "nonsense")
+    assert (code, out) == (2, "")
+    assert "choose from" in err
+
+
+def test_prints_a_document_or_a_table(liver: Liver, measured: None) -> None:
+    code, out, _ = liver("bench", "plan", "--quick", "--json")
+    assert (code, json.loads(out)) == (0, {**DOCUMENT, "quick": True})
+    assert liver("bench", "plan") == (0, "plan: 1\n", "")
