@@ -85,7 +85,6 @@ def train_step(
     return StepResult(step, loss, norm, lr, tokens, not updated, start, end, stopped)
 
 
-@torch.no_grad()
 def _update(state: RankState) -> tuple[bool, float]:
     """Reduce, clip and step, as ``ChainedOptimizer.step`` does; but a gradient that is not finite changes nothing.
 
@@ -95,14 +94,15 @@ def _update(state: RankState) -> tuple[bool, float]:
         whether the state was updated, and the gradient's norm before clipping.
     """
     optimizer, clip_grad = state.optimizer, state.config.train.clip_grad
-    optimizer.prepare_grads()
-    norm = float(optimizer.get_grad_norm())
-    if not math.isfinite(norm):
-        return False, norm
-    for inner in state.inner_optimizers():
-        if clip_grad > 0.0:
-            clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
-    optimizer.step_with_ready_grads()
+    with torch.no_grad():
+        optimizer.prepare_grads()
+        norm = float(optimizer.get_grad_norm())
+        if not math.isfinite(norm):
+            return False, norm
+        for inner in state.inner_optimizers():
+            if clip_grad > 0.0:
+                clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
+        optimizer.step_with_ready_grads()
     return True, norm
 
 

@@ -95,7 +95,7 @@ def _mix(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _places(begin: int, count: int, device: torch.device) -> torch.Tensor:
-    """The mixed positions of ``count`` elements from the ``begin``-th on; the first are kept, for most boxes are small."""
+    """The mixed positions of ``count`` elements from the ``begin``-th on; the first are kept: most boxes are small."""
     if begin == 0 and count <= _KEPT:
         return _first_places(device)[:count]
     import torch
