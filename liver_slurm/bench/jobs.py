@@ -1,0 +1,131 @@
+"""The jobs that benchmarks train: models of three sizes, with steps that cost little beside their state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from liver_slurm.config.schema import (
+    CheckpointSection,
+    ComponentSection,
+    DataSection,
+    ElasticSection,
+    JobConfig,
+    JobSection,
+    LiveSection,
+    ModelSection,
+    StandbySection,
+    StreamSection,
+    TrainSection,
+)
+from liver_slurm.state.layout import Layout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ENDLESS = 1_000_000
+"""Steps of a run that is ended once it has shown what it should."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One of the models."""
+
+    name: str
+    layers: int
+    hidden: int
+    feed_forward: int
+    heads: int
+    vocabulary: int
+    repetitions: int
+    """How often each transition is made."""
+
+
+SIZES = (
+    Size("15M", layers=6, hidden=384, feed_forward=1024, heads=8, vocabulary=16384, repetitions=3),
+    Size("110M", layers=12, hidden=768, feed_forward=2048, heads=12, vocabulary=32768, repetitions=3),
+    Size("400M", layers=24, hidden=1024, feed_forward=3072, heads=16, vocabulary=32768, repetitions=1),
+)
+
+
+def job(
+    size: Size,
+    folder: Path,
+    initial: Layout,
+    *,
+    distributed_optimizer: bool,
+    mode: Literal["overlap", "pause"] = "pause",
+    gpus: Literal[0, 1] = 0,
+) -> JobConfig:
+    """A run of plain processes in ``folder`` that starts in ``initial`` and changes its layout only when asked to.
+
+    Short sequences, four microbatches: enough for four replicas or to fill two pipeline stages.
+    """
+    return JobConfig(
+        job=JobSection(name=f"bench-{size.name}", run_root=str(folder)),
+        model=ModelSection(
+            num_layers=size.layers,
+            hidden_size=size.hidden,
+            num_attention_heads=size.heads,
+            num_query_groups=size.heads // 2,
+            ffn_hidden_size=size.feed_forward,
+            vocab_size=size.vocabulary,
+        ),
+        data=DataSection(provider=f"{__name__}:samples"),
+        train=TrainSection(
+            steps=ENDLESS,
+            seq_length=16,
+            micro_batch_size=1,
+            global_batch_size=4,
+            lr=1e-4,
+            lr_decay_style="constant",
+            distributed_optimizer=distributed_optimizer,
+        ),
+        live=LiveSection(component=(ComponentSection(tasks_per_node=initial.size, gpus_per_task=gpus),)),
+        standby=StandbySection(gpus_per_task=gpus, poll=0.5),
+        elastic=ElasticSection(initial=str(initial), settle=0.1),
+        stream=StreamSection(mode=mode),
+        checkpoint=CheckpointSection(at_end=False),
+    )
+
+
+class RandomSamples:
+    """Tokens that are a function of the sample's number."""
+
+    def __init__(self, length: int, vocabulary: int) -> None:
+        self._length, self._vocabulary = length, vocabulary
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def batch(self, first: int, count: int) -> NDArray[Any]:
+        """As :meth:`liver_slurm.megatron.data.samples.Samples.batch`."""
+        import numpy as np
+
+        rows = [
+            np.random.default_rng(n).integers(0, self._vocabulary, self._length) for n in range(first, first + count)
+        ]
+        return np.stack(rows).astype(np.int64)
+
+
+def samples(config: JobConfig) -> RandomSamples:
+    """``data.provider`` of these jobs."""
+    assert config.model.vocab_size is not None
+    return RandomSamples(config.train.seq_length + 1, config.model.vocab_size)
+
+
+def parameters(config: JobConfig) -> int:
+    """Parameters of the job's model, tied ones once."""
+    from liver_slurm.megatron.spec import world_spec
+
+    shards = world_spec(config, Layout(1, 1, 1)).shards.values()
+    shapes = {box.tensor: box.global_shape for shard in shards for param in shard.params for box in param.boxes}
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def rank_bytes(parameters: int, layout: Layout, distributed_optimizer: bool) -> int:
+    """About what one rank holds of an fp32 model: weights, gradients and Adam's two moments."""
+    moments = 8 / layout.dp if distributed_optimizer else 8
+    return int(parameters / (layout.tp * layout.pp) * (4 + 4 + moments))

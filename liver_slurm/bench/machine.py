@@ -1,0 +1,63 @@
+"""Where a benchmark runs: the machine that its document describes, and a folder in memory that nothing is left of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+MEMORY_DISK = Path("/dev/shm")
+
+
+def has_gpu() -> bool:
+    """Does torch see a CUDA card?"""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def describe(gpu: bool) -> dict[str, Any]:
+    """The machine, for people who compare figures."""
+    device = "cpu"
+    if gpu:
+        import torch
+
+        device = torch.cuda.get_device_name(0)
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": device,
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "megatron_core": importlib.metadata.version("megatron-core"),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A fresh folder on the memory disk, removed at the end: also after Ctrl-C, and when SIGTERM ends the process.
+
+    Where there is no memory disk it lies in the folder for temporary files.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="liver-bench-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None
+        ) as name:
+            yield Path(name)
+    finally:
+        signal.signal(signal.SIGTERM, before)

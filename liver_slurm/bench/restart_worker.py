@@ -1,0 +1,159 @@
+"""One process of the restart baseline: ``python -m liver_slurm.bench.restart_worker ORDERS.json RANK``.
+
+It starts, loads what it is told to, trains, saves, and ends at once, with nothing between these that a restart could do
+without: no coordinator, no companion, no waiting. When each was done goes to a file beside the orders.
+"""
+
+from __future__ import annotations
+
+import time
+
+BEGUN = time.time()  # before anything slow: the interpreter is up
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import msgspec  # noqa: E402
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes of one world do."""
+
+    job_file: str
+    layout: str
+    gpus: bool
+    port: int
+    """Of the store that the driver holds."""
+    generation: int
+    folder: str
+    """Where checkpoints, and the processes' reports, lie."""
+    step: int
+    """Steps trained so far."""
+    load: str = ""
+    """Format of the checkpoint to begin with; empty: initial weights."""
+    steps: int = 0
+    """Steps to train after the first."""
+    probe: bool = False
+    """Try all formats, saving and loading, before the last step."""
+    save: str = ""
+    """Format to save in at the end; empty: do not. ``fastest``: what the probe found."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process did. Times are seconds since the epoch."""
+
+    begun: float
+    imported: float
+    grouped: float
+    built: float
+    loaded: float
+    first_step: float
+    """End of the first step's optimizer update."""
+    ends: list[float]
+    """Ends of all steps, the first included."""
+    step: int
+    """Steps trained in the run by now."""
+    loss: float
+    """Of the first step."""
+    probes: dict[str, tuple[float, float]]
+    """Seconds of saving and of loading in each format that was tried."""
+    failures: dict[str, str]
+    """Formats that failed, and why."""
+    save: str
+    saved: float
+    """0.0: nothing was saved."""
+
+
+def report_file(orders: Orders, rank: int) -> Path:
+    """Where a process's report lies."""
+    return Path(orders.folder) / f"report-{orders.generation}-{rank}.json"
+
+
+def main(orders: Orders, rank: int) -> None:
+    """Be a rank of one world."""
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    from liver_slurm.bench import saved
+    from liver_slurm.config.load import read_job
+    from liver_slurm.megatron.data.samples import open_samples
+    from liver_slurm.megatron.groups import make_live
+    from liver_slurm.megatron.initial import initialise
+    from liver_slurm.megatron.rank_state import build_rank_state
+    from liver_slurm.megatron.step import train_step
+    from liver_slurm.state.layout import Layout
+    from liver_slurm.worker.device import choose_device
+    from liver_slurm.world.world import Membership, build_world
+
+    imported = time.time()
+    config = read_job(Path(orders.job_file))
+    device = choose_device(config)
+    if device.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    timeout = timedelta(minutes=5)
+    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
+    layout = Layout.parse(orders.layout)
+    members = tuple(str(number) for number in range(layout.size))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    world = build_world(Membership(orders.generation, layout, members), str(rank), store, backend, device, timeout)
+    grouped = time.time()
+    state = build_rank_state(config, world, device, None if orders.load else lambda model: initialise(model, config))
+    make_live(world, config.train.seed)
+    samples = open_samples(config, ())
+    built = time.time()
+    folder, step = Path(orders.folder), orders.step
+    if orders.load:
+        saved.FORMATS[orders.load][1](state, folder, step)
+    loaded = time.time()
+    first = train_step(state, samples, step)
+    step += 1
+    ends = [first.end]
+
+    def train(steps: int) -> None:
+        nonlocal step
+        for _ in range(steps):
+            ends.append(train_step(state, samples, step).end)
+            step += 1
+
+    train(orders.steps)
+    probes: dict[str, tuple[float, float]] = {}
+    failures: dict[str, str] = {}
+    for name in saved.FORMATS if orders.probe else ():
+        seconds, problem = saved.probe(name, state, folder, step)
+        if problem:
+            failures[name] = problem
+        else:
+            probes[name] = seconds
+    chosen = saved.fastest(probes, world) if orders.save == "fastest" else orders.save
+    saved_at = 0.0
+    if chosen:
+        save = saved.FORMATS[chosen][0]
+        save(state, folder, step)  # the first one pays for what later ones do not
+        saved.clear(state, folder)
+        train(2)
+        save(state, folder, step)
+        saved_at = time.time()
+    report = Report(
+        begun=BEGUN,
+        imported=imported,
+        grouped=grouped,
+        built=built,
+        loaded=loaded,
+        first_step=first.end,
+        ends=ends,
+        step=step,
+        loss=first.loss,
+        probes=probes,
+        failures=failures,
+        save=chosen,
+        saved=saved_at,
+    )
+    report_file(orders, rank).write_bytes(msgspec.json.encode(report))
+    os._exit(0)  # no destructors: this is how a job ends fastest
+
+
+if __name__ == "__main__":
+    main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Orders), int(sys.argv[2]))
