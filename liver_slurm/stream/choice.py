@@ -13,6 +13,7 @@ from liver_slurm.config.schema import StreamSection
 from liver_slurm.stream import ucx
 from liver_slurm.stream.connections import Connections, Reach
 from liver_slurm.stream.host import HostTransport
+from liver_slurm.stream.interface import reachable_host
 from liver_slurm.stream.transport import GroupTransport, Transport
 
 
@@ -61,6 +62,8 @@ def open_transport(
         BadInput: ``stream.interface`` does not exist here, or the transport is not installed.
     """
     kind, _ = choose(stream.transport, device, beside_training)
+    if stream.interface is not None:
+        reachable_host(stream.interface)  # gloo and NCCL would only say that they found none
     if kind in ("gloo", "nccl"):
         return GroupTransport(store, name, peers, me, kind, device, timeout)
     scope = dist.PrefixStore(f"{name}/", store)

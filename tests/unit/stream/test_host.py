@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
+from typing import Literal
 
 import psutil
 import pytest
@@ -84,9 +85,8 @@ def test_a_length_that_was_not_expected_ends_the_pair_at_both_ends(open_peer: Op
         sending.wait()
 
 
-@pytest.mark.parametrize("reach", ["tcp", "shm"])
-def test_a_damaged_message_is_refused(open_peer: Open, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = open_peer(0, reach), open_peer(1, reach)
+def test_a_damaged_message_is_refused(open_peer: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = open_peer(0, "tcp"), open_peer(1, "tcp")
     intact = host._checksum
     monkeypatch.setattr(host, "_checksum", lambda buffer: intact(buffer) ^ 1)  # as if other bytes had been hashed
     first.send(1, filled(10, 1)).wait()
@@ -153,8 +153,11 @@ def test_strangers_are_refused_and_disturb_nobody(open_peer: Open, greeting: byt
     assert torch.equal(arrived, filled(10, 5))
 
 
-def test_an_interface_that_does_not_exist_is_said_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = StreamSection(interface="ib7")
+@pytest.mark.parametrize("transport", ["auto", "gloo", "nccl"])
+def test_an_interface_that_does_not_exist_is_said_with_those_that_do(
+    transport: Literal["auto", "gloo", "nccl"],
+) -> None:
+    stream = StreamSection(interface="ib7", transport=transport)
     known = re.escape(", ".join(sorted(psutil.net_if_addrs())))
     with pytest.raises(BadInput, match=rf"stream\.interface: 'ib7' has no IPv4 address .*{known}"):
         open_transport(dist.HashStore(), "test", 1, 0, stream, CPU, timedelta(seconds=1), True)
