@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from liver_slurm.errors import BadInput, ControlError
+from liver_slurm.errors import ControlError
 
 
 @dataclass(frozen=True)
@@ -48,29 +47,3 @@ def read(file: Path) -> Address:
         raise ControlError(f"{file} is missing: the run's coordinator has not started yet, or has ended") from None
     except (OSError, ValueError, TypeError) as error:
         raise ControlError(f"{file} cannot be read as a coordinator's address: {error}") from None
-
-
-def reachable_host(interface: str | None) -> str:
-    """The name or address under which other nodes reach this one, on ``interface`` if one is named.
-
-    Raises:
-        BadInput: there is no such interface, or it has no IPv4 address.
-    """
-    if interface is None:
-        return _resolvable_name()
-    import psutil
-
-    for address in psutil.net_if_addrs().get(interface, ()):
-        if address.family == socket.AF_INET:
-            return address.address
-    known = ", ".join(sorted(psutil.net_if_addrs()))
-    raise BadInput(f"stream.interface: {interface!r} has no IPv4 address on {socket.gethostname()}; there are: {known}")
-
-
-def _resolvable_name() -> str:
-    name = socket.gethostname()
-    try:
-        socket.getaddrinfo(name, None, socket.AF_INET)
-    except socket.gaierror:
-        return "127.0.0.1"  # a machine that does not know its own name is alone
-    return name

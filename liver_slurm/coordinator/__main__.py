@@ -17,7 +17,6 @@ from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.runs import newest_checkpoint, read_run_info
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.address import reachable_host
 from liver_slurm.control.messages import ResizeRequest
 from liver_slurm.control.server import ControlServer
 from liver_slurm.coordinator import policy, recovery, requests
@@ -31,6 +30,7 @@ from liver_slurm.coordinator.supply import StandbySource
 from liver_slurm.coordinator.supply_watch import SupplyWatch
 from liver_slurm.errors import BadInput, ClusterError, LiverError
 from liver_slurm.observe.events import EventLog
+from liver_slurm.stream.interface import reachable_host
 
 log = logging.getLogger("liver_slurm.coordinator")
 

@@ -154,7 +154,7 @@ def test_strangers_are_refused_and_disturb_nobody(open_peer: Open, greeting: byt
 
 
 @pytest.mark.parametrize("transport", ["auto", "gloo", "nccl"])
-def test_an_interface_that_does_not_exist_is_said_with_those_that_do(
+def test_an_unknown_interface_is_said_with_those_that_exist(
     transport: Literal["auto", "gloo", "nccl"],
 ) -> None:
     stream = StreamSection(interface="ib7", transport=transport)
