@@ -148,6 +148,7 @@ class Worker:
         """See :class:`liver_slurm.worker.companion.Subject`."""
         log.warning("no word from a coordinator for %s s", self._config.job.orphan_timeout)
         self._orphaned = True
+        self._agenda.alone()
         if self._training.live is None:
             self._agenda.leave("the coordinator has gone")
 

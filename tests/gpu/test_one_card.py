@@ -118,7 +118,7 @@ def report_and_check(name: str, run_dir: Path) -> None:
     for line in (run_dir / "events.jsonl").read_text().splitlines():
         event = json.loads(line)
         if event["event"] == "reconfiguration_committed":
-            assert event["digests_checked"] > 0
+            assert event["digests_checked"] > 0 or event["bytes_moved"] == 0, "nothing is moved that both worlds share"
             print(name, json.dumps({key: event[key] for key in FIGURES}))
 
 
