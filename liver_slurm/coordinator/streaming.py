@@ -62,7 +62,8 @@ def schedule(wire_s: float, step_s: float, left_s: float, steps_left: int) -> St
         return StreamSchedule(0, wire_s, wire_s, f"in the pause: {figures}, and {why}")
     least = min(exposed[steps] for steps in in_time)
     steps = min(steps for steps in in_time if exposed[steps] <= ENOUGH * least)
-    return StreamSchedule(steps, wire_s, exposed[steps], f"{steps} step{"s" if steps > 1 else ""} before the cutover: {figures}")
+    ahead = "one step" if steps == 1 else f"{steps} steps"
+    return StreamSchedule(steps, wire_s, exposed[steps], f"{ahead} before the cutover: {figures}")
 
 
 def _exposed(wire_s: float, step_s: float, steps: int) -> float:
