@@ -109,7 +109,7 @@ def walk(config: JobConfig, layouts: Sequence[Layout], steps: int = 5, seconds: 
     if code == CANCELLED and not guide.over:
         raise KeyboardInterrupt
     if guide.problem or code != CANCELLED:
-        raise LiverError(f"{guide.problem or _why(events)}{_said(run_dir)}")
+        raise LiverError(f"{guide.problem or _why(events)}{said(run_dir)}")
     return measured(events, list(read_metrics(run_dir.metrics)))
 
 
@@ -151,7 +151,7 @@ def _why(events: Sequence[Event]) -> str:
     return reasons[-1] if reasons else "its coordinator ended without a word"
 
 
-def _said(run_dir: RunDir) -> str:
+def said(run_dir: RunDir) -> str:
     """How tracebacks in the workers' logs end, since the run directory does not stay."""
     logs = sorted(run_dir.logs.glob("*.log"))
     found = {log.stem: _ERROR.findall(log.read_text(errors="replace")) for log in logs}

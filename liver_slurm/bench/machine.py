@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 
 MEMORY_DISK = Path("/dev/shm")
+PREFIX = "liver-bench-"
+"""How names of our folders there begin; the process's number follows."""
 
 
 def has_gpu() -> bool:
@@ -53,11 +55,10 @@ def memory_folder() -> Iterator[Path]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    where = MEMORY_DISK if MEMORY_DISK.is_dir() else None
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="liver-bench-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None
-        ) as name:
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=where) as name:
             yield Path(name)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -81,6 +81,26 @@ class Baseline:
             self.save, self.probes, self.failures = first.save, first.probes, first.failures
 
 
+def train_alone(config: JobConfig, layout: Layout, folder: Path, gpus: bool, steps: int) -> list[float]:
+    """Train so many steps in a plain loop and nothing else; when each ended, seconds since the epoch.
+
+    Raises:
+        LiverError: a process failed.
+    """
+    save_job(config, folder / "job.json")
+    orders = Orders(
+        job_file=str(folder / "job.json"),
+        layout=str(layout),
+        gpus=gpus,
+        port=0,
+        generation=0,
+        folder=str(folder),
+        step=0,
+        steps=steps,
+    )
+    return _run(orders, layout, folder).reports[0].ends
+
+
 @dataclass(frozen=True)
 class _World:
     started: float

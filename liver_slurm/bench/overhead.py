@@ -1,0 +1,156 @@
+"""``bench overhead``: what elasticity costs a job that is never resized.
+
+Two figures, each from whole runs of the smallest model under a coordinator:
+
+- ``cpu_share``: CPU time of the workers' threads that are there for elasticity (the companion, ZeroMQ's) over that of
+  all their threads, while training is in its usual state.
+- ``step_time_ratio``: a usual step of such a run over that of the same model trained in a plain loop, with the same
+  step and without coordinator, companion and agenda. Runs of both kinds take turns; the ratio is the median of the
+  pairs'.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from liver_slurm.bench import machine
+from liver_slurm.bench.elastic import CANCELLED, said
+from liver_slurm.bench.figures import usual
+from liver_slurm.bench.jobs import SIZES, job
+from liver_slurm.bench.restart import train_alone
+from liver_slurm.bench.threads import Thread, by_name, read_threads, share, spent
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import create_run
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.control.client import request
+from liver_slurm.control.messages import CancelRequest, StatusRequest
+from liver_slurm.errors import LiverError
+from liver_slurm.local.run import run_local
+from liver_slurm.observe.metrics import read_metrics
+from liver_slurm.state.layout import Layout
+
+LAYOUTS = ("tp1pp1dp1", "tp1pp1dp2")
+TARGET = 0.003
+WARM = 5
+"""Steps before measuring begins."""
+
+
+@dataclass
+class Watch:
+    """Looks at the threads of a run's workers twice, and ends the run."""
+
+    run_dir: RunDir
+    steps: int
+    seconds: float
+    """Time between the looks at least."""
+    pids: tuple[int, ...] = ()
+    before: list[Thread] = field(default_factory=list)
+    since: float = 0.0
+    used: list[Thread] | None = None
+
+    def look(self) -> None:
+        """Called about ten times a second."""
+        if self.used is not None or not self.run_dir.metrics.exists():
+            return
+        steps = sum(1 for _ in read_metrics(self.run_dir.metrics))
+        if not self.before and steps >= WARM:
+            self.pids = tuple(one["pid"] for one in self._status()["workers"])
+            self.before, self.since = read_threads(self.pids), time.monotonic()
+        elif self.before and steps >= WARM + self.steps and time.monotonic() >= self.since + self.seconds:
+            self.used = spent(self.before, read_threads(self.pids))
+            request(self.run_dir, CancelRequest())
+
+    def _status(self) -> dict[str, Any]:
+        document: dict[str, Any] = request(self.run_dir, StatusRequest()).result
+        return document
+
+
+@dataclass(frozen=True)
+class _Run:
+    step_s: float
+    cpu_share: float
+    by_name: dict[str, float]
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Measure; ``quick``: one layout, one pair of runs."""
+    layouts = [Layout.parse(text) for text in LAYOUTS]
+    return measure(layouts[:1], 1, 20, 2.0) if quick else measure(layouts, 5, 60, 15.0)
+
+
+def measure(layouts: Sequence[Layout], repetitions: int, steps: int, seconds: float) -> dict[str, Any]:
+    """Measure these layouts; the document. ``steps`` and ``seconds``: what each run is measured for at least."""
+    begun = time.monotonic()
+    gpu = machine.has_gpu()
+    document: dict[str, Any] = {"bench": "overhead", "machine": machine.describe(gpu)}
+    cases = []
+    for number, layout in enumerate(layouts, start=1):
+        print(f"{number}/{len(layouts)} {SIZES[0].name} {layout}", file=sys.stderr)
+        with machine.memory_folder() as folder:
+            cases.append(_case(layout, folder, gpu, repetitions, steps, seconds))
+    return document | {"cases": cases, "target_cpu_share": TARGET, "seconds": time.monotonic() - begun}
+
+
+def _case(layout: Layout, folder: Path, gpu: bool, repetitions: int, steps: int, seconds: float) -> dict[str, Any]:
+    config = job(SIZES[0], folder, layout, distributed_optimizer=True, gpus=1 if gpu else 0)
+    elastic: list[_Run] = []
+    plain: list[float] = []
+    for _ in range(repetitions):
+        elastic.append(_elastic(config, layout, steps, seconds))
+        plain.append(usual(train_alone(config, layout, folder, gpu, steps + WARM)[WARM:]))
+    pairs = [ours.step_s / alone for ours, alone in zip(elastic, plain, strict=True)]
+    return {
+        "name": f"{SIZES[0].name} {layout}",
+        "layout": str(layout),
+        "cpu_share": statistics.median(one.cpu_share for one in elastic),
+        "step_time_ratio": statistics.median(pairs),
+        "cpu_share_each": [one.cpu_share for one in elastic],
+        "step_time_ratio_each": pairs,
+        "step_s": statistics.median(one.step_s for one in elastic),
+        "plain_step_s": statistics.median(plain),
+        "cpu_seconds": elastic[-1].by_name,
+        "heartbeat_s": config.job.heartbeat,
+        "repetitions": repetitions,
+    }
+
+
+def _elastic(config: JobConfig, layout: Layout, steps: int, seconds: float) -> _Run:
+    run_dir = create_run(config)
+    watch = Watch(run_dir, steps, seconds)
+    code = run_local(config, run_dir, layout.size, standbys=0, on_progress=watch.look)
+    if code == CANCELLED and watch.used is None:
+        raise KeyboardInterrupt
+    if watch.used is None:
+        raise LiverError(f"the run ended with {code} before it was measured{said(run_dir)}")
+    ends = [one.end for one in read_metrics(run_dir.metrics)][WARM:]
+    return _Run(usual(ends), share(watch.used), by_name(watch.used))
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document for people."""
+    rows = [
+        [
+            case["name"],
+            f"{case['cpu_share']:.2%}",
+            f"{case['step_time_ratio']:.3f}",
+            f"{case['step_s'] * 1000:.1f} ms",
+            f"{case['plain_step_s'] * 1000:.1f} ms",
+        ]
+        for case in document["cases"]
+    ]
+    headers = ["case", "CPU time of our threads", "step time, ours over plain", "ours", "plain"]
+    where = document["machine"]
+    return "\n".join(
+        [
+            tabulate(rows, headers, disable_numparse=True),
+            f"{where['cores']} cores, {where['device']}; {document['seconds']:.0f} s in all",
+        ]
+    )
