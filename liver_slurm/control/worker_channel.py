@@ -28,7 +28,10 @@ from liver_slurm.control.messages import (
 from liver_slurm.errors import ControlError
 
 _RETRY = 1.0
-"""Seconds between looks at the coordinator's address, and between registrations that nobody answers."""
+"""Seconds between registrations that nobody answers; a quarter of it between looks at the coordinator's address."""
+_SILENCE = 1.5
+"""Seconds without a word from the coordinator after which its address is looked at. It answers heartbeats, so with the
+default of one a second a healthy run never looks; less would make every worker read a file a second for nothing."""
 
 
 class WorkerChannel:
@@ -90,7 +93,7 @@ class WorkerChannel:
             self._follow()
             messages = self._receive()
             remaining = deadline - time.monotonic()
-            if messages or remaining <= 0 or self._wait(min(remaining, _RETRY / 4), wake):
+            if messages or remaining <= 0 or self._wait(min(remaining, self._patience()), wake):
                 return messages
 
     def close(self, linger: float = 2.0) -> None:
@@ -110,10 +113,14 @@ class WorkerChannel:
         ready = dict(poller.poll(max(1, int(seconds * 1000))))
         return any(descriptor in ready for descriptor in wake)
 
+    def _patience(self) -> float:
+        """Seconds for which :meth:`_follow` surely has nothing to do: each wake-up takes CPU time from training."""
+        return max(_RETRY / 4, _SILENCE - self.seconds_since_contact) if self._epoch >= 0 else _RETRY / 4
+
     def _follow(self) -> None:
         """Connect to where the coordinator listens now, and register until it answers."""
         now = time.monotonic()
-        if now >= self._next_look and (self._epoch < 0 or self.seconds_since_contact > _RETRY):
+        if now >= self._next_look and (self._epoch < 0 or self.seconds_since_contact > _SILENCE):
             self._next_look = now + _RETRY / 4
             self._reconnect()
         if self._socket is not None and self._epoch < 0 and now >= self._next_register:
