@@ -27,5 +27,9 @@ class PlanError(LiverError):
     """A transfer plan would not cover every target element exactly once."""
 
 
+class NoRoom(LiverError):
+    """A reconfiguration would take more memory than ``stream.memory_limit`` allows."""
+
+
 class TransferError(LiverError):
     """State did not arrive: a peer went away, or bytes differ from what was sent."""

@@ -256,6 +256,9 @@ class StreamSection:
     ``[ucx]``."""
     staging_bytes: Bytes = 16 << 20
     """Staging memory of one worker."""
+    memory_limit: Bytes | None = None
+    """Memory that weights, masters, moments and gradient buffers of the old and the new world, staging and staged
+    gradients may take on one worker during a resize; default: no limit. Layers that do not fit move in the pause."""
     interface: str | None = None
     """Network interface for collectives and state, e.g. ``ib0``; default: chosen by gloo and NCCL."""
 

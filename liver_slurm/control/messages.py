@@ -114,6 +114,11 @@ class Streamed(Message, frozen=True, kw_only=True):
     bytes_local: int = 0
     staging_peak_bytes: int = 0
     memory_peak_bytes: int = 0
+    """Of the process: resident in its life, or allocated on its GPU since this reconfiguration began."""
+    state_peak_bytes: int = 0
+    """Of the state of both worlds, staging and staged gradients, which is what ``stream.memory_limit`` counts."""
+    late_layers: int = 0
+    """Layers that had no room before the pause and moved one after the other."""
     digests_checked: int = 0
     paused_at: float = 0.0
     """End of the last optimizer step in the old world, seconds since the epoch; 0.0: was in no old world."""

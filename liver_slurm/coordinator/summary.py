@@ -55,6 +55,8 @@ def summary(turn: Turn, attempt: Attempt, step: int) -> dict[str, Any]:
         "gradient_staging_bytes": max(vote.gradient_staging_bytes for vote in votes),
         "staging_peak_bytes": max(vote.staging_peak_bytes for vote in votes),
         "memory_peak_bytes": max(vote.memory_peak_bytes for vote in votes),
+        "state_peak_bytes": max(vote.state_peak_bytes for vote in votes),
+        "late_layers": max(vote.late_layers for vote in votes),
         "digests_checked": sum(vote.digests_checked for vote in votes),
         "paused_at": max(vote.paused_at for vote in old_votes) if trained else attempt.started,
         "gap_s": max(vote.gap_seconds for vote in old_votes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,16 +15,27 @@ from liver_slurm.state.pieces import Piece, flat_boxes, shifted, state_tensors
 from liver_slurm.state.spec import ParamSpec, ShardSpec
 
 
-def state_boxes(state: RankState, shard: ShardSpec | None = None) -> list[tuple[Piece, torch.Tensor]]:
+def every_layer(_layer: int) -> bool:
+    """Chooses all layers, and what is in none."""
+    return True
+
+
+def state_boxes(
+    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
+) -> list[tuple[Piece, torch.Tensor]]:
     """Every piece of state that this rank really holds, with a view of its storage in the piece's shape.
 
     The order is that of :func:`liver_slurm.state.spec.pieces`. A view stays valid as long as the rank state lives;
-    writing to it writes the state.
+    writing to it writes the state. That of a moment which has no storage now is a meta tensor.
+
+    Args:
+        shard: what the model holds, if it is known.
+        chosen: which layers' pieces; -1 is what is in no layer.
     """
     parameters = dict(unwrap(state.model).named_parameters())
     shard = shard or shard_spec_of(state.model)
     found: list[tuple[Piece, torch.Tensor]] = []
-    for param in shard.params:
+    for param in filter(lambda param: chosen(param.layer), shard.params):
         parameter = parameters[param.name]
         flat = parameter.detach().view(-1)
         for box in param.boxes:
@@ -56,14 +67,16 @@ class OwnedBox(NamedTuple):
     held: Held
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The box in one of the tensors that lie as ``held`` says."""
+        """The box in one of the tensors that lie as ``held`` says; on the meta device if that has no storage now."""
+        if not tensor.untyped_storage().nbytes():
+            return torch.empty(self.shape, dtype=tensor.dtype, device="meta")
         flat = tensor.detach().view(-1)
         return flat[self.place : self.place + math.prod(self.shape)].view(self.shape)
 
 
 def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
     """The boxes of one parameter whose optimizer state this rank holds."""
-    held = _held(state, parameter)
+    held = optimizer_state(state, parameter)
     if held is None:
         return
     for box in param.boxes:
@@ -81,8 +94,8 @@ def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list
     ]
 
 
-def _held(state: RankState, parameter: Any) -> Held | None:
-    """None: no optimizer state of this parameter is here."""
+def optimizer_state(state: RankState, parameter: Any) -> Held | None:
+    """What this rank has of a parameter's optimizer state; None: nothing."""
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:
             if parameter not in optimizer.model_param_gbuf_map:

@@ -165,10 +165,13 @@ def unwrap(model: Any) -> Any:
     return model
 
 
-def materialise(model: torch.nn.Module, device: torch.device) -> None:
+def materialise(model: torch.nn.Module, device: torch.device, hollow: bool = False) -> None:
     """Give every meta parameter uninitialised storage on ``device``, in place.
 
     ``Module.to_empty`` would drop the attributes that megatron keeps on parameters, and untie shared ones.
+
+    Args:
+        hollow: parameters that are trained get storage elsewhere soon: until then all their elements are one.
     """
     replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
@@ -176,9 +179,11 @@ def materialise(model: torch.nn.Module, device: torch.device) -> None:
             if parameter is None:
                 continue
             if id(parameter) not in replaced:
-                real = torch.nn.Parameter(
-                    torch.empty_like(parameter, device=device), requires_grad=parameter.requires_grad
-                )
+                if hollow and parameter.requires_grad:
+                    values = torch.zeros((), dtype=parameter.dtype, device=device).expand(parameter.shape)
+                else:
+                    values = torch.empty_like(parameter, device=device)
+                real = torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
                 real.__dict__.update(parameter.__dict__)
                 replaced[id(parameter)] = real
             module._parameters[name] = replaced[id(parameter)]

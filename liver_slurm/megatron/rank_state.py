@@ -64,17 +64,21 @@ class RankState:
         }
 
 
-def build_rank_state(config: JobConfig, world: World, device: torch.device, initialise: Any = None) -> RankState:
+def build_rank_state(
+    config: JobConfig, world: World, device: torch.device, initialise: Any = None, *, moments: bool = True
+) -> RankState:
     """Build this rank's model and optimizer of ``world``; all members must do so, at any pace.
 
     Args:
         initialise: called with the model once its storage exists and before fp32 masters are copied from it; None
             leaves the values undefined, for a target world that receives them.
+        moments: whether Adam's moments get storage now, or later, from :class:`liver_slurm.megatron.storage.Moments`.
     """
     with world.scope():
         groups = collection(world)
         transformer, module = build_model(config, groups, world.layout, world.place.pp)
-        materialise(module, device)
+        # The distributed optimizer's constructor moves trained weights into a buffer, from storage of their own.
+        materialise(module, device, hollow=initialise is None and config.train.distributed_optimizer)
         if initialise is not None:
             initialise(module)
         model = DistributedDataParallel(
@@ -94,7 +98,7 @@ def build_rank_state(config: JobConfig, world: World, device: torch.device, init
         state = RankState(
             config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)
         )
-        _seed_adam(state)
+        _seed_adam(state, moments)
         return state
 
 
@@ -115,11 +119,18 @@ def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
     )
 
 
-def _seed_adam(state: RankState) -> None:
+def _seed_adam(state: RankState, moments: bool) -> None:
     """Create what AdamW makes lazily in its first step, so that there is storage to receive into and to save."""
+    make = torch.zeros_like if moments else _without_storage
     for optimizer in state.inner_optimizers():
         for group in optimizer.optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.optimizer.state[parameter].update(
-                    step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
+                    step=torch.tensor(0.0), exp_avg=make(parameter), exp_avg_sq=make(parameter)
                 )
+
+
+def _without_storage(parameter: torch.Tensor) -> torch.Tensor:
+    moment = torch.empty_like(parameter)
+    moment.untyped_storage().resize_(0)
+    return moment

@@ -7,24 +7,28 @@ from functools import partial
 
 import torch
 
-from liver_slurm.megatron.boxes import OwnedBox, owned_boxes
+from liver_slurm.megatron.boxes import OwnedBox, every_layer, owned_boxes
 from liver_slurm.megatron.model import unwrap
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.spec import shard_spec_of
 from liver_slurm.state.pieces import Piece
-from liver_slurm.state.spec import GroupSpec
+from liver_slurm.state.spec import GroupSpec, ShardSpec
 from liver_slurm.stream.replica import Groups, Hyperparameters, Replica, TrainedBox
 
 
-def replica_of(state: RankState) -> Replica:
+def replica_of(
+    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
+) -> Replica:
     """What this rank holds of a world whose weights are derived from masters, with views of its storage.
 
     The boxes are those of :func:`liver_slurm.state.spec.pieces` for such a world: one trained box stands for three.
+    Arguments, and views of what has no storage, as for :func:`liver_slurm.megatron.boxes.state_boxes`.
     """
     parameters = dict(unwrap(state.model).named_parameters())
     trained: list[TrainedBox] = []
     fixed: list[tuple[Piece, torch.Tensor]] = []
-    for param in shard_spec_of(state.model).params:
+    shard = shard or shard_spec_of(state.model)
+    for param in filter(lambda param: chosen(param.layer), shard.params):
         parameter = parameters[param.name]
         if param.group is None:
             flat = parameter.detach().view(-1)

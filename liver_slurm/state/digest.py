@@ -72,11 +72,13 @@ def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _xxh3(tensor: torch.Tensor) -> int:
+    import numpy as np
     import torch
 
     state = xxhash.xxh3_64()
     for run in _runs(tensor):
-        state.update(run.cpu().view(torch.uint8).numpy())
+        # Not Tensor.numpy(): it bars the storage from being resized, which is how state is freed in place.
+        state.update(np.from_dlpack(run.cpu().view(torch.uint8)).data)
     return state.intdigest()
 
 

@@ -71,6 +71,12 @@ def _buckets(
     return starts, buckets
 
 
+def buffer_elements(sizes: Sequence[int], shared: Sequence[bool], dp: int, bucket_size: int | None) -> int:
+    """Elements of the buffer that holds these parameters, padding included; arguments as of :func:`owned_table`."""
+    _, buckets = _buckets(sizes, shared, dp, bucket_size)
+    return buckets[-1].end if buckets else 0
+
+
 @lru_cache(maxsize=256)
 def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None) -> Ints:
     """All ranges of the parameters of one buffer: rows (parameter, dp, start, end), sorted.

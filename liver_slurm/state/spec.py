@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liver_slurm.state.flat import Range, owned_ranges, owned_table
+from liver_slurm.state.flat import Range, buffer_elements, owned_ranges, owned_table
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.pieces import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
 from liver_slurm.state.sets import Ints
@@ -63,6 +63,11 @@ class ParamSpec:
         """Whether it has optimizer state."""
         return self.group is not None
 
+    @property
+    def layer(self) -> int:
+        """The transformer layer that it is of; -1: of none."""
+        return self.boxes[0].offset[0] if self.boxes[0].layered else -1
+
 
 @dataclass(frozen=True)
 class ShardSpec:
@@ -86,6 +91,13 @@ class ShardSpec:
             table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
             tables.append(table)
         return np.concatenate(tables)
+
+    def buffer_elements(self, dp: int, bucket_size: int | None) -> dict[str, int]:
+        """Elements of the distributed optimizer's buffer of trained parameters, padding included, by their dtype."""
+        return {
+            self.params[members[0]].dtype: buffer_elements(sizes, shared, dp, bucket_size)
+            for members, sizes, shared in self._buffers()
+        }
 
     def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...]]]:
         """For each gradient buffer: its parameters, their sizes, and which are shared."""

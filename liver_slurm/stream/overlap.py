@@ -38,18 +38,18 @@ _PROBE_BYTES = 1 << 20
 class OverlapStats:
     """What a worker moved."""
 
-    bytes_sent: int
-    bytes_early: int
+    bytes_sent: int = 0
+    bytes_early: int = 0
     """State that left while training ran."""
-    bytes_gradients: int
-    bytes_received: int
-    bytes_local: int
-    staging_peak_bytes: int
-    gradient_staging_bytes: int
-    digests_checked: int
-    exposed_seconds: float
+    bytes_gradients: int = 0
+    bytes_received: int = 0
+    bytes_local: int = 0
+    staging_peak_bytes: int = 0
+    gradient_staging_bytes: int = 0
+    digests_checked: int = 0
+    exposed_seconds: float = 0.0
     """How long training waited in the optimizer's hooks."""
-    seconds: float
+    seconds: float = 0.0
     """From the cutover on, until every box was current."""
 
 

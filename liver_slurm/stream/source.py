@@ -81,6 +81,8 @@ class Source:
         self.outgoing, staged = _with_staging(outgoing, gradient_room)
         # Zeroed so that its pages exist before training's thread writes there.
         self._staging = torch.empty(staged, dtype=torch.uint8, pin_memory=device.type == "cuda").zero_()
+        self.staging_bytes = staged
+        """Of staged gradients."""
         self._changed = threading.Condition()
         self._captured = 0
         self._early = sum(chunk.staging is not None or not chunk.content.gradient_bytes for chunk in self.outgoing)
@@ -92,11 +94,6 @@ class Source:
         self._state_ready: Any = mark(device)
         self._stop_watching: Callable[[], None] | None = None
         self.stats = SourceStats()
-
-    @property
-    def staging_bytes(self) -> int:
-        """Of staged gradients."""
-        return int(self._staging.numel())
 
     @property
     def bytes_sent(self) -> int:
@@ -135,6 +132,10 @@ class Source:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def release(self) -> None:
+        """All is sent: give the memory of staged gradients back."""
+        self._staging = torch.empty(0, dtype=torch.uint8)
 
     def _before_update(self) -> None:
         begun = time.perf_counter()

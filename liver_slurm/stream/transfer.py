@@ -28,12 +28,23 @@ _OVERHEAD = _DIGEST_BYTES + _ALIGNMENT
 class TransferStats:
     """What a worker moved."""
 
-    seconds: float
-    bytes_sent: int
-    bytes_received: int
-    bytes_local: int
-    staging_peak_bytes: int
-    digests_checked: int
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    bytes_local: int = 0
+    staging_peak_bytes: int = 0
+    digests_checked: int = 0
+
+    def __add__(self, other: TransferStats) -> TransferStats:
+        """Of both, one after the other."""
+        return TransferStats(
+            self.seconds + other.seconds,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.bytes_local + other.bytes_local,
+            max(self.staging_peak_bytes, other.staging_peak_bytes),
+            self.digests_checked + other.digests_checked,
+        )
 
 
 class BoxIndex:

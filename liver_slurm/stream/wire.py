@@ -88,6 +88,12 @@ class Slots:
         """The buffer is free again."""
         self._free.put(buffer)
 
+    def release(self) -> None:
+        """Give the memory of all buffers back; none may be in use."""
+        for _ in range(self._free.qsize()):
+            self._free.get()
+            self._free.put(None)
+
 
 class Outbox:
     """Messages of one thread, a few in flight, in order."""

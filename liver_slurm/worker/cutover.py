@@ -1,7 +1,8 @@
 """From the old world to the new one, at the step that all agreed on: stream, prove, vote, and do what the verdict says.
 
 In mode pause training stands until the verdict. In mode overlap the new world runs its first forward and backward pass
-meanwhile, and only its first update waits: until then the old world's state is whole.
+meanwhile, and only its first update waits: until then the old world's state is whole. Not where layers had no room
+beside the old world: they move while training stands, and free the old world's state on the way.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 import torch
 
 from liver_slurm.control.messages import Abort, Commit, Leaving, Streamed, WorldEntered
-from liver_slurm.errors import LiverError
+from liver_slurm.errors import LiverError, TransferError
 from liver_slurm.megatron.checkpoint import Checkpointer
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.replay import complete
-from liver_slurm.stream.overlap import Overlap
-from liver_slurm.stream.transfer import Transfer
+from liver_slurm.stream.layered import Layered, LayeredStats
+from liver_slurm.stream.overlap import Overlap, OverlapStats
+from liver_slurm.stream.transfer import Transfer, TransferStats
 from liver_slurm.worker import faultpoints
 from liver_slurm.worker.agenda import Agenda, Leave
 from liver_slurm.worker.companion import Companion
@@ -28,6 +30,8 @@ from liver_slurm.worker.target import Target
 from liver_slurm.worker.training import Training
 
 log = logging.getLogger(__name__)
+
+_LOST = "the old world's state was being freed for layers that stream.memory_limit had left no room for"
 
 
 class Outcome(enum.Enum):
@@ -87,8 +91,7 @@ class Cutover:
         adam_step = self._stream(target, transfer, step, pause)
         verdict = self._agenda.verdict(target.membership.generation)
         if not isinstance(verdict, Commit):
-            target.discard()
-            return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
+            return self._stay(target, verdict)
         faultpoints.reach("commit", self._name)
         if target.state is None:
             return self._out(target)
@@ -100,32 +103,18 @@ class Cutover:
 
     def _stream(self, target: Target, transfer: Transfer, step: int, pause: _Pause) -> int:
         """Run the transfer and vote; returns Adam's step counter."""
-        live = self._training.live
-        counters = [max(live.steps(), default=step)] if live is not None else None
         try:
             faultpoints.reach("stream", self._name)
+            counters = self._counters(step)
             stats, agreed = transfer.run(counters)
+            target.holds(target.held_bytes + stats.staging_peak_bytes)
+            if target.late is not None:
+                stats += self._move_late(target, target.late, counters).moved
             faultpoints.reach("streamed", self._name)
         except LiverError as error:
             self._vote_no(target, error)
             return step
-        self._companion.post(
-            Streamed(
-                worker=self._name,
-                generation=target.membership.generation,
-                ok=True,
-                seconds=stats.seconds,
-                plan_seconds=target.plan_seconds,
-                bytes_sent=stats.bytes_sent,
-                bytes_received=stats.bytes_received,
-                bytes_local=stats.bytes_local,
-                staging_peak_bytes=stats.staging_peak_bytes,
-                memory_peak_bytes=_memory_peak(self._device),
-                digests_checked=stats.digests_checked,
-                paused_at=pause.paused_at,
-                gap_seconds=pause.gap_seconds,
-            )
-        )
+        self._vote_yes(target, pause, stats)
         return agreed[0]
 
     # ---- mode overlap
@@ -135,12 +124,21 @@ class Cutover:
         try:
             faultpoints.reach("stream", self._name)
             adam_step = overlap.finish()
+            late: LayeredStats | None = None
+            if target.late is not None:
+                stats = self._proven(target, overlap)
+                overlap.release()
+                late = self._move_late(target, target.late, self._counters(step))
+                adam_step = late.adam_step
             if target.state is not None:
                 complete(target.state, adam_step)
         except (LiverError, RuntimeError) as error:
             self._vote_no(target, error)
             return self._without(target, self._agenda.verdict(generation))
-        threading.Thread(target=self._prove, args=(target, overlap, pause), name="prove", daemon=True).start()
+        if late is not None:
+            self._vote_yes(target, pause, late.moved, stats)
+        else:
+            threading.Thread(target=self._prove, args=(target, overlap, pause), name="prove", daemon=True).start()
         if target.state is None:
             verdict = self._agenda.verdict(generation)
             if not isinstance(verdict, Commit):
@@ -163,8 +161,10 @@ class Cutover:
             committed = True
             faultpoints.reach("commit", self._name)
             self._enter(target, state, step)
+            # Asked first: once all have said that they entered, the coordinator may withdraw the boundary.
+            held = not self._agenda.begin(step)
             self._post_entered(target, step, started, time.perf_counter() - begun)
-            if not self._agenda.begin(step):
+            if held:
                 raise _Held
 
         training.make_live(state)
@@ -190,40 +190,72 @@ class Cutover:
     def _prove(self, target: Target, overlap: Overlap, pause: _Pause) -> None:
         """Compare digests beside the new world's first pass, and vote."""
         try:
-            stats = overlap.prove()
-            faultpoints.reach("streamed", self._name)
+            stats = self._proven(target, overlap)
         except LiverError as error:
             self._vote_no(target, error)
             return
+        self._vote_yes(target, pause, TransferStats(), stats)
+
+    def _proven(self, target: Target, overlap: Overlap) -> OverlapStats:
+        """Compare digests of what moved while training ran."""
+        stats = overlap.prove()
+        target.holds(target.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)
+        faultpoints.reach("streamed", self._name)
+        return stats
+
+    # ---- both
+
+    def _counters(self, step: int) -> list[int] | None:
+        """The live world's, for those that join; None on a joiner."""
+        live = self._training.live
+        return [max(live.steps(), default=step)] if live is not None else None
+
+    def _move_late(self, target: Target, late: Layered, counters: list[int] | None) -> LayeredStats:
+        """Move the layers that had no room; all others are proven here."""
+        stats = late.run(counters)
+        target.holds(stats.peak_bytes)
+        return stats
+
+    def _vote_yes(
+        self, target: Target, pause: _Pause, paused: TransferStats, overlapped: OverlapStats | None = None
+    ) -> None:
+        """Say that all is proven: what moved in the pause, and what while training ran."""
+        early = overlapped or OverlapStats()
         self._companion.post(
             Streamed(
                 worker=self._name,
                 generation=target.membership.generation,
                 ok=True,
-                seconds=stats.seconds,
+                seconds=early.seconds + paused.seconds,
                 plan_seconds=target.plan_seconds,
-                bytes_sent=stats.bytes_sent,
-                bytes_early=stats.bytes_early,
-                bytes_gradients=stats.bytes_gradients,
-                bytes_received=stats.bytes_received,
-                bytes_local=stats.bytes_local,
-                staging_peak_bytes=stats.staging_peak_bytes,
-                gradient_staging_bytes=stats.gradient_staging_bytes,
+                bytes_sent=early.bytes_sent + paused.bytes_sent,
+                bytes_early=early.bytes_early,
+                bytes_gradients=early.bytes_gradients,
+                bytes_received=early.bytes_received + paused.bytes_received,
+                bytes_local=early.bytes_local + paused.bytes_local,
+                staging_peak_bytes=max(early.staging_peak_bytes, paused.staging_peak_bytes),
+                gradient_staging_bytes=early.gradient_staging_bytes,
                 memory_peak_bytes=_memory_peak(self._device),
-                digests_checked=stats.digests_checked,
-                hook_seconds=stats.exposed_seconds,
+                state_peak_bytes=target.state_peak_bytes,
+                late_layers=len(target.late) if target.late is not None else 0,
+                digests_checked=early.digests_checked + paused.digests_checked,
+                hook_seconds=early.exposed_seconds,
                 paused_at=pause.paused_at,
                 gap_seconds=pause.gap_seconds,
             )
         )
 
-    # ---- both
-
     def _vote_no(self, target: Target, error: Exception) -> None:
-        """Say that it failed, and close the connections, so that peers which wait for this worker fail now too."""
+        """Say that it failed, and close the connections, so that peers which wait for this worker fail now too.
+
+        Raises:
+            TransferError: there is no way back, so this worker cannot go on.
+        """
         log.error("generation %d: %s", target.membership.generation, error)
         if target.transfer is not None:
             target.transfer.abort()
+        if target.no_way_back:
+            raise TransferError(f"{error}; {_LOST}") from error
         self._companion.post(
             Streamed(
                 worker=self._name,
@@ -234,8 +266,18 @@ class Cutover:
         )
 
     def _without(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
-        """There is no new world for this worker: go back to the old one, whose state is as it was."""
+        """There is no new world for this worker, which may have been in it: go back, see :meth:`_stay`."""
         self._training.make_live(self._training.live)
+        return self._stay(target, verdict)
+
+    def _stay(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
+        """There is no new world for this worker: stay in the old one, whose state is as it was.
+
+        Raises:
+            TransferError: there is no way back.
+        """
+        if target.no_way_back and isinstance(verdict, Abort):
+            raise TransferError(f"{verdict.reason}; {_LOST}")
         target.discard()
         return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
 

@@ -6,7 +6,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +15,21 @@ import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepare
-from liver_slurm.megatron.boxes import state_boxes
 from liver_slurm.megatron.checkpoint import load_checkpoint
 from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
-from liver_slurm.megatron.replay import LiveUpdates, replica_of
 from liver_slurm.megatron.sharing import share_storage
 from liver_slurm.megatron.spec import shard_spec_of
+from liver_slurm.megatron.storage import Moments, held_bytes
 from liver_slurm.state.layout import Layout
-from liver_slurm.state.pieces import Piece, state_tensors
 from liver_slurm.state.plan import TransferPlan, plan_transfer
-from liver_slurm.state.spec import ShardSpec, WorldSpec, pieces
+from liver_slurm.state.spec import ShardSpec, WorldSpec
 from liver_slurm.stream.choice import open_transport
+from liver_slurm.stream.layered import Layered
 from liver_slurm.stream.overlap import Overlap
-from liver_slurm.stream.replica import Replica
 from liver_slurm.stream.transfer import Transfer
-from liver_slurm.stream.transport import Transport
-from liver_slurm.worker import faultpoints
+from liver_slurm.worker.movers import Ends, Mover
+from liver_slurm.worker.room import Room, agree_on_room
 from liver_slurm.world.world import Membership, World, build_world
 
 _LONGER = 10.0
@@ -52,6 +49,12 @@ class Target:
     transfer: Transfer | Overlap | None = None
     """None for a world without a source; which of the two it is, stream.mode says."""
     plan_seconds: float = 0.0
+    late: Layered | None = None
+    """Layers that had no room beside the live world; None: there is none."""
+    held_bytes: int = 0
+    """Of both worlds, while training goes on."""
+    state_peak_bytes: int = 0
+    """Of both worlds and staging, so far: see :meth:`holds`."""
     rate: float = 0.0
     """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
     _phase: Literal["preparing", "prepared", "streaming"] = "preparing"
@@ -62,6 +65,15 @@ class Target:
     def given_up(self) -> bool:
         """Nobody will enter it."""
         return self._given_up
+
+    @property
+    def no_way_back(self) -> bool:
+        """State of the old world has been freed to make room for late layers."""
+        return self.late is not None and self.late.freed
+
+    def holds(self, nbytes: int) -> None:
+        """So many bytes of state and staging are held now, or were."""
+        self.state_peak_bytes = max(self.state_peak_bytes, nbytes)
 
     def prepared(self) -> bool:
         """It is built; False: it has been given up meanwhile, and is discarded."""
@@ -102,6 +114,7 @@ class Target:
     def discard(self) -> None:
         """Free everything."""
         self.close_transfer()
+        self.late = None
         if self.state is not None:
             self.state.world.destroy()
             self.state = None
@@ -123,18 +136,27 @@ def prepare(
     timeout = timedelta(seconds=config.job.prepare_timeout + _LONGER)
     store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    room = Room()
+    if message.source_generation >= 0:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        room = agree_on_room(message, worker, config, live, store)
     if worker in message.members:
         world = build_world(target.membership, worker, store, backend, device, timeout)
         fresh = message.source_generation < 0
         target.state = build_rank_state(
-            config, world, device, (lambda module: initialise(module, config)) if fresh else None
+            config, world, device, (lambda module: initialise(module, config)) if fresh else None, moments=fresh
         )
         if fresh and message.checkpoint:
             load_checkpoint(target.state, Path(message.checkpoint))
     if message.source_generation >= 0:
+        target.holds(held_bytes(live, target.state))
         if live is not None and target.state is not None:
             share_storage(live, target.state)
-        ends = _Ends(message, worker, live, target)
+        Moments(target.state, live).allocate(room.early_layer)
+        target.held_bytes = held_bytes(live, target.state)
+        target.holds(target.held_bytes)
+        ends = Ends(message, worker, live, target.membership, target.state)
         begun = time.perf_counter()
         plan = _plan(ends, config, store)
         target.plan_seconds = time.perf_counter() - begun
@@ -151,33 +173,14 @@ def prepare(
             beside_training=overlap,
         )
         begun = time.perf_counter()
-        if overlap:
-            target.transfer = _overlap(ends, plan, config, transport, device)
-        else:
-            target.transfer = _transfer(ends, plan, config, transport)
+        mover = Mover(ends, plan, config, transport, room)
+        target.transfer, target.late = mover.overlap(device) if overlap else mover.transfer()
         target.plan_seconds += time.perf_counter() - begun
         if isinstance(target.transfer, Overlap):
             target.rate = target.transfer.probe()
 
 
-class _Ends:
-    """This worker's place in the two worlds of a reconfiguration."""
-
-    def __init__(self, message: Prepare, worker: str, live: RankState | None, target: Target) -> None:
-        self.generation, self.worker = message.generation, worker
-        self.source = Membership(
-            message.source_generation, Layout.parse(message.source_layout), tuple(message.source_members)
-        )
-        self.target = target.membership
-        self.peers = [*self.source.members, *(m for m in self.target.members if m not in self.source.members)]
-        self.me = self.peers.index(worker)
-        self.source_rank, self.target_rank = self.source.rank_of(worker), self.target.rank_of(worker)
-        self.old, self.new = live, target.state
-        self.source_peers = [self.peers.index(member) for member in self.source.members]
-        self.target_peers = [self.peers.index(member) for member in self.target.members]
-
-
-def _plan(ends: _Ends, config: JobConfig, store: Any) -> TransferPlan:
+def _plan(ends: Ends, config: JobConfig, store: Any) -> TransferPlan:
     """Learn from the store what every rank of both worlds holds, and plan."""
     scope = dist.PrefixStore(f"generation{ends.generation}/spec/", store)
     for side, state in (("source", ends.old), ("target", ends.new)):
@@ -186,37 +189,6 @@ def _plan(ends: _Ends, config: JobConfig, store: Any) -> TransferPlan:
     source = _gather(scope, "source", ends.source.layout, config)
     target = _gather(scope, "target", ends.target.layout, config)
     return plan_transfer(source, target, [ends.source.rank_of(member) for member in ends.target.members])
-
-
-def _transfer(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: Transport) -> Transfer:
-    return Transfer(
-        moves=plan.moves_for(ends.source_rank, ends.target_rank),
-        tensors=plan.tensors,
-        source=_boxes(ends.old, plan.source, ends.source_rank),
-        target=_boxes(ends.new, plan.target, ends.target_rank),
-        source_peers=ends.source_peers,
-        target_peers=ends.target_peers,
-        me=ends.me,
-        transport=transport,
-        staging_bytes=config.stream.staging_bytes,
-        on_received=partial(faultpoints.received, ends.worker),
-    )
-
-
-def _overlap(ends: _Ends, plan: TransferPlan, config: JobConfig, transport: Transport, device: torch.device) -> Overlap:
-    return Overlap(
-        moves=plan.moves_for(ends.source_rank, ends.target_rank),
-        tensors=plan.tensors,
-        source=_replica(ends.old, plan.source, ends.source_rank),
-        target=_replica(ends.new, plan.target, ends.target_rank),
-        updates=LiveUpdates(ends.old) if ends.old is not None else None,
-        source_peers=ends.source_peers,
-        target_peers=ends.target_peers,
-        transport=transport,
-        staging_bytes=config.stream.staging_bytes,
-        device=device,
-        on_received=partial(faultpoints.received, ends.worker),
-    )
 
 
 def _key(side: str, world: World) -> str:
@@ -232,33 +204,3 @@ def _gather(scope: Any, side: str, layout: Layout, config: JobConfig) -> WorldSp
     train = config.train
     derived = config.stream.mode == "overlap"
     return WorldSpec(layout, shards, train.distributed_optimizer, train.precision, derived=derived)
-
-
-def _boxes(state: RankState | None, spec: WorldSpec, rank: int | None) -> list[tuple[Piece, torch.Tensor]]:
-    """The rank's boxes, which must be what the plan takes them to be."""
-    if state is None or rank is None:
-        return []
-    boxes = state_boxes(state)
-    _check([piece for piece, _ in boxes], spec, rank)
-    return boxes
-
-
-def _replica(state: RankState | None, spec: WorldSpec, rank: int | None) -> Replica | None:
-    """The same for weights that are derived."""
-    if state is None or rank is None:
-        return None
-    replica = replica_of(state)
-    found = [piece for piece, _ in replica.fixed]
-    for box in replica.trained:
-        tensor, offset, shape = box.piece
-        found += [Piece(name, offset, shape) for name in state_tensors(tensor, "float32", derived=True)]
-    _check(found, spec, rank)
-    return replica
-
-
-def _check(found: list[Piece], spec: WorldSpec, rank: int) -> None:
-    if sorted(found) != sorted(pieces(spec, rank)):
-        raise RuntimeError(
-            f"rank {rank} of {spec.layout} holds other pieces than the plan assumes; this model or this version of "
-            "megatron-core shards in a way that is not known here"
-        )

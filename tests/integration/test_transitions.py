@@ -106,6 +106,20 @@ def test_overlap_with_eight_workers_is_bitwise_what_a_pause_brings(tmp_path: Pat
         assert result["early"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_layers_without_room_are_late_and_bitwise(precision: str, overlap: bool, tmp_path: Path) -> None:
+    """Each transition gets the least memory that it can do with, or a little more, and holds no more than that."""
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "overlap": overlap, "limited": True}
+        for distributed in (True, False)
+    ]
+    for result in walk("tp1pp1dp2,tp2pp1dp1,tp1pp3dp1,tp1pp1dp1", 3, cases, tmp_path, hub="tp1pp1dp2"):
+        assert result["transitions"] == 2 * 3
+        assert result["boxes"]
+        assert result["late"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card: torch.cuda.is_available() is False")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -22,8 +22,10 @@ from liver_slurm.megatron.boxes import state_boxes
 from liver_slurm.megatron.groups import make_live
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.replay import complete
+from liver_slurm.megatron.spec import world_spec
 from liver_slurm.megatron.step import train_step
 from liver_slurm.state.layout import Layout
+from liver_slurm.state.memory import Footprint, Share, footprint
 from liver_slurm.stream.overlap import Overlap
 from liver_slurm.stream.transfer import Transfer
 from liver_slurm.worker.target import Target, prepare
@@ -81,7 +83,8 @@ def members_of(layout: Layout) -> list[str]:
 class Walker:
     """The worker's present state, and what it has seen in each layout."""
 
-    def __init__(self, name: str, config: JobConfig, port: int, first_generation: int) -> None:
+    def __init__(self, name: str, config: JobConfig, port: int, first_generation: int, limited: bool = False) -> None:
+        """``limited``: each transition gets as little memory as it needs, or a little more."""
         self.name, self.config, self.port = name, config, port
         self.generation = first_generation
         self.state: RankState | None = None
@@ -89,7 +92,8 @@ class Walker:
         self.adam_step = 0
         self.seen: dict[Layout, list[tuple[Any, torch.Tensor]]] = {}
         self.steps: dict[Layout, set[int]] = {}
-        self.peak = self.early = self.trained = 0
+        self.peak = self.early = self.trained = self.late = 0
+        self.limited = limited
 
     def go(self, layout: Layout) -> None:
         """Move to ``layout``: worlds are of the first workers."""
@@ -101,11 +105,15 @@ class Walker:
         if self.name not in members and (old is None or self.name not in old.members):
             return
         target = Target(membership)
-        prepare(target, message, self.name, self.config, self.state, DEVICE)
+        limit = self._limit(old, membership) if self.limited and old is not None else None
+        config = replace(self.config, stream=replace(self.config.stream, memory_limit=limit))
+        prepare(target, message, self.name, config, self.state, DEVICE)
         if isinstance(target.transfer, Transfer):
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
+            target.holds(target.held_bytes + stats.staging_peak_bytes)
             self.peak = max(self.peak, stats.staging_peak_bytes)
+            self._move_late(target, limit)
             target.close_transfer()
         if target.state is not None and old is not None:
             target.state.set_step(self.adam_step)
@@ -141,7 +149,9 @@ class Walker:
         """
         old = self.membership
         assert old is not None
-        overlapped, paused = (self._prepared(layout, old, mode) for mode in ("overlap", "pause"))
+        limit = self._limit(old, Membership(0, layout, tuple(members_of(layout)))) if self.limited else None
+        overlapped = self._prepared(layout, old, "overlap", limit)
+        paused = self._prepared(layout, old, "pause", None)
         if overlapped is None or paused is None:
             self.trained += steps
             return 0
@@ -157,12 +167,15 @@ class Walker:
                 assert result.skipped == (number == steps - 2)
             self.trained += 1
         self.adam_step = overlap.finish()
-        if overlapped.state is not None:
-            complete(overlapped.state, self.adam_step)
         stats = overlap.prove()
+        overlapped.holds(overlapped.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)
+        overlap.release()
         self.peak = max(self.peak, stats.staging_peak_bytes)
         self.early += stats.bytes_early
         _, (adam_step,) = transfer.run([max(self.state.steps())] if self.state else None)
+        self._move_late(overlapped, limit)
+        if overlapped.state is not None:
+            complete(overlapped.state, self.adam_step)
         assert adam_step == self.adam_step
         compared = 0
         if overlapped.state is not None:
@@ -181,14 +194,45 @@ class Walker:
         self._switch(overlapped.state)
         return compared
 
-    def _prepared(self, layout: Layout, old: Membership, mode: str) -> Target | None:
+    def _move_late(self, target: Target, limit: int | None) -> None:
+        """What the cutover does with late layers; and nothing was held beyond the limit."""
+        if target.late is not None:
+            late = target.late.run([max(self.state.steps())] if self.state else None)
+            self.adam_step = late.adam_step
+            target.holds(late.peak_bytes)
+            self.late += len(target.late)
+            self.peak = max(self.peak, late.moved.staging_peak_bytes)
+        assert limit is None or target.state_peak_bytes <= limit
+
+    def _limit(self, old: Membership, new: Membership) -> int:
+        """The least that every worker can do with, and of what all at once takes besides, nothing or a third."""
+        takes = [self._takes(old, new, worker) for worker in {*old.members, *new.members}]
+        least, most = (max(each.peak(early) for each in takes) for early in (0, len(takes[0].new)))
+        return least + (most - least) // 3 * (self.generation % 2)
+
+    def _takes(self, old: Membership, new: Membership, worker: str) -> Footprint:
+        shares = []
+        for world in (old, new):
+            rank = world.rank_of(worker)
+            if rank is None:
+                shares.append(None)
+                continue
+            tp, pp, dp = world.layout.coordinates(rank)
+            spec = world_spec(self.config, world.layout)
+            shares.append(Share(spec.shards[tp, pp], world.layout.dp, dp, spec.distributed_optimizer))
+        return footprint(*shares, self.config.stream.staging_bytes)
+
+    def _prepared(self, layout: Layout, old: Membership, mode: str, limit: int | None) -> Target | None:
         message = self._message(layout, old)
         self.membership = Membership(message.generation, layout, tuple(message.members))
         if self.name not in message.members and self.name not in old.members:
             return None
         target = Target(self.membership)
-        config = replace(self.config, stream=replace(self.config.stream, mode=mode))
+        config = replace(self.config, stream=replace(self.config.stream, mode=mode, memory_limit=limit))
         prepare(target, message, self.name, config, self.state, DEVICE)
+        takes = self._takes(old, self.membership, self.name)
+        late = len(target.late) if target.late is not None else 0
+        assert target.held_bytes == takes.beside_training(len(takes.new) - late) - config.stream.staging_bytes
         return target
 
     def _spoil(self, _start: float) -> None:
@@ -234,26 +278,29 @@ def circuit(layouts: list[Layout], hub: Layout | None) -> list[Layout]:
     return walk[::-1]
 
 
-def overlapped_walk(name: str, port: int, walk: list[Layout], number: int, case: dict[str, Any]) -> dict[str, Any]:
+def overlapped_walk(
+    name: str, port: int, walk: list[Layout], number: int, limited: bool, case: dict[str, Any]
+) -> dict[str, Any]:
     """Every transition while training goes on."""
-    walker = Walker(name, job(**case), port, first_generation=1000 * number)
+    walker = Walker(name, job(**case), port, 1000 * number, limited)
     walker.go(walk[0])
     compared = 0
     for step, layout in enumerate(walk[1:]):
         compared += walker.go_overlapped(layout, steps=3 if step % 2 else 2)
     assert walker.peak <= walker.config.stream.staging_bytes
-    return {"transitions": len(walk) - 1, "boxes": compared, "early": walker.early}
+    return {"transitions": len(walk) - 1, "boxes": compared, "early": walker.early, "late": walker.late}
 
 
 def main() -> None:
     name, port, layouts, cases, hub = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
     walk = circuit([Layout.parse(text) for text in layouts.split(",")], Layout.parse(hub) if hub else None)
     for number, case in enumerate(json.loads(cases)):
+        limited = case.pop("limited", False)
         if case.pop("overlap", False):
-            print(json.dumps({**case, **overlapped_walk(name, port, walk, number, case)}), flush=True)
+            print(json.dumps({**case, **overlapped_walk(name, port, walk, number, limited, case)}), flush=True)
             continue
         config = job(**case)
-        walker = Walker(name, config, port, first_generation=1000 * number)
+        walker = Walker(name, config, port, 1000 * number, limited)
         walker.go(walk[0])
         losses = [train_step(walker.state, Patterned(), step).loss for step in range(3)] if walker.state else []
         compared = walker.check()
@@ -269,7 +316,8 @@ def main() -> None:
         )
         assert losses == expected, (losses, expected)
         assert walker.peak <= config.stream.staging_bytes
-        print(json.dumps({**case, "transitions": len(walk) - 1, "boxes": compared, "losses": losses}), flush=True)
+        found = {"transitions": len(walk) - 1, "boxes": compared, "losses": losses, "late": walker.late}
+        print(json.dumps({**case, **found}), flush=True)
     sys.stdout.flush()
     os._exit(0)
 
