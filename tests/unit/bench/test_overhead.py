@@ -67,4 +67,5 @@ def test_the_table_has_both_figures() -> None:
     }
     text = table({"cases": [case], "machine": {"cores": 2, "device": "cpu"}, "seconds": 30.0})
     assert "0.12%" in text
+    assert "0.050%" in text
     assert "1.004" in text
