@@ -61,6 +61,7 @@ def test_the_table_has_both_figures() -> None:
     case = {
         "name": "15M tp1pp1dp1",
         "cpu_share": 0.00123,
+        "cpu_of_wall": 0.0005,
         "step_time_ratio": 1.0042,
         "step_s": 0.1,
         "plain_step_s": 0.1,
