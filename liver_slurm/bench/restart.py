@@ -130,14 +130,21 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
         ended = time.time()
     finally:
         for process in processes:
-            # Each has a session of its own. megatron-core starts helpers that outlive whoever ends without destructors.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end_session(process)
     if any(codes):
         raise LiverError(f"the restart baseline failed in {orders.layout}: {_last_line(logs, codes)}")
     reports = [msgspec.json.decode(report_file(orders, rank).read_bytes(), type=Report) for rank in range(layout.size)]
     return _World(started, ended, reports)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """End a process and what it has started: megatron-core's helpers outlive whoever ends without destructors."""
+    with contextlib.suppress(ProcessLookupError):  # all have ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with contextlib.suppress(ChildProcessError):  # none is left, or none became a child of this process
+        while True:
+            os.waitpid(-process.pid, 0)
 
 
 def _last_line(logs: Sequence[Path], codes: Sequence[int]) -> str:
