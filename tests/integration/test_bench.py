@@ -27,7 +27,11 @@ def bench(name: str) -> dict[str, Any]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    output, _ = process.communicate(timeout=500)
+    try:
+        output, _ = process.communicate(timeout=500)
+    finally:
+        process.terminate()  # it ends what it has started
+        process.wait(timeout=60)
     assert process.returncode == 0
     assert not list(MEMORY_DISK.glob(f"{PREFIX}{process.pid}-*"))
     assert not [one.pid for one in psutil.Process().children(recursive=True)]
