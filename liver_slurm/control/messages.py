@@ -224,6 +224,8 @@ class Prepare(Message, frozen=True, kw_only=True):
     store_port: int
     checkpoint: str = ""
     """Directory to load from when there is no source world; empty: start from the seed."""
+    hosts: dict[str, str] = {}
+    """Where each worker of both worlds runs, as far as it is known: state comes from near rather than from far."""
 
 
 class ProposeBoundary(Message, frozen=True, kw_only=True):

@@ -72,6 +72,7 @@ def begin(
         store_host=settings.store_host,
         store_port=settings.store_port,
         checkpoint="" if source else settings.checkpoint,
+        hosts={name: state.workers[name].host for name in attempt.involved if name in state.workers} if source else {},
     )
     turn.send(attempt.involved, message)
 

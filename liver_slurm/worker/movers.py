@@ -15,6 +15,7 @@ from liver_slurm.megatron.replay import LiveUpdates, replica_of
 from liver_slurm.megatron.spec import shard_spec_of
 from liver_slurm.megatron.storage import Moments, held_bytes
 from liver_slurm.state.layout import Layout
+from liver_slurm.state.members import Peers
 from liver_slurm.state.pieces import Move, Piece, state_tensors
 from liver_slurm.state.plan import RankMoves, TransferPlan
 from liver_slurm.state.spec import ShardSpec, WorldSpec, pieces
@@ -43,12 +44,16 @@ class Ends:
             message.source_generation, Layout.parse(message.source_layout), tuple(message.source_members)
         )
         self.target = target
-        self.peers = [*self.source.members, *(m for m in self.target.members if m not in self.source.members)]
-        self.me = self.peers.index(worker)
-        self.source_rank, self.target_rank = self.source.rank_of(worker), self.target.rank_of(worker)
+        self.peers = Peers.of(self.source.members, target.members)
+        self.me = self.peers.names.index(worker)
+        self.source_rank, self.target_rank = self.source.rank_of(worker), target.rank_of(worker)
         self.old, self.new = old, new
-        self.source_peers = [self.peers.index(member) for member in self.source.members]
-        self.target_peers = [self.peers.index(member) for member in self.target.members]
+        hosts = message.hosts
+        known = all(name in hosts for name in self.peers.names)
+        members = (self.source.members, target.members)
+        old_places, new_places = ([(hosts[name],) for name in side] if known else [] for side in members)
+        self.places = (old_places, new_places) if known else None
+        """Of source and target ranks; None where they are not known."""
 
 
 class Mover:
@@ -75,8 +80,8 @@ class Mover:
             source=_replica(ends.old, plan.source, ends.source_rank),
             target=_replica(ends.new, plan.target, ends.target_rank),
             updates=LiveUpdates(ends.old) if ends.old is not None else None,
-            source_peers=ends.source_peers,
-            target_peers=ends.target_peers,
+            source_peers=ends.peers.source,
+            target_peers=ends.peers.target,
             transport=self._transport,
             staging_bytes=self._config.stream.staging_bytes,
             device=device,
@@ -111,8 +116,8 @@ class Mover:
             moves = self._of(this)
             return LateLayer(transfer, partial(new.allocate, this), free)
 
-        senders = {ends.source_peers[move.source_rank] for move in self._moves.receives}
-        receivers = {ends.target_peers[move.target_rank] for move in self._moves.sends}
+        senders = {ends.peers.source[move.source_rank] for move in self._moves.receives}
+        receivers = {ends.peers.target[move.target_rank] for move in self._moves.sends}
         return Layered(
             layers=[late_layer(layer) for layer in late],
             free_arrived=partial(old.free, early),
@@ -120,7 +125,7 @@ class Mover:
             transport=self._transport,
             met=senders | receivers,
             me=ends.me,
-            peers=len(ends.peers),
+            peers=len(ends.peers.names),
         )
 
     def _transfer(self, moves: RankMoves, source: Boxes, target: Boxes) -> Transfer:
@@ -129,8 +134,8 @@ class Mover:
             tensors=self._plan.tensors,
             source=source,
             target=target,
-            source_peers=self._ends.source_peers,
-            target_peers=self._ends.target_peers,
+            source_peers=self._ends.peers.source,
+            target_peers=self._ends.peers.target,
             me=self._ends.me,
             transport=self._transport,
             staging_bytes=self._config.stream.staging_bytes,

@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import torch
 import torch.distributed as dist
 
@@ -21,16 +20,16 @@ from liver_slurm.megatron.rank_state import RankState, build_rank_state
 from liver_slurm.megatron.sharing import share_storage
 from liver_slurm.megatron.spec import shard_spec_of
 from liver_slurm.megatron.storage import Moments, held_bytes
-from liver_slurm.state.layout import Layout
+from liver_slurm.state.exchange import learn, publish
 from liver_slurm.state.plan import TransferPlan, plan_transfer
-from liver_slurm.state.spec import ShardSpec, WorldSpec
+from liver_slurm.state.spec import WorldSpec
 from liver_slurm.stream.choice import open_transport
 from liver_slurm.stream.layered import Layered
 from liver_slurm.stream.overlap import Overlap
 from liver_slurm.stream.transfer import Transfer
 from liver_slurm.worker.movers import Ends, Mover
 from liver_slurm.worker.room import Room, agree_on_room
-from liver_slurm.world.world import Membership, World, build_world
+from liver_slurm.world.world import Membership, build_world
 
 _LONGER = 10.0
 """Seconds that a worker waits for its peers beyond job.prepare_timeout: the coordinator, which gives up then, knows who
@@ -164,7 +163,7 @@ def prepare(
         transport = open_transport(
             store,
             f"generation{message.generation}/transfer",
-            len(ends.peers),
+            len(ends.peers.names),
             ends.me,
             config.stream,
             device,
@@ -184,23 +183,12 @@ def _plan(ends: Ends, config: JobConfig, store: Any) -> TransferPlan:
     """Learn from the store what every rank of both worlds holds, and plan."""
     scope = dist.PrefixStore(f"generation{ends.generation}/spec/", store)
     for side, state in (("source", ends.old), ("target", ends.new)):
-        if state is not None and state.world.place.dp == 0:
-            scope.set(_key(side, state.world), msgspec.json.encode(shard_spec_of(state.model)))
-    source = _gather(scope, "source", ends.source.layout, config)
-    target = _gather(scope, "target", ends.target.layout, config)
-    return plan_transfer(source, target, [ends.source.rank_of(member) for member in ends.target.members])
-
-
-def _key(side: str, world: World) -> str:
-    return f"{side}/{world.place.tp}/{world.place.pp}"
-
-
-def _gather(scope: Any, side: str, layout: Layout, config: JobConfig) -> WorldSpec:
-    shards = {
-        (tp, pp): msgspec.json.decode(scope.get(f"{side}/{tp}/{pp}"), type=ShardSpec)
-        for tp in range(layout.tp)
-        for pp in range(layout.pp)
-    }
-    train = config.train
+        if state is not None:
+            publish(scope, side, state.world.layout, state.world.rank, shard_spec_of(state.model))
+    distributed, precision = config.train.distributed_optimizer, config.train.precision
     derived = config.stream.mode == "overlap"
-    return WorldSpec(layout, shards, train.distributed_optimizer, train.precision, derived=derived)
+    source, target = (
+        WorldSpec(membership.layout, learn(scope, side), distributed, precision, derived=derived)
+        for side, membership in (("source", ends.source), ("target", ends.target))
+    )
+    return plan_transfer(source, target, ends.peers.keep, ends.places)
