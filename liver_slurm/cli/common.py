@@ -6,9 +6,12 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from liver_slurm.errors import BadInput
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -34,9 +37,19 @@ def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON d
     parser.add_argument("--json", action="store_true", help=help_text)
 
 
-def add_job_file(parser: argparse.ArgumentParser) -> None:
-    """The job file and its overrides."""
-    parser.add_argument("job_file", metavar="JOB.toml", help="job file; configs/gpt-tiny.toml is a small one")
+def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False) -> None:
+    """The job file and its overrides; ``resumable``: and --resume, whose run's own job is the default."""
+    default = "; default with --resume: that run's own job" if resumable else ""
+    parser.add_argument(
+        "job_file",
+        metavar="JOB.toml",
+        nargs="?" if resumable else None,
+        help=f"job file; configs/gpt-tiny.toml is a small one{default}",
+    )
+    if resumable:
+        parser.add_argument(
+            "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
+        )
     parser.add_argument(
         "--set",
         action="append",
@@ -45,6 +58,21 @@ def add_job_file(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a key of the job file, as often as needed: --set train.steps=50 --set live.component.0.nodes=4",
     )
+
+
+def job_file(args: argparse.Namespace) -> str | Path:
+    """The job file that was named, or that of the run to resume.
+
+    Raises:
+        BadInput: neither was named, or there is no such run.
+    """
+    if args.job_file is not None:
+        return str(args.job_file)
+    if args.resume is None:
+        raise BadInput("JOB.toml is missing: name a job file, such as configs/gpt-tiny.toml, or a run with --resume")
+    from liver_slurm.config.runs import find_run
+
+    return find_run(args.resume).job_file
 
 
 def print_json(document: object) -> None:

@@ -12,6 +12,7 @@ from liver_slurm.cli.common import (
     Subparsers,
     add_job_file,
     add_json,
+    job_file,
     new_parser,
     print_json,
     print_table,
@@ -39,7 +40,7 @@ examples:
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``run``."""
     parser = new_parser(subparsers, "run", DESCRIPTION, EPILOG)
-    add_job_file(parser)
+    add_job_file(parser, resumable=True)
     parser.add_argument("--workers", type=int, required=True, metavar="N", help="live workers")
     parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")
     parser.add_argument(
@@ -48,9 +49,6 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         default=[],
         metavar="STEP:LAYOUT",
         help="change to a layout at exactly this step, as often as wanted, also at one step: --resize 50:tp2pp1dp2",
-    )
-    parser.add_argument(
-        "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
     )
     add_json(parser, 'print {"run_dir", "state", "steps", "final_loss", "reconfigurations"} at the end')
 
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.standbys < 0:
         raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: >= 0")
     resizes = sorted((parse_resize(text) for text in args.resize), key=lambda resize: resize[0])  # stable
-    config = load_job(args.job_file, args.overrides, workers=args.workers, standbys=args.standbys)
+    config = load_job(job_file(args), args.overrides, workers=args.workers, standbys=args.standbys)
     policy.named(config.standby.policy)
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from liver_slurm.cli.common import Subparsers, add_job_file, add_json, new_parser, print_json
+from liver_slurm.cli.common import Subparsers, add_job_file, add_json, job_file, new_parser, print_json
 from liver_slurm.config.load import load_job
 from liver_slurm.config.runs import new_run_dir
 
@@ -23,24 +23,21 @@ examples:
   liver-slurm submit configs/gpt-tiny.toml --wait
   liver-slurm submit job.toml --set train.steps=500 --set standby.max_jobs=0
   liver-slurm submit job.toml --dry-run > live.sh
-  liver-slurm submit job.toml --resume runs/gpt-20260101-120000-ab12"""
+  liver-slurm submit --resume runs/gpt-20260101-120000-ab12"""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``submit``."""
     parser = new_parser(subparsers, "submit", DESCRIPTION, EPILOG)
-    add_job_file(parser)
+    add_job_file(parser, resumable=True)
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
     parser.add_argument("--wait", action="store_true", help="show progress until the run is over")
-    parser.add_argument(
-        "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
-    )
     add_json(parser, 'print {"job_id", "run_dir"} and nothing else on stdout')
 
 
 def run(args: argparse.Namespace) -> int:
     """Submit; with --wait the exit code says how the run ended."""
-    config = load_job(args.job_file, args.overrides)
+    config = load_job(job_file(args), args.overrides)
     if args.dry_run:
         from liver_slurm.slurm.batch import render_live
 

@@ -34,6 +34,7 @@ def load_job(
 ) -> JobConfig:
     """Read a job file over the site file's defaults, apply ``section.key=value`` overrides, validate everything.
 
+    A run's ``job.json`` is a job file too.
     Relative paths in it are relative to the working directory, and absolute in the result.
 
     Args:
@@ -50,7 +51,8 @@ def load_job(
     document = _Document()
     if (site_path := _site_path(site)) is not None:
         document.merge(_read(site_path), site_path.name)
-    document.merge(_read(path), path.name)
+    resolved = path.suffix == ".json"
+    document.merge(_without_none(dataclasses.asdict(read_job(path))) if resolved else _read(path), path.name)
     document.merge(sections or {}, "overrides")
     for text in overrides:
         document.override(text)

@@ -109,9 +109,7 @@ def test_a_run_by_its_commands(tmp_path: Path, client: CommandClient, eventually
     assert saved <= status["step"] < STEPS
 
     slow.unlink()
-    second = liver(
-        "submit", liver.job, "--resume", run_dir, "--set", "elastic.initial=tp1pp2dp1", "--wait", timeout=120
-    )
+    second = liver("submit", "--resume", run_dir, "--set", "elastic.initial=tp1pp2dp1", "--wait", timeout=120)
     assert liver("status", second["job_id"])["state"] == "finished"
     after = losses(second["run_dir"])
     assert list(after) == list(range(saved + 1, STEPS + 1)), "goes on after the checkpoint, to the end"

@@ -2,7 +2,8 @@
 
 ``python fake_worker.py RUN_DIR --name live-0 --role live [--step-seconds S] [--at POINT=DEED]…``
 
-POINT: prepare, confirm, commit (a message arrived; not for world 0), streamed (the vote is about to go out). DEED: die, fail, hang.
+POINT: prepare, confirm, commit (a message arrived; not for world 0), streamed (the vote is about to go out).
+DEED: die, fail, hang.
 Every step it counts is a line in RUN_DIR/trace/NAME: GENERATION STEP.
 """
 

@@ -73,6 +73,8 @@ def test_help_names_every_command_that_is_there(liver: Liver) -> None:
         ("submit", TINY, "--set", "standby.policy=nobody"),
         ("run", TINY, "--workers", "2", "--resize", "tp1pp1dp1"),
         ("run", TINY, "--workers", "2", "--resume", "nothing"),
+        ("run", "--workers", "2"),
+        ("submit", "--resume", "nothing"),
         ("data", "prepare", "/nope", "--output", "x"),
     ],
 )
