@@ -1,0 +1,134 @@
+"""A growth under ``stream.memory_limit``: within it, with one that cannot be met, and failing while it is made room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoint_files import assert_same, newest
+from worker_lab import STARTUP, WorkerLab, job
+
+from liver_slurm.config.schema import CheckpointSection, ElasticSection, JobConfig, StreamSection
+from liver_slurm.megatron.spec import world_spec
+from liver_slurm.observe.metrics import read_metrics
+from liver_slurm.state.layout import Layout
+from liver_slurm.state.memory import Footprint, Share, footprint
+
+STEPS = 60
+STAGING = 1 << 15
+
+
+def config_in(folder: Path, mode: str = "overlap") -> JobConfig:
+    """One worker, and one that joins it as another tensor parallel rank."""
+    config = job(
+        folder,
+        steps=STEPS,
+        live=1,
+        elastic=ElasticSection(layouts=("tp1pp1dp1", "tp2pp1dp1"), settle=0.2),
+        checkpoint=CheckpointSection(at_end=True),
+        stream=StreamSection(mode=mode, staging_bytes=STAGING),  # type: ignore[arg-type]
+    )
+    return replace(config, train=replace(config.train, global_batch_size=4))
+
+
+def survivor(config: JobConfig) -> Footprint:
+    """What the growth takes of the worker that is in both worlds, whichever its new rank is."""
+    before, after = (world_spec(config, Layout(tp, 1, 1)).shards[0, 0] for tp in (1, 2))
+    return footprint(Share(before, 1, 0, True), Share(after, 1, 0, True), STAGING)
+
+
+def tight(config: JobConfig) -> int:
+    """Room for what is in no layer and for the first layer, and not for the second."""
+    limit = survivor(config).peak(2)
+    assert limit < survivor(config).peak(3)
+    return limit
+
+
+def started(config: JobConfig, limit: int, fault: str = "") -> WorkerLab:
+    """A run at a slow pace; ``fault`` is of the live worker."""
+    lab = WorkerLab(replace(config, stream=replace(config.stream, memory_limit=limit)))
+    lab.slow.touch()
+    lab.coordinator()
+    lab.real_worker("live-0", fault)
+    lab.committed_to("tp1pp1dp1")
+    return lab
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerLab]:
+    lab = WorkerLab(config_in(tmp_path_factory.mktemp("undisturbed")))
+    lab.begin()
+    lab.finish()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def labs() -> Iterator[list[WorkerLab]]:
+    opened: list[WorkerLab] = []
+    yield opened
+    for lab in opened:
+        lab.close()
+
+
+def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) -> None:
+    assert run.finish() == undisturbed.losses()
+    assert_same(newest(run.run_dir.checkpoints), newest(undisturbed.run_dir.checkpoints))
+    assert not run.events("reconfiguration_committed")
+
+
+@pytest.mark.parametrize("mode", ["overlap", "pause"])
+def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
+    config = config_in(tmp_path, mode)
+    limit = tight(config)
+    labs.append(run := started(config, limit))
+    run.real_worker("standby-a")
+    committed = run.wait_event("reconfiguration_committed", 1, STARTUP)
+    assert committed["late_layers"] == 1
+    assert committed["staging_peak_bytes"] <= STAGING
+    assert STAGING < committed["state_peak_bytes"] <= limit
+    losses = run.finish()
+    assert losses == pytest.approx(undisturbed.losses(), rel=1e-6)
+
+
+def test_a_limit_that_cannot_be_met(labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
+    config = config_in(tmp_path)
+    least = survivor(config).peak(0)
+    labs.append(run := started(config, least - 1))
+    joiner = run.real_worker("standby-a")
+    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
+    assert "bytes are needed at least" in reason
+    assert f"stream.memory_limit allows {least - 1}" in reason
+    assert "\n" not in reason
+    run.notice("standby-a")
+    assert joiner.wait(timeout=STARTUP) == 0
+    assert_as_if_nothing_had_been_tried(run, undisturbed)
+
+
+def test_before_the_first_free_a_failure_costs_nothing(
+    labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab
+) -> None:
+    config = config_in(tmp_path)
+    labs.append(run := started(config, tight(config)))
+    joiner = run.real_worker("standby-a", "fail@streamed")
+    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
+    assert "could not stream" in reason
+    run.notice("standby-a")
+    assert joiner.wait(timeout=STARTUP) == 0
+    assert_as_if_nothing_had_been_tried(run, undisturbed)
+
+
+def test_after_the_first_free_a_failure_is_a_loss(labs: list[WorkerLab], tmp_path: Path) -> None:
+    """No worker trains on with what is left of the old world's state."""
+    config = config_in(tmp_path)
+    labs.append(run := started(config, tight(config), "fail@freed"))
+    run.real_worker("standby-a")
+    lost = run.wait_event("worker_lost", 1, STARTUP)
+    assert "the old world's state was being freed" in str(lost["reason"])
+    trained = [line.generation for line in read_metrics(run.run_dir.metrics)]
+    assert run.processes["coordinator"].wait(timeout=STARTUP) == 1
+    assert set(trained) == {0}
+    assert [line.generation for line in read_metrics(run.run_dir.metrics)] == trained
+    assert run.processes["live-0"].wait(timeout=STARTUP) != 0
