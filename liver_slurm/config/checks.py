@@ -143,6 +143,15 @@ def _lost_after(config: JobConfig) -> Iterator[Problem]:
         yield Problem("job.lost_after", text)
 
 
+def _memory_limit(config: JobConfig) -> Iterator[Problem]:
+    stream = config.stream
+    if stream.memory_limit is not None and stream.memory_limit <= stream.staging_bytes:
+        text = (
+            f"{stream.memory_limit} leaves no room for state; allowed: more than staging_bytes {stream.staging_bytes}"
+        )
+        yield Problem("stream.memory_limit", text)
+
+
 def _data_files(config: JobConfig) -> Iterator[Problem]:
     for text in config.data.paths:
         if reason := unreadable_data(Path(text)):
@@ -190,6 +199,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("live.component", "standby.gpus_per_task"), _one_device),
     (("standby.partitions", "standby.max_jobs"), _standby_partitions),
     (("job.heartbeat", "job.lost_after"), _lost_after),
+    (("stream.memory_limit", "stream.staging_bytes"), _memory_limit),
 )
 _FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths[]",), _data_files),

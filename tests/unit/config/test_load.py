@@ -109,6 +109,8 @@ def test_every_problem_is_reported_at_once() -> None:
         ("job.name=a/b", 'job.name: "a/b" is not allowed'),
         ("train.min_lr=1", "train.min_lr: 1.0 is above lr"),
         ("job.lost_after=1", "job.lost_after: 1.0 is too short"),
+        ("stream.memory_limit=4MiB", "stream.memory_limit: 4194304 leaves no room for state"),
+        ("stream.memory_limit=none", 'stream.memory_limit: "none" is not allowed; allowed: a size >= 1'),
     ],
 )
 def test_one_problem_is_one_line(override: str, expected: str) -> None:
