@@ -143,3 +143,16 @@ def test_overlap_on_one_card_is_bitwise_what_a_pause_brings(precision: str, tmp_
     for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
         assert result["transitions"] == 4 * 3
         assert result["early"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card: torch.cuda.is_available() is False")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_without_room_on_one_card_are_late_and_bitwise(precision: str, tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": True, "overlap": True, "limited": True}
+        for distributed in (True, False)
+    ]
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2", 2, cases, tmp_path, device="cuda:0"):
+        assert result["transitions"] == 3 * 2
+        assert result["late"]
