@@ -1,0 +1,117 @@
+"""Messages of overlap: what a sink takes, and what it refuses because it is not due."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import torch
+
+from liver_slurm.errors import TransferError
+from liver_slurm.state.pieces import Piece
+from liver_slurm.state.spec import GroupSpec
+from liver_slurm.stream.replica import Content, Hyperparameters, Index, Replica, TrainedBox, digests, encode_groups
+from liver_slurm.stream.sink import Sink
+from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode, encode
+
+GROUPS = encode_groups({GroupSpec(): Hyperparameters(1e-3, 0.1, 0.9, 0.999, 1e-8)}).view(torch.uint8).view(-1)
+
+
+class _Arrived:
+    def wait(self) -> None:
+        """It has."""
+
+
+class Script:
+    """A transport on which the peer's messages wait already, in order; at their end it hangs up."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *parts: torch.Tensor) -> None:
+        self.parts = deque(parts)
+
+    def receive(self, peer: int, buffer: torch.Tensor) -> _Arrived:
+        if not self.parts:
+            raise TransferError(f"peer {peer} went away")
+        part = self.parts.popleft()
+        assert part.numel() == buffer.numel(), "a receiver asks for as many bytes as the header says"
+        buffer.copy_(part)
+        return _Arrived()
+
+
+def held(value: float) -> Content:
+    """A box of four elements, its weights of this value."""
+    views = [torch.full((2, 2), value), torch.zeros(2, 2), torch.zeros(2, 2)]
+    box = TrainedBox(Piece("w", (0, 0), (2, 2)), *views, gradient=lambda: torch.zeros(2, 2), group=GroupSpec())  # type: ignore[misc]
+    return Index(Replica([box], [])).content([Piece("w@master", (0, 0), (2, 2))])
+
+
+SOURCE = held(3.0)
+STATE = torch.empty(SOURCE.nbytes, dtype=torch.uint8)
+SOURCE.pack(STATE)
+GRADIENT = torch.ones(4).view(torch.uint8)
+DIGESTS = torch.tensor(digests(SOURCE)).view(torch.uint8)
+
+
+def message(kind: Kind, version: int, payload: torch.Tensor | None = None, number: int = 0) -> list[torch.Tensor]:
+    header = encode(Header(kind, number, version, 0 if payload is None else payload.numel()))
+    return [header] if payload is None else [header, payload]
+
+
+def receive(*messages: list[torch.Tensor]) -> Sink:
+    sink = Sink(
+        peer=1,
+        incoming={0: held(0.0)},
+        transport=Script(*(part for parts in messages for part in parts)),  # type: ignore[arg-type]
+        slots=Slots(1, SOURCE.nbytes, False),
+        device=torch.device("cpu"),
+        on_received=lambda view: None,
+        on_ended=lambda: None,
+    )
+    sink.run()
+    return sink
+
+
+def test_state_then_the_end_then_its_digests() -> None:
+    sink = receive(message(Kind.STATE, 4, STATE), message(Kind.END, 4, number=9), message(Kind.DIGESTS, 4, DIGESTS))
+    assert (sink.adam_step, sink.bytes_received, sink.digests_checked) == (9, 48, 3)
+
+
+def test_a_digest_that_differs() -> None:
+    other = torch.tensor(digests(held(2.0))).view(torch.uint8)
+    with pytest.raises(TransferError, match="the digest of what arrived differs"):
+        receive(message(Kind.STATE, 0, STATE), message(Kind.END, 0), message(Kind.DIGESTS, 0, other))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([message(Kind.GRADIENT, 1, GRADIENT)], id="a gradient before its state"),
+        pytest.param([message(Kind.STATE, 0, STATE), message(Kind.GRADIENT, 1, GRADIENT)], id="without its groups"),
+        pytest.param(
+            [message(Kind.STATE, 0, STATE), message(Kind.GROUPS, 2, GROUPS), message(Kind.GRADIENT, 2, GRADIENT)],
+            id="an update left out",
+        ),
+        pytest.param([message(Kind.STATE, 0, STATE), message(Kind.STATE, 0, STATE)], id="state again"),
+        pytest.param([message(Kind.STATE, 0, STATE[:24])], id="too short"),
+        pytest.param([message(Kind.STATE, 0, STATE, number=7)], id="an unknown chunk"),
+        pytest.param([message(Kind.STATE, 0, STATE), message(Kind.DIGESTS, 0, DIGESTS)], id="digests before the end"),
+        pytest.param(
+            [message(Kind.STATE, 0, STATE), message(Kind.END, 0), message(Kind.GROUPS, 1, GROUPS)], id="after the end"
+        ),
+        pytest.param([message(Kind.END, 0)], id="an end with nothing before it"),
+        pytest.param([message(Kind.STATE, 0, STATE), message(Kind.END, 1)], id="an end ahead of the state"),
+    ],
+)
+def test_what_is_not_due_ends_the_transfer(messages: list[list[torch.Tensor]]) -> None:
+    with pytest.raises(TransferError, match=r"not due|goes on after its end|are not at version|without what"):
+        receive(*messages)
+
+
+def test_a_header_is_what_it_was() -> None:
+    header = Header(Kind.GRADIENT, 3, 1 << 40, 5)
+    assert encode(header).numel() == HEADER_BYTES
+    assert decode(encode(header)) == header
+    for wrong in (torch.zeros(HEADER_BYTES, dtype=torch.uint8), encode(Header(Kind.END, 0, 0, 0)) ^ 1):
+        with pytest.raises(TransferError, match="no part of this transfer"):
+            decode(wrong)
