@@ -6,6 +6,7 @@ it was the first time, bit for bit; and in the end training goes on as it does i
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig, ModelSection, StreamSection, TrainSection
 from liver_slurm.control.messages import Prepare
@@ -94,6 +96,7 @@ class Walker:
         self.steps: dict[Layout, set[int]] = {}
         self.peak = self.early = self.trained = self.late = 0
         self.limited = limited
+        self.store = dist.TCPStore("127.0.0.1", port, is_master=False)
 
     def go(self, layout: Layout) -> None:
         """Move to ``layout``: worlds are of the first workers."""
@@ -107,7 +110,7 @@ class Walker:
         target = Target(membership)
         limit = self._limit(old, membership) if self.limited and old is not None else None
         config = replace(self.config, stream=replace(self.config.stream, memory_limit=limit))
-        prepare(target, message, self.name, config, self.state, DEVICE)
+        self._prepare(target, message, config)
         if isinstance(target.transfer, Transfer):
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
@@ -118,6 +121,14 @@ class Walker:
         if target.state is not None and old is not None:
             target.state.set_step(self.adam_step)
         self._switch(target.state)
+
+    def _prepare(self, target: Target, message: Prepare, config: JobConfig) -> None:
+        """Prepare, and wait until all have, as they do for the coordinator's word."""
+        prepare(target, message, self.name, config, self.state, DEVICE)
+        involved, key = {*message.source_members, *message.members}, f"prepared/{message.generation}"
+        if self.store.add(key, 1) == len(involved):
+            self.store.set(f"{key}/all", b"")
+        self.store.wait([f"{key}/all"])
 
     def _message(self, layout: Layout, old: Membership | None) -> Prepare:
         self.generation += 1
@@ -143,21 +154,19 @@ class Walker:
             previous.world.destroy()
 
     def go_overlapped(self, layout: Layout, steps: int) -> int:
-        """Move to ``layout`` while ``steps`` steps are trained, and compare with the same state moved in a pause.
+        """Move to ``layout`` while ``steps`` steps are trained, and compare with what the old world then holds.
 
         The last step but one is skipped, for its gradient is not finite. Returns how many boxes were compared.
         """
         old = self.membership
         assert old is not None
         limit = self._limit(old, Membership(0, layout, tuple(members_of(layout)))) if self.limited else None
-        overlapped = self._prepared(layout, old, "overlap", limit)
-        paused = self._prepared(layout, old, "pause", None)
-        if overlapped is None or paused is None:
+        target = self._prepared(layout, old, limit)
+        if target is None:
             self.trained += steps
             return 0
-        overlap, transfer = overlapped.transfer, paused.transfer
+        overlap = target.transfer
         assert isinstance(overlap, Overlap)
-        assert isinstance(transfer, Transfer)
         overlap.start()
         for number in range(steps):
             if self.state is not None:
@@ -166,33 +175,49 @@ class Walker:
                 result = train_step(self.state, Patterned(), self.trained, False, spoil)
                 assert result.skipped == (number == steps - 2)
             self.trained += 1
+        self._tell()
         self.adam_step = overlap.finish()
         stats = overlap.prove()
-        overlapped.holds(overlapped.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)
+        target.holds(target.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)
         overlap.release()
         self.peak = max(self.peak, stats.staging_peak_bytes)
         self.early += stats.bytes_early
-        _, (adam_step,) = transfer.run([max(self.state.steps())] if self.state else None)
-        self._move_late(overlapped, limit)
-        if overlapped.state is not None:
-            complete(overlapped.state, self.adam_step)
-        assert adam_step == self.adam_step
+        self._move_late(target, limit)
         compared = 0
-        if overlapped.state is not None:
-            paused.state.set_step(adam_step)
-            for (piece, view), (same, moved) in zip(
-                state_boxes(overlapped.state), state_boxes(paused.state), strict=True
-            ):
-                assert piece == same
-                assert torch.equal(_bits(view), _bits(moved)), f"{old.layout}->{layout} {piece} differs from a pause"
-                compared += 1
-            assert overlapped.state.steps() == paused.state.steps()
-        for target in (overlapped, paused):
-            target.close_transfer()
-        if paused.state is not None:
-            paused.state.world.destroy()
-        self._switch(overlapped.state)
+        if target.state is not None:
+            complete(target.state, self.adam_step)
+            compared = self._compare(target.state, old)
+        target.close_transfer()
+        self._switch(target.state)
         return compared
+
+    def _tell(self) -> None:
+        """Put what this rank holds into the store, unless another replica holds the same."""
+        if self.state is None or (self.state.world.place.dp > 0 and not self.config.train.distributed_optimizer):
+            return
+        data = io.BytesIO()
+        torch.save(([(tuple(piece), view.cpu()) for piece, view in state_boxes(self.state)], self.state.steps()), data)
+        self.store.set(f"told/{self.generation}/{self.state.world.rank}", data.getvalue())
+
+    def _compare(self, state: RankState, old: Membership) -> int:
+        """Every box of a new rank with what the old world's ranks told; returns how many there are."""
+        whole: dict[str, torch.Tensor] = {}
+        shapes = world_spec(self.config, old.layout).tensors
+        replicas = old.layout.dp if self.config.train.distributed_optimizer else 1
+        for rank in range(old.layout.size):
+            if old.layout.coordinates(rank).dp >= replicas:
+                continue
+            boxes, steps = torch.load(io.BytesIO(self.store.get(f"told/{self.generation}/{rank}")))
+            assert state.steps() == steps
+            for (name, offset, shape), view in boxes:
+                tensor = whole.setdefault(name, torch.empty(shapes[name].shape, dtype=view.dtype))
+                tensor[tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))] = view
+        boxes = state_boxes(state)
+        for (name, offset, shape), view in boxes:
+            place = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
+            same = torch.equal(_bits(view.cpu()), _bits(whole[name][place]))
+            assert same, f"{old.layout}->{state.world.layout}: {name} at {offset} is not what the old world held"
+        return len(boxes)
 
     def _move_late(self, target: Target, limit: int | None) -> None:
         """What the cutover does with late layers; and nothing was held beyond the limit."""
@@ -222,14 +247,14 @@ class Walker:
             shares.append(Share(spec.shards[tp, pp], world.layout.dp, dp, spec.distributed_optimizer))
         return footprint(*shares, self.config.stream.staging_bytes)
 
-    def _prepared(self, layout: Layout, old: Membership, mode: str, limit: int | None) -> Target | None:
+    def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> Target | None:
         message = self._message(layout, old)
         self.membership = Membership(message.generation, layout, tuple(message.members))
         if self.name not in message.members and self.name not in old.members:
             return None
         target = Target(self.membership)
-        config = replace(self.config, stream=replace(self.config.stream, mode=mode, memory_limit=limit))
-        prepare(target, message, self.name, config, self.state, DEVICE)
+        config = replace(self.config, stream=replace(self.config.stream, mode="overlap", memory_limit=limit))
+        self._prepare(target, message, config)
         takes = self._takes(old, self.membership, self.name)
         late = len(target.late) if target.late is not None else 0
         assert target.held_bytes == takes.beside_training(len(takes.new) - late) - config.stream.staging_bytes
