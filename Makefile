@@ -8,11 +8,12 @@ STAMP := $(VENV)/.setup-stamp
 # Where there is no network (a machine lent for its GPU), tests run on the Python that is there.
 GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 
-.PHONY: help setup packages demo test test-gpu lint
+.PHONY: help setup packages demo test test-long test-gpu lint
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
 	@echo "make test      unit, integration and fault tests"
+	@echo "make test-long the rest of the transition table"
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
@@ -35,7 +36,11 @@ demo: setup
 
 # A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit tests/integration tests/faults
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m "not long" tests/unit tests/integration tests/faults
+
+# Combinations of the transition table that `make test` takes a part of.
+test-long: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m long tests
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -v -m gpu tests

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_files import counters
+from coordinator_lab import until
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
@@ -70,4 +71,36 @@ def test_orphaned_workers_save_one_step_and_a_resumed_run_goes_on(
     finally:
         run.close()
     run.slow.unlink()
+    assert resume(run) == undisturbed
+
+
+def test_orphaned_workers_that_stand_at_a_boundary_do_not_wait_for_ever(
+    tmp_path: Path, undisturbed: dict[int, float]
+) -> None:
+    run = WorkerLab(config(tmp_path))
+    try:
+        run.begin("--resize", "5:tp1pp1dp3")
+        run.wait_step(5)
+        run.kill("coordinator")
+        for name in ("live-0", "live-1"):
+            assert run.processes[name].wait(timeout=STARTUP) == 0, f"{name} leaves by itself"
+    finally:
+        run.close()
+    assert resume(run) == undisturbed
+
+
+def test_orphaned_workers_that_wait_for_a_commit_go_back_to_the_old_world(
+    tmp_path: Path, undisturbed: dict[int, float]
+) -> None:
+    run = WorkerLab(config(tmp_path))
+    try:
+        run.coordinator("--resize", "5:tp2pp1dp1")
+        run.real_worker("live-0")
+        run.real_worker("live-1", "delay@streamed:3")
+        until(lambda: run.status().get("phase") == "stream", "state is streamed", STARTUP)
+        run.kill("coordinator")
+        for name in ("live-0", "live-1"):
+            assert run.processes[name].wait(timeout=STARTUP) == 0, f"{name} leaves by itself"
+    finally:
+        run.close()
     assert resume(run) == undisturbed
