@@ -142,6 +142,8 @@ class Worker:
                 waited_for |= waits
                 if not waits:
                     del self._targets[number]
+        if self._streaming is not None and self._streaming.target.given_up and self._training.live is None:
+            self._streaming = None  # nothing else would let go of what a standby has built
         return waited_for
 
     def orphaned(self) -> None:
