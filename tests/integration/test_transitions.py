@@ -55,25 +55,31 @@ def walk(
     return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.parametrize("distributed", [True, False])
-def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, tmp_path: Path) -> None:
-    cases: list[dict[str, object]] = [
-        {"precision": "fp32", "distributed": distributed, "tied": tied} for tied in (True, False)
-    ]
-    for result in walk(LAYOUTS, 4, cases, tmp_path):
-        assert result["transitions"] == 10 * 9
-        assert result["boxes"]
+COMBINATIONS = pytest.mark.parametrize(
+    ("distributed", "tied"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.long),
+        pytest.param(False, False, marks=pytest.mark.long),
+    ],
+)
+"""Of distributed optimizer and tied embeddings; mode overlap takes the other two in every run."""
 
 
-def test_transitions_with_eight_workers_are_bitwise(tmp_path: Path) -> None:
-    cases: list[dict[str, object]] = [
-        {"precision": "fp32", "distributed": distributed, "tied": tied}
-        for distributed in (True, False)
-        for tied in (True, False)
-    ]
-    for result in walk(f"tp2pp2dp2,{LAYOUTS}", 8, cases, tmp_path, hub="tp2pp2dp2"):
-        assert result["transitions"] == 2 * 10
-        assert result["boxes"]
+@COMBINATIONS
+def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, tied: bool, tmp_path: Path) -> None:
+    (result,) = walk(LAYOUTS, 4, [{"precision": "fp32", "distributed": distributed, "tied": tied}], tmp_path)
+    assert result["transitions"] == 10 * 9
+    assert result["boxes"]
+
+
+@COMBINATIONS
+def test_transitions_with_eight_workers_are_bitwise(distributed: bool, tied: bool, tmp_path: Path) -> None:
+    case: dict[str, object] = {"precision": "fp32", "distributed": distributed, "tied": tied}
+    (result,) = walk(f"tp2pp2dp2,{LAYOUTS}", 8, [case], tmp_path, hub="tp2pp2dp2")
+    assert result["transitions"] == 2 * 10
+    assert result["boxes"]
 
 
 def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
