@@ -27,8 +27,8 @@ from liver_slurm.slurm.cluster.lifecycle import down, up
 from liver_slurm.slurm.cluster.spec import ClusterSpec
 from liver_slurm.slurm.command import run_once
 
-STEPS = 400
-PROD_SECONDS = 12
+STEPS = 500
+PROD_SECONDS = 4
 PATIENCE = 120.0
 """Seconds that each stage may take."""
 TOLERANCE = 1e-6
