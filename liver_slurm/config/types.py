@@ -105,19 +105,6 @@ def parse_slurm_time(value: object) -> str:
     return text
 
 
-def slurm_time_seconds(text: str) -> float:
-    """How long a time limit that :func:`parse_slurm_time` accepts is, in seconds."""
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:  # days-hours[:minutes[:seconds]]
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 1:  # minutes
-        hours, minutes, seconds = 0, parts[0], 0
-    else:  # [hours:]minutes:seconds
-        hours, minutes, seconds = (0, *parts)[-3:]
-    return float(int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds)
-
-
 def _matching(allowed: str, pattern: str, raw: bool = False) -> Rule:
     compiled = re.compile(pattern, re.ASCII)
 

@@ -56,13 +56,12 @@ def state_tensors(weight: str, dtype: str, derived: bool = False) -> tuple[str, 
     return (*master, f"{weight}@exp_avg", f"{weight}@exp_avg_sq")
 
 
-def intersect(offset: Box, shape: Box, other_offset: Box, other_shape: Box) -> tuple[Box, Box] | None:
-    """The box that both boxes cover, as (offset, shape); None where there is none."""
-    start = tuple(map(max, offset, other_offset))
-    end = tuple(min(a + n, b + m) for a, n, b, m in zip(offset, shape, other_offset, other_shape, strict=True))
-    if any(a >= b for a, b in zip(start, end, strict=True)):
+def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
+    """Where the box lies in an array of the piece's shape; None if it is not all there."""
+    starts = [a - b for a, b in zip(offset, piece.offset, strict=True)]
+    if any(a < 0 or a + n > m for a, n, m in zip(starts, shape, piece.shape, strict=True)):
         return None
-    return start, tuple(b - a for a, b in zip(start, end, strict=True))
+    return tuple(slice(a, a + n) for a, n in zip(starts, shape, strict=True))
 
 
 def volume(shape: Box) -> int:

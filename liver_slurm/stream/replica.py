@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw
 
 from liver_slurm.errors import TransferError
 from liver_slurm.state.digest import digests as digests_of
-from liver_slurm.state.pieces import Box, Piece
+from liver_slurm.state.pieces import Box, Piece, inside
 from liver_slurm.state.spec import GroupSpec
 
 STATE_BYTES, GRADIENT_BYTES = 12, 4
@@ -78,10 +78,9 @@ class TrainedBox:
 
     def part(self, offset: Box, shape: Box) -> TrainedBox | None:
         """The box inside this one; None if it does not lie in it."""
-        start = [a - b for a, b in zip(offset, self.piece.offset, strict=True)]
-        if any(a < 0 or a + n > m for a, n, m in zip(start, shape, self.piece.shape, strict=True)):
+        place = inside(offset, shape, self.piece)
+        if place is None:
             return None
-        place = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
         return TrainedBox(
             Piece(self.piece.tensor, offset, shape),
             self.master[place],
@@ -131,9 +130,9 @@ class Index:
 
     def _fixed_part(self, part: Piece) -> torch.Tensor:
         for piece, view in self._fixed.get(part.tensor, ()):
-            start = [a - b for a, b in zip(part.offset, piece.offset, strict=True)]
-            if all(a >= 0 and a + n <= m for a, n, m in zip(start, part.shape, piece.shape, strict=True)):
-                return view[tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))]
+            place = inside(part.offset, part.shape, piece)
+            if place is not None:
+                return view[place]
         raise _not_held(part)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from liver_slurm.errors import TransferError
 from liver_slurm.state.digest import digest
-from liver_slurm.state.pieces import Piece, TensorInfo
+from liver_slurm.state.pieces import Piece, TensorInfo, inside
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
 from liver_slurm.stream.transport import Pending, Transport
@@ -62,9 +62,9 @@ class BoxIndex:
             TransferError: no held piece contains it.
         """
         for piece, view in self._boxes.get(tensor, ()):
-            start = [a - b for a, b in zip(offset, piece.offset, strict=True)]
-            if all(a >= 0 and a + n <= m for a, n, m in zip(start, shape, piece.shape, strict=True)):
-                return view[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+            place = inside(tuple(offset), tuple(shape), piece)
+            if place is not None:
+                return view[place]
         raise TransferError(f"{tensor}: the box at {tuple(offset)} of shape {tuple(shape)} is not held here")
 
 

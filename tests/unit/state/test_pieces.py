@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.state.cuts import cut
-from liver_slurm.state.pieces import flat_boxes, intersect, state_tensors
+from liver_slurm.state.pieces import Piece, flat_boxes, inside, state_tensors
 
 shapes = st.lists(st.integers(1, 5), min_size=0, max_size=4).map(tuple)
 
@@ -41,11 +41,13 @@ def test_whole_tables_are_cut_as_single_ranges_are(axes: int, data: st.DataObjec
     ]
 
 
-def test_intersect() -> None:
-    assert intersect((0, 2), (4, 4), (2, 0), (4, 3)) == ((2, 2), (2, 1))
-    assert intersect((0,), (2,), (2,), (2,)) is None
-
-
 def test_state_tensors() -> None:
     assert state_tensors("w", "float32") == ("w@exp_avg", "w@exp_avg_sq")
     assert state_tensors("w", "bfloat16") == ("w@master", "w@exp_avg", "w@exp_avg_sq")
+
+
+def test_inside() -> None:
+    piece = Piece("w", (2, 0), (4, 3))
+    assert inside((3, 1), (2, 2), piece) == (slice(1, 3), slice(1, 3))
+    assert inside((1, 1), (2, 2), piece) is None
+    assert inside((3, 1), (2, 3), piece) is None

@@ -19,7 +19,7 @@ from small_models import WIDTH, Model
 from liver_slurm.errors import PlanError
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.minimum import remote_minimum
-from liver_slurm.state.pieces import ITEMSIZE, Move, intersect
+from liver_slurm.state.pieces import ITEMSIZE, Box, Move
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec, pieces
 
@@ -78,6 +78,15 @@ def transfer(plan: TransferPlan, source: list[dict[str, np.ndarray]]) -> list[di
         assert values.all(), f"is not there to be sent: {move}"
         place[...] = values
     return target
+
+
+def intersect(offset: Box, shape: Box, other_offset: Box, other_shape: Box) -> tuple[Box, Box] | None:
+    """The box that both boxes cover, as (offset, shape); None where there is none."""
+    start = tuple(map(max, offset, other_offset))
+    end = tuple(min(a + n, b + m) for a, n, b, m in zip(offset, shape, other_offset, other_shape, strict=True))
+    if any(a >= b for a, b in zip(start, end, strict=True)):
+        return None
+    return start, tuple(b - a for a, b in zip(start, end, strict=True))
 
 
 def remote(plan: TransferPlan, moves: list[Move]) -> list[Move]:
