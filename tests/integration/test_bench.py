@@ -20,6 +20,7 @@ RESTART_PARTS = {"save_s", "end_s", "interpreter_s", "imports_s", "groups_s", "b
 
 def bench(name: str) -> dict[str, Any]:
     """The document of a quick run, which leaves neither a process nor a file behind."""
+    before = _alive()  # helpers of tests that ran in this process
     command = [sys.executable, "-c", "from liver_slurm.cli.main import main; raise SystemExit(main())"]
     process = subprocess.Popen(
         [*command, "bench", name, "--quick", "--json"],
@@ -34,16 +35,16 @@ def bench(name: str) -> dict[str, Any]:
         process.wait(timeout=60)
     assert process.returncode == 0
     assert not list(MEMORY_DISK.glob(f"{PREFIX}{process.pid}-*"))
-    assert not _alive()
+    assert not _alive() - before
     document: dict[str, Any] = json.loads(output)
     assert document["bench"] == name
     assert document["machine"]["cores"] >= 1
     return document
 
 
-def _alive() -> list[str]:
+def _alive() -> set[psutil.Process]:
     """Processes below this one that still run; those that only wait to be reaped were adopted and have ended."""
-    return [str(one) for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    return {one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE}
 
 
 def test_a_restart_and_both_modes_are_measured_in_one_run() -> None:
