@@ -64,7 +64,7 @@ COMBINATIONS = pytest.mark.parametrize(
         pytest.param(False, False, marks=pytest.mark.long),
     ],
 )
-"""Of distributed optimizer and tied embeddings; mode overlap takes the other two in every run."""
+"""Of distributed optimizer and tied embeddings; the other two are in `make test-long`."""
 
 
 @COMBINATIONS
@@ -74,7 +74,13 @@ def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, ti
     assert result["boxes"]
 
 
-@COMBINATIONS
+@pytest.mark.parametrize(
+    ("distributed", "tied"),
+    [
+        (True, False),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in ((False, True), (True, True), (False, False))),
+    ],
+)
 def test_transitions_with_eight_workers_are_bitwise(distributed: bool, tied: bool, tmp_path: Path) -> None:
     case: dict[str, object] = {"precision": "fp32", "distributed": distributed, "tied": tied}
     (result,) = walk(f"tp2pp2dp2,{LAYOUTS}", 8, [case], tmp_path, hub="tp2pp2dp2")
@@ -90,38 +96,30 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
-@pytest.mark.parametrize(
-    ("precision", "distributed"),
-    [
-        ("fp32", True),
-        ("bf16", False),
-        pytest.param("fp32", False, marks=pytest.mark.long),
-        pytest.param("bf16", True, marks=pytest.mark.long),
-    ],
-)
-def test_overlap_brings_what_the_old_world_holds(precision: str, distributed: bool, tmp_path: Path) -> None:
+SOME = "tp1pp1dp1,tp1pp2dp1,tp2pp1dp2,tp1pp2dp2,tp1pp1dp3,tp4pp1dp1"
+"""Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
+
+
+@pytest.mark.parametrize("layouts", [SOME, pytest.param(LAYOUTS, marks=pytest.mark.long)], ids=["some", "all"])
+@pytest.mark.parametrize("distributed", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_overlap_brings_what_the_old_world_holds(
+    precision: str, distributed: bool, layouts: str, tmp_path: Path
+) -> None:
     """Every pair of layouts, while steps are trained, one of them skipped; gradients are clipped, rates change."""
+    if layouts == SOME and distributed == (precision == "bf16"):
+        layouts = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"  # what a run of every test has time for
     case: dict[str, object] = {
         "precision": precision,
         "distributed": distributed,
         "tied": distributed,
         "overlap": True,
     }
-    (result,) = walk(LAYOUTS, 4, [case], tmp_path)
-    assert result["transitions"] == 10 * 9
+    (result,) = walk(layouts, 4, [case], tmp_path)
+    count = len(layouts.split(","))
+    assert result["transitions"] == count * (count - 1)
     assert result["boxes"]
     assert result["early"]
-
-
-def test_overlap_in_the_other_combinations(tmp_path: Path) -> None:
-    """Those whose whole table takes too long for every run: some of its layouts."""
-    cases: list[dict[str, object]] = [
-        {"precision": precision, "distributed": precision == "bf16", "tied": True, "overlap": True}
-        for precision in ("fp32", "bf16")
-    ]
-    for result in walk("tp1pp1dp3,tp2pp1dp2,tp1pp2dp1", 4, cases, tmp_path):
-        assert result["transitions"] == 3 * 2
-        assert result["early"]
 
 
 def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Path) -> None:
