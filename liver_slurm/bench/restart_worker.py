@@ -74,7 +74,6 @@ def main(orders: Orders, rank: int) -> None:
     """Be a rank of one world."""
     from datetime import timedelta
 
-    import torch
     import torch.distributed as dist
 
     from liver_slurm.bench import saved
@@ -91,8 +90,6 @@ def main(orders: Orders, rank: int) -> None:
     imported = time.time()
     config = read_job(Path(orders.job_file))
     device = choose_device(config)
-    if device.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     timeout = timedelta(minutes=5)
     store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
     layout = Layout.parse(orders.layout)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from liver_slurm.megatron.boxes import OwnedBox, every_layer, owned_boxes
+from liver_slurm.megatron.gather import Gather
 from liver_slurm.megatron.model import unwrap
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.spec import shard_spec_of
@@ -92,14 +93,16 @@ class LiveUpdates:
         return stop
 
 
-def complete(state: RankState, adam_step: int) -> None:
+def complete(state: RankState, adam_step: int) -> Gather:
     """Make what follows from masters and moments that have arrived: step counters and weights.
 
-    With the distributed optimizer it gathers weights over the data parallel group, so all its members must call it.
+    With the distributed optimizer weights are gathered over the data parallel group, so all its members must call it.
+
+    Returns:
+        the weights that are on their way: the first forward pass waits for each where it uses it.
     """
     state.set_step(adam_step)
     for optimizer in state.inner_optimizers():
         if hasattr(optimizer, "_copy_main_params_to_model_params"):
             optimizer._copy_main_params_to_model_params()
-    if state.config.train.distributed_optimizer:
-        state.model.start_param_sync(force_sync=True)
+    return Gather(state)

@@ -24,6 +24,20 @@ def held_bytes(*states: RankState | None) -> int:
     return sum(found.values())
 
 
+def touch(state: RankState, live: RankState | None) -> None:
+    """Have the machine's memory under what ``state`` does not share with ``live``, whose values are undefined.
+
+    A CPU's page comes with the first write to it, and half of the time that a box takes to be written is that. A GPU's
+    memory is there when it is allocated.
+    """
+    kept = {tensor.untyped_storage().data_ptr() for tensor in _tensors(live)} if live is not None else set()
+    for tensor in _tensors(state):
+        storage = tensor.untyped_storage()
+        if tensor.device.type == "cpu" and storage.nbytes() and storage.data_ptr() not in kept:
+            kept.add(storage.data_ptr())
+            torch.empty(0, dtype=torch.uint8).set_(storage).zero_()
+
+
 def _tensors(state: RankState) -> Iterator[torch.Tensor]:
     yield from unwrap(state.model).parameters()
     for buffer in state.model.buffers:

@@ -18,6 +18,7 @@ import torch
 from liver_slurm.control.messages import Abort, Commit, Leaving, Streamed, WorldEntered
 from liver_slurm.errors import LiverError, TransferError
 from liver_slurm.megatron.checkpoint import Checkpointer
+from liver_slurm.megatron.gather import Gather
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.replay import complete
 from liver_slurm.stream.layered import Layered, LayeredStats
@@ -130,8 +131,7 @@ class Cutover:
                 overlap.release()
                 late = self._move_late(target, target.late, self._counters(step))
                 adam_step = late.adam_step
-            if target.state is not None:
-                complete(target.state, adam_step)
+            weights = complete(target.state, adam_step) if target.state is not None else None
         except (LiverError, RuntimeError) as error:
             self._vote_no(target, error)
             return self._without(target, self._agenda.verdict(generation))
@@ -139,21 +139,22 @@ class Cutover:
             self._vote_yes(target, pause, late.moved, stats)
         else:
             threading.Thread(target=self._prove, args=(target, overlap, pause), name="prove", daemon=True).start()
-        if target.state is None:
+        if target.state is None or weights is None:
             verdict = self._agenda.verdict(generation)
             if not isinstance(verdict, Commit):
                 return self._without(target, verdict)
             faultpoints.reach("commit", self._name)
             return self._out(target)
-        return self._first_step(target, target.state, step, stop)
+        return self._first_step(target, target.state, weights, step, stop)
 
-    def _first_step(self, target: Target, state: RankState, step: int, stop: bool) -> Outcome:
+    def _first_step(self, target: Target, state: RankState, weights: Gather, step: int, stop: bool) -> Outcome:
         """The new world's first step, whose update waits for the commit."""
         training, generation = self._training, target.membership.generation
         committed = False
 
         def gate(started: float) -> None:
             nonlocal committed
+            weights.wait()
             begun = time.perf_counter()
             verdict = self._agenda.verdict(generation)
             if not isinstance(verdict, Commit):

@@ -50,14 +50,10 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
     log = logging.getLogger(__name__)
     log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
 
-    import torch
-
     from liver_slurm.worker.device import choose_device
     from liver_slurm.worker.worker import Identity, Worker
 
     device = choose_device(config)
-    if device.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     identity = Identity(
         run_id=info.run_id,
         name=name,

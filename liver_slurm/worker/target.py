@@ -19,7 +19,7 @@ from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
 from liver_slurm.megatron.sharing import share_storage
 from liver_slurm.megatron.spec import shard_spec_of
-from liver_slurm.megatron.storage import Moments, held_bytes
+from liver_slurm.megatron.storage import Moments, held_bytes, touch
 from liver_slurm.state.exchange import learn, publish
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import WorldSpec
@@ -153,6 +153,8 @@ def prepare(
         if live is not None and target.state is not None:
             share_storage(live, target.state)
         Moments(target.state, live).allocate(room.early_layer)
+        if target.state is not None:
+            touch(target.state, live)
         target.held_bytes = held_bytes(live, target.state)
         target.holds(target.held_bytes)
         ends = Ends(message, worker, live, target.membership, target.state)

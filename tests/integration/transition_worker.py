@@ -185,7 +185,7 @@ class Walker:
         self._move_late(target, limit)
         compared = 0
         if target.state is not None:
-            complete(target.state, self.adam_step)
+            complete(target.state, self.adam_step).wait()
             compared = self._compare(target.state, old)
         target.close_transfer()
         self._switch(target.state)
