@@ -2,7 +2,8 @@
 
 Each replica has derived its share of the weights from its masters. megatron gathers a bucket as a whole; here each goes
 out in segments, in the order in which the forward pass asks for them, so that its first module waits for little. A
-module waits for the parameters that it owns, the rule that megatron's ``overlap_param_gather`` has too.
+module waits for the parameters that it owns, the rule that megatron's ``overlap_param_gather`` has too. On GPUs it is
+megatron's one gather, which the stream waits for: two NCCL communicators at once are not for a GPU that workers share.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ class Gather:
     """Weights on their way; every member of the world must make one, at any pace."""
 
     def __init__(self, state: RankState) -> None:
-        self._parts: dict[int, list[tuple[int, Any]]] = {}
-        """Of each buffer's storage: where each segment begins, in elements, and what it is waited for by."""
+        self._parts: dict[int, tuple[list[int], list[Any]]] = {}
+        """Of each buffer's storage: where each segment begins, in elements, and what it is waited for by; in order."""
         self._hooks: list[Any] = []
-        if state.config.train.distributed_optimizer and state.world.layout.dp > 1:
+        gathered = state.config.train.distributed_optimizer and state.world.layout.dp > 1
+        if gathered and state.device.type == "cuda":
+            state.model.start_param_sync(force_sync=True)
+        elif gathered:
             for group in (*state.model.bucket_groups, *state.model.expert_parallel_bucket_groups):
                 members = dist.get_process_group_ranks(group.intra_distributed_optimizer_instance_group)
                 for bucket in group.buckets:
@@ -53,28 +57,28 @@ class Gather:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        for parts in self._parts.values():
-            for _, work in parts:
+        for _, works in self._parts.values():
+            for work in works:
                 work.wait()
         self._parts.clear()
 
     def _before(self, own: Sequence[torch.Tensor], *_: Any) -> None:
         """A module's forward pre-hook."""
         for parameter in own:
-            parts = self._parts.get(parameter.untyped_storage().data_ptr(), [])
+            begins, works = self._parts.get(parameter.untyped_storage().data_ptr(), ([], []))
             begin = parameter.storage_offset()
-            first = max(0, bisect.bisect_right(parts, begin, key=_begin) - 1)
-            last = bisect.bisect_left(parts, begin + parameter.numel(), key=_begin)
-            for _, work in parts[first:last]:
+            end = begin + parameter.numel()
+            for work in works[max(0, bisect.bisect_right(begins, begin) - 1) : bisect.bisect_left(begins, end)]:
                 work.wait()
 
     def _send(self, data: torch.Tensor, members: list[int], group: Any) -> None:
         """Send this rank's share of a bucket, and take the others'."""
-        parts = self._parts.setdefault(data.untyped_storage().data_ptr(), [])
+        begins, works = self._parts.setdefault(data.untyped_storage().data_ptr(), ([], []))
         for begin, end, owner in segments(data.numel(), len(members)):
             work = dist.broadcast(data[begin:end], members[owner], group=group, async_op=True)
-            parts.append((data.storage_offset() + begin, work))
-        parts.sort(key=_begin)
+            at = bisect.bisect(begins, data.storage_offset() + begin)
+            begins.insert(at, data.storage_offset() + begin)
+            works.insert(at, work)
 
 
 def segments(elements: int, replicas: int) -> Iterator[tuple[int, int, int]]:
@@ -86,8 +90,3 @@ def segments(elements: int, replicas: int) -> Iterator[tuple[int, int, int]]:
     for owner in reversed(range(replicas)):
         for begin in reversed(range(owner * share, (owner + 1) * share, _SEGMENT)):
             yield begin, min(begin + _SEGMENT, (owner + 1) * share), owner
-
-
-def _begin(part: tuple[int, Any]) -> int:
-    place, _ = part
-    return place
