@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ PACE, MANY, LONG = 0.3, 40, 3.0
 class PacedSamples:
     """Each sample is a function of its number."""
 
-    def __init__(self, config: JobConfig, many: float = MANY, pace: float = PACE) -> None:
-        self._many, self._pace = many, pace
+    def __init__(self, config: JobConfig, pace: float = PACE) -> None:
+        self._pace = pace
         self._length, self._vocab = config.train.seq_length + 1, config.model.vocab_size
         self._global, self._slow = config.train.global_batch_size, Path(config.job.run_root) / SLOW
         self._step = 0
@@ -32,7 +31,7 @@ class PacedSamples:
     def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
         step, self._step = self._step, first // self._global
         if self._step != step and self._slow.exists():
-            time.sleep(self._pace if self._step < self._many else LONG)
+            time.sleep(self._pace if self._step < MANY else LONG)
         return np.stack([self._sample(number) for number in range(first, first + count)]).astype(np.int64)
 
     def _sample(self, number: int) -> np.ndarray[Any, Any]:
@@ -44,11 +43,6 @@ class PacedSamples:
 def provide(config: JobConfig) -> PacedSamples:
     """The job's samples."""
     return PacedSamples(config)
-
-
-def provide_steadily(config: JobConfig) -> PacedSamples:
-    """The job's samples; a slow step takes :data:`PACE`, however many there were."""
-    return PacedSamples(config, many=math.inf)
 
 
 def provide_slowly(config: JobConfig) -> PacedSamples:
