@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from liver_slurm.slurm.capacity import Unit, idle_units, make_unit
 from liver_slurm.slurm.client import SlurmClient
 from liver_slurm.slurm.command import first_line
 from liver_slurm.slurm.records import WIDTH, JobInfo, parse_memory
+from liver_slurm.worker.entry import standby_main
 
 _STATES: dict[str, Literal["pending", "running", "ending"]] = {
     "PENDING": "pending",
@@ -25,20 +25,6 @@ _STATES: dict[str, Literal["pending", "running", "ending"]] = {
     "COMPLETING": "ending",
     "STOPPED": "ending",
 }
-
-
-def run_standby(run_dir: str) -> None:
-    """What each task of a standby job runs: the worker, from here on by its own signal handlers.
-
-    submitit swallows SIGTERM and answers SIGUSR2 by requeueing. The worker installs its own handlers, but has to be
-    imported first, and a notice that is swallowed meanwhile is lost. A standby in that state is in no world, so it may
-    simply die of the notice.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
-        signal.signal(number, signal.SIG_DFL)
-    from liver_slurm.worker.entry import standby_main
-
-    standby_main(run_dir)
 
 
 class SlurmStandbySource:
@@ -54,7 +40,7 @@ class SlurmStandbySource:
         config: JobConfig,
         run_dir: RunDir,
         client: SlurmClient,
-        function: Callable[[str], Any] = run_standby,
+        function: Callable[[str], Any] = standby_main,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``function``: what each task runs, given the run directory's path; it must be importable on the node."""

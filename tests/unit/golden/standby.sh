@@ -26,4 +26,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.out --error /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.err --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=3 /opt/liver/bin/python -u -m submitit.core._submit /runs/gpt-20260102-030405-abcd/standby
+srun --unbuffered --output /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.out --error /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.err --cpus-per-task=3 --no-kill --kill-on-bad-exit=0 --wait=0 /opt/liver/bin/python -u -m liver_slurm.plugins.submitit /runs/gpt-20260102-030405-abcd/standby

@@ -10,7 +10,8 @@ import pytest
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
-from liver_slurm.slurm.executor import StandbyExecutor, make_executor
+from liver_slurm.plugins.submitit.executor import LiverExecutor
+from liver_slurm.slurm.executor import make_executor
 from liver_slurm.slurm.records import JobInfo, NodeInfo
 from liver_slurm.slurm.standby import SlurmStandbySource, standby_job, standby_job_name
 
@@ -87,12 +88,12 @@ def test_the_name_is_one_name() -> None:
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], StandbyExecutor]:
-    monkeypatch.setattr(StandbyExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
+def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], LiverExecutor]:
+    monkeypatch.setattr(LiverExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
     return lambda config: make_executor(config, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
 
 
-def test_script(executor: Callable[[JobConfig], StandbyExecutor], golden: Callable[[str, str], None]) -> None:
+def test_script(executor: Callable[[JobConfig], LiverExecutor], golden: Callable[[str, str], None]) -> None:
     wanted = JobConfig(
         live=LiveSection(account="lab", setup=("module load cuda",), python="/opt/liver/bin/python"),
         standby=StandbySection(
@@ -104,7 +105,7 @@ def test_script(executor: Callable[[JobConfig], StandbyExecutor], golden: Callab
 
 
 def test_own_job_variables_are_unset_for_sbatch(
-    executor: Callable[[JobConfig], StandbyExecutor], monkeypatch: pytest.MonkeyPatch
+    executor: Callable[[JobConfig], LiverExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
