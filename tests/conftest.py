@@ -28,6 +28,25 @@ def pytest_configure(config: pytest.Config) -> None:
         "cluster(nodes, cpus_per_node, gpus_per_node, grace, preempt_mode, accounting): the cluster that the module's "
         "`cluster` fixture brings up; set it as pytestmark",
     )
+    config.addinivalue_line("markers", "job(section={key: value}): what differs in the job file of the `notices` run")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of notices: what the tests that caused some have measured, whichever process they ran in."""
+    reports = [report for each in terminalreporter.stats.values() for report in each if hasattr(report, "when")]
+    rows = [
+        row
+        for report in reports
+        if report.when == "teardown"
+        for name, value in report.user_properties
+        if name == "notices"
+        for row in value
+    ]
+    if rows:
+        from tabulate import tabulate
+
+        terminalreporter.section("notices: seconds until the standby's node is free")
+        terminalreporter.write_line(tabulate(rows, headers="keys", floatfmt=".2f"))
 
 
 @pytest.hookimpl(wrapper=True)

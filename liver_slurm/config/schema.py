@@ -223,8 +223,8 @@ class StandbySection:
     """When to grow: name of a policy."""
     poll: Seconds = 2.0
     """How often Slurm is asked for idle capacity and the state of standby jobs."""
-    grace: Seconds = 30.0
-    """How long a worker is assumed to have after a notice that does not say."""
+    grace: Seconds | None = None
+    """How long a worker has after a notice that does not say; default: from the cluster's GraceTime and KillWait."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a message changes its meaning; a peer of another number is refused."""
 
 
@@ -72,6 +72,10 @@ class Notice(Message, frozen=True, kw_only=True):
     """When it was seen, seconds since the epoch."""
     deadline: float | None = None
     """When it will be gone, seconds since the epoch; None: not known to the worker."""
+    suspended: bool = False
+    """It will only be stopped, and says when it runs again."""
+    withdrawn: bool = False
+    """It was suspended and runs again. The same message, so that a restarted coordinator is told the last one only."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):

@@ -75,6 +75,10 @@ class WorkerChannel:
         """How long nothing has come from a coordinator; counted from the channel's start if nothing ever has."""
         return time.monotonic() - self._last_contact
 
+    def excuse_silence(self) -> None:
+        """Count the coordinator's silence from now on: this process itself was stopped."""
+        self._last_contact = time.monotonic()
+
     def send(self, message: FromWorker) -> None:
         """Send without waiting; kept until a coordinator has welcomed this worker."""
         if isinstance(message, Notice | WorldEntered | Finished):

@@ -18,7 +18,7 @@ from liver_slurm.control.messages import (
     WorkerEnded,
 )
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import capacity, members, planning, reconfiguration, requests
+from liver_slurm.coordinator import capacity, departures, members, planning, reconfiguration, requests
 from liver_slurm.coordinator.ending import close_when_alone, end
 from liver_slurm.coordinator.interface import Action, FromPeer, Input, Launch, LaunchRefused, StopAsked, SupplySeen
 from liver_slurm.coordinator.state import Phase, RunState
@@ -34,7 +34,7 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
     if isinstance(given, FromPeer):
         _message(turn, given)
     elif isinstance(given, SupplySeen):
-        members.supply(turn, given.supply)
+        departures.supply(turn, given.supply)
         _launch(turn)
     elif isinstance(given, LaunchRefused):
         turn.update(launch_after=given.time + LAUNCH_RETRY)
@@ -114,7 +114,7 @@ def _finished(turn: Turn, message: Finished) -> None:
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     messages.Heartbeat: members.heartbeat,
-    messages.Notice: members.notice,
+    messages.Notice: departures.notice,
     messages.Leaving: members.leaving,
     messages.Failed: members.failed,
     messages.Prepared: reconfiguration.prepared,

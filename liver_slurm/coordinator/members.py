@@ -1,8 +1,8 @@
-"""Workers come, live, get notices, and go."""
+"""Workers come, live and go; notices are in :mod:`departures`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 from liver_slurm.control.messages import (
     PROTOCOL,
@@ -12,7 +12,6 @@ from liver_slurm.control.messages import (
     Heartbeat,
     Leave,
     Leaving,
-    Notice,
     Refused,
     Register,
     Welcome,
@@ -21,12 +20,13 @@ from liver_slurm.control.messages import (
 from liver_slurm.coordinator import reconfiguration, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.interface import Release
-from liver_slurm.coordinator.state import Attempt, Departure, Phase, Worker
-from liver_slurm.coordinator.supply import Supply
+from liver_slurm.coordinator.state import Phase, Worker
 from liver_slurm.coordinator.turn import Turn
 
 COMMIT_PATIENCE = 5.0
 """Seconds after which a member that has not entered its world is told of the commit again."""
+BEATS = 5.0
+"""Heartbeats that a worker whose job is over may miss until it is lost."""
 
 
 # ---- come ----------------------------------------------------------------------------------------------------------
@@ -56,7 +56,8 @@ def register(turn: Turn, peer: bytes, message: Register) -> None:
         generation=message.generation,
         step=message.step,
         step_at=turn.now,
-        departure=known.departure if known else None,
+        signalled=known.signalled if known else None,
+        announced=known.announced if known else None,
         dismissed=known.dismissed if known else False,
         finished=known.finished if known else False,
     )
@@ -144,82 +145,6 @@ def heartbeat(turn: Turn, message: Heartbeat) -> None:
         reconfiguration.stands(turn, worker.name)
 
 
-def notice(turn: Turn, message: Notice) -> None:
-    """A worker will go away; Slurm takes a standby job as a whole, so its other workers will too."""
-    worker = turn.state.workers[message.worker]
-    grace = turn.state.settings.config.standby.grace
-    departure = Departure(message.reason, message.deadline if message.deadline is not None else message.time + grace)
-    if worker.departure is not None:
-        turn.reject("duplicate")
-        return
-    concerned = [worker.name]
-    if worker.role == "standby":
-        concerned += [
-            other.name
-            for other in turn.state.workers.values()
-            if other.job_id == worker.job_id and other.role == "standby" and other.name != worker.name
-        ]
-    for name in concerned:
-        _depart(turn, name, departure)
-
-
-def supply(turn: Turn, seen: Supply) -> None:
-    """The scheduler's word, a net below the workers' own: it wants a job back, or a job is over."""
-    before = turn.state.supply
-    turn.update(supply=seen)
-    if seen.blind is not None:
-        return
-    now_known = {job.job_id: job for job in seen.jobs}
-    over = {job.job_id for job in before.jobs} - set(now_known) if before is not None else set()
-    grace = turn.state.settings.config.standby.grace
-    for worker in list(turn.state.workers.values()):
-        job = now_known.get(worker.job_id)
-        if worker.role != "standby" or worker.name not in turn.state.workers:
-            continue
-        if worker.job_id in over:
-            lose(turn, worker.name, f"standby job {worker.job_id} is over")
-        elif job is not None and (job.preempt_at is not None or job.state == "ending") and worker.departure is None:
-            deadline = job.preempt_at if (job.preempt_at or 0.0) > turn.now else None
-            reason = "the scheduler takes the job back"
-            _depart(turn, worker.name, Departure(reason, deadline or turn.now + grace))
-
-
-def _depart(turn: Turn, name: str, departure: Departure) -> None:
-    state = turn.state
-    worker = state.workers.get(name)
-    if worker is None or worker.departure is not None:
-        return
-    turn.change_worker(name, departure=departure)
-    in_world = state.live is not None and name in state.live.members
-    turn.emit(
-        "notice",
-        worker=name,
-        host=worker.host,
-        reason=departure.reason,
-        deadline=departure.deadline,
-        in_world=in_world,
-    )
-    attempt = state.attempt
-    if attempt is not None and not attempt.committed and name in attempt.target.members:
-        if attempt.source is not None:
-            reconfiguration.abort(turn, f"{name} will go away: {departure.reason}")
-    elif attempt is not None and not attempt.committed and in_world:
-        _leave_with(turn, attempt, name, departure)
-    if not in_world and not worker.dismissed:
-        reconfiguration.dismiss(turn, name, departure.reason)
-    turn.stir()
-
-
-def _leave_with(turn: Turn, attempt: Attempt, name: str, departure: Departure) -> None:
-    """The worker leaves with the reconfiguration that is under way, unless that is scheduled for too late a step."""
-    held = turn.state.cutover
-    step = held.step if held is not None else turn.state.step
-    if scheduled.seconds_until(turn, step) > (departure.deadline - turn.now) / 2:
-        reconfiguration.abort(turn, f"{name} will go away before step {step}: {departure.reason}")
-    else:
-        turn.update(attempt=replace(attempt, deadline=min(attempt.deadline, departure.deadline)))
-
-
 # ---- go ------------------------------------------------------------------------------------------------------------
 
 
@@ -275,8 +200,17 @@ def lose_live_worker(turn: Turn, name: str, reason: str) -> None:
 
 def find_silent(turn: Turn) -> None:
     """Workers that have not been heard of for too long are lost."""
-    lost_after = turn.state.settings.config.job.lost_after
     for worker in list(turn.state.workers.values()):
         silence = turn.now - worker.seen
-        if silence > lost_after and worker.name in turn.state.workers:
+        if silence > _patience(turn, worker) and worker.name in turn.state.workers:
             lose(turn, worker.name, f"silent for {silence:.1f} s")
+
+
+def _patience(turn: Turn, worker: Worker) -> float:
+    """Seconds of silence after which a worker is lost."""
+    job, live, departure = turn.state.settings.config.job, turn.state.live, worker.departure
+    if departure is not None and departure.returns and (live is None or worker.name not in live.members):
+        return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
+    if worker.announced is not None and worker.announced.kind == "over":
+        return min(job.lost_after, BEATS * job.heartbeat)
+    return job.lost_after

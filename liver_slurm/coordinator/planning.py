@@ -130,6 +130,10 @@ def _plan(turn: Turn) -> None:
     state = turn.state
     if not state.replan and (state.replan_at is None or turn.now < state.replan_at):
         return
+    stopped = _stopped(state)
+    if stopped:
+        turn.update(reason=f"training stands: {', '.join(stopped)} suspended")
+        return
     turn.update(replan=False, replan_at=None)
     scheduled.hold(turn)
     due, look_again = _due(turn)
@@ -151,6 +155,17 @@ def _plan(turn: Turn) -> None:
         reconfiguration.begin(turn, decision.layout, members, decision.cause, reason, request)
     else:
         turn.update(replan_at=look_again)
+
+
+def _stopped(state: RunState) -> list[str]:
+    """Members that were suspended before they could leave: no reconfiguration can have them take part."""
+    members = state.live.members if state.live is not None else ()
+    departures = {member: state.workers[member].departure for member in members if member in state.workers}
+    return [
+        member
+        for member, departure in departures.items()
+        if departure is not None and departure.returns and departure.deadline <= state.now
+    ]
 
 
 def _ranked(state: RunState, change: policy.Change) -> tuple[str, ...]:

@@ -320,8 +320,11 @@ def _dismiss_departing(turn: Turn) -> None:
     """Those with a notice are in no world any more: they leave, so that Slurm has its node back in a second."""
     members = turn.state.live.members if turn.state.live else ()
     for worker in list(turn.state.workers.values()):
-        if worker.departure is not None and worker.name not in members and not worker.dismissed:
-            dismiss(turn, worker.name, worker.departure.reason)
+        departure = worker.departure
+        if departure is None or departure.returns or worker.dismissed:
+            continue
+        if worker.name not in members:
+            dismiss(turn, worker.name, departure.reason)
 
 
 def dismiss(turn: Turn, name: str, reason: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepared, Streamed, WorldEntered
 from liver_slurm.coordinator.streaming import StreamSchedule
-from liver_slurm.coordinator.supply import Supply
+from liver_slurm.coordinator.supply import NoticeKind, Supply
 from liver_slurm.state.layout import Layout
 
 
@@ -58,9 +58,23 @@ class Settings:
 class Departure:
     """A notice, as the coordinator keeps it."""
 
+    kind: NoticeKind | Literal["signal", "over"]
+    """``signal``: it does not say why; ``over``: the job is over, its processes have not ended yet."""
     reason: str
     deadline: float
-    """When the worker will be gone, seconds since the epoch."""
+    """When the worker will be gone at the earliest, seconds since the epoch; infinity: nobody will kill it."""
+    at: float
+    """When it was first heard of."""
+
+    @property
+    def returns(self) -> bool:
+        """The worker will be back by itself: it is only suspended, and is not told to exit."""
+        return self.kind == "suspension"
+
+    @property
+    def explains_signals(self) -> bool:
+        """It is why a signal came, and its deadline is the scheduler's own, where a signal's is an estimate."""
+        return self.kind in ("preemption", "time limit", "ending")
 
 
 @dataclass(frozen=True)
@@ -85,10 +99,24 @@ class Worker:
     step_seconds: float = 0.0
     warm: bool = False
     rejected: int = 0
-    departure: Departure | None = None
+    signalled: Departure | None = None
+    """What the worker itself has said."""
+    announced: Departure | None = None
+    """What the scheduler says of its job, as long as it says so."""
     dismissed: bool = False
     """Was told to leave."""
     finished: bool = False
+
+    @property
+    def departure(self) -> Departure | None:
+        """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
+        signalled, announced = self.signalled, self.announced
+        if signalled is None or announced is None:
+            return signalled or announced
+        # A signal that comes when the announced time is up is the last one, and leaves a moment more.
+        if announced.explains_signals:
+            return announced if signalled.at < announced.deadline else signalled
+        return min(announced, signalled, key=lambda departure: departure.deadline)
 
 
 @dataclass(frozen=True)

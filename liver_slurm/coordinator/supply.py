@@ -5,16 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+DEFAULT_GRACE = 30.0
+"""Seconds between a signal and the end where nobody says otherwise: Slurm's own default of KillWait."""
+
+NoticeKind = Literal["preemption", "time limit", "suspension", "node", "reservation", "ending"]
+
+
+@dataclass(frozen=True)
+class JobNotice:
+    """The scheduler's own word that a standby job will go away."""
+
+    kind: NoticeKind
+    reason: str
+    """For people, e.g. ``node n3 is drained``."""
+    deadline: float | None = None
+    """When its processes will be killed at the earliest, seconds since the epoch; None: nobody will kill them."""
+
 
 @dataclass(frozen=True)
 class StandbyJob:
     """One reclaimable unit that runs, or will run, standby workers."""
 
     job_id: str
-    state: Literal["pending", "running", "ending"]
+    state: Literal["pending", "running", "suspended", "ending"]
     nodes: tuple[str, ...] = ()
-    preempt_at: float | None = None
-    """Seconds since the epoch at which the scheduler said it takes the unit back; None while nobody wants it."""
+    notice: JobNotice | None = None
+    """None while nobody wants it back."""
+    grace: float = DEFAULT_GRACE
+    """Seconds that its workers have at least after a signal that does not say why it came."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,14 @@ from liver_slurm.slurm.records import (
     JobInfo,
     NodeInfo,
     PartitionInfo,
+    ReservationInfo,
     format_option,
+    parse_config,
     parse_jobs,
     parse_nodes,
     parse_partitions,
+    parse_qos_grace,
+    parse_reservations,
 )
 
 Version = tuple[int, int, int]
@@ -42,6 +46,15 @@ class SlurmClient(Protocol):
 
     def nodes(self, partition: str) -> list[NodeInfo]:
         """The nodes of one partition as they are now; none if there is no such partition."""
+
+    def reservations(self) -> list[ReservationInfo]:
+        """All reservations that are not over."""
+
+    def config(self) -> dict[str, str]:
+        """Slurm's settings, e.g. KillWait → ``30 sec``."""
+
+    def qos_grace(self) -> dict[str, float]:
+        """GraceTime of each QOS, seconds; asks slurmdbd."""
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
         """Host names of ``n[1-3],m7``."""
@@ -96,6 +109,18 @@ class CommandClient:
         """See :meth:`SlurmClient.nodes`."""
         argv = ["sinfo", "--noheader", "-N", f"--partition={partition}", "-O", format_option(NODE_FIELDS)]
         return parse_nodes(self._ask(argv))
+
+    def reservations(self) -> list[ReservationInfo]:
+        """See :meth:`SlurmClient.reservations`."""
+        return parse_reservations(self._ask(["scontrol", "-o", "show", "reservation"]), self.hostnames)
+
+    def config(self) -> dict[str, str]:
+        """See :meth:`SlurmClient.config`."""
+        return parse_config(self._ask(["scontrol", "show", "config"]))
+
+    def qos_grace(self) -> dict[str, float]:
+        """See :meth:`SlurmClient.qos_grace`."""
+        return parse_qos_grace(self._ask(["sacctmgr", "-nP", "show", "qos", "format=Name,GraceTime"]))
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
         """See :meth:`SlurmClient.hostnames`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.plugins.submitit.executor import LiverExecutor
 from liver_slurm.slurm.batch import gpu_request
+from liver_slurm.slurm.notices import warning_seconds
 from liver_slurm.slurm.records import parse_duration
 
 
@@ -31,8 +32,7 @@ def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, 
         account=standby.account or config.live.account,
         qos=standby.qos,
         wckey=None,
-        # Word of the time limit comes as early as the grace time that the policy counts on.
-        signal_delay_s=max(1, math.ceil(standby.grace)),
+        signal_delay_s=int(warning_seconds(standby)),
         setup=[*config.live.setup, f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"'],
         # One worker that leaves or dies takes no other of its unit with it.
         srun_args=["--no-kill", "--kill-on-bad-exit=0", "--wait=0"],
@@ -44,7 +44,9 @@ def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, 
 def _additional(config: JobConfig) -> dict[str, str | bool]:
     """Header lines that submitit has no parameter for, or has one in other units than Slurm's."""
     standby = config.standby
-    lines: dict[str, str | bool] = {"no-kill": True, "time": standby.time, "export": "ALL"}
+    # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's get
+    # SIGTERM and KillWait, in which the world goes on without them.
+    lines: dict[str, str | bool] = {"time": standby.time, "export": "ALL"}
     if standby.mem is not None:
         lines["mem"] = standby.mem
     if standby.signal is not None:

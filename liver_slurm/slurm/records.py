@@ -26,6 +26,7 @@ JOB_FIELDS = (
     "EndTime",
     "Name",
     "Comment",
+    "QOS",
 )
 NODE_FIELDS = ("NodeList", "StateComplete", "CPUsState", "Gres", "GresUsed", "Memory", "AllocMem", "Features")
 
@@ -73,6 +74,7 @@ class JobInfo:
     """When it ended or will end at the latest; None: unknown or never."""
     name: str
     comment: str
+    qos: str = ""
 
     @property
     def leader(self) -> str:
@@ -127,6 +129,18 @@ class PartitionInfo:
     """GraceTime, seconds."""
 
 
+@dataclass(frozen=True)
+class ReservationInfo:
+    """One reservation. Times are seconds since the epoch."""
+
+    name: str
+    start_time: float
+    end_time: float
+    nodes: tuple[str, ...]
+    flags: frozenset[str]
+    """e.g. ``MAINT``, ``IGNORE_JOBS``."""
+
+
 def format_option(fields: Iterable[str]) -> str:
     """The value of ``-O`` that :func:`split_fields` understands."""
     return ",".join(f"{name}:{WIDTH}{SEPARATOR}" for name in fields)
@@ -158,6 +172,7 @@ def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
             end_time=_epoch(row["EndTime"]),
             name=row["Name"],
             comment=_text(row["Comment"]),
+            qos=_text(row["QOS"]),
         )
         for row in split_fields(output, JOB_FIELDS)
     ]
@@ -208,6 +223,38 @@ def parse_partitions(output: str) -> list[PartitionInfo]:
             )
         )
     return partitions
+
+
+def parse_reservations(output: str, expand: Expand) -> list[ReservationInfo]:
+    """``scontrol -o show reservation`` with SLURM_TIME_FORMAT=%s."""
+    reservations = []
+    for line in output.splitlines():
+        row = dict(re.findall(r"(\w+)=(\S*)", line))
+        start, end = _epoch(row.get("StartTime", "")), _epoch(row.get("EndTime", ""))
+        if "ReservationName" not in row or start is None or end is None:
+            continue
+        nodes = row.get("Nodes", "")
+        reservations.append(
+            ReservationInfo(
+                name=row["ReservationName"],
+                start_time=start,
+                end_time=end,
+                nodes=expand(nodes) if nodes not in _NOTHING else (),
+                flags=frozenset(row.get("Flags", "").split(",")) - {""},
+            )
+        )
+    return reservations
+
+
+def parse_config(output: str) -> dict[str, str]:
+    """``scontrol show config``: a line ``KEY = VALUE`` for each setting."""
+    return dict(re.findall(r"(?m)^(\w+) += (.*?) *$", output))
+
+
+def parse_qos_grace(output: str) -> dict[str, float]:
+    """``sacctmgr -nP show qos format=Name,GraceTime``: seconds by name."""
+    rows = (line.split("|") for line in output.splitlines() if line.count("|") == 1)
+    return {name: parse_duration(grace) or 0.0 for name, grace in rows}
 
 
 def count_gpus(gres: str) -> int:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.supply import Supply
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.capacity import Unit, idle_units, make_unit
 from liver_slurm.slurm.client import SlurmClient
 from liver_slurm.slurm.command import first_line
-from liver_slurm.slurm.records import WIDTH, JobInfo, parse_memory
+from liver_slurm.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job
+from liver_slurm.slurm.records import WIDTH, JobInfo, NodeInfo, ReservationInfo, parse_memory
 from liver_slurm.worker.entry import standby_main
 
-_STATES: dict[str, Literal["pending", "running", "ending"]] = {
-    "PENDING": "pending",
-    "CONFIGURING": "pending",
-    "REQUEUED": "pending",
-    "COMPLETING": "ending",
-    "STOPPED": "ending",
-}
+RESERVATIONS_EVERY = 30.0
+"""Seconds between looks at the reservations, which are made long before they begin."""
 
 
 class SlurmStandbySource:
@@ -53,14 +50,29 @@ class SlurmStandbySource:
         self._unit = _unit(config, client)
         self._idle: dict[str, int] = {}
         self._last = Supply(time=clock(), idle_units=0, jobs=())
+        self._nodes: dict[str, NodeInfo] = {}
+        self._reservations: list[ReservationInfo] = []
+        self._reservations_at = -math.inf
+        self._terms: Terms | None = None
 
     def observe(self) -> Supply:
-        """See :class:`StandbySource`: one query for the jobs, and one a partition for its nodes."""
+        """See :class:`StandbySource`: one query for the jobs, and one a partition for its nodes.
+
+        Reservations are asked for every :data:`RESERVATIONS_EVERY` seconds, the cluster's settings when a job is new.
+        """
+        now = self._clock()
         try:
-            jobs = [job for job in map(standby_job, self._own_jobs()) if job is not None]
+            known = self._own_jobs()
             self._idle = self._idle_by_partition()
+            if now >= self._reservations_at + RESERVATIONS_EVERY:
+                self._reservations, self._reservations_at = self._client.reservations(), now
+            new = {job.job_id for job in known if not job.is_over} - {job.job_id for job in self._last.jobs}
+            if self._terms is None or new:
+                self._terms = self._ask_terms()
         except ClusterError as error:
             return replace(self._last, blind=str(error))
+        seen = (standby_job(job, self._nodes, self._reservations, self._terms, now) for job in known)
+        jobs = [job for job in seen if job is not None]
         # A pending job of ours is about to take what is idle now.
         pending = sum(job.state == "pending" for job in jobs)
         idle = max(0, sum(self._idle.values()) - pending)
@@ -82,6 +94,16 @@ class SlurmStandbySource:
         """See :class:`StandbySource`: also those that an earlier coordinator of the run started."""
         self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
 
+    def _ask_terms(self) -> Terms:
+        settings = self._client.config()
+        return make_terms(
+            self._config.standby,
+            self._config.job.prepare_timeout,
+            settings,
+            self._client.partitions(),
+            self._client.qos_grace() if preempts_by_qos(settings) else {},
+        )
+
     def _own_jobs(self) -> list[JobInfo]:
         # Slurm's answer is as wide as we asked for; two runs of one name differ in the comment.
         mark = str(self._run_dir.path)[:WIDTH]
@@ -89,12 +111,13 @@ class SlurmStandbySource:
 
     def _idle_by_partition(self) -> dict[str, int]:
         """Idle units of each partition, best first; a node of several partitions counts for the first."""
-        seen: set[str] = set()
+        seen: dict[str, NodeInfo] = {}
         idle = {}
         for partition in self._config.standby.partitions:
             nodes = [node for node in self._client.nodes(partition) if node.name not in seen]
-            seen.update(node.name for node in nodes)
+            seen.update({node.name: node for node in nodes})
             idle[partition] = idle_units(nodes, self._unit)
+        self._nodes = seen
         return idle
 
     def _choose_partition(self) -> str:
@@ -121,15 +144,6 @@ class SlurmStandbySource:
 def standby_job_name(run_dir: RunDir) -> str:
     """Name of all standby jobs of a run; squeue takes a list of names, so it has no comma in it."""
     return re.sub(r"[^\w.+-]", "_", run_dir.path.name) + "-standby"
-
-
-def standby_job(job: JobInfo) -> StandbyJob | None:
-    """What the coordinator needs to know of a job; None if it is over."""
-    if job.is_over:
-        return None
-    # From PreemptTime on the grace time runs, and Slurm moves the job's end to where it is over.
-    preempt_at = job.preempt_time if job.end_time is None or job.preempt_time is None else job.end_time
-    return StandbyJob(job.job_id, _STATES.get(job.state, "running"), job.nodes, preempt_at)
 
 
 def _unit(config: JobConfig, client: SlurmClient) -> Unit:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.control.messages import (
@@ -33,8 +33,9 @@ from liver_slurm.control.messages import (
     WithdrawBoundary,
 )
 from liver_slurm.control.worker_channel import WorkerChannel
+from liver_slurm.worker import faultpoints
 from liver_slurm.worker.agenda import Agenda
-from liver_slurm.worker.signals import NOTICES
+from liver_slurm.worker.signals import NOTICES, RESUMED, SUSPEND_DELAY, SUSPENDED
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class Subject(Protocol):
     def heartbeat(self, rejected: int) -> Heartbeat:
         """How it does."""
 
-    def in_world(self) -> bool:
-        """Does it train in a live world?"""
+    def engaged(self) -> bool:
+        """Is it in a live world, or on its way into one? Then only the coordinator may let it go."""
 
     def prepare(self, message: Prepare) -> None:
         """Start building a target world, in a thread of its own."""
@@ -66,7 +67,7 @@ class Subject(Protocol):
         """Throw away a target world (-1: all); whether training waits for the verdict on it."""
 
     def noticed(self) -> None:
-        """A notice has come while the worker is in the live world."""
+        """A notice has come while the worker is engaged."""
 
     def orphaned(self) -> None:
         """The coordinator has been away for too long."""
@@ -86,6 +87,7 @@ class Companion(threading.Thread):
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         self._closing = threading.Event()
+        self._suspended = False
         self.failure: BaseException | None = None
 
     def post(self, message: FromWorker) -> None:
@@ -137,7 +139,8 @@ class Companion(threading.Thread):
         orphaned = False
         try:
             while not self._closing.is_set():
-                wait = max(0.0, next_beat - time.monotonic())
+                begun = time.monotonic()
+                wait = max(0.0, next_beat - begun)
                 for message in channel.poll(wait, (self._wake_read, self._signals)):
                     self._handle(message, channel)
                 self._see_signals(channel)
@@ -145,6 +148,8 @@ class Companion(threading.Thread):
                 if time.monotonic() >= next_beat:
                     channel.send(self._subject.heartbeat(channel.rejected))
                     next_beat = time.monotonic() + self._heartbeat
+                if time.monotonic() - begun > wait + self._orphan_timeout / 2:
+                    channel.excuse_silence()  # it was this process that stood still, not the coordinator
                 if not orphaned and channel.seconds_since_contact > self._orphan_timeout:
                     orphaned = True
                     self._subject.orphaned()
@@ -171,17 +176,31 @@ class Companion(threading.Thread):
             numbers = os.read(self._signals, 64)
         except BlockingIOError:
             return
+        if faultpoints.ignores("notice", self._subject.name):
+            return
         for number in numbers:
-            if number not in NOTICES:
-                continue
-            name = signal.Signals(number).name
-            log.info("%s: this worker will go away", name)
-            if self._subject.in_world():
-                self._subject.noticed()
-                channel.send(Notice(worker=self._subject.name, reason=name, time=time.time()))
-            else:
-                channel.send(Leaving(worker=self._subject.name, reason=name))
-                self._agenda.leave(name)
+            if number in NOTICES:
+                self._will_go(channel, signal.Signals(number).name)
+            elif number == SUSPENDED:
+                log.info("this worker will be suspended")
+                self._suspended, now = True, time.time()
+                self._notice(channel, SUSPENDED.name, now, deadline=now + SUSPEND_DELAY, suspended=True)
+            elif number == RESUMED and self._suspended:
+                log.info("this worker runs again")
+                self._suspended = False
+                self._notice(channel, RESUMED.name, time.time(), withdrawn=True)
+
+    def _will_go(self, channel: WorkerChannel, name: str) -> None:
+        log.info("%s: this worker will go away", name)
+        self._notice(channel, name, time.time())
+        if self._subject.engaged():
+            self._subject.noticed()
+        else:
+            channel.send(Leaving(worker=self._subject.name, reason=name))
+            self._agenda.leave(name)
+
+    def _notice(self, channel: WorkerChannel, reason: str, now: float, **details: Any) -> None:
+        channel.send(Notice(worker=self._subject.name, reason=reason, time=now, **details))
 
     def _handle(self, message: ToWorker, channel: WorkerChannel) -> None:
         agenda = self._agenda

@@ -7,6 +7,11 @@ import signal
 
 NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 """Signals that say that the worker will go away: a cluster may send any of them before it takes a node."""
+SUSPENDED, RESUMED = signal.SIGTSTP, signal.SIGCONT
+"""``scontrol suspend`` sends the first, and SIGSTOP after :data:`SUSPEND_DELAY`; ``resume`` sends the second, which
+also comes with every SIGTERM and then means nothing."""
+SUSPEND_DELAY = 2.0
+"""Seconds between Slurm's SIGTSTP and its SIGSTOP."""
 
 
 def signal_pipe() -> int:
@@ -22,6 +27,6 @@ def signal_pipe() -> int:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    for number in NOTICES:
+    for number in (*NOTICES, SUSPENDED, RESUMED):
         signal.signal(number, lambda *_: None)
     return read

@@ -109,9 +109,9 @@ class Worker:
             rejected=rejected,
         )
 
-    def in_world(self) -> bool:
+    def engaged(self) -> bool:
         """See :class:`liver_slurm.worker.companion.Subject`."""
-        return self._training.live is not None
+        return self._training.live is not None or bool(self._targets)
 
     def expects(self, generation: int) -> bool:
         """See :class:`liver_slurm.worker.companion.Subject`."""

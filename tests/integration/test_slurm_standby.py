@@ -128,7 +128,7 @@ def test_launch_observe_release(
     assert states == {ids[0]: "running", ids[1]: "pending"}
     assert [len(job.nodes) for job in supply.jobs if job.state == "running"] == [2]
     assert supply.idle_units == 0
-    assert all(job.preempt_at is None for job in supply.jobs)
+    assert all(job.notice is None for job in supply.jobs)
     assert "SLURM_JOB_NUM_NODES=2" in standbys.note(ids[0])
     assert "OMP_NUM_THREADS=1" in standbys.note(ids[0])
 
@@ -167,12 +167,12 @@ def test_preemption_signals_the_steps_and_shows_in_the_record(
     wanted = time.time()
 
     job = eventually(
-        lambda: next((job for job in standbys.source.observe().jobs if job.preempt_at is not None), None), "PreemptTime"
+        lambda: next((job for job in standbys.source.observe().jobs if job.notice is not None), None), "PreemptTime"
     )
     assert time.time() - wanted < 10
-    assert job.state == "running"
+    assert (job.state, job.notice.kind, job.grace) == ("running", "preemption", GRACE)
     # The grace time runs from then on; Slurm's clock ticks in whole seconds.
-    assert -1.5 <= job.preempt_at - (wanted + GRACE) <= 5
+    assert -1.5 <= job.notice.deadline - (wanted + GRACE) <= 5
     eventually(lambda: "SIGTERM" in standbys.note(job.job_id, suffix=".notice"), "the step was signalled", timeout=5)
     untouched = [one for one in ids if one != job.job_id]
     assert not any(standbys.note(one, suffix=".notice") for one in untouched), "one node was wanted, one was taken"
@@ -241,8 +241,9 @@ def test_warning_signal_and_no_requeue_are_in_the_script(make: Callable[..., Sta
     standbys = make(signal="USR1@45", exclude="n3", time="1:00:00")
     (job,) = standbys.source.launch(1)
     script = (standbys.dir.standby / f"{job}_submission.sh").read_text()
-    for line in ("--signal=USR1@45", "--no-requeue", "--exclude=n3", "--time=1:00:00", "--no-kill"):
+    for line in ("--signal=USR1@45", "--no-requeue", "--exclude=n3", "--time=1:00:00"):
         assert f"#SBATCH {line}\n" in script
+    assert "#SBATCH --no-kill" not in script, "with it, workers on a node that is set DOWN are killed without a word"
     assert client.jobs([job])[0].time_limit == 3600
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from liver_slurm.config.schema import JobConfig
 
 SLOW = "slow"
-"""While the file of this name lies in job.run_root, each step takes a while, so that a test can act between steps."""
+"""While the file of this name lies in job.run_root, each step takes a while, so that a test can act between steps: as
+many seconds as it says, if it says a number."""
 PACE, MANY, LONG = 0.3, 40, 3.0
 """Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
 
@@ -19,8 +21,8 @@ PACE, MANY, LONG = 0.3, 40, 3.0
 class PacedSamples:
     """Each sample is a function of its number."""
 
-    def __init__(self, config: JobConfig, pace: float = PACE) -> None:
-        self._pace = pace
+    def __init__(self, config: JobConfig, many: float = MANY, pace: float = PACE) -> None:
+        self._many, self._pace = many, pace
         self._length, self._vocab = config.train.seq_length + 1, config.model.vocab_size
         self._global, self._slow = config.train.global_batch_size, Path(config.job.run_root) / SLOW
         self._step = 0
@@ -31,7 +33,8 @@ class PacedSamples:
     def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
         step, self._step = self._step, first // self._global
         if self._step != step and self._slow.exists():
-            time.sleep(self._pace if self._step < MANY else LONG)
+            wanted = self._slow.read_text()
+            time.sleep(float(wanted) if wanted else self._pace if self._step < self._many else LONG)
         return np.stack([self._sample(number) for number in range(first, first + count)]).astype(np.int64)
 
     def _sample(self, number: int) -> np.ndarray[Any, Any]:
@@ -43,6 +46,11 @@ class PacedSamples:
 def provide(config: JobConfig) -> PacedSamples:
     """The job's samples."""
     return PacedSamples(config)
+
+
+def provide_steadily(config: JobConfig) -> PacedSamples:
+    """The job's samples; a slow step takes :data:`PACE`, however many there were."""
+    return PacedSamples(config, many=math.inf)
 
 
 def provide_slowly(config: JobConfig) -> PacedSamples:

@@ -239,25 +239,6 @@ def test_silence_is_loss_and_a_hung_standbys_job_is_ended(run: Run) -> None:
     assert run.state.phase is Phase.STEADY
 
 
-def test_a_standby_job_that_is_over_takes_its_workers_along(run: Run) -> None:
-    seen = Supply(run.now, 0, (StandbyJob("standby-a", "running"),))
-    run.feed(SupplySeen(run.now, seen))
-    run.register("standby-a")
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, (), blind="slurmctld does not answer")))
-    assert "standby-a" in run.state.workers, "a blind look proves nothing"
-    run.feed(SupplySeen(run.now, seen))
-    run.feed(SupplySeen(run.now, Supply(run.now, 1, ())))
-    assert "standby-a" not in run.state.workers
-
-
-def test_the_schedulers_word_is_a_notice_too(run: Run) -> None:
-    run.register("standby-a")
-    job_seen = StandbyJob("standby-a", "running", preempt_at=run.now + 7)
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, (job_seen,))))
-    (event,) = run.events("notice")
-    assert event["deadline"] == run.now + 7
-
-
 def test_standby_jobs_are_launched_and_a_refusal_waits() -> None:
     config = job()
     config = replace(config, standby=replace(config.standby, max_jobs=3))

@@ -9,7 +9,6 @@
 #SBATCH --gres=gpu:4
 #SBATCH --job-name=gpt-20260102-030405-abcd-standby
 #SBATCH --mem=16G
-#SBATCH --no-kill
 #SBATCH --no-requeue
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo
+from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
 
 
 @dataclass
@@ -22,6 +22,9 @@ class FakeSlurm:
     members: dict[str, list[NodeInfo]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     submitted: list[tuple[Path, tuple[str, ...]]] = field(default_factory=list)
+    reserved: list[ReservationInfo] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=lambda: {"KillWait": "30 sec"})
+    graces: dict[str, float] = field(default_factory=dict)
     away: bool = False
 
     def version(self) -> tuple[int, int, int]:
@@ -37,6 +40,15 @@ class FakeSlurm:
 
     def nodes(self, partition: str) -> list[NodeInfo]:
         return self.members.get(partition, [])
+
+    def reservations(self) -> list[ReservationInfo]:
+        return list(self.reserved)
+
+    def config(self) -> dict[str, str]:
+        return dict(self.settings)
+
+    def qos_grace(self) -> dict[str, float]:
+        return dict(self.graces)
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
         return tuple(expression.split(","))

@@ -13,7 +13,7 @@ from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
 from liver_slurm.plugins.submitit.executor import LiverExecutor
 from liver_slurm.slurm.executor import make_executor
 from liver_slurm.slurm.records import JobInfo, NodeInfo
-from liver_slurm.slurm.standby import SlurmStandbySource, standby_job, standby_job_name
+from liver_slurm.slurm.standby import SlurmStandbySource, standby_job_name
 
 RUN_DIR = RunDir(Path("/runs/gpt-20260102-030405-abcd"))
 NAME = "gpt-20260102-030405-abcd-standby"
@@ -21,39 +21,6 @@ NAME = "gpt-20260102-030405-abcd-standby"
 
 def config(**options: Any) -> JobConfig:
     return JobConfig(standby=StandbySection(**{"partitions": ("a", "b"), "max_jobs": 4, **options}))
-
-
-@pytest.mark.parametrize(
-    ("slurm_state", "state"),
-    [
-        ("PENDING", "pending"),
-        ("CONFIGURING", "pending"),
-        ("RUNNING", "running"),
-        ("SUSPENDED", "running"),
-        ("COMPLETING", "ending"),
-    ],
-)
-def test_states(make_job: Callable[..., JobInfo], slurm_state: str, state: str) -> None:
-    job = standby_job(make_job("7", slurm_state))
-    assert job is not None
-    assert (job.job_id, job.state, job.nodes, job.preempt_at) == ("7", state, ("n1",), None)
-
-
-@pytest.mark.parametrize("state", ["COMPLETED", "PREEMPTED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL"])
-def test_a_job_that_is_over_is_no_standby(make_job: Callable[..., JobInfo], state: str) -> None:
-    assert standby_job(make_job("7", state)) is None
-
-
-def test_it_is_taken_back_at_the_end_of_the_grace_time(make_job: Callable[..., JobInfo]) -> None:
-    job = standby_job(make_job("7", preempt_time=100.0, end_time=110.0))
-    assert job is not None
-    assert job.preempt_at == 110.0
-    unlimited = standby_job(make_job("7", preempt_time=100.0))
-    assert unlimited is not None
-    assert unlimited.preempt_at == 100.0
-    limited = standby_job(make_job("7", end_time=110.0))
-    assert limited is not None
-    assert limited.preempt_at is None
 
 
 def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo]) -> None:

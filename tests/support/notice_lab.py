@@ -1,0 +1,211 @@
+"""One elastic run on a real cluster, notices of every kind, and how long each took to free the node."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import paced_samples
+import pytest
+import worker_lab
+
+from liver_slurm import Job, submit
+from liver_slurm.config.runs import create_run
+from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, StandbySection
+from liver_slurm.local.run import run_local
+from liver_slurm.observe.metrics import read_metrics
+from liver_slurm.slurm.client import CommandClient
+
+STEPS = 700
+SHOWN = ("time", "event", "worker", "kind", "reason", "deadline", "from", "to", "step", "in_world")
+PATIENCE = 90.0
+"""Seconds for a standby to start, or a world to change, on a machine that others use too."""
+Eventually = Callable[..., Any]
+
+
+def slurm(*command: str) -> str:
+    """Run one of Slurm's commands."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def partition(**settings: Any) -> None:
+    """Change the scavenger partition, e.g. ``PreemptMode="REQUEUE", GraceTime=0``."""
+    slurm("scontrol", "update", "PartitionName=scavenger", *(f"{key}={value}" for key, value in settings.items()))
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    notice: str
+    mode: str
+    grace: str
+    seconds_to_free: float | None = None
+    seconds_after_cutover: float | None = None
+    heard: str = ""
+    """Kinds of the notices that the coordinator went by."""
+    completed: bool = False
+
+
+@dataclass
+class NoticeRun:
+    """A run of one live and some standby workers; each notice's line is added to ``rows``."""
+
+    job: Job
+    config: JobConfig
+    client: CommandClient
+    eventually: Eventually
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Events of one name so far."""
+        return [dict(event) for event in self.job.events() if event["event"] == name]
+
+    def worlds(self) -> list[dict[str, Any]]:
+        """Live worlds so far."""
+        return self.events("world_live")
+
+    def grown(self, size: int = 2) -> list[str]:
+        """Wait until the live world has ``size`` workers; the standby jobs in it."""
+
+        def there() -> list[str]:
+            members = self.worlds()[-1]["members"] if self.worlds() else []
+            return members if len(members) == size else []
+
+        members = self.eventually(there, f"a world of {size}", PATIENCE)
+        return [member.split("-")[1] for member in members if member.startswith("standby")]
+
+    def left(self, standby: str) -> dict[str, Any]:
+        """Wait until the live world has no worker of the standby job; the event of that world."""
+
+        def gone() -> dict[str, Any]:
+            self.alive()
+            world = self.worlds()[-1]
+            return {} if any(f"standby-{standby}-" in member for member in world["members"]) else world
+
+        world: dict[str, Any] = self.eventually(gone, f"a world without standby job {standby}", PATIENCE)
+        return world
+
+    def alive(self) -> None:
+        """Fail at once, with its reason, if the run is over."""
+        ended = self.events("run_ended")
+        if ended and ended[0]["exit_code"] != 0:
+            pytest.fail(f"the run has ended: {ended[0]['reason']}")
+
+    def preempt(self, row: Row, standby: str) -> None:
+        """A notice by a job that wants one node, which has ended when this returns."""
+        wanted: list[str] = []
+        self.notice(row, standby, lambda: wanted.append(self.prod()))
+        self.free(wanted[0])
+
+    def prod(self, nodes: int = 1) -> str:
+        """A job of a higher tier that wants nodes; it holds them until :meth:`free`."""
+        options = ["-p", "prod", f"-N{nodes}", "--exclusive", "-o", "/dev/null", "--chdir", str(self.folder)]
+        return slurm("sbatch", "--parsable", *options, "--wrap", "sleep 1000")
+
+    def free(self, job: str) -> None:
+        """End such a job."""
+        slurm("scancel", job)
+
+    def notice(self, row: Row, standby: str, cause: Callable[[], object], node_frees: bool = True) -> None:
+        """Cause a notice, wait until the world goes on without the standby job, and until its node is free."""
+        began = time.time()
+        cause()
+        if node_frees:
+            ended = self.eventually(lambda: self._is_over(standby), f"standby job {standby} is over", PATIENCE)
+        world = self.left(standby)
+        if node_frees:
+            row.seconds_to_free = ended - began
+            row.seconds_after_cutover = ended - self._cutover(world["generation"])
+        heard = [event for event in self.job.events() if event["event"] in ("notice", "notice_changed")]
+        row.heard = " → ".join(event["kind"] for event in heard if f"standby-{standby}-" in event["worker"])
+        self.rows.append(row)
+
+    def _is_over(self, standby: str) -> float:
+        self.alive()
+        jobs = self.client.jobs(ids=[standby])
+        return time.time() if not jobs or jobs[0].is_over else 0.0
+
+    def _cutover(self, generation: int) -> float:
+        """When the commit record was written: the coordinator's vote count is complete with this event."""
+        return next(
+            event["time"] for event in self.events("reconfiguration_streamed") if event["generation"] == generation
+        )
+
+    def table(self) -> list[dict[str, Any]]:
+        """The lines for people; a run that is complete has trained every step once."""
+        return [
+            {
+                "notice": row.notice,
+                "preempt mode": row.mode,
+                "grace": row.grace,
+                "heard of as": row.heard,
+                "from notice": row.seconds_to_free,
+                "from cutover": row.seconds_after_cutover,
+                "steps lost": 0 if row.completed else None,
+                "completed": "yes" if row.completed else "no",
+            }
+            for row in self.rows
+        ]
+
+    def close(self) -> None:
+        """End all jobs; printed if the test fails: what happened."""
+        for event in self.job.events():
+            print({key: value for key, value in event.items() if key in SHOWN})
+        self.job.cancel()
+        slurm("scancel", "-u", slurm("id", "-un"))
+        self.eventually(lambda: all(each.is_over for each in self.client.jobs()), "an empty queue", 60)
+
+    def finish(self) -> None:
+        """The run completes; each step is trained once, with the losses of a run that nobody disturbed."""
+        self.alive()
+        (Path(self.config.job.run_root) / paced_samples.SLOW).unlink()
+        self.eventually(lambda: self.alive() or self.job.status()["state"] == "finished", "the run is complete", 180)
+        lines = list(self.job.metrics())
+        assert [line.step for line in lines] == list(range(1, STEPS + 1))
+        expected = losses_without_resize(self.folder / "undisturbed")
+        assert [line.loss for line in lines] == pytest.approx(expected, rel=1e-6)
+        for row in self.rows:
+            row.completed = True
+
+
+def start(
+    tmp_path: Path, client: CommandClient, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> NoticeRun:
+    """Submit a run of one live worker, which grows by a standby for each of ``standby["max_jobs"]``.
+
+    ``options``: a section's name → the keys that differ.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # runs of tests are not listed among the user's
+    monkeypatch.setenv("PYTHONPATH", str(Path(paced_samples.__file__).parent))
+    wanted = job(tmp_path / "runs", **options)
+    Path(wanted.job.run_root).mkdir()
+    (Path(wanted.job.run_root) / paced_samples.SLOW).touch()
+    return NoticeRun(submit(wanted), wanted, client, eventually, tmp_path)
+
+
+def job(folder: Path, **options: dict[str, Any]) -> JobConfig:
+    """A tiny model whose steps take a third of a second until the test lets them go."""
+    config = worker_lab.job(folder, steps=STEPS, live=1)
+    config = replace(
+        config,
+        data=DataSection(provider="paced_samples:provide_steadily"),
+        train=replace(config.train, global_batch_size=4, adam_eps=1e-5),
+        live=LiveSection(partition="live", time="1:00:00"),
+        standby=StandbySection(partitions=("scavenger",), max_jobs=1, time="1:00:00", poll=1.0),
+    )
+    changed = {name: replace(getattr(config, name), **changes) for name, changes in options.items()}
+    return replace(config, **changed)
+
+
+def losses_without_resize(folder: Path) -> list[float]:
+    """The losses of the same job on one worker, as a plain process."""
+    plain = job(folder, standby={"max_jobs": 0})
+    run_dir = create_run(plain)
+    assert run_local(plain, run_dir, 1, 0) == 0
+    return [line.loss for line in read_metrics(run_dir.metrics)]

@@ -1,0 +1,257 @@
+"""Notices in the coordinator's state machine: two sources, one deadline, and what is taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coordinator_states import Run
+
+from liver_slurm.control import messages as m
+from liver_slurm.coordinator.interface import SupplySeen
+from liver_slurm.coordinator.state import Departure, Phase, Worker
+from liver_slurm.coordinator.supply import JobNotice, StandbyJob, Supply
+
+
+@pytest.fixture
+def run() -> Run:
+    """Two live workers and the standbys a and b in one world."""
+    one = Run()
+    one.train("live-0", "live-1")
+    one.register("standby-a")
+    one.register("standby-b")
+    one.tick(0.3)
+    reconfigure(one)
+    return one
+
+
+def reconfigure(run: Run) -> None:
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all(after=0.1)
+    assert run.state.phase is Phase.STEADY or run.state.attempt is not None
+
+
+def look(run: Run, notice: JobNotice | None = None, state: Any = "running", grace: float = 30.0) -> None:
+    """Slurm is asked: what it says of standby-a's job; b's runs on."""
+    jobs = (StandbyJob("standby-a", state, notice=notice, grace=grace), StandbyJob("standby-b", "running", grace=20.0))
+    run.feed(SupplySeen(run.now, Supply(run.now, 0, jobs)))
+
+
+def sigterm(run: Run, **details: Any) -> None:
+    run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, **details))
+
+
+def departure(run: Run, name: str = "standby-a") -> Departure | None:
+    return run.state.workers[name].departure
+
+
+def target(run: Run) -> tuple[str, ...]:
+    assert run.state.attempt is not None
+    return tuple(sorted(run.state.attempt.target.members))
+
+
+def beat(run: Run, *names: str) -> None:
+    for name in names:
+        run.say(m.Heartbeat(worker=name, generation=run.state.generation, step=0, step_seconds=0.1, warm=True))
+
+
+def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
+    look(run, grace=5.0)
+    sigterm(run)
+    assert departure(run) == Departure("signal", "SIGTERM", run.now + 5.0, run.now)
+    assert run.state.attempt is not None
+    assert run.state.attempt.deadline == run.now + 5.0
+
+
+def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: Run) -> None:
+    jobs = (StandbyJob("standby-b", "running", grace=20.0), StandbyJob("other", "running", grace=7.0))
+    run.feed(SupplySeen(run.now, Supply(run.now, 0, jobs)))
+    sigterm(run)
+    assert departure(run) == Departure("signal", "SIGTERM", run.now + 7.0, run.now)
+
+
+@pytest.mark.parametrize("seconds", [3.0, 600.0])
+def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) -> None:
+    look(run, grace=20.0)
+    sigterm(run)
+    look(run, JobNotice("preemption", "wanted", run.now + seconds))
+    found = departure(run)
+    assert found is not None
+    assert (found.kind, found.deadline) == ("preemption", run.now + seconds)
+    assert [event["deadline"] for event in run.events("notice_changed")] == [run.now + seconds]
+    assert run.state.attempt is not None
+    assert run.state.attempt.deadline == min(run.now + 20.0, run.now + seconds)
+
+
+def test_a_word_without_a_deadline_does_not_lengthen_a_signals(run: Run) -> None:
+    look(run, JobNotice("node", "node n1 is drained"))
+    assert run.events("notice")[0]["deadline"] is None
+    assert run.state.attempt is not None, "no deadline, yet it leaves"
+    sigterm(run)
+    found = departure(run)
+    assert found is not None
+    assert (found.kind, found.deadline) == ("signal", run.now + 30.0)
+
+
+def test_a_later_signal_counts_if_it_leaves_less_time_or_comes_when_the_first_ones_is_up(run: Run) -> None:
+    look(run, grace=10.0)
+    sigterm(run)
+    first = departure(run)
+    run.now += 1.0
+    sigterm(run)
+    assert departure(run) == first
+    assert run.state.rejected["duplicate"] == 1
+    sigterm(run, deadline=run.now + 2.0)
+    assert departure(run) == Departure("signal", "SIGTERM", run.now + 2.0, run.now)
+    run.now += 3.0
+    sigterm(run)
+    assert departure(run) == Departure("signal", "SIGTERM", run.now + 10.0, run.now)
+
+
+def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
+    look(run, JobNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
+    run.now += 10.5
+    sigterm(run)
+    found = departure(run)
+    assert found is not None
+    assert (found.kind, found.deadline) == ("signal", run.now + 5.0)
+
+
+def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
+    look(run, JobNotice("reservation", "node n1 is reserved: maintenance", run.now + 100.0))
+    assert target(run) == ("live-0", "live-1", "standby-b")
+    look(run)
+    assert departure(run) is None
+    assert [event["kind"] for event in run.events("notice_withdrawn")] == ["reservation"]
+    assert run.state.attempt is None, "nobody leaves, so the shrink is off"
+    assert "standby-a stays" in run.events("reconfiguration_aborted")[-1]["reason"]
+    assert not run.sent(m.Leave)
+
+
+def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
+    look(run, JobNotice("node", "node n1 is drained"))
+    run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now))
+    attempt = run.state.attempt
+    assert attempt is not None
+    assert target(run) == ("live-0", "live-1")
+    look(run)
+    assert departure(run) is None
+    assert run.state.attempt == attempt
+    reconfigure(run)
+    assert "standby-b" not in run.live.members
+
+
+def test_what_was_told_to_leave_is_not_asked_back(run: Run) -> None:
+    look(run, JobNotice("node", "node n1 is drained"))
+    reconfigure(run)
+    assert [name for name, _ in run.sent(m.Leave)] == ["standby-a"]
+    look(run)
+    assert not run.events("notice_withdrawn")
+
+
+def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after_it(run: Run) -> None:
+    run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    assert run.state.attempt is not None
+    assert run.state.attempt.deadline == run.now + 2
+    reconfigure(run)
+    assert "standby-a" not in run.live.members
+    assert not run.sent(m.Leave), "it is not told to exit"
+    for _ in range(20):  # stopped: silent for longer than job.lost_after
+        run.tick(1.0)
+        look(run, JobNotice("suspension", "the job is suspended"), "suspended")
+        beat(run, "live-0", "live-1", "standby-b")
+    assert "standby-a" in run.state.workers
+    assert run.state.attempt is None, "it does not count as ready"
+    run.say(m.Notice(worker="standby-a", reason="SIGCONT", time=run.now, withdrawn=True))
+    run.tick(0.3)
+    assert "standby-a" in target(run)
+
+
+def test_training_stands_while_a_member_is_suspended_that_could_not_leave_in_time(run: Run) -> None:
+    run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    run.tick(2.1)
+    aborted = len(run.events("reconfiguration_aborted"))
+    for _ in range(20):
+        look(run, JobNotice("suspension", "the job is suspended"), "suspended")
+        run.tick(0.1)
+    assert run.state.attempt is None
+    assert len(run.events("reconfiguration_aborted")) == aborted, "nothing is begun that cannot succeed"
+    assert run.state.reason == "training stands: standby-a suspended"
+    look(run)
+    assert departure(run) is not None, "an old look proves nothing"
+    run.say(m.Notice(worker="standby-a", reason="SIGCONT", time=run.now, withdrawn=True))
+    assert departure(run) is None
+    assert run.state.phase is Phase.STEADY
+
+
+def test_a_sigtstp_that_was_no_suspension_is_forgotten(run: Run) -> None:
+    run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    reconfigure(run)
+    for _ in range(6):
+        run.tick(1.0)
+        beat(run, "live-0", "live-1", "standby-a", "standby-b")
+        look(run)
+    assert departure(run) is None
+
+
+def test_a_real_notice_is_not_replaced_by_a_suspension(run: Run) -> None:
+    sigterm(run)
+    run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    found = departure(run)
+    assert found is not None
+    assert found.kind == "signal"
+
+
+def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -> None:
+    look(run, grace=5.0)
+    before = run.now
+    run.now += 2.0
+    beat(run, "live-0", "live-1", "standby-a", "standby-b")
+    run.feed(SupplySeen(run.now, Supply(run.now, 1, (StandbyJob("standby-b", "running"),))))
+    found = departure(run)
+    assert found is not None
+    assert (found.kind, found.deadline) == ("over", before + 5.0), "it was not over when it was last seen"
+    assert target(run) == ("live-0", "live-1", "standby-b")
+    reconfigure(run)
+    assert not run.state.phase.over
+
+
+def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
+    look(run)
+    run.now += 2.0
+    beat(run, "live-0", "live-1", "standby-b")
+    run.feed(SupplySeen(run.now, Supply(run.now, 1, (StandbyJob("standby-b", "running"),))))
+    assert [event["worker"] for event in run.events("worker_lost")] == ["standby-a"]
+
+
+def test_a_blind_look_proves_nothing(run: Run) -> None:
+    look(run)
+    run.feed(SupplySeen(run.now, Supply(run.now, 0, (), blind="slurmctld does not answer")))
+    assert departure(run) is None
+
+
+def test_all_standbys_at_once_are_one_shrink(run: Run) -> None:
+    sigterm(run)
+    run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now, deadline=run.now + 3.0))
+    reconfigure(run)
+    while run.state.attempt is not None:
+        reconfigure(run)
+    assert run.live.members == ("live-0", "live-1")
+    assert sorted(name for name, _ in run.sent(m.Leave)) == ["standby-a", "standby-b"]
+
+
+def test_the_deadline_that_counts() -> None:
+    def worker(signalled: Departure | None, announced: Departure | None) -> Worker:
+        where: dict[str, Any] = {"name": "a", "peer": b"a", "role": "standby", "host": "h", "pid": 1, "device": "cpu"}
+        return Worker(**where, job_id="1", arrived=0, seen=0, signalled=signalled, announced=announced)
+
+    signal = Departure("signal", "SIGTERM", 10.0, 1.0)
+    drained = Departure("node", "drained", float("inf"), 0.0)
+    preempted = Departure("preemption", "wanted", 50.0, 2.0)
+    assert worker(None, None).departure is None
+    assert worker(signal, None).departure == signal
+    assert worker(None, drained).departure == drained
+    assert worker(signal, drained).departure == signal
+    assert worker(signal, preempted).departure == preempted
