@@ -29,6 +29,7 @@ JOB = (
     "1795498920",
     "my, job",
     "a|b ",
+    "low",
 )
 
 
@@ -38,12 +39,12 @@ def test_job() -> None:
     assert job.nodes == ("n2", "n3")
     assert (job.preempt_time, job.end_time, job.time_limit) == (1795498910.0, 1795498920.0, 86400.0)
     assert (job.restarts, job.reason, job.batch_host) == (2, "", "n2")
-    assert (job.name, job.comment) == ("my, job", "a|b")
+    assert (job.name, job.comment, job.qos) == ("my, job", "a|b", "low")
     assert not job.is_over
 
 
 def test_pending_job() -> None:
-    row = ("7", "PENDING", "scavenger", "", "N/A", "0", "Resources", "n/a", "UNLIMITED", "N/A", "x", "(null)")
+    row = ("7", "PENDING", "scavenger", "", "N/A", "0", "Resources", "n/a", "UNLIMITED", "N/A", "x", "(null)", "(null)")
     (job,) = records.parse_jobs(table(row), expand)
     assert (job.nodes, job.preempt_time, job.end_time, job.time_limit) == ((), None, None, None)
     assert (job.reason, job.batch_host, job.comment) == ("Resources", "", "")
@@ -64,6 +65,29 @@ def test_not_over(state: str) -> None:
 
 def test_lines_of_another_kind_are_left_out() -> None:
     assert len(records.parse_jobs("slurm_load_jobs warning\n\n" + table(JOB), expand)) == 1
+
+
+def test_reservations() -> None:
+    one = (
+        "ReservationName=service StartTime=1795500000 EndTime=1795503600 Duration=01:00:00 Nodes=n[2-3] NodeCnt=2 "
+        "Features=(null) PartitionName=(null) Flags=MAINT,IGNORE_JOBS,SPEC_NODES TRES=cpu=8 Users=root State=INACTIVE"
+    )
+    (found,) = records.parse_reservations(f"{one}\n\n", expand)
+    assert (found.name, found.start_time, found.end_time) == ("service", 1795500000.0, 1795503600.0)
+    assert found.nodes == ("n2", "n3")
+    assert found.flags == {"MAINT", "IGNORE_JOBS", "SPEC_NODES"}
+    assert records.parse_reservations("No reservations in the system\n", expand) == []
+
+
+def test_config() -> None:
+    text = (
+        "Configuration data as of 1795500000\nKillWait                = 30 sec\nPreemptType             = preempt/qos\n"
+    )
+    assert records.parse_config(text) == {"KillWait": "30 sec", "PreemptType": "preempt/qos"}
+
+
+def test_qos_grace() -> None:
+    assert records.parse_qos_grace("normal|00:00:00\nlow|00:01:30\n") == {"normal": 0.0, "low": 90.0}
 
 
 def test_node() -> None:
