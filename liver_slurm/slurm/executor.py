@@ -44,8 +44,8 @@ def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, 
 def _additional(config: JobConfig) -> dict[str, str | bool]:
     """Header lines that submitit has no parameter for, or has one in other units than Slurm's."""
     standby = config.standby
-    # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's get
-    # SIGTERM and KillWait, in which the world goes on without them.
+    # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's
+    # get SIGTERM and KillWait, in which the world goes on without them.
     lines: dict[str, str | bool] = {"time": standby.time, "export": "ALL"}
     if standby.mem is not None:
         lines["mem"] = standby.mem
