@@ -9,7 +9,8 @@ from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, pr
 DESCRIPTION = """\
 Ask a run for another layout, or for the best layout for a number of workers. The request is judged at once; the change
 itself is prepared beside training, and `events --follow` shows it. From then on the run does not grow by itself beyond
-what was asked for."""
+what was asked for. Where workers are missing, standby jobs are started for them and the request waits; a later request
+takes the place of one that waits."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -30,5 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(accepted)
     else:
-        print(f"accepted: {args.layout or f'{args.workers} workers'}; liver-slurm events {args.job} --follow shows it")
+        missing = accepted.get("waits_for_workers", 0)
+        waits = f"; waits for {missing} more worker{'s' if missing > 1 else ''} from standby jobs" if missing else ""
+        wanted = args.layout or f"{args.workers} workers"
+        print(f"accepted: {wanted}{waits}; liver-slurm events {args.job} --follow shows it")
     return 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from liver_slurm.config.decode import Problem
 from liver_slurm.config.layouts import feasible_layouts, impossible, live_workers
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, StandbySection
+from liver_slurm.config.units import standby_units
 from liver_slurm.state.layout import Layout
 
 Check = Callable[[JobConfig], Iterator[Problem]]
@@ -122,7 +123,7 @@ def _one_device(config: JobConfig) -> Iterator[Problem]:
     components = config.live.component
     keys = [(f"live.component.{index}", one.gpus_per_task) for index, one in enumerate(components)]
     if config.standby.max_jobs:
-        keys.append(("standby", config.standby.gpus_per_task))
+        keys += [(key, unit.gpus_per_task) for key, unit in _unit_keys(config)]
     for key, gpus in keys[1:]:
         first, expected = keys[0]
         if gpus != expected:
@@ -131,9 +132,20 @@ def _one_device(config: JobConfig) -> Iterator[Problem]:
 
 
 def _standby_partitions(config: JobConfig) -> Iterator[Problem]:
-    if config.standby.max_jobs and not config.standby.partitions:
-        text = f"is missing; allowed: at least one partition, as standby.max_jobs is {config.standby.max_jobs}"
-        yield Problem("standby.partitions", text)
+    if not config.standby.max_jobs:
+        return
+    text = f"is missing; allowed: at least one partition, as standby.max_jobs is {config.standby.max_jobs}"
+    for key, unit in _unit_keys(config):
+        if not unit.partitions:
+            yield Problem(f"{key}.partitions", text)
+
+
+def _unit_keys(config: JobConfig) -> list[tuple[str, StandbySection]]:
+    """Each size of standby job, and where the job file has it."""
+    units = standby_units(config.standby)
+    if not config.standby.unit:
+        return [("standby", units[0])]
+    return [(f"standby.unit.{index}", unit) for index, unit in enumerate(units)]
 
 
 def _lost_after(config: JobConfig) -> Iterator[Problem]:
@@ -196,8 +208,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("live.component",), _components),
-    (("live.component", "standby.gpus_per_task"), _one_device),
-    (("standby.partitions", "standby.max_jobs"), _standby_partitions),
+    (("live.component", "standby.gpus_per_task", "standby.unit"), _one_device),
+    (("standby.partitions", "standby.max_jobs", "standby.unit"), _standby_partitions),
     (("job.heartbeat", "job.lost_after"), _lost_after),
     (("stream.memory_limit", "stream.staging_bytes"), _memory_limit),
 )

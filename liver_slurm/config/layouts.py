@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liver_slurm.config.schema import JobConfig, LiveSection, ModelSection, TrainSection
+from liver_slurm.config.units import standby_units
 from liver_slurm.state.layout import Layout
 
 
@@ -67,7 +68,7 @@ def max_tp(config: JobConfig) -> int:
     """Largest tp that ``auto`` considers: tensor parallel groups stay inside every kind of node."""
     per_node = [component.tasks_per_node for component in config.live.component]
     if config.standby.max_jobs:
-        per_node.append(config.standby.tasks_per_node)
+        per_node += [unit.tasks_per_node for unit in standby_units(config.standby)]
     return config.elastic.max_tp or min(per_node, default=1)
 
 

@@ -153,7 +153,7 @@ class _Document:
         kept = {name: first[name] for name in ("cpus_per_task", "gpus_per_task") if name in first}
         live["component"] = [{**kept, "nodes": 1, "tasks_per_node": workers}]
         standby.update({"gpus_per_task": 0, **kept, "partitions": ["local"], "max_jobs": standbys})
-        standby.update({"nodes_per_job": 1, "tasks_per_node": 1})
+        standby.update({"nodes_per_job": 1, "tasks_per_node": 1, "unit": []})
 
     def validated(self, name: str, files: bool) -> JobConfig:
         decoder = Decoder(known_keys=self.known)

@@ -190,6 +190,30 @@ class LiveSection:
 
 
 @dataclass(frozen=True)
+class UnitSection:
+    """One size of standby job, where there are several; a key that is left out is as in [standby]."""
+
+    nodes_per_job: Count | None = None
+    """Nodes of one standby job."""
+    tasks_per_node: Count | None = None
+    """Workers a node."""
+    cpus_per_task: Count | None = None
+    """CPUs a worker."""
+    gpus_per_task: OneOrNone | None = None
+    """GPUs a worker: 0 or 1."""
+    mem: SlurmMemory | None = None
+    """Memory a node, as Slurm's --mem."""
+    constraint: str | None = None
+    """Node features, as Slurm's --constraint."""
+    exclude: str | None = None
+    """Nodes to keep away from, as Slurm's --exclude."""
+    partitions: tuple[str, ...] | None = None
+    """Scavenger partitions for this size, best first."""
+    max_jobs: Natural | None = None
+    """Standby jobs of this size at most; all together never more than standby.max_jobs."""
+
+
+@dataclass(frozen=True)
 class StandbySection:
     """The reclaimable part: ordinary jobs, one per unit."""
 
@@ -197,6 +221,11 @@ class StandbySection:
     """Scavenger partitions to watch, best first."""
     max_jobs: Natural = 0
     """Standby jobs at most; 0: the run is never resized by capacity."""
+    launch: Literal["probe", "queue"] = "probe"
+    """When standby jobs are submitted. ``probe``: only where nodes are idle right now; nothing of the run waits in the
+    queue, and a job that does not start is taken back. For partitions that are often idle, and where waiting jobs are
+    counted or frowned upon. ``queue``: as many as are useful wait in the queue, and Slurm starts each as soon as there
+    is room. For partitions where other jobs wait too: there, a node is never seen idle."""
     nodes_per_job: Count = 1
     """Nodes of one standby job."""
     tasks_per_node: Count = 1
@@ -220,7 +249,20 @@ class StandbySection:
     signal: SlurmSignal | None = None
     """Warning signal before the time limit, as Slurm's --signal, e.g. ``USR2@60``."""
     policy: str = "greedy"
-    """When to grow: name of a policy."""
+    """When to grow: ``greedy`` as soon as it makes a step faster; ``hysteresis`` only by workers that have stayed for
+    ``hold``; ``cost-aware`` if the time that it saves while they may be expected to stay exceeds its measured cost; or
+    the name of a policy of another package (entry-point group ``liver_slurm.policies``)."""
+    hold: Seconds = 60.0
+    """A node that stays for less is not worth the trouble: policy ``hysteresis`` waits so long, a standby job that
+    nothing has had use for for so long is ended, and a standby job that was taken sooner counts for ``back_off``."""
+    back_off: Seconds = 30.0
+    """How long a partition that has taken three standby jobs in a row within ``hold`` is left alone; doubled with each
+    further one, up to an hour."""
+    expected_life: Seconds = 900.0
+    """How long policy ``cost-aware`` expects a standby job to stay as long as it has seen none go."""
+    unit: tuple[UnitSection, ...] = ()
+    """Standby jobs of several sizes, each [[standby.unit]]; the largest that is still useful is started first, of equal
+    ones the one that is listed first. Default: one size, that of [standby]."""
     poll: Seconds = 2.0
     """How often Slurm is asked for idle capacity and the state of standby jobs."""
     grace: Seconds | None = None

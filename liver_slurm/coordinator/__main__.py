@@ -17,6 +17,7 @@ from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.runs import newest_checkpoint, read_run_info
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.units import most_workers
 from liver_slurm.control.messages import ResizeRequest
 from liver_slurm.control.server import ControlServer
 from liver_slurm.coordinator import policy, recovery, requests
@@ -84,6 +85,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         checkpoint=checkpoint,
         start_step=start_step,
         automatic=not options.resize and config.standby.max_jobs > 0,
+        standby_workers=0 if options.source == "none" else most_workers(config.standby),
     )
     clock = Clock()
     state = recovery.recover(records, settings, clock.now())

@@ -82,6 +82,9 @@ class Launch:
     """Start standby jobs."""
 
     count: int
+    unit: int = 0
+    """Which of the job file's units."""
+    partition: str = ""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Loop:
         elif self._watch is None:
             log.warning("there is nobody to do %s", action)
         elif isinstance(action, Launch):
-            self._watch.launch(action.count)
+            self._watch.launch(action.count, action.unit, action.partition)
         elif isinstance(action, Release):
             self._watch.release(action.job_id)
 

@@ -18,9 +18,9 @@ from liver_slurm.control.messages import (
     WorkerEnded,
 )
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import capacity, departures, members, planning, reconfiguration, requests
+from liver_slurm.coordinator import capacity_turn, departures, history, members, planning, reconfiguration, requests
 from liver_slurm.coordinator.ending import close_when_alone, end
-from liver_slurm.coordinator.interface import Action, FromPeer, Input, Launch, LaunchRefused, StopAsked, SupplySeen
+from liver_slurm.coordinator.interface import Action, FromPeer, Input, LaunchRefused, StopAsked, SupplySeen
 from liver_slurm.coordinator.state import Phase, RunState
 from liver_slurm.coordinator.turn import Turn
 
@@ -35,7 +35,7 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         _message(turn, given)
     elif isinstance(given, SupplySeen):
         departures.supply(turn, given.supply)
-        _launch(turn)
+        capacity_turn.look(turn)
     elif isinstance(given, LaunchRefused):
         turn.update(launch_after=given.time + LAUNCH_RETRY)
         turn.emit("launch_refused", reason=given.error)
@@ -43,6 +43,7 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         end(turn, Phase.CANCELLED, 3, given.reason)
     else:
         _watch_time(turn, given.time - state.now)
+    history.update(turn, state)
     planning.advance(turn)
     close_when_alone(turn)
     return turn.state, turn.actions
@@ -147,15 +148,3 @@ def _watch_time(turn: Turn, since_last: float) -> None:
     else:
         missing = ", ".join(sorted(set(attempt.target.members) - set(attempt.entered)))
         end(turn, Phase.FAILED, 1, f"{missing} did not enter generation {attempt.target.generation} {waited}")
-
-
-def _launch(turn: Turn) -> None:
-    state = turn.state
-    startable = state.phase not in (Phase.FINISHING, Phase.RECOVERING) and not state.phase.over
-    if state.supply is None or not startable or turn.now < state.launch_after:
-        return
-    asked = max((goal.workers for goal in state.requests), default=0)
-    count, reason = capacity.to_launch(state.supply, state.settings.config, state.settings.live_workers, asked)
-    if count:
-        turn.actions.append(Launch(count))
-        turn.emit("standby_launch", count=count, reason=reason)

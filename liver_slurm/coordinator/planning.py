@@ -212,4 +212,13 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> policy.Snapshot:
         pinned=state.pinned,
         automatic=state.settings.automatic,
         backoff=state.backoff,
+        arrived={worker.name: worker.arrived for worker in ready},
+        unit_of={worker.name: worker.job_id for worker in ready},
+        live_since=state.live_since,
+        step_seconds=max(
+            (state.workers[name].step_seconds for name in live.members if name in state.workers), default=0.0
+        ),
+        steps_left=max(0, state.settings.config.train.steps - state.step),
+        measured=state.measured,
+        lives=state.lives,
     )

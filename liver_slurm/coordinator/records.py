@@ -84,6 +84,32 @@ class RequestClosed(_Record, frozen=True, kw_only=True):
     fulfilled: bool
 
 
+class LifeBegan(_Record, frozen=True, kw_only=True):
+    """The first worker of a standby job is ready."""
+
+    job_id: str
+    partition: str
+    time: float
+
+
+class LifeEnded(_Record, frozen=True, kw_only=True):
+    """A standby job goes away or is gone."""
+
+    job_id: str
+    time: float
+    taken: bool
+
+
+class Measurement(_Record, frozen=True, kw_only=True):
+    """What a reconfiguration took, in seconds."""
+
+    generation: int
+    added: int
+    prepare_s: float
+    exposed_s: float
+    time: float
+
+
 class Ended(_Record, frozen=True, kw_only=True):
     """The run's outcome is decided."""
 
@@ -101,5 +127,8 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     BoundaryClosed,
     RequestTaken,
     RequestClosed,
+    LifeBegan,
+    LifeEnded,
+    Measurement,
     Ended,
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from liver_slurm.coordinator import history
 from liver_slurm.coordinator.records import (
     AttemptAborted,
     AttemptStarted,
@@ -79,7 +80,7 @@ def _request(state: RunState, record: Record) -> RunState:
         pinned = next((goal for goal in state.requests if goal.number == record.number), state.pinned)
         rest = tuple(goal for goal in state.requests if goal.number != record.number)
         return replace(state, requests=rest, pinned=pinned if record.fulfilled else state.pinned)
-    return state
+    return history.recall(state, record)
 
 
 def _with_world(state: RunState, last: Committed, entered: bool) -> RunState:

@@ -19,7 +19,7 @@ from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.interface import Action
 from liver_slurm.coordinator.policy import why_impossible
 from liver_slurm.coordinator.records import RequestTaken
-from liver_slurm.coordinator.state import Phase, ResizeGoal, RunState
+from liver_slurm.coordinator.state import Phase, ResizeGoal, RunState, Worker
 from liver_slurm.coordinator.status import document
 from liver_slurm.coordinator.turn import Turn
 from liver_slurm.errors import BadInput
@@ -70,10 +70,21 @@ def _resize(turn: Turn, peer: bytes, message: ResizeRequest) -> None:
     except BadInput as error:
         turn.answer(peer, Reply(ok=False, error=str(error)))
         return
+    if goal.at_step < 0:
+        _make_way(turn, goal)
     take(turn, goal)
     wanted = str(goal.layout) if goal.layout else ""
     result = {"request": goal.number, "layout": wanted, "workers": goal.workers, "at_step": goal.at_step}
+    if goal.at_step < 0:
+        result["waits_for_workers"] = _missing(turn.state, goal)
     turn.answer(peer, Reply(ok=True, result=result))
+
+
+def _make_way(turn: Turn, later: ResizeGoal) -> None:
+    """A request that waits for workers, maybe for ever, holds up no later one."""
+    for goal in turn.state.requests:
+        if goal.at_step < 0 and _missing(turn.state, goal):
+            scheduled.give_up(turn, goal, f"a later request, {later.number}, takes its place")
 
 
 def take(turn: Turn, goal: ResizeGoal) -> None:
@@ -149,10 +160,26 @@ def _check_step(state: RunState, step: int) -> None:
 def _check_workers(state: RunState, size: int) -> None:
     if state.live is None:
         raise BadInput("the run has not begun to train; ask again when `status` says that it is training")
-    staying = [worker for worker in state.workers.values() if worker.departure is None and not worker.dismissed]
-    if len(staying) < size:
-        inside = sum(worker.name in state.live.members for worker in staying)
-        raise BadInput(
-            f"{size} workers are needed and {len(staying)} are there: "
-            f"{inside} in the live world, {len(staying) - inside} standing by"
-        )
+    staying = _staying(state)
+    guaranteed = sum(worker.role == "live" for worker in staying)
+    if size <= max(len(staying), guaranteed + state.settings.standby_workers):
+        return
+    inside = sum(worker.name in state.live.members for worker in staying)
+    more = (
+        f", and {state.settings.standby_workers} at most come with standby jobs"
+        if state.settings.standby_workers
+        else ""
+    )
+    raise BadInput(
+        f"{size} workers are needed and {len(staying)} are there: "
+        f"{inside} in the live world, {len(staying) - inside} standing by{more}"
+    )
+
+
+def _missing(state: RunState, goal: ResizeGoal) -> int:
+    """Workers that have still to come for a request."""
+    return max(0, goal.workers - len(_staying(state)))
+
+
+def _staying(state: RunState) -> list[Worker]:
+    return [worker for worker in state.workers.values() if worker.departure is None and not worker.dismissed]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepared, Streamed, WorldEntered
+from liver_slurm.coordinator.lives import Life
 from liver_slurm.coordinator.streaming import StreamSchedule
 from liver_slurm.coordinator.supply import NoticeKind, Supply
 from liver_slurm.state.layout import Layout
@@ -52,6 +53,8 @@ class Settings:
     start_step: int = 0
     automatic: bool = True
     """Grow by itself when there are standbys; otherwise the world is resized only on request or notice."""
+    standby_workers: int = 0
+    """Workers that standby jobs can bring at most; 0: nobody starts any."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,18 @@ class Backoff:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a past reconfiguration took, in seconds."""
+
+    generation: int
+    added: int
+    """Workers that the new world has more than the old one."""
+    prepare_s: float
+    exposed_s: float
+    """Time that training stood still for it."""
+
+
+@dataclass(frozen=True)
 class RunState:
     """Everything that :func:`liver_slurm.coordinator.machine.step` decides from."""
 
@@ -233,6 +248,14 @@ class RunState:
     """The policy's last word."""
     backoff: Backoff | None = None
     last_reconfiguration: Mapping[str, Any] | None = None
+    live_since: float = 0.0
+    """When the last reconfiguration was over, seconds since the epoch; 0.0: there was none."""
+    measured: tuple[Measured, ...] = ()
+    """What past reconfigurations took, oldest first."""
+    lives: tuple[Life, ...] = ()
+    """How long standby jobs have been there, oldest first."""
+    useless_since: Mapping[str, float] = field(default_factory=dict)
+    """Since when each standby job that is of no use has been so, seconds since the epoch."""
     next_generation: int = 0
     next_boundary: int = 0
     next_request: int = 0

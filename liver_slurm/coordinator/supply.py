@@ -33,6 +33,18 @@ class StandbyJob:
     """None while nobody wants it back."""
     grace: float = DEFAULT_GRACE
     """Seconds that its workers have at least after a signal that does not say why it came."""
+    partition: str = ""
+    unit: int = 0
+    """Which of the job file's units it is, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many further standby jobs of one unit would start at once in one partition."""
+
+    unit: int
+    partition: str
+    jobs: int
 
 
 @dataclass(frozen=True)
@@ -42,11 +54,13 @@ class Supply:
     time: float
     """When the look was taken, seconds since the epoch."""
     idle_units: int
-    """How many further standby jobs would start at once."""
+    """How many further standby jobs would start at once: of the unit that most would."""
     jobs: tuple[StandbyJob, ...]
     """Our standby jobs that are not over."""
     blind: str | None = None
     """Why the scheduler could not be asked; then the rest is the last known state, and nothing is concluded from it."""
+    room: tuple[Room, ...] = ()
+    """For each unit and partition, in the job file's order; units compete for the same nodes."""
 
 
 class StandbySource(Protocol):
@@ -55,8 +69,8 @@ class StandbySource(Protocol):
     def observe(self) -> Supply:
         """Look at capacity and at our own jobs, with a bounded number of queries."""
 
-    def launch(self, count: int) -> list[str]:
-        """Start ``count`` standby jobs; returns their ids."""
+    def launch(self, count: int, unit: int, partition: str) -> list[str]:
+        """Start ``count`` standby jobs of a unit in a partition; returns their ids."""
 
     def release(self, job_id: str) -> None:
         """End one standby job."""

@@ -40,9 +40,9 @@ class SupplyWatch:
             self._pending.append((self._thread.submit(self._source.observe), self._seen))
         return inputs
 
-    def launch(self, count: int) -> None:
-        """Start standby jobs."""
-        self._pending.append((self._thread.submit(self._source.launch, count), _launched))
+    def launch(self, count: int, unit: int, partition: str) -> None:
+        """Start standby jobs of a unit in a partition."""
+        self._pending.append((self._thread.submit(self._source.launch, count, unit, partition), _launched))
 
     def release(self, job_id: str) -> None:
         """End one standby job."""

@@ -62,8 +62,8 @@ class LocalSource:
         jobs = tuple(StandbyJob(one.job_id, "running", (os.uname().nodename,)) for one in self._alive())
         return Supply(time=time.time(), idle_units=self._count - len(jobs), jobs=jobs)
 
-    def launch(self, count: int) -> list[str]:
-        """See :class:`StandbySource`."""
+    def launch(self, count: int, unit: int, partition: str) -> list[str]:
+        """See :class:`StandbySource`; there is one unit, and one place for it."""
         return [self._launch() for _ in range(count)]
 
     def release(self, job_id: str) -> None:

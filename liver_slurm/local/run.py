@@ -97,7 +97,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 def _on_this_machine(config: JobConfig, workers: int, standbys: int) -> JobConfig:
     first = config.live.component[0] if config.live.component else ComponentSection()
     component = replace(first, nodes=1, tasks_per_node=workers)
-    standby = replace(config.standby, max_jobs=standbys, nodes_per_job=1, tasks_per_node=1)
+    standby = replace(config.standby, max_jobs=standbys, nodes_per_job=1, tasks_per_node=1, unit=())
     return replace(config, live=replace(config.live, component=(component,)), standby=standby)
 
 

@@ -7,16 +7,17 @@ import shlex
 import sys
 from pathlib import Path
 
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.plugins.submitit.executor import LiverExecutor
 from liver_slurm.slurm.batch import gpu_request
 from liver_slurm.slurm.notices import warning_seconds
 from liver_slurm.slurm.records import parse_duration
 
 
-def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, partition: str) -> LiverExecutor:
-    """An executor each of whose jobs is one standby unit in ``partition``."""
-    standby = config.standby
+def make_executor(
+    config: JobConfig, standby: StandbySection, folder: Path, job_name: str, comment: str, partition: str
+) -> LiverExecutor:
+    """An executor each of whose jobs is one unit of the size ``standby`` in ``partition``."""
     executor = LiverExecutor(folder, python=_python(config))
     executor.update_parameters(
         job_name=job_name,
@@ -36,14 +37,13 @@ def make_executor(config: JobConfig, folder: Path, job_name: str, comment: str, 
         setup=[*config.live.setup, f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"'],
         # One worker that leaves or dies takes no other of its unit with it.
         srun_args=["--no-kill", "--kill-on-bad-exit=0", "--wait=0"],
-        additional_parameters=_additional(config),
+        additional_parameters=_additional(standby),
     )
     return executor
 
 
-def _additional(config: JobConfig) -> dict[str, str | bool]:
+def _additional(standby: StandbySection) -> dict[str, str | bool]:
     """Header lines that submitit has no parameter for, or has one in other units than Slurm's."""
-    standby = config.standby
     # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's
     # get SIGTERM and KillWait, in which the world goes on without them.
     lines: dict[str, str | bool] = {"time": standby.time, "export": "ALL"}

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.supply import Supply
+from liver_slurm.config.schema import JobConfig, StandbySection
+from liver_slurm.config.units import standby_units
+from liver_slurm.coordinator.supply import Room, Supply
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.capacity import Unit, idle_units, make_unit
 from liver_slurm.slurm.client import SlurmClient
@@ -22,6 +23,8 @@ from liver_slurm.worker.entry import standby_main
 
 RESERVATIONS_EVERY = 30.0
 """Seconds between looks at the reservations, which are made long before they begin."""
+UNIT_MARK = " unit="
+"""In a standby job's comment, between the run directory and the number of its unit; absent for the first."""
 
 
 class SlurmStandbySource:
@@ -47,8 +50,7 @@ class SlurmStandbySource:
         self._function = function
         self._clock = clock
         self._name = standby_job_name(run_dir)
-        self._unit = _unit(config, client)
-        self._idle: dict[str, int] = {}
+        self._units = tuple(_unit(section, client) for section in standby_units(config.standby))
         self._last = Supply(time=clock(), idle_units=0, jobs=())
         self._nodes: dict[str, NodeInfo] = {}
         self._reservations: list[ReservationInfo] = []
@@ -63,7 +65,7 @@ class SlurmStandbySource:
         now = self._clock()
         try:
             known = self._own_jobs()
-            self._idle = self._idle_by_partition()
+            room = self._room()
             if now >= self._reservations_at + RESERVATIONS_EVERY:
                 self._reservations, self._reservations_at = self._client.reservations(), now
             new = {job.job_id for job in known if not job.is_over} - {job.job_id for job in self._last.jobs}
@@ -71,20 +73,23 @@ class SlurmStandbySource:
                 self._terms = self._ask_terms()
         except ClusterError as error:
             return replace(self._last, blind=str(error))
-        seen = (standby_job(job, self._nodes, self._reservations, self._terms, now) for job in known)
-        jobs = [job for job in seen if job is not None]
+        jobs = [
+            replace(seen, partition=job.partition, unit=_unit_of(job.comment))
+            for job in known
+            if (seen := standby_job(job, self._nodes, self._reservations, self._terms, now)) is not None
+        ]
         # A pending job of ours is about to take what is idle now.
         pending = sum(job.state == "pending" for job in jobs)
-        idle = max(0, sum(self._idle.values()) - pending)
-        self._last = Supply(time=self._clock(), idle_units=idle, jobs=tuple(jobs))
+        most = max(sum(place.jobs for place in room if place.unit == unit) for unit in range(len(self._units)))
+        self._last = Supply(self._clock(), max(0, most - pending), tuple(jobs), room=room)
         return self._last
 
-    def launch(self, count: int) -> list[str]:
-        """See :class:`StandbySource`: each job goes to the best partition that has room for it.
+    def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:
+        """See :class:`StandbySource`; without a partition the unit's best one.
 
         Those that were submitted before one is refused stay; :meth:`observe` shows them.
         """
-        return [self._submit(self._choose_partition()) for _ in range(count)]
+        return [self._submit(unit, partition) for _ in range(count)]
 
     def release(self, job_id: str) -> None:
         """See :class:`StandbySource`."""
@@ -106,36 +111,34 @@ class SlurmStandbySource:
 
     def _own_jobs(self) -> list[JobInfo]:
         # Slurm's answer is as wide as we asked for; two runs of one name differ in the comment.
-        mark = str(self._run_dir.path)[:WIDTH]
-        return [job for job in self._client.jobs(name=self._name) if job.comment == mark]
+        mark = _comment(self._run_dir, 0)
+        return [job for job in self._client.jobs(name=self._name) if job.comment.partition(UNIT_MARK)[0] == mark]
 
-    def _idle_by_partition(self) -> dict[str, int]:
-        """Idle units of each partition, best first; a node of several partitions counts for the first."""
-        seen: dict[str, NodeInfo] = {}
-        idle = {}
-        for partition in self._config.standby.partitions:
-            nodes = [node for node in self._client.nodes(partition) if node.name not in seen]
-            seen.update({node.name: node for node in nodes})
-            idle[partition] = idle_units(nodes, self._unit)
-        self._nodes = seen
-        return idle
+    def _room(self) -> tuple[Room, ...]:
+        """Room for each unit in each of its partitions, best first; a node of several counts for the first."""
+        sections = standby_units(self._config.standby)
+        names = dict.fromkeys(name for section in sections for name in section.partitions)
+        nodes = {name: self._client.nodes(name) for name in names}
+        self._nodes = {node.name: node for found in nodes.values() for node in found}
+        room = []
+        for number, section in enumerate(sections):
+            seen: set[str] = set()
+            for name in section.partitions:
+                fresh = [node for node in nodes[name] if node.name not in seen]
+                seen.update(node.name for node in fresh)
+                room.append(Room(number, name, idle_units(fresh, self._units[number])))
+        return tuple(room)
 
-    def _choose_partition(self) -> str:
-        for partition, units in self._idle.items():
-            if units > 0:
-                self._idle[partition] = units - 1
-                return partition
-        # None has room: the job waits for the best one. Were it in line for several, one of a higher tier could
-        # preempt our own standbys for it.
-        return self._config.standby.partitions[0]
-
-    def _submit(self, partition: str) -> str:
+    def _submit(self, unit: int, partition: str) -> str:
         # Late, because submitit is slow to import and only a coordinator on Slurm needs it.
         from liver_slurm.slurm.executor import make_executor
 
         path = str(self._run_dir.path)
         try:
-            executor = make_executor(self._config, self._run_dir.standby, self._name, path, partition)
+            section = standby_units(self._config.standby)[unit]
+            comment = _comment(self._run_dir, unit)
+            where = partition or section.partitions[0]
+            executor = make_executor(self._config, section, self._run_dir.standby, self._name, comment, where)
             return str(executor.submit(self._function, path).job_id)
         except RuntimeError as error:  # submitit's word for all that Slurm refuses
             raise ClusterError(f"a standby job was refused: {first_line(str(error))}") from error
@@ -146,7 +149,17 @@ def standby_job_name(run_dir: RunDir) -> str:
     return re.sub(r"[^\w.+-]", "_", run_dir.path.name) + "-standby"
 
 
-def _unit(config: JobConfig, client: SlurmClient) -> Unit:
-    standby = config.standby
-    memory = parse_memory(standby.mem) if standby.mem is not None else 0
-    return make_unit(standby, standby.nodes_per_job, memory, client.hostnames)
+def _comment(run_dir: RunDir, unit: int) -> str:
+    """What a standby job's comment says: whose it is, and of which size."""
+    mark = f"{UNIT_MARK}{unit}" if unit else ""
+    return str(run_dir.path)[: WIDTH - len(UNIT_MARK) - 4] + mark
+
+
+def _unit_of(comment: str) -> int:
+    number = comment.partition(UNIT_MARK)[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _unit(section: StandbySection, client: SlurmClient) -> Unit:
+    memory = parse_memory(section.mem) if section.mem is not None else 0
+    return make_unit(section, section.nodes_per_job, memory, client.hostnames)

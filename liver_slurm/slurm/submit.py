@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
+from liver_slurm.config.units import standby_units
 from liver_slurm.errors import BadInput
 from liver_slurm.slurm.batch import COORDINATOR_CPUS, header_problems, render_live
 from liver_slurm.slurm.capacity import Unit, fitting_nodes, make_unit
@@ -48,11 +49,13 @@ def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:
         unit = check.unit(key, component, 1)
         check.request(partition_key, "live.time", name, live.time, key, component.nodes, unit)
     if config.standby.max_jobs > 0:
-        standby = config.standby
-        for number, name in enumerate(standby.partitions):
-            unit = check.unit("standby", standby, standby.nodes_per_job)
-            key = f"standby.partitions[{number}]"
-            check.request(key, "standby.time", name, standby.time, "standby", standby.nodes_per_job, unit)
+        units = standby_units(config.standby)
+        for index, standby in enumerate(units):
+            where = "standby" if not config.standby.unit else f"standby.unit[{index}]"
+            for number, name in enumerate(standby.partitions):
+                unit = check.unit(where, standby, standby.nodes_per_job)
+                key = f"{where}.partitions[{number}]"
+                check.request(key, "standby.time", name, standby.time, where, standby.nodes_per_job, unit)
     return list(dict.fromkeys([*header_problems(config), *check.problems]))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig, StandbySection
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.capacity import Unit, idle_units
 from liver_slurm.slurm.client import CommandClient
@@ -225,11 +225,12 @@ def test_partitions_best_first(
     scontrol("update", "PartitionName=scavenger", "Nodes=n[1-2]")
     try:
         standbys = make(partitions=("scavenger", "spare"), cpus_per_task=2)
-        assert standbys.source.observe().idle_units == 3, "n2 is in both and counts once"
-        ids = standbys.source.launch(4)
-        eventually(lambda: all(standbys.note(job) for job in ids[:3]), "three standbys run")
-        partitions = {job.job_id: job.partition for job in client.jobs(ids)}
-        assert [partitions[job] for job in ids] == ["scavenger", "scavenger", "spare", "scavenger"]
+        supply = standbys.source.observe()
+        assert supply.idle_units == 3, "n2 is in both and counts once"
+        assert supply.room == (Room(0, "scavenger", 2), Room(0, "spare", 1))
+        ids = [*standbys.source.launch(2, 0, "scavenger"), *standbys.source.launch(1, 0, "spare")]
+        eventually(lambda: all(standbys.note(job) for job in ids), "three standbys run")
+        assert [job.partition for job in standbys.source.observe().jobs] == ["scavenger", "scavenger", "spare"]
         standbys.source.close()
         eventually(lambda: standbys.source.observe().jobs == (), "all are gone")
     finally:

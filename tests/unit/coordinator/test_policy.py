@@ -9,7 +9,8 @@ import pytest
 from coordinator_lab import job
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.capacity import to_launch
+from liver_slurm.coordinator import capacity
+from liver_slurm.coordinator.capacity import View
 from liver_slurm.coordinator.layout_choice import choose, estimate, moved_share
 from liver_slurm.coordinator.policy import Change, Fulfilled, Snapshot, Stay, Wait, decide, named, why_impossible
 from liver_slurm.coordinator.state import Backoff, ResizeGoal, World
@@ -111,7 +112,7 @@ def test_what_has_just_failed_waits_and_anything_else_does_not() -> None:
 
 
 def test_unknown_policies_and_impossible_layouts_have_a_reason() -> None:
-    with pytest.raises(BadInput, match=r"no policy 'lazy'; known: greedy"):
+    with pytest.raises(BadInput, match=r"no policy 'lazy'; known: cost-aware, greedy, hysteresis"):
         named("lazy")
     config = allowed("tp1pp1dp2", max_workers=4)
     assert why_impossible(Layout(1, 1, 5), config) == "tp1pp1dp5 has 5 workers, more than elastic.max_workers 4"
@@ -178,18 +179,23 @@ def test_launches(idle: int, states: list[Any], options: dict[str, Any], launche
     config = job()
     config = replace(config, standby=replace(config.standby, **{"max_jobs": 3, **options}))
     jobs = tuple(StandbyJob(str(number), state) for number, state in enumerate(states))
-    assert to_launch(Supply(0.0, idle, jobs), config, 2)[0] == launched
+    decision, _ = capacity.decide(View(0.0, Supply(0.0, idle, jobs), guaranteed=2), config)
+    assert sum(order.count for order in decision.start) == launched
+    assert decision.end == ()
 
 
 def test_no_launch_while_blind_or_without_use() -> None:
     config = job()
     config = replace(config, standby=replace(config.standby, max_jobs=3))
-    assert to_launch(Supply(0.0, 5, (), blind="no answer"), config, 2) == (
-        0,
-        "the scheduler could not be asked: no answer",
-    )
+
+    def launched(config: JobConfig, **more: Any) -> int:
+        supply = Supply(0.0, 5, (), blind=more.pop("blind", None))
+        return sum(order.count for order in capacity.decide(View(0.0, supply, 2, **more), config)[0].start)
+
+    assert launched(config) == 3
+    assert launched(config, blind="no answer") == 0
     capped = replace(config, elastic=replace(config.elastic, max_workers=3))
-    assert to_launch(Supply(0.0, 5, ()), capped, 2)[0] == 1
+    assert launched(capped) == 1
     listed = replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp2",)))
-    assert to_launch(Supply(0.0, 5, ()), listed, 2)[0] == 0
-    assert to_launch(Supply(0.0, 5, ()), listed, 2, asked=4)[0] == 2
+    assert launched(listed) == 0
+    assert launched(listed, asked=4) == 2

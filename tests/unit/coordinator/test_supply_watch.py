@@ -27,7 +27,7 @@ class Source:
             raise ClusterError("slurmctld does not answer")
         return Supply(time=1.0, idle_units=2, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
 
-    def launch(self, count: int) -> list[str]:
+    def launch(self, count: int, unit: int, partition: str) -> list[str]:
         if self.silent:
             raise ClusterError("refused")
         self.jobs += [f"j{len(self.jobs)}" for _ in range(count)]
@@ -48,7 +48,7 @@ def test_a_look_after_a_launch_sees_the_launched_jobs() -> None:
     source = Source()
     watch = SupplyWatch(source, interval=0.0)
     assert come(watch) == [SupplySeen(5.0, Supply(1.0, 2, ()))]
-    watch.launch(2)
+    watch.launch(2, 0, "a")
     until(lambda: any(isinstance(seen, SupplySeen) and len(seen.supply.jobs) == 2 for seen in watch.poll(5.0)), "jobs")
     watch.release("j0")
     watch.close()
@@ -76,7 +76,7 @@ def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said() -> Non
         return any(isinstance(seen, SupplySeen) and seen.supply.blind is not None for seen in watch.poll(5.0))
 
     until(blind, "blind")
-    watch.launch(1)
+    watch.launch(1, 0, "a")
     refused = until(lambda: [one for one in watch.poll(6.0) if isinstance(one, LaunchRefused)], "refused")
     assert refused == [LaunchRefused(6.0, "refused")]
     watch.close()

@@ -57,7 +57,7 @@ def test_the_name_is_one_name() -> None:
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], LiverExecutor]:
     monkeypatch.setattr(LiverExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
-    return lambda config: make_executor(config, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
+    return lambda config: make_executor(config, config.standby, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
 
 
 def test_script(executor: Callable[[JobConfig], LiverExecutor], golden: Callable[[str, str], None]) -> None:

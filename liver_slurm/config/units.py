@@ -1,0 +1,31 @@
+"""The sizes that standby jobs may have. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from liver_slurm.config.schema import StandbySection
+
+
+def standby_units(standby: StandbySection) -> tuple[StandbySection, ...]:
+    """One section for each size, without units of its own; just ``[standby]`` where a job file lists no units."""
+    if not standby.unit:
+        return (standby,)
+    return tuple(
+        dataclasses.replace(standby, unit=(), **{key: value for key, value in vars(unit).items() if value is not None})
+        for unit in standby.unit
+    )
+
+
+def workers_per_job(unit: StandbySection) -> int:
+    """Workers of one standby job."""
+    return unit.nodes_per_job * unit.tasks_per_node
+
+
+def most_workers(standby: StandbySection) -> int:
+    """Workers that standby jobs can bring at most."""
+    sizes = sorted(
+        (workers_per_job(unit) for unit in standby_units(standby) for _ in range(min(unit.max_jobs, standby.max_jobs))),
+        reverse=True,
+    )
+    return sum(sizes[: standby.max_jobs])
