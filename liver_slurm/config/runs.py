@@ -134,10 +134,15 @@ def list_runs() -> list[tuple[RunDir, RunInfo]]:
     return sorted(found, key=lambda one: (-one[1].created, one[0].path.name))
 
 
-def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """Folder of the run's newest complete checkpoint: folders are renamed to ``step-N`` when they are complete."""
+def newest_checkpoint(run_dir: RunDir, at_most: int | None = None) -> Path | None:
+    """Folder of the run's newest complete checkpoint: folders are renamed to ``step-N`` when they are complete.
+
+    ``at_most``: the newest of those with so many steps or fewer.
+    """
     found = [one for one in run_dir.checkpoints.glob("step-*") if one.is_dir() and one.name[5:].isdecimal()]
-    return max(found, key=_step, default=None)
+    return max(
+        (one for one in found if at_most is None or checkpoint_step(one) <= at_most), key=checkpoint_step, default=None
+    )
 
 
 def resume_step(run_dir: RunDir) -> int:
@@ -150,10 +155,11 @@ def resume_step(run_dir: RunDir) -> int:
     saved = newest_checkpoint(run_dir)
     if saved is None:
         raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
-    return _step(saved)
+    return checkpoint_step(saved)
 
 
-def _step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
+    """Steps that are completed in a checkpoint's folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

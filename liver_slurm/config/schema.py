@@ -181,6 +181,9 @@ class LiveSection:
     """Slurm account."""
     qos: str | None = None
     """Slurm QOS."""
+    requeue: bool = True
+    """Slurm may start the live job again (scontrol requeue, preemption in REQUEUE mode): the run then goes on from its
+    newest checkpoint in the same run directory. False: such a job ends, and the run with it."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before each of the job's processes: module load, exports."""
     python: str | None = None

@@ -38,6 +38,8 @@ class Register(Message, frozen=True, kw_only=True):
     pid: int
     job_id: str
     """Slurm job that it runs in, or the launcher's name for it."""
+    restarts: int = 0
+    """How often Slurm had started that job again when this process began (SLURM_RESTART_COUNT)."""
     device: str
     """``cpu`` or ``cuda:0``."""
     generation: int = -1

@@ -10,22 +10,26 @@ import argparse
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import newest_checkpoint, read_run_info
+from liver_slurm.config.runs import read_run_info
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.control.messages import ResizeRequest
 from liver_slurm.control.server import ControlServer
-from liver_slurm.coordinator import policy, recovery, requests
-from liver_slurm.coordinator.interface import Action, Finish
+from liver_slurm.coordinator import anew, policy, recovery, requests
+from liver_slurm.coordinator.interface import Action, Emit, Finish
 from liver_slurm.coordinator.journal import Journal
 from liver_slurm.coordinator.loop import Clock, Loop
 from liver_slurm.coordinator.records import EpochStarted
 from liver_slurm.coordinator.state import Settings
+from liver_slurm.coordinator.stopping import Fate, Stopping
 from liver_slurm.coordinator.store import host_store
 from liver_slurm.coordinator.supply import StandbySource
 from liver_slurm.coordinator.supply_watch import SupplyWatch
@@ -36,6 +40,8 @@ from liver_slurm.stream.interface import reachable_host
 log = logging.getLogger("liver_slurm.coordinator")
 
 BROKE_DOWN = 70
+ASKING = 3.0
+"""Seconds that Slurm may take to say why it ends our job; its own patience is short."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +71,13 @@ def _coordinate(options: argparse.Namespace) -> int:
     config, run = read_job(run_dir.job_file), read_run_info(run_dir)
     policy.named(config.standby.policy)
     journal = Journal(run_dir.journal)
-    records = journal.read()
+    records, start = journal.read(), anew.job_start()
+    reason = anew.why_anew(records, start)
+    first_actions: list[Action] = []
+    if reason is not None:
+        anew_from = anew.begin_anew(run_dir, journal, reason)
+        records.append(anew_from)
+        first_actions.append(Emit("begun_anew", {"generation": -1, **msgspec.structs.asdict(anew_from)}))
     outcome = recovery.ended(records)
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
@@ -73,7 +85,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     local = options.source == "local"
     host = "127.0.0.1" if local else reachable_host(config.stream.interface)
     _store, store_port = host_store(host)  # serves as long as this function runs
-    checkpoint, start_step = _resume_point(run.resumed_from)
+    checkpoint, start_step = anew.first_checkpoint(run.resumed_from)
     settings = Settings(
         config=config,
         run_id=run.run_id,
@@ -86,18 +98,20 @@ def _coordinate(options: argparse.Namespace) -> int:
         start_step=start_step,
         automatic=not options.resize and config.standby.max_jobs > 0,
         standby_workers=0 if options.source == "none" else most_workers(config.standby),
+        job_id=start.job_id,
+        restarts=start.restarts,
     )
     clock = Clock()
     state = recovery.recover(records, settings, clock.now())
-    first_actions: list[Action] = []
     if settings.epoch == 1:  # later coordinators find these in the journal
         state, first_actions = requests.schedule(state, [_resize(text) for text in options.resize])
     watch = _watch(options.source, config, run_dir)
     server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if local else "0.0.0.0")
-    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, clock)
+    stopping = Stopping(_fate(options.source, start))
+    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, stopping, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: loop.ask_to_stop(f"cancelled by {signal.Signals(number).name}"))
-    journal.append(EpochStarted(epoch=settings.epoch))
+        signal.signal(number, lambda number, _frame: stopping.signalled(signal.Signals(number).name))
+    journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))
     for action in first_actions:
         loop.perform(action)
     loop.announce(phase=state.phase.value, host=host)
@@ -114,7 +128,7 @@ def _serve(loop: Loop, server: ControlServer, watch: SupplyWatch | None, run_dir
     run_dir.address_file.unlink()  # clients need not wait for an answer that cannot come
     if watch is not None:
         try:
-            watch.close()
+            watch.close(end_jobs=finish.over)
         except ClusterError as error:
             log.error("standby jobs may be left: %s", error)
     return finish
@@ -136,14 +150,14 @@ def _watch(source: str, config: JobConfig, run_dir: RunDir) -> SupplyWatch | Non
     return SupplyWatch(chosen, config.standby.poll)
 
 
-def _resume_point(resumed_from: str) -> tuple[str, int]:
-    """The checkpoint that world 0 loads and the step that it was written at; nothing and 0 for a fresh run."""
-    if not resumed_from:
-        return "", 0
-    folder = newest_checkpoint(RunDir(Path(resumed_from)))
-    if folder is None:
-        raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
-    return str(folder), int(folder.name.removeprefix("step-"))
+def _fate(source: str, start: anew.JobStart) -> Callable[[], tuple[Fate, str]] | None:
+    if source != "slurm" or not start.job_id:
+        return None
+    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.fate import job_fate
+
+    client = CommandClient(timeout=ASKING)
+    return lambda: job_fate(client, start.job_id, start.restarts)
 
 
 def _resize(text: str) -> ResizeRequest:

@@ -11,7 +11,8 @@ from liver_slurm.coordinator.turn import Turn
 def look(turn: Turn) -> None:
     """The scheduler was asked: start and end standby jobs as its answer suggests."""
     state = turn.state
-    if state.supply is None or state.phase in (Phase.FINISHING, Phase.RECOVERING) or state.phase.over:
+    busy = state.phase in (Phase.FINISHING, Phase.RECOVERING) or state.phase.over or state.interrupted
+    if state.supply is None or busy:
         return
     decision, reason = capacity.decide(view(state), state.settings.config)
     turn.update(useless_since=decision.useless_since)

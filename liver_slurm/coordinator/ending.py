@@ -5,26 +5,35 @@ from __future__ import annotations
 from liver_slurm.control.messages import Abort, Leave
 from liver_slurm.coordinator.interface import Finish
 from liver_slurm.coordinator.records import AttemptAborted, Ended
-from liver_slurm.coordinator.state import Phase
+from liver_slurm.coordinator.state import Phase, RunState, Worker
 from liver_slurm.coordinator.turn import Turn
 
+INTERRUPTED = 3
+"""Exit code of a coordinator whose job Slurm takes away: as for a cancelled run, it is not started again."""
 GOODBYE = 10.0
 """Seconds that workers have to leave once the outcome is decided."""
 
 
 def end(turn: Turn, phase: Phase, code: int, reason: str) -> None:
-    """Decide the run's outcome; what comes later does not change it."""
+    """Decide the run's outcome; what comes later does not change it.
+
+    A job that Slurm takes away and starts again loses its workers, which is no failure of the run.
+    """
     state = turn.state
     if state.phase.over:
         return
+    if phase is Phase.FAILED and state.interrupted_until is not None:
+        phase, code, reason = Phase.INTERRUPTED, INTERRUPTED, state.interrupted
     attempt = state.attempt
     if attempt is not None and not attempt.committed:
         generation = attempt.target.generation
         turn.journal(AttemptAborted(generation=generation, reason=reason))
         turn.send(attempt.involved, Abort(epoch=state.settings.epoch, generation=generation, reason=reason))
-    turn.journal(Ended(code=code, reason=reason))
-    turn.emit("run_ended", outcome=phase.value, exit_code=code, reason=reason, step=state.step)
-    turn.send(state.workers, Leave(epoch=state.settings.epoch, reason=reason))
+    if phase is Phase.INTERRUPTED:
+        turn.emit("interrupted", reason=reason, step=state.step)
+    else:
+        turn.journal(Ended(code=code, reason=reason))
+        turn.emit("run_ended", outcome=phase.value, exit_code=code, reason=reason, step=state.step)
     turn.update(
         phase=phase,
         outcome=(code, reason),
@@ -36,6 +45,19 @@ def end(turn: Turn, phase: Phase, code: int, reason: str) -> None:
         requests=(),
         closing_deadline=turn.now + GOODBYE,
     )
+    going = [worker.name for worker in state.workers.values() if must_go(turn.state, worker)]
+    turn.send(going, Leave(epoch=state.settings.epoch, reason=reason))
+
+
+def must_go(state: RunState, worker: Worker) -> bool:
+    """The outcome is decided, and this worker has no part in what comes. An idle standby may be used once more."""
+    if state.phase is not Phase.INTERRUPTED:
+        return state.outcome is not None
+    return (
+        worker.role == "live"
+        or worker.generation >= 0
+        or (state.live is not None and worker.name in state.live.members)
+    )
 
 
 def close_when_alone(turn: Turn) -> None:
@@ -43,6 +65,6 @@ def close_when_alone(turn: Turn) -> None:
     state = turn.state
     if state.outcome is None or state.closed:
         return
-    if not state.workers or turn.now >= state.closing_deadline:
+    if not any(must_go(state, worker) for worker in state.workers.values()) or turn.now >= state.closing_deadline:
         turn.update(closed=True)
-        turn.actions.append(Finish(*state.outcome))
+        turn.actions.append(Finish(*state.outcome, over=state.phase is not Phase.INTERRUPTED))

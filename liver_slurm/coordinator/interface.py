@@ -51,7 +51,17 @@ class StopAsked:
     reason: str
 
 
-Input = Union[FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked]  # noqa: UP007
+@dataclass(frozen=True)
+class Interrupted:
+    """Slurm takes the live job's nodes away, and will or may start the job again later."""
+
+    time: float
+    reason: str
+    requeued: bool
+    """It is in the queue again; otherwise its grace time runs."""
+
+
+Input = Union[FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked, Interrupted]  # noqa: UP007
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ class Finish:
 
     code: int
     reason: str
+    over: bool = True
+    """So is the run; otherwise another coordinator goes on with it, and standby jobs are left to that one."""
 
 
 Action = Union[Send, Emit, Journal, Launch, Release, Finish]  # noqa: UP007

@@ -19,12 +19,12 @@ from liver_slurm.coordinator.interface import (
     Launch,
     Release,
     Send,
-    StopAsked,
     Tick,
 )
 from liver_slurm.coordinator.journal import Journal as JournalFile
 from liver_slurm.coordinator.machine import step
 from liver_slurm.coordinator.state import RunState
+from liver_slurm.coordinator.stopping import Stopping
 from liver_slurm.coordinator.supply_watch import SupplyWatch
 from liver_slurm.observe.events import EventLog
 
@@ -55,16 +55,12 @@ class Loop:
         journal: JournalFile,
         events: EventLog,
         watch: SupplyWatch | None,
+        stopping: Stopping,
         clock: Clock,
     ) -> None:
         self._state, self._server, self._journal, self._events = state, server, journal, events
-        self._watch, self._clock = watch, clock
-        self._stop: str | None = None
+        self._watch, self._stopping, self._clock = watch, stopping, clock
         self._finish: Finish | None = None
-
-    def ask_to_stop(self, reason: str) -> None:
-        """End the run; may be called from a signal handler."""
-        self._stop = reason
 
     def announce(self, **fields: Any) -> None:
         """Say in the event log that this coordinator has started."""
@@ -82,9 +78,8 @@ class Loop:
             if self._watch is not None:
                 for given in self._watch.poll(self._clock.now()):
                     self._feed(given)
-            if self._stop is not None:
-                reason, self._stop = self._stop, None
-                self._feed(StopAsked(self._clock.now(), reason))
+            for given in self._stopping.poll(self._clock.now()):
+                self._feed(given)
             # After the messages: whoever has just been heard of is not silent.
             if self._clock.now() >= next_tick:
                 self._feed(Tick(self._clock.now()))

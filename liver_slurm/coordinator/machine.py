@@ -18,9 +18,26 @@ from liver_slurm.control.messages import (
     WorkerEnded,
 )
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import capacity_turn, departures, history, members, planning, reconfiguration, requests
+from liver_slurm.coordinator import (
+    capacity_turn,
+    departures,
+    history,
+    interruption,
+    members,
+    planning,
+    reconfiguration,
+    requests,
+)
 from liver_slurm.coordinator.ending import close_when_alone, end
-from liver_slurm.coordinator.interface import Action, FromPeer, Input, LaunchRefused, StopAsked, SupplySeen
+from liver_slurm.coordinator.interface import (
+    Action,
+    FromPeer,
+    Input,
+    Interrupted,
+    LaunchRefused,
+    StopAsked,
+    SupplySeen,
+)
 from liver_slurm.coordinator.state import Phase, RunState
 from liver_slurm.coordinator.turn import Turn
 
@@ -41,6 +58,8 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         turn.emit("launch_refused", reason=given.error)
     elif isinstance(given, StopAsked):
         end(turn, Phase.CANCELLED, 3, given.reason)
+    elif isinstance(given, Interrupted):
+        interruption.interrupt(turn, given)
     else:
         _watch_time(turn, given.time - state.now)
     history.update(turn, state)
@@ -90,6 +109,7 @@ def _checkpoint_written(turn: Turn, message: CheckpointWritten) -> None:
     event = "checkpoint_written" if message.ok else "checkpoint_failed"
     fields: dict[str, Any] = {"path": message.path} if message.ok else {"error": message.error}
     turn.emit(event, step=message.step, seconds=message.seconds, stall_s=message.stall_seconds, **fields)
+    interruption.saved(turn, message)
 
 
 def _finished(turn: Turn, message: Finished) -> None:
@@ -137,6 +157,7 @@ def _watch_time(turn: Turn, since_last: float) -> None:
         for name, worker in state.workers.items():
             turn.change_worker(name, seen=worker.seen + since_last)
     members.find_silent(turn)
+    interruption.watch(turn)
     attempt = turn.state.attempt
     if attempt is None or turn.now < attempt.deadline:
         return

@@ -18,7 +18,7 @@ from liver_slurm.control.messages import (
     WithdrawBoundary,
 )
 from liver_slurm.coordinator import reconfiguration, scheduled
-from liver_slurm.coordinator.ending import end
+from liver_slurm.coordinator.ending import end, must_go
 from liver_slurm.coordinator.interface import Release
 from liver_slurm.coordinator.state import Phase, Worker
 from liver_slurm.coordinator.turn import Turn
@@ -38,6 +38,8 @@ def register(turn: Turn, peer: bytes, message: Register) -> None:
     if refusal is not None:
         turn.reject("refused")
         turn.answer(peer, Refused(reason=refusal))
+        if message.role == "standby" and _of_lost_world(turn, message):
+            turn.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
     known = turn.state.workers.get(message.worker)
     if known is not None and (known.host, known.pid) != (message.host, message.pid):
@@ -65,7 +67,8 @@ def register(turn: Turn, peer: bytes, message: Register) -> None:
     settings = turn.state.settings
     turn.answer(peer, Welcome(run_id=settings.run_id, epoch=settings.epoch))
     if turn.state.outcome is not None:
-        turn.send([worker.name], Leave(epoch=settings.epoch, reason=turn.state.outcome[1]))
+        if must_go(turn.state, worker):
+            turn.send([worker.name], Leave(epoch=settings.epoch, reason=turn.state.outcome[1]))
         return
     _bring_up_to_date(turn, worker, first=known is None)
     _warmed(turn, worker.name, warm=message.warm or bool(known and known.warm))
@@ -77,13 +80,22 @@ def _refusal(turn: Turn, message: Register) -> str | None:
         return f"protocol {message.protocol} is not the coordinator's {PROTOCOL}: install the same version on both"
     if message.run_id != settings.run_id:
         return f"this is run {settings.run_id}, not {message.run_id}"
+    if _of_lost_world(turn, message):
+        return f"generation {message.generation} is lost: the run has begun anew from {settings.start_step} steps"
     if message.generation > turn.state.generation:
         return f"generation {message.generation} was never committed in this run"
+    if message.role == "live" and message.job_id == settings.job_id and message.restarts < settings.restarts:
+        return f"job {message.job_id} was started again since; this process is of its start {message.restarts}"
     if known is None or (known.host, known.pid) == (message.host, message.pid):
         return None
     if turn.now - known.seen > settings.config.job.lost_after:
         return None
     return f"the name {message.worker} is taken by process {known.pid} on {known.host}"
+
+
+def _of_lost_world(turn: Turn, message: Register) -> bool:
+    """The worker trains in a world that was live before the run began anew."""
+    return 0 <= message.generation < turn.state.anew_from
 
 
 def _bring_up_to_date(turn: Turn, worker: Worker, *, first: bool) -> None:
@@ -135,7 +147,7 @@ def heartbeat(turn: Turn, message: Heartbeat) -> None:
     )
     turn.send([worker.name], Alive(epoch=epoch))
     _warmed(turn, worker.name, warm=message.warm)
-    if state.outcome is not None or worker.dismissed:
+    if must_go(state, worker) or worker.dismissed:
         turn.send([worker.name], Leave(epoch=epoch, reason=state.outcome[1] if state.outcome else "dismissed"))
     elif live is not None and worker.name in live.members and message.generation < live.generation:
         attempt = state.attempt

@@ -28,14 +28,15 @@ def advance(turn: Turn) -> None:
     if turn.state.phase is Phase.STEADY:
         _checkpoint(turn)
         _watch_hold(turn)
-        _plan(turn)
+        if not turn.state.interrupted:  # a world without the live job's workers would have no coordinator
+            _plan(turn)
 
 
 # ---- before training -----------------------------------------------------------------------------------------------
 
 
 def _start(turn: Turn) -> None:
-    """World 0 is formed as soon as all live workers are warm."""
+    """The first world, of the run or since it began anew, is formed as soon as all live workers are warm."""
     state, wanted = turn.state, turn.state.settings.live_workers
     live = [worker for worker in state.workers.values() if worker.role == "live"]
     leaving = [worker for worker in live if worker.departure is not None]

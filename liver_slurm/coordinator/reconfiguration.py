@@ -272,7 +272,7 @@ def abort(turn: Turn, reason: str) -> None:
     turn.update(attempt=None)
     if attempt.source is None:
         turn.emit("world_failed", generation, reason=reason)
-        end(turn, Phase.FAILED, 1, f"world 0 could not be formed: {reason}")
+        end(turn, Phase.FAILED, 1, f"the first world, generation {generation}, could not be formed: {reason}")
         return
     held = turn.state.cutover
     keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed

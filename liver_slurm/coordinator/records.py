@@ -15,6 +15,10 @@ class EpochStarted(_Record, frozen=True, kw_only=True):
     """A coordinator process started."""
 
     epoch: int
+    job_id: str = ""
+    """Slurm job that it belongs to; empty: none."""
+    restarts: int = 0
+    """How often Slurm had started that job again."""
 
 
 class AttemptStarted(_Record, frozen=True, kw_only=True):
@@ -110,6 +114,18 @@ class Measurement(_Record, frozen=True, kw_only=True):
     time: float
 
 
+class BegunAnew(_Record, frozen=True, kw_only=True):
+    """All worlds so far are lost: the run goes on from ``checkpoint`` with workers that were in none of them."""
+
+    checkpoint: str
+    """Folder that the next world loads; empty: it starts from the seed."""
+    step: int
+    """Completed steps in it."""
+    steps_lost: int
+    """Steps beyond it that were trained and will be trained again."""
+    reason: str
+
+
 class Ended(_Record, frozen=True, kw_only=True):
     """The run's outcome is decided."""
 
@@ -130,5 +146,6 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     LifeBegan,
     LifeEnded,
     Measurement,
+    BegunAnew,
     Ended,
 ]

@@ -9,6 +9,7 @@ from liver_slurm.coordinator import history
 from liver_slurm.coordinator.records import (
     AttemptAborted,
     AttemptStarted,
+    BegunAnew,
     BoundaryClosed,
     BoundaryProposed,
     Committed,
@@ -29,8 +30,9 @@ def next_epoch(records: Sequence[Record]) -> int:
 
 
 def ended(records: Sequence[Record]) -> Ended | None:
-    """The run's outcome, if it was decided before."""
-    return next((record for record in records if isinstance(record, Ended)), None)
+    """The run's outcome, if it was decided before; a run that has begun anew since has none."""
+    last = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
+    return last if isinstance(last, Ended) else None
 
 
 def recover(records: Sequence[Record], settings: Settings, now: float) -> RunState:
@@ -38,6 +40,8 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 
     With a commit record the run is RECOVERING: the committed world lives, whether or not its members have heard so;
     they register and are told. An attempt without a commit record is over: its workers are told when they register.
+    A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds before only
+    their generation numbers are left, which are never used again.
     """
     state = RunState(settings=settings, phase=Phase.STARTING, now=now, started=now)
     opened: dict[int, AttemptStarted] = {}
@@ -56,6 +60,12 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
             boundaries.clear()  # those of the world before
         elif isinstance(record, Entered):
             entered = True
+        elif isinstance(record, BegunAnew):
+            opened.clear()
+            boundaries.clear()
+            last, entered = None, False
+            begins = replace(state.settings, checkpoint=record.checkpoint, start_step=record.step)
+            state = replace(state, settings=begins, anew_from=state.next_generation)
         elif isinstance(record, BoundaryProposed):
             boundaries.add(record.boundary)
             state = replace(state, next_boundary=record.boundary + 1)

@@ -29,11 +29,13 @@ class Phase(str, Enum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Slurm has taken the live job's nodes and will start it again: the process ends, the run does not."""
 
     @property
     def over(self) -> bool:
         """The outcome is decided; only good-byes are left."""
-        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED)
+        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED, Phase.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Settings:
     """Grow by itself when there are standbys; otherwise the world is resized only on request or notice."""
     standby_workers: int = 0
     """Workers that standby jobs can bring at most; 0: nobody starts any."""
+    job_id: str = ""
+    """The live job; empty: plain processes."""
+    restarts: int = 0
+    """How often Slurm has started it again."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +263,8 @@ class RunState:
     useless_since: Mapping[str, float] = field(default_factory=dict)
     """Since when each standby job that is of no use has been so, seconds since the epoch."""
     next_generation: int = 0
+    anew_from: int = 0
+    """Worlds of generations below this one are lost: the run has begun anew since."""
     next_boundary: int = 0
     next_request: int = 0
     open_attempt: tuple[int, frozenset[str]] | None = None
@@ -264,6 +272,12 @@ class RunState:
     open_boundaries: tuple[int, ...] = ()
     """Boundaries that the last coordinator left open; workers are told to forget them."""
     rejected: Mapping[str, int] = field(default_factory=dict)
+    interrupted: str = ""
+    """Why Slurm takes the live job's nodes away, if it does."""
+    interrupted_at: int = -1
+    """Steps completed by then: a checkpoint from there on is the last one wanted."""
+    interrupted_until: float | None = None
+    """When the workers are told to leave, whether that checkpoint is written or not; None: Slurm ends them."""
     outcome: tuple[int, str] | None = None
     closing_deadline: float = 0.0
     closed: bool = False

@@ -13,6 +13,7 @@ _STATES = {
     Phase.FINISHED: "finished",
     Phase.FAILED: "failed",
     Phase.CANCELLED: "cancelled",
+    Phase.INTERRUPTED: "interrupted",
 }
 
 

@@ -48,14 +48,15 @@ class SupplyWatch:
         """End one standby job."""
         self._pending.append((self._thread.submit(self._source.release, job_id), _released))
 
-    def close(self) -> None:
-        """End all standby jobs.
+    def close(self, *, end_jobs: bool = True) -> None:
+        """End all standby jobs, or leave them to the coordinator that goes on with the run.
 
         Raises:
             ClusterError: some may still be there.
         """
         try:
-            self._thread.submit(self._source.close).result()
+            if end_jobs:
+                self._thread.submit(self._source.close).result()
         finally:
             self._thread.shutdown()
 

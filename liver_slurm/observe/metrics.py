@@ -43,9 +43,8 @@ class MetricsWriter:
         """Append one step."""
         self._lines.write(metrics)
 
-    def truncate(self, step: int) -> None:
-        """Keep only steps up to ``step``: those after it will be trained again. Readers see all of it or nothing."""
-        truncate_metrics(self._path, step)
+    def reopen(self) -> None:
+        """Go on in the file that has the name now; before, lines go where the name pointed when it was opened."""
         self._lines.reopen()
 
     def close(self) -> None:
@@ -54,7 +53,10 @@ class MetricsWriter:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Replace the file by one without the steps after ``step``, atomically."""
+    """Keep only steps up to ``step``: those after it will be trained again. Readers see all of it or nothing.
+
+    The file is replaced, so what a process that had it open still writes (one of a lost world) goes nowhere.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with fresh.open("wb") as stream:
         for line in read_lines(path):

@@ -89,6 +89,14 @@ class RunSummary:
         self.standbys = {name: fields for name, fields in self.standbys.items() if name not in members + leavers}
         self.step = max(self.step, event.get("step", 0))
 
+    def _interrupted(self, event: Event) -> None:
+        self.state, self.target, self.members = "pending", None, []
+        self.reason = event.get("reason", "")
+
+    def _begun_anew(self, event: Event) -> None:
+        self.state, self.target, self.members = "starting", None, []
+        self.step, self.reason = event["step"], event.get("reason", "")
+
     def _run_ended(self, event: Event) -> None:
         self.state, self.target = event["outcome"], None
         self.reason = event.get("reason", "")

@@ -127,7 +127,7 @@ def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:
         ("cpus-per-task", str(COORDINATOR_CPUS)),
         ("mem", COORDINATOR_MEMORY if all(component.mem for component in config.live.component) else None),
     ]
-    return _Component("Component 0: the coordinator.", _quoted(options))
+    return _Component("Component 0: the coordinator.", _quoted(options) + _flags(config))
 
 
 def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) -> _Component:
@@ -144,7 +144,9 @@ def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) ->
         ("exclude", component.exclude or ("" if any(other.exclude for other in config.live.component) else None)),
     ]
     workers = component.nodes * component.tasks_per_node
-    return _Component(f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options))
+    return _Component(
+        f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options) + _flags(config)
+    )
 
 
 def _common(config: JobConfig, run_dir: RunDir) -> Options:
@@ -158,11 +160,15 @@ def _common(config: JobConfig, run_dir: RunDir) -> Options:
     ]
 
 
+def _flags(config: JobConfig) -> Options:
+    # A lost node is the workers' affair, not the end of the job. Whether Slurm may start the job again is said in any
+    # case: its default is the cluster's JobRequeue.
+    return [("no-kill", None), ("requeue" if config.live.requeue else "no-requeue", None)]
+
+
 def _quoted(options: Options) -> Options:
-    """Only what was asked for, with the values as sbatch reads them, and the flags that every component has."""
-    # A lost node is the workers' affair, not the end of the job; and a rerun is `submit --resume`, never Slurm's idea.
-    flags: Options = [("no-kill", None), ("no-requeue", None)]
-    return [(name, shlex.quote(value) if value else "") for name, value in options if value is not None] + flags
+    """Only what was asked for, with the values as sbatch reads them."""
+    return [(name, shlex.quote(value) if value else "") for name, value in options if value is not None]
 
 
 def _step_resources(component: ComponentSection) -> list[str]:

@@ -60,6 +60,7 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
         role=role,
         host=socket.gethostname(),
         job_id=os.environ.get("SLURM_JOB_ID", name),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         device=device,
     )
     worker = Worker(identity, config, run_dir, signals)

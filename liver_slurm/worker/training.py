@@ -72,6 +72,8 @@ class Training:
             state, self._run_dir.checkpoints, checkpoint.keep, checkpoint.asynchronous, after=old
         )
         self._results.clear()
+        # This process may have opened it as a standby, before the run began anew with another file of that name.
+        self._companion.run_soon(self._metrics.reopen)
         return old
 
     def leave(self) -> Checkpointer | None:

@@ -50,6 +50,7 @@ class Identity:
     role: Any
     host: str
     job_id: str
+    restarts: int
     device: torch.device
 
 
@@ -91,6 +92,7 @@ class Worker:
             host=self._identity.host,
             pid=os.getpid(),
             job_id=self._identity.job_id,
+            restarts=self._identity.restarts,
             device=str(self._identity.device),
             generation=live.world.membership.generation if live else -1,
             rank=live.world.rank if live else -1,

@@ -21,7 +21,7 @@
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=2G
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 #SBATCH hetjob
 # Workers: 32, 8 on each node.
@@ -38,7 +38,7 @@
 #SBATCH --mem=900G
 #SBATCH --constraint='h100&ib'
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 set -u
 export RUN_DIR=/shared/runs/liver-20260102-030405-abcd

@@ -17,7 +17,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 #SBATCH hetjob
 # Workers: 1, 1 on each node.
@@ -28,7 +28,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=1
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 set -u
 export RUN_DIR=/shared/runs/liver-20260102-030405-abcd

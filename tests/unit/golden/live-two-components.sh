@@ -18,7 +18,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 #SBATCH hetjob
 # Workers: 4, 2 on each node.
@@ -32,7 +32,7 @@
 #SBATCH --gres=gpu:2
 #SBATCH --exclude='n[7-8]'
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 #SBATCH hetjob
 # Workers: 1, 1 on each node.
@@ -45,7 +45,7 @@
 #SBATCH --cpus-per-task=3
 #SBATCH --exclude=
 #SBATCH --no-kill
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 set -u
 export RUN_DIR=/shared/runs/liver-20260102-030405-abcd

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.observe.events import EventLog, follow_events, read_events
 from liver_slurm.observe.lines import LineReader, read_lines, read_tail
-from liver_slurm.observe.metrics import MetricsWriter, StepMetrics, last_metrics, read_metrics
+from liver_slurm.observe.metrics import MetricsWriter, StepMetrics, last_metrics, read_metrics, truncate_metrics
 
 
 def step(number: int, loss: float = 1.0) -> StepMetrics:
@@ -103,9 +103,11 @@ def test_truncating_keeps_a_step_once(tmp_path: Path) -> None:
     writer = MetricsWriter(path)
     for number in range(1, 11):
         writer.append(step(number))
-    writer.truncate(7)
+    truncate_metrics(path, 7)
+    writer.append(step(8, loss=9.0))  # by a process that does not know: it goes nowhere
+    writer.reopen()
     writer.append(step(8, loss=2.0))
     assert [(one.step, one.loss) for one in read_metrics(path)] == [*((n, 1.0) for n in range(1, 8)), (8, 2.0)]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
-    writer.truncate(0)
+    truncate_metrics(path, 0)
     assert list(read_metrics(path)) == []

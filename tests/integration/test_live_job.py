@@ -1,0 +1,78 @@
+"""The live job's own life on a real cluster: started again by Slurm, its nodes given back, cancelled."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm import Job, submit
+from liver_slurm.config.load import load_job
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.slurm.client import CommandClient
+
+pytestmark = [
+    pytest.mark.slurm,
+    # Six nodes of one CPU: coordinator, three live workers at most, and two for others.
+    pytest.mark.cluster(nodes=6, cpus_per_node=1, gpus_per_node=0, grace=15),
+]
+
+JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of tests are not listed among the user's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(client: CommandClient, eventually: Eventually) -> Iterator[None]:
+    """Whatever a test has left in the queue is over when the next one begins."""
+    yield
+    client.cancel([job.leader for job in client.jobs() if not job.is_over])
+    eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 60)
+
+
+def config(tmp_path: Path, steps: int, *overrides: str) -> JobConfig:
+    return load_job(JOB, [f"job.run_root={tmp_path}/runs", f"train.steps={steps}", "standby.max_jobs=0", *overrides])
+
+
+def events(job: Job, name: str) -> list[dict[str, Any]]:
+    return [dict(event) for event in job.events() if event["event"] == name]
+
+
+def reached(job: Job, step: int) -> bool:
+    return any(line.step >= step for line in job.metrics())
+
+
+def scontrol(*words: str) -> None:
+    subprocess.run(["scontrol", *words], check=True, capture_output=True, timeout=30)
+
+
+def test_a_requeued_job_goes_on_from_its_newest_checkpoint(
+    tmp_path: Path, client: CommandClient, eventually: Eventually
+) -> None:
+    job = submit(config(tmp_path, 200, "checkpoint.every=50"))
+    eventually(lambda: reached(job, 60), "60 steps", 90)
+    before = [(line.step, line.loss) for line in job.metrics()][:50]
+    scontrol("requeue", job.job_id)
+    eventually(lambda: events(job, "interrupted"), "the coordinator has left", 30)
+    assert job.status()["state"] == "pending"
+    # Slurm makes a requeued job wait for two minutes.
+    eventually(lambda: client.jobs([job.job_id])[0].state == "PENDING", "pending again", 30)
+    scontrol("update", f"JobId={job.job_id}", "StartTime=now")
+    again = eventually(lambda: events(job, "begun_anew"), "a new beginning", 60)[0]
+    assert again["step"] >= 50
+    assert job.wait(timeout=120)["state"] == "finished", job.status()
+    assert len(list(tmp_path.glob("runs/*"))) == 1
+    worlds = events(job, "world_live")
+    assert [world["step"] for world in worlds] == [0, again["step"]]
+    assert worlds[1]["generation"] > worlds[0]["generation"]
+    found = [(line.step, line.loss) for line in job.metrics()]
+    assert [step for step, _ in found] == list(range(1, 201))
+    assert found[:50] == before
