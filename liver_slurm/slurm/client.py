@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.command import NotAnswering, outside_environment, retried, run_once
@@ -17,6 +17,7 @@ from liver_slurm.slurm.records import (
     NodeInfo,
     PartitionInfo,
     ReservationInfo,
+    StepInfo,
     format_option,
     parse_config,
     parse_jobs,
@@ -24,9 +25,13 @@ from liver_slurm.slurm.records import (
     parse_partitions,
     parse_qos_grace,
     parse_reservations,
+    parse_steps,
 )
 
 Version = tuple[int, int, int]
+Receiver = Literal["steps", "batch", "all"]
+
+_RECEIVER_OPTIONS: dict[Receiver, list[str]] = {"steps": [], "batch": ["--batch"], "all": ["--full"]}
 
 
 class SlurmClient(Protocol):
@@ -41,11 +46,14 @@ class SlurmClient(Protocol):
         An id that Slurm does not know is not in the answer. A name is looked for among the user's own jobs.
         """
 
+    def steps(self, job_id: str) -> list[StepInfo]:
+        """The steps of a job, also the batch script; a leader's id means all components. None once it is over."""
+
     def partitions(self) -> list[PartitionInfo]:
         """All partitions."""
 
-    def nodes(self, partition: str) -> list[NodeInfo]:
-        """The nodes of one partition as they are now; none if there is no such partition."""
+    def nodes(self, partition: str | None = None) -> list[NodeInfo]:
+        """The nodes of one partition, or all, as they are now; none if there is no such partition."""
 
     def reservations(self) -> list[ReservationInfo]:
         """All reservations that are not over."""
@@ -63,7 +71,16 @@ class SlurmClient(Protocol):
         """Submit a batch script; returns the job's id."""
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs; those that are over already are not an error."""
+        """End jobs; those that are over already are not an error. A component's own number ends it alone."""
+
+    def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
+        """Send a signal, e.g. ``USR1``, to a running job's steps, its batch shell, or both with its children.
+
+        ``all`` reaches srun too, which dies of most signals.
+        """
+
+    def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
+        """Change a job, by ``scontrol update``'s keys, e.g. ``{"TimeLimit": "10"}``."""
 
 
 class CommandClient:
@@ -101,13 +118,27 @@ class CommandClient:
             raise
         return parse_jobs(output, self.hostnames)
 
+    def steps(self, job_id: str) -> list[StepInfo]:
+        """See :meth:`SlurmClient.steps`."""
+        try:
+            # Of all jobs, in one query: a leader's components have steps under their own numbers.
+            numbers = {job.number for job in self.jobs([job_id])}
+            output = self._ask(["scontrol", "-o", "show", "step"])
+        except ClusterError as error:
+            if "invalid job id" in str(error).lower():
+                return []
+            raise
+        return [step for step in parse_steps(output, self.hostnames) if int(step.step_id.split(".")[0]) in numbers]
+
     def partitions(self) -> list[PartitionInfo]:
         """See :meth:`SlurmClient.partitions`."""
         return parse_partitions(self._ask(["scontrol", "-o", "show", "partition"]))
 
-    def nodes(self, partition: str) -> list[NodeInfo]:
+    def nodes(self, partition: str | None = None) -> list[NodeInfo]:
         """See :meth:`SlurmClient.nodes`."""
-        argv = ["sinfo", "--noheader", "-N", f"--partition={partition}", "-O", format_option(NODE_FIELDS)]
+        argv = ["sinfo", "--noheader", "-N", "-O", format_option(NODE_FIELDS)]
+        if partition is not None:
+            argv.append(f"--partition={partition}")
         return parse_nodes(self._ask(argv))
 
     def reservations(self) -> list[ReservationInfo]:
@@ -155,6 +186,14 @@ class CommandClient:
             left = [job.job_id for job in self.jobs(ids) if not job.is_over and job.state != "COMPLETING"]
             if left:
                 raise
+
+    def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
+        """See :meth:`SlurmClient.signal`."""
+        self._ask(["scancel", f"--signal={name}", *_RECEIVER_OPTIONS[to], job_id])
+
+    def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
+        """See :meth:`SlurmClient.update_job`."""
+        self._ask(["scontrol", "update", f"JobId={job_id}", *(f"{key}={value}" for key, value in changes.items())])
 
     def _ask(self, argv: Sequence[str]) -> str:
         return retried(lambda: run_once(argv, self._timeout, self._environment))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SEPARATOR = "\x1f"
 """Ends each field of ``squeue -O`` and ``sinfo -O``: a comment may hold any printable character."""
@@ -27,8 +27,24 @@ JOB_FIELDS = (
     "Name",
     "Comment",
     "QOS",
+    "JobID",
+    "SubmitTime",
+    "StartTime",
+    "Feature",
+    "Dependency",
 )
-NODE_FIELDS = ("NodeList", "StateComplete", "CPUsState", "Gres", "GresUsed", "Memory", "AllocMem", "Features")
+NODE_FIELDS = (
+    "NodeList",
+    "StateComplete",
+    "CPUsState",
+    "Gres",
+    "GresUsed",
+    "Memory",
+    "AllocMem",
+    "Features",
+    "Reason",
+    "Partition",
+)
 
 Expand = Callable[[str], tuple[str, ...]]
 """Turns ``n[1-3]`` into its host names."""
@@ -75,6 +91,16 @@ class JobInfo:
     name: str
     comment: str
     qos: str = ""
+    number: int = 0
+    """Its own numeric id: that of a heterogeneous job's component differs from its leader's, and scontrol and scancel
+    take it to mean this component alone."""
+    submit_time: float | None = None
+    start_time: float | None = None
+    """When it started, or is expected to; None: unknown."""
+    features: str = ""
+    """The ``--constraint`` that it asked for."""
+    dependency: str = ""
+    """What it waits for, in Slurm's words."""
 
     @property
     def leader(self) -> str:
@@ -90,6 +116,24 @@ class JobInfo:
     def is_over(self) -> bool:
         """Whether it has ended; COMPLETING has not, its nodes are still taken."""
         return self.state in _OVER
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it holds its nodes, and its processes are stopped."""
+        return self.state in ("SUSPENDED", "STOPPED")
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One step of a job. Times are seconds since the epoch."""
+
+    step_id: str
+    """``21.0`` or ``21.batch``; the number in front is the component's own."""
+    name: str
+    state: str
+    nodes: tuple[str, ...]
+    tasks: int
+    start_time: float | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +151,15 @@ class NodeInfo:
     """Mebibytes that no job has asked for; equal to ``memory`` where Slurm does not track memory."""
     memory: int
     features: frozenset[str]
+    reason: str = ""
+    """Why an administrator, or Slurm, has taken it out of service."""
+    partitions: frozenset[str] = frozenset()
+    """Those of the partitions asked for that it is in."""
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """The state's parts, e.g. ``idle`` and ``drain``, ``maint``, ``reserved``, ``not_responding``."""
+        return frozenset(self.state.split("+"))
 
 
 @dataclass(frozen=True)
@@ -173,32 +226,70 @@ def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
             name=row["Name"],
             comment=_text(row["Comment"]),
             qos=_text(row["QOS"]),
+            number=_number(row["JobID"]) or 0,
+            submit_time=_epoch(row["SubmitTime"]),
+            start_time=_epoch(row["StartTime"]),
+            features=_text(row["Feature"]),
+            dependency=_text(row["Dependency"]),
         )
         for row in split_fields(output, JOB_FIELDS)
     ]
 
 
+def parse_steps(output: str, expand: Expand) -> list[StepInfo]:
+    """``scontrol -o show step`` with SLURM_TIME_FORMAT=%s."""
+    steps = []
+    for line in output.splitlines():
+        row = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "StepId" not in row:
+            continue
+        nodes = row.get("NodeList", "")
+        steps.append(
+            StepInfo(
+                step_id=row["StepId"],
+                name=row.get("Name", ""),
+                state=row.get("State", ""),
+                nodes=expand(nodes) if nodes not in _NOTHING else (),
+                tasks=_number(row.get("Tasks", "")) or 0,
+                start_time=_epoch(row.get("StartTime", "")),
+            )
+        )
+    return steps
+
+
 def parse_nodes(output: str) -> list[NodeInfo]:
-    """``sinfo -N -O`` with :data:`NODE_FIELDS`."""
-    nodes = []
+    """``sinfo -N -O`` with :data:`NODE_FIELDS`; there is a line for each partition of a node."""
+    nodes: dict[str, NodeInfo] = {}
     for row in split_fields(output, NODE_FIELDS):
+        name, partition = row["NodeList"], row["Partition"].rstrip("*")
+        if name in nodes:
+            nodes[name] = replace(nodes[name], partitions=nodes[name].partitions | {partition})
+            continue
         _, idle, _, total = (int(part) for part in row["CPUsState"].split("/"))
         memory, allocated = _number(row["Memory"]) or 0, _number(row["AllocMem"]) or 0
         gpus = count_gpus(row["Gres"])
-        nodes.append(
-            NodeInfo(
-                name=row["NodeList"],
-                state=row["StateComplete"].rstrip("*~#!%$@^-").lower(),
-                cpus_idle=idle,
-                cpus=total,
-                gpus_idle=gpus - count_gpus(row["GresUsed"]),
-                gpus=gpus,
-                memory_idle=memory - allocated,
-                memory=memory,
-                features=frozenset(_text(row["Features"]).split(",")) - {""},
-            )
+        nodes[name] = NodeInfo(
+            name=name,
+            state=node_state(row["StateComplete"]),
+            cpus_idle=idle,
+            cpus=total,
+            gpus_idle=gpus - count_gpus(row["GresUsed"]),
+            gpus=gpus,
+            memory_idle=memory - allocated,
+            memory=memory,
+            features=frozenset(_text(row["Features"]).split(",")) - {""},
+            reason=_reason(row["Reason"]),
+            partitions=frozenset({partition}),
         )
-    return nodes
+    return list(nodes.values())
+
+
+def node_state(text: str) -> str:
+    """A node's state in small letters, flags joined by ``+``; what a version writes as a sign at the end is left out,
+    but for ``*``, which means that the node does not respond."""
+    state = text.rstrip("*~#!%$@^-").lower()
+    silent = "*" in text[len(state) :] and "not_responding" not in state
+    return f"{state}+not_responding" if silent else state
 
 
 def parse_partitions(output: str) -> list[PartitionInfo]:
@@ -292,6 +383,10 @@ def parse_memory(text: str) -> int:
         raise ValueError(f"{text!r} is not an amount of memory as Slurm writes it, e.g. 4000M or 16G")
     scale = {"K": 1 / 1024, "": 1.0, "M": 1.0, "G": 1024.0, "T": 1024.0 * 1024.0}[match[2].upper()]
     return int(float(match[1]) * scale)
+
+
+def _reason(value: str) -> str:
+    return "" if value.lower() == "none" else _text(value)
 
 
 def _text(value: str) -> str:

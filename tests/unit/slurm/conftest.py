@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
+from liver_slurm.slurm.client import Receiver
+from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo, StepInfo
 
 
 @dataclass
@@ -21,6 +22,8 @@ class FakeSlurm:
     known: dict[str, PartitionInfo] = field(default_factory=dict)
     members: dict[str, list[NodeInfo]] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
+    signalled: list[tuple[str, str, str]] = field(default_factory=list)
+    updated: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     submitted: list[tuple[Path, tuple[str, ...]]] = field(default_factory=list)
     reserved: list[ReservationInfo] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=lambda: {"KillWait": "30 sec"})
@@ -38,7 +41,12 @@ class FakeSlurm:
     def partitions(self) -> list[PartitionInfo]:
         return list(self.known.values())
 
-    def nodes(self, partition: str) -> list[NodeInfo]:
+    def steps(self, job_id: str) -> list[StepInfo]:
+        return []
+
+    def nodes(self, partition: str | None = None) -> list[NodeInfo]:
+        if partition is None:
+            return list({node.name: node for nodes in self.members.values() for node in nodes}.values())
         return self.members.get(partition, [])
 
     def reservations(self) -> list[ReservationInfo]:
@@ -59,6 +67,12 @@ class FakeSlurm:
 
     def cancel(self, ids: Sequence[str]) -> None:
         self.cancelled += ids
+
+    def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
+        self.signalled.append((job_id, name, to))
+
+    def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
+        self.updated.append((job_id, dict(changes)))
 
     def add_partition(self, name: str, nodes: Sequence[NodeInfo], **changes: Any) -> None:
         values = {"is_default": False, "is_up": True, "max_time": None, "max_nodes": None, "grace": 0, **changes}

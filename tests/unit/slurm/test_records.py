@@ -30,6 +30,11 @@ JOB = (
     "my, job",
     "a|b ",
     "low",
+    "22",
+    "1795498900",
+    "1795498901",
+    "h100&ib",
+    "afterok:7(unfulfilled)",
 )
 
 
@@ -40,15 +45,24 @@ def test_job() -> None:
     assert (job.preempt_time, job.end_time, job.time_limit) == (1795498910.0, 1795498920.0, 86400.0)
     assert (job.restarts, job.reason, job.batch_host) == (2, "", "n2")
     assert (job.name, job.comment, job.qos) == ("my, job", "a|b", "low")
+    assert (job.number, job.submit_time, job.start_time) == (22, 1795498900.0, 1795498901.0)
+    assert (job.features, job.dependency) == ("h100&ib", "afterok:7(unfulfilled)")
     assert not job.is_over
+    assert not job.is_suspended
+
+
+def test_suspended_job() -> None:
+    (job,) = records.parse_jobs(table((JOB[0], "SUSPENDED", *JOB[2:])), expand)
+    assert job.is_suspended
 
 
 def test_pending_job() -> None:
     row = ("7", "PENDING", "scavenger", "", "N/A", "0", "Resources", "n/a", "UNLIMITED", "N/A", "x", "(null)", "(null)")
-    (job,) = records.parse_jobs(table(row), expand)
+    (job,) = records.parse_jobs(table((*row, "7", "1795498900", "N/A", "(null)", "(null)")), expand)
     assert (job.nodes, job.preempt_time, job.end_time, job.time_limit) == ((), None, None, None)
     assert (job.reason, job.batch_host, job.comment) == ("Resources", "", "")
     assert (job.leader, job.component) == ("7", 0)
+    assert (job.number, job.start_time, job.features, job.dependency) == (7, None, "", "")
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "PREEMPTED", "CANCELLED", "TIMEOUT", "NODE_FAIL"])
@@ -92,15 +106,46 @@ def test_qos_grace() -> None:
 
 def test_node() -> None:
     row = ("n1", "mixed*", "1/3/0/4", "gpu:fake:2(S:0),nic:1", "gpu:fake:1(IDX:0)", "24105", "1000", "h100,ib")
-    (node,) = records.parse_nodes(table(row))
-    assert (node.name, node.state, node.cpus_idle, node.cpus) == ("n1", "mixed", 3, 4)
+    rows = [(*row, "none", "live*"), (*row, "none", "prod")]
+    (node,) = records.parse_nodes(table(*rows))
+    assert (node.name, node.state, node.cpus_idle, node.cpus) == ("n1", "mixed+not_responding", 3, 4)
+    assert (node.flags, node.partitions, node.reason) == ({"mixed", "not_responding"}, {"live", "prod"}, "")
     assert (node.gpus, node.gpus_idle, node.memory, node.memory_idle) == (2, 1, 24105, 23105)
     assert node.features == {"h100", "ib"}
 
 
 def test_node_without_anything() -> None:
-    (node,) = records.parse_nodes(table(("n1", "idle+drain", "0/0/4/4", "(null)", "gpu:0", "1", "0", "(null)")))
+    row = ("n1", "idle+drain", "0/0/4/4", "(null)", "gpu:0", "1", "0", "(null)", "a disk: bad, really", "live*")
+    (node,) = records.parse_nodes(table(row))
+    assert node.reason == "a disk: bad, really"
     assert (node.state, node.gpus, node.gpus_idle, node.features) == ("idle+drain", 0, 0, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("IDLE", "idle"),
+        ("idle#", "idle"),
+        ("down*", "down+not_responding"),
+        ("IDLE+NOT_RESPONDING", "idle+not_responding"),
+        ("idle+not_responding*", "idle+not_responding"),
+    ],
+)
+def test_node_state(text: str, state: str) -> None:
+    assert records.node_state(text) == state
+
+
+def test_steps() -> None:
+    text = (
+        "StepId=1.batch UserId=0 StartTime=1795533337 TimeLimit=UNLIMITED State=RUNNING Partition=live NodeList=n3 "
+        "Nodes=1 CPUs=0 Tasks=1 Name=batch Network=(null) SrunHost:Pid=(null):0\n"
+        "StepId=1.0 UserId=0 StartTime=1795533338 TimeLimit=UNLIMITED State=RUNNING Partition=live NodeList=n[2-3] "
+        "Nodes=2 CPUs=1 Tasks=4 Name=sleep Network=(null) SrunHost:Pid=vm:17794\n\nNo job steps in the system\n"
+    )
+    batch, step = records.parse_steps(text, expand)
+    assert (batch.step_id, batch.name, batch.nodes) == ("1.batch", "batch", ("n3",))
+    assert (step.step_id, step.state, step.nodes, step.tasks) == ("1.0", "RUNNING", ("n2", "n3"), 4)
+    assert step.start_time == 1795533338.0
 
 
 def test_partitions() -> None:
