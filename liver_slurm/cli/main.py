@@ -24,6 +24,7 @@ COMMANDS = {
     "cancel": "end a run and everything that it started",
     "plan": "what a change of layout would move, with no cluster and no weights",
     "report": "a run's reconfigurations, as a table or a picture",
+    "config": "every key of a job file, with its meaning and default",
     "data": "make training data from text",
     "cluster": "a real multi-node Slurm on this machine",
     "simulate": "a policy against a trace of capacity",

@@ -66,7 +66,7 @@ class Decoder:
         """Decode one value of type ``hint``; ``default`` where it is wrong, which is noted."""
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self.table(hint, value, key)
-        element = _element(hint)
+        element = element_type(hint)
         if element is not None and isinstance(value, (list, tuple)):
             return self._list(element, value, key)
         before = len(self.problems)
@@ -140,7 +140,7 @@ def walk_keys(kind: Any, key: str = "") -> Iterator[str]:
     for item in dataclasses.fields(kind):
         inner = join(key, item.name)
         yield inner
-        nested = _element(hints[item.name]) or hints[item.name]
+        nested = element_type(hints[item.name]) or hints[item.name]
         if dataclasses.is_dataclass(nested):
             yield from walk_keys(nested, inner)
 
@@ -158,7 +158,7 @@ def allowed(hint: Any) -> str:
         return " ".join([base, *rules] if plain_number else rules)
     if typing.get_origin(hint) is Literal:
         return ", ".join(f'"{choice}"' for choice in typing.get_args(hint))
-    if (element := _element(hint)) is not None:
+    if (element := element_type(hint)) is not None:
         return "a list of tables" if dataclasses.is_dataclass(element) else f"a list, each {allowed(element)}"
     return "a table" if _base(hint) is dict else _NAMES[hint]
 
@@ -211,7 +211,7 @@ def _base(hint: Any) -> Any:
     return typing.get_origin(hint) or hint
 
 
-def _element(hint: Any) -> Any:
+def element_type(hint: Any) -> Any:
     """Type of the elements where ``hint`` is, or may be, a tuple of any length."""
     for option in _options(hint):
         if typing.get_origin(option) is tuple:

@@ -1,0 +1,39 @@
+"""``liver-slurm config``: what a job file may hold."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
+
+DESCRIPTION = "What job and site files may hold."
+REFERENCE = """\
+Print every key of a job file with what it is for, its type, allowed values and default, as TOML in which every key is a
+comment. configs/reference.toml in the source tree is this text."""
+EPILOG = """\
+examples:
+  liver-slurm config reference
+  liver-slurm config reference --json"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add ``config`` and its verb."""
+    parser = new_parser(subparsers, "config", DESCRIPTION, EPILOG)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_json(
+        new_parser(verbs, "reference", REFERENCE, EPILOG),
+        'print a JSON list of {"name", "text", "allowed", "default", "required"}',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the reference."""
+    from liver_slurm.config.reference import reference, sections
+
+    if args.json:
+        print_json([asdict(key) for section in sections() for key in section.keys])
+    else:
+        sys.stdout.write(reference())
+    return 0

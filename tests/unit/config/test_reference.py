@@ -1,0 +1,53 @@
+"""configs/reference.toml is what the schema says, complete, and a job file in which nothing is set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import tomli
+
+from liver_slurm.config.decode import Decoder, walk_keys
+from liver_slurm.config.reference import reference, sections
+from liver_slurm.config.schema import JobConfig
+
+FILE = Path(__file__).parents[3] / "configs" / "reference.toml"
+
+
+def test_the_file_is_up_to_date() -> None:
+    renew = "liver-slurm config reference > configs/reference.toml"
+    assert FILE.read_text() == reference(), f"configs/reference.toml is stale; commit what this writes: {renew}"
+
+
+def test_every_key_is_there_with_a_text() -> None:
+    keys = [key for section in sections() for key in section.keys]
+    tables = {section.header.strip("[]") for section in sections()}
+    assert sorted([*tables, *(key.name for key in keys)]) == sorted(walk_keys(JobConfig))
+    assert [key.name for key in keys if not key.text] == []
+    assert [section.header for section in sections() if not section.text] == []
+
+
+def test_nothing_is_set_in_it() -> None:
+    def is_empty(value: object) -> bool:
+        inner = value.values() if isinstance(value, dict) else value
+        return isinstance(inner, Iterable) and all(is_empty(one) for one in inner)
+
+    assert is_empty(tomli.loads(reference()))
+
+
+def test_uncommented_defaults_are_the_defaults() -> None:
+    lines = [
+        line.removeprefix("# ") if line.startswith("# ") and line.split()[1].isidentifier() and " = " in line else line
+        for line in reference().splitlines()
+    ]
+    written = Decoder()
+    unset = Decoder()
+    # A list of tables has one there, to show its keys.
+    assert written.table(JobConfig, tomli.loads("\n".join(lines))) == unset.table(JobConfig, tomli.loads(reference()))
+    assert written.problems == unset.problems
+
+
+def test_required_keys() -> None:
+    required = {key.name for section in sections() for key in section.keys if key.required}
+    assert {"model.num_layers", "train.steps", "train.global_batch_size"} <= required
+    assert "train.lr" not in required
