@@ -129,7 +129,8 @@ def _told(event: Event) -> str:
     if event["event"] == "world_live":
         return f"world {event['generation']} is live: {event['layout']}, {len(event['members'])} workers"
     if event["event"] == "notice":
-        return f"notice: {event['worker']} got {event['reason']}"
+        got = "got " if event["kind"] == "signal" else "is told: "
+        return f"notice: {event['worker']} {got}{event['reason']}"
     return (
         f"{event['from']} → {event['to']} at step {event['cutover_step']}, pause {seconds_text(event['pause_s'])}, "
         f"{event['digests_checked']} digests equal: {event['reason']}"

@@ -140,6 +140,8 @@ def _revise(turn: Turn, name: str, **words: Departure | None) -> None:
     elif (before.kind, before.deadline) != (after.kind, after.deadline):
         if before.kind != after.kind or abs(before.deadline - after.deadline) > 1.0:
             _tell(turn, worker, "notice_changed", after)
+        if after.deadline > before.deadline:
+            _give_more_time(turn, before.deadline)
         _depart(turn, worker, after)
 
 
@@ -192,6 +194,13 @@ def _leave_with(turn: Turn, attempt: Attempt, name: str, departure: Departure) -
         reconfiguration.abort(turn, f"{name} will go away before step {step}: {departure.reason}")
     else:
         turn.update(attempt=replace(attempt, deadline=min(attempt.deadline, departure.deadline)))
+
+
+def _give_more_time(turn: Turn, before: float) -> None:
+    """A deadline was estimated too early; what had to be done by then has until the nearest one that is left."""
+    attempt = turn.state.attempt
+    if attempt is not None and not attempt.committed and attempt.deadline == before:
+        turn.update(attempt=replace(attempt, deadline=reconfiguration.deadline_from(turn, attempt.started)))
 
 
 def _in_world(turn: Turn, name: str) -> bool:

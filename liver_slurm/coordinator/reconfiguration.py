@@ -48,7 +48,7 @@ def begin(
         reason=reason,
         cause=cause,
         started=turn.now,
-        deadline=_deadline(turn, scheduled.seconds_until(turn, request.at_step) if request else 0.0),
+        deadline=deadline_from(turn, turn.now + (scheduled.seconds_until(turn, request.at_step) if request else 0.0)),
         request=request.number if request else -1,
     )
     held = state.cutover
@@ -132,7 +132,7 @@ def _schedule(turn: Turn, attempt: Attempt) -> Attempt:
         max(0, until - now_at),
     )
     ahead = scheduled.seconds_until(turn, until if state.cutover is not None else now_at + chosen.steps)
-    attempt = replace(attempt, schedule=chosen, deadline=_deadline(turn, ahead + chosen.exposed_s))
+    attempt = replace(attempt, schedule=chosen, deadline=deadline_from(turn, turn.now + ahead + chosen.exposed_s))
     turn.update(attempt=attempt)
     return attempt
 
@@ -303,9 +303,9 @@ def _back_off(turn: Turn, attempt: Attempt) -> None:
 # ---- helpers -------------------------------------------------------------------------------------------------------
 
 
-def _deadline(turn: Turn, ahead: float) -> float:
-    """When to give up: the preparation's time, and ``ahead`` seconds of training, are up, or :func:`_gone`."""
-    return min(turn.now + turn.state.settings.config.job.prepare_timeout + ahead, _gone(turn))
+def deadline_from(turn: Turn, start: float) -> float:
+    """When to give up: the preparation's time, counted from ``start``, is up, or :func:`_gone`."""
+    return min(start + turn.state.settings.config.job.prepare_timeout, _gone(turn))
 
 
 def _gone(turn: Turn) -> float:

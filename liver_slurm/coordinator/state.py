@@ -122,6 +122,8 @@ class Worker:
         signalled, announced = self.signalled, self.announced
         if signalled is None or announced is None:
             return signalled or announced
+        if announced.returns and signalled.returns:
+            return signalled  # the record has it at once, the worker is stopped a little later
         # A signal that comes when the announced time is up is the last one, and leaves a moment more.
         if announced.explains_signals:
             return announced if signalled.at < announced.deadline else signalled

@@ -40,7 +40,15 @@ def document(state: RunState) -> dict[str, Any]:
             if member in state.workers
         ],
         "standbys": [{"warm": worker.warm, **_worker(worker)} for worker in standbys],
-        "standby_jobs": [{"job_id": job.job_id, "state": job.state, "nodes": list(job.nodes)} for job in jobs],
+        "standby_jobs": [
+            {
+                "job_id": job.job_id,
+                "state": job.state,
+                "nodes": list(job.nodes),
+                "notice": job.notice.kind if job.notice else None,
+            }
+            for job in jobs
+        ],
         "scheduler": state.supply.blind if state.supply else None,
         "requests": [
             {"request": goal.number, "layout": str(goal.layout or ""), "workers": goal.workers, "at_step": goal.at_step}

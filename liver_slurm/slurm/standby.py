@@ -21,7 +21,7 @@ from liver_slurm.slurm.notices import Terms, make_terms, preempts_by_qos, standb
 from liver_slurm.slurm.records import WIDTH, JobInfo, NodeInfo, ReservationInfo, parse_memory
 from liver_slurm.worker.entry import standby_main
 
-RESERVATIONS_EVERY = 30.0
+RESERVATIONS_EVERY = 15.0
 """Seconds between looks at the reservations, which are made long before they begin."""
 UNIT_MARK = " unit="
 """In a standby job's comment, between the run directory and the number of its unit; absent for the first."""

@@ -25,7 +25,7 @@ def notices(
 ) -> Iterator[NoticeRun]:
     """An elastic run that trains slowly until the test lets it go; the mark ``job`` says what differs in its job file.
 
-    Its table is printed at the end of all tests; its logs, if the test failed.
+    Its table is printed at the end of all tests; its events, if the test failed.
     """
     from notice_lab import start
 
@@ -36,3 +36,11 @@ def notices(
     finally:
         record_property("notices", run.table())
         run.close()
+
+
+@pytest.fixture
+def notices_without_signals(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> NoticeRun:
+    """The same with workers that do not see signals: only Slurm's record tells."""
+    monkeypatch.setenv("LIVER_FAULT", "ignore@notice:standby-*")
+    run: NoticeRun = request.getfixturevalue("notices")
+    return run

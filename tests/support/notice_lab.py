@@ -20,7 +20,9 @@ from liver_slurm.local.run import run_local
 from liver_slurm.observe.metrics import read_metrics
 from liver_slurm.slurm.client import CommandClient
 
-STEPS = 700
+STEPS = 300
+ACTING, WAITING = 0.25, 1.5
+"""Seconds of a step while a notice is acted upon, and while a standby starts, which takes long and needs no steps."""
 SHOWN = ("time", "event", "worker", "kind", "reason", "deadline", "from", "to", "step", "in_world")
 PATIENCE = 90.0
 """Seconds for a standby to start, or a world to change, on a machine that others use too."""
@@ -42,8 +44,8 @@ class Row:
     """A line of the table."""
 
     notice: str
-    mode: str
-    grace: str
+    mode: str = ""
+    grace: str = ""
     seconds_to_free: float | None = None
     seconds_after_cutover: float | None = None
     heard: str = ""
@@ -77,6 +79,15 @@ class NoticeRun:
             members = self.worlds()[-1]["members"] if self.worlds() else []
             return members if len(members) == size else []
 
+        def enough() -> bool:
+            self.alive()
+            ready = {event["worker"] for event in self.events("standby_ready")}
+            gone = {event["worker"] for name in ("worker_left", "worker_lost") for event in self.events(name)}
+            return 1 + len(ready - gone) >= size
+
+        self.pace(WAITING)
+        self.eventually(enough, f"{size} workers", PATIENCE)
+        self.pace(ACTING)
         members = self.eventually(there, f"a world of {size}", PATIENCE)
         return [member.split("-")[1] for member in members if member.startswith("standby")]
 
@@ -91,22 +102,44 @@ class NoticeRun:
         world: dict[str, Any] = self.eventually(gone, f"a world without standby job {standby}", PATIENCE)
         return world
 
+    def pace(self, seconds: float) -> None:
+        """How long a step takes from now on."""
+        fresh = self._slow.with_suffix(".fresh")
+        fresh.write_text(str(seconds))
+        fresh.replace(self._slow)
+
+    @property
+    def _slow(self) -> Path:
+        return Path(self.config.job.run_root) / paced_samples.SLOW
+
     def alive(self) -> None:
         """Fail at once, with its reason, if the run is over."""
-        ended = self.events("run_ended")
-        if ended and ended[0]["exit_code"] != 0:
-            pytest.fail(f"the run has ended: {ended[0]['reason']}")
+        for ended in self.events("run_ended"):
+            pytest.fail(f"the run has ended: {ended['reason']}")
 
-    def preempt(self, row: Row, standby: str) -> None:
+    def node(self, standby: str) -> str:
+        """The node of a standby job."""
+        return self.client.jobs(ids=[standby])[0].nodes[0]
+
+    def update_node(self, node: str, state: str) -> None:
+        """``scontrol update NodeName=… State=…``."""
+        slurm("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+
+    def announced(self, standby: str, kind: str) -> bool:
+        """Whether Slurm's record has told the coordinator of a notice of this kind."""
+        jobs = self.job.status()["standby_jobs"]
+        return any(job["job_id"] == standby and job["notice"] == kind for job in jobs)
+
+    def preempt(self, row: Row, standby: str, *options: str) -> None:
         """A notice by a job that wants one node, which has ended when this returns."""
         wanted: list[str] = []
-        self.notice(row, standby, lambda: wanted.append(self.prod()))
+        self.notice(row, standby, lambda: wanted.append(self.prod(1, *options)))
         self.free(wanted[0])
 
-    def prod(self, nodes: int = 1) -> str:
-        """A job of a higher tier that wants nodes; it holds them until :meth:`free`."""
-        options = ["-p", "prod", f"-N{nodes}", "--exclusive", "-o", "/dev/null", "--chdir", str(self.folder)]
-        return slurm("sbatch", "--parsable", *options, "--wrap", "sleep 1000")
+    def prod(self, nodes: int = 1, *options: str) -> str:
+        """A job that may preempt standbys and wants nodes; it holds them until :meth:`free`."""
+        always = [f"-N{nodes}", "--exclusive", "-o", "/dev/null", "--chdir", str(self.folder), "--wrap", "sleep 1000"]
+        return slurm("sbatch", "--parsable", *(options or ("-pprod",)), *always)
 
     def free(self, job: str) -> None:
         """End such a job."""
@@ -164,11 +197,12 @@ class NoticeRun:
     def finish(self) -> None:
         """The run completes; each step is trained once, with the losses of a run that nobody disturbed."""
         self.alive()
-        (Path(self.config.job.run_root) / paced_samples.SLOW).unlink()
-        self.eventually(lambda: self.alive() or self.job.status()["state"] == "finished", "the run is complete", 180)
+        self._slow.unlink()
+        ended = self.eventually(lambda: self.events("run_ended"), "the run is complete", 180)
+        assert ended[0]["outcome"] == "finished", ended
         lines = list(self.job.metrics())
         assert [line.step for line in lines] == list(range(1, STEPS + 1))
-        expected = losses_without_resize(self.folder / "undisturbed")
+        expected = losses_without_resize(self.config)
         assert [line.loss for line in lines] == pytest.approx(expected, rel=1e-6)
         for row in self.rows:
             row.completed = True
@@ -185,8 +219,9 @@ def start(
     monkeypatch.setenv("PYTHONPATH", str(Path(paced_samples.__file__).parent))
     wanted = job(tmp_path / "runs", **options)
     Path(wanted.job.run_root).mkdir()
-    (Path(wanted.job.run_root) / paced_samples.SLOW).touch()
-    return NoticeRun(submit(wanted), wanted, client, eventually, tmp_path)
+    run = NoticeRun(submit(wanted), wanted, client, eventually, tmp_path)
+    run.pace(WAITING)
+    return run
 
 
 def job(folder: Path, **options: dict[str, Any]) -> JobConfig:
@@ -194,7 +229,7 @@ def job(folder: Path, **options: dict[str, Any]) -> JobConfig:
     config = worker_lab.job(folder, steps=STEPS, live=1)
     config = replace(
         config,
-        data=DataSection(provider="paced_samples:provide_steadily"),
+        data=DataSection(provider="paced_samples:provide"),
         train=replace(config.train, global_batch_size=4, adam_eps=1e-5),
         live=LiveSection(partition="live", time="1:00:00"),
         standby=StandbySection(partitions=("scavenger",), max_jobs=1, time="1:00:00", poll=1.0),
@@ -203,9 +238,9 @@ def job(folder: Path, **options: dict[str, Any]) -> JobConfig:
     return replace(config, **changed)
 
 
-def losses_without_resize(folder: Path) -> list[float]:
+def losses_without_resize(config: JobConfig) -> list[float]:
     """The losses of the same job on one worker, as a plain process."""
-    plain = job(folder, standby={"max_jobs": 0})
+    plain = replace(config, standby=replace(config.standby, max_jobs=0))
     run_dir = create_run(plain)
     assert run_local(plain, run_dir, 1, 0) == 0
     return [line.loss for line in read_metrics(run_dir.metrics)]

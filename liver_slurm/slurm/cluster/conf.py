@@ -54,7 +54,7 @@ def render(spec: ClusterSpec, machine: Machine, ports: PortBlock) -> dict[str, s
         _identity(directory, machine, ports),
         _daemons(directory),
         _scheduling(spec),
-        _version_dependent(machine.version),
+        _version_dependent(spec, machine.version),
         _accounting(spec, directory, ports),
         _nodes(spec, machine, ports),
         _partitions(spec),
@@ -117,7 +117,7 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "SchedulerType=sched/backfill",
         f"SchedulerParameters={','.join(_FAST)}",
         "PriorityType=priority/basic",
-        "PreemptType=preempt/partition_prio",
+        f"PreemptType=preempt/{'qos' if spec.preempt_type == 'qos' else 'partition_prio'}",
         f"PreemptMode={spec.preempt_mode.upper()}",
         "PreemptExemptTime=0",
         "JobRequeue=1",
@@ -125,9 +125,14 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
     return [*lines, "GresTypes=gpu"] if spec.gpus_per_node else lines
 
 
-def _version_dependent(version: Version) -> list[str]:
+def _version_dependent(spec: ClusterSpec, version: Version) -> list[str]:
     # The plugin is gone from 23.11 on, and naming it there is fatal.
-    return ["SwitchType=switch/none"] if version < (23, 11) else []
+    lines = ["SwitchType=switch/none"] if version < (23, 11) else []
+    if spec.send_user_signal:
+        # Each is a fatal error where the other is right.
+        old = version < (23, 11)
+        lines.append("SlurmctldParameters=preempt_send_user_signal" if old else "PreemptParameters=send_user_signal")
+    return lines
 
 
 def _accounting(spec: ClusterSpec, directory: ClusterDir, ports: PortBlock) -> list[str]:

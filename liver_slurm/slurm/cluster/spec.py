@@ -32,6 +32,10 @@ class ClusterSpec:
     grace: int = 10
     """GraceTime of the scavenger partition, seconds."""
     preempt_mode: Literal["cancel", "requeue"] = "cancel"
+    preempt_type: Literal["partition", "qos"] = "partition"
+    """Who preempts whom: partitions of a higher tier, or QOSs, which need ``accounting``."""
+    send_user_signal: bool = False
+    """Preemption sends a job the signal of its ``--signal`` in place of SIGTERM."""
     accounting: bool = False
     """Run slurmdbd on a MariaDB of its own."""
     port: int | None = None
@@ -48,6 +52,8 @@ class ClusterSpec:
         ):
             if not low <= value <= high:
                 raise BadInput(f"{name} {value}: must be between {low} and {high}")
+        if self.preempt_type == "qos" and not self.accounting:
+            raise BadInput("preemption by QOS needs accounting: QOSs are kept by slurmdbd")
         path = str(self.directory)
         if not re.fullmatch(r"/[\w./+@-]*", path) or len(path) > _MAX_PATH:
             raise BadInput(

@@ -37,6 +37,22 @@ def test_golden_accounting(golden: Callable[[str, str], None]) -> None:
     golden("cluster-accounting.conf", text)
 
 
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        ((22, 5), "SlurmctldParameters=preempt_send_user_signal"),
+        ((24, 11), "PreemptParameters=send_user_signal"),
+        ((26, 5), "PreemptParameters=send_user_signal"),
+    ],
+)
+def test_preemption_by_qos_with_the_users_signal(version: Version, line: str) -> None:
+    wanted = spec(accounting=True, preempt_type="qos", send_user_signal=True)
+    lines = render(wanted, machine(version), PORTS)["slurm.conf"].splitlines()
+    assert "PreemptType=preempt/qos" in lines
+    assert line in lines
+    assert sum("send_user_signal" in one for one in lines) == 1
+
+
 def test_without_gpus_nothing_speaks_of_them() -> None:
     files = render(spec(gpus_per_node=0), machine(), PORTS)
     assert "gres.conf" not in files
@@ -63,6 +79,7 @@ def test_parse_version_of_something_else() -> None:
         ({"cpus_per_node": 0}, "--cpus-per-node 0"),
         ({"gpus_per_node": -1}, "--gpus-per-node -1"),
         ({"grace": -1}, "--grace -1"),
+        ({"preempt_type": "qos"}, "needs accounting"),
         ({"directory": Path("/with space")}, "--dir /with space"),
         ({"directory": Path("relative")}, "--dir relative"),
         ({"directory": Path("/" + "x" * 100)}, "at most 80"),

@@ -1,0 +1,38 @@
+"""Notices that come together, and at the worst moment."""
+
+from __future__ import annotations
+
+import pytest
+from notice_lab import NoticeRun, Row, partition, slurm
+
+pytestmark = [
+    pytest.mark.slurm,
+    # One CPU a node: coordinator, live worker, two standbys.
+    pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0, grace=15),
+    # Six samples a step, so that three workers are better than two.
+    pytest.mark.job(standby={"max_jobs": 2}, elastic={"settle": 3.0}, train={"global_batch_size": 6}),
+]
+
+
+def test_several_at_once_and_during_a_reconfiguration(notices: NoticeRun) -> None:
+    partition(PreemptMode="CANCEL", GraceTime=15)
+    first, second = notices.grown(3)
+    wanted: list[str] = []
+    notices.notice(Row("all standbys at once", "CANCEL", "15 s"), first, lambda: wanted.append(notices.prod(2)))
+    assert notices.left(second)["members"] == ["live-0"]
+    notices.free(wanted[0])
+
+    first, second = notices.grown(3)
+    started = len(notices.events("reconfiguration_started"))
+    slurm("scancel", first)
+    notices.eventually(lambda: len(notices.events("reconfiguration_started")) > started, "a shrink has begun")
+    notices.notice(Row("during a reconfiguration"), second, lambda: slurm("scancel", second))
+    assert notices.left(first)["members"] == ["live-0"]
+
+    started = len(notices.events("reconfiguration_started"))
+    notices.eventually(lambda: len(notices.events("reconfiguration_started")) > started, "growing has begun", 90)
+    joiner = notices.events("reconfiguration_started")[-1]["joiners"][0].split("-")[1]
+    notices.notice(Row("while its worker joins"), joiner, lambda: slurm("scancel", joiner))
+    assert joiner not in notices.grown(3)
+    assert not notices.events("worker_lost")
+    notices.finish()
