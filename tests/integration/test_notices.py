@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import psutil
 import pytest
 from notice_lab import NoticeRun, Row, partition, slurm
 
@@ -44,6 +45,8 @@ def test_what_admins_do(notices: NoticeRun) -> None:
     (standby,) = notices.grown()
     notices.notice(Row("scontrol suspend"), standby, lambda: slurm("scontrol", "suspend", standby), node_frees=False)
     notices.eventually(lambda: notices.announced(standby, "suspension"), "the coordinator knows that it is suspended")
+    (waiting,) = notices.job.status()["standbys"]
+    notices.eventually(lambda: psutil.Process(waiting["pid"]).status() == psutil.STATUS_STOPPED, "it is stopped")
     slurm("scontrol", "resume", standby)
     assert notices.grown() == [standby], "it counts again"
 
