@@ -55,10 +55,10 @@ def test_what_admins_do(notices: NoticeRun) -> None:
     notices.update_node(node, "RESUME")
 
     (standby,) = notices.grown()
-    ahead = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 240))
+    ahead = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 50))
     wanted = (f"Nodes={node}", f"StartTime={ahead}", "Duration=60", "Users=root", "Flags=MAINT,IGNORE_JOBS")
     notices.notice(
-        Row("maintenance in 240 s"), standby, lambda: slurm("scontrol", "create", "ReservationName=service", *wanted)
+        Row("maintenance in 50 s"), standby, lambda: slurm("scontrol", "create", "ReservationName=service", *wanted)
     )
     slurm("scontrol", "delete", "ReservationName=service")
 
