@@ -56,21 +56,25 @@ class SlurmStandbySource:
         self._reservations: list[ReservationInfo] = []
         self._reservations_at = -math.inf
         self._terms: Terms | None = None
+        self._running: frozenset[str] = frozenset()
 
     def observe(self) -> Supply:
         """See :class:`StandbySource`: one query for the jobs, and one a partition for its nodes.
 
-        Reservations are asked for every :data:`RESERVATIONS_EVERY` seconds, the cluster's settings when a job is new.
+        Two or three more when a job has begun to run since the last look, for reservations and the cluster's settings;
+        reservations are asked for every :data:`RESERVATIONS_EVERY` seconds anyway.
         """
         now = self._clock()
         try:
             known = self._own_jobs()
             room = self._room()
-            if now >= self._reservations_at + RESERVATIONS_EVERY:
+            running = frozenset(job.job_id for job in known if job.nodes and not job.is_over)
+            begun = bool(running - self._running)
+            if begun or now >= self._reservations_at + RESERVATIONS_EVERY:
                 self._reservations, self._reservations_at = self._client.reservations(), now
-            new = {job.job_id for job in known if not job.is_over} - {job.job_id for job in self._last.jobs}
-            if self._terms is None or new:
+            if begun or self._terms is None:
                 self._terms = self._ask_terms()
+            self._running = running
         except ClusterError as error:
             return replace(self._last, blind=str(error))
         jobs = [
