@@ -82,3 +82,31 @@ def test_own_job_variables_are_unset_for_sbatch(
     unset = command[4:-2:2]
     assert "SLURM_JOB_ID" in unset
     assert "SLURM_CONF" not in unset
+
+
+def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    slurm.add_partition("a", [make_node("n1")])
+    slurm.add_partition("b", [])
+    asked: list[str] = []
+    for name in ("reservations", "config"):
+        answer = getattr(slurm, name)
+        monkeypatch.setattr(slurm, name, lambda answer=answer, name=name: (asked.append(name), answer())[1])
+    source = SlurmStandbySource(config(), RUN_DIR, slurm, clock=lambda: now)
+    mark = {"name": NAME, "comment": str(RUN_DIR.path)}
+
+    def look() -> list[str]:
+        asked.clear()
+        source.observe()
+        return sorted(asked)
+
+    assert look() == ["config", "reservations"]
+    slurm.infos = [make_job("1", "PENDING", nodes=(), **mark)]
+    assert look() == []
+    slurm.infos = [make_job("1", **mark)]
+    assert look() == ["config", "reservations"]
+    assert look() == []
+    now += 16.0
+    assert look() == ["reservations"]

@@ -1,0 +1,97 @@
+"""What a worker makes of signals: it says so, and goes by itself only if no world counts on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.control.messages import Leaving, Notice
+from liver_slurm.worker import faultpoints
+from liver_slurm.worker.agenda import Agenda, Leave
+from liver_slurm.worker.companion import Companion
+
+
+class Subject:
+    """A worker, as its companion sees it."""
+
+    name = "standby-7-0"
+
+    def __init__(self, engaged: bool) -> None:
+        self._engaged = engaged
+        self.was_noticed = False
+
+    def engaged(self) -> bool:
+        return self._engaged
+
+    def noticed(self) -> None:
+        self.was_noticed = True
+
+
+class Channel:
+    """Takes what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+class Worker:
+    """A companion that is given signals."""
+
+    def __init__(self, engaged: bool) -> None:
+        read, self._write = os.pipe()
+        os.set_blocking(read, False)
+        self.subject, self.agenda, self.channel = Subject(engaged), Agenda(), Channel()
+        subject: Any = self.subject
+        self._companion = Companion(RunDir(Path("/nowhere")), subject, self.agenda, read, 1.0, 600.0)
+
+    def get(self, *numbers: signal.Signals) -> None:
+        channel: Any = self.channel
+        os.write(self._write, bytes(numbers))
+        self._companion._see_signals(channel)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_standby_that_no_world_counts_on_goes_by_itself(number: signal.Signals) -> None:
+    worker = Worker(engaged=False)
+    worker.get(number)
+    notice, leaving = worker.channel.sent
+    assert isinstance(notice, Notice)
+    assert isinstance(leaving, Leaving)
+    assert (notice.reason, notice.deadline, leaving.reason) == (number.name, None, number.name)
+    assert worker.agenda.idle() == Leave(number.name)
+
+
+def test_one_that_is_in_a_world_or_joins_one_waits_for_the_coordinators_word() -> None:
+    worker = Worker(engaged=True)
+    worker.get(signal.SIGCONT, signal.SIGTERM)
+    (notice,) = worker.channel.sent
+    assert (notice.reason, notice.suspended, notice.withdrawn) == ("SIGTERM", False, False)
+    assert worker.subject.was_noticed
+
+
+@pytest.mark.parametrize("engaged", [True, False])
+def test_a_suspension_is_no_good_bye(engaged: bool) -> None:
+    worker = Worker(engaged)
+    worker.get(signal.SIGTSTP)
+    (stop,) = worker.channel.sent
+    assert (stop.suspended, stop.withdrawn) == (True, False)
+    assert stop.deadline == stop.time + 2.0
+    worker.get(signal.SIGCONT)
+    worker.get(signal.SIGCONT)
+    assert [message.withdrawn for message in worker.channel.sent] == [False, True]
+    assert not worker.subject.was_noticed
+
+
+def test_signals_can_be_lost_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faultpoints, "_fault", faultpoints._parse("ignore@notice:standby-*"))
+    worker = Worker(engaged=True)
+    worker.get(signal.SIGTERM)
+    assert worker.channel.sent == []
