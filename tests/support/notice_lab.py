@@ -154,7 +154,8 @@ class NoticeRun:
         world = self.left(standby)
         if node_frees:
             row.seconds_to_free = ended - began
-            row.seconds_after_cutover = ended - self._cutover(world["generation"])
+            if world["time"] > began:  # else it was in no world
+                row.seconds_after_cutover = ended - self._cutover(world["generation"])
         heard = [event for event in self.job.events() if event["event"] in ("notice", "notice_changed")]
         row.heard = " → ".join(event["kind"] for event in heard if f"standby-{standby}-" in event["worker"])
         self.rows.append(row)
