@@ -102,6 +102,8 @@ def _announce(turn: Turn, worker: Worker, job: StandbyJob, time: float) -> None:
         signalled = worker.signalled
         if signalled is not None and signalled.returns and time > signalled.at + STOPPED_BY:
             changes["signalled"] = None  # whoever sent that SIGTSTP, it was not a suspension
+        elif signalled is not None and not signalled.returns and signalled.deadline < min(time, worker.seen):
+            changes["signalled"] = replace(signalled, deadline=math.inf)  # the end that was feared did not come
     else:
         at = known.at if known is not None and known.kind == word.kind else turn.now
         deadline = word.deadline if word.deadline is not None else math.inf

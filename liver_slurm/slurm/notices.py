@@ -119,7 +119,7 @@ def standby_job(
     said = (
         _ending(job, state, terms),
         _suspended(state),
-        _preempted(job, state, terms),
+        _preempted(job, state, terms, now),
         _out_of_time(job, state, terms, now),
         _node_goes(job, nodes),
         _reserved(job, reservations, terms, now),
@@ -139,19 +139,24 @@ def _suspended(state: str) -> JobNotice | None:
     return JobNotice("suspension", "the job is suspended") if state == "suspended" else None
 
 
-def _preempted(job: JobInfo, state: str, terms: Terms) -> JobNotice | None:
+def _preempted(job: JobInfo, state: str, terms: Terms, now: float) -> JobNotice | None:
     """From PreemptTime on the grace time runs, EndTime is where it is over; with GraceTime 0 only KillWait is left."""
     if job.preempt_time is None or state not in ("running", "suspended"):
         return None
     end = job.end_time if job.end_time is not None else job.preempt_time
     deadline = end if end > job.preempt_time else job.preempt_time + terms.kill_wait
-    return JobNotice("preemption", "a job of higher priority wants the node", deadline)
+    return JobNotice("preemption", "a job of higher priority wants the node", _not_past(deadline, terms, now))
 
 
 def _out_of_time(job: JobInfo, state: str, terms: Terms, now: float) -> JobNotice | None:
     if state != "running" or job.end_time is None or job.preempt_time is not None or job.end_time > now + terms.warning:
         return None
-    return JobNotice("time limit", "the job's time limit", job.end_time)
+    return JobNotice("time limit", "the job's time limit", _not_past(job.end_time, terms, now))
+
+
+def _not_past(deadline: float, terms: Terms, now: float) -> float:
+    """Slurm is often late: a job that still runs has not got its last SIGTERM, and KillWait follows that."""
+    return deadline if deadline > now else now + terms.kill_wait
 
 
 def _node_goes(job: JobInfo, nodes: Mapping[str, NodeInfo]) -> JobNotice | None:

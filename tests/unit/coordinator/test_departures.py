@@ -110,6 +110,26 @@ def test_a_later_signal_counts_if_it_leaves_less_time_or_comes_when_the_first_on
     assert departure(run) == Departure("signal", "SIGTERM", run.now + 10.0, run.now)
 
 
+def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run) -> None:
+    look(run, grace=3.0)
+    sigterm(run)
+    for _ in range(4):
+        run.tick(0.9)
+        beat(run, "live-0", "live-1", "standby-b")
+    assert run.events("reconfiguration_aborted")
+    look(run, grace=3.0)
+    found = departure(run)
+    assert found is not None
+    assert found.deadline < run.now, "nothing was heard of it since"
+    beat(run, "standby-a")
+    look(run, grace=3.0)
+    assert run.events("notice_changed")[-1]["deadline"] is None
+    run.tick(2.0)
+    assert target(run) == ("live-0", "live-1", "standby-b")
+    assert run.state.attempt is not None
+    assert run.state.attempt.deadline > run.now + 100.0
+
+
 def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
     look(run, JobNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
     run.now += 10.5

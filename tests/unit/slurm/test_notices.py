@@ -58,7 +58,9 @@ def test_a_job_that_is_over_is_no_standby(make_job: Make, state: str) -> None:
         ({"preempt_time": NOW - 1, "end_time": NOW + 119}, "preemption", NOW + 119),
         ({"preempt_time": NOW - 1, "end_time": NOW - 1}, "preemption", NOW + 29),  # GraceTime 0: KillWait is the grace
         ({"preempt_time": NOW - 1}, "preemption", NOW + 29),
+        ({"preempt_time": NOW - 99, "end_time": NOW - 3}, "preemption", NOW + 30),  # Slurm is late
         ({"end_time": NOW + 59}, "time limit", NOW + 59),
+        ({"end_time": NOW - 20}, "time limit", NOW + 30),
         ({"end_time": NOW + 61}, None, None),
         ({"state": "COMPLETING", "end_time": NOW - 2}, "ending", NOW + 28),
         ({"state": "COMPLETING"}, "ending", None),
@@ -179,7 +181,7 @@ def test_no_deadline_is_later_than_slurm_kills(
     notice = found.notice
     if notice is None or notice.deadline is None:
         return
-    latest = max(time for time in (preempt_time, end_time, NOW + 300) if time is not None) + kill_wait
+    latest = max(time for time in (preempt_time, end_time, NOW, NOW + (start or 0)) if time is not None) + kill_wait
     assert notice.deadline <= latest
     if start is not None and 0 < start <= 300:
         assert notice.deadline <= NOW + start, "never after the reservation has begun"
