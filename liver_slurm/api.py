@@ -39,17 +39,30 @@ def submit(job: JobConfig | str | Path, /, *, resume: str | Path | None = None, 
 
 def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Submit a validated config; the rest as :func:`submit`."""
+    return _create(config, resume, submitted=True)
+
+
+def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
+    """Make a run directory with the batch script in it and submit nothing: for sbatch by hand. As :func:`submit`."""
+    return _create(config, resume, submitted=False)
+
+
+def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Job:
     from liver_slurm.coordinator import policy
     from liver_slurm.slurm.client import CommandClient
-    from liver_slurm.slurm.submit import check_submittable, submit_live
+    from liver_slurm.slurm.submit import check_submittable, submit_live, write_live
 
     policy.named(config.standby.policy)
     client = CommandClient()
-    if problems := check_submittable(config, client):
+    if submitted and (problems := check_submittable(config, client)):
         raise BadInput("\n".join(problems))
     run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)
+    job_id = ""
     try:
-        job_id = submit_live(config, run_dir, client)
+        if submitted:
+            job_id = submit_live(config, run_dir, client)
+        else:
+            write_live(config, run_dir)
     except BaseException:
         shutil.rmtree(run_dir.path)  # it is ours, new, and nobody knows of it
         raise

@@ -23,6 +23,7 @@ examples:
   liver-slurm submit configs/gpt-tiny.toml --wait
   liver-slurm submit job.toml --set train.steps=500 --set standby.max_jobs=0
   liver-slurm submit job.toml --dry-run > live.sh
+  sbatch sbatch/single.sh "$(liver-slurm submit job.toml --prepare)"
   liver-slurm submit --resume runs/gpt-20260101-120000-ab12"""
 
 
@@ -31,6 +32,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_parser(subparsers, "submit", DESCRIPTION, EPILOG)
     add_job_file(parser, resumable=True)
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="make the run directory with the batch script in it, print its path, submit nothing: for sbatch by hand",
+    )
     parser.add_argument("--wait", action="store_true", help="show progress until the run is over")
     add_json(parser, 'print {"job_id", "run_dir"} and nothing else on stdout')
 
@@ -43,8 +49,15 @@ def run(args: argparse.Namespace) -> int:
 
         sys.stdout.write(render_live(config, new_run_dir(config)))
         return 0
-    from liver_slurm.api import submit_config
+    from liver_slurm.api import prepare_config, submit_config
 
+    if args.prepare:
+        prepared = prepare_config(config, args.resume).run_dir.path
+        if args.json:
+            print_json({"job_id": "", "run_dir": str(prepared)})
+        else:
+            print(prepared)
+        return 0
     job = submit_config(config, args.resume)
     if args.json:
         print_json({"job_id": job.job_id, "run_dir": str(job.run_dir.path)})

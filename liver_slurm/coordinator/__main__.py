@@ -18,7 +18,7 @@ import msgspec
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import read_run_info
+from liver_slurm.config.runs import read_run_info, record_run
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.control.messages import ResizeRequest
@@ -72,6 +72,8 @@ def _coordinate(options: argparse.Namespace) -> int:
     policy.named(config.standby.policy)
     journal = Journal(run_dir.journal)
     records, start = journal.read(), anew.job_start()
+    if options.source != "local" and start.job_id and not run.job_id:
+        record_run(run_dir, start.job_id)  # its script was given to sbatch by hand
     reason = anew.why_anew(records, start)
     first_actions: list[Action] = []
     if reason is not None:

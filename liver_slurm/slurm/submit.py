@@ -27,8 +27,17 @@ def submit_live(config: JobConfig, run_dir: RunDir, client: SlurmClient, argumen
     problems = check_submittable(config, client)
     if problems:
         raise BadInput("\n".join(problems))
-    run_dir.batch_script.write_text(render_live(config, run_dir))
+    write_live(config, run_dir)
     return client.submit(run_dir.batch_script, arguments)
+
+
+def write_live(config: JobConfig, run_dir: RunDir) -> None:
+    """Write the live job's script into the run directory.
+
+    Raises:
+        BadInput: a value cannot be said in a header; a line for each reason.
+    """
+    run_dir.batch_script.write_text(render_live(config, run_dir))
 
 
 def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:

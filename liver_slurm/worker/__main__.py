@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from liver_slurm.worker.entry import main
+from liver_slurm.worker.entry import main, task_name
 
 
 def _arguments() -> argparse.Namespace:
@@ -19,4 +18,4 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     options = _arguments()
-    main(options.run_dir, options.role, options.name or f"{options.role}-{os.environ.get('SLURM_PROCID', '0')}")
+    main(options.run_dir, options.role, options.name or task_name(options.role))

@@ -16,8 +16,13 @@ from liver_slurm.worker.signals import signal_pipe
 
 def standby_main(run_dir: str) -> None:
     """What each task of a standby job runs; does not return."""
-    job, task = os.environ["SLURM_JOB_ID"], os.environ["SLURM_PROCID"]
-    main(Path(run_dir), "standby", f"standby-{job}-{task}")
+    main(Path(run_dir), "standby", task_name("standby"))
+
+
+def task_name(role: Literal["live", "standby"]) -> str:
+    """A name for this Slurm task that no other worker of the run has; a run has one live job and any standby jobs."""
+    task = os.environ.get("SLURM_PROCID", "0")
+    return f"live-{task}" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}-{task}"
 
 
 def main(path: Path, role: Literal["live", "standby"], name: str) -> None:
