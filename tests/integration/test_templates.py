@@ -102,25 +102,22 @@ def grown(job: Job) -> bool:
     )
 
 
-@pytest.mark.parametrize("contained", [False, True], ids=["plain", "contained"])
+@pytest.mark.parametrize("contained", ["standby", pytest.param("live", marks=pytest.mark.long)])
 def test_a_run_in_one_allocation_and_a_standby_by_hand(
-    client: CommandClient, place: Path, eventually: Eventually, contained: bool
+    client: CommandClient, place: Path, eventually: Eventually, contained: str
 ) -> None:
     options = ["train.steps=100000", "standby.max_jobs=1", "elastic.layouts=['tp1pp1dp2','tp1pp1dp3']"]
     prepared = prepare_config(load_job(JOB, [f"job.run_root={place}/runs", *options, "checkpoint.every=0"]))
     run_dir = prepared.run_dir.path
-    path = f"{place}/bin:{os.environ['PATH']}"
-    live, standby = {}, {}
-    if contained:
+    live = {"PATH": f"{place}/bin:{os.environ['PATH']}"}
+    standby = dict(live)
+    if contained == "live":
         stand_in(place, "srun", PYXIS.replace("REAL_SRUN", str(shutil.which("srun"))))
+        live |= {"CONTAINER_IMAGE": "liver.sqsh"}
+    else:
         stand_in(place, "apptainer", APPTAINER)
-        live = {"CONTAINER_IMAGE": "liver.sqsh", "PATH": path}
-        standby = {
-            "PYTHON": f"{place}/container.sh",
-            "LIVER_IMAGE": "/images/liver.sif",
-            "LIVER_PYTHON_INSIDE": sys.executable,
-            "PATH": path,
-        }
+        image = {"LIVER_IMAGE": "/images/liver.sif", "LIVER_PYTHON_INSIDE": sys.executable}
+        standby |= {"PYTHON": f"{place}/container.sh", **image}
     job_id = sbatch("single.sh", str(run_dir), "--source", "none", **live)
     guest = sbatch("-p", "scavenger", "standby.sh", str(run_dir), "--name", "guest", **standby)
     try:
@@ -131,13 +128,14 @@ def test_a_run_in_one_allocation_and_a_standby_by_hand(
     job = Job(prepared.run_dir)
     assert job.job_id == job_id, "the coordinator has noted which job it is in"
     status = job.status()
-    assert [worker["worker"] for worker in status["workers"]] == ["live-0", "live-1", "guest"]
+    assert {worker["worker"] for worker in status["workers"]} == {"live-0", "live-1", "guest"}
     job.cancel()
     eventually(lambda: all(one.is_over for one in client.jobs([job_id, guest])), "both jobs end", 60)
     assert job.status()["state"] == "cancelled"
-    if contained:
-        notes = (place / "notes").read_text()
+    notes = (place / "notes").read_text()
+    if contained == "live":
         assert f"--container-image=liver.sqsh\n--container-mounts={run_dir}:{run_dir}\n" in notes
+    else:
         assert f"apptainer exec --bind {run_dir} /images/liver.sif {sys.executable} -m liver_slurm.worker" in notes
 
 
