@@ -101,6 +101,22 @@ def test_no_slurm_on_the_machine(liver: Liver, home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_prepare_makes_a_run_for_sbatch_by_hand(liver: Liver, home: Path) -> None:
+    code, out, err = liver("submit", TINY, "--set", "train.steps=5", "--prepare")
+    assert (code, err) == (0, "")
+    run_dir = Path(out.rstrip("\n"))
+    assert (run_dir / "live.sh").read_text().startswith("#!/bin/bash\n")
+    assert json.loads((run_dir / "run.json").read_text())["job_id"] == ""
+    code, out, _ = liver("submit", TINY, "--prepare", "--json")
+    assert code == 0
+    assert json.loads(out)["job_id"] == ""
+    assert liver("status", str(run_dir))[0] == 0
+    code, _, err = liver("submit", TINY, "--prepare", "--set", "live.account=a\nb")
+    assert code == 2
+    assert "line break" in err
+    assert len(list(run_dir.parent.iterdir())) == 2, "nothing of it is left behind"
+
+
 def test_a_dry_run_prints_the_script_and_makes_nothing(liver: Liver, home: Path) -> None:
     code, out, _ = liver("submit", TINY, "--dry-run")
     assert code == 0
