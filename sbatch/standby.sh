@@ -20,8 +20,8 @@
 ##SBATCH --gres=gpu:1
 # Slurm plans badly around jobs without a limit.
 #SBATCH --time=4:00:00
-# A standby that came back under its old id would be a stranger to its run. No --no-kill: with it, workers on a node that
-# is set DOWN are killed without a word.
+# A standby that came back under its old id would be a stranger to its run. No --no-kill here: with it, workers on a
+# node that is set DOWN are killed without a word.
 #SBATCH --no-requeue
 # Word of the time limit this many seconds ahead; preemption is told of by SIGTERM.
 #SBATCH --signal=USR2@60
