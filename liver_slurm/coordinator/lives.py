@@ -1,10 +1,11 @@
 """How long standby jobs have stayed, and how long those that are there may be expected to. Pure.
 
 The hazard, the chance a second of being taken away, is estimated by a life table (Berkson and Gage, 1950: deaths over
-time under observation, a rate for each interval of age), with a gamma prior on each rate: as if, in each interval, one
-life had ended after ``expected`` seconds of observation::
+time under observation, a rate for each interval of age), with gamma priors: as if one life had ended after ``expected``
+seconds of observation, and in each interval one at the rate of all ages together::
 
-    rate(interval) = (1 + deaths in it) / (expected + seconds of age that all lives spent in it)
+    overall        = (1 + deaths) / (expected + seconds of all lives)
+    rate(interval) = (1 + deaths in it) / (1 / overall + seconds of age that all lives spent in it)
 
 With no observation the expected remaining life is ``expected`` whatever the age; each observation moves it. Lives that
 still go on, or that we ended ourselves, count with their time but not as deaths.
@@ -46,14 +47,15 @@ class Life:
 
 def hazards(lives: Sequence[Life], expected: float, now: float) -> tuple[float, ...]:
     """Rate of being taken, per second, in each interval of age."""
-    deaths, exposure = [1.0] * len(EDGES), [expected] * len(EDGES)
+    deaths, exposure = [0.0] * len(EDGES), [0.0] * len(EDGES)
     for life in lives:
         age = life.seconds(now)
         for index, low in enumerate(EDGES):
             high = EDGES[index + 1] if index + 1 < len(EDGES) else math.inf
             exposure[index] += max(0.0, min(age, high) - low)
             deaths[index] += life.taken and low <= age < high
-    return tuple(died / time for died, time in zip(deaths, exposure, strict=True))
+    overall = (1.0 + sum(deaths)) / (expected + sum(exposure))
+    return tuple((1.0 + died) / (1.0 / overall + time) for died, time in zip(deaths, exposure, strict=True))
 
 
 def until_first_leaves(rates: Sequence[float], ages: Sequence[float]) -> float:

@@ -20,7 +20,8 @@ def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
         for worker in snapshot.ready
     }
     ripe = tuple(worker for worker in snapshot.ready if ripe_at[worker] <= snapshot.now)
-    decision, reason = greedy.policy(replace(snapshot, ready=ripe), config)
+    newest = max((snapshot.arrived.get(worker, 0.0) for worker in ripe), default=0.0)
+    decision, reason = greedy.policy(replace(snapshot, ready=ripe, last_arrival=newest), config)
     if isinstance(decision, Change):
         rested = snapshot.live_since + hold if snapshot.live_since else 0.0
         if snapshot.now < rested:

@@ -1,0 +1,311 @@
+"""Which standby jobs are started and which are ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from coordinator_lab import job
+from coordinator_states import Run, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from liver_slurm.config.schema import JobConfig, UnitSection
+from liver_slurm.config.units import most_workers, standby_units, workers_per_job
+from liver_slurm.control import messages as m
+from liver_slurm.coordinator.capacity import Decision, Order, View, decide, useful_workers
+from liver_slurm.coordinator.interface import Launch, Release, SupplySeen
+from liver_slurm.coordinator.lives import Life
+from liver_slurm.coordinator.recovery import recover
+from liver_slurm.coordinator.state import ResizeGoal
+from liver_slurm.coordinator.supply import JobNotice, Room, StandbyJob, Supply
+from liver_slurm.state.layout import Layout
+
+HOLD = 60.0
+
+
+def config(layouts: Any = "auto", **standby: Any) -> JobConfig:
+    made = job()
+    made = replace(made, elastic=replace(made.elastic, layouts=layouts))
+    options = {"max_jobs": 4, "partitions": ("a", "b"), "hold": HOLD, **standby}
+    return replace(made, standby=replace(made.standby, **options))
+
+
+def standby(number: int, state: str = "running", partition: str = "a", unit: int = 0) -> StandbyJob:
+    nodes = ("n1",) if state == "running" else ()
+    return StandbyJob(str(number), state, nodes, partition=partition, unit=unit)  # type: ignore[arg-type]
+
+
+def look(jobs: list[StandbyJob], *room: Room, now: float = 1000.0, **more: Any) -> View:
+    """Two guaranteed workers."""
+    return View(now, Supply(now, 0, tuple(jobs), room=room), guaranteed=2, **more)
+
+
+def decided(view: View, wanted: JobConfig) -> Decision:
+    return decide(view, wanted)[0]
+
+
+# ---- probe and queue -----------------------------------------------------------------------------------------------
+
+
+def test_probing_starts_only_where_there_is_room() -> None:
+    wanted = config()
+    assert decided(look([], Room(0, "a", 0), Room(0, "b", 0)), wanted).start == ()
+    found = decided(look([], Room(0, "a", 1), Room(0, "b", 2)), wanted)
+    assert found.start == (Order(0, "a", 1), Order(0, "b", 2))
+
+
+def test_queueing_lets_the_rest_wait_in_the_best_partition() -> None:
+    wanted = config(launch="queue")
+    assert decided(look([], Room(0, "a", 0), Room(0, "b", 0)), wanted).start == (Order(0, "a", 4),)
+    found = decided(look([], Room(0, "a", 0), Room(0, "b", 1)), wanted)
+    assert found.start == (Order(0, "b", 1), Order(0, "a", 3))
+    queued = [standby(number, "pending") for number in range(4)]
+    assert decided(look(queued, Room(0, "a", 0)), wanted) == Decision()
+
+
+def test_no_more_wait_than_are_useful() -> None:
+    wanted = config(("tp1pp1dp2", "tp1pp1dp3"), launch="queue")
+    assert decided(look([], Room(0, "a", 0)), wanted).start == (Order(0, "a", 1),)
+    queued = [standby(7, "pending"), standby(8, "pending")]
+    assert decided(look(queued, Room(0, "a", 0)), wanted).end == ("8",), "the younger one, at once"
+
+
+def test_a_job_that_is_about_to_start_is_counted() -> None:
+    wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
+    assert decided(look([standby(7, "pending")], Room(0, "a", 3)), wanted).start == ()
+
+
+def test_room_elsewhere_is_better_than_waiting() -> None:
+    wanted = config(("tp1pp1dp2", "tp1pp1dp3"), launch="queue")
+    waits = [standby(7, "pending", "a")]
+    assert decided(look(waits, Room(0, "a", 0), Room(0, "b", 1)), wanted).start == (Order(0, "b", 1),)
+    full = replace(wanted, standby=replace(wanted.standby, max_jobs=1))
+    found = decided(look(waits, Room(0, "a", 0), Room(0, "b", 1)), full)
+    assert (found.start, found.end) == ((), ("7",)), "max_jobs: the one that waits makes way first"
+
+
+def test_probing_takes_back_what_does_not_start() -> None:
+    wanted = config()
+    view = look([standby(7, "pending")], Room(0, "a", 0))
+    first = decided(view, wanted)
+    assert (first.end, first.useless_since) == ((), {"7": 1000.0})
+    assert decided(replace(view, now=1059.0, useless_since=first.useless_since), wanted).end == ()
+    assert decided(replace(view, now=1060.0, useless_since=first.useless_since), wanted).end == ("7",)
+    booting = StandbyJob("7", "pending", ("n1",), partition="a")
+    assert decided(look([booting], Room(0, "a", 0)), wanted).useless_since == {}, "it has its nodes"
+
+
+# ---- no more than wanted -------------------------------------------------------------------------------------------
+
+
+def test_extra_standbys_are_ended_after_a_while_the_youngest_idle_one_first() -> None:
+    wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
+    jobs = [standby(9), standby(10), standby(11)]
+    view = look(jobs, busy=frozenset({"11"}))
+    first = decided(view, wanted)
+    assert (first.end, set(first.useless_since)) == ((), {"9", "10"})
+    later = replace(view, now=view.now + HOLD, useless_since=first.useless_since)
+    assert decided(later, wanted).end == ("10", "9")
+
+
+def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None:
+    wanted = config()
+    pinned = ResizeGoal(1, Layout(1, 1, 2), 2)
+    view = look([standby(9), standby(10)], Room(0, "a", 2), pinned=pinned)
+    assert set(decided(view, wanted).useless_since) == {"9", "10"}
+    assert decided(view, wanted).start == ()
+    assert decided(replace(view, asked=6), wanted).start == (Order(0, "a", 2),)
+
+
+def test_with_one_layout_only_a_request_makes_standbys_useful() -> None:
+    wanted = config(("tp1pp1dp2",))
+    assert useful_workers(wanted, 2, 0, None) == 2
+    assert decided(look([], Room(0, "a", 4)), wanted).start == ()
+    assert decided(look([], Room(0, "a", 4), asked=4), wanted).start == (Order(0, "a", 2),)
+
+
+def test_a_job_with_a_notice_is_replaced_but_counts_for_max_jobs() -> None:
+    wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
+    leaving = replace(standby(7), notice=JobNotice("preemption", "wanted", 1010.0))
+    assert decided(look([leaving], Room(0, "a", 1)), wanted).start == (Order(0, "a", 1),)
+    assert decided(look([standby(7)], Room(0, "a", 1), going=frozenset({"7"})), wanted).start == (Order(0, "a", 1),)
+    full = replace(wanted, standby=replace(wanted.standby, max_jobs=1))
+    assert decided(look([leaving], Room(0, "a", 1)), full).start == ()
+
+
+def test_nothing_is_done_while_blind() -> None:
+    blind = View(1000.0, Supply(1000.0, 9, (standby(1, "pending"),), blind="no answer"), guaranteed=2)
+    since = {"1": 0.0}
+    assert decided(replace(blind, useless_since=since), config()) == Decision(useless_since=since)
+
+
+# ---- back-off ------------------------------------------------------------------------------------------------------
+
+
+def test_a_partition_that_takes_standbys_back_too_soon_is_left_alone() -> None:
+    lives = tuple(Life(str(n), "a", 1000.0 + 100 * n, 1010.0 + 100 * n, True) for n in range(3))
+    view = look([], Room(0, "a", 2), Room(0, "b", 1), now=1215.0, lives=lives)
+    decision, reason = decide(view, config())
+    assert decision.start == (Order(0, "b", 1),)
+    assert "a took 3 in a row too soon, left alone for 25 s" in reason
+    queued = replace(view, supply=replace(view.supply, jobs=(standby(7, "pending", "a"),)))
+    decision = decided(queued, config(launch="queue"))
+    assert decision.end == ("7",)
+    assert all(order.partition == "b" for order in decision.start)
+    assert Order(0, "a", 2) in decided(replace(view, now=1241.0), config()).start
+
+
+# ---- units ---------------------------------------------------------------------------------------------------------
+
+
+def units(*units: UnitSection, layouts: Any = "auto", **standby: Any) -> JobConfig:
+    return config(layouts, unit=units, **standby)
+
+
+PAIR, ONE = UnitSection(tasks_per_node=2), UnitSection(partitions=("c",), max_jobs=2, constraint="big")
+
+
+def test_units_take_from_the_section_what_they_do_not_say() -> None:
+    wanted = units(PAIR, ONE)
+    assert [workers_per_job(unit) for unit in standby_units(wanted.standby)] == [2, 1]
+    assert [unit.partitions for unit in standby_units(wanted.standby)] == [("a", "b"), ("c",)]
+    assert [unit.max_jobs for unit in standby_units(wanted.standby)] == [4, 2]
+    assert standby_units(wanted.standby)[1].constraint == "big"
+    assert most_workers(wanted.standby) == 8
+    assert most_workers(units(UnitSection(tasks_per_node=4, max_jobs=1), ONE).standby) == 6
+    assert standby_units(config().standby) == (config().standby,)
+
+
+@pytest.mark.parametrize(
+    ("missing", "room", "start"),
+    [
+        (3, (2, 2), (Order(0, "a", 1),)),
+        (1, (2, 2), (Order(1, "c", 1),)),
+        (3, (0, 2), (Order(1, "c", 2),)),
+        (1, (2, 0), (Order(0, "a", 1),)),
+        (4, (1, 2), (Order(0, "a", 1),)),
+    ],
+    ids=["the largest that fits", "not more than needed", "what there is", "rather too large than none", "one a look"],
+)
+def test_which_unit(missing: int, room: tuple[int, int], start: tuple[Order, ...]) -> None:
+    wanted = units(PAIR, ONE, layouts=("tp1pp1dp2", f"tp1pp1dp{2 + missing}"))
+    assert decided(look([], Room(0, "a", room[0]), Room(1, "c", room[1])), wanted).start == start
+
+
+def test_a_unit_that_is_about_to_start_may_take_the_nodes_of_another() -> None:
+    wanted = units(PAIR, UnitSection(), layouts=("tp1pp1dp2", "tp1pp1dp5"))
+    starts = [standby(7, "pending", "a", 0)]
+    assert decided(look(starts, Room(0, "a", 1), Room(1, "a", 2)), wanted).start == ()
+    assert decided(look(starts, Room(0, "a", 0), Room(1, "a", 2)), wanted).start == (Order(1, "a", 2),)
+
+
+JOBS = st.builds(
+    standby,
+    st.integers(1, 10**6),
+    st.sampled_from(["running", "pending", "ending", "suspended"]),
+    st.sampled_from("ab"),
+    st.integers(0, 1),
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.lists(JOBS, max_size=8, unique_by=lambda one: one.job_id),
+    st.lists(st.integers(0, 4), min_size=4, max_size=4),
+    st.integers(1, 6),
+    st.sampled_from(["probe", "queue"]),
+    st.integers(0, 12),
+    st.lists(st.integers(1, 3), min_size=2, max_size=2),
+)
+def test_what_always_holds(
+    jobs: list[StandbyJob], room: list[int], max_jobs: int, launch: str, asked: int, tasks: list[int]
+) -> None:
+    wanted = units(*(UnitSection(tasks_per_node=count) for count in tasks), max_jobs=max_jobs, launch=launch)
+    places = [Room(unit, partition, room[2 * unit + index]) for unit in (0, 1) for index, partition in enumerate("ab")]
+    view = look(jobs, *places, asked=asked, useless_since={one.job_id: 0.0 for one in jobs})
+    found, reason = decide(view, wanted)
+    assert reason
+    assert (found, reason) == decide(view, wanted), "deterministic"
+    ordered = sum(order.count for order in found.start)
+    assert ordered == 0 or len(jobs) + ordered <= max_jobs
+    assert all(order.count > 0 for order in found.start)
+    need = max(0, useful_workers(wanted, 2, asked, None) - 2)
+    here = [one for one in jobs if one.state != "ending"]
+    stay = [one for one in here if one.job_id not in found.end]
+    if launch == "probe":
+        for order in found.start:
+            assert order.count <= next(p.jobs for p in places if (p.unit, p.partition) == (order.unit, order.partition))
+    else:
+        # Ending extra ones never brings the run below what is useful.
+        before, after = (sum(tasks[one.unit] for one in group) for group in (here, stay))
+        assert after >= min(before, need) or not found.end or len(jobs) >= max_jobs
+    assert sum(order.count * tasks[order.unit] for order in found.start) <= need + max(tasks)
+
+
+# ---- through the machine -------------------------------------------------------------------------------------------
+
+
+def waiting_run(layouts: Any = ("tp1pp1dp2",), standby_workers: int = 4) -> Run:
+    made = settings(config=config(layouts), standby_workers=standby_workers)
+    run = Run(recover([], made, 1000.0))
+    run.train("live-0", "live-1")
+    return run
+
+
+def reply(run: Run, message: m.ResizeRequest) -> m.Reply:
+    (answer,) = [message for _, message in run.sent(m.Reply, run.say(message))]
+    assert isinstance(answer, m.Reply)
+    return answer
+
+
+def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
+    run = waiting_run()
+    supply = Supply(run.now, 0, (), room=(Room(0, "a", 3),))
+    assert not any(isinstance(action, Launch) for action in run.feed(SupplySeen(run.now, supply)))
+    answer = reply(run, m.ResizeRequest(layout="tp1pp1dp4"))
+    assert answer.ok
+    assert answer.result["waits_for_workers"] == 2
+    assert Launch(2, 0, "a") in run.feed(SupplySeen(run.now, supply))
+    assert "2 of 4 are ready" in run.state.reason
+    run.register("standby-1-0", job_id="1")
+    run.register("standby-2-0", job_id="2")
+    assert run.state.attempt is not None
+    assert (str(run.state.attempt.target.layout), run.state.attempt.cause) == ("tp1pp1dp4", "request")
+
+
+def test_a_request_that_no_standby_could_ever_fill_is_refused() -> None:
+    answer = reply(waiting_run(), m.ResizeRequest(layout="tp1pp1dp7"))
+    assert not answer.ok
+    assert "7 workers are needed and 2 are there" in answer.error
+    assert "4 at most come with standby jobs" in answer.error
+    assert not reply(waiting_run(standby_workers=0), m.ResizeRequest(layout="tp1pp1dp3")).ok
+
+
+def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
+    run = waiting_run()
+    assert reply(run, m.ResizeRequest(layout="tp1pp1dp4")).ok
+    assert reply(run, m.ResizeRequest(layout="tp2pp1dp1")).ok
+    (given_up,) = run.events("resize_given_up")
+    assert "takes its place" in given_up["reason"]
+    assert run.state.attempt is not None
+    assert str(run.state.attempt.target.layout) == "tp2pp1dp1"
+
+
+def test_extra_standbys_leave_and_their_job_is_ended() -> None:
+    run = waiting_run(standby_workers=4)
+    seen = Supply(run.now, 0, (standby(7),))
+    run.register("standby-7-0", job_id="7")
+    actions = run.feed(SupplySeen(run.now, seen))
+    for _ in range(7):
+        run.now += 10.0
+        for name in ("live-0", "live-1", "standby-7-0"):
+            run.say(m.Heartbeat(worker=name, generation=-1, step=0, step_seconds=0.0, warm=True))
+        actions = run.feed(SupplySeen(run.now, seen))
+        if Release("7") in actions:
+            break
+    assert Release("7") in actions
+    assert run.sent(m.Leave, actions)
+    assert "useful" in run.events("standby_release")[0]["reason"]

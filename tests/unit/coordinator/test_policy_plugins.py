@@ -1,0 +1,226 @@
+"""The policies in plugins/, and those of others: what they decide, and what no policy can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from coordinator_lab import job
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liver_slurm.config.layouts import feasible_layouts
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.coordinator import policy
+from liver_slurm.coordinator.lives import Life
+from liver_slurm.coordinator.policy import Change, Snapshot, Stay, Wait, decide, named
+from liver_slurm.coordinator.state import Measured, ResizeGoal, World
+from liver_slurm.errors import BadInput
+from liver_slurm.plugins.policies import cost_aware
+from liver_slurm.state.layout import Layout
+
+NAMES = ("greedy", "hysteresis", "cost-aware")
+HOLD = 60.0
+NOW = 10_000.0
+
+
+def config(name: str, **standby: Any) -> JobConfig:
+    made = job()
+    made = replace(
+        made, elastic=replace(made.elastic, layouts=tuple(f"tp1pp1dp{dp}" for dp in range(1, 9)), settle=1.0)
+    )
+    return replace(made, standby=replace(made.standby, policy=name, hold=HOLD, **standby))
+
+
+def look(ready: dict[str, float], members: str = "l0 l1", **more: Any) -> Snapshot:
+    """``ready``: how long each has been there; workers named l… are guaranteed."""
+    names = tuple(members.split())
+    fields: dict[str, Any] = {
+        "now": NOW,
+        "live": World(3, Layout(1, 1, len(names)), names, 10),
+        "leaving": frozenset(),
+        "ready": tuple(ready),
+        "guaranteed": frozenset(name for name in (*names, *ready) if name.startswith("l")),
+        "arrived": {name: NOW - age for name, age in ready.items()},
+        "last_arrival": NOW - min(ready.values(), default=NOW),
+        "step_seconds": 1.0,
+        "steps_left": 100_000,
+    }
+    return Snapshot(**{**fields, **more})
+
+
+# ---- hysteresis ----------------------------------------------------------------------------------------------------
+
+
+def test_hysteresis_waits_until_a_worker_has_stayed() -> None:
+    decision, reason = decide(look({"s0": 10.0}), config("hysteresis"))
+    assert decision == Wait(NOW + 50.0)
+    assert "less than 60 s" in reason
+    decision, _ = decide(look({"s0": 60.0}), config("hysteresis"))
+    assert isinstance(decision, Change)
+    assert decision.members == ("l0", "l1", "s0")
+
+
+def test_hysteresis_takes_only_those_that_have_stayed() -> None:
+    decision, _ = decide(look({"s0": 70.0, "s1": 5.0}), config("hysteresis"))
+    assert isinstance(decision, Change)
+    assert decision.members == ("l0", "l1", "s0")
+
+
+def test_hysteresis_takes_guaranteed_workers_at_once_and_rests_after_a_resize() -> None:
+    assert isinstance(decide(look({"l2": 5.0}), config("hysteresis"))[0], Change)
+    decision, reason = decide(look({"s0": 70.0}, live_since=NOW - 20.0), config("hysteresis"))
+    assert decision == Wait(NOW + 40.0)
+    assert "last resize" in reason
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 50), st.lists(st.sampled_from("abcdef"), max_size=6)), max_size=60))
+def test_hysteresis_does_not_flap_whatever_nodes_do(trace: list[tuple[int, list[str]]]) -> None:
+    """An adversary lets standbys come and go as he likes: growths stay under 1 + T / hold."""
+    wanted = config("hysteresis")
+    now, live, there, live_since, growths = NOW, World(0, Layout(1, 1, 2), ("l0", "l1"), 0), {}, 0.0, 0
+    for seconds, flipped in trace:
+        now += seconds
+        for name in dict.fromkeys(flipped):
+            if there.pop(f"s{name}", None) is None:
+                there[f"s{name}"] = now
+        leaving = frozenset(name for name in live.members if name.startswith("s") and name not in there)
+        seen = look(
+            {name: now - came for name, came in there.items() if name not in live.members},
+            now=now,
+            live=live,
+            leaving=leaving,
+            guaranteed=frozenset({"l0", "l1"}),
+            arrived=dict(there),
+            last_arrival=max(there.values(), default=NOW),
+            live_since=live_since,
+        )
+        decision, _ = decide(seen, wanted)
+        if isinstance(decision, Change):
+            if decision.cause == "capacity":
+                growths += 1
+                joined = set(decision.members) - set(live.members)
+                assert all(now - there[name] >= HOLD for name in joined if name in there)
+            live, live_since = World(live.generation + 1, decision.layout, decision.members, 0), now
+    assert growths <= 1 + (now - NOW) / HOLD
+
+
+# ---- cost-aware ----------------------------------------------------------------------------------------------------
+
+
+def lives(*seconds: float, taken: bool = True) -> tuple[Life, ...]:
+    return tuple(Life(str(number), "p", 0.0, length, taken) for number, length in enumerate(seconds))
+
+
+def test_cost_aware_grows_where_nodes_stay_and_not_where_they_go_at_once() -> None:
+    measured = (Measured(1, 2, prepare_s=10.0, exposed_s=4.0), Measured(2, -2, prepare_s=10.0, exposed_s=2.0))
+    stable = look({"s0": 100.0}, measured=measured, lives=lives(4000.0, 5000.0, 6000.0, 9000.0))
+    decision, reason = decide(stable, config("cost-aware"))
+    assert isinstance(decision, Change), reason
+    assert "for 6.0 s of standing still" in reason
+    restless = look({"s0": 5.0}, measured=measured, lives=lives(*[20.0] * 60))
+    decision, reason = decide(restless, config("cost-aware"))
+    assert decision == Wait(NOW + cost_aware.LOOK_AGAIN)
+    assert "does not pay" in reason
+
+
+def test_cost_aware_does_not_grow_for_the_last_steps() -> None:
+    assert isinstance(decide(look({"s0": 100.0}, steps_left=40), config("cost-aware"))[0], Wait)
+    assert isinstance(decide(look({"l2": 100.0}, steps_left=40), config("cost-aware"))[0], Stay)
+    assert isinstance(decide(look({"l2": 100.0}), config("cost-aware"))[0], Change), "nobody takes l2 away"
+
+
+def test_cost_aware_waits_until_it_knows_the_duration_of_a_step() -> None:
+    assert isinstance(decide(look({"s0": 100.0}, step_seconds=0.0), config("cost-aware"))[0], Wait)
+
+
+def test_the_first_growth_rests_on_the_stated_assumptions() -> None:
+    seen, wanted = look({"s0": 0.0}), config("cost-aware", expected_life=1000.0)
+    found = cost_aware.balance(seen, Change(Layout(1, 1, 3), ("l0", "l1", "s0"), "capacity"), wanted)
+    assert found.stay == pytest.approx(1000.0)
+    assert found.cost == 2 * cost_aware.EXPOSED
+    ratio = 1 - found.saved / (1000.0 - cost_aware.PREPARE)
+    assert 0.6 < ratio < 0.8, "3 workers for 8 microbatches instead of 2: three quarters, but for communication"
+
+
+SNAPSHOTS = st.builds(
+    lambda live, ready, leaving, ages, pinned, lengths, costs, left, step: look(
+        {f"s{index}": ages[index] for index in range(ready)},
+        members=" ".join(f"{'l' if index < 2 else 't'}{index}" for index in range(live)),
+        leaving=frozenset(f"{'l' if index < 2 else 't'}{index}" for index in leaving if index < live),
+        pinned=None if pinned is None else ResizeGoal(1, None, pinned),
+        lives=lives(*lengths),
+        measured=tuple(Measured(index, cost[0], cost[1], cost[2]) for index, cost in enumerate(costs)),
+        steps_left=left,
+        step_seconds=step,
+    ),
+    st.integers(1, 6),
+    st.integers(0, 4),
+    st.sets(st.integers(0, 5), max_size=3),
+    st.lists(st.floats(0, 5000), min_size=4, max_size=4),
+    st.one_of(st.none(), st.integers(1, 8)),
+    st.lists(st.floats(0, 20_000), max_size=10),
+    st.lists(st.tuples(st.integers(-2, 2), st.floats(0, 100), st.floats(0, 100)), max_size=5),
+    st.integers(0, 10_000),
+    st.floats(0, 100),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(SNAPSHOTS, st.sampled_from(NAMES), st.one_of(st.none(), st.integers(1, 8)))
+def test_what_holds_for_every_policy(seen: Snapshot, name: str, max_workers: int | None) -> None:
+    wanted = config(name)
+    wanted = replace(wanted, elastic=replace(wanted.elastic, max_workers=max_workers))
+    decision, reason = decide(seen, wanted)
+    assert reason
+    assert (decision, reason) == decide(seen, wanted), "deterministic"
+    if not isinstance(decision, Change):
+        return
+    assert not set(decision.members) & seen.leaving, "no world with a leaving worker"
+    assert len(set(decision.members)) == decision.layout.size
+    assert decision.layout in feasible_layouts(wanted, len(seen.pool)), "never more workers than allowed"
+    assert set(decision.members) <= {*seen.live.members, *seen.ready}
+    if name == "cost-aware" and decision.cause == "capacity":
+        assert cost_aware.balance(seen, decision, wanted).pays, "never against its own inequality"
+
+
+# ---- policies of others --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    return lambda function: monkeypatch.setitem(policy._loaded, "theirs", function)
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (lambda seen, wanted: (Change(Layout(1, 1, 3), ("l0", "l1", "x"), "capacity"), ""), "x cannot be in it"),
+        (lambda seen, wanted: (Change(Layout(1, 1, 3), ("l0", "l1"), "capacity"), ""), "3 workers, not 2"),
+        (lambda seen, wanted: (Change(Layout(3, 1, 1), ("l0", "l1", "s0"), "capacity"), ""), "not allowed now"),
+        (lambda seen, wanted: ("grow", ""), "returned str"),
+        (lambda seen, wanted: 1 / 0, "policy theirs failed: ZeroDivisionError"),
+    ],
+)
+def test_a_policy_of_others_cannot_break_the_run(theirs: Callable[[Any], None], function: Any, word: str) -> None:
+    theirs(function)
+    decision, reason = decide(look({"s0": 5.0}), config("theirs"))
+    assert decision == Stay()
+    assert word in reason
+
+
+def test_notices_and_requests_are_not_its_business(theirs: Callable[[Any], None]) -> None:
+    theirs(lambda seen, wanted: (Stay(), "lazy"))
+    assert decide(look({"s0": 5.0}), config("theirs")) == (Stay(), "lazy")
+    leaving = look({}, members="l0 s0", leaving=frozenset({"s0"}))
+    assert decide(leaving, config("theirs"))[0] == Change(Layout(1, 1, 1), ("l0",), "notice")
+    asked = look({"s0": 5.0}, due=ResizeGoal(1, None, 3))
+    assert isinstance(decide(asked, config("theirs"))[0], Change)
+
+
+def test_an_unknown_policy_is_one_line_with_the_known_ones() -> None:
+    with pytest.raises(BadInput, match=r"^standby.policy: .*'lazy'; known: cost-aware, greedy, hysteresis$"):
+        named("lazy")
