@@ -153,21 +153,32 @@ class Job:
         return self._ask(CheckpointRequest())
 
     def cancel(self) -> str:
-        """End the run and all that it started; returns how. A run that is over is left as it is.
+        """End the run and all that it started, and nothing else; returns how.
 
-        The coordinator does it; where none answers, Slurm or, for plain processes, a signal.
+        The coordinator is asked, so that the run's files say what became of it. It may be away, or hang: on Slurm every
+        job of the run is then ended, also one that is submitted this very moment. Of a run that is over, only jobs that
+        are left are ended.
         """
         files = RunFiles(self.run_dir)
         files.refresh()
-        if files.over:
-            return f"it is over already: {files.summary.state}"
-        if self.run_dir.address_file.exists():
-            try:
-                self._request(CancelRequest())
-            except ControlError:
-                return processes.end(self.run_dir)
-            return "its coordinator ends it"
-        return processes.end(self.run_dir)
+        over = files.over
+        how = f"it is over already: {files.summary.state}" if over else self._ask_to_end()
+        if not self.job_id:
+            return how or processes.end(self.run_dir)
+        swept = processes.end(self.run_dir)
+        return f"{how}; {swept}" if how else swept
+
+    def _ask_to_end(self) -> str:
+        """The coordinator ends the run; empty if it does not answer."""
+        if not self.run_dir.address_file.exists():
+            return ""
+        try:
+            self._request(CancelRequest())
+        except ControlError:
+            return ""
+        except BadInput as error:  # it says that the run is over
+            return str(error)
+        return "its coordinator ends it"
 
     def wait(self, timeout: float | None = None, poll: float = 0.5) -> dict[str, Any]:
         """Wait until the run is over; returns its last status.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import read_run_info
+from liver_slurm.config.runs import RunInfo, read_run_info
 from liver_slurm.errors import ClusterError, ControlError, LiverError
 from liver_slurm.observe.summary import LOST
 
@@ -46,14 +46,16 @@ def find_all(run_dirs: Sequence[RunDir]) -> dict[RunDir, Found]:
 
 
 def end(run_dir: RunDir) -> str:
-    """End everything of a run whose coordinator does not answer; returns what was done.
+    """End everything of a run, whatever its coordinator does about it; returns what was done.
+
+    On Slurm that is every job that carries the run's mark, and it returns when none is left.
 
     Raises:
         ClusterError: Slurm does not answer.
         LiverError: plain processes that are not on this machine.
     """
-    job_id = read_run_info(run_dir).job_id
-    return _cancel_jobs(run_dir, job_id) if job_id else _end_processes(run_dir)
+    info = read_run_info(run_dir)
+    return _end_jobs(run_dir, info) if info.job_id else _end_processes(run_dir)
 
 
 def _find_jobs(job_ids: Sequence[str]) -> dict[str, Found]:
@@ -79,14 +81,15 @@ def _judge(job_id: str, components: Sequence[JobInfo]) -> Found:
     return Found(False, f"job {job_id} ended {state}", "cancelled" if state == "CANCELLED" else LOST)
 
 
-def _cancel_jobs(run_dir: RunDir, job_id: str) -> str:
+def _end_jobs(run_dir: RunDir, info: RunInfo) -> str:
     from liver_slurm.slurm.client import CommandClient
-    from liver_slurm.slurm.standby import standby_job_name
+    from liver_slurm.slurm.ownership import end_jobs_of_run
 
-    client = CommandClient()
-    standbys = [job.leader for job in client.jobs(name=standby_job_name(run_dir)) if not job.is_over]
-    client.cancel([*standbys, job_id])
-    return f"its coordinator does not answer; Slurm ends {', '.join(['job ' + job_id, *standbys])}"
+    ended, left = end_jobs_of_run(CommandClient(), run_dir, info.name, info.job_id)
+    if not ended:
+        return "no job of it was left"
+    told = f"ended job{'s' if len(ended) > 1 else ''} {', '.join(ended)}"
+    return f"{told}; Slurm is still ending {', '.join(left)}" if left else told
 
 
 def _find_process(run_dir: RunDir) -> Found:

@@ -7,8 +7,9 @@ import argparse
 from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
 
 DESCRIPTION = """\
-End a run and everything that it started. Its coordinator does it; where none answers, its Slurm jobs are cancelled, or
-its plain processes told to end."""
+End a run and everything that it started, and nothing else. Its coordinator is asked; whether it answers or not, all
+jobs that carry the run's name and directory are cancelled, pending ones too, and the command returns when none is left.
+Plain processes are told to end."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

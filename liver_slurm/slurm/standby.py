@@ -114,9 +114,7 @@ class SlurmStandbySource:
         )
 
     def _own_jobs(self) -> list[JobInfo]:
-        # Slurm's answer is as wide as we asked for; two runs of one name differ in the comment.
-        mark = _comment(self._run_dir, 0)
-        return [job for job in self._client.jobs(name=self._name) if job.comment.partition(UNIT_MARK)[0] == mark]
+        return [job for job in self._client.jobs(name=self._name) if carries_mark(job, self._run_dir)]
 
     def _room(self) -> tuple[Room, ...]:
         """Room for each unit in each of its partitions, best first; a node of several counts for the first."""
@@ -157,6 +155,14 @@ def _comment(run_dir: RunDir, unit: int) -> str:
     """What a standby job's comment says: whose it is, and of which size."""
     mark = f"{UNIT_MARK}{unit}" if unit else ""
     return str(run_dir.path)[: WIDTH - len(UNIT_MARK) - 4] + mark
+
+
+def carries_mark(job: JobInfo, run_dir: RunDir) -> bool:
+    """Whether a job's comment says that it is one of the run's; two runs of one name differ in it."""
+    mark = job.comment.partition(UNIT_MARK)[0]
+    path = str(run_dir.path)
+    # As much of a long path as fits beside the unit; Slurm's answer is as wide as we asked for.
+    return mark in (path, path[:WIDTH], path[: WIDTH - len(UNIT_MARK) - 4])
 
 
 def _unit_of(comment: str) -> int:

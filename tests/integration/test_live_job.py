@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from liver_slurm import Job, submit
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.slurm.client import CommandClient
+from liver_slurm.slurm.standby import SlurmStandbySource
 
 pytestmark = [
     pytest.mark.slurm,
@@ -76,3 +80,44 @@ def test_a_requeued_job_goes_on_from_its_newest_checkpoint(
     found = [(line.step, line.loss) for line in job.metrics()]
     assert [step for step, _ in found] == list(range(1, 201))
     assert found[:50] == before
+
+
+SMALL = (
+    "live.component=[{nodes=1}]",
+    'elastic.layouts=["tp1pp1dp1"]',
+    "elastic.initial=tp1pp1dp1",
+    "checkpoint.every=0",
+)
+
+
+def left(client: CommandClient, job: Job) -> list[str]:
+    return [each.job_id for each in client.jobs() if each.comment == str(job.run_dir.path) and not each.is_over]
+
+
+def test_cancel_ends_all_jobs_of_a_run_and_none_of_another(
+    tmp_path: Path, client: CommandClient, eventually: Eventually
+) -> None:
+    small = config(tmp_path, 100_000, *SMALL, "standby.max_jobs=1")
+    job, other = submit(small), submit(small)
+    eventually(lambda: reached(job, 1) and reached(other, 1), "both train", 90)
+    # Two more than there are nodes for: they wait in the queue.
+    source = SlurmStandbySource(small, job.run_dir, client)
+    source.launch(4)
+    eventually(lambda: [each for each in source.observe().jobs if each.state == "pending"], "pending standby jobs", 30)
+    address = json.loads(job.run_dir.address_file.read_text())
+    os.kill(address["pid"], signal.SIGSTOP)  # it does not answer, and does not hear of SIGTERM either
+    done = job.cancel()
+    assert left(client, job) == [], done
+    assert job.status()["state"] == "cancelled"
+    assert job.job_id in done
+    assert len(left(client, other)) >= 2
+    step = other.status()["step"]
+    eventually(lambda: reached(other, step + 3), "the other one trains on", 60)
+    assert "coordinator ends it" in other.cancel()
+    assert left(client, other) == []
+    assert other.status()["state"] == "cancelled"
+    # One that has hardly been submitted.
+    third = submit(small)
+    third.cancel()
+    assert left(client, third) == []
+    assert third.status()["state"] == "cancelled"
