@@ -20,7 +20,7 @@ from liver_slurm.local.run import run_local
 from liver_slurm.observe.metrics import read_metrics
 from liver_slurm.slurm.client import CommandClient
 
-STEPS = 300
+STEPS = 240
 ACTING, WAITING = 0.25, 1.5
 """Seconds of a step while a notice is acted upon, and while a standby starts, which takes long and needs no steps."""
 SHOWN = ("time", "event", "worker", "kind", "reason", "deadline", "from", "to", "step", "in_world")
