@@ -33,6 +33,11 @@ class RunDir:
         return self.path / "coordinator.json"
 
     @property
+    def claim_file(self) -> Path:
+        """Which start of the live job the run belongs to, JSON."""
+        return self.path / "claim.json"
+
+    @property
     def metrics(self) -> Path:
         """A line a step."""
         return self.path / "metrics.jsonl"

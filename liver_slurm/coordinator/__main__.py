@@ -24,6 +24,7 @@ from liver_slurm.config.units import most_workers
 from liver_slurm.control.messages import ResizeRequest
 from liver_slurm.control.server import ControlServer
 from liver_slurm.coordinator import anew, policy, recovery, requests
+from liver_slurm.coordinator.claim import Claim
 from liver_slurm.coordinator.interface import Action, Emit, Finish
 from liver_slurm.coordinator.journal import Journal
 from liver_slurm.coordinator.loop import Clock, Loop
@@ -70,8 +71,11 @@ def _coordinate(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir.absolute())
     config, run = read_job(run_dir.job_file), read_run_info(run_dir)
     policy.named(config.standby.policy)
+    start = anew.job_start()
+    claim = Claim(run_dir.claim_file, start)
+    claim.make()
     journal = Journal(run_dir.journal)
-    records, start = journal.read(), anew.job_start()
+    records = journal.read()
     if options.source != "local" and start.job_id and not run.job_id:
         record_run(run_dir, start.job_id)  # its script was given to sbatch by hand
     reason = anew.why_anew(records, start)
@@ -110,7 +114,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     watch = _watch(options.source, config, run_dir)
     server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if local else "0.0.0.0")
     stopping = Stopping(_fate(options.source, start))
-    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, stopping, clock)
+    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, stopping, claim, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stopping.signalled(signal.Signals(number).name))
     journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))

@@ -19,6 +19,12 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _TABLE = "CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, time REAL NOT NULL, record TEXT NOT NULL)"
 
 
+class JournalBusy(LiverError):
+    """Another process has the journal open."""
+
+    exit_code = 70  # as for a coordinator that broke down: it may be let go of, so it is tried again
+
+
 class Journal:
     """Appends and reads records; used by one coordinator process at a time."""
 
@@ -26,7 +32,8 @@ class Journal:
         """Open or make the journal; ``patience``: seconds that another process may take to let go of it.
 
         Raises:
-            LiverError: another coordinator of this run has it open, or the file is damaged.
+            JournalBusy: another coordinator of this run has it open.
+            LiverError: the file is damaged.
         """
         try:
             self._database = sqlite3.connect(path, isolation_level=None, timeout=patience)
@@ -38,7 +45,9 @@ class Journal:
             self._database.execute(_TABLE)
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise LiverError(f"{path} cannot be opened ({error}): does another coordinator of this run live?") from None
+            raise JournalBusy(
+                f"{path} cannot be opened ({error}): does another coordinator of this run live?"
+            ) from None
         except sqlite3.DatabaseError as error:
             raise LiverError(f"{path} is damaged: {error}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from liver_slurm.control.messages import StatusRequest
 from liver_slurm.control.server import ControlServer
+from liver_slurm.coordinator.claim import Claim
 from liver_slurm.coordinator.interface import (
     Action,
     Emit,
@@ -56,10 +57,11 @@ class Loop:
         events: EventLog,
         watch: SupplyWatch | None,
         stopping: Stopping,
+        claim: Claim,
         clock: Clock,
     ) -> None:
         self._state, self._server, self._journal, self._events = state, server, journal, events
-        self._watch, self._stopping, self._clock = watch, stopping, clock
+        self._watch, self._stopping, self._claim, self._clock = watch, stopping, claim, clock
         self._finish: Finish | None = None
 
     def announce(self, **fields: Any) -> None:
@@ -68,9 +70,14 @@ class Loop:
         self.perform(Emit("coordinator_started", {"generation": generation, "epoch": epoch, **fields}))
 
     def run(self) -> Finish:
-        """Serve until the run is over."""
+        """Serve until the run is over.
+
+        Raises:
+            Outdated: Slurm has started the live job again, and this coordinator is of an earlier start.
+        """
         next_tick = 0.0
         while self._finish is None:
+            self._claim.check()
             for peer, message in self._server.receive(TICK):
                 if isinstance(message, StatusRequest):
                     self._state = replace(self._state, rejected={**self._state.rejected, **self._server.rejected})
