@@ -49,11 +49,11 @@ def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
 
 def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Job:
     from liver_slurm.coordinator import policy
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.connect import connect
     from liver_slurm.slurm.submit import check_submittable, submit_live, write_live
 
     policy.named(config.standby.policy)
-    client = CommandClient()
+    client = connect()
     if submitted and (problems := check_submittable(config, client)):
         raise BadInput("\n".join(problems))
     run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)

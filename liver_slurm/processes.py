@@ -61,10 +61,10 @@ def end(run_dir: RunDir) -> str:
 def _find_jobs(job_ids: Sequence[str]) -> dict[str, Found]:
     if not job_ids:
         return {}
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.connect import connect
 
     try:
-        jobs = CommandClient(timeout=QUERY_TIMEOUT).jobs(job_ids)
+        jobs = connect(timeout=QUERY_TIMEOUT).jobs(job_ids)
     except ClusterError as error:
         return dict.fromkeys(job_ids, Found(None, str(error)))
     return {job_id: _judge(job_id, [job for job in jobs if job.leader == job_id]) for job_id in job_ids}
@@ -82,10 +82,10 @@ def _judge(job_id: str, components: Sequence[JobInfo]) -> Found:
 
 
 def _end_jobs(run_dir: RunDir, info: RunInfo) -> str:
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.connect import connect
     from liver_slurm.slurm.ownership import end_jobs_of_run
 
-    ended, left = end_jobs_of_run(CommandClient(), run_dir, info.name, info.job_id)
+    ended, left = end_jobs_of_run(connect(), run_dir, info.name, info.job_id)
     if not ended:
         return "no job of it was left"
     told = f"ended job{'s' if len(ended) > 1 else ''} {', '.join(ended)}"

@@ -39,6 +39,9 @@ def _print(document: dict[str, Any]) -> None:
     rows = [("run", document["run_dir"]), ("job", document["job_id"] or "plain processes"), *progress_rows(document)]
     if "coordinator" in document:
         rows.append(("coordinator", document["coordinator"]))
+    queries = document.get("queries") or {}
+    if queries.get("last_minute") is not None:
+        rows.append(("slurmctld", f"{queries['last_minute']} queries in the last minute of {queries['per_minute']:g}"))
     for name, value in rows:
         print(f"{name + ':':<13}{value}")
     workers = [*document["workers"], *document["standbys"]]

@@ -144,25 +144,29 @@ def _watch(source: str, config: JobConfig, run_dir: RunDir) -> SupplyWatch | Non
     if source == "none" or config.standby.max_jobs == 0:
         return None
     chosen: StandbySource
+    budget = None
     if source == "local":
         from liver_slurm.local.launcher import LocalSource
 
         chosen = LocalSource(run_dir, config.standby.max_jobs)
     else:
-        from liver_slurm.slurm.client import CommandClient
+        from liver_slurm.slurm.budget import QueryBudget
+        from liver_slurm.slurm.connect import connect
         from liver_slurm.slurm.standby import SlurmStandbySource
 
-        chosen = SlurmStandbySource(config, run_dir, CommandClient())
-    return SupplyWatch(chosen, config.standby.poll)
+        budget = QueryBudget(config.standby.queries_per_minute)
+        # A worker's notice may not wait for slurmctld.
+        chosen = SlurmStandbySource(config, run_dir, connect(budget=budget, may_wait=False))
+    return SupplyWatch(chosen, config.standby.poll, budget)
 
 
 def _fate(source: str, start: anew.JobStart) -> Callable[[], tuple[Fate, str]] | None:
     if source != "slurm" or not start.job_id:
         return None
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.slurm.connect import connect
     from liver_slurm.slurm.fate import job_fate
 
-    client = CommandClient(timeout=ASKING)
+    client = connect(timeout=ASKING, may_wait=False)
     return lambda: job_fate(client, start.job_id, start.restarts)
 
 

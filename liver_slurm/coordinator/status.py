@@ -50,6 +50,10 @@ def document(state: RunState) -> dict[str, Any]:
             for job in jobs
         ],
         "scheduler": state.supply.blind if state.supply else None,
+        "queries": {
+            "last_minute": state.supply.queries if state.supply else None,
+            "per_minute": state.settings.config.standby.queries_per_minute,
+        },
         "requests": [
             {"request": goal.number, "layout": str(goal.layout or ""), "workers": goal.workers, "at_step": goal.at_step}
             for goal in state.requests

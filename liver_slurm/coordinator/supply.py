@@ -61,6 +61,8 @@ class Supply:
     """Why the scheduler could not be asked; then the rest is the last known state, and nothing is concluded from it."""
     room: tuple[Room, ...] = ()
     """For each unit and partition, in the job file's order; units compete for the same nodes."""
+    queries: int | None = None
+    """What Slurm was asked in the last minute; None where nobody counts."""
 
 
 class StandbySource(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 from liver_slurm.coordinator.interface import Input, LaunchRefused, SupplySeen
 from liver_slurm.coordinator.supply import StandbySource, Supply
 from liver_slurm.errors import ClusterError
+from liver_slurm.slurm.budget import QueryBudget
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,9 @@ class SupplyWatch:
     So a look at the supply that is asked for after a launch sees the launched jobs.
     """
 
-    def __init__(self, source: StandbySource, interval: float) -> None:
-        self._source, self._interval = source, interval
+    def __init__(self, source: StandbySource, interval: float, budget: QueryBudget | None = None) -> None:
+        """``interval``: seconds from one look to the next, if ``budget``, which counts the source's queries, allows."""
+        self._source, self._interval, self._budget = source, interval, budget
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="standby-source")
         self._pending: list[tuple[Future[Any], Callable[[Future[Any], float], Input | None]]] = []
         self._looking = False
@@ -63,11 +65,14 @@ class SupplyWatch:
     def _seen(self, future: Future[Supply], now: float) -> Input:
         self._looking = False
         self._next_look = time.monotonic() + self._interval
+        if self._budget is not None:
+            self._next_look = max(self._next_look, self._budget.due())
         try:
             self._last = future.result()
         except ClusterError as error:
             self._last = replace(self._last, blind=str(error))
-        return SupplySeen(now, self._last)
+        asked = self._budget.last_minute() if self._budget is not None else None
+        return SupplySeen(now, replace(self._last, queries=asked))
 
 
 def _launched(future: Future[list[str]], now: float) -> Input | None:

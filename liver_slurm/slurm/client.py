@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from liver_slurm.errors import ClusterError
+from liver_slurm.slurm.budget import QueryBudget
 from liver_slurm.slurm.command import NotAnswering, outside_environment, retried, run_once
 from liver_slurm.slurm.records import (
     JOB_FIELDS,
@@ -86,17 +87,27 @@ class SlurmClient(Protocol):
 class CommandClient:
     """:class:`SlurmClient` on sinfo, squeue, scontrol, sbatch and scancel."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None, timeout: float = 30.0) -> None:
-        """``environment``: of the commands; default: ours, as it would be outside of a job."""
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+        budget: QueryBudget | None = None,
+    ) -> None:
+        """Args:
+        environment: of the commands; default: ours, as it would be outside of a job.
+        timeout: seconds that one command may take.
+        budget: counts what is asked.
+        """
         self._environment = dict(outside_environment(environment))
         # One format for all times in all versions and time zones.
         self._environment["SLURM_TIME_FORMAT"] = "%s"
         self._timeout = timeout
+        self._budget = budget
         self._hostnames: dict[str, tuple[str, ...]] = {}
 
     def version(self) -> Version:
         """See :meth:`SlurmClient.version`."""
-        output = self._ask(["sinfo", "--version"])
+        output = self._ask(["sinfo", "--version"], queries=0)
         match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
         if match is None:
             raise ClusterError(f"sinfo --version printed no version: {output.strip()!r}")
@@ -104,7 +115,7 @@ class CommandClient:
 
     def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
         """See :meth:`SlurmClient.jobs`."""
-        argv = ["squeue", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
+        argv = ["squeue", "--local", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
         if ids:
             argv.append("--jobs=" + ",".join(ids))
         if name is not None:
@@ -136,10 +147,10 @@ class CommandClient:
 
     def nodes(self, partition: str | None = None) -> list[NodeInfo]:
         """See :meth:`SlurmClient.nodes`."""
-        argv = ["sinfo", "--noheader", "-N", "-O", format_option(NODE_FIELDS)]
+        argv = ["sinfo", "--local", "--noheader", "-N", "-O", format_option(NODE_FIELDS)]
         if partition is not None:
             argv.append(f"--partition={partition}")
-        return parse_nodes(self._ask(argv))
+        return parse_nodes(self._ask(argv, queries=2))  # nodes, and partitions
 
     def reservations(self) -> list[ReservationInfo]:
         """See :meth:`SlurmClient.reservations`."""
@@ -151,14 +162,16 @@ class CommandClient:
 
     def qos_grace(self) -> dict[str, float]:
         """See :meth:`SlurmClient.qos_grace`."""
-        return parse_qos_grace(self._ask(["sacctmgr", "-nP", "show", "qos", "format=Name,GraceTime"]))
+        return parse_qos_grace(self._ask(["sacctmgr", "-nP", "show", "qos", "format=Name,GraceTime"], queries=0))
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
         """See :meth:`SlurmClient.hostnames`."""
         if "[" not in expression:
             return tuple(name for name in expression.split(",") if name)
         if expression not in self._hostnames:
-            self._hostnames[expression] = tuple(self._ask(["scontrol", "show", "hostnames", expression]).split())
+            self._hostnames[expression] = tuple(
+                self._ask(["scontrol", "show", "hostnames", expression], queries=0).split()
+            )
         return self._hostnames[expression]
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
@@ -178,7 +191,7 @@ class CommandClient:
         if not ids:
             return
         try:
-            self._ask(["scancel", *ids])
+            self._ask(["scancel", *ids], queries=0)
         except NotAnswering:
             raise
         except ClusterError:
@@ -189,11 +202,19 @@ class CommandClient:
 
     def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
         """See :meth:`SlurmClient.signal`."""
-        self._ask(["scancel", f"--signal={name}", *_RECEIVER_OPTIONS[to], job_id])
+        self._ask(["scancel", f"--signal={name}", *_RECEIVER_OPTIONS[to], job_id], queries=0)
 
     def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
         """See :meth:`SlurmClient.update_job`."""
-        self._ask(["scontrol", "update", f"JobId={job_id}", *(f"{key}={value}" for key, value in changes.items())])
+        argv = ["scontrol", "update", f"JobId={job_id}", *(f"{key}={value}" for key, value in changes.items())]
+        self._ask(argv, queries=0)
 
-    def _ask(self, argv: Sequence[str]) -> str:
-        return retried(lambda: run_once(argv, self._timeout, self._environment))
+    def _ask(self, argv: Sequence[str], queries: int = 1) -> str:
+        """``queries``: what slurmctld counts for the command; 0 for orders and for what it does not see."""
+
+        def attempt() -> str:
+            if self._budget is not None:
+                self._budget.spend(queries)
+            return run_once(argv, self._timeout, self._environment)
+
+        return retried(attempt)

@@ -219,18 +219,18 @@ def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
             nodes=expand(row["NodeList"]) if row["NodeList"] not in _NOTHING else (),
             preempt_time=_epoch(row["PreemptTime"]),
             restarts=_number(row["RestartCnt"]) or 0,
-            reason=_text(row["Reason"]),
-            batch_host=_text(row["BatchHost"]),
+            reason=plain_text(row["Reason"]),
+            batch_host=plain_text(row["BatchHost"]),
             time_limit=parse_duration(row["TimeLimit"]),
             end_time=_epoch(row["EndTime"]),
             name=row["Name"],
-            comment=_text(row["Comment"]),
-            qos=_text(row["QOS"]),
+            comment=plain_text(row["Comment"]),
+            qos=plain_text(row["QOS"]),
             number=_number(row["JobID"]) or 0,
             submit_time=_epoch(row["SubmitTime"]),
             start_time=_epoch(row["StartTime"]),
-            features=_text(row["Feature"]),
-            dependency=_text(row["Dependency"]),
+            features=plain_text(row["Feature"]),
+            dependency=plain_text(row["Dependency"]),
         )
         for row in split_fields(output, JOB_FIELDS)
     ]
@@ -277,7 +277,7 @@ def parse_nodes(output: str) -> list[NodeInfo]:
             gpus=gpus,
             memory_idle=memory - allocated,
             memory=memory,
-            features=frozenset(_text(row["Features"]).split(",")) - {""},
+            features=frozenset(plain_text(row["Features"]).split(",")) - {""},
             reason=_reason(row["Reason"]),
             partitions=frozenset({partition}),
         )
@@ -304,7 +304,7 @@ def parse_partitions(output: str) -> list[PartitionInfo]:
                 name=row["PartitionName"],
                 is_default=row.get("Default") == "YES",
                 is_up=row.get("State", "UP") == "UP",
-                nodes=_text(row.get("Nodes", "")),
+                nodes=plain_text(row.get("Nodes", "")),
                 total_nodes=_number(row.get("TotalNodes", "")) or 0,
                 max_time=parse_duration(row.get("MaxTime", "")),
                 max_nodes=_number(row.get("MaxNodes", "")),
@@ -386,10 +386,11 @@ def parse_memory(text: str) -> int:
 
 
 def _reason(value: str) -> str:
-    return "" if value.lower() == "none" else _text(value)
+    return "" if value.lower() == "none" else plain_text(value)
 
 
-def _text(value: str) -> str:
+def plain_text(value: str) -> str:
+    """Without Slurm's words for nothing."""
     return "" if value in _NOTHING else value
 
 

@@ -9,7 +9,7 @@ from submitit.core import core, logger
 from submitit.slurm.slurm import SlurmJob, read_job_id
 
 from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.slurm.connect import connect
 from liver_slurm.slurm.records import JobInfo
 
 POLL = 15
@@ -30,7 +30,7 @@ class LiverInfoWatcher(core.InfoWatcher):  # type: ignore[misc]
         self._last_status_check = time.time()
         try:
             # A client each time: it takes the environment, and so the cluster, as it is now.
-            infos = CommandClient().jobs(sorted({job_id.partition("_")[0] for job_id in waiting}))
+            infos = connect().jobs(sorted({job_id.partition("_")[0] for job_id in waiting}))
         except ClusterError as error:
             logger.get_logger().warning("the states of jobs are as of before: %s", error)
             return
@@ -64,7 +64,7 @@ class LiverJob(SlurmJob[core.R]):  # type: ignore[misc]
             ClusterError: Slurm refused or did not answer, and ``check`` is set.
         """
         try:
-            CommandClient().cancel([self.job_id])
+            connect().cancel([self.job_id])
         except ClusterError as error:
             if check:
                 raise

@@ -233,7 +233,9 @@ def job(folder: Path, **options: dict[str, Any]) -> JobConfig:
         data=DataSection(provider="paced_samples:provide"),
         train=replace(config.train, global_batch_size=4, adam_eps=1e-5),
         live=LiveSection(partition="live", time="1:00:00"),
-        standby=StandbySection(partitions=("scavenger",), max_jobs=1, time="1:00:00", poll=1.0, back_off=0.1),
+        standby=StandbySection(
+            partitions=("scavenger",), max_jobs=1, time="1:00:00", poll=1.0, queries_per_minute=600, back_off=0.1
+        ),
     )
     changed = {name: replace(getattr(config, name), **changes) for name, changes in options.items()}
     return replace(config, **changed)

@@ -10,6 +10,7 @@ from liver_slurm.coordinator.interface import Input, LaunchRefused, SupplySeen
 from liver_slurm.coordinator.supply import StandbyJob, Supply
 from liver_slurm.coordinator.supply_watch import SupplyWatch
 from liver_slurm.errors import ClusterError
+from liver_slurm.slurm.budget import QueryBudget
 
 
 class Source:
@@ -80,3 +81,24 @@ def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said() -> Non
     refused = until(lambda: [one for one in watch.poll(6.0) if isinstance(one, LaunchRefused)], "refused")
     assert refused == [LaunchRefused(6.0, "refused")]
     watch.close()
+
+
+def test_the_budget_spaces_the_looks_and_is_told() -> None:
+    source = Source()
+    budget = QueryBudget(per_minute=0.001)
+
+    def ask() -> Supply:
+        budget.spend(3)
+        return Supply(time=1.0, idle_units=2, jobs=())
+
+    source.observe = ask  # type: ignore[method-assign]
+    watch = SupplyWatch(source, interval=0.0, budget=budget)
+    (seen,) = come(watch)
+    assert isinstance(seen, SupplySeen)
+    assert seen.supply.queries == 3
+    # A launch, which is no question, is not held up; when it is done, no further look was taken.
+    watch.launch(1, 0, "a")
+    until(lambda: source.jobs, "a job")
+    watch.poll(6.0)
+    watch.close()
+    assert budget.last_minute() == 3

@@ -76,7 +76,7 @@ def test_one_query_for_all_and_none_for_what_is_over(slurm: Any, monkeypatch: py
                 raise ClusterError("squeue: Unable to contact slurm controller")
             return [info for info in slurm.infos if info.job_id.partition("_")[0] in ids]
 
-    monkeypatch.setattr(job_module, "CommandClient", Client)
+    monkeypatch.setattr(job_module, "connect", Client)
     watcher = LiverInfoWatcher(delay_s=15)
     for job_id in ("1", "2_0", "2_1", "3", "4"):
         watcher.register_job(job_id)
