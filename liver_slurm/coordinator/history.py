@@ -18,9 +18,14 @@ REMEMBERED = 200
 """Lives and measurements that are kept at most."""
 
 
-def update(turn: Turn, before: RunState) -> None:
-    """Take note of what has come and gone in this turn."""
-    if turn.state.workers is not before.workers or turn.state.supply is not before.supply:
+def update(turn: Turn, before: RunState, *, lives: bool) -> None:
+    """Take note of what this turn has changed.
+
+    Args:
+        lives: look for standbys that have come or gone. Not after a heartbeat: there are thousands, none ends a life,
+            and one that begins a life is seen at the next tick.
+    """
+    if lives:
         _lives(turn, before)
     if turn.state.last_reconfiguration is not before.last_reconfiguration:
         _measure(turn)

@@ -62,7 +62,8 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         interruption.interrupt(turn, given)
     else:
         _watch_time(turn, given.time - state.now)
-    history.update(turn, state)
+    heartbeat = isinstance(given, FromPeer) and isinstance(given.message, messages.Heartbeat)
+    history.update(turn, state, lives=not heartbeat)
     planning.advance(turn)
     close_when_alone(turn)
     return turn.state, turn.actions

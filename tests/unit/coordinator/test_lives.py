@@ -115,6 +115,14 @@ def test_lives_are_kept_and_recovered(run: Run) -> None:
     ]
 
 
+def test_one_that_becomes_ready_with_a_heartbeat_is_seen(run: Run) -> None:
+    run.register("standby-7-0", job_id="7", warm=False)
+    run.say(m.Heartbeat(worker="standby-7-0", generation=-1, step=0, step_seconds=0.0, warm=True))
+    warm_at = run.now
+    run.tick(0.1)
+    assert [(one.job_id, one.began) for one in run.state.lives] == [("7", warm_at)]
+
+
 def test_one_that_we_end_was_not_taken(run: Run) -> None:
     pinned = m.ResizeRequest(workers=2)
     run.say(pinned)
