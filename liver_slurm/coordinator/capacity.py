@@ -206,7 +206,8 @@ def _end(
     at_once |= _in_the_way(view, config, stock, start)
     since = {job: view.useless_since.get(job, view.now) for job in after_a_while}
     over = {job for job, began in since.items() if view.now >= began + config.standby.hold}
-    return tuple(sorted(at_once | over)), since
+    # One that is told to end is forgotten: until it has, it is not told again.
+    return tuple(sorted(at_once | over)), {job: began for job, began in since.items() if job not in over}
 
 
 def _in_the_way(view: View, config: JobConfig, stock: _Stock, start: list[Order]) -> set[str]:
