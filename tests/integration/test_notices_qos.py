@@ -39,4 +39,5 @@ def test_preemption_by_qos(qos: None, notices: NoticeRun, client: CommandClient)
         slurm("sacctmgr", "-i", "modify", "qos", "low", "set", f"GraceTime={grace}", f"PreemptMode={mode}")
         (standby,) = notices.grown()
         notices.preempt(Row("preemption by QOS, --signal", mode.upper(), f"{grace} s"), standby, "--qos=high", "-plive")
+    assert "SIGUSR2" in {event["reason"] for event in notices.events("notice")}, "the signal of --signal"
     notices.finish()
