@@ -28,6 +28,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     job_id: str = ""
     """Slurm's id of the live job; empty: not submitted, or a run of plain processes."""
+    earlier_jobs: tuple[str, ...] = ()
+    """Ids of the live jobs before that one, whose time limits are over."""
     resumed_from: str = ""
     """Run directory whose newest checkpoint this run started from."""
 
@@ -98,6 +100,14 @@ def record_run(run_dir: RunDir, job_id: str = "") -> None:
         os.close(descriptor)
 
 
+def record_successor(run_dir: RunDir, job_id: str) -> None:
+    """Note that another Slurm job is, or will be, the run's live job."""
+    info = read_run_info(run_dir)
+    if info.job_id and info.job_id != job_id:
+        earlier = (*info.earlier_jobs, info.job_id)
+        write_run_info(run_dir, msgspec.structs.replace(info, job_id=job_id, earlier_jobs=earlier))
+
+
 def index_file() -> Path:
     """This user's list of runs."""
     return Path("~/.liver-slurm/runs.jsonl").expanduser()
@@ -114,7 +124,8 @@ def find_run(text: str) -> RunDir:
         read_run_info(run_dir)
         return run_dir
     for run_dir, info in list_runs():
-        if text in (info.job_id, info.name, run_dir.path.name) or info.job_id == text.partition("+")[0] != "":
+        jobs = {info.job_id, *info.earlier_jobs} - {""}
+        if text in (info.name, run_dir.path.name) or text.partition("+")[0] in jobs:
             return run_dir
     for entry in _index_entries():
         if text in (entry["job_id"], entry["name"], Path(entry["run_dir"]).name):

@@ -184,6 +184,11 @@ class LiveSection:
     requeue: bool = True
     """Slurm may start the live job again (scontrol requeue, preemption in REQUEUE mode): the run then goes on from its
     newest checkpoint in the same run directory. False: such a job ends, and the run with it."""
+    successor: bool = True
+    """Before the time limit submit the same job again, to which the run moves over while it trains. False: a checkpoint
+    is written before the limit, and the run ends."""
+    successor_lead: Seconds | None = None
+    """How long before the time limit that is; default: a tenth of it, 10 minutes at least, at most half of it."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before each of the job's processes: module load, exports."""
     python: str | None = None

@@ -1,7 +1,8 @@
 """``python -m liver_slurm.coordinator RUN_DIR``: the coordinator of one run.
 
-Exit codes: 0 the run finished, 1 it failed for good, 2 bad input, 3 it was cancelled, 70 the coordinator itself broke
-down; after the last one, and after a signal, it may be started again and goes on from its journal.
+Exit codes: 0 the run finished, 1 it failed for good, 2 bad input, 3 it was cancelled, 4 another job goes on with it, 70
+the coordinator itself broke down; after the last one, and after a signal, it may be started again and goes on from its
+journal.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,17 +19,18 @@ import msgspec
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import read_run_info, record_run
+from liver_slurm.config.runs import read_run_info, record_run, record_successor
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.control.messages import ResizeRequest
 from liver_slurm.control.server import ControlServer
-from liver_slurm.coordinator import anew, policy, recovery, requests
+from liver_slurm.coordinator import anew, policy, recovery, requests, takeover
 from liver_slurm.coordinator.claim import Claim
+from liver_slurm.coordinator.ending import HANDED_OVER
 from liver_slurm.coordinator.interface import Action, Emit, Finish
-from liver_slurm.coordinator.journal import Journal
+from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.loop import Clock, Loop
-from liver_slurm.coordinator.records import EpochStarted
+from liver_slurm.coordinator.records import EpochStarted, Record
 from liver_slurm.coordinator.state import Settings
 from liver_slurm.coordinator.stopping import Fate, Stopping
 from liver_slurm.coordinator.store import host_store
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--source", choices=("slurm", "local", "none"), default="slurm", help="who starts standbys")
     parser.add_argument("--resize", action="append", default=[], metavar="STEP:LAYOUT", help="resize exactly there")
+    parser.add_argument("--succeeds", metavar="JOB", default="", help="wait until this job has handed over, or is over")
     return parser
 
 
@@ -71,11 +74,19 @@ def _coordinate(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir.absolute())
     config, run = read_job(run_dir.job_file), read_run_info(run_dir)
     policy.named(config.standby.policy)
+    local = options.source == "local"
+    host = "127.0.0.1" if local else reachable_host(config.stream.interface)
+    _store, store_port = host_store(host)  # serves as long as this function runs; slow, so before a turn is waited for
     start = anew.job_start()
     claim = Claim(run_dir.claim_file, start)
-    claim.make()
-    journal = Journal(run_dir.journal)
-    records = journal.read()
+    wait = bool(options.succeeds) and start.restarts == 0
+    if not wait:
+        claim.make()
+    journal, records = takeover.open_journal(run_dir.journal, start.job_id, _has_ended, wait=wait)
+    if journal is None:
+        return HANDED_OVER
+    if wait:
+        claim.make()
     if options.source != "local" and start.job_id and not run.job_id:
         record_run(run_dir, start.job_id)  # its script was given to sbatch by hand
     reason = anew.why_anew(records, start)
@@ -88,9 +99,8 @@ def _coordinate(options: argparse.Namespace) -> int:
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
         return outcome.code
-    local = options.source == "local"
-    host = "127.0.0.1" if local else reachable_host(config.stream.interface)
-    _store, store_port = host_store(host)  # serves as long as this function runs
+    if options.source != "local" and start.job_id:
+        record_successor(run_dir, start.job_id)
     checkpoint, start_step = anew.first_checkpoint(run.resumed_from)
     settings = Settings(
         config=config,
@@ -113,8 +123,9 @@ def _coordinate(options: argparse.Namespace) -> int:
         state, first_actions = requests.schedule(state, [_resize(text) for text in options.resize])
     watch = _watch(options.source, config, run_dir)
     server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if local else "0.0.0.0")
+    live_job = _live_job(options.source, config, run_dir, start.job_id, records)
     stopping = Stopping(_fate(options.source, start))
-    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, stopping, claim, clock)
+    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, live_job, stopping, claim, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stopping.signalled(signal.Signals(number).name))
     journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))
@@ -122,10 +133,15 @@ def _coordinate(options: argparse.Namespace) -> int:
         loop.perform(action)
     loop.announce(phase=state.phase.value, host=host)
     server.publish()
-    return _serve(loop, server, watch, run_dir).code
+    finish = _serve(loop, server, watch, live_job, run_dir)
+    if finish.successor:
+        record_successor(run_dir, finish.successor)
+    return finish.code
 
 
-def _serve(loop: Loop, server: ControlServer, watch: SupplyWatch | None, run_dir: RunDir) -> Finish:
+def _serve(
+    loop: Loop, server: ControlServer, watch: SupplyWatch | None, live_job: LiveJobWatch | None, run_dir: RunDir
+) -> Finish:
     try:
         finish = loop.run()
     finally:
@@ -137,6 +153,11 @@ def _serve(loop: Loop, server: ControlServer, watch: SupplyWatch | None, run_dir
             watch.close(end_jobs=finish.over)
         except ClusterError as error:
             log.error("standby jobs may be left: %s", error)
+    if live_job is not None:
+        try:
+            live_job.close(run_over=finish.over)
+        except ClusterError as error:
+            log.error("a successor job may be left: %s", error)
     return finish
 
 
@@ -158,6 +179,25 @@ def _watch(source: str, config: JobConfig, run_dir: RunDir) -> SupplyWatch | Non
         # A worker's notice may not wait for slurmctld.
         chosen = SlurmStandbySource(config, run_dir, connect(budget=budget, may_wait=False))
     return SupplyWatch(chosen, config.standby.poll, budget)
+
+
+def _live_job(
+    source: str, config: JobConfig, run_dir: RunDir, job_id: str, records: Sequence[Record]
+) -> LiveJobWatch | None:
+    if source != "slurm" or not job_id:
+        return None
+    from liver_slurm.slurm.connect import connect
+    from liver_slurm.slurm.successor import SlurmLiveJob
+
+    earlier = {record.job_id for record in records if isinstance(record, EpochStarted)}
+    return LiveJobWatch(SlurmLiveJob(config, run_dir, connect(may_wait=False), job_id, earlier))
+
+
+def _has_ended(job_id: str) -> bool:
+    from liver_slurm.slurm.connect import connect
+    from liver_slurm.slurm.successor import has_ended
+
+    return has_ended(connect(), job_id)
 
 
 def _fate(source: str, start: anew.JobStart) -> Callable[[], tuple[Fate, str]] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.runs import checkpoint_step, newest_checkpoint, read_run_info
 from liver_slurm.coordinator.journal import Journal
-from liver_slurm.coordinator.records import BegunAnew, Ended, EpochStarted, Record
+from liver_slurm.coordinator.records import BegunAnew, Committed, Ended, EpochStarted, Record
 from liver_slurm.errors import BadInput
 from liver_slurm.observe.metrics import last_metrics, truncate_metrics
 
@@ -41,12 +41,32 @@ def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
     start its job again wants it to go on. One that finished, or was cancelled on request, stays so.
     """
     last = next((record for record in reversed(records) if isinstance(record, EpochStarted)), None)
+    if last is not None and start.job_id and last.job_id and last.job_id != start.job_id:
+        return _why_not_succeed(records, last.job_id, start.job_id)
     if last is None or not start.job_id or last.job_id != start.job_id or last.restarts >= start.restarts:
         return None
     ended = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
     if isinstance(ended, Ended) and ended.code != 1:
         return None
     return f"job {start.job_id} was requeued: start {start.restarts + 1}"
+
+
+def _why_not_succeed(records: Sequence[Record], before: str, job_id: str) -> str | None:
+    """Why the successor cannot go on with the live world: it is not made of its own workers and standbys yet.
+
+    It may be, although nothing was handed over, if the job before was killed after its last commit record.
+    """
+    last = next((one for one in reversed(records) if isinstance(one, Committed | BegunAnew | Ended)), None)
+    if not isinstance(last, Committed):
+        return None
+    own = live_names(job_id) + "-"
+    lost = [member for member in last.members if member.startswith("live-") and not member.startswith(own)]
+    return f"job {before} ended before job {job_id} could take over" if lost else None
+
+
+def live_names(job_id: str) -> str:
+    """First part of the names of a successor's workers, as its batch script gives them."""
+    return f"live-{job_id}"
 
 
 def begin_anew(run_dir: RunDir, journal: Journal, reason: str) -> BegunAnew:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liver_slurm.coordinator import capacity, reconfiguration
+from liver_slurm.coordinator import capacity, handover, reconfiguration
 from liver_slurm.coordinator.interface import Launch, Release
 from liver_slurm.coordinator.state import Phase, RunState
 from liver_slurm.coordinator.turn import Turn
@@ -28,7 +28,12 @@ def look(turn: Turn) -> None:
 def view(state: RunState) -> capacity.View:
     """What the decision is made from."""
     assert state.supply is not None
-    live = [worker for worker in state.workers.values() if worker.role == "live" and worker.departure is None]
+    apart = handover.kept_out(state)  # the successor's workers take the place of ours
+    live = [
+        worker
+        for worker in state.workers.values()
+        if worker.role == "live" and worker.departure is None and worker.name not in apart
+    ]
     members = {*(state.live.members if state.live else ()), *(state.attempt.target.members if state.attempt else ())}
     standbys = [worker for worker in state.workers.values() if worker.role == "standby"]
     return capacity.View(

@@ -42,7 +42,7 @@ def notice(turn: Turn, message: Notice) -> None:
         turn.reject("duplicate")
         return
     for name in (worker.name, *_others_of_job(turn, worker)):
-        _revise(turn, name, signalled=departure)
+        revise(turn, name, signalled=departure)
 
 
 def _resumed(turn: Turn, worker: Worker) -> None:
@@ -51,7 +51,7 @@ def _resumed(turn: Turn, worker: Worker) -> None:
         words = {"signalled": other.signalled, "announced": other.announced} if other is not None else {}
         back = {key: None for key, word in words.items() if word is not None and word.returns}
         if back:
-            _revise(turn, name, **back)
+            revise(turn, name, **back)
 
 
 def _others_of_job(turn: Turn, worker: Worker) -> list[str]:
@@ -111,7 +111,7 @@ def _announce(turn: Turn, worker: Worker, job: StandbyJob, time: float) -> None:
             deadline = at  # it is stopped already
         changes = {"announced": Departure(word.kind, word.reason, deadline, at)}
     if changes:
-        _revise(turn, worker.name, **changes)
+        revise(turn, worker.name, **changes)
 
 
 def _over(turn: Turn, worker: Worker, deadline: float) -> None:
@@ -120,14 +120,17 @@ def _over(turn: Turn, worker: Worker, deadline: float) -> None:
     if turn.now - worker.seen > members.BEATS * job.heartbeat or deadline <= turn.now:
         members.lose(turn, worker.name, reason)
     else:
-        _revise(turn, worker.name, announced=Departure("over", reason, deadline, turn.now))
+        revise(turn, worker.name, announced=Departure("over", reason, deadline, turn.now))
 
 
 # ---- what becomes of them ------------------------------------------------------------------------------------------
 
 
-def _revise(turn: Turn, name: str, **words: Departure | None) -> None:
-    """Note what is said of a worker now, and act on the difference."""
+def revise(turn: Turn, name: str, **words: Departure | None) -> None:
+    """Note what is said of a worker now, and act on the difference.
+
+    ``words``: ``signalled``, what it says itself, or ``announced``; None: nothing any more.
+    """
     worker = turn.state.workers.get(name)
     if worker is None:
         return
@@ -183,7 +186,7 @@ def _take_back(turn: Turn, worker: Worker, before: Departure) -> None:
         turn.update(last_arrival=turn.now)
     elif attempt is not None and not attempt.committed and worker.name not in attempt.target.members:
         others = [state.workers[member] for member in attempt.involved if member in state.workers]
-        if attempt.cause == "notice" and all(other.departure is None for other in others):
+        if attempt.cause in ("notice", "successor") and all(other.departure is None for other in others):
             reconfiguration.abort(turn, f"{worker.name} stays: {before.reason} no longer holds")
     turn.stir()
 

@@ -10,6 +10,8 @@ from liver_slurm.coordinator.turn import Turn
 
 INTERRUPTED = 3
 """Exit code of a coordinator whose job Slurm takes away: as for a cancelled run, it is not started again."""
+HANDED_OVER = 4
+"""Exit code of a coordinator after which another job's goes on with the run."""
 GOODBYE = 10.0
 """Seconds that workers have to leave once the outcome is decided."""
 
@@ -22,15 +24,15 @@ def end(turn: Turn, phase: Phase, code: int, reason: str) -> None:
     state = turn.state
     if state.phase.over:
         return
-    if phase is Phase.FAILED and state.interrupted_until is not None:
+    if phase is Phase.FAILED and state.interrupted_until is not None and not state.interrupted_for_good:
         phase, code, reason = Phase.INTERRUPTED, INTERRUPTED, state.interrupted
     attempt = state.attempt
     if attempt is not None and not attempt.committed:
         generation = attempt.target.generation
         turn.journal(AttemptAborted(generation=generation, reason=reason))
         turn.send(attempt.involved, Abort(epoch=state.settings.epoch, generation=generation, reason=reason))
-    if phase is Phase.INTERRUPTED:
-        turn.emit("interrupted", reason=reason, step=state.step)
+    if not phase.ends_run:
+        turn.emit(phase.name.lower(), reason=reason, step=state.step)
     else:
         turn.journal(Ended(code=code, reason=reason))
         turn.emit("run_ended", outcome=phase.value, exit_code=code, reason=reason, step=state.step)
@@ -50,14 +52,13 @@ def end(turn: Turn, phase: Phase, code: int, reason: str) -> None:
 
 
 def must_go(state: RunState, worker: Worker) -> bool:
-    """The outcome is decided, and this worker has no part in what comes. An idle standby may be used once more."""
+    """The outcome is decided, and this worker has no part in what comes; idle standbys and successors have."""
+    of_our_job = worker.role == "live" and state.settings.job_id in ("", worker.job_id)
+    if state.phase is Phase.HANDED_OVER:
+        return of_our_job
     if state.phase is not Phase.INTERRUPTED:
         return state.outcome is not None
-    return (
-        worker.role == "live"
-        or worker.generation >= 0
-        or (state.live is not None and worker.name in state.live.members)
-    )
+    return of_our_job or worker.generation >= 0 or (state.live is not None and worker.name in state.live.members)
 
 
 def close_when_alone(turn: Turn) -> None:
@@ -67,4 +68,6 @@ def close_when_alone(turn: Turn) -> None:
         return
     if not any(must_go(state, worker) for worker in state.workers.values()) or turn.now >= state.closing_deadline:
         turn.update(closed=True)
-        turn.actions.append(Finish(*state.outcome, over=state.phase is not Phase.INTERRUPTED))
+        following = state.live_job.successor if state.live_job is not None else None
+        successor = following.job_id if following is not None and not state.phase.ends_run else ""
+        turn.actions.append(Finish(*state.outcome, over=state.phase.ends_run, successor=successor))

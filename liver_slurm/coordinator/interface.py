@@ -8,6 +8,7 @@ from typing import Any, Union
 
 from liver_slurm.control.messages import Message, ToCoordinator
 from liver_slurm.coordinator.records import Record
+from liver_slurm.coordinator.successor import LiveJob
 from liver_slurm.coordinator.supply import Supply
 
 
@@ -61,7 +62,26 @@ class Interrupted:
     """It is in the queue again; otherwise its grace time runs."""
 
 
-Input = Union[FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked, Interrupted]  # noqa: UP007
+@dataclass(frozen=True)
+class LiveJobSeen:
+    """Slurm was asked about the live job and its successor."""
+
+    time: float
+    job: LiveJob
+
+
+@dataclass(frozen=True)
+class SuccessorAnswer:
+    """The successor job was submitted, or refused."""
+
+    time: float
+    job_id: str = ""
+    error: str = ""
+
+
+Input = Union[  # noqa: UP007
+    FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked, Interrupted, LiveJobSeen, SuccessorAnswer
+]
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,11 @@ class Release:
 
 
 @dataclass(frozen=True)
+class SubmitSuccessor:
+    """Submit the job that is to take the run over."""
+
+
+@dataclass(frozen=True)
 class Finish:
     """The coordinator's process ends with this code."""
 
@@ -112,6 +137,8 @@ class Finish:
     reason: str
     over: bool = True
     """So is the run; otherwise another coordinator goes on with it, and standby jobs are left to that one."""
+    successor: str = ""
+    """The job in which it goes on; empty: not known, or the same."""
 
 
-Action = Union[Send, Emit, Journal, Launch, Release, Finish]  # noqa: UP007
+Action = Union[Send, Emit, Journal, Launch, Release, SubmitSuccessor, Finish]  # noqa: UP007

@@ -50,5 +50,9 @@ def watch(turn: Turn) -> None:
 
 def leave(turn: Turn) -> None:
     """End this coordinator and its workers, not the run."""
-    if turn.state.interrupted_until is not None:
-        end(turn, Phase.INTERRUPTED, INTERRUPTED, turn.state.interrupted)
+    state = turn.state
+    if state.interrupted_until is not None and state.interrupted_for_good:
+        how = f"continue from the newest checkpoint: liver-slurm submit --resume {state.settings.run_dir}"
+        end(turn, Phase.FAILED, 1, f"{state.interrupted}; {how}")
+    elif state.interrupted_until is not None:
+        end(turn, Phase.INTERRUPTED, INTERRUPTED, state.interrupted)

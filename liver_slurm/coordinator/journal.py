@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -62,12 +63,33 @@ class Journal:
         Raises:
             LiverError: a record is not one of ours.
         """
-        rows = self._database.execute("SELECT record FROM records ORDER BY id").fetchall()
-        try:
-            return [_decoder.decode(text) for (text,) in rows]
-        except msgspec.DecodeError as error:
-            raise LiverError(f"the journal holds a record that this version does not know: {error}") from None
+        return _decoded(self._database.execute("SELECT record FROM records ORDER BY id").fetchall())
 
     def close(self) -> None:
         """Close; another coordinator may open it."""
         self._database.close()
+
+
+def read_unless_held(path: Path) -> list[Record] | None:
+    """All records; None while a coordinator holds the journal, or if there is none yet.
+
+    Raises:
+        LiverError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as database:
+            rows = database.execute("SELECT record FROM records ORDER BY id").fetchall()
+    except sqlite3.OperationalError:
+        return None
+    except sqlite3.DatabaseError as error:
+        raise LiverError(f"{path} is damaged: {error}") from None
+    return _decoded(rows)
+
+
+def _decoded(rows: list[tuple[str]]) -> list[Record]:
+    try:
+        return [_decoder.decode(text) for (text,) in rows]
+    except msgspec.DecodeError as error:
+        raise LiverError(f"the journal holds a record that this version does not know: {error}") from None

@@ -20,9 +20,11 @@ from liver_slurm.coordinator.interface import (
     Launch,
     Release,
     Send,
+    SubmitSuccessor,
     Tick,
 )
 from liver_slurm.coordinator.journal import Journal as JournalFile
+from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.machine import step
 from liver_slurm.coordinator.state import RunState
 from liver_slurm.coordinator.stopping import Stopping
@@ -56,12 +58,14 @@ class Loop:
         journal: JournalFile,
         events: EventLog,
         watch: SupplyWatch | None,
+        live_job: LiveJobWatch | None,
         stopping: Stopping,
         claim: Claim,
         clock: Clock,
     ) -> None:
         self._state, self._server, self._journal, self._events = state, server, journal, events
-        self._watch, self._stopping, self._claim, self._clock = watch, stopping, claim, clock
+        self._watch, self._live_job, self._stopping = watch, live_job, stopping
+        self._claim, self._clock = claim, clock
         self._finish: Finish | None = None
 
     def announce(self, **fields: Any) -> None:
@@ -82,11 +86,9 @@ class Loop:
                 if isinstance(message, StatusRequest):
                     self._state = replace(self._state, rejected={**self._state.rejected, **self._server.rejected})
                 self._feed(FromPeer(self._clock.now(), peer, message))
-            if self._watch is not None:
-                for given in self._watch.poll(self._clock.now()):
+            for source in (self._watch, self._live_job, self._stopping):
+                for given in source.poll(self._clock.now()) if source is not None else ():
                     self._feed(given)
-            for given in self._stopping.poll(self._clock.now()):
-                self._feed(given)
             # After the messages: whoever has just been heard of is not silent.
             if self._clock.now() >= next_tick:
                 self._feed(Tick(self._clock.now()))
@@ -104,6 +106,9 @@ class Loop:
             self._events.append(action.event, **action.fields)
         elif isinstance(action, Finish):
             self._finish = action
+        elif isinstance(action, SubmitSuccessor):
+            assert self._live_job is not None, "whoever has seen the live job can submit"
+            self._live_job.submit()
         elif self._watch is None:
             log.warning("there is nobody to do %s", action)
         elif isinstance(action, Launch):

@@ -21,6 +21,7 @@ from liver_slurm.coordinator import boundary as boundaries
 from liver_slurm.coordinator import (
     capacity_turn,
     departures,
+    handover,
     history,
     interruption,
     members,
@@ -28,14 +29,16 @@ from liver_slurm.coordinator import (
     reconfiguration,
     requests,
 )
-from liver_slurm.coordinator.ending import close_when_alone, end
+from liver_slurm.coordinator.ending import INTERRUPTED, close_when_alone, end
 from liver_slurm.coordinator.interface import (
     Action,
     FromPeer,
     Input,
     Interrupted,
     LaunchRefused,
+    LiveJobSeen,
     StopAsked,
+    SuccessorAnswer,
     SupplySeen,
 )
 from liver_slurm.coordinator.state import Phase, RunState
@@ -57,9 +60,16 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         turn.update(launch_after=given.time + LAUNCH_RETRY)
         turn.emit("launch_refused", reason=given.error)
     elif isinstance(given, StopAsked):
-        end(turn, Phase.CANCELLED, 3, given.reason)
+        if handover.timed_out(state):
+            end(turn, Phase.INTERRUPTED, INTERRUPTED, "the live job's time limit")
+        else:
+            end(turn, Phase.CANCELLED, 3, given.reason)
     elif isinstance(given, Interrupted):
         interruption.interrupt(turn, given)
+    elif isinstance(given, LiveJobSeen):
+        handover.seen(turn, given)
+    elif isinstance(given, SuccessorAnswer):
+        handover.answered(turn, given)
     else:
         _watch_time(turn, given.time - state.now)
     heartbeat = isinstance(given, FromPeer) and isinstance(given.message, messages.Heartbeat)
@@ -110,6 +120,8 @@ def _checkpoint_written(turn: Turn, message: CheckpointWritten) -> None:
     event = "checkpoint_written" if message.ok else "checkpoint_failed"
     fields: dict[str, Any] = {"path": message.path} if message.ok else {"error": message.error}
     turn.emit(event, step=message.step, seconds=message.seconds, stall_s=message.stall_seconds, **fields)
+    if message.ok:
+        turn.update(save_seconds=message.seconds)
     interruption.saved(turn, message)
 
 
@@ -159,6 +171,7 @@ def _watch_time(turn: Turn, since_last: float) -> None:
             turn.change_worker(name, seen=worker.seen + since_last)
     members.find_silent(turn)
     interruption.watch(turn)
+    handover.advance(turn)
     attempt = turn.state.attempt
     if attempt is None or turn.now < attempt.deadline:
         return

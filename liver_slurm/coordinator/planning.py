@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import policy, reconfiguration, scheduled
+from liver_slurm.coordinator import handover, policy, reconfiguration, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.layout_choice import choose
 from liver_slurm.coordinator.rank_order import rank_order
@@ -153,7 +153,8 @@ def _plan(turn: Turn) -> None:
     elif isinstance(decision, policy.Change):
         request = due if decision.cause == "request" else None
         members = _ranked(turn.state, decision)
-        reconfiguration.begin(turn, decision.layout, members, decision.cause, reason, request)
+        cause = "successor" if handover.is_why(turn.state) and decision.cause == "notice" else decision.cause
+        reconfiguration.begin(turn, decision.layout, members, cause, reason, request)
     else:
         turn.update(replan_at=look_again)
 
@@ -195,7 +196,8 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> policy.Snapshot:
     live = state.live
     assert live is not None
     members = frozenset(live.members)
-    idle = [worker for worker in state.workers.values() if worker.name not in members]
+    apart = members | handover.kept_out(state)
+    idle = [worker for worker in state.workers.values() if worker.name not in apart]
     ready = sorted(
         (worker for worker in idle if worker.warm and worker.departure is None and not worker.dismissed),
         key=lambda worker: (worker.arrived, natural(worker.name)),

@@ -33,7 +33,7 @@ def begin(
     turn: Turn,
     layout: Layout,
     members: tuple[str, ...],
-    cause: Literal["start", "notice", "request", "capacity"],
+    cause: Literal["start", "notice", "request", "capacity", "successor"],
     reason: str,
     request: ResizeGoal | None = None,
 ) -> None:

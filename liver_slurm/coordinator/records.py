@@ -48,7 +48,7 @@ class Committed(_Record, frozen=True, kw_only=True):
     source_members: tuple[str, ...]
     source_generation: int
     step: int
-    cause: Literal["start", "notice", "request", "capacity"]
+    cause: Literal["start", "notice", "request", "capacity", "successor"]
     reason: str
     summary: dict[str, Any]
     """Fields of the ``reconfiguration_committed`` event, but for the pause."""
@@ -126,6 +126,12 @@ class BegunAnew(_Record, frozen=True, kw_only=True):
     reason: str
 
 
+class HandedOver(_Record, frozen=True, kw_only=True):
+    """The live world trains in another job, whose coordinator goes on with the run; no other may."""
+
+    job_id: str
+
+
 class Ended(_Record, frozen=True, kw_only=True):
     """The run's outcome is decided."""
 
@@ -147,5 +153,6 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     LifeEnded,
     Measurement,
     BegunAnew,
+    HandedOver,
     Ended,
 ]

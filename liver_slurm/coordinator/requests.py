@@ -36,7 +36,8 @@ def handle(turn: Turn, peer: bytes, message: FromClient) -> None:
         turn.answer(peer, Reply(ok=True))
         return
     if turn.state.phase.over:
-        turn.answer(peer, Reply(ok=False, error=f"the run is over: {turn.state.reason}"))
+        told = "the run is over: " if turn.state.phase.ends_run else "ask again in a moment: "
+        turn.answer(peer, Reply(ok=False, error=told + turn.state.reason))
         return
     if isinstance(message, CancelRequest):
         turn.answer(peer, Reply(ok=True))

@@ -11,6 +11,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import Prepared, Streamed, WorldEntered
 from liver_slurm.coordinator.lives import Life
 from liver_slurm.coordinator.streaming import StreamSchedule
+from liver_slurm.coordinator.successor import LiveJob
 from liver_slurm.coordinator.supply import NoticeKind, Supply
 from liver_slurm.state.layout import Layout
 
@@ -32,10 +33,18 @@ class Phase(str, Enum):
     INTERRUPTED = "interrupted"
     """Slurm has taken the live job's nodes and will start it again: the process ends, the run does not."""
 
+    HANDED_OVER = "handed over"
+    """The successor job's coordinator goes on with the run."""
+
     @property
     def over(self) -> bool:
         """The outcome is decided; only good-byes are left."""
-        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED, Phase.INTERRUPTED)
+        return self.ends_run or self in (Phase.INTERRUPTED, Phase.HANDED_OVER)
+
+    @property
+    def ends_run(self) -> bool:
+        """No other coordinator goes on with the run."""
+        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,9 @@ class Settings:
 class Departure:
     """A notice, as the coordinator keeps it."""
 
-    kind: NoticeKind | Literal["signal", "over"]
-    """``signal``: it does not say why; ``over``: the job is over, its processes have not ended yet."""
+    kind: NoticeKind | Literal["signal", "over", "successor"]
+    """``signal``: it does not say why; ``over``: the job is over, its processes have not ended yet; ``successor``:
+    another job takes the place of its job."""
     reason: str
     deadline: float
     """When the worker will be gone at the earliest, seconds since the epoch; infinity: nobody will kill it."""
@@ -170,7 +180,7 @@ class Attempt:
     target: World
     source: World | None
     reason: str
-    cause: Literal["start", "notice", "request", "capacity"]
+    cause: Literal["start", "notice", "request", "capacity", "successor"]
     started: float
     deadline: float
     request: int = -1
@@ -280,6 +290,16 @@ class RunState:
     """Steps completed by then: a checkpoint from there on is the last one wanted."""
     interrupted_until: float | None = None
     """When the workers are told to leave, whether that checkpoint is written or not; None: Slurm ends them."""
+    interrupted_for_good: bool = False
+    """Nobody goes on with the run by itself."""
+    live_job: LiveJob | None = None
+    """As last seen; None: not yet, or the run has no successors."""
+    submitting: bool = False
+    successor_tries: int = 0
+    successor_refused: str = ""
+    """Why the successor was refused, if it was."""
+    save_seconds: float | None = None
+    """That the last checkpoint took."""
     outcome: tuple[int, str] | None = None
     closing_deadline: float = 0.0
     closed: bool = False

@@ -49,6 +49,7 @@ def document(state: RunState) -> dict[str, Any]:
             }
             for job in jobs
         ],
+        "successor": state.live_job.successor.job_id if state.live_job and state.live_job.successor else None,
         "scheduler": state.supply.blind if state.supply else None,
         "queries": {
             "last_minute": state.supply.queries if state.supply else None,

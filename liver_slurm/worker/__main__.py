@@ -1,4 +1,4 @@
-"""``python -m liver_slurm.worker RUN_DIR --role live|standby [--name NAME]``: what srun and launchers start."""
+"""``python -m liver_slurm.worker RUN_DIR --role live|standby [--name NAME | --names PREFIX]``: what srun starts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liver_slurm.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--role", choices=("live", "standby"), required=True)
-    parser.add_argument("--name", help="unique in the run; default: from the Slurm task's number")
+    parser.add_argument("--name", help="unique in the run")
+    parser.add_argument("--names", metavar="PREFIX", help="PREFIX-N, with the Slurm task's number; default: the role")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     options = _arguments()
-    main(options.run_dir, options.role, options.name or task_name(options.role))
+    main(options.run_dir, options.role, options.name or task_name(options.role, options.names))

@@ -19,10 +19,14 @@ def standby_main(run_dir: str) -> None:
     main(Path(run_dir), "standby", task_name("standby"))
 
 
-def task_name(role: Literal["live", "standby"]) -> str:
-    """A name for this Slurm task that no other worker of the run has; a run has one live job and any standby jobs."""
+def task_name(role: Literal["live", "standby"], first: str | None = None) -> str:
+    """A name for this Slurm task that no other worker of the run has; a run has one live job and any standby jobs.
+
+    ``first``: first part of the name, which a live job gives that succeeds another one.
+    """
     task = os.environ.get("SLURM_PROCID", "0")
-    return f"live-{task}" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}-{task}"
+    standard = "live" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}"
+    return f"{first or standard}-{task}"
 
 
 def main(path: Path, role: Literal["live", "standby"], name: str) -> None:

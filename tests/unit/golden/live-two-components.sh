@@ -50,7 +50,11 @@
 set -u
 export RUN_DIR=/shared/runs/liver-20260102-030405-abcd
 PYTHON=/opt/liver/bin/python
-STARTED=$RUN_DIR/logs/coordinator.started
+STARTED=$RUN_DIR/logs/coordinator-$SLURM_JOB_ID.started
+# Set by the coordinator of the job that this one succeeds: the run moves over before that job's time limit. Until then
+# both jobs' workers are there, so they have different names; and this job's coordinator waits for its turn.
+SUCCEEDS=${LIVER_SUCCEEDS:-}
+WORKERS=live${SUCCEEDS:+-$SLURM_JOB_ID}
 # Seconds that workers have to end on their own once the run is over; half of it again after a SIGTERM.
 PATIENCE=20
 
@@ -107,25 +111,29 @@ trap stop TERM
 # dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step).
 srun \
     --het-group=1 --nodes=2 --ntasks-per-node=2 --cpus-per-task=1 --gres=gpu:2 --mem=0 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 \
-    bash -c "$LAUNCH" live 1 "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live : \
+    bash -c "$LAUNCH" "$WORKERS" 1 \
+    "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live --names "$WORKERS" : \
     --het-group=2 --nodes=1 --ntasks-per-node=1 --cpus-per-task=3 --mem=0 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 \
-    bash -c "$LAUNCH" live 3 "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live &
+    bash -c "$LAUNCH" "$WORKERS" 3 \
+    "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live --names "$WORKERS" &
 workers=$!
 
 # The coordinator. The run does not need it to train, so when it is killed or crashes it is started again, ever more
-# slowly if that does not help. Its own last words are 0 run finished, 1 run failed for good, 2 bad input, 3 cancelled;
-# 126 and 127 say that there is no such Python. They only count if it was started: srun itself fails with 1.
+# slowly if that does not help. Its own last words are 0 run finished, 1 run failed for good, 2 bad input, 3 cancelled,
+# 4 handed over to the job that succeeds this one; 126 and 127 say that there is no such Python. They only count if it
+# was started: srun itself fails with 1.
 deaths=0
 while :; do
     rm -f "$STARTED"
     born=$SECONDS
     LIVER_STARTED=$STARTED srun --het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
-        bash -c "$LAUNCH" coordinator 1 "$PYTHON" -m liver_slurm.coordinator "$RUN_DIR" "$@" &
+        bash -c "$LAUNCH" coordinator 1 "$PYTHON" -m liver_slurm.coordinator "$RUN_DIR" \
+        ${SUCCEEDS:+--succeeds "$SUCCEEDS"} "$@" &
     await $!
     code=$?
     [ -z "$stopping" ] || break
     if [ -e "$STARTED" ]; then
-        case $code in 0 | 1 | 2 | 3 | 126 | 127) break ;; esac
+        case $code in 0 | 1 | 2 | 3 | 4 | 126 | 127) break ;; esac
     fi
     [ $((SECONDS - born)) -lt 60 ] || deaths=0
     deaths=$((deaths + 1))
@@ -139,7 +147,8 @@ while :; do
     wait $!
     [ -z "$stopping" ] || break
 done
-say "coordinator ended with code $code: the run is over"
+[ "$code" -ne 4 ] || say "the run goes on in the job that succeeds this one"
+[ "$code" -eq 4 ] || say "coordinator ended with code $code: the run is over"
 
 # The workers end on their own, as the coordinator told them; what does not is signalled, then killed (srun kills its
 # tasks on a SIGTERM of its own).
@@ -149,5 +158,5 @@ if ! ends_within "$PATIENCE" "$workers"; then
 fi
 wait "$workers"
 
-[ "$code" -ne 3 ] || code=0
+case $code in 3 | 4) code=0 ;; esac
 exit "$code"

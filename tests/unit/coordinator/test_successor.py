@@ -1,0 +1,334 @@
+"""The live job's time limit: what is decided when, the handover in the state machine, and whose turn it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_states import Run
+
+from liver_slurm.control import messages as m
+from liver_slurm.coordinator import anew, recovery, takeover
+from liver_slurm.coordinator.ending import HANDED_OVER
+from liver_slurm.coordinator.interface import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
+from liver_slurm.coordinator.journal import Journal, read_unless_held
+from liver_slurm.coordinator.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
+from liver_slurm.coordinator.state import Phase
+from liver_slurm.coordinator.successor import LiveJob, Outlook, SuccessorJob, decide, lead, margin
+
+HOUR = 3600.0
+PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", "RUNNING")
+
+# ---- the decision --------------------------------------------------------------------------------------------------
+
+
+def outlook(left: float, successor: SuccessorJob | None = None, limit: float = 24 * HOUR, **changes: Any) -> Outlook:
+    fields: dict[str, Any] = {
+        "now": 1000.0,
+        "job": LiveJob(1000.0 + left, limit, successor),
+        "lead": None,
+        "save_s": 20.0,
+        "remaining_s": None,
+        "tries": 0,
+        "refused": "",
+        "submitting": False,
+        "joined": 0,
+        "wanted": 2,
+    }
+    return Outlook(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("given", "decision", "word"),
+    [
+        (outlook(3 * HOUR), "stay", "10800 s until"),
+        (outlook(2 * HOUR), "submit", "7200 s until"),
+        (outlook(2 * HOUR, lead=HOUR), "stay", "7200 s until"),
+        (outlook(2 * HOUR, remaining_s=HOUR), "stay", "the last step is 3600 s away"),
+        (outlook(2 * HOUR, remaining_s=3 * HOUR), "submit", ""),
+        (outlook(2 * HOUR, submitting=True), "stay", "no successor yet"),
+        (outlook(HOUR, PENDING), "stay", "job 8 waits in the queue: Resources"),
+        (outlook(HOUR, RUNNING, joined=1), "stay", "1 of 2 workers are ready"),
+        (outlook(HOUR, RUNNING, joined=2), "hand over", "job 8"),
+        (outlook(HOUR, tries=3), "stay", "3 successors have ended"),
+        (outlook(HOUR, refused="QOSMaxSubmitJobPerUserLimit"), "stay", "QOSMax"),
+        # twice the checkpoint's 20 s, and 30 s
+        (outlook(71, PENDING), "stay", "waits"),
+        (outlook(70, PENDING), "save", "job 8 waits in the queue"),
+        (outlook(70, RUNNING, joined=2), "save", "2 of 2"),
+        (outlook(70, refused="no"), "save", "there is no successor: no"),
+        (outlook(70, remaining_s=10.0), "stay", "the last step is 10 s away"),
+    ],
+)
+def test_decisions(given: Outlook, decision: str, word: str) -> None:
+    found, reason = decide(given)
+    assert found == decision, reason
+    assert word in reason
+
+
+def test_without_a_limit_nothing_is_due() -> None:
+    assert decide(replace(outlook(0), job=LiveJob(None, None)))[0] == "stay"
+
+
+@pytest.mark.parametrize("limit", [60.0, 180.0, HOUR, 24 * HOUR, 14 * 24 * HOUR])
+@pytest.mark.parametrize("save", [None, 0.1, 60.0, 3600.0])
+@pytest.mark.parametrize("wish", [None, 1.0])
+def test_a_successor_has_time_to_take_over_whatever_the_limit(
+    limit: float, save: float | None, wish: float | None
+) -> None:
+    changes = {"limit": limit, "save_s": save, "lead": wish}
+    left = limit
+    while decide(outlook(left, **changes))[0] == "stay":
+        left *= 0.97
+    assert decide(outlook(left, **changes))[0] == "submit"
+    assert left > 1.5 * margin(limit, save)
+
+
+def test_the_default_lead() -> None:
+    assert lead(60) == 30
+    assert lead(HOUR) == 600
+    assert lead(None) == 600
+
+
+# ---- the handover in the state machine -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run() -> Run:
+    """Two workers of job 7, whose time limit is an hour away, in one world."""
+    one = Run(job_id="7")
+    for name in ("live-0", "live-1"):
+        one.register(name, job_id="7")
+    for name in ("live-0", "live-1"):
+        one.say(m.Prepared(worker=name, generation=0, ok=True))
+    for name in ("live-0", "live-1"):
+        one.say(m.WorldEntered(worker=name, generation=0, step=0, time=one.now))
+    look(one, HOUR)
+    return one
+
+
+def look(run: Run, left: float, successor: SuccessorJob | None = None) -> None:
+    run.feed(LiveJobSeen(run.now, LiveJob(run.now + left, 4 * HOUR, successor)))
+    run.tick()
+
+
+def beat(run: Run) -> None:
+    for worker in list(run.state.workers.values()):
+        run.say(m.Heartbeat(worker=worker.name, generation=worker.generation, step=1, step_seconds=0.1, warm=True))
+
+
+def successors(run: Run, count: int = 2) -> None:
+    for number in range(count):
+        run.register(f"live-8-{number}", job_id="8")
+    run.tick(2.0)
+    beat(run)
+    run.tick()
+
+
+def submitted(run: Run) -> list[Any]:
+    return [action for action in run.actions if isinstance(action, SubmitSuccessor)]
+
+
+def change_over(run: Run) -> None:
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    run.tick()
+
+
+def test_a_successor_is_submitted_once(run: Run) -> None:
+    assert not submitted(run)
+    look(run, 1000.0)
+    look(run, 1000.0)
+    assert len(submitted(run)) == 1
+    run.feed(SuccessorAnswer(run.now, job_id="8"))
+    run.tick()
+    look(run, 900.0, PENDING)
+    assert len(submitted(run)) == 1
+    # It is cancelled: another one.
+    look(run, 800.0)
+    assert run.events("successor_lost") == [{"generation": 0, "job_id": "8"}]
+    assert len(submitted(run)) == 2
+
+
+def test_the_world_moves_when_all_of_the_successors_workers_are_there(run: Run) -> None:
+    look(run, 1000.0, RUNNING)
+    successors(run, 1)
+    assert run.state.attempt is None, "part of the successor is no reason to grow"
+    successors(run, 2)
+    attempt = run.state.attempt
+    assert attempt is not None
+    assert (attempt.cause, set(attempt.target.members)) == ("successor", {"live-8-0", "live-8-1"})
+    change_over(run)
+    assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
+    assert run.journaled(HandedOver) == [HandedOver(job_id="8")]
+    assert run.state.phase is Phase.HANDED_OVER
+    for name in ("live-0", "live-1"):
+        run.say(m.Leaving(worker=name, reason="dismissed"))
+    finish = next(action for action in run.actions if isinstance(action, Finish))
+    assert (finish.code, finish.over, finish.successor) == (HANDED_OVER, False, "8")
+    assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
+    assert not run.journaled(Ended)
+
+
+def test_the_successors_coordinator_goes_on_where_the_journal_ends(run: Run) -> None:
+    look(run, 1000.0, RUNNING)
+    successors(run)
+    change_over(run)
+    records = [EpochStarted(epoch=1, job_id="7"), *run.records]
+    assert anew.why_anew(records, anew.JobStart("8")) is None
+    settings = replace(run.state.settings, epoch=2, job_id="8")
+    next_run = Run(recovery.recover(records, settings, run.now))
+    for name in ("live-8-0", "live-8-1"):
+        next_run.register(name, generation=1, job_id="8")
+    next_run.register("live-0", generation=0, job_id="7")  # has not heard that it is to leave
+    assert next_run.state.phase in (Phase.STEADY, Phase.CUTOVER, Phase.RETIRE)
+    next_run.tick(5.0)
+    assert next_run.state.attempt is None or next_run.state.attempt.committed, "no world with a worker of the old job"
+
+
+def test_a_successor_that_is_lost_before_the_commit_changes_nothing(run: Run) -> None:
+    look(run, 1000.0, RUNNING)
+    successors(run)
+    assert run.state.attempt is not None
+    run.say(m.Failed(worker="live-8-0", generation=-1, step=0, error="node failed"))
+    run.tick()
+    assert run.state.attempt is None
+    assert run.state.phase is Phase.STEADY
+    assert all(worker.departure is None for worker in run.state.workers.values())
+    assert set(run.live.members) == {"live-0", "live-1"}
+    assert len(run.events("notice_withdrawn")) == 2
+
+
+def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(run: Run) -> None:
+    look(run, 200.0, PENDING)
+    proposal = run.state.checkpoint
+    assert proposal is not None
+    number, at = proposal.number, proposal.step
+    for name in run.live.members:
+        run.say(m.BoundaryVote(worker=name, boundary=number, step=at, accepted=True, current_step=0))
+    run.say(m.CheckpointWritten(worker="live-0", step=proposal.step, ok=True, path="step-1", seconds=3.0))
+    assert run.state.phase is Phase.INTERRUPTED
+    assert not run.journaled(Ended)
+    assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
+    for name in ("live-0", "live-1"):
+        run.say(m.Leaving(worker=name, reason="told"))
+    assert [action.successor for action in run.actions if isinstance(action, Finish)] == ["8"]
+
+
+def test_workers_of_a_successor_that_came_too_late_stay_for_the_new_beginning(run: Run) -> None:
+    look(run, 1000.0, RUNNING)
+    successors(run, 1)
+    look(run, 200.0, RUNNING)
+    run.tick(196.0)
+    assert run.state.phase is Phase.INTERRUPTED
+    assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
+
+
+def test_where_there_can_be_none_the_run_ends_and_says_how_to_go_on(run: Run) -> None:
+    look(run, 1000.0)
+    run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
+    assert "Invalid qos" in run.events("successor_refused")[0]["reason"]
+    look(run, 200.0)
+    assert len(submitted(run)) == 1
+    run.tick(196.0)
+    assert [record.code for record in run.journaled(Ended)] == [1]
+    assert "Invalid qos" in run.journaled(Ended)[0].reason
+    assert "submit --resume" in run.journaled(Ended)[0].reason
+
+
+def test_the_limits_own_signal_does_not_cancel_a_run_that_has_a_successor(run: Run) -> None:
+    look(run, 3.0, PENDING)
+    run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
+    assert run.state.phase is Phase.INTERRUPTED
+    assert not run.journaled(Ended)
+
+
+# ---- whose turn it is ----------------------------------------------------------------------------------------------
+
+
+def committed(*members: str) -> Committed:
+    return Committed(
+        generation=0, layout="tp1pp1dp1", members=members, source_layout="", source_members=(), source_generation=-1,
+        step=0, cause="start", reason="", summary={},
+    )  # fmt: skip
+
+
+SEVEN, EIGHT = EpochStarted(epoch=1, job_id="7"), EpochStarted(epoch=2, job_id="8")
+
+
+def test_who_holds_the_journal() -> None:
+    assert takeover.holder([]) == ""
+    assert takeover.holder([SEVEN, committed("live-0")]) == "7"
+    assert takeover.holder([SEVEN, HandedOver(job_id="8")]) == "8"
+    assert takeover.holder([SEVEN, HandedOver(job_id="8"), EIGHT, HandedOver(job_id="9")]) == "9"
+
+
+@pytest.mark.parametrize(
+    ("records", "anew_in"),
+    [
+        ([SEVEN, committed("live-0")], True),
+        ([SEVEN, committed("live-0", "standby-3-0")], True),
+        ([SEVEN, committed("live-8-0", "standby-3-0")], False),  # killed between its commit and the handover
+        ([SEVEN, committed("live-0"), Ended(code=1, reason="")], False),
+        ([SEVEN], False),
+        ([SEVEN, committed("live-0"), BegunAnew(checkpoint="", step=0, steps_lost=0, reason="")], False),
+        ([SEVEN, committed("live-8-0"), HandedOver(job_id="8"), EIGHT, committed("live-8-0")], False),
+    ],
+)
+def test_when_a_successor_begins_anew(records: list[Any], anew_in: bool) -> None:
+    assert (anew.why_anew(records, anew.JobStart("8")) is not None) is anew_in
+
+
+def write(path: Path, *records: Any) -> None:
+    journal = Journal(path)
+    for record in records:
+        journal.append(record)
+    journal.close()
+
+
+def test_the_successor_waits_for_the_journal_and_for_the_record_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    held = Journal(path)
+    held.append(SEVEN)
+    held.append(committed("live-8-0"))
+    looks = 0
+
+    def next_look(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            assert read_unless_held(path) is None
+            held.close()  # killed, and about to be started again: job 7 runs
+        elif looks == 2:
+            assert len(read_unless_held(path) or ()) == 2
+            write(path, HandedOver(job_id="8"))
+
+    monkeypatch.setattr("liver_slurm.coordinator.takeover.time.sleep", next_look)
+    journal, records = takeover.open_journal(path, "8", lambda job: False, wait=True)
+    assert looks == 2
+    assert journal is not None
+    assert takeover.holder(records) == "8"
+    journal.close()
+    # Job 7's coordinator is started again, too late.
+    assert takeover.open_journal(path, "7", lambda job: False, wait=False)[0] is None
+
+
+def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    write(path, SEVEN, committed("live-0"))
+    asked: list[str] = []
+
+    def is_over(job: str) -> bool:
+        asked.append(job)
+        return True
+
+    journal, _ = takeover.open_journal(path, "8", is_over, wait=True)
+    assert journal is not None
+    journal.close()
+    assert asked == ["7"]
