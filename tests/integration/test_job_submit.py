@@ -87,6 +87,21 @@ def test_a_standby_where_nothing_is_taken_back_is_refused(tmp_path: Path) -> Non
     assert "standbys belong where Slurm can take them back (scavenger), not in prod, live; see" in done.stderr
 
 
+def test_only_asking_is_filtered_too(tmp_path: Path) -> None:
+    done = sbatch(written(tmp_path, STANDBY), "--test-only", "--partition=prod")
+    assert "standbys belong where Slurm can take them back (scavenger), not in prod" in done.stderr
+
+
+def test_an_edit_that_is_no_lua_does_no_harm(cluster: Cluster, tmp_path: Path) -> None:
+    installed = cluster.slurm_conf.parent / "job_submit.lua"
+    good = installed.read_text()
+    installed.write_text(good + "\nend end (\n")
+    try:
+        assert fields(sbatch(written(tmp_path, STANDBY)).stdout)["Partition"] == "scavenger"
+    finally:
+        installed.write_text(good)
+
+
 def test_a_live_job(tmp_path: Path) -> None:
     done = sbatch(written(tmp_path, LIVE), "--requeue", "--time=5:00:00")
     found = fields(done.stdout)

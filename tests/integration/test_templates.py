@@ -18,6 +18,7 @@ import pytest
 
 from liver_slurm.api import Job, prepare_config
 from liver_slurm.config.load import load_job
+from liver_slurm.config.rundir import RunDir
 from liver_slurm.slurm.client import CommandClient
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0)]
@@ -189,6 +190,33 @@ def test_a_chain_goes_on_after_a_failure_of_the_cluster_and_ends_with_the_run(
     ]
     assert f"chain.sh: job {first.job_id} ended NODE_FAIL" in output(place)
     eventually(lambda: all(job.is_over for job in client.jobs()), "nothing is left")
+
+
+@pytest.mark.long
+def test_a_chain_of_real_runs_across_a_time_limit(client: CommandClient, place: Path, eventually: Eventually) -> None:
+    keys = [f"job.run_root={place}/runs", "live.time=1:00", "train.steps=1000000", "standby.max_jobs=0"]
+    options = [word for key in [*keys, "checkpoint.every=20"] for word in ("--set", key)]
+    liver = str(Path(sys.executable).with_name("liver-slurm"))
+    sbatch("chain.sh", str(JOB), *options, LIVER_SLURM=liver)
+
+    def runs() -> list[Job]:
+        return sorted((Job(RunDir(path.parent)) for path in place.glob("runs/*/run.json")), key=lambda job: job.job_id)
+
+    def second_trains() -> bool:
+        return len(runs()) > 1 and next(runs()[1].metrics(), None) is not None
+
+    try:
+        eventually(second_trains, "the second live job trains", 240)
+    except BaseException:
+        print(output(place))
+        raise
+    first, second = runs()
+    assert client.jobs([first.job_id])[0].state == "TIMEOUT"
+    steps = [line.step for line in first.metrics()]
+    assert 1 < next(second.metrics()).step <= steps[-1] + 1, "from a checkpoint of the first one"
+    second.cancel()
+    eventually(lambda: f"job {second.job_id} ended" in output(place), "the chain ends with it", 60)
+    assert len(runs()) == 2
 
 
 @pytest.mark.parametrize("runtime", ["apptainer", "enroot"])
