@@ -18,9 +18,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         subparsers,
         "bench",
         "Measure on this machine: baseline and ours in the same run, medians of several.",
-        f"benchmarks:\n{names}",
+        ("bench transfer --quick", "bench reconfigure --json > figures.json"),
+        more=f"benchmarks:\n{names}",
     )
-    parser.add_argument("name", metavar="NAME", choices=BENCHES, help=", ".join(BENCHES))
+    parser.add_argument("name", metavar="NAME", choices=tuple(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--quick", action="store_true", help="the smallest case of each, in under a minute")
     add_json(parser, "print every figure as one JSON document")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+from liver_slurm.cli.common import RUN_FILES, Subparsers, add_job, add_json, new_parser, print_json
 
 DESCRIPTION = """\
 End a run and everything that it started, and nothing else. Its coordinator is asked; whether it answers or not, all
@@ -14,7 +14,14 @@ Plain processes are told to end."""
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``cancel``."""
-    parser = new_parser(subparsers, "cancel", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "cancel",
+        DESCRIPTION,
+        {"cancel 1234": "by job id", "cancel gpt-tiny": "by name: the newest run that has it"},
+        files=RUN_FILES,
+        see_also=("status", "submit"),
+    )
     add_job(parser)
     add_json(parser, 'print {"run_dir", "how"}')
 

@@ -13,9 +13,16 @@ Ask a run to write a checkpoint soon. It lies in checkpoints/ of the run directo
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``checkpoint``."""
-    parser = new_parser(subparsers, "checkpoint", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "checkpoint",
+        DESCRIPTION,
+        ("checkpoint 1234", "submit --resume 1234"),
+        files={"RUN/checkpoints/": "a folder for each step that was saved"},
+        see_also=("events", "submit"),
+    )
     add_job(parser)
-    add_json(parser)
+    add_json(parser, 'print {"accepted"}')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,12 +7,25 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from liver_slurm.cli.common import new_parser
 from liver_slurm.slurm.cluster.spec import DEFAULT_DIRECTORY, ClusterSpec, resolve_directory
+
+DESCRIPTION = """\
+A real multi-node Slurm on this machine, of the distribution's own daemons, as an ordinary user: to try things out, and
+for tests. `up` prints what to do next."""
+EXAMPLES_OF = {
+    "up": ("cluster up", "cluster up --nodes 5 --grace 30 --preempt-mode requeue"),
+    "env": ("cluster env",),
+    "status": ("cluster status", "cluster status --json"),
+    "down": ("cluster down",),
+}
+EXAMPLES = tuple(line for lines in EXAMPLES_OF.values() for line in lines)
+FILES = {str(DEFAULT_DIRECTORY): "the cluster's settings, logs and state"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``cluster`` and its verbs."""
-    parser = subparsers.add_parser("cluster", help="a real multi-node Slurm on this machine")
+    parser = new_parser(subparsers, "cluster", DESCRIPTION, EXAMPLES, files=FILES, see_also=("submit", "doctor"))
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_up(verbs)
     for name, text, verb in (
@@ -36,8 +49,8 @@ def _add_verb(
     text: str,
     verb: Callable[[argparse.Namespace, Path], int],
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text)
-    parser.add_argument("--dir", help=f"the cluster's directory (default: {DEFAULT_DIRECTORY})")
+    parser = new_parser(verbs, name, f"{text[0].upper()}{text[1:]}.", EXAMPLES_OF[name], files=FILES)
+    parser.add_argument("--dir", metavar="DIR", help=f"the cluster's directory (default: {DEFAULT_DIRECTORY})")
     if name != "env":
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(cluster_verb=verb)

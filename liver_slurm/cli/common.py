@@ -16,20 +16,75 @@ from liver_slurm.errors import BadInput
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
+EXIT_CODES = "0 done, 1 failed, 2 bad input, 130 interrupted"
+RUN_FILES = {"runs/NAME-*/": "run directories, in job.run_root"}
+JOB_FILES = {
+    "~/.config/liver-slurm/site.toml": "defaults of all jobs; LIVER_SITE names another",
+    "configs/reference.toml": "every key of a job file",
+}
+
+
 def new_parser(
-    subparsers: Subparsers[argparse.ArgumentParser], name: str, description: str, epilog: str = ""
+    subparsers: Subparsers[argparse.ArgumentParser],
+    name: str,
+    description: str,
+    examples: Sequence[str] | Mapping[str, str] = (),
+    *,
+    exit_codes: str = EXIT_CODES,
+    files: Mapping[str, str] | None = None,
+    see_also: Sequence[str] = (),
+    more: str = "",
 ) -> argparse.ArgumentParser:
-    """A subcommand's parser; its help keeps the line breaks of the texts."""
+    """A subcommand's parser, whose help has the parts of a manual page and keeps the line breaks of the texts.
+
+    Args:
+        examples: command lines without ``liver-slurm``; with a mapping, each with a remark.
+        files: path → what it is.
+        see_also: other subcommands.
+        more: text before the examples.
+    """
+    remarks = examples if isinstance(examples, Mapping) else dict.fromkeys(examples, "")
+    parts = [
+        more,
+        "examples:\n" + _pairs({f"liver-slurm {line}": remark for line, remark in remarks.items()}) if remarks else "",
+        f"exit codes:\n  {exit_codes}",
+        "files:\n" + _pairs(files) if files else "",
+        "see also:\n  " + ", ".join(f"liver-slurm {other}" for other in see_also) if see_also else "",
+    ]
     return subparsers.add_parser(
-        name, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=" ".join(description.partition(".")[0].split()).replace("%", "%%"),
+        description=description,
+        epilog="\n\n".join(part for part in parts if part),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _pairs(pairs: Mapping[str, str]) -> str:
+    """Two columns; where the first is too wide for that, its remark is on the line below."""
+    width = max((len(left) for left in pairs if len(left) <= 60), default=0)
+    lines = []
+    for left, right in pairs.items():
+        if right and len(left) > width:
+            lines += [f"  {left}", f"  {'':{width}}  {right}"]
+        else:
+            lines.append(f"  {left:{width}}  {right}".rstrip())
+    return "\n".join(lines)
 
 
 def add_job(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """The argument that names a run."""
-    parser.add_argument(
-        "job", metavar="JOB", nargs="?" if optional else None, help="Slurm job id, run name, or run directory"
+    complete(
+        parser.add_argument(
+            "job", metavar="JOB", nargs="?" if optional else None, help="Slurm job id, run name, or run directory"
+        ),
+        "runs",
     )
+
+
+def complete(argument: argparse.Action, words: str) -> None:
+    """Say what a shell may complete an argument with: see :mod:`liver_slurm.cli.completion`, which reads this."""
+    argument.liver_words = words  # type: ignore[attr-defined]
 
 
 def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON document and nothing else") -> None:
@@ -40,16 +95,18 @@ def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON d
 def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False) -> None:
     """The job file and its overrides; ``resumable``: and --resume, whose run's own job is the default."""
     default = "; default with --resume: that run's own job" if resumable else ""
-    parser.add_argument(
-        "job_file",
-        metavar="JOB.toml",
-        nargs="?" if resumable else None,
-        help=f"job file; configs/gpt-tiny.toml is a small one{default}",
+    complete(
+        parser.add_argument(
+            "job_file",
+            metavar="JOB.toml",
+            nargs="?" if resumable else None,
+            help=f"job file; configs/gpt-tiny.toml is a small one{default}",
+        ),
+        "files",
     )
     if resumable:
-        parser.add_argument(
-            "--resume", metavar="RUN", help="continue from the newest checkpoint of this run, in a new run directory"
-        )
+        resume = "continue from the newest checkpoint of this run, in a new run directory"
+        complete(parser.add_argument("--resume", metavar="RUN", help=resume), "runs")
     parser.add_argument(
         "--set",
         action="append",

@@ -6,24 +6,21 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
+from liver_slurm.cli.common import JOB_FILES, Subparsers, add_json, new_parser, print_json
 
 DESCRIPTION = "What job and site files may hold."
 REFERENCE = """\
 Print every key of a job file with what it is for, its type, allowed values and default, as TOML in which every key is a
 comment. configs/reference.toml in the source tree is this text."""
-EPILOG = """\
-examples:
-  liver-slurm config reference
-  liver-slurm config reference --json"""
+EXAMPLES = ("config reference", "config reference --json")
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``config`` and its verb."""
-    parser = new_parser(subparsers, "config", DESCRIPTION, EPILOG)
+    parser = new_parser(subparsers, "config", DESCRIPTION, EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_json(
-        new_parser(verbs, "reference", REFERENCE, EPILOG),
+        new_parser(verbs, "reference", REFERENCE, EXAMPLES, files=JOB_FILES),
         'print a JSON list of {"name", "text", "allowed", "default", "required"}',
     )
 

@@ -13,17 +13,17 @@ PREPARE = """\
 Tokenize text into an indexed dataset. FILES are text files (a document each), .jsonl files (a document a line, its
 "text"), and folders (their text and source files, in sorted order; hidden and third-party folders and binary files are
 passed over). A job file's data.paths takes the prefix; it takes text, too, and then a run prepares it by itself."""
-EPILOG = """\
-examples:
-  liver-slurm data prepare corpus/ --output data/corpus
-  liver-slurm data prepare books.jsonl --output data/books --tokenizer llama/tokenizer.json"""
+EXAMPLES = (
+    "data prepare corpus/ --output data/corpus",
+    "data prepare books.jsonl --output data/books --tokenizer llama/tokenizer.json",
+)
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``data`` and its verb."""
-    parser = new_parser(subparsers, "data", DESCRIPTION)
+    parser = new_parser(subparsers, "data", DESCRIPTION, EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    prepare = new_parser(verbs, "prepare", PREPARE, EPILOG)
+    prepare = new_parser(verbs, "prepare", PREPARE, EXAMPLES)
     prepare.add_argument("files", nargs="+", metavar="FILES", help="text files, .jsonl files, folders")
     prepare.add_argument("--output", required=True, metavar="PREFIX", help="PREFIX.bin and PREFIX.idx are written")
     prepare.add_argument(

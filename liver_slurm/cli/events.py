@@ -17,7 +17,14 @@ The same lines are in events.jsonl of the run directory."""
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``events``."""
-    parser = new_parser(subparsers, "events", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "events",
+        DESCRIPTION,
+        {"events 1234 --follow": "", "events 1234 --json --follow": "for programs: a JSON document a line"},
+        files={"RUN/events.jsonl": "the same, a JSON document a line"},
+        see_also=("status", "logs", "resize"),
+    )
     add_job(parser)
     parser.add_argument("--follow", action="store_true", help="print events as they come, until the run is over")
     add_json(parser, "print a JSON list; with --follow a JSON document a line, as they come")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from liver_slurm.cli.common import Subparsers, add_json, moment, new_parser, print_json, print_table
+from liver_slurm.cli.common import RUN_FILES, Subparsers, add_json, moment, new_parser, print_json, print_table
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.errors import BadInput
@@ -18,7 +18,8 @@ and that never said how it ended is lost; a question mark after a state: Slurm c
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``list``."""
-    add_json(new_parser(subparsers, "list", DESCRIPTION), "print a JSON list")
+    parser = new_parser(subparsers, "list", DESCRIPTION, ("list", "list --json"), files=RUN_FILES, see_also=("status",))
+    add_json(parser, 'print a JSON list of {"job_id", "name", "state", "step", "layout", "run_dir", …}')
 
 
 def run(args: argparse.Namespace) -> int:

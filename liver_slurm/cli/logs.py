@@ -20,7 +20,14 @@ POLL = 0.2
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``logs``."""
-    parser = new_parser(subparsers, "logs", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "logs",
+        DESCRIPTION,
+        ("logs 1234 --follow", "logs 1234 --worker live-0"),
+        files={"RUN/logs/": "a file for the coordinator and each worker, and Slurm's own"},
+        see_also=("status", "events"),
+    )
     add_job(parser)
     parser.add_argument("--worker", metavar="ID", help="this worker's log (default: the coordinator's)")
     parser.add_argument("--follow", action="store_true", help="go on printing until the run is over")

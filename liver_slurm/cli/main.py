@@ -30,8 +30,17 @@ COMMANDS = {
     "simulate": "a policy against a trace of capacity",
     "bench": "measure on this machine",
     "doctor": "whether this machine and cluster have what a run needs",
+    "completion": "a script that makes bash or zsh complete these commands",
 }
 """All subcommands with their help; one is there when its module is. A table, so that --help imports none of them."""
+
+EPILOG = """\
+examples:
+  liver-slurm doctor job.toml
+  liver-slurm submit job.toml
+  liver-slurm status
+
+`liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
 INTERRUPTED = 130
 
@@ -57,13 +66,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def full_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands, all imported; for what looks at the commands themselves."""
+    parser, subparsers = _bare_parser()
+    for name in _available():
+        _module(name).add_parser(subparsers)
+    return parser
+
+
+def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         prog="liver-slurm",
         description="LLM training on Slurm that keeps going while the nodes under it come and go.",
-        epilog="`liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser, subparsers = _bare_parser()
     wanted = next((text for text in arguments if not text.startswith("-")), None)
     if wanted in _available():
         module = _module(wanted)

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from liver_slurm.cli.common import Subparsers, add_job_file, add_json, new_parser
+from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, complete, new_parser
 from liver_slurm.errors import BadInput
 from liver_slurm.state.layout import Layout
 
@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``plan``."""
-    parser = new_parser(subparsers, "plan", "What a change of layout would move; needs no cluster and no weights.")
+    parser = new_parser(
+        subparsers,
+        "plan",
+        "What a change of layout would move; needs no cluster and no weights.",
+        (
+            "plan configs/gpt-7b.toml --from tp4pp1dp8 --to tp4pp1dp16",
+            "plan configs/gpt-tiny.toml --from tp2pp1dp2 --to tp1pp2dp3 --json",
+        ),
+        files=JOB_FILES,
+        see_also=("resize",),
+    )
     add_job_file(parser)
-    parser.add_argument("--from", dest="source", required=True, metavar="LAYOUT", help="layout now, such as tp2pp1dp2")
-    parser.add_argument("--to", dest="target", required=True, metavar="LAYOUT", help="layout to go to")
+    now = "layout now, such as tp2pp1dp2"
+    complete(parser.add_argument("--from", dest="source", required=True, metavar="LAYOUT", help=now), "layouts")
+    then = "layout to go to"
+    complete(parser.add_argument("--to", dest="target", required=True, metavar="LAYOUT", help=then), "layouts")
     parser.add_argument(
         "--keep",
         metavar="RANKS",

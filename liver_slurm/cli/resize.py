@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+from liver_slurm.cli.common import Subparsers, add_job, add_json, complete, new_parser, print_json
 
 DESCRIPTION = """\
 Ask a run for another layout, or for the best layout for a number of workers. The request is judged at once; the change
@@ -15,10 +15,16 @@ takes the place of one that waits."""
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``resize``."""
-    parser = new_parser(subparsers, "resize", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "resize",
+        DESCRIPTION,
+        ("resize 1234 --layout tp2pp1dp2", "resize 1234 --workers 4"),
+        see_also=("plan", "events"),
+    )
     add_job(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--layout", metavar="LAYOUT", help="such as tp2pp1dp2")
+    complete(what.add_argument("--layout", metavar="LAYOUT", help="such as tp2pp1dp2"), "layouts")
     what.add_argument("--workers", type=int, metavar="N", help="workers of the next world")
     add_json(parser)
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from liver_slurm.cli.common import (
+    JOB_FILES,
     RECONFIGURATION_HEADERS,
+    RUN_FILES,
     Subparsers,
     add_job_file,
     add_json,
@@ -32,15 +34,22 @@ from liver_slurm.stream.interface import reachable_host
 DESCRIPTION = """\
 Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
 tests, and for one machine with GPUs (gpus_per_task = 1: each worker gets one)."""
-EPILOG = """\
-examples:
-  liver-slurm run configs/gpt-tiny.toml --workers 2
-  liver-slurm run configs/gpt-tiny.toml --workers 2 --standbys 2 --resize 50:tp2pp1dp2 --resize 100:tp1pp1dp2"""
+EXAMPLES = (
+    "run configs/gpt-tiny.toml --workers 2",
+    "run configs/gpt-tiny.toml --workers 2 --standbys 2 --resize 50:tp2pp1dp2 --resize 100:tp1pp1dp2",
+)
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``run``."""
-    parser = new_parser(subparsers, "run", DESCRIPTION, EPILOG)
+    parser = new_parser(
+        subparsers,
+        "run",
+        DESCRIPTION,
+        EXAMPLES,
+        files={**JOB_FILES, **RUN_FILES},
+        see_also=("submit", "status"),
+    )
     add_job_file(parser, resumable=True)
     parser.add_argument("--workers", type=int, required=True, metavar="N", help="live workers")
     parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from liver_slurm.cli import list as list_command
-from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json, print_table
+from liver_slurm.cli.common import RUN_FILES, Subparsers, add_job, add_json, new_parser, print_json, print_table
 from liver_slurm.cli.view import progress_rows
 
 DESCRIPTION = """\
@@ -16,7 +16,14 @@ where it does not answer, the run's files tell the last known state. Without a r
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``status``."""
-    parser = new_parser(subparsers, "status", DESCRIPTION)
+    parser = new_parser(
+        subparsers,
+        "status",
+        DESCRIPTION,
+        {"status": "all runs", "status 1234": "", "status 1234 --json": "for programs"},
+        files=RUN_FILES,
+        see_also=("list", "events", "logs"),
+    )
     add_job(parser, optional=True)
     add_json(parser)
 

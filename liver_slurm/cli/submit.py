@@ -6,7 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from liver_slurm.cli.common import Subparsers, add_job_file, add_json, job_file, new_parser, print_json
+from liver_slurm.cli.common import (
+    JOB_FILES,
+    RUN_FILES,
+    Subparsers,
+    add_job_file,
+    add_json,
+    job_file,
+    new_parser,
+    print_json,
+)
 from liver_slurm.config.load import load_job
 from liver_slurm.config.runs import new_run_dir
 
@@ -18,18 +27,26 @@ Submit a job file to Slurm. The whole file is checked first, every problem is re
 submitted or left behind when there is one.
 
 The run grows into idle nodes of standby.partitions and gives them back on preemption, up to standby.max_jobs."""
-EPILOG = """\
-examples:
-  liver-slurm submit configs/gpt-tiny.toml --wait
-  liver-slurm submit job.toml --set train.steps=500 --set standby.max_jobs=0
-  liver-slurm submit job.toml --dry-run > live.sh
-  sbatch sbatch/single.sh "$(liver-slurm submit job.toml --prepare)"
-  liver-slurm submit --resume runs/gpt-20260101-120000-ab12"""
+EXAMPLES = {
+    "submit configs/gpt-tiny.toml --wait": "",
+    "submit job.toml --set train.steps=500": "",
+    "submit job.toml --set standby.max_jobs=0": "a run that is never resized",
+    "submit job.toml --dry-run > live.sh": "",
+    "submit job.toml --prepare": "for sbatch by hand: sbatch sbatch/single.sh RUN_DIR",
+    "submit --resume 1234": "a new run from the newest checkpoint of that one",
+}
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``submit``."""
-    parser = new_parser(subparsers, "submit", DESCRIPTION, EPILOG)
+    parser = new_parser(
+        subparsers,
+        "submit",
+        DESCRIPTION,
+        EXAMPLES,
+        files={**JOB_FILES, **RUN_FILES, "sbatch/live.sh.j2": "the batch script's template"},
+        see_also=("doctor", "status", "events", "resize", "cancel"),
+    )
     add_job_file(parser, resumable=True)
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
     parser.add_argument(
@@ -69,8 +86,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_next(job_id: str, run_dir: str) -> None:
     print(f"Submitted job {job_id}, run directory {run_dir}\n")
-    for command in (f"status {job_id}", f"events {job_id} --follow", f"logs {job_id} --follow", f"cancel {job_id}"):
-        print(f"  liver-slurm {command}")
+    for command, what in (
+        (f"status {job_id}", "step, layout, workers and standbys"),
+        (f"events {job_id} --follow", "what happens, and why"),
+        (f"logs {job_id} --follow", "what the coordinator prints; --worker live-0 for a worker"),
+        (f"resize {job_id} --workers N", "another number of workers"),
+        (f"cancel {job_id}", "end it, and its standby jobs"),
+    ):
+        print(f"  liver-slurm {command:<{len(job_id) + 20}}  # {what}")
 
 
 def _wait(job: Job) -> int:
