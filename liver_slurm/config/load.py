@@ -61,6 +61,23 @@ def load_job(
     return document.validated(path.name, files)
 
 
+def load_site(site: Path | None = None) -> JobConfig:
+    """The site file's defaults over the schema's, for what needs no job: keys that every job must have may be missing.
+
+    Raises:
+        BadInput: one line for each thing that is wrong.
+    """
+    document = _Document()
+    if (path := _site_path(site)) is not None:
+        document.merge(_read(path), path.name)
+    decoder = Decoder(known_keys=document.known)
+    config = decoder.table(JobConfig, _plain_times(document.table))
+    problems = [one for one in decoder.problems if not one.text.startswith("is missing")]
+    if problems:
+        raise BadInput("\n".join(f"{path}: {one.key}: {one.text}" for one in problems))
+    return config
+
+
 def check_job(config: JobConfig, *, files: bool = True, sections: Mapping[str, Any] | None = None) -> JobConfig:
     """Validate a config that was made in Python, with ``sections`` over it; arguments and errors as :func:`load_job`.
 

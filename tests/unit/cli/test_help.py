@@ -124,3 +124,15 @@ def test_the_reference_as_json(liver: Callable[..., tuple[int, str, str]]) -> No
         "default": 0.0003,
         "required": False,
     }
+
+
+def test_doctor_without_slurm(liver: Callable[..., tuple[int, str, str]], home: Path) -> None:
+    code, out, _ = liver("doctor", TINY, "--json")
+    found = {(one["check"], one["status"]) for one in json.loads(out)["findings"]}
+    assert {("slurm", "warn"), ("directory", "ok"), ("packages", "ok")} <= found
+    assert code == 0, out
+    assert list(home.iterdir()) == []
+    code, out, _ = liver("doctor", "--set", "job.run_root=/")
+    assert (code, out) == (2, "")
+    assert liver("doctor", "--wait", "0")[0] == 2
+    assert liver("doctor", TINY, "--set", "train.lr=-1")[0] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def test_every_key_is_there_with_a_text() -> None:
     assert sorted([*tables, *(key.name for key in keys)]) == sorted(walk_keys(JobConfig))
     assert [key.name for key in keys if not key.text] == []
     assert [section.header for section in sections() if not section.text] == []
+
+
+def test_the_readme_names_every_key() -> None:
+    text = (FILE.parents[1] / "README.md").read_text()
+    rows = re.findall(r"^\| `\[+([\w.]+)\]+` \|(.*)\|$", text, flags=re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(section.header.strip("[]") for section in sections())
+    for section in sections():
+        row = dict(rows)[section.header.strip("[]")]
+        missing = [key.name for key in section.keys if f"`{key.name.rpartition('.')[2]}`" not in row]
+        assert not missing, "README.md, Configuration: name the key in its section's row"
 
 
 def test_nothing_is_set_in_it() -> None:

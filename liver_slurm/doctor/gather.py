@@ -1,0 +1,246 @@
+"""Collects the facts: from Slurm, from this machine, and from one node of each partition through a short job."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import msgspec
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.doctor import probe
+from liver_slurm.doctor.facts import Facts, Look, Report, SlurmFacts, wanted_partitions
+from liver_slurm.errors import ClusterError
+from liver_slurm.slurm.client import CommandClient
+from liver_slurm.slurm.command import NotInstalled
+from liver_slurm.slurm.connect import connect
+from liver_slurm.slurm.look import NodeDialogue, Place, job_name
+from liver_slurm.slurm.munge import munge_problem
+from liver_slurm.slurm.submit import check_submittable
+from liver_slurm.stream.interface import reachable_host
+
+START = 30.0
+"""Seconds that a probe may take to start once it has a node."""
+REPORT = 2 * probe.TOOL_TIMEOUT + 30.0
+"""Seconds that a probe may take to look."""
+
+
+def gather(config: JobConfig, wait: float | None) -> Facts:
+    """All facts for a job; ``wait``: seconds to wait for a free node of each partition, None: submit no jobs."""
+    with _token_file(config.job.run_root) as (token_file, token):
+        slurm, slurm_error, missing = _ask_slurm(config)
+        looks: Sequence[Look] = ()
+        not_looked = ""
+        with ThreadPoolExecutor(1) as pool:
+            here = pool.submit(probe.look_here, config.job.run_root, token_file, True)
+            if slurm is None:
+                not_looked = "Slurm does not answer"
+            elif wait is None:
+                not_looked = "--no-jobs was given"
+            else:
+                looks = look_around(config, places(config, slurm), token_file, wait)
+            return Facts(
+                config=config,
+                here=here.result(),
+                requirements=_requirements(),
+                slurm=slurm,
+                slurm_error=slurm_error,
+                slurm_missing=missing,
+                pyslurm=_pyslurm(),
+                munge_error=munge_problem(slurm.config if slurm else {}),
+                token=token,
+                looks=looks,
+                not_looked=not_looked,
+            )
+
+
+def _ask_slurm(config: JobConfig) -> tuple[SlurmFacts | None, str, bool]:
+    """What Slurm says; or None, why it says nothing, and whether that is because there is no Slurm here."""
+    try:
+        client = connect()
+        partitions = client.partitions()
+        names = [one.name for one in partitions if one.name in wanted_partitions(config, partitions)]
+        return (
+            SlurmFacts(
+                version=client.version(),
+                client="Slurm's commands" if isinstance(client, CommandClient) else "pyslurm",
+                config=client.config(),
+                partitions=partitions,
+                nodes={name: client.nodes(name) for name in names},
+                problems=check_submittable(config, client),
+            ),
+            "",
+            False,
+        )
+    except ClusterError as error:
+        return None, str(error), isinstance(error, NotInstalled)
+
+
+def places(config: JobConfig, slurm: SlurmFacts) -> list[Place]:
+    """Where to look: one node of each partition that the job uses and that is up, as the job itself asks for it."""
+    up = {one.name for one in slurm.partitions if one.is_up}
+    live, standby = config.live, config.standby
+    found = []
+    for name, gpus in wanted_partitions(config, slurm.partitions).items():
+        reclaimable = name in standby.partitions
+        component = next((one for one in live.component if (one.partition or live.partition) == name), None)
+        asks = standby if reclaimable else component
+        if name in up:
+            found.append(
+                Place(
+                    partition=name,
+                    gpus=gpus,
+                    account=(standby.account if reclaimable else None) or live.account,
+                    qos=standby.qos if reclaimable else live.qos,
+                    constraint=asks.constraint if asks else None,
+                    exclude=asks.exclude if asks else None,
+                )
+            )
+    return found
+
+
+def look_around(config: JobConfig, where: Sequence[Place], token_file: str | None, wait: float) -> list[Look]:
+    """Look at one node of each place, all at the same time; every job has ended when this returns."""
+    name = job_name()
+    dialogues: list[NodeDialogue] = []
+    try:
+        with probe.listen() as server, ThreadPoolExecutor(max(1, len(where))) as pool:
+            try:
+                for place in where:  # one by one, so that those that have started are ended if another cannot be
+                    script = probe_script(config, token_file, place.gpus > 0)
+                    dialogues += [NodeDialogue(place, script, name, wait)]
+                looks = _hold(dialogues, pool, [reachable_host(None), server.getsockname()[1]], wait)
+            finally:  # before the pool's own end, which waits for threads that wait for these
+                _close(dialogues)
+    finally:
+        _end_jobs(name)
+    return [look or _unseen(dialogue, wait) for look, dialogue in zip(looks, dialogues, strict=True)]
+
+
+def _hold(
+    dialogues: Sequence[NodeDialogue], pool: ThreadPoolExecutor, here: list[object], wait: float
+) -> list[Look | None]:
+    """All dialogues at once: who listens where, then, when all have said so, who can reach whom."""
+    deadline = time.monotonic() + wait + START
+    hellos = list(pool.map(lambda one: _json_line(one, deadline - time.monotonic()), dialogues))
+    peers = {str(hello["name"]): [hello["host"], hello["port"]] for hello in hellos if hello}
+
+    def talk(dialogue: NodeDialogue, hello: dict[str, object] | None) -> Look | None:
+        if hello is None:
+            return None
+        others = {host: place for host, place in peers.items() if host != hello["name"]}
+        return _talk(dialogue, hello, {**others, "this machine": here})
+
+    return list(pool.map(talk, dialogues, hellos))
+
+
+def _close(dialogues: Sequence[NodeDialogue]) -> None:
+    for dialogue in dialogues:
+        dialogue.hang_up()
+    for dialogue in dialogues:
+        dialogue.wait(probe.CONNECT_TIMEOUT)
+        dialogue.close()
+
+
+def probe_script(config: JobConfig, token_file: str | None, torch: bool) -> str:
+    """What bash runs on a node: the job's own setup lines and Python, as its workers have them."""
+    arguments = ["--run-root", config.job.run_root]
+    if token_file is not None:
+        arguments += ["--token-file", token_file]
+    if config.stream.interface is not None:
+        arguments += ["--interface", config.stream.interface]
+    if torch:
+        arguments.append("--torch")
+    command = [config.live.python or sys.executable, "-m", "liver_slurm.doctor.probe", *arguments]
+    # What the setup lines print is not part of the dialogue.
+    return "\n".join(["exec 3>&1 1>&2", *config.live.setup, f"exec {shlex.join(command)} 1>&3 3>&-"])
+
+
+def _talk(dialogue: NodeDialogue, hello: dict[str, object], peers: dict[str, list[object]]) -> Look | None:
+    unreached = probe.connect_all({"": [str(hello["host"]), int(str(hello["port"]))]})[""]
+    asked = time.time()
+    dialogue.write(json.dumps({"peers": peers}))
+    answer = _json_line(dialogue, START)
+    answered = time.time()
+    document = _json_line(dialogue, REPORT)
+    if answer is None or document is None:
+        return None
+    return Look(
+        partition=dialogue.place.partition,
+        gpus_asked=dialogue.place.gpus,
+        host=str(hello["name"]),
+        report=msgspec.convert(document, Report),
+        clock_ahead=float(str(answer["time"])) - (asked + answered) / 2,
+        clock_uncertainty=(answered - asked) / 2,
+        unreached_from_here=unreached,
+    )
+
+
+def _unseen(dialogue: NodeDialogue, wait: float) -> Look:
+    reason, busy = dialogue.why()
+    if busy:
+        reason = f"no free node within {wait:g} s"
+    return Look(dialogue.place.partition, dialogue.place.gpus, reason=reason, busy=busy)
+
+
+def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | None:
+    """The next line that is a JSON document; others are what the site's own start-up files print."""
+    deadline = time.monotonic() + timeout
+    while (line := dialogue.read(deadline - time.monotonic())) is not None:
+        if line.startswith("{"):
+            document: dict[str, object] = json.loads(line)
+            return document
+    return None
+
+
+def _end_jobs(name: str) -> None:
+    """A net below srun, which ends its job itself: one that was killed, or that slurmctld did not hear."""
+    client = connect()
+    left = [job.job_id for job in client.jobs(name=name) if not job.is_over and job.state != "COMPLETING"]
+    client.cancel(left)
+
+
+@contextmanager
+def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
+    """A file in the folder of runs, for nodes to see, and what is in it; None where none can be written."""
+    folder = probe.nearest_folder(run_root)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield None, None
+        return
+    token = secrets.token_hex(16)
+    file = folder / f"{probe.TOKEN_FILE}-{token[:8]}"
+    try:
+        file.write_text(token)
+    except OSError:  # a full or a read-only file system: the report of the folder says so
+        yield None, None
+        return
+    try:
+        yield str(file), token
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _requirements() -> dict[str, str]:
+    """Package → version specifier, of the packages that probes look for."""
+    found = {}
+    for text in importlib.metadata.requires("liver-slurm") or ():
+        match = re.match(r"([\w.-]+)\s*([^;\[]*)$", text)
+        if match and match[1] in probe.PACKAGES:
+            found[match[1]] = match[2].strip(" ()")
+    return found
+
+
+def _pyslurm() -> str | None:
+    try:
+        return importlib.metadata.version("pyslurm")
+    except importlib.metadata.PackageNotFoundError:
+        return None
