@@ -14,6 +14,7 @@
 #SBATCH --time=10:00
 
 set -u
+LIVER_SLURM=${LIVER_SLURM:-liver-slurm}
 # The live job that this link comes after; the first link has none.
 previous=${LIVER_CHAIN_JOB:-}
 resume=()
@@ -22,14 +23,16 @@ if [ -n "$previous" ]; then
     # Slurm itself forgets a job some minutes after its end; its accounting does not.
     [ -n "$state" ] || state=$(sacct --noheader -X --jobs="$previous" --format=State 2> /dev/null | head -n 1)
     read -r state _ <<< "$state"
-    case $state in
-    TIMEOUT | NODE_FAIL | BOOT_FAIL | PREEMPTED | DEADLINE) resume=(--resume "$previous") ;;
+    # A run that saw its time limit coming wrote a checkpoint and ended by itself; Slurm calls that completed.
+    run=$("$LIVER_SLURM" status "$previous" --json | sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' | head -n 1)
+    case $run:$state in
+    interrupted:* | *:TIMEOUT | *:NODE_FAIL | *:BOOT_FAIL | *:PREEMPTED | *:DEADLINE) resume=(--resume "$previous") ;;
     esac
-    echo "chain.sh: job $previous ended ${state:-, and Slurm does not know how any more}"
+    echo "chain.sh: job $previous ended ${state:-, and Slurm does not know how any more}; the run: ${run:-unknown}"
     [ -n "${resume[*]}" ] || exit 0
 fi
 
-submitted=$("${LIVER_SLURM:-liver-slurm}" submit "$@" "${resume[@]}" --json) || exit
+submitted=$("$LIVER_SLURM" submit "$@" --set live.successor=false "${resume[@]}" --json) || exit
 job=$(sed -n 's/.*"job_id": *"\([0-9]*\)".*/\1/p' <<< "$submitted")
 echo "chain.sh: submitted job $job"
 

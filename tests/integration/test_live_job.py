@@ -66,7 +66,8 @@ def test_a_requeued_job_goes_on_from_its_newest_checkpoint(
     before = [(line.step, line.loss) for line in job.metrics()][:50]
     scontrol("requeue", job.job_id)
     eventually(lambda: events(job, "interrupted"), "the coordinator has left", 30)
-    assert job.status()["state"] == "pending"
+    # Until the coordinator has ended it answers itself, that it is interrupted.
+    eventually(lambda: job.status()["state"] == "pending", "waiting for Slurm", 30)
     # Slurm makes a requeued job wait for two minutes.
     eventually(lambda: client.jobs([job.job_id])[0].state == "PENDING", "pending again", 30)
     scontrol("update", f"JobId={job.job_id}", "StartTime=now")

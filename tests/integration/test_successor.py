@@ -77,6 +77,7 @@ def surroundings(
     eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 60)
 
 
+@pytest.mark.long
 def test_the_run_moves_to_a_successor_or_goes_on_from_a_checkpoint_in_it(
     tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:
@@ -132,6 +133,7 @@ def _undisturbed(run: Chain) -> list[float]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # ten minutes of training, the undisturbed run, and the steps that are left
 def test_ten_minutes_across_time_limits_of_three(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
     run = Chain(tmp_path, "3:00", 2000)
     began = time.time()
