@@ -121,7 +121,7 @@ def test_a_member_that_does_not_come_back_fails_the_run(tmp_path: Path) -> None:
         assert lab.coordinator().wait(timeout=30) == 1
         assert "live-1" in lab.events("run_ended")[0]["reason"]
         assert lab.processes["live-0"].wait(timeout=10) == 0
-        assert lab.coordinator().wait(timeout=30) == 1, "a run that is over stays over"
+        assert lab.coordinator().wait(timeout=60) == 1, "a run that is over stays over"
     finally:
         lab.close()
 
