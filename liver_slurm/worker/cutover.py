@@ -249,22 +249,26 @@ class Cutover:
     def _vote_no(self, target: Target, error: Exception) -> None:
         """Say that it failed, and close the connections, so that peers which wait for this worker fail now too.
 
+        In this order: what they then say is only a consequence, and the first word is the reason in the event log.
+
         Raises:
             TransferError: there is no way back, so this worker cannot go on.
         """
         log.error("generation %d: %s", target.membership.generation, error)
+        if not target.no_way_back:
+            self._companion.post(
+                Streamed(
+                    worker=self._name,
+                    generation=target.membership.generation,
+                    ok=False,
+                    error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
+            )
+            self._companion.drain()
         if target.transfer is not None:
             target.transfer.abort()
         if target.no_way_back:
             raise TransferError(f"{error}; {_LOST}") from error
-        self._companion.post(
-            Streamed(
-                worker=self._name,
-                generation=target.membership.generation,
-                ok=False,
-                error=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            )
-        )
 
     def _without(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
         """There is no new world for this worker, which may have been in it: go back, see :meth:`_stay`."""

@@ -11,7 +11,7 @@ import pytest
 import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
-from liver_slurm.plugins.submitit.job import LiverJob
+from liver_slurm.plugins.submitit.job import POLL, LiverInfoWatcher, LiverJob
 from liver_slurm.slurm.client import CommandClient
 
 pytestmark = [
@@ -25,6 +25,8 @@ Eventually = Callable[..., Any]
 @pytest.fixture
 def executor(client: CommandClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(LiverJob, "_results_timeout_s", 1)  # for a result that is not coming; this disk is fast
+    # One watcher serves a process; another module's cluster in this one had jobs of the same numbers.
+    monkeypatch.setattr(LiverJob, "watcher", LiverInfoWatcher(delay_s=POLL))
     made = submitit.AutoExecutor(tmp_path / "jobs", cluster="liver")
     made.update_parameters(name="own", timeout_min=3, cpus_per_task=1, liver_partition="scavenger")
     return made
