@@ -58,7 +58,7 @@ def schedule(wire_s: float, step_s: float, left_s: float, steps_left: int) -> St
     ]
     figures = f"state takes {wire_s:.3g} s on the wire, a step {step_s:.3g} s"
     if not any(in_time):
-        why = "the run ends" if steps_left < 1 else f"a worker is gone in {left_s:.3g} s"
+        why = "no step is left before the cutover" if steps_left < 1 else f"a worker is gone in {left_s:.3g} s"
         return StreamSchedule(0, wire_s, wire_s, f"in the pause: {figures}, and {why}")
     least = min(exposed[steps] for steps in in_time)
     steps = min(steps for steps in in_time if exposed[steps] <= ENOUGH * least)

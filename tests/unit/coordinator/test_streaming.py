@@ -46,7 +46,7 @@ def test_a_deadline_wins() -> None:
 
 def test_nothing_to_move_and_no_step_left() -> None:
     assert schedule(wire_s=0.0, step_s=1.0, left_s=math.inf, steps_left=5).steps == 0
-    assert "run ends" in schedule(wire_s=1.0, step_s=1.0, left_s=math.inf, steps_left=0).reason
+    assert "no step is left" in schedule(wire_s=1.0, step_s=1.0, left_s=math.inf, steps_left=0).reason
 
 
 @given(wire_s=seconds, step_s=st.just(0.0) | seconds, left_s=st.just(math.inf) | seconds, steps_left=st.integers(0, 9))
