@@ -92,15 +92,20 @@ def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON d
     parser.add_argument("--json", action="store_true", help=help_text)
 
 
-def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False) -> None:
-    """The job file and its overrides; ``resumable``: and --resume, whose run's own job is the default."""
-    default = "; default with --resume: that run's own job" if resumable else ""
+def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False, default: str = "") -> None:
+    """The job file and its overrides.
+
+    Args:
+        resumable: and --resume, whose run's own job is the default.
+        default: what there is where no job file is named; empty: one must be.
+    """
+    default = "with --resume: that run's own job" if resumable else default
     complete(
         parser.add_argument(
             "job_file",
             metavar="JOB.toml",
-            nargs="?" if resumable else None,
-            help=f"job file; configs/gpt-tiny.toml is a small one{default}",
+            nargs="?" if default else None,
+            help="job file; configs/gpt-tiny.toml is a small one" + (f"; default {default}" if default else ""),
         ),
         "files",
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from liver_slurm.cli.common import JOB_FILES, Subparsers, add_json, complete, new_parser, print_json
+from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, new_parser, print_json
 from liver_slurm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,18 +38,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         files=JOB_FILES,
         see_also=("submit", "cluster"),
     )
-    file = parser.add_argument(
-        "job_file", metavar="JOB.toml", nargs="?", help="job file (default: the site file alone)"
-    )
-    complete(file, "files")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="overrides",
-        help="change a key of the job file, as often as needed",
-    )
+    add_job_file(parser, default="the site file alone")
     parser.add_argument(
         "--wait", type=float, default=15.0, metavar="SECONDS", help="for a free node of each partition (default: 15)"
     )

@@ -28,6 +28,7 @@ from liver_slurm.coordinator import anew, policy, recovery, requests, takeover
 from liver_slurm.coordinator.claim import Claim
 from liver_slurm.coordinator.ending import HANDED_OVER
 from liver_slurm.coordinator.interface import Action, Emit, Finish
+from liver_slurm.coordinator.journal import Journal, JournalBusy
 from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.loop import Clock, Loop
 from liver_slurm.coordinator.records import EpochStarted, Record
@@ -72,57 +73,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _coordinate(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir.absolute())
-    config, run = read_job(run_dir.job_file), read_run_info(run_dir)
+    config = read_job(run_dir.job_file)
     policy.named(config.standby.policy)
-    local = options.source == "local"
-    host = "127.0.0.1" if local else reachable_host(config.stream.interface)
+    host = "127.0.0.1" if options.source == "local" else reachable_host(config.stream.interface)
     _store, store_port = host_store(host)  # serves as long as this function runs; slow, so before a turn is waited for
     start = anew.job_start()
-    claim = Claim(run_dir.claim_file, start)
-    wait = bool(options.succeeds) and start.restarts == 0
-    if not wait:
-        claim.make()
-    journal, records = takeover.open_journal(run_dir.journal, start.job_id, _has_ended, wait=wait)
-    if journal is None:
+    taken = _take_run(run_dir, start, options.succeeds)
+    if taken is None:
         return HANDED_OVER
-    if wait:
-        claim.make()
-    if options.source != "local" and start.job_id and not run.job_id:
-        record_run(run_dir, start.job_id)  # its script was given to sbatch by hand
-    reason = anew.why_anew(records, start)
-    first_actions: list[Action] = []
-    if reason is not None:
-        anew_from = anew.begin_anew(run_dir, journal, reason)
-        records.append(anew_from)
-        first_actions.append(Emit("begun_anew", {"generation": -1, **msgspec.structs.asdict(anew_from)}))
+    journal, records, claim = taken
+    first_actions = _begin_anew(run_dir, journal, records, start)
     outcome = recovery.ended(records)
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
         return outcome.code
     if options.source != "local" and start.job_id:
-        record_successor(run_dir, start.job_id)
-    checkpoint, start_step = anew.first_checkpoint(run.resumed_from)
-    settings = Settings(
-        config=config,
-        run_id=run.run_id,
-        run_dir=str(run_dir.path),
-        epoch=recovery.next_epoch(records),
-        live_workers=live_workers(config.live),
-        store_host=host,
-        store_port=store_port,
-        checkpoint=checkpoint,
-        start_step=start_step,
-        automatic=not options.resize and config.standby.max_jobs > 0,
-        standby_workers=0 if options.source == "none" else most_workers(config.standby),
-        job_id=start.job_id,
-        restarts=start.restarts,
-    )
+        _record_job(run_dir, start.job_id)
+    settings = _settings(options, config, run_dir, start, records, host, store_port)
     clock = Clock()
     state = recovery.recover(records, settings, clock.now())
     if settings.epoch == 1:  # later coordinators find these in the journal
-        state, first_actions = requests.schedule(state, [_resize(text) for text in options.resize])
+        state, requested = requests.schedule(state, [_resize(text) for text in options.resize])
+        first_actions += requested
     watch = _watch(options.source, config, run_dir)
-    server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if local else "0.0.0.0")
+    server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if options.source == "local" else "0.0.0.0")
     live_job = _live_job(options.source, config, run_dir, start.job_id, records)
     stopping = Stopping(_fate(options.source, start))
     loop = Loop(state, server, journal, EventLog(run_dir.events), watch, live_job, stopping, claim, clock)
@@ -137,6 +111,72 @@ def _coordinate(options: argparse.Namespace) -> int:
     if finish.successor:
         record_successor(run_dir, finish.successor)
     return finish.code
+
+
+def _take_run(run_dir: RunDir, start: anew.JobStart, succeeds: str) -> tuple[Journal, list[Record], Claim] | None:
+    """The journal, once this coordinator may act; None: another job goes on with the run."""
+    claim = Claim(run_dir.claim_file, start)
+    wait = bool(succeeds) and start.restarts == 0
+    if not wait:
+        claim.make()
+    try:
+        journal, records = takeover.open_journal(run_dir.journal, start.job_id, _has_ended, wait=wait)
+    except JournalBusy:
+        # We may have died between handing over and the end of our process; the successor has said who it is.
+        if start.job_id and read_run_info(run_dir).job_id not in ("", start.job_id):
+            return None
+        raise
+    if journal is None:
+        return None
+    if wait:
+        claim.make()
+    return journal, records, claim
+
+
+def _begin_anew(run_dir: RunDir, journal: Journal, records: list[Record], start: anew.JobStart) -> list[Action]:
+    """Note in journal and ``records`` that the run goes on from its newest checkpoint, if its worlds are lost."""
+    reason = anew.why_anew(records, start)
+    if reason is None:
+        return []
+    record = anew.begin_anew(run_dir, journal, reason)
+    records.append(record)
+    return [Emit("begun_anew", {"generation": -1, **msgspec.structs.asdict(record)})]
+
+
+def _record_job(run_dir: RunDir, job_id: str) -> None:
+    """Note in the run directory which live job this is; the script may have been given to sbatch by hand."""
+    if read_run_info(run_dir).job_id:
+        record_successor(run_dir, job_id)
+    else:
+        record_run(run_dir, job_id)
+
+
+def _settings(
+    options: argparse.Namespace,
+    config: JobConfig,
+    run_dir: RunDir,
+    start: anew.JobStart,
+    records: Sequence[Record],
+    host: str,
+    store_port: int,
+) -> Settings:
+    run = read_run_info(run_dir)
+    checkpoint, start_step = anew.first_checkpoint(run.resumed_from)
+    return Settings(
+        config=config,
+        run_id=run.run_id,
+        run_dir=str(run_dir.path),
+        epoch=recovery.next_epoch(records),
+        live_workers=live_workers(config.live),
+        store_host=host,
+        store_port=store_port,
+        checkpoint=checkpoint,
+        start_step=start_step,
+        automatic=not options.resize and config.standby.max_jobs > 0,
+        standby_workers=0 if options.source == "none" else most_workers(config.standby),
+        job_id=start.job_id,
+        restarts=start.restarts,
+    )
 
 
 def _serve(

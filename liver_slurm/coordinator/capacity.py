@@ -132,7 +132,7 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
     running = tuple(job for job in here if job not in waiting)
     starting: set[str] = set()
     room = []
-    for place in supply.room or (Room(0, "", supply.idle_units),):
+    for place in supply.room:
         for job in waiting:
             if (job.unit, job.partition) == (place.unit, place.partition) and place.jobs:
                 place = replace(place, jobs=place.jobs - 1)

@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal, Union
 
@@ -156,21 +157,13 @@ def _fault(change: Change, snapshot: Snapshot, config: JobConfig) -> str | None:
     return None
 
 
+@cache
 def named(name: str) -> Policy:
     """The policy that a job file names: an entry point of an installed package, or a module of plugins/policies.
 
     Raises:
         BadInput: there is none of that name, or it cannot be loaded.
     """
-    if name not in _loaded:
-        _loaded[name] = _load(name)
-    return _loaded[name]
-
-
-_loaded: dict[str, Policy] = {}
-
-
-def _load(name: str) -> Policy:
     theirs = {point.name: point for point in entry_points(group=GROUP)}
     ours = _own_modules()
     if name in theirs:

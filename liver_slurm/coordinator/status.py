@@ -6,15 +6,7 @@ from typing import Any
 
 from liver_slurm.coordinator.state import Phase, RunState, Worker
 
-_STATES = {
-    Phase.STARTING: "starting",
-    Phase.RECOVERING: "recovering",
-    Phase.FINISHING: "finishing",
-    Phase.FINISHED: "finished",
-    Phase.FAILED: "failed",
-    Phase.CANCELLED: "cancelled",
-    Phase.INTERRUPTED: "interrupted",
-}
+_TRAINING = (Phase.STEADY, Phase.PREPARE, Phase.STREAM, Phase.CUTOVER, Phase.RETIRE)
 
 
 def document(state: RunState) -> dict[str, Any]:
@@ -26,7 +18,7 @@ def document(state: RunState) -> dict[str, Any]:
     jobs = state.supply.jobs if state.supply else ()
     return {
         "run_id": state.settings.run_id,
-        "state": _STATES.get(state.phase, "training" if live else "starting"),
+        "state": _state(state),
         "phase": state.phase.value,
         "epoch": state.settings.epoch,
         "step": state.step,
@@ -77,3 +69,9 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "step": worker.step,
         "notice": worker.departure.reason if worker.departure else None,
     }
+
+
+def _state(state: RunState) -> str:
+    if state.phase not in _TRAINING:
+        return state.phase.value
+    return "training" if state.live else "starting"

@@ -53,14 +53,12 @@ class Supply:
 
     time: float
     """When the look was taken, seconds since the epoch."""
-    idle_units: int
-    """How many further standby jobs would start at once: of the unit that most would."""
     jobs: tuple[StandbyJob, ...]
     """Our standby jobs that are not over."""
+    room: tuple[Room, ...] = ()
+    """For each unit and partition, in the job file's order; units, and jobs that wait, compete for the same nodes."""
     blind: str | None = None
     """Why the scheduler could not be asked; then the rest is the last known state, and nothing is concluded from it."""
-    room: tuple[Room, ...] = ()
-    """For each unit and partition, in the job file's order; units compete for the same nodes."""
     queries: int | None = None
     """What Slurm was asked in the last minute; None where nobody counts."""
 

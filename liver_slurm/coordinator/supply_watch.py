@@ -30,7 +30,7 @@ class SupplyWatch:
         self._pending: list[tuple[Future[Any], Callable[[Future[Any], float], Input | None]]] = []
         self._looking = False
         self._next_look = 0.0
-        self._last = Supply(time=0.0, idle_units=0, jobs=())
+        self._last = Supply(time=0.0, jobs=())
 
     def poll(self, now: float) -> list[Input]:
         """What has come of earlier calls; asks for the next look when it is time."""

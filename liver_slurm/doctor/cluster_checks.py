@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from liver_slurm.doctor.facts import Facts, Finding, SlurmFacts, wanted_partitions
 from liver_slurm.slurm.capacity import STARTABLE
-from liver_slurm.slurm.notices import preempts_by_qos
+from liver_slurm.slurm.cluster.conf import user_signal_setting
+from liver_slurm.slurm.notices import kill_wait, preempts_by_qos
 from liver_slurm.slurm.records import PartitionInfo
 
 OLDEST = (22, 5)
-TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))
+TRIED = ((22, 5), (24, 11), (26, 5))
 """Versions that the product was run on."""
-SIGNAL_MOVED = (23, 2)
-"""From here on ``send_user_signal`` is a value of PreemptParameters, not of SlurmctldParameters."""
 SHORT_GRACE = 10.0
 """Seconds in which a shrink is likely, but not sure, to be done."""
 
@@ -149,12 +148,12 @@ def _standby_partition(facts: Facts, slurm: SlurmFacts, partition: PartitionInfo
     if "SUSPEND" in mode:
         text = f"{name} has PreemptMode {mode}: a standby is stopped where it is, and keeps its memory"
         yield Finding("preemption", "warn", text, "admins: PreemptMode=CANCEL or REQUEUE frees the node wholly")
-    yield _grace(facts.config.standby.grace, _seconds(slurm.config.get("KillWait", "")), partition, mode)
+    yield _grace(facts.config.standby.grace, kill_wait(slurm.config), partition, mode)
 
 
-def _grace(assumed: float | None, kill_wait: float | None, partition: PartitionInfo, mode: str) -> Finding:
-    text = f"{partition.name}: PreemptMode {mode}, GraceTime {partition.grace} s, KillWait {kill_wait or 0:g} s"
-    left = float(partition.grace) or kill_wait or 0.0
+def _grace(assumed: float | None, waits: float | None, partition: PartitionInfo, mode: str) -> Finding:
+    text = f"{partition.name}: PreemptMode {mode}, GraceTime {partition.grace} s, KillWait {waits or 0:g} s"
+    left = float(partition.grace) or waits or 0.0
     if assumed is not None and assumed > left:
         advice = f"standby.grace = {left:g}, or leave it out: Slurm's settings are asked"
         return Finding("grace", "warn", f"{text}; standby.grace says {assumed:g} s, which is more", advice)
@@ -169,11 +168,7 @@ def _grace(assumed: float | None, kill_wait: float | None, partition: PartitionI
 
 
 def _user_signal(facts: Facts, slurm: SlurmFacts) -> Finding:
-    key, value = (
-        ("PreemptParameters", "send_user_signal")
-        if slurm.version[:2] >= SIGNAL_MOVED
-        else ("SlurmctldParameters", "preempt_send_user_signal")
-    )
+    key, value = user_signal_setting(slurm.version[:2])
     signal = facts.config.standby.signal
     if value in re.split(r"[,\s]+", slurm.config.get(key, "")):
         return Finding("signal", "ok", f"{key} has {value}: preemption sends a job its own --signal")
@@ -183,8 +178,3 @@ def _user_signal(facts: Facts, slurm: SlurmFacts) -> Finding:
         f"standby.signal = {signal!r} comes before the time limit only: preemption sends SIGTERM, which is a notice too"
     )
     return Finding("signal", "ok", f"{text} ({key}={value} would change that)")
-
-
-def _seconds(text: str) -> float | None:
-    match = re.match(r"\d+", text)
-    return float(match[0]) if match else None

@@ -196,8 +196,11 @@ def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | No
     """The next line that is a JSON document; others are what the site's own start-up files print."""
     deadline = time.monotonic() + timeout
     while (line := dialogue.read(deadline - time.monotonic())) is not None:
-        if line.startswith("{"):
-            document: dict[str, object] = json.loads(line)
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, dict):
             return document
     return None
 

@@ -13,7 +13,7 @@ import psutil
 
 from liver_slurm.config.load import read_job
 from liver_slurm.config.rundir import RunDir
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
 from liver_slurm.local.process import start, worker_environment
 
 END_GRACE = 5.0
@@ -60,7 +60,7 @@ class LocalSource:
         """See :class:`StandbySource`."""
         _reap()
         jobs = tuple(StandbyJob(one.job_id, "running", (os.uname().nodename,)) for one in self._alive())
-        return Supply(time=time.time(), idle_units=self._count - len(jobs), jobs=jobs)
+        return Supply(time=time.time(), jobs=jobs, room=(Room(0, "", self._count - len(jobs)),))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
         """See :class:`StandbySource`; there is one unit, and one place for it."""

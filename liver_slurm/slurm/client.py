@@ -11,14 +11,9 @@ from typing import Literal, Protocol
 from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.budget import QueryBudget
 from liver_slurm.slurm.command import NotAnswering, outside_environment, retried, run_once
-from liver_slurm.slurm.records import (
+from liver_slurm.slurm.parsing import (
     JOB_FIELDS,
     NODE_FIELDS,
-    JobInfo,
-    NodeInfo,
-    PartitionInfo,
-    ReservationInfo,
-    StepInfo,
     format_option,
     parse_config,
     parse_jobs,
@@ -28,6 +23,7 @@ from liver_slurm.slurm.records import (
     parse_reservations,
     parse_steps,
 )
+from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo, StepInfo
 
 Version = tuple[int, int, int]
 Receiver = Literal["steps", "batch", "all"]
@@ -121,7 +117,7 @@ class CommandClient:
         if name is not None:
             argv += [f"--name={name}", f"--user={os.getuid()}"]
         try:
-            output = self._ask(argv)
+            output = self._ask(argv, queries=2)  # jobs, and partitions
         except ClusterError as error:
             # Said when the only id that was asked for is unknown; among others, unknown ids are left out silently.
             if "invalid job id" in str(error).lower():
@@ -134,7 +130,7 @@ class CommandClient:
         try:
             # Of all jobs, in one query: a leader's components have steps under their own numbers.
             numbers = {job.number for job in self.jobs([job_id])}
-            output = self._ask(["scontrol", "-o", "show", "step"])
+            output = self._ask(["scontrol", "-o", "show", "step"], queries=2)  # steps, and jobs
         except ClusterError as error:
             if "invalid job id" in str(error).lower():
                 return []

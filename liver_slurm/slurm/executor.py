@@ -11,7 +11,7 @@ from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.plugins.submitit.executor import LiverExecutor
 from liver_slurm.slurm.batch import gpu_request
 from liver_slurm.slurm.notices import warning_seconds
-from liver_slurm.slurm.records import parse_duration
+from liver_slurm.slurm.parsing import parse_duration
 
 
 def make_executor(

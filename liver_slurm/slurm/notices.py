@@ -78,14 +78,20 @@ def make_terms(
     qos_grace: Mapping[str, float],
 ) -> Terms:
     """Terms from ``scontrol show config``, the partitions, and the graces of QOSs (empty where there are none)."""
-    seconds = re.match(r"\d+", config.get("KillWait", ""))
+    seconds = kill_wait(config)
     return Terms(
-        kill_wait=float(seconds[0]) if seconds else DEFAULT_GRACE,
+        kill_wait=DEFAULT_GRACE if seconds is None else seconds,
         partition_grace={partition.name: float(partition.grace) for partition in partitions},
         qos_grace=qos_grace if preempts_by_qos(config) else None,
         warning=warning_seconds(standby),
         lead=lead,
     )
+
+
+def kill_wait(config: Mapping[str, str]) -> float | None:
+    """Seconds from SIGTERM to SIGKILL; None: the settings do not say."""
+    seconds = re.match(r"\d+", config.get("KillWait", ""))
+    return float(seconds[0]) if seconds else None
 
 
 def preempts_by_qos(config: Mapping[str, str]) -> bool:
@@ -161,8 +167,8 @@ def _not_past(deadline: float, terms: Terms, now: float) -> float:
 
 def _node_goes(job: JobInfo, nodes: Mapping[str, NodeInfo]) -> JobNotice | None:
     for name in job.nodes:
-        flags = nodes[name].state.split("+") if name in nodes else []
-        why = next((_NODE_GOES[flag] for flag in flags if flag in _NODE_GOES), None)
+        flags = nodes[name].flags if name in nodes else frozenset()
+        why = next((text for flag, text in _NODE_GOES.items() if flag in flags), None)
         if why is not None:
             return JobNotice("node", f"node {name} is {why}")
     return None

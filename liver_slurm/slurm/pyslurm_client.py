@@ -23,16 +23,8 @@ from liver_slurm.errors import ClusterError
 from liver_slurm.slurm.budget import QueryBudget
 from liver_slurm.slurm.client import CommandClient, Receiver, Version
 from liver_slurm.slurm.command import NotAnswering, is_passing, retried
-from liver_slurm.slurm.records import (
-    Expand,
-    JobInfo,
-    NodeInfo,
-    PartitionInfo,
-    ReservationInfo,
-    StepInfo,
-    node_state,
-    plain_text,
-)
+from liver_slurm.slurm.parsing import Expand, node_state, plain_text
+from liver_slurm.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo, StepInfo
 
 T = TypeVar("T")
 

@@ -18,7 +18,8 @@ from liver_slurm.slurm.capacity import Unit, idle_units, make_unit
 from liver_slurm.slurm.client import SlurmClient
 from liver_slurm.slurm.command import first_line
 from liver_slurm.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job
-from liver_slurm.slurm.records import WIDTH, JobInfo, NodeInfo, ReservationInfo, parse_memory
+from liver_slurm.slurm.parsing import WIDTH, parse_memory
+from liver_slurm.slurm.records import JobInfo, NodeInfo, ReservationInfo
 from liver_slurm.worker.entry import standby_main
 
 RESERVATIONS_EVERY = 15.0
@@ -51,7 +52,7 @@ class SlurmStandbySource:
         self._clock = clock
         self._name = standby_job_name(run_dir)
         self._units = tuple(_unit(section, client) for section in standby_units(config.standby))
-        self._last = Supply(time=clock(), idle_units=0, jobs=())
+        self._last = Supply(time=clock(), jobs=())
         self._nodes: dict[str, NodeInfo] = {}
         self._reservations: list[ReservationInfo] = []
         self._reservations_at = -math.inf
@@ -82,10 +83,7 @@ class SlurmStandbySource:
             for job in known
             if (seen := standby_job(job, self._nodes, self._reservations, self._terms, now)) is not None
         ]
-        # A pending job of ours is about to take what is idle now.
-        pending = sum(job.state == "pending" for job in jobs)
-        most = max(sum(place.jobs for place in room if place.unit == unit) for unit in range(len(self._units)))
-        self._last = Supply(self._clock(), max(0, most - pending), tuple(jobs), room=room)
+        self._last = Supply(self._clock(), tuple(jobs), room)
         return self._last
 
     def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:

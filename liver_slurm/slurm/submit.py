@@ -12,7 +12,8 @@ from liver_slurm.errors import BadInput
 from liver_slurm.slurm.batch import COORDINATOR_CPUS, header_problems, render_live
 from liver_slurm.slurm.capacity import Unit, fitting_nodes, make_unit
 from liver_slurm.slurm.client import SlurmClient
-from liver_slurm.slurm.records import NodeInfo, PartitionInfo, parse_duration, parse_memory
+from liver_slurm.slurm.parsing import parse_duration, parse_memory
+from liver_slurm.slurm.records import NodeInfo, PartitionInfo
 
 
 def submit_live(config: JobConfig, run_dir: RunDir, client: SlurmClient, arguments: Sequence[str] = ()) -> str:

@@ -119,7 +119,7 @@ def test_launch_observe_release(
 ) -> None:
     standbys = make(nodes_per_job=2, tasks_per_node=2, gpus_per_task=0)
     before = standbys.source.observe()
-    assert (before.idle_units, before.jobs, before.blind) == (1, (), None)
+    assert (room(before), before.jobs, before.blind) == ([1], (), None)
 
     ids = standbys.source.launch(2)
     eventually(lambda: [standbys.note(ids[0], rank) for rank in range(4)].count("") == 0, "4 tasks run")
@@ -127,7 +127,7 @@ def test_launch_observe_release(
     states = {job.job_id: job.state for job in supply.jobs}
     assert states == {ids[0]: "running", ids[1]: "pending"}
     assert [len(job.nodes) for job in supply.jobs if job.state == "running"] == [2]
-    assert supply.idle_units == 0
+    assert room(supply) == [0]
     assert all(job.notice is None for job in supply.jobs)
     assert "SLURM_JOB_NUM_NODES=2" in standbys.note(ids[0])
     assert "OMP_NUM_THREADS=1" in standbys.note(ids[0])
@@ -137,7 +137,7 @@ def test_launch_observe_release(
     eventually(lambda: standbys.source.observe().jobs == (), "both are gone")
     assert "SIGTERM" in standbys.note(ids[0], suffix=".notice")
     standbys.source.release(ids[0])  # a job that is over is no error
-    assert standbys.source.observe().idle_units == 1
+    assert room(standbys.source.observe()) == [1]
 
 
 def test_a_restarted_coordinator_finds_and_closes_them(
@@ -226,8 +226,7 @@ def test_partitions_best_first(
     try:
         standbys = make(partitions=("scavenger", "spare"), cpus_per_task=2)
         supply = standbys.source.observe()
-        assert supply.idle_units == 3, "n2 is in both and counts once"
-        assert supply.room == (Room(0, "scavenger", 2), Room(0, "spare", 1))
+        assert supply.room == (Room(0, "scavenger", 2), Room(0, "spare", 1)), "n2 is in both and counts once"
         ids = [*standbys.source.launch(2, 0, "scavenger"), *standbys.source.launch(1, 0, "spare")]
         eventually(lambda: all(standbys.note(job) for job in ids), "three standbys run")
         assert [job.partition for job in standbys.source.observe().jobs] == ["scavenger", "scavenger", "spare"]
@@ -272,7 +271,12 @@ def test_a_blind_source_says_so_and_keeps_what_it_knew(
     blind = standbys.source.observe()
     monkeypatch.undo()
     assert blind.blind == "squeue did not answer within 30 s"
-    assert (blind.jobs, blind.idle_units, blind.time) == (known.jobs, known.idle_units, known.time)
+    assert (blind.jobs, blind.room, blind.time) == (known.jobs, known.room, known.time)
+
+
+def room(supply: Supply) -> list[int]:
+    """Standby jobs that would start at once, in each partition."""
+    return [place.jobs for place in supply.room]
 
 
 def _running(supply: Supply) -> Supply | None:

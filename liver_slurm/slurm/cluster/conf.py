@@ -129,10 +129,19 @@ def _version_dependent(spec: ClusterSpec, version: Version) -> list[str]:
     # The plugin is gone from 23.11 on, and naming it there is fatal.
     lines = ["SwitchType=switch/none"] if version < (23, 11) else []
     if spec.send_user_signal:
-        # Each is a fatal error where the other is right.
-        old = version < (23, 11)
-        lines.append("SlurmctldParameters=preempt_send_user_signal" if old else "PreemptParameters=send_user_signal")
+        lines.append("=".join(user_signal_setting(version)))
     return lines
+
+
+def user_signal_setting(version: Version) -> tuple[str, str]:
+    """Key and value that make preemption send a job the signal of its ``--signal``.
+
+    Each is a fatal error where the other is right. Seen: the first in 22.05, the second in 24.11; the change lies
+    somewhere between.
+    """
+    if version < (23, 11):
+        return "SlurmctldParameters", "preempt_send_user_signal"
+    return "PreemptParameters", "send_user_signal"
 
 
 def _accounting(spec: ClusterSpec, directory: ClusterDir, ports: PortBlock) -> list[str]:

@@ -19,7 +19,7 @@ from liver_slurm.cli.run import parse_resize
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.errors import BadInput
 from liver_slurm.observe.events import EventLog
-from liver_slurm.slurm.records import JOB_FIELDS, SEPARATOR
+from liver_slurm.slurm.parsing import JOB_FIELDS, SEPARATOR
 from liver_slurm.state.layout import Layout
 
 TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")

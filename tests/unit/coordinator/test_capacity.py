@@ -40,7 +40,7 @@ def standby(number: int, state: str = "running", partition: str = "a", unit: int
 
 def look(jobs: list[StandbyJob], *room: Room, now: float = 1000.0, **more: Any) -> View:
     """Two guaranteed workers."""
-    return View(now, Supply(now, 0, tuple(jobs), room=room), guaranteed=2, **more)
+    return View(now, Supply(now, tuple(jobs), room), guaranteed=2, **more)
 
 
 def decided(view: View, wanted: JobConfig) -> Decision:
@@ -137,7 +137,7 @@ def test_a_job_with_a_notice_is_replaced_but_counts_for_max_jobs() -> None:
 
 
 def test_nothing_is_done_while_blind() -> None:
-    blind = View(1000.0, Supply(1000.0, 9, (standby(1, "pending"),), blind="no answer"), guaranteed=2)
+    blind = View(1000.0, Supply(1000.0, (standby(1, "pending"),), (Room(0, "a", 9),), blind="no answer"), guaranteed=2)
     since = {"1": 0.0}
     assert decided(replace(blind, useless_since=since), config()) == Decision(useless_since=since)
 
@@ -263,7 +263,7 @@ def reply(run: Run, message: m.ResizeRequest) -> m.Reply:
 
 def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
     run = waiting_run()
-    supply = Supply(run.now, 0, (), room=(Room(0, "a", 3),))
+    supply = Supply(run.now, (), (Room(0, "a", 3),))
     assert not any(isinstance(action, Launch) for action in run.feed(SupplySeen(run.now, supply)))
     answer = reply(run, m.ResizeRequest(layout="tp1pp1dp4"))
     assert answer.ok
@@ -296,7 +296,7 @@ def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
 
 def test_extra_standbys_leave_and_their_job_is_ended() -> None:
     run = waiting_run(standby_workers=4)
-    seen = Supply(run.now, 0, (standby(7),))
+    seen = Supply(run.now, (standby(7),))
     run.register("standby-7-0", job_id="7")
     actions = run.feed(SupplySeen(run.now, seen))
     for _ in range(7):

@@ -36,7 +36,7 @@ def reconfigure(run: Run) -> None:
 def look(run: Run, notice: JobNotice | None = None, state: Any = "running", grace: float = 30.0) -> None:
     """Slurm is asked: what it says of standby-a's job; b's runs on."""
     jobs = (StandbyJob("standby-a", state, notice=notice, grace=grace), StandbyJob("standby-b", "running", grace=20.0))
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, jobs)))
+    run.feed(SupplySeen(run.now, Supply(run.now, jobs)))
 
 
 def sigterm(run: Run, **details: Any) -> None:
@@ -67,7 +67,7 @@ def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
 
 def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: Run) -> None:
     jobs = (StandbyJob("standby-b", "running", grace=20.0), StandbyJob("other", "running", grace=7.0))
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, jobs)))
+    run.feed(SupplySeen(run.now, Supply(run.now, jobs)))
     sigterm(run)
     assert departure(run) == Departure("signal", "SIGTERM", run.now + 7.0, run.now)
 
@@ -230,7 +230,7 @@ def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -
     before = run.now
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-a", "standby-b")
-    run.feed(SupplySeen(run.now, Supply(run.now, 1, (StandbyJob("standby-b", "running"),))))
+    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-b", "running"),))))
     found = departure(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("over", before + 5.0), "it was not over when it was last seen"
@@ -243,13 +243,13 @@ def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
     look(run)
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-b")
-    run.feed(SupplySeen(run.now, Supply(run.now, 1, (StandbyJob("standby-b", "running"),))))
+    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-b", "running"),))))
     assert [event["worker"] for event in run.events("worker_lost")] == ["standby-a"]
 
 
 def test_a_blind_look_proves_nothing(run: Run) -> None:
     look(run)
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, (), blind="slurmctld does not answer")))
+    run.feed(SupplySeen(run.now, Supply(run.now, (), blind="slurmctld does not answer")))
     assert departure(run) is None
 
 

@@ -86,7 +86,7 @@ def run() -> Run:
 
 def seen(run: Run, *jobs: str) -> None:
     found = tuple(StandbyJob(name, "running", ("n1",), partition="p") for name in jobs)
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, found)))
+    run.feed(SupplySeen(run.now, Supply(run.now, found)))
 
 
 def test_lives_are_kept_and_recovered(run: Run) -> None:

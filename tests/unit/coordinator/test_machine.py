@@ -14,7 +14,7 @@ from liver_slurm.coordinator.interface import Finish, Launch, Release, Send, Sto
 from liver_slurm.coordinator.records import AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.recovery import recover
 from liver_slurm.coordinator.state import Phase
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_deadline_that_passes_aborts(run: Run) -> None:
 
 
 def test_silence_is_loss_and_a_hung_standbys_job_is_ended(run: Run) -> None:
-    run.feed(SupplySeen(run.now, Supply(run.now, 0, (StandbyJob("standby-a", "running"),))))
+    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-a", "running"),))))
     run.register("standby-a")
     for _ in range(30):
         run.tick(0.25)
@@ -243,7 +243,7 @@ def test_standby_jobs_are_launched_and_a_refusal_waits() -> None:
     config = job()
     config = replace(config, standby=replace(config.standby, max_jobs=3))
     run = Run(config=config)
-    supply = Supply(START, 2, ())
+    supply = Supply(START, (), (Room(0, "", 2),))
     assert Launch(2) in run.feed(SupplySeen(run.now, supply))
     from liver_slurm.coordinator.interface import LaunchRefused
 

@@ -14,7 +14,7 @@ from liver_slurm.coordinator.capacity import View
 from liver_slurm.coordinator.layout_choice import choose, estimate, moved_share
 from liver_slurm.coordinator.policy import Change, Fulfilled, Snapshot, Stay, Wait, decide, named, why_impossible
 from liver_slurm.coordinator.state import Backoff, ResizeGoal, World
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
 from liver_slurm.errors import BadInput
 from liver_slurm.state.layout import Layout
 
@@ -179,7 +179,7 @@ def test_launches(idle: int, states: list[Any], options: dict[str, Any], launche
     config = job()
     config = replace(config, standby=replace(config.standby, **{"max_jobs": 3, **options}))
     jobs = tuple(StandbyJob(str(number), state) for number, state in enumerate(states))
-    decision, _ = capacity.decide(View(0.0, Supply(0.0, idle, jobs), guaranteed=2), config)
+    decision, _ = capacity.decide(View(0.0, Supply(0.0, jobs, (Room(0, "", idle),)), guaranteed=2), config)
     assert sum(order.count for order in decision.start) == launched
     assert decision.end == ()
 
@@ -189,7 +189,7 @@ def test_no_launch_while_blind_or_without_use() -> None:
     config = replace(config, standby=replace(config.standby, max_jobs=3))
 
     def launched(config: JobConfig, **more: Any) -> int:
-        supply = Supply(0.0, 5, (), blind=more.pop("blind", None))
+        supply = Supply(0.0, (), (Room(0, "", 5),), blind=more.pop("blind", None))
         return sum(order.count for order in capacity.decide(View(0.0, supply, 2, **more), config)[0].start)
 
     assert launched(config) == 3

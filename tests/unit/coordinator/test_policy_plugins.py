@@ -192,7 +192,7 @@ def test_what_holds_for_every_policy(seen: Snapshot, name: str, max_workers: int
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    return lambda function: monkeypatch.setitem(policy._loaded, "theirs", function)
+    return lambda function: monkeypatch.setattr(policy, "named", lambda _: function)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from coordinator_states import Run
 
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.runs import RunInfo, record_successor, write_run_info
 from liver_slurm.control import messages as m
 from liver_slurm.coordinator import anew, recovery, takeover
+from liver_slurm.coordinator.__main__ import _take_run
+from liver_slurm.coordinator.anew import JobStart
 from liver_slurm.coordinator.ending import HANDED_OVER
 from liver_slurm.coordinator.interface import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
-from liver_slurm.coordinator.journal import Journal, read_unless_held
+from liver_slurm.coordinator.journal import Journal, JournalBusy, read_unless_held
 from liver_slurm.coordinator.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
 from liver_slurm.coordinator.state import Phase
 from liver_slurm.coordinator.successor import LiveJob, Outlook, SuccessorJob, decide, lead, margin
@@ -332,3 +336,15 @@ def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None
     assert journal is not None
     journal.close()
     assert asked == ["7"]
+
+
+def test_a_coordinator_that_died_after_it_handed_over_leaves_the_run_to_the_successor(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    write_run_info(run_dir, RunInfo(run_id="r", name="n", created=0.0, job_id="7"))
+    write(run_dir.journal, SEVEN, committed("live-8-0"), HandedOver(job_id="8"))
+    held = Journal(run_dir.journal)
+    with pytest.raises(JournalBusy):  # whoever holds it may be of our own job, about to let go: tried again
+        _take_run(run_dir, JobStart("7"), "")
+    record_successor(run_dir, "8")
+    assert _take_run(run_dir, JobStart("7"), "") is None
+    held.close()

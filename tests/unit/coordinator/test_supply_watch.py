@@ -26,7 +26,7 @@ class Source:
         self.may_answer.wait(10)
         if self.silent:
             raise ClusterError("slurmctld does not answer")
-        return Supply(time=1.0, idle_units=2, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
+        return Supply(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
         if self.silent:
@@ -48,7 +48,7 @@ def come(watch: SupplyWatch) -> list[Input]:
 def test_a_look_after_a_launch_sees_the_launched_jobs() -> None:
     source = Source()
     watch = SupplyWatch(source, interval=0.0)
-    assert come(watch) == [SupplySeen(5.0, Supply(1.0, 2, ()))]
+    assert come(watch) == [SupplySeen(5.0, Supply(1.0, ()))]
     watch.launch(2, 0, "a")
     until(lambda: any(isinstance(seen, SupplySeen) and len(seen.supply.jobs) == 2 for seen in watch.poll(5.0)), "jobs")
     watch.release("j0")
@@ -89,7 +89,7 @@ def test_the_budget_spaces_the_looks_and_is_told() -> None:
 
     def ask() -> Supply:
         budget.spend(3)
-        return Supply(time=1.0, idle_units=2, jobs=())
+        return Supply(time=1.0, jobs=())
 
     source.observe = ask  # type: ignore[method-assign]
     watch = SupplyWatch(source, interval=0.0, budget=budget)

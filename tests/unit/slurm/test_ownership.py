@@ -9,7 +9,8 @@ from typing import Any
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.slurm.ownership import end_jobs_of_run
-from liver_slurm.slurm.records import WIDTH, JobInfo
+from liver_slurm.slurm.parsing import WIDTH
+from liver_slurm.slurm.records import JobInfo
 from liver_slurm.slurm.standby import carries_mark, standby_job_name
 
 RUN, OTHER = RunDir(Path("/runs/x-1")), RunDir(Path("/runs/x-2"))

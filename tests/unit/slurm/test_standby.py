@@ -36,13 +36,13 @@ def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Calla
     source = SlurmStandbySource(config(cpus_per_task=2), RUN_DIR, slurm, clock=lambda: 5.0)
     supply = source.observe()
     assert [job.job_id for job in supply.jobs] == ["1", "2"]
-    assert supply.idle_units == 2 + 2 - 1, "two on n1 and two on n3, one of which the pending job takes"
+    assert [(place.partition, place.jobs) for place in supply.room] == [("a", 2), ("b", 2)], "n1 counts once"
     assert (supply.time, supply.blind) == (5.0, None)
 
     slurm.away = True
     blind = source.observe()
     assert blind.blind == "squeue: Unable to contact slurm controller"
-    assert (blind.jobs, blind.idle_units, blind.time) == (supply.jobs, supply.idle_units, supply.time)
+    assert (blind.jobs, blind.room, blind.time) == (supply.jobs, supply.room, supply.time)
     slurm.away = False
     assert source.observe() == supply
 
