@@ -24,6 +24,7 @@ from liver_slurm.control.messages import WorkerEnded
 from liver_slurm.coordinator.__main__ import BROKE_DOWN
 from liver_slurm.errors import ControlError
 from liver_slurm.local.process import adopt_orphans, start, worker_environment
+from liver_slurm.observe.events import EventLog, read_events
 from liver_slurm.state.layout import Layout
 
 CANCELLED = 3
@@ -143,8 +144,11 @@ class _Runner:
                 if self._on_progress is not None:
                     self._on_progress()
                 time.sleep(POLL)
-            elif code == CANCELLED or (code not in range(BROKE_DOWN) and self._stopping is not None):
-                return INTERRUPTED if self._stopping is signal.SIGINT else CANCELLED
+            elif self._stopping is not None and not self._has_ended():
+                self._say_cancelled(self._stopping)
+                return self._cancelled
+            elif code == CANCELLED:
+                return self._cancelled
             elif code in range(BROKE_DOWN):
                 return code
             elif restarts >= RESTARTS:
@@ -152,6 +156,20 @@ class _Runner:
             else:
                 restarts += 1
                 self._start_coordinator()
+
+    @property
+    def _cancelled(self) -> int:
+        return INTERRUPTED if self._stopping is signal.SIGINT else CANCELLED
+
+    def _has_ended(self) -> bool:
+        """Whether a coordinator has said so; one that a signal meets early ends with any code."""
+        return any(event["event"] == "run_ended" for event in read_events(self._run_dir.events))
+
+    def _say_cancelled(self, number: signal.Signals) -> None:
+        """In the coordinator's place, which the signal ended before it could write anything down."""
+        log = EventLog(self._run_dir.events)
+        log.append("run_ended", outcome="cancelled", exit_code=CANCELLED, reason=f"cancelled by {number.name}")
+        log.close()
 
     def _start_coordinator(self) -> None:
         resizes = [part for text in self._resizes for part in ("--resize", text)]

@@ -116,6 +116,16 @@ def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.
     assert long_run.processes() == []
 
 
+def test_a_run_that_is_cancelled_before_its_coordinator_listens_says_so(long_run: LocalRun) -> None:
+    runner = long_run.start("2", "0")
+    until(lambda: bool(long_run.processes("liver_slurm.coordinator")), "the coordinator's process is there")
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(40) == 130
+    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGINT")
+    assert long_run.processes() == []
+
+
 def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> None:
     runner = long_run.start("2", "1")
     until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training", 150)
