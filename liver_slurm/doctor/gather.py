@@ -208,7 +208,7 @@ def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | No
 def _end_jobs(name: str) -> None:
     """A net below srun, which ends its job itself: one that was killed, or that slurmctld did not hear."""
     client = connect()
-    left = [job.job_id for job in client.jobs(name=name) if not job.is_over and job.state != "COMPLETING"]
+    left = [job.job_id for job in client.jobs(name=name) if not job.ends]
     client.cancel(left)
 
 

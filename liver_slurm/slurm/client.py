@@ -192,7 +192,7 @@ class CommandClient:
             raise
         except ClusterError:
             # scancel fails for a job that has ended meanwhile, in words that differ by version: look instead.
-            left = [job.job_id for job in self.jobs(ids) if not job.is_over and job.state != "COMPLETING"]
+            left = [job.job_id for job in self.jobs(ids) if not job.ends]
             if left:
                 raise
 

@@ -29,7 +29,7 @@ def judge(jobs: Sequence[JobInfo], job_id: str, restarts: int) -> tuple[Fate, st
         return "over", f"job {job_id} is unknown to Slurm"
     if not leader.is_over and leader.restarts > restarts:
         return "requeued", f"job {job_id} was requeued"
-    if leader.state in ("RUNNING", "SUSPENDED"):
+    if not leader.ends:  # RUNNING, or SUSPENDED, or for a moment SIGNALING
         taken = next((job for job in jobs if job.leader == job_id and job.preempt_time is not None), None)
         if taken is not None:
             return "preempted", f"job {job_id} is being preempted"

@@ -56,7 +56,7 @@ def end_jobs_of_run(
     deadline = clock() + patience
     while True:
         left = [job for job in jobs_of_run(client, run_dir, name, job_id) if not job.is_over]
-        fresh = _leaders(job for job in left if job.state != "COMPLETING" and job.leader not in told)
+        fresh = _leaders(job for job in left if not job.ends and job.leader not in told)
         if fresh:
             client.cancel(fresh)
             told.update(dict.fromkeys(fresh))

@@ -71,6 +71,11 @@ class JobInfo:
         """Whether it has ended; COMPLETING has not, its nodes are still taken."""
         return self.state in _OVER
 
+    @property
+    def ends(self) -> bool:
+        """Whether it has ended or is ending: nothing more needs to be done about it."""
+        return self.is_over or self.state == "COMPLETING"
+
 
 @dataclass(frozen=True)
 class StepInfo:

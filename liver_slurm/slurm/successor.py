@@ -63,7 +63,7 @@ class SlurmLiveJob:
 
     def _following(self, jobs: list[JobInfo]) -> list[SuccessorJob]:
         known = self._earlier | {self._job_id}
-        found = [job for job in jobs if job.leader not in known and not job.is_over and job.state != "COMPLETING"]
+        found = [job for job in jobs if job.leader not in known and not job.ends]
         found.sort(key=lambda job: int(job.leader))
         return [SuccessorJob(job.leader, job.state, job.reason) for job in found]
 

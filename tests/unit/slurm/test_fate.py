@@ -20,6 +20,8 @@ JOB = JobInfo(
     [
         ({}, "running"),
         ({"preempt_time": 5.0}, "preempted"),
+        ({"preempt_time": 5.0, "state": "SIGNALING"}, "preempted"),
+        ({"state": "SIGNALING"}, "running"),
         ({"state": "COMPLETING", "restarts": 2}, "requeued"),
         ({"state": "PENDING", "restarts": 2}, "requeued"),
         ({"state": "RUNNING", "restarts": 2}, "requeued"),
