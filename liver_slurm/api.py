@@ -131,8 +131,16 @@ class Job:
         """A line a step."""
         return read_metrics(self.run_dir.metrics)
 
-    def resize(self, layout: str | None = None, workers: int | None = None) -> dict[str, Any]:
+    def resize(
+        self, layout: str | None = None, workers: int | None = None, *, give_back: bool = False
+    ) -> dict[str, Any]:
         """Ask for a layout, or for the best one for a number of workers; returns what was accepted.
+
+        Args:
+            layout: such as ``tp2pp1dp2``.
+            workers: of the next world.
+            give_back: workers of the live job that are left out leave, and nodes that become free go back to Slurm for
+                good; what was accepted says how many.
 
         Raises:
             BadInput: neither or both given, not a layout, or one that the run cannot take.
@@ -146,7 +154,7 @@ class Job:
             text = str(Layout.parse(layout)) if layout is not None else ""
         except ValueError as error:
             raise BadInput(f"resize: {error}") from None
-        return self._ask(ResizeRequest(layout=text, workers=workers or 0))
+        return self._ask(ResizeRequest(layout=text, workers=workers or 0, give_back=give_back))
 
     def checkpoint(self) -> dict[str, Any]:
         """Ask for a checkpoint; the event log says when it is written."""

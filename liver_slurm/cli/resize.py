@@ -26,6 +26,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     complete(what.add_argument("--layout", metavar="LAYOUT", help="such as tp2pp1dp2"), "layouts")
     what.add_argument("--workers", type=int, metavar="N", help="workers of the next world")
+    parser.add_argument(
+        "--give-back",
+        action="store_true",
+        help="to fewer workers than the live job has: nodes that become free go back to Slurm for good, the last ones "
+        "of a component or a whole component; their workers exit",
+    )
     add_json(parser)
 
 
@@ -33,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Hand the request in."""
     from liver_slurm.api import find
 
-    accepted = find(args.job).resize(args.layout, args.workers)
+    accepted = find(args.job).resize(args.layout, args.workers, give_back=args.give_back)
     if args.json:
         print_json(accepted)
     else:
@@ -41,4 +47,9 @@ def run(args: argparse.Namespace) -> int:
         waits = f"; waits for {missing} more worker{'s' if missing > 1 else ''} from standby jobs" if missing else ""
         wanted = args.layout or f"{args.workers} workers"
         print(f"accepted: {wanted}{waits}; liver-slurm events {args.job} --follow shows it")
+        if given := accepted.get("give_back"):
+            nodes = given["nodes"]
+            print(f"{nodes} node{'s' if nodes > 1 else ''} of the live job will go back to Slurm")
+            if given["reason"]:
+                print(given["reason"])
     return 0

@@ -301,6 +301,8 @@ class ResizeRequest(Message, frozen=True, kw_only=True):
     layout: str = ""
     workers: int = 0
     at_step: int = -1
+    give_back: bool = False
+    """Workers of the live job that are in no world then leave, and Slurm gets the nodes back that become free."""
 
 
 class CheckpointRequest(Message, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from liver_slurm.coordinator.interface import Action, Emit, Finish
 from liver_slurm.coordinator.journal import Journal, JournalBusy
 from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.loop import Clock, Loop
+from liver_slurm.coordinator.node_return import NodeReturn
 from liver_slurm.coordinator.records import EpochStarted, Record
 from liver_slurm.coordinator.state import Settings
 from liver_slurm.coordinator.stopping import Fate, Stopping
@@ -99,7 +101,8 @@ def _coordinate(options: argparse.Namespace) -> int:
     server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if options.source == "local" else "0.0.0.0")
     live_job = _live_job(options.source, config, run_dir, start.job_id, records)
     stopping = Stopping(_fate(options.source, start))
-    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, live_job, stopping, claim, clock)
+    node_return = _node_return(settings)
+    loop = Loop(state, server, journal, EventLog(run_dir.events), watch, live_job, stopping, claim, clock, node_return)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stopping.signalled(signal.Signals(number).name))
     journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))
@@ -107,7 +110,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         loop.perform(action)
     loop.announce(phase=state.phase.value, host=host)
     server.publish()
-    finish = _serve(loop, server, watch, live_job, run_dir)
+    finish = _serve(loop, server, watch, live_job, node_return, run_dir)
     if finish.successor:
         record_successor(run_dir, finish.successor)
     return finish.code
@@ -176,16 +179,25 @@ def _settings(
         standby_workers=0 if options.source == "none" else most_workers(config.standby),
         job_id=start.job_id,
         restarts=start.restarts,
+        # Set by sbatch for a heterogeneous job, and inherited; not by srun for a step of several parts.
+        heterogeneous=options.source == "slurm" and "SLURM_JOB_ID_HET_GROUP_1" in os.environ,
     )
 
 
 def _serve(
-    loop: Loop, server: ControlServer, watch: SupplyWatch | None, live_job: LiveJobWatch | None, run_dir: RunDir
+    loop: Loop,
+    server: ControlServer,
+    watch: SupplyWatch | None,
+    live_job: LiveJobWatch | None,
+    node_return: NodeReturn | None,
+    run_dir: RunDir,
 ) -> Finish:
     try:
         finish = loop.run()
     finally:
         server.close()
+        if node_return is not None:
+            node_return.close()
     log.info("exit code %d: %s", finish.code, finish.reason)
     run_dir.address_file.unlink()  # clients need not wait for an answer that cannot come
     if watch is not None:
@@ -238,6 +250,15 @@ def _has_ended(job_id: str) -> bool:
     from liver_slurm.slurm.successor import has_ended
 
     return has_ended(connect(), job_id)
+
+
+def _node_return(settings: Settings) -> NodeReturn | None:
+    if not settings.heterogeneous:
+        return None
+    from liver_slurm.slurm.connect import connect
+    from liver_slurm.slurm.live import LiveNodes
+
+    return NodeReturn(LiveNodes(connect(may_wait=False), settings.job_id))
 
 
 def _fate(source: str, start: anew.JobStart) -> Callable[[], tuple[Fate, str]] | None:

@@ -86,6 +86,13 @@ def is_why(state: RunState) -> bool:
     return any(departure is not None and departure.kind == "successor" for departure in departures_of_own)
 
 
+def under_way(state: RunState) -> bool:
+    """The run is moving to the successor: our own job's workers have notice of it, or the world has moved already."""
+    members = state.live.members if state.live is not None else ()
+    inside = (state.workers[name] for name in members if name in state.workers)
+    return is_why(state) or any(one.role == "live" and one.job_id != state.settings.job_id for one in inside)
+
+
 def _outlook(turn: Turn) -> Outlook:
     state, job = turn.state, turn.state.live_job
     assert job is not None

@@ -53,6 +53,21 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class GivenBack:
+    """Slurm has taken nodes of a component of the live job back, or refused to."""
+
+    time: float
+    component: int
+    kept: int
+    """Nodes that are left to it."""
+    nodes: tuple[str, ...] = ()
+    """Those that are free now."""
+    again: bool = False
+    """Slurm may take further single nodes of it."""
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Interrupted:
     """Slurm takes the live job's nodes away, and will or may start the job again later."""
 
@@ -80,7 +95,7 @@ class SuccessorAnswer:
 
 
 Input = Union[  # noqa: UP007
-    FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked, Interrupted, LiveJobSeen, SuccessorAnswer
+    FromPeer, Tick, SupplySeen, LaunchRefused, StopAsked, Interrupted, LiveJobSeen, SuccessorAnswer, GivenBack
 ]
 
 
@@ -130,6 +145,14 @@ class SubmitSuccessor:
 
 
 @dataclass(frozen=True)
+class GiveBack:
+    """Have Slurm take all but the first ``keep`` nodes of a component of the live job."""
+
+    component: int
+    keep: int
+
+
+@dataclass(frozen=True)
 class Finish:
     """The coordinator's process ends with this code."""
 
@@ -141,4 +164,4 @@ class Finish:
     """The job in which it goes on; empty: not known, or the same."""
 
 
-Action = Union[Send, Emit, Journal, Launch, Release, SubmitSuccessor, Finish]  # noqa: UP007
+Action = Union[Send, Emit, Journal, Launch, Release, SubmitSuccessor, GiveBack, Finish]  # noqa: UP007

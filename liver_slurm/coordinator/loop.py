@@ -15,6 +15,7 @@ from liver_slurm.coordinator.interface import (
     Emit,
     Finish,
     FromPeer,
+    GiveBack,
     Input,
     Journal,
     Launch,
@@ -26,6 +27,7 @@ from liver_slurm.coordinator.interface import (
 from liver_slurm.coordinator.journal import Journal as JournalFile
 from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.machine import step
+from liver_slurm.coordinator.node_return import NodeReturn
 from liver_slurm.coordinator.state import RunState
 from liver_slurm.coordinator.stopping import Stopping
 from liver_slurm.coordinator.supply_watch import SupplyWatch
@@ -62,10 +64,12 @@ class Loop:
         stopping: Stopping,
         claim: Claim,
         clock: Clock,
+        node_return: NodeReturn | None,
     ) -> None:
         self._state, self._server, self._journal, self._events = state, server, journal, events
         self._watch, self._live_job, self._stopping = watch, live_job, stopping
         self._claim, self._clock = claim, clock
+        self._node_return = node_return
         self._finish: Finish | None = None
 
     def announce(self, **fields: Any) -> None:
@@ -86,7 +90,7 @@ class Loop:
                 if isinstance(message, StatusRequest):
                     self._state = replace(self._state, rejected={**self._state.rejected, **self._server.rejected})
                 self._feed(FromPeer(self._clock.now(), peer, message))
-            for source in (self._watch, self._live_job, self._stopping):
+            for source in (self._watch, self._live_job, self._stopping, self._node_return):
                 for given in source.poll(self._clock.now()) if source is not None else ():
                     self._feed(given)
             # After the messages: whoever has just been heard of is not silent.
@@ -109,6 +113,9 @@ class Loop:
         elif isinstance(action, SubmitSuccessor):
             assert self._live_job is not None, "whoever has seen the live job can submit"
             self._live_job.submit()
+        elif isinstance(action, GiveBack):
+            assert self._node_return is not None, "asked of heterogeneous jobs only"
+            self._node_return.give_back(action)
         elif self._watch is None:
             log.warning("there is nobody to do %s", action)
         elif isinstance(action, Launch):

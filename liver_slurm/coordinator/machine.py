@@ -21,6 +21,7 @@ from liver_slurm.coordinator import boundary as boundaries
 from liver_slurm.coordinator import (
     capacity_turn,
     departures,
+    giving_turn,
     handover,
     history,
     interruption,
@@ -33,6 +34,7 @@ from liver_slurm.coordinator.ending import INTERRUPTED, close_when_alone, end
 from liver_slurm.coordinator.interface import (
     Action,
     FromPeer,
+    GivenBack,
     Input,
     Interrupted,
     LaunchRefused,
@@ -70,6 +72,8 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         handover.seen(turn, given)
     elif isinstance(given, SuccessorAnswer):
         handover.answered(turn, given)
+    elif isinstance(given, GivenBack):
+        giving_turn.given(turn, given)
     else:
         _watch_time(turn, given.time - state.now)
     heartbeat = isinstance(given, FromPeer) and isinstance(given.message, messages.Heartbeat)
@@ -172,6 +176,7 @@ def _watch_time(turn: Turn, since_last: float) -> None:
     members.find_silent(turn)
     interruption.watch(turn)
     handover.advance(turn)
+    giving_turn.advance(turn)
     attempt = turn.state.attempt
     if attempt is None or turn.now < attempt.deadline:
         return

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator import boundary as boundaries
-from liver_slurm.coordinator import handover, policy, reconfiguration, scheduled
+from liver_slurm.coordinator import giving_turn, handover, policy, reconfiguration, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.layout_choice import choose
 from liver_slurm.coordinator.rank_order import rank_order
@@ -212,6 +212,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> policy.Snapshot:
         guaranteed=frozenset(worker.name for worker in state.workers.values() if worker.role == "live"),
         last_arrival=state.last_arrival,
         due=due,
+        go_first=frozenset(giving_turn.go_first(state, due or state.pinned)[0]),
         pinned=state.pinned,
         automatic=state.settings.automatic,
         backoff=state.backoff,

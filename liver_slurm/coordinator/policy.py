@@ -43,6 +43,8 @@ class Snapshot:
     """When the newest of ``ready`` became so."""
     due: ResizeGoal | None = None
     """An explicit request whose turn it is."""
+    go_first: frozenset[str] = frozenset()
+    """Guaranteed workers that a due request leaves out before others, because their nodes can be given back."""
     pinned: ResizeGoal | None = None
     """The last explicit request that was fulfilled: no growing beyond it."""
     automatic: bool = True
@@ -198,7 +200,9 @@ def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
     Guaranteed workers are taken first, then members of the live world, then others in order of arrival.
     """
     pool = snapshot.pool
-    chosen = set(sorted(pool, key=lambda worker: worker not in snapshot.guaranteed)[:size])  # the sort is stable
+    # The sort is stable.
+    order = sorted(pool, key=lambda worker: (worker not in snapshot.guaranteed, worker in snapshot.go_first))
+    chosen = set(order[:size])
     return tuple(worker for worker in pool if worker in chosen)
 
 

@@ -79,6 +79,7 @@ class RequestTaken(_Record, frozen=True, kw_only=True):
     layout: str
     workers: int
     at_step: int
+    give_back: bool = False
 
 
 class RequestClosed(_Record, frozen=True, kw_only=True):
@@ -112,6 +113,17 @@ class Measurement(_Record, frozen=True, kw_only=True):
     prepare_s: float
     exposed_s: float
     time: float
+
+
+class NodesGivenBack(_Record, frozen=True, kw_only=True):
+    """Slurm has taken nodes of a component of a live job back."""
+
+    job_id: str
+    component: int
+    kept: int
+    """Nodes that are left to it."""
+    again: bool = False
+    """Slurm may take further single nodes of it."""
 
 
 class BegunAnew(_Record, frozen=True, kw_only=True):
@@ -152,6 +164,7 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     LifeBegan,
     LifeEnded,
     Measurement,
+    NodesGivenBack,
     BegunAnew,
     HandedOver,
     Ended,

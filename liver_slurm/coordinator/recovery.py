@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from liver_slurm.coordinator import history
+from liver_slurm.coordinator import giving_turn, history
 from liver_slurm.coordinator.records import (
     AttemptAborted,
     AttemptStarted,
@@ -16,6 +16,7 @@ from liver_slurm.coordinator.records import (
     Ended,
     Entered,
     EpochStarted,
+    NodesGivenBack,
     Record,
     RequestClosed,
     RequestTaken,
@@ -65,7 +66,9 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
             boundaries.clear()
             last, entered = None, False
             begins = replace(state.settings, checkpoint=record.checkpoint, start_step=record.step)
-            state = replace(state, settings=begins, anew_from=state.next_generation)
+            state = giving_turn.begun_anew(replace(state, settings=begins, anew_from=state.next_generation))
+        elif isinstance(record, NodesGivenBack):
+            state = giving_turn.noted(state, record)
         elif isinstance(record, BoundaryProposed):
             boundaries.add(record.boundary)
             state = replace(state, next_boundary=record.boundary + 1)
@@ -83,7 +86,7 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 def _request(state: RunState, record: Record) -> RunState:
     if isinstance(record, RequestTaken):
         layout = Layout.parse(record.layout) if record.layout else None
-        goal = ResizeGoal(record.number, layout, record.workers, record.at_step)
+        goal = ResizeGoal(record.number, layout, record.workers, record.at_step, give_back=record.give_back)
         ordered = sorted((*state.requests, goal), key=lambda one: one.at_step)  # -1, now, before those scheduled
         return replace(state, requests=tuple(ordered), next_request=record.number + 1)
     if isinstance(record, RequestClosed):

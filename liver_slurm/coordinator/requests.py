@@ -14,7 +14,7 @@ from liver_slurm.control.messages import (
     StatusRequest,
     WorkerEnded,
 )
-from liver_slurm.coordinator import members, scheduled
+from liver_slurm.coordinator import giving_turn, members, scheduled
 from liver_slurm.coordinator.ending import end
 from liver_slurm.coordinator.interface import Action
 from liver_slurm.coordinator.policy import why_impossible
@@ -76,6 +76,9 @@ def _resize(turn: Turn, peer: bytes, message: ResizeRequest) -> None:
     take(turn, goal)
     wanted = str(goal.layout) if goal.layout else ""
     result = {"request": goal.number, "layout": wanted, "workers": goal.workers, "at_step": goal.at_step}
+    if goal.give_back:
+        leaving, nodes, why_not_more = giving_turn.go_first(turn.state, goal)
+        result["give_back"] = {"workers": list(leaving), "nodes": nodes, "reason": why_not_more}
     if goal.at_step < 0:
         result["waits_for_workers"] = _missing(turn.state, goal)
     turn.answer(peer, Reply(ok=True, result=result))
@@ -94,8 +97,14 @@ def take(turn: Turn, goal: ResizeGoal) -> None:
     later = [other for other in turn.state.requests if other.at_step >= 0]
     (later if goal.at_step >= 0 else now).append(goal)
     turn.update(requests=(*now, *later), next_request=goal.number + 1)
+    if goal.give_back:
+        turn.update(refused={})  # whoever asks again wants it tried again
     layout = str(goal.layout) if goal.layout else ""
-    turn.journal(RequestTaken(number=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step))
+    turn.journal(
+        RequestTaken(
+            number=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step, give_back=goal.give_back
+        )
+    )
     if turn.state.phase is Phase.STEADY:
         scheduled.hold(turn)
     turn.stir()
@@ -132,7 +141,10 @@ def judge(state: RunState, message: ResizeRequest) -> ResizeGoal:
         _check_step(state, message.at_step)
     else:
         _check_workers(state, size)
-    return ResizeGoal(number=state.next_request, layout=layout, workers=size, at_step=message.at_step)
+    goal = ResizeGoal(state.next_request, layout, size, message.at_step, give_back=message.give_back)
+    if goal.give_back:
+        giving_turn.judge(state, goal)
+    return goal
 
 
 def _layout(message: ResizeRequest) -> Layout | None:

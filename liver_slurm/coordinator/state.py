@@ -70,6 +70,8 @@ class Settings:
     """The live job; empty: plain processes."""
     restarts: int = 0
     """How often Slurm has started it again."""
+    heterogeneous: bool = False
+    """It is a heterogeneous job, whose components can give nodes back."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class ResizeGoal:
     workers: int
     at_step: int = -1
     failures: int = 0
+    give_back: bool = False
+    """Live workers that it leaves out go, and their nodes are given back."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,14 @@ class RunState:
     """The policy's last word."""
     backoff: Backoff | None = None
     last_reconfiguration: Mapping[str, Any] | None = None
+    kept: Mapping[int, int] = field(default_factory=dict)
+    """Nodes left to each component of the live job that has given some back."""
+    fixed: frozenset[int] = frozenset()
+    """Components of which Slurm takes no single node."""
+    refused: Mapping[int, int] = field(default_factory=dict)
+    """Nodes that a component would have been left with, had Slurm not refused to take the others."""
+    giving_back: int | None = None
+    """Component that Slurm is asked to take nodes of."""
     live_since: float = 0.0
     """When the last reconfiguration was over, seconds since the epoch; 0.0: there was none."""
     measured: tuple[Measured, ...] = ()

@@ -15,6 +15,7 @@ import pytest
 from liver_slurm import Job, submit
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.errors import BadInput
 from liver_slurm.slurm.client import CommandClient
 from liver_slurm.slurm.standby import SlurmStandbySource
 
@@ -122,3 +123,50 @@ def test_cancel_ends_all_jobs_of_a_run_and_none_of_another(
     third.cancel()
     assert left(client, third) == []
     assert third.status()["state"] == "cancelled"
+
+
+def test_nodes_that_a_shrink_frees_are_given_back(
+    tmp_path: Path, client: CommandClient, eventually: Eventually
+) -> None:
+    job = submit(
+        config(
+            tmp_path,
+            100_000,
+            "live.component=[{nodes=1}, {nodes=2}, {nodes=1}]",
+            'elastic.layouts=["tp1pp1dp1","tp1pp1dp2","tp1pp1dp3","tp1pp1dp4"]',
+            "elastic.initial=tp1pp1dp4",
+            "standby.max_jobs=2",
+        )
+    )
+    eventually(lambda: reached(job, 1), "it trains", 90)
+    parts = {part.component: part.nodes for part in client.jobs([job.job_id])}
+    with pytest.raises(BadInput, match="ask for 3 or fewer"):
+        job.resize(workers=4, give_back=True)
+    # A whole component goes, and the last node of another.
+    accepted = job.resize(workers=2, give_back=True)
+    assert accepted["give_back"] == {"workers": ["live-3", "live-2"], "nodes": 2, "reason": ""}
+    given = sorted((*parts[3], parts[2][1]))
+    eventually(lambda: len(events(job, "nodes_given_back")) == 2, "two nodes given back", 60)
+    assert sorted(node for event in events(job, "nodes_given_back") for node in event["nodes"]) == given
+    assert [node.name for node in client.nodes("live") if node.state == "idle" and node.name in given] == given
+    held = {part.component: part.nodes for part in client.jobs([job.job_id]) if not part.is_over}
+    assert held == {0: parts[0], 1: parts[1], 2: parts[2][:1]}
+    step = job.status()["step"]
+    eventually(lambda: reached(job, step + 3), "the run trains on", 60)
+    # The world grows again: by standbys, on nodes that were given back or were idle before.
+    job.resize(workers=4)
+    eventually(lambda: job.status()["layout"] == "tp1pp1dp4", "a world with standbys", 90)
+    standbys = {node for each in job.status()["standby_jobs"] for node in each["nodes"]}
+    assert standbys & set(given)
+    # Slurm without accounting takes nodes of a component once: what is left of it goes as a whole.
+    accepted = job.resize(workers=1, give_back=True)
+    assert accepted["give_back"] == {"workers": ["live-1"], "nodes": 1, "reason": ""}
+    eventually(lambda: len(events(job, "nodes_given_back")) == 3, "the third node", 60)
+    assert job.status()["layout"] == "tp1pp1dp1"
+    held = {part.component: part.nodes for part in client.jobs([job.job_id]) if not part.is_over}
+    assert held == {0: parts[0], 1: parts[1]}
+    assert not events(job, "nodes_kept")
+    job.cancel()
+    steps = [line.step for line in job.metrics()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [world["layout"] for world in events(job, "world_live")][::3] == ["tp1pp1dp4", "tp1pp1dp1"]

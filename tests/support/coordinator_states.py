@@ -63,10 +63,10 @@ class Run:
         }  # fmt: skip
         return self.say(m.Register(**{**fields, **changes}))
 
-    def train(self, *names: str) -> None:
+    def train(self, *names: str, **changes: Any) -> None:
         """Bring the run to world 0 with these live workers."""
         for name in names:
-            self.register(name)
+            self.register(name, **changes)
         for name in names:
             self.say(m.Prepared(worker=name, generation=0, ok=True))
         for name in names:

@@ -67,12 +67,14 @@ def test_the_verbs_reach_the_coordinator(run_dir: RunDir) -> None:
         assert job.resize(layout=" tp2pp1dp2 ") == {"request": 0}
         with pytest.raises(BadInput, match="there are 3 workers"):
             job.resize(workers=5)
+        job.resize(workers=2, give_back=True)
         job.checkpoint()
         assert job.cancel() == "its coordinator ends it"
     assert asked == [
         StatusRequest(),
         ResizeRequest(layout="tp2pp1dp2"),
         ResizeRequest(workers=5),
+        ResizeRequest(workers=2, give_back=True),
         CheckpointRequest(),
         CancelRequest(),
     ]

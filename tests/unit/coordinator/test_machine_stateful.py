@@ -11,14 +11,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from liver_slurm.config.schema import ComponentSection, LiveSection
 from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import Action, Emit, Journal, Send
+from liver_slurm.coordinator.interface import Action, Emit, GiveBack, GivenBack, Journal, Send
 from liver_slurm.coordinator.records import AttemptAborted, AttemptStarted, Committed, Ended, Entered
 from liver_slurm.coordinator.recovery import recover
 from liver_slurm.coordinator.state import World
 
 STANDBYS = [f"standby-{letter}" for letter in "abcd"]
 LIVE = ["live-0", "live-1"]
+JOB = {"job_id": "7", "heterogeneous": True}
 ANYBODY = st.sampled_from(LIVE + STANDBYS)
 
 
@@ -28,9 +30,9 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         config = job(lost_after=50.0)
-        config = replace(config, train=replace(config.train, steps=10**9))
-        self.config, self.epoch = config, 1
-        self.run = Run(config=config)
+        live = LiveSection(component=(ComponentSection(nodes=2),))
+        self.config, self.epoch = replace(config, train=replace(config.train, steps=10**9), live=live), 1
+        self.run = Run(config=self.config, **JOB)
         self.seen = 0
         self.voted: set[tuple[str, int]] = set()
         self.open: int | None = None
@@ -41,7 +43,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def world_0(self) -> None:
-        self.run.train(*LIVE)
+        self.run.train(*LIVE, job_id="7")
         self.generation_of = dict.fromkeys(LIVE, 0)
 
     def alive(self, name: str) -> bool:
@@ -131,7 +133,7 @@ class AnyOrder(RuleBasedStateMachine):
             at = None if deadline is None else self.run.now + deadline
             self.run.say(m.Notice(worker=name, reason="SIGTERM", time=self.run.now, deadline=at))
 
-    @rule(name=st.sampled_from(STANDBYS))
+    @rule(name=st.sampled_from([*STANDBYS, "live-1"]))
     def leaves(self, name: str) -> None:
         needed = self.run.live.members if self.run.state.live else ()
         if self.alive(name) and name not in needed:
@@ -140,10 +142,29 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         layout=st.sampled_from(["tp1pp1dp1", "tp2pp1dp1", "tp2pp1dp2", "tp1pp2dp2", "tp1pp1dp3"]),
         ahead=st.sampled_from([-1, 3, 30]),
+        give_back=st.booleans(),
     )
-    def resize(self, layout: str, ahead: int) -> None:
+    def resize(self, layout: str, ahead: int, give_back: bool) -> None:
         step = self.run.state.step + ahead if ahead > 0 else -1
-        self.run.say(m.ResizeRequest(layout=layout, at_step=step))
+        self.run.say(m.ResizeRequest(layout=layout, at_step=step, give_back=give_back))
+
+    @rule()
+    def gives_nodes_back(self) -> None:
+        self.resize("tp1pp1dp1", -1, give_back=True)
+        self.all_goes_well(4)
+        self.run.tick(1.0)
+        self.all_leave_that_may()
+
+    @rule()
+    def all_leave_that_may(self) -> None:
+        for name in [worker.name for worker in self.run.state.workers.values() if worker.dismissed]:
+            self.leaves(name)
+        self.run.tick(1.0)
+
+    @rule(refused=st.booleans())
+    def slurm_takes_nodes(self, refused: bool) -> None:
+        if self.run.state.giving_back is not None:
+            self.run.feed(GivenBack(self.run.now, self.run.state.giving_back, 1, error="x" if refused else ""))
 
     @precondition(lambda self: self.epoch < 5 and not self.run.state.phase.over)
     @rule()
@@ -151,12 +172,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.check()
         self.epoch += 1
         old, names = self.run, sorted(self.run.state.workers)
-        self.run = Run(recover(old.records, settings(config=self.config, epoch=self.epoch), old.now))
+        self.run = Run(recover(old.records, settings(config=self.config, epoch=self.epoch, **JOB), old.now))
         self.run.actions = [Journal(record) for record in old.records]
         self.seen = len(self.run.actions)
         self.open = None
         for name in names:
-            self.run.register(name, self.generation_of.get(name, -1), old.state.workers[name].step)
+            known = old.state.workers[name]
+            self.run.register(name, self.generation_of.get(name, -1), known.step, job_id=known.job_id)
 
     # ---- what always holds
 
@@ -190,6 +212,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert action.message.generation in self.committed, "the record comes before the word"
         elif isinstance(action, Send) and isinstance(action.message, m.Abort):
             assert action.message.generation not in self.committed
+        elif isinstance(action, GiveBack):
+            assert (action.component, action.keep) == (1, 1), "world 0's first worker is in every world"
+            assert "live-1" not in {*self.run.state.workers, *self.run.live.members}, "nobody is on a node that goes"
         elif isinstance(action, Emit) and action.event == "reconfiguration_committed":
             assert action.fields["generation"] in self.committed
 
