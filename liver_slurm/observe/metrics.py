@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,7 +14,11 @@ from liver_slurm.observe.lines import LineWriter, read_lines, read_tail
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """One optimizer step of the whole world."""
+    """One optimizer step of the whole world.
+
+    A loss or norm that is not finite (such a step changes nothing) is null in the file, as JSON has no word for it, and
+    NaN here.
+    """
 
     step: int
     """Number of the step, from 1."""
@@ -69,10 +75,15 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 def read_metrics(path: Path) -> Iterator[StepMetrics]:
     """All steps so far."""
-    return (msgspec.convert(line, StepMetrics) for line in read_lines(path))
+    return map(_step, read_lines(path))
 
 
 def last_metrics(path: Path) -> StepMetrics | None:
     """The newest step, without reading the whole file; None: no step yet."""
     lines = read_tail(path)
-    return msgspec.convert(lines[-1], StepMetrics) if lines else None
+    return _step(lines[-1]) if lines else None
+
+
+def _step(line: dict[str, Any]) -> StepMetrics:
+    not_finite = {name: math.nan for name in ("loss", "grad_norm") if name in line and line[name] is None}
+    return msgspec.convert({**line, **not_finite}, StepMetrics)

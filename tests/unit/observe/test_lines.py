@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +99,17 @@ def test_tail_and_missing_files(tmp_path: Path) -> None:
     last = last_metrics(tmp_path / "metrics.jsonl")
     assert last is not None
     assert last.step == 1000
+
+
+def test_a_loss_that_is_not_finite_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    writer.append(step(1))
+    writer.append(msgspec.structs.replace(step(2, loss=math.nan), grad_norm=math.inf))
+    assert [line.loss for line in read_metrics(path)] == [1.0, pytest.approx(math.nan, nan_ok=True)]
+    last = last_metrics(path)
+    assert last is not None
+    assert (last.step, math.isnan(last.loss), math.isnan(last.grad_norm)) == (2, True, True)
 
 
 def test_truncating_keeps_a_step_once(tmp_path: Path) -> None:
