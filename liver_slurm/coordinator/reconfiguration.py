@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from liver_slurm.control.messages import Abort, Commit, Leave, Prepare, Prepared, Streamed, WorldEntered
 from liver_slurm.coordinator import boundary as boundaries
@@ -98,7 +98,9 @@ def prepared(turn: Turn, message: Prepared) -> None:
         return commit(turn, attempt, attempt.target.step)
     attempt = _schedule(turn, attempt)
     plan = attempt.schedule
-    told = {} if plan is None else {"stream_steps": plan.steps, "wire_s": plan.wire_s, "reason": plan.reason}
+    told: dict[str, Any] = {"reason": attempt.reason}
+    if plan is not None:
+        told = {"stream_steps": plan.steps, "wire_s": plan.wire_s, "reason": plan.reason}
     turn.emit("reconfiguration_prepared", attempt.target.generation, prepare_s=attempt.prepare_s, **told)
     return _ask_to_stop(turn, attempt)
 
@@ -171,7 +173,7 @@ def streamed(turn: Turn, message: Streamed) -> None:
     turn.update(attempt=attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
         stream_s = max(vote.seconds for vote in attempt.streamed.values())
-        turn.emit("reconfiguration_streamed", attempt.target.generation, stream_s=stream_s)
+        turn.emit("reconfiguration_streamed", attempt.target.generation, stream_s=stream_s, reason=attempt.reason)
         commit(turn, attempt, held.step)
     return None
 

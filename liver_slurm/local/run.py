@@ -25,6 +25,7 @@ from liver_slurm.coordinator.__main__ import BROKE_DOWN
 from liver_slurm.errors import ControlError
 from liver_slurm.local.process import adopt_orphans, start, worker_environment
 from liver_slurm.observe.events import EventLog, read_events
+from liver_slurm.observe.run import RunFiles
 from liver_slurm.state.layout import Layout
 
 CANCELLED = 3
@@ -167,8 +168,12 @@ class _Runner:
 
     def _say_cancelled(self, number: signal.Signals) -> None:
         """In the coordinator's place, which the signal ended before it could write anything down."""
+        files = RunFiles(self._run_dir)
+        files.refresh()
+        reached = {key: files.document()[key] for key in ("generation", "step")}
         log = EventLog(self._run_dir.events)
-        log.append("run_ended", outcome="cancelled", exit_code=CANCELLED, reason=f"cancelled by {number.name}")
+        reason = f"cancelled by {number.name}"
+        log.append("run_ended", outcome="cancelled", exit_code=CANCELLED, reason=reason, **reached)
         log.close()
 
     def _start_coordinator(self) -> None:

@@ -123,6 +123,7 @@ def test_a_run_that_is_cancelled_before_its_coordinator_listens_says_so(long_run
     assert runner.wait(40) == 130
     (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGINT")
+    assert (ended["generation"], ended["step"]) == (-1, 0)
     assert long_run.processes() == []
 
 

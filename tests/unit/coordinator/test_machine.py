@@ -91,6 +91,8 @@ def test_a_whole_reconfiguration(run: Run) -> None:
     added = "reason members joiners leavers bytes_remote bytes_local"
     assert {*promised.split(), *added.split()} <= event.keys()
     assert event["generation"] == generation
+    for name in ("started", "prepared", "streamed"):
+        assert run.events(f"reconfiguration_{name}")[-1]["reason"]
     assert run.state.phase is Phase.STEADY
 
 
