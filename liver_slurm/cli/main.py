@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
-from liver_slurm.errors import LiverError
+from liver_slurm.errors import BadInput, LiverError
 
 COMMANDS = {
     "submit": "submit a job file to Slurm",
@@ -45,6 +46,14 @@ examples:
 INTERRUPTED = 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as all our errors do; subparsers are of the same kind."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit, without the usage that argparse prints first."""
+        self.exit(BadInput.exit_code, f"liver-slurm: error: {message}; see {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -75,7 +84,7 @@ def full_parser() -> argparse.ArgumentParser:
 
 
 def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="liver-slurm",
         description="LLM training on Slurm that keeps going while the nodes under it come and go.",
         epilog=EPILOG,
