@@ -18,9 +18,11 @@ from liver_slurm.coordinator.anew import JobStart
 from liver_slurm.coordinator.ending import HANDED_OVER
 from liver_slurm.coordinator.interface import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
 from liver_slurm.coordinator.journal import Journal, JournalBusy, read_unless_held
+from liver_slurm.coordinator.live_job_watch import LiveJobWatch
 from liver_slurm.coordinator.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
 from liver_slurm.coordinator.state import Phase
 from liver_slurm.coordinator.successor import LiveJob, Outlook, SuccessorJob, decide, lead, margin
+from liver_slurm.errors import ClusterError
 
 HOUR = 3600.0
 PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", "RUNNING")
@@ -205,6 +207,59 @@ def test_a_successor_that_is_lost_before_the_commit_changes_nothing(run: Run) ->
     assert all(worker.departure is None for worker in run.state.workers.values())
     assert set(run.live.members) == {"live-0", "live-1"}
     assert len(run.events("notice_withdrawn")) == 2
+
+
+def test_a_notice_during_a_handover_plans_it_again_without_that_worker(run: Run) -> None:
+    run.register("standby-a", job_id="9")
+    run.tick(2.0)
+    beat(run)
+    change_over(run)
+    assert "standby-a" in run.live.members
+    look(run, 1000.0, RUNNING)
+    successors(run)
+    attempt = run.state.attempt
+    assert attempt is not None
+    assert set(attempt.target.members) == {"live-8-0", "live-8-1", "standby-a"}
+    run.prepare_all()
+    run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, deadline=run.now + 60.0))
+    assert "standby-a will go away" in run.events("reconfiguration_aborted")[-1]["reason"]
+    run.tick(2.0)
+    attempt = run.state.attempt
+    assert attempt is not None
+    assert set(attempt.target.members) == {"live-8-0", "live-8-1"}
+    change_over(run)
+    assert run.journaled(HandedOver) == [HandedOver(job_id="8")]
+    assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1", "standby-a"}
+
+
+def test_cancelling_a_run_ends_a_successor_that_waits(run: Run) -> None:
+    look(run, 1000.0, PENDING)
+    run.say(m.CancelRequest(), peer=b"client")
+    for name in ("live-0", "live-1"):
+        run.say(m.Leaving(worker=name, reason="told"))
+    (finish,) = [action for action in run.actions if isinstance(action, Finish)]
+    assert (finish.code, finish.over, finish.successor) == (3, True, "")
+
+    done: list[str] = []
+
+    class Source:
+        def observe(self) -> LiveJob:
+            raise ClusterError("away")
+
+        def submit(self) -> str:
+            done.append("submit")
+            return "8"
+
+        def close(self) -> None:
+            done.append("close")
+
+    watch = LiveJobWatch(Source())
+    watch.submit()
+    watch.close(run_over=finish.over)
+    assert done == ["submit", "close"], "one that is being submitted this very moment, too"
+    watch = LiveJobWatch(Source())
+    watch.close(run_over=False)
+    assert done == ["submit", "close"]
 
 
 def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(run: Run) -> None:
