@@ -81,18 +81,32 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
 @lru_cache(maxsize=32)
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
+    # Of this product's own model all replicas are alike, however many there are.
+    shards = _shards(encoded, replace(layout, dp=1) if config.model.provider is None else layout)
+    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+
+
+@lru_cache(maxsize=32)
+def _shards(encoded: bytes, layout: Layout) -> dict[tuple[int, int], ShardSpec]:
+    """Shards by (tp, pp)."""
+    config = msgspec.json.decode(encoded, type=JobConfig)
     shards: dict[tuple[int, int], ShardSpec] = {}
     for pp in range(layout.pp):
         # Stages between the first and the last differ in nothing but the numbers of their layers, as long as the model
         # is this product's own: a large world's shards are then known in the time that three stages take.
-        alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not config.model.extra
+        alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not _shape_fields(config)
         for tp in range(layout.tp):
             shards[tp, pp] = (
                 _next_layers(shards[tp, pp - 1], config.model.num_layers, layout.pp)
                 if alike
                 else shard_spec(config, layout, tp, pp)
             )
-    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+    return shards
+
+
+def _shape_fields(config: JobConfig) -> list[str]:
+    """Further fields of megatron's config that may make layers differ; what is recomputed does not."""
+    return [name for name in config.model.extra if not name.startswith("recompute_")]
 
 
 def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:

@@ -14,6 +14,7 @@ from liver_slurm.megatron.spec import world_spec
 from liver_slurm.slurm.batch import header_problems
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.memory import ALL, Share, footprint
+from liver_slurm.state.minimum import remote_minimum
 from liver_slurm.state.plan import default_keep, plan_transfer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -78,3 +79,12 @@ def test_it_has_the_size_of_its_name_and_can_be_planned(name: str) -> None:
     shares = [Share(world.shards[0, 0], world.layout.dp, 0, world.distributed_optimizer) for world in worlds]
     both = footprint(*shares, config.stream.staging_bytes).beside_training(ALL)
     assert both <= job.both_worlds, "state of both worlds on a worker of the first stage"
+
+
+def test_a_70b_model_goes_from_512_to_448_ranks_with_the_least_bytes_evenly_sent() -> None:
+    config = load_job(CONFIGS / "gpt-70b.toml")
+    worlds = [world_spec(config, Layout.parse(text)) for text in ("tp8pp4dp16", "tp8pp4dp14")]
+    plan = plan_transfer(*worlds)
+    assert plan.bytes_remote == remote_minimum(*worlds, plan.keep)
+    assert plan.max_send_over_mean <= 1.1
+    assert plan.send_bytes.max() <= 1.1 * plan.least_hottest

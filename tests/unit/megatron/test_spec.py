@@ -141,9 +141,13 @@ def test_layers_keep_their_global_number() -> None:
     ]
 
 
+RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+@pytest.mark.parametrize("extra", [{}, RECOMPUTE])
 @pytest.mark.parametrize("layout", ["tp2pp4dp1", "tp1pp5dp2"])
-def test_inner_stages_that_are_derived_are_as_if_built(layout: str) -> None:
-    config = job(num_layers=8)
+def test_inner_stages_that_are_derived_are_as_if_built(layout: str, extra: dict[str, Any]) -> None:
+    config = job(num_layers=8, extra=extra)
     world = world_spec(config, Layout.parse(layout))
     for (tp, pp), shard in world.shards.items():
         assert shard == shard_spec(config, world.layout, tp, pp)
