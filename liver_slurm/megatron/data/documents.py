@@ -47,6 +47,9 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _file_documents(file: Path, named: bool) -> Iterator[str]:
+    if file.suffix == ".jsonl":
+        yield from _json_documents(file)
+        return
     try:
         content = file.read_bytes()
         text = "" if b"\0" in content and not named else content.decode()
@@ -56,21 +59,26 @@ def _file_documents(file: Path, named: bool) -> Iterator[str]:
         if named:
             raise BadInput(f"data.paths: {file} is not UTF-8 text (byte {error.start})") from None
         return
-    if file.suffix == ".jsonl":
-        yield from _json_documents(file, text)
-    elif text:
+    if text:
         yield text
 
 
-def _json_documents(file: Path, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            document = None
-        if not isinstance(document, str):
-            raise BadInput(f'data.paths: {file}, line {number}: not a JSON object with a "text"')
-        if document:
-            yield document
+def _json_documents(file: Path) -> Iterator[str]:
+    """Line by line: such files may be larger than memory."""
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip() and (document := _json_text(file, number, line)):
+                    yield document
+    except OSError as error:
+        raise BadInput(f"data.paths: {file} cannot be read: {error.strerror}") from None
+
+
+def _json_text(file: Path, number: int, line: bytes) -> str:
+    try:
+        document = json.loads(line.decode())["text"]
+    except (ValueError, KeyError, TypeError):
+        document = None
+    if not isinstance(document, str):
+        raise BadInput(f'data.paths: {file}, line {number}: not a JSON object with a "text", in UTF-8')
+    return document

@@ -56,6 +56,9 @@ class FileTokenizer:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception
             raise BadInput(f"data.tokenizer: {path} is not a tokenizer.json: {' '.join(str(error).split())}") from None
+        # For batches of short texts; here a document is its tokens, all of them and no others.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
         known = [self._tokenizer.token_to_id(token) for token in _END_TOKENS]
         self.eod: int = next((token for token in known if token is not None), size)

@@ -53,6 +53,9 @@ def test_files_that_are_named_must_be_text(tree: Path) -> None:
     (tree / "bad.jsonl").write_text('{"text": "one"}\n{"txt": 1}\n')
     with pytest.raises(BadInput, match='line 2: not a JSON object with a "text"'):
         list(documents(tree / "bad.jsonl"))
+    (tree / "bad.jsonl").write_bytes(b'{"text": "one"}\r\n{"text": "\xe9"}\r\n')
+    with pytest.raises(BadInput, match=r"line 2: .* in UTF-8"):
+        list(documents(tree / "bad.jsonl"))
 
 
 def test_bytes_are_tokens(tree: Path, tmp_path: Path) -> None:
@@ -114,6 +117,13 @@ def test_a_hugging_face_tokenizer(tokenizer_file: Path, tmp_path: Path) -> None:
     assert (tokenizer.eod, tokenizer.vocab_size) == (7, 8)
     assert tokenizer.encode("hello world nobody").tolist() == [0, 1, 2]
     content = json.loads(tokenizer_file.read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 2, "pad_type_id": 0, "pad_token": "[UNK]",
+    }  # fmt: skip
+    tokenizer_file.write_text(json.dumps(content))
+    assert load_tokenizer(str(tokenizer_file)).encode("hello world").tolist() == [0, 1]
     del content["model"]["vocab"]["<|endoftext|>"]
     tokenizer_file.write_text(json.dumps(content))
     without = load_tokenizer(str(tokenizer_file))
