@@ -84,7 +84,7 @@ def full_parser() -> argparse.ArgumentParser:
 
 
 def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]:
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="liver-slurm",
         description="LLM training on Slurm that keeps going while the nodes under it come and go.",
         epilog=EPILOG,

@@ -85,5 +85,5 @@ def last_metrics(path: Path) -> StepMetrics | None:
 
 
 def _step(line: dict[str, Any]) -> StepMetrics:
-    not_finite = {name: math.nan for name in ("loss", "grad_norm") if name in line and line[name] is None}
-    return msgspec.convert({**line, **not_finite}, StepMetrics)
+    not_finite = [name for name in ("loss", "grad_norm") if name in line and line[name] is None]
+    return msgspec.convert(line | dict.fromkeys(not_finite, math.nan), StepMetrics)

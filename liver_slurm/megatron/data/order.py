@@ -65,7 +65,8 @@ def _feistel(value: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) 
     left, right = value >> half, value & mask
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
-    return (left << half) | right
+    image: NDArray[np.uint64] = (left << half) | right
+    return image
 
 
 def _mix(value: Any) -> Any:
