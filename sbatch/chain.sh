@@ -27,8 +27,12 @@ if [ -n "$previous" ]; then
     run=$("$LIVER_SLURM" status "$previous" --json | sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' | head -n 1)
     case $run:$state in
     interrupted:* | *:TIMEOUT | *:NODE_FAIL | *:BOOT_FAIL | *:PREEMPTED | *:DEADLINE) resume=(--resume "$previous") ;;
+    lost: | :)
+        echo "chain.sh: Slurm has forgotten how job $previous ended, and there is no accounting (sacct) to ask, so" \
+            "the chain ends; to go on, submit this script once more, with --resume $previous after the job file" >&2
+        ;;
     esac
-    echo "chain.sh: job $previous ended ${state:-, and Slurm does not know how any more}; the run: ${run:-unknown}"
+    echo "chain.sh: job $previous ended${state:+ $state}; the run: ${run:-unknown}"
     [ -n "${resume[*]}" ] || exit 0
 fi
 

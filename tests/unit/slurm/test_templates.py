@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,41 @@ def test_no_number_of_the_header_is_written_again(name: str) -> None:
         # The one that is not the header's: a single coordinator on a single node.
         written = set(re.findall(rf"--{option}[= ](\d+)", _code(script)))
         assert written <= ({"1"} if name == "single.sh" and option in ("nodes", "ntasks") else set())
+
+
+@pytest.mark.parametrize(
+    ("run", "goes_on"), [("interrupted", True), ("finished", False), ("cancelled", False), ("lost", None)]
+)
+def test_a_chain_without_sacct_asks_the_run_how_a_forgotten_job_ended(
+    tmp_path: Path, run: str, goes_on: bool | None
+) -> None:
+    for program in ("head", "sed"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    stand_in(tmp_path, "squeue", "exit 1")  # as for a job that slurmctld does not know any more
+    stand_in(tmp_path, "sbatch", 'echo "sbatch $*"')
+    stand_in(tmp_path, "liver-slurm", f'case $1 in status) echo \'  "state": "{run}",\' ;; *) echo "$*" >&2 ;; esac')
+    done = subprocess.run(
+        [str(shutil.which("bash")), "-s", "job.toml"],
+        input=read_template("chain.sh"),
+        env={"PATH": str(tmp_path), "LIVER_CHAIN_JOB": "7"},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == f"chain.sh: job 7 ended; the run: {run}"
+    assert ("--resume 7" in done.stderr) == (goes_on is not False)
+    if goes_on is None:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("chain.sh: Slurm has forgotten how job 7 ended, and there is no accounting (sacct)")
+        assert line.endswith("with --resume 7 after the job file")
+
+
+def stand_in(folder: Path, name: str, commands: str) -> None:
+    path = folder / name
+    path.write_text(f"#!{shutil.which('bash')}\n{commands}\n")
+    path.chmod(0o755)
 
 
 @pytest.mark.parametrize("name", PLAIN)
