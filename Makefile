@@ -8,13 +8,17 @@ STAMP := $(VENV)/.setup-stamp
 # Where there is no network (a machine lent for its GPU), tests run on the Python that is there.
 GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 
-.PHONY: help setup packages demo test test-long test-gpu lint
+# Debian suites, for the versions of Slurm that they have.
+SUITES := trixie forky
+
+.PHONY: help setup packages demo test test-long test-gpu test-slurm-versions lint
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
 	@echo "make test      unit, integration and fault tests"
 	@echo "make test-long the rest of the transition table"
 	@echo "make test-gpu  tests that need a CUDA card"
+	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
 
@@ -44,6 +48,9 @@ test-long: setup
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -v -m gpu tests
+
+test-slurm-versions: setup
+	.ci/slurm-versions $(SUITES)
 
 lint: setup
 	$(VENV)/bin/ruff check .
