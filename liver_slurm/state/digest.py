@@ -1,8 +1,13 @@
 """Digests of boxes: what source and target compare to prove that state arrived bit for bit.
 
-Two kinds. ``xxh3`` hashes the bytes where they lie in host memory. ``mix`` is a sum of mixed words that a GPU can
-compute where the tensor lies, without copying it to the host; it gives the same value on a CPU. Both depend on the
-order of the elements and on nothing but their bytes, and both ends of a move must use the same kind.
+Two kinds. ``xxh3`` hashes the bytes where they lie in host memory. ``mix`` is a sum that a GPU can compute where the
+tensor lies, without copying it to the host; it gives the same value on a CPU. Both depend on the order of the elements
+and on nothing but their bytes, and both ends of a move must use the same kind.
+
+``mix`` is multilinear hashing modulo 2^64 (Dietzfelbinger 1996; Lemire and Kaser 2014): each word times an odd factor
+of its place, added up. Two kernels for a box: on a GPU that trains, the thread that compares digests shares the
+interpreter with the one that launches training's kernels, so their number counts. One word that differs always shows;
+several cancel out by chance only.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ if TYPE_CHECKING:
 Kind = Literal["xxh3", "mix"]
 
 _CHUNK = 1 << 20
-"""Elements that are made contiguous, or mixed, at a time: what bounds the extra memory."""
+"""Elements that are made contiguous, or multiplied, at a time: what bounds the extra memory."""
 
-_KEPT = 1 << 19
-"""Positions whose mixed words are kept, 4 MiB for each device."""
+_BLOCK = 1 << 20
+"""Places whose factors are kept, 8 MiB for each device; a place beyond has them times a factor of its block."""
 
 # SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers: torch has no unsigned arithmetic on 64 bits.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -45,18 +50,23 @@ def digests(views: Iterable[torch.Tensor | Any], kind: Kind | None = None) -> li
     import torch
 
     found: list[int] = []
-    mixed: list[tuple[int, torch.Tensor]] = []
+    mixed: list[tuple[int, int, torch.Tensor]] = []
     for view in views:
         tensor = view.detach() if isinstance(view, torch.Tensor) else torch.from_numpy(view)
         if (kind or ("mix" if tensor.is_cuda else "xxh3")) == "xxh3":
             found.append(_xxh3(tensor))
         else:
-            mixed.append((len(found), _mix(tensor)))
-            found.append(0)
+            mixed += [(len(found), factor, part) for factor, part in _mix(tensor)]
+            found.append(tensor.numel())  # or more zeros would not show
     if mixed:
-        for (index, _), word in zip(mixed, torch.stack([word for _, word in mixed]).tolist(), strict=True):
-            found[index] = word % (1 << 64)
+        for (index, factor, _), part in zip(mixed, torch.stack([part for *_, part in mixed]).tolist(), strict=True):
+            found[index] = (found[index] + factor * part) % (1 << 64)
     return found
+
+
+def signed(word: int) -> int:
+    """A digest as torch stores it."""
+    return word - (1 << 64) if word >= 1 << 63 else word
 
 
 def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -82,34 +92,37 @@ def _xxh3(tensor: torch.Tensor) -> int:
     return state.intdigest()
 
 
-def _mix(tensor: torch.Tensor) -> torch.Tensor:
-    """As a signed 64-bit number where the tensor lies."""
+def _mix(tensor: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Sums where the tensor lies, and what each is still to be multiplied by."""
     import torch
 
-    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    # Words of at most 32 bits: the highest bits of two 64-bit words would cancel out whatever their factors are.
+    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}[tensor.element_size()]
+    factors = _factors(tensor.device)
     position = 0
     for run in _runs(tensor):
-        # The position is mixed before the word is added, lest equal differences of both cancel out.
-        total += _scramble(_places(position, run.numel(), tensor.device) + run.view(words)).sum()
-        position += run.numel()
-    return total + position
-
-
-def _places(begin: int, count: int, device: torch.device) -> torch.Tensor:
-    """The mixed positions of ``count`` elements from the ``begin``-th on; the first are kept: most boxes are small."""
-    if begin == 0 and count <= _KEPT:
-        return _first_places(device)[:count]
-    import torch
-
-    return _scramble(torch.arange(begin + 1, begin + count + 1, dtype=torch.int64, device=device) * _GOLDEN)
+        words = run.view(kind)
+        while words.numel():
+            block, place = divmod(position, _BLOCK)
+            part, words = words[: _BLOCK - place], words[_BLOCK - place :]
+            yield _block_factor(block), (factors[place : place + part.numel()] * part).sum()
+            position += part.numel()
 
 
 @lru_cache(maxsize=8)
-def _first_places(device: torch.device) -> torch.Tensor:
+def _factors(device: torch.device) -> torch.Tensor:
+    """Of the places of a block; odd."""
     import torch
 
-    return _scramble(torch.arange(1, _KEPT + 1, dtype=torch.int64, device=device) * _GOLDEN)
+    return _scramble(torch.arange(1, _BLOCK + 1, dtype=torch.int64, device=device) * _GOLDEN) | 1
+
+
+@lru_cache(maxsize=1024)
+def _block_factor(block: int) -> int:
+    """Of all places of a block; odd."""
+    import torch
+
+    return int(_scramble(torch.tensor([-block], dtype=torch.int64) * _GOLDEN) | 1) if block else 1
 
 
 def _scramble(word: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from liver_slurm.errors import TransferError
 from liver_slurm.state.pieces import Move, Piece, TensorInfo
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
-from liver_slurm.stream.replica import STATE_BYTES, Content, Index, Replica, digests
+from liver_slurm.stream.replica import STATE_BYTES, Content, Index, Replica, copy_all, digests
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.sink import Sink
 from liver_slurm.stream.source import Outgoing, Source, Updates
@@ -180,8 +180,7 @@ class Overlap:
             self._source.finish()
         with torch.no_grad(), self._side.use(after=mark(self._device)):
             for source, target in self._copies:
-                for old, new in zip(source.views(), target.views(), strict=True):
-                    new.copy_(old)
+                copy_all(target.views(), source.views())
         self._bytes_local = sum(target.nbytes for _, target in self._copies)
         self._wait(lambda: all(sink.ended for sink in self._sinks))
         self._seconds = time.perf_counter() - begun

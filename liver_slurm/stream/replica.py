@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 
 from liver_slurm.errors import TransferError
 from liver_slurm.state.digest import digests as digests_of
+from liver_slurm.state.digest import signed
 from liver_slurm.state.pieces import Box, Piece, inside
 from liver_slurm.state.spec import GroupSpec
 
@@ -178,8 +179,8 @@ class Trained:
 
     def unpack(self, buffer: torch.Tensor) -> None:
         """See :class:`Content`."""
-        for view, values in _split(self.views(), buffer):
-            view.copy_(values)
+        views = self.views()
+        copy_all(views, _split(views, buffer))
 
     def pack_gradients(self, buffer: torch.Tensor) -> None:
         """Copy the gradients into a uint8 buffer of ``gradient_bytes``."""
@@ -193,7 +194,7 @@ class Trained:
         """
         by_group: dict[GroupSpec, list[tuple[TrainedBox, torch.Tensor]]] = {}
         masters = [part.master for part in self._parts]
-        for part, (_, gradient) in zip(self._parts, _split(masters, buffer), strict=True):
+        for part, gradient in zip(self._parts, _split(masters, buffer), strict=True):
             by_group.setdefault(part.group, []).append((part, gradient))
         for group, members in by_group.items():
             if group not in groups:
@@ -244,33 +245,35 @@ class Fixed:
 
     def pack(self, buffer: torch.Tensor) -> None:
         """See :class:`Content`."""
-        for view, values in self._split(buffer):
-            values.copy_(view)
+        copy_all(self._split(buffer), self._parts)
 
     def unpack(self, buffer: torch.Tensor) -> None:
         """See :class:`Content`."""
-        for view, values in self._split(buffer):
-            view.copy_(values)
+        copy_all(self._parts, self._split(buffer))
 
-    def _split(self, buffer: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _split(self, buffer: torch.Tensor) -> list[torch.Tensor]:
         return [
-            (view, buffer[at : at + view.numel() * view.element_size()].view(view.dtype).view(view.shape))
+            buffer[at : at + view.numel() * view.element_size()].view(view.dtype).view(view.shape)
             for view, at in zip(self._parts, self._places, strict=True)
         ]
 
 
 def digests(content: Content) -> list[int]:
     """64-bit digest of every view, as signed numbers, which is how torch stores them."""
-    return [word - (1 << 64) if word >= 1 << 63 else word for word in digests_of(content.views())]
+    return list(map(signed, digests_of(content.views())))
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each source to its target; on a GPU in a few launches where they lie alike."""
+    torch._foreach_copy_(list(targets), list(sources))
 
 
 def _gather(views: Sequence[torch.Tensor], buffer: torch.Tensor) -> None:
-    for view, values in _split(views, buffer):
-        values.copy_(view)
+    copy_all(_split(views, buffer), views)
 
 
-def _split(views: Sequence[torch.Tensor], buffer: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each fp32 view with its place in a buffer that holds them one after the other."""
+def _split(views: Sequence[torch.Tensor], buffer: torch.Tensor) -> list[torch.Tensor]:
+    """The place of each fp32 view in a buffer that holds them one after the other."""
     flat = buffer.view(torch.float32)
     parts = flat[: sum(view.numel() for view in views)].split([view.numel() for view in views])
-    return [(view, part.view(view.shape)) for view, part in zip(views, parts, strict=True)]
+    return [part.view(view.shape) for view, part in zip(views, parts, strict=True)]

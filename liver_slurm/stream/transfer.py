@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from liver_slurm.errors import TransferError
-from liver_slurm.state.digest import digest
+from liver_slurm.state.digest import digests, signed
 from liver_slurm.state.pieces import Piece, TensorInfo, inside
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
@@ -163,12 +163,20 @@ class Transfer:
     def _copy_local(self) -> tuple[int, int]:
         """Copy what this worker has itself; returns bytes and digests."""
         total = 0
-        for move in self._copies:
-            source = self._source.view(move.tensor, move.offset, move.shape)
-            target = self._target.view(move.tensor, move.offset, move.shape)
-            target.copy_(source)
-            _compare(move.tensor, digest(source), digest(target))
-            total += source.numel() * source.element_size()
+
+        def copied() -> Iterator[torch.Tensor]:
+            """Each box where it lay and where it lies, just after it was copied: it is in the CPU's cache then."""
+            nonlocal total
+            for move in self._copies:
+                source = self._source.view(move.tensor, move.offset, move.shape)
+                target = self._target.view(move.tensor, move.offset, move.shape)
+                target.copy_(source)
+                total += source.numel() * source.element_size()
+                yield from (source, target)
+
+        found = digests(copied())
+        for move, here, there in zip(self._copies, found[::2], found[1::2], strict=True):
+            _compare(move.tensor, here, there)
         return total, len(self._copies)
 
     def _slot(self) -> torch.Tensor:
@@ -184,8 +192,8 @@ class Transfer:
         places, length = _layout(views)
         for view, place in zip(views, places, strict=True):
             _at(slot, place, view).copy_(view)
-        digests = [_signed(digest(view)) for view in views]
-        slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).copy_(torch.tensor(digests))
+        found = torch.tensor(list(map(signed, digests(views))))
+        slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).copy_(found)
         pending = self._transport.send(self._target_peers[chunk.target_rank], slot[:length])
 
         def after() -> int:
@@ -205,8 +213,8 @@ class Transfer:
                 view.copy_(_at(slot, place, view))
                 self._on_received(view)
             sent = slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).tolist()
-            for part, view, expected in zip(chunk.parts, views, sent, strict=True):
-                _compare(part.tensor, expected, _signed(digest(view)))
+            for part, expected, found in zip(chunk.parts, sent, digests(views), strict=True):
+                _compare(part.tensor, expected, signed(found))
             self._free.append(slot)
             return len(views)
 
@@ -233,11 +241,6 @@ def _layout(views: Sequence[torch.Tensor]) -> tuple[list[int], int]:
 def _at(slot: torch.Tensor, place: int, view: torch.Tensor) -> torch.Tensor:
     """The part of a message at ``place`` that has the view's dtype and shape."""
     return slot[place : place + view.numel() * view.element_size()].view(view.dtype).view(view.shape)
-
-
-def _signed(word: int) -> int:
-    """An unsigned 64-bit number as torch stores it."""
-    return word - (1 << 64) if word >= 1 << 63 else word
 
 
 def _compare(tensor: str, sent: int, arrived: int) -> None:

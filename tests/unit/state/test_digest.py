@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from liver_slurm.state import digest as module
 from liver_slurm.state.digest import Kind, digest
@@ -32,17 +34,50 @@ def test_xxh3_is_that_of_the_bytes(chunk: int) -> None:
     assert digest(torch.from_numpy(array)[:, 1:3]) == xxhash.xxh3_64(array[:, 1:3].tobytes()).intdigest()
 
 
-def test_mix_is_as_defined(chunk: int) -> None:
-    def scramble(word: int) -> int:
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            word = ((word ^ (word >> shift)) * factor) % (1 << 64)
-        return word ^ (word >> 31)
+def scramble(word: int) -> int:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        word = ((word ^ (word >> shift)) * factor) % (1 << 64)
+    return word ^ (word >> 31)
 
+
+def odd(number: int) -> int:
+    return scramble(number * 0x9E3779B97F4A7C15 % (1 << 64)) | 1
+
+
+def mix(words: list[int], length: int, block: int = 1 << 20) -> int:
+    factors = [odd(at % block + 1) * (odd(-(at // block)) if at >= block else 1) for at in range(len(words))]
+    return (length + sum(factor * word for factor, word in zip(factors, words, strict=True))) % (1 << 64)
+
+
+def test_mix_is_as_defined(chunk: int) -> None:
     words = [-1, 0, 5, 2**31 - 1, -(2**31)]
-    expected = len(words)
-    for place, word in enumerate(words, start=1):
-        expected += scramble((scramble(place * 0x9E3779B97F4A7C15 % (1 << 64)) + word) % (1 << 64))
-    assert digest(torch.tensor(words, dtype=torch.int32).view(torch.float32), "mix") == expected % (1 << 64)
+    tensor = torch.tensor(words, dtype=torch.int32)
+    assert digest(tensor.view(torch.float32), "mix") == mix(words, 5)
+    assert digest(tensor[:4].view(torch.float64), "mix") == mix(words[:4], 2), "two words for each 64 bits"
+
+
+def test_mix_of_several_blocks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    monkeypatch.setattr(module, "_factors", module._factors.__wrapped__)
+    words = list(range(-5, 8))
+    assert digest(torch.tensor(words, dtype=torch.int16), "mix") == mix(words, 13, block=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@given(data=st.data())
+def test_flipped_bits_show(kind: Kind, dtype: torch.dtype, data: st.DataObject) -> None:
+    tensor = torch.randn(8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    raw = tensor.clone().view(torch.uint8)
+    places = data.draw(st.sets(st.integers(0, 8 * raw.numel() - 1), min_size=1, max_size=4))
+    for place in places:
+        raw[place // 8] ^= 1 << place % 8
+    assert digest(raw.view(dtype), kind) != digest(tensor, kind)
+
+
+def test_two_signs_that_flip_show() -> None:
+    tensor = torch.ones(2, dtype=torch.float64)
+    assert digest(-tensor, "mix") != digest(tensor, "mix")
 
 
 @pytest.mark.parametrize("kind", KINDS)
