@@ -63,6 +63,7 @@ def prod_job(folder: Path, nodes: int, seconds: int) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.timeout(600)
 def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
     job = submit(config(tmp_path, steps=300))
     try:
@@ -77,7 +78,7 @@ def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient,
         after = {worker["worker"]: worker["pid"] for worker in job.status()["workers"]}
         assert after == {name: pid for name, pid in before.items() if name.startswith("live-")}
         eventually(lambda: len(to(job, "tp2pp1dp2")) == 2, "grown again", 90)
-        assert job.wait(timeout=120)["state"] == "finished"
+        assert job.wait(timeout=240)["state"] == "finished"
     finally:
         job.cancel()
     eventually(lambda: all(each.is_over for each in client.jobs()), "an empty queue", 60)

@@ -29,7 +29,7 @@ from liver_slurm.config.schema import (
 from liver_slurm.control.messages import WorkerEnded
 from liver_slurm.observe.metrics import read_metrics
 
-STARTUP = 60.0
+STARTUP = 120.0
 """Seconds that real workers may take to start, on a machine that has other things to do."""
 
 WHOLE_RUN = 150.0
