@@ -60,6 +60,8 @@ class PyslurmClient:
         self._slurm_conf = slurm_conf
         self._budget = budget
         self._library = load_library(slurm_conf)
+        self._accounts_gpus: bool | None = None
+        """Whether the cluster accounts for GPUs; None: nobody has had to know yet."""
 
     def version(self) -> Version:
         """See :meth:`SlurmClient.version`."""
@@ -106,9 +108,13 @@ class PyslurmClient:
 
         Which GPUs are taken pyslurm knows only where the cluster accounts for them; elsewhere sinfo is asked.
         """
-        nodes = list(self._ask(lambda: self._library.Nodes.load(), 2).values())
-        if any(_gpus(node.configured_gres) for node in nodes) and not self._accounts_gpus():
+        if self._accounts_gpus is False:
             return self._commands.nodes(partition)
+        nodes = list(self._ask(lambda: self._library.Nodes.load(), 2).values())
+        if self._accounts_gpus is None and any(_gpus(node.configured_gres) for node in nodes):
+            self._accounts_gpus = self._ask_whether_gpus_are_accounted()
+            if not self._accounts_gpus:
+                return self._commands.nodes(partition)
         infos = [node_info(node) for node in nodes]
         return [info for info in infos if partition is None or partition in info.partitions]
 
@@ -136,7 +142,7 @@ class PyslurmClient:
         """See :meth:`SlurmClient.update_job`."""
         self._commands.update_job(job_id, changes)
 
-    def _accounts_gpus(self) -> bool:
+    def _ask_whether_gpus_are_accounted(self) -> bool:
         tres = self._ask(lambda: self._library.slurmctld.Config.load(), 1).accounting_storage_tres
         return any(name == "gres/gpu" or name.startswith("gres/gpu:") for name in tres)
 

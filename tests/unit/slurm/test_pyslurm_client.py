@@ -227,3 +227,17 @@ def test_gpus_that_the_cluster_does_not_account_for(library: Library, tres: list
     found: list[Any] = PyslurmClient(Commands(), None).nodes("live")  # type: ignore[arg-type]
     assert (found == ["by sinfo in live"]) is by_sinfo
     assert by_sinfo or [info.name for info in found] == ["n1"]
+
+
+def test_whether_the_cluster_accounts_for_gpus_is_asked_once(library: Library) -> None:
+    budget = QueryBudget(100)
+    library.Nodes.load = lambda: {"n1": node()}
+    library.slurmctld = SimpleNamespace(
+        Config=SimpleNamespace(load=lambda: SimpleNamespace(accounting_storage_tres=["cpu"]))
+    )
+    client = PyslurmClient(Commands(), None, budget)  # type: ignore[arg-type]
+    client.nodes()
+    assert budget.last_minute() == 3
+    library.Nodes.load = library.slurmctld.Config.load = lambda: pytest.fail("asked in vain")
+    assert client.nodes("live") == ["by sinfo in live"]
+    assert budget.last_minute() == 3  # sinfo's own are counted by the commands
