@@ -21,6 +21,7 @@ _PASSING = (
     "unable to contact slurm controller",
     "connect failure",
     "connection refused",
+    "connection reset by peer",
     "socket timed out",
     "zero bytes were transmitted",
     "in standby mode",

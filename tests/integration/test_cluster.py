@@ -193,7 +193,7 @@ def test_missing_packages(directory: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @needs_slurm
 def test_a_cluster_that_cannot_start_says_why_and_leaves_no_process(directory: Path) -> None:
-    with pytest.raises(ClusterError, match=r"fatal: .*select/nonsense; logs are in"):
+    with pytest.raises(ClusterError, match=r"(?=.*select/nonsense).*fatal: .*; logs are in"):
         lifecycle.up(ClusterSpec(directory=directory, nodes=1, extra=("SelectType=select/nonsense",)))
     assert cluster_processes(ClusterDir(directory).slurm_conf) == []
     assert (directory / "log" / "slurmctld.log").exists() or (directory / "log" / "boot.log").exists()

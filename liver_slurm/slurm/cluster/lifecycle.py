@@ -219,8 +219,7 @@ def _start_slurm(
 
 
 def _ready(directory: ClusterDir, nodes: int, environment: Mapping[str, str]) -> bool:
-    fatal = _fatal_lines(directory)
-    if fatal:
+    if _all_fatal_lines(directory):
         raise ClusterError(_failure(directory, "the cluster did not come up"))
     try:
         idle = run_once(["sinfo", "-h", "-N", "-p", "live", "-t", "idle", "-o", "%N"], 10, environment)
@@ -229,17 +228,23 @@ def _ready(directory: ClusterDir, nodes: int, environment: Mapping[str, str]) ->
     return len(idle.split()) == nodes
 
 
-def _fatal_lines(directory: ClusterDir) -> list[str]:
-    return [
-        line.strip()
-        for log in sorted(directory.log.glob("*.log"))
-        for line in log.read_text(errors="replace").splitlines()
-        if "fatal" in line
-    ]
+def fatal_lines(log: str) -> list[str]:
+    """A log's lines of what was fatal, each with the error before it: from 25.11 on that one has the reason's name."""
+    before, found = "", []
+    for line in log.splitlines():
+        if "fatal" in line:
+            found.append(f"{before.strip()} | {line.strip()}" if "error: " in before else line.strip())
+        before = line
+    return found
+
+
+def _all_fatal_lines(directory: ClusterDir) -> list[str]:
+    logs = sorted(directory.log.glob("*.log"))
+    return [line for log in logs for line in fatal_lines(log.read_text(errors="replace"))]
 
 
 def _failure(directory: ClusterDir, what: str) -> str:
-    fatal = _fatal_lines(directory)
+    fatal = _all_fatal_lines(directory)
     return f"{what}: {fatal[0] if fatal else 'nothing fatal was logged'}; logs are in {directory.log}"
 
 
