@@ -327,7 +327,7 @@ class CheckpointSection:
     at_end: bool = True
     """Write one after the last step."""
     asynchronous: bool = True
-    """Write beside training, from a copy of the state."""
+    """Write beside training, from a copy of the state. One that is due while another is written comes after it."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def interrupt(turn: Turn, given: Interrupted) -> None:
 def saved(turn: Turn, message: CheckpointWritten) -> None:
     """A checkpoint is written, or has failed: there is nothing more to wait for if it was the last one wanted."""
     state = turn.state
-    if state.interrupted_until is not None and (not message.ok or message.step >= state.interrupted_at):
+    if state.interrupted_until is not None and message.step >= state.interrupted_at:
         leave(turn)
 
 

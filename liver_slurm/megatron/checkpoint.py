@@ -110,13 +110,28 @@ class Checkpointer:
     """Writes checkpoints of one world; every member has one, and calls it at the same steps."""
 
     def __init__(
-        self, state: RankState, folder: Path, keep: int, asynchronous: bool, after: Checkpointer | None = None
+        self,
+        state: RankState,
+        folder: Path,
+        keep: int,
+        asynchronous: bool,
+        after: Checkpointer | None = None,
+        on_write: Callable[[], None] = lambda: None,
     ) -> None:
-        """``after``: the one of the world before, which may still be writing; its checkpoint is waited for first."""
+        """Args:
+        after: the one of the world before, which may still be writing; its checkpoint is waited for first.
+        on_write: called before each checkpoint's files are written.
+        """
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
-        self._after = after
+        self._after, self._on_write = after, on_write
         self._shapes = _global_shapes(state)
         self._writing: threading.Thread | None = None
+
+    @property
+    def writing(self) -> bool:
+        """A checkpoint is still being written."""
+        here = self._writing is not None and self._writing.is_alive()
+        return here or (self._after is not None and self._after.writing)
 
     def save(self, step: int, done: Callable[[Written], None]) -> None:
         """Write the state after ``step`` steps; ``done`` is called once it is complete, perhaps from another thread.
@@ -159,6 +174,7 @@ class Checkpointer:
         path = checkpoint_path(self._folder, step)
         error = ""
         try:
+            self._on_write()
             self._write_files(boxes, step, counters, path)
         except Exception as caught:  # noqa: BLE001 - a thread's edge: the run goes on, and the failure is reported
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -24,6 +24,18 @@ from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E
 
 
 @dataclass(frozen=True)
+class Word:
+    """What one rank lets all others know; it travels with a step's loss."""
+
+    stop: bool = False
+    """All end after this step."""
+    save: bool = False
+    """A checkpoint is due."""
+    saving: bool = False
+    """The last checkpoint is still being written."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What one step did; the same on every rank of the world."""
 
@@ -39,21 +51,21 @@ class StepResult:
     """Start of the first forward pass, seconds since the epoch."""
     end: float
     """End of the optimizer step, seconds since the epoch."""
-    stop: bool
-    """A rank has asked to end after this step."""
+    word: Word
+    """What any of the ranks has said."""
 
 
 def train_step(
     state: RankState,
     samples: Samples,
     step: int,
-    stop: bool = False,
+    word: Word = Word(),
     before_update: Callable[[float], None] | None = None,
 ) -> StepResult:
     """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer.
 
     Args:
-        stop: this rank asks all to end after the step; all see it in the result, for it travels with the loss.
+        word: what this rank has to say.
         before_update: called between the backward pass and the optimizer's step, with the start of the forward pass;
             what it raises ends the step with the state as it was.
     """
@@ -81,8 +93,8 @@ def train_step(
         before_update(start)
     updated, norm = _update(state)
     end = time.time()
-    loss, tokens, stopped = _total(state, reports, stop)
-    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, stopped)
+    loss, tokens, said = _total(state, reports, word)
+    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, said)
 
 
 def _update(state: RankState) -> tuple[bool, float]:
@@ -137,13 +149,13 @@ def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[tor
     return output, loss
 
 
-def _total(state: RankState, reports: list[dict[str, torch.Tensor]], stop: bool) -> tuple[float, int, bool]:
-    """Mean loss a token and number of tokens of the global batch, and whether a rank asks to stop; on every rank."""
-    sums = torch.zeros(3, dtype=torch.float64, device=state.device)
+def _total(state: RankState, reports: list[dict[str, torch.Tensor]], word: Word) -> tuple[float, int, Word]:
+    """Mean loss a token and number of tokens of the global batch, and what any rank has to say; on every rank."""
+    own = [float(flag) for flag in astuple(word)]
+    sums = torch.tensor([0.0, 0.0, *own], dtype=torch.float64, device=state.device)
     if state.world.is_last_stage and state.world.place.tp == 0:
         for report in reports:
             sums[:2] += report["sums"]
-    sums[2] = float(stop)
     dist.all_reduce(sums, group=state.world.groups["world"])
-    loss, tokens, stops = sums.tolist()
-    return loss / tokens, int(tokens), stops > 0
+    loss, tokens, *said = sums.tolist()
+    return loss / tokens, int(tokens), Word(*(ranks > 0 for ranks in said))

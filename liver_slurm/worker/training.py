@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig
@@ -15,8 +16,9 @@ from liver_slurm.megatron.checkpoint import Checkpointer, Written
 from liver_slurm.megatron.data.samples import Samples
 from liver_slurm.megatron.groups import make_live
 from liver_slurm.megatron.rank_state import RankState
-from liver_slurm.megatron.step import StepResult, train_step
+from liver_slurm.megatron.step import StepResult, Word, train_step
 from liver_slurm.observe.metrics import MetricsWriter, StepMetrics
+from liver_slurm.worker import faultpoints
 from liver_slurm.worker.companion import Companion
 from liver_slurm.world.c10d import set_default_group
 
@@ -32,6 +34,7 @@ class Training:
         self._metrics = MetricsWriter(run_dir.metrics)
         self._results: deque[StepResult] = deque(maxlen=_RECENT)
         self._checkpointer: Checkpointer | None = None
+        self._due = False
         self.samples: Samples | None = None
         self.live: RankState | None = None
         self.step = 0
@@ -69,7 +72,12 @@ class Training:
         old, checkpoint = self._checkpointer, self._config.checkpoint
         self.live, self.step = state, step
         self._checkpointer = Checkpointer(
-            state, self._run_dir.checkpoints, checkpoint.keep, checkpoint.asynchronous, after=old
+            state,
+            self._run_dir.checkpoints,
+            checkpoint.keep,
+            checkpoint.asynchronous,
+            after=old,
+            on_write=partial(faultpoints.reach, "save", self._name),
         )
         self._results.clear()
         # This process may have opened it as a standby, before the run began anew with another file of that name.
@@ -94,7 +102,8 @@ class Training:
     ) -> StepResult:
         """Train one step in ``state``; see :func:`liver_slurm.megatron.step.train_step`."""
         assert self.samples is not None
-        return train_step(state, self.samples, step, stop, before_update)
+        saving = self._checkpointer is not None and self._checkpointer.writing
+        return train_step(state, self.samples, step, Word(stop, self._due, saving), before_update)
 
     def completed(self, result: StepResult) -> None:
         """A step is made: write it down, and save if it is time."""
@@ -105,11 +114,13 @@ class Training:
         if live.world.is_last_stage and live.world.place.tp == 0 and live.world.place.dp == 0:
             metrics = self._as_metrics(live, result)
             self._companion.run_soon(lambda: self._metrics.append(metrics))
-        every = self._config.checkpoint.every
-        if result.stop or (every and self.step % every == 0 and self.step < self._config.train.steps):
-            self.checkpoint()
-        if result.stop:
-            self.wait_for_checkpoint()
+        every, last = self._config.checkpoint.every, self.step == self._config.train.steps
+        self._due = result.word.save or bool(every and self.step % every == 0 and not last)
+        if result.word.stop:
+            self._save()
+            self._wait_for_checkpoint()
+        elif self._due and not result.word.saving and not last:
+            self._save()
 
     def _as_metrics(self, live: RankState, result: StepResult) -> StepMetrics:
         return StepMetrics(
@@ -126,7 +137,24 @@ class Training:
         )
 
     def checkpoint(self) -> None:
-        """Begin to write one; all members do, at the same step."""
+        """Begin to write one; all members do, at the same step.
+
+        While another is still being written it is only due, and comes after that one: training does not wait for a slow
+        disk, as a worker may have to leave by a deadline.
+        """
+        if self._results and self._results[-1].word.saving:
+            self._due = True
+        else:
+            self._save()
+
+    def last_checkpoint(self) -> None:
+        """Training is over: write what is still due, and wait for it."""
+        if self._due or self._config.checkpoint.at_end:
+            self._save()
+        self._wait_for_checkpoint()
+
+    def _save(self) -> None:
+        self._due = False
         assert self._checkpointer is not None
         assert self.live is not None
         first = self.live.world.rank == 0
@@ -147,7 +175,6 @@ class Training:
 
         self._checkpointer.save(self.step, done)
 
-    def wait_for_checkpoint(self) -> None:
-        """Wait for a checkpoint that is being written."""
+    def _wait_for_checkpoint(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.wait()

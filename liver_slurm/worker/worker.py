@@ -235,7 +235,7 @@ class Worker:
             self._let_state_leave(self._streaming)
         result = training.train(live, training.step, self._orphaned)
         training.completed(result)
-        return not result.stop
+        return not result.word.stop
 
     def _let_state_leave(self, streaming: _Streaming) -> None:
         if streaming.target.given_up:
@@ -270,8 +270,6 @@ class Worker:
         return outcome is not Outcome.EXIT
 
     def _finish(self) -> None:
-        if self._config.checkpoint.at_end:
-            self._training.checkpoint()
-        self._training.wait_for_checkpoint()
+        self._training.last_checkpoint()
         self._companion.drain()
         self._companion.post(Finished(worker=self.name, step=self._training.step))

@@ -172,7 +172,7 @@ class Walker:
             if self.state is not None:
                 overlap.open()
                 spoil = self._spoil if number == steps - 2 else None
-                result = train_step(self.state, Patterned(), self.trained, False, spoil)
+                result = train_step(self.state, Patterned(), self.trained, before_update=spoil)
                 assert result.skipped == (number == steps - 2)
             self.trained += 1
         self._tell()

@@ -161,6 +161,16 @@ def test_a_requeued_job_saves_and_leaves_without_an_outcome(run: Run) -> None:
     assert run.actions[-1] == Finish(3, "job 7 was requeued", over=False)
 
 
+def test_an_earlier_checkpoint_is_not_the_one_that_is_waited_for(run: Run) -> None:
+    run.say(m.Heartbeat(worker="live-0", generation=0, step=9, step_seconds=0.1, warm=True))
+    requeued(run)
+    for ok in (True, False):
+        run.say(m.CheckpointWritten(worker="live-0", step=5, ok=ok, path="p", error="no space"))
+        assert run.state.phase is not Phase.INTERRUPTED
+    run.say(m.CheckpointWritten(worker="live-0", step=9, ok=False, path="p", error="no space"))
+    assert run.state.phase is Phase.INTERRUPTED
+
+
 def test_workers_that_are_killed_meanwhile_are_no_failure(run: Run) -> None:
     requeued(run)
     run.say(m.Failed(worker="live-1", generation=0, step=3, error="killed"))
