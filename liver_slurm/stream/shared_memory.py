@@ -1,9 +1,9 @@
 """Messages between processes of one machine: through a ring of shared memory that stays in the CPU's cache.
 
 The ring has no name: it is made by ``memfd_create`` and handed over on the pair's AF_UNIX connection, so a process that
-is killed at any moment leaves nothing behind. The connection also carries a byte for each piece that lies in the ring
-and one for each that was taken out; whoever has nothing to do sleeps in the kernel until such a byte, or the other
-end's death, wakes it.
+is killed at any moment leaves nothing behind. The connection also carries the xxh3 of each piece that lies in the ring,
+taken while the piece is in the cache, and a byte for each that was taken out; whoever has nothing to do sleeps in the
+kernel until one of them, or the other end's death, wakes it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import ctypes
 import mmap
 import os
 import socket
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+import xxhash
+
+from liver_slurm.stream.connections import receive_exactly
 
 PIECE_BYTES = 1 << 20
 PIECES = 4
 RING_BYTES = PIECES * PIECE_BYTES
 _BYTE = b"\1"
+_DIGEST_BYTES = 8
 
 
 class Ring(Protocol):
@@ -56,18 +61,14 @@ class RingSender:
             OSError: the peer is gone.
         """
         notice = header
-        address, left = buffer.data_ptr(), buffer.numel()
-        while left:
+        for address, piece in _pieces(buffer):
             if not self._free:
                 self._free = some(self._connection, PIECES)
-            length = min(left, PIECE_BYTES)
-            ctypes.memmove(self._ring.at(self._piece), address, length)
-            self._connection.sendall(notice + _BYTE)
+            ctypes.memmove(self._ring.at(self._piece), address, len(piece))
+            self._connection.sendall(notice + xxhash.xxh3_64_digest(piece))
             notice = b""
             self._piece += 1
             self._free -= 1
-            address += length
-            left -= length
         if notice:
             self._connection.sendall(notice)
 
@@ -92,24 +93,22 @@ class RingReceiver:
                 os.close(file)
         self._piece = 0
 
-    def receive(self, buffer: torch.Tensor) -> None:
-        """Fill a contiguous uint8 tensor with what follows a header.
+    def receive(self, buffer: torch.Tensor) -> bool:
+        """Fill a contiguous uint8 tensor with what follows a header; False: it was damaged on its way.
 
         Raises:
             OSError: the peer is gone.
         """
-        address, left, ready = buffer.data_ptr(), buffer.numel(), 0
-        while left:
-            if not ready:
-                ready = some(self._connection, -(-left // PIECE_BYTES))
-            length = min(left, PIECE_BYTES)
-            self._fetch(address, length)
+        sent = bytearray(_DIGEST_BYTES)
+        for address, piece in _pieces(buffer):
+            receive_exactly(self._connection, memoryview(sent))
+            self._fetch(address, len(piece))
+            if xxhash.xxh3_64_digest(piece) != sent:
+                return False
             with contextlib.suppress(OSError):  # a peer that has sent all it had may be gone already
                 self._connection.sendall(_BYTE)
             self._piece += 1
-            ready -= 1
-            address += length
-            left -= length
+        return True
 
     def _fetch(self, address: int, length: int) -> None:
         ctypes.memmove(address, self._ring.at(self._piece), length)
@@ -125,6 +124,13 @@ class _MappedRing:
     def at(self, piece: int) -> int:
         """See :class:`Ring`."""
         return self._address + piece % PIECES * PIECE_BYTES
+
+
+def _pieces(buffer: torch.Tensor) -> Iterator[tuple[int, memoryview]]:
+    """Where each piece of a message lies, and its bytes."""
+    begin, whole = buffer.data_ptr(), memoryview(buffer.numpy())
+    for at in range(0, len(whole), PIECE_BYTES):
+        yield begin + at, whole[at : at + PIECE_BYTES]
 
 
 def some(connection: socket.socket, most: int) -> int:

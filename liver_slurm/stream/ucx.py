@@ -1,9 +1,9 @@
 """Messages through UCX (RDMA where there is any), by way of nixl: an extra, imported nowhere else.
 
-As in shared memory, pieces go through a ring and a byte on the pair's connection says that one is there; but each end
-has its own ring, and the receiver reads a piece out of the sender's into its own. Rings are registered once, so buffers
-need not be. Who waits for the other end sleeps on the connection; only a read that is under way is asked for again and
-again, because nixl has nothing to wait on.
+As in shared memory, pieces go through a ring, and their digests on the pair's connection say that they are there; but
+each end has its own ring, and the receiver reads a piece out of the sender's into its own. Rings are registered once,
+so buffers need not be. Who waits for the other end sleeps on the connection; only a read that is under way is asked for
+again and again, because nixl has nothing to wait on.
 """
 
 from __future__ import annotations

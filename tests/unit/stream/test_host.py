@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import socket
 import sys
@@ -18,10 +19,11 @@ import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.errors import BadInput, TransferError
-from liver_slurm.stream import connections, host
+from liver_slurm.stream import connections, host, shared_memory
 from liver_slurm.stream.choice import choose, open_transport
 from liver_slurm.stream.connections import Connections, Reach
 from liver_slurm.stream.host import HostTransport
+from liver_slurm.stream.shared_memory import PIECE_BYTES
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 Open = Callable[..., HostTransport]
@@ -93,6 +95,23 @@ def test_a_damaged_message_is_refused(open_peer: Open, monkeypatch: pytest.Monke
     monkeypatch.setattr(host, "_checksum", intact)
     with pytest.raises(TransferError, match="message 0 of peer 0 was damaged on its way"):
         second.receive(0, filled(10, 0)).wait()
+
+
+def test_a_damaged_piece_is_refused(open_peer: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = open_peer(0, "shm"), open_peer(1, "shm")
+    copy = ctypes.memmove
+
+    def damaging(target: int, source: int, length: int) -> None:
+        copy(target, source, length)
+        if length == 10:  # the last piece's, on its way into the ring
+            copy(target, b"x", 1)
+
+    monkeypatch.setattr(shared_memory.ctypes, "memmove", damaging)
+    message = filled(PIECE_BYTES + 10, 1)
+    sending = first.send(1, message)
+    with pytest.raises(TransferError, match="message 0 of peer 0 was damaged on its way"):
+        second.receive(0, torch.empty_like(message)).wait()
+    sending.wait()
 
 
 def test_a_peer_that_stays_silent_is_not_waited_for_beyond_the_limit(open_peer: Open) -> None:
