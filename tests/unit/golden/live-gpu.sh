@@ -32,8 +32,9 @@
 #SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
 #SBATCH --export=ALL
 #SBATCH --nodes=4
-#SBATCH --ntasks-per-node=8
+#SBATCH --ntasks=32
 #SBATCH --cpus-per-task=12
+#SBATCH --mincpus=96
 #SBATCH --gres=gpu:8
 #SBATCH --mem=900G
 #SBATCH --constraint='h100&ib'

@@ -25,8 +25,9 @@
 #SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
 #SBATCH --export=ALL
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
+#SBATCH --mincpus=1
 #SBATCH --no-kill
 #SBATCH --requeue
 

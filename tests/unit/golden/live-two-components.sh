@@ -27,8 +27,9 @@
 #SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
 #SBATCH --export=ALL
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=2
+#SBATCH --ntasks=4
 #SBATCH --cpus-per-task=1
+#SBATCH --mincpus=2
 #SBATCH --gres=gpu:2
 #SBATCH --exclude='n[7-8]'
 #SBATCH --no-kill
@@ -41,8 +42,9 @@
 #SBATCH --comment=/shared/runs/liver-20260102-030405-abcd
 #SBATCH --export=ALL
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks=1
 #SBATCH --cpus-per-task=3
+#SBATCH --mincpus=3
 #SBATCH --exclude=
 #SBATCH --no-kill
 #SBATCH --requeue

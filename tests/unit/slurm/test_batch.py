@@ -78,6 +78,18 @@ def test_a_run_directory_with_a_space_is_quoted_everywhere() -> None:
     assert "export RUN_DIR='/my runs/a'" in script
 
 
+def test_slurm_may_take_nodes_back_from_a_component() -> None:
+    """From 24.11 on «Job is no longer pending execution» is what a job with ntasks-per-node gets to hear."""
+    header = [
+        line for line in render_live(CASES["live-gpu"], RUN_DIR, PYTHON).splitlines() if line.startswith("#SBATCH")
+    ]
+    assert not [line for line in header if "ntasks-per-node" in line]
+    # Without it tasks stay even by each node's least number of CPUs.
+    assert {"#SBATCH --nodes=4", "#SBATCH --ntasks=32", "#SBATCH --cpus-per-task=12", "#SBATCH --mincpus=96"} <= set(
+        header
+    )
+
+
 def test_gres_only_with_gpus() -> None:
     assert "gres" not in render_live(JobConfig(), RUN_DIR, PYTHON)
 
