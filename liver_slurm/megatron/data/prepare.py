@@ -38,7 +38,7 @@ class PreparedData:
 def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> PreparedData:
     """Tokenize all documents at ``paths``, in order, into ``prefix.bin`` and ``prefix.idx``.
 
-    The files appear whole or not at all, the .idx last; files of the same names are replaced.
+    The files appear whole or not at all, the .idx last; files of the same names are replaced. Their folder is made.
 
     Raises:
         BadInput: a path cannot be read, holds no text, or the output cannot be written.
@@ -48,6 +48,10 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
             raise BadInput(f"{path} {reason}")
     fresh = prefix.with_name(f".{prefix.name}.{secrets.token_hex(4)}")
     bin_file, idx_file = Path(f"{fresh}.bin"), Path(f"{fresh}.idx")
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder {prefix.parent}: {error.strerror}") from None
     try:
         count, tokens = _write(paths, bin_file, idx_file, tokenizer)
         if not tokens:

@@ -59,7 +59,7 @@ def test_files_that_are_named_must_be_text(tree: Path) -> None:
 
 
 def test_bytes_are_tokens(tree: Path, tmp_path: Path) -> None:
-    made = prepare([tree], tmp_path / "out", ByteTokenizer())
+    made = prepare([tree], tmp_path / "new" / "folder" / "out", ByteTokenizer())
     assert (made.documents, made.vocab_size) == (4, 257)
     source = SampleSource([made.prefix], made.tokens - 1, seed=0)
     assert len(source) == 1
@@ -67,7 +67,7 @@ def test_bytes_are_tokens(tree: Path, tmp_path: Path) -> None:
     assert stream.dtype == np.int64
     texts = [bytes(part[part < 256].astype(np.uint8)) for part in np.split(stream, np.flatnonzero(stream == 256) + 1)]
     assert [text.decode() for text in texts[:-1]] == ["print('b')\n", "one", "two", "naïve\n"]
-    assert not list(tmp_path.glob(".*")), "no half-written file is left"
+    assert not list((tmp_path / "new" / "folder").glob(".*")), "no half-written file is left"
 
 
 def test_samples_lie_end_to_end_over_several_datasets(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_too_little_text_or_none(tmp_path: Path) -> None:
         prepare([tmp_path / "empty"], tmp_path / "e", ByteTokenizer())
     with pytest.raises(BadInput, match="is no file"):
         prepare([tmp_path / "gone"], tmp_path / "e", ByteTokenizer())
-    with pytest.raises(BadInput, match="cannot write"):
-        prepare([tmp_path / "a.txt"], tmp_path / "no" / "folder", ByteTokenizer())
+    with pytest.raises(BadInput, match=r"cannot make the folder .*a\.txt: File exists"):
+        prepare([tmp_path / "a.txt"], tmp_path / "a.txt" / "no-folder", ByteTokenizer())
     (tmp_path / "damaged.bin").write_bytes(b"x")
     (tmp_path / "damaged.idx").write_bytes(b"nonsense")
     with pytest.raises(BadInput, match="is not an indexed dataset"):
