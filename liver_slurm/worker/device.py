@@ -25,6 +25,4 @@ def choose_device(config: JobConfig) -> torch.device:
         raise BadInput("live.component.gpus_per_task is 1, but torch sees no GPU here; set it to 0")
     index = int(os.environ.get("SLURM_LOCALID", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(index)
-    # Connect when a world is prepared, beside training: NCCL 2.22 and later put that off to a world's first step.
-    os.environ.setdefault("NCCL_RUNTIME_CONNECT", "0")
     return torch.device("cuda", index)
