@@ -12,7 +12,7 @@ from liver_slurm.slurm.notices import kill_wait, preempts_by_qos
 from liver_slurm.slurm.records import PartitionInfo
 
 OLDEST = (22, 5)
-TRIED = ((22, 5), (24, 11), (26, 5))
+TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))
 """Versions that the product was run on."""
 SHORT_GRACE = 10.0
 """Seconds in which a shrink is likely, but not sure, to be done."""
