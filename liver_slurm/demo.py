@@ -7,11 +7,13 @@ two, a job of a higher tier takes them away, and when that is over the run grows
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from liver_slurm.api import Job, submit_config
@@ -29,8 +31,8 @@ from liver_slurm.slurm.command import run_once
 
 STEPS = 500
 PROD_SECONDS = 4
-PATIENCE = 120.0
-"""Seconds that each stage may take."""
+PATIENCE, LONGEST = 120.0, 600.0
+"""Seconds that each stage may take, and the way to the last step, on a machine that has other things to do."""
 TOLERANCE = 1e-6
 """Relative difference of losses that other orders of summation may give in fp32."""
 LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
@@ -39,7 +41,7 @@ LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
 def main() -> int:
     """Run the demo; returns the exit code."""
     job_file = Path(__file__).parents[1] / "configs" / "gpt-tiny.toml"
-    with tempfile.TemporaryDirectory(prefix="liver-demo-") as folder:
+    with _folder() as folder:
         begun = time.monotonic()
         say = _Narrator(begun)
         overrides = [
@@ -49,7 +51,7 @@ def main() -> int:
             f"elastic.layouts={LAYOUTS}",
             "checkpoint.every=0",
         ]
-        directory = Path(folder) / "cluster"
+        directory = folder / "cluster"
         say("cluster up: 5 nodes, partitions live, prod and scavenger")
         cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
         os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
@@ -70,6 +72,14 @@ def main() -> int:
         if code != 0:
             raise LiverError(f"the undisturbed run ended with exit code {code}")
         return _verdict(job, list(_losses(undisturbed.metrics)), say)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for cluster and runs; if the demo fails it stays, as the logs that the message names lie in it."""
+    path = Path(tempfile.mkdtemp(prefix="liver-demo-"))
+    yield path
+    shutil.rmtree(path)
 
 
 class _Narrator:
@@ -97,7 +107,8 @@ def _story(job: Job, say: Callable[[str], None]) -> None:
     _until(lambda: _state(wanted) == "RUNNING", job, f"prod job {wanted} did not start")
     say(f"prod job {wanted} runs on the nodes that were given back; training goes on")
     _await_layout(job, say, "tp2pp1dp2", 2)
-    state = job.wait(timeout=PATIENCE)["state"]
+    _until(job.end_watch(), job, "the run did not finish", LONGEST)
+    state = job.status()["state"]
     if state != "finished":
         raise LiverError(f"the run ended as {state}; see {job.run_dir.logs}")
     say("the run has finished")
@@ -137,14 +148,14 @@ def _told(event: Event) -> str:
     )
 
 
-def _until(holds: Callable[[], bool], job: Job, failure: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _until(holds: Callable[[], bool], job: Job, failure: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     ended = job.end_watch()
     while not holds():
         if ended() and not holds():
             raise LiverError(f"{failure} before the run ended; see {job.run_dir.logs}")
         if time.monotonic() > deadline:
-            raise LiverError(f"{failure} within {PATIENCE:.0f} s; see {job.run_dir.logs}")
+            raise LiverError(f"{failure} within {patience:.0f} s; see {job.run_dir.logs}")
         time.sleep(0.1)
 
 
