@@ -50,7 +50,7 @@ def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
 def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Job:
     from liver_slurm.coordinator import policy
     from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.submit import check_submittable, submit_live, write_live
+    from liver_slurm.slurm.submit import SubmissionUnknown, check_submittable, submit_live, write_live
 
     policy.named(config.standby.policy)
     client = connect()
@@ -63,6 +63,8 @@ def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Jo
             job_id = submit_live(config, run_dir, client)
         else:
             write_live(config, run_dir)
+    except SubmissionUnknown:
+        raise
     except BaseException:
         shutil.rmtree(run_dir.path)  # it is ours, new, and nobody knows of it
         raise

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
-from liver_slurm.errors import BadInput
+from liver_slurm.errors import BadInput, ClusterError
 from liver_slurm.slurm.batch import COORDINATOR_CPUS, header_problems, render_live
 from liver_slurm.slurm.capacity import Unit, fitting_nodes, make_unit
 from liver_slurm.slurm.client import SlurmClient
+from liver_slurm.slurm.command import NotAnswering
+from liver_slurm.slurm.ownership import jobs_of_run
 from liver_slurm.slurm.parsing import parse_duration, parse_memory
 from liver_slurm.slurm.records import NodeInfo, PartitionInfo
 
@@ -23,13 +25,40 @@ def submit_live(config: JobConfig, run_dir: RunDir, client: SlurmClient, argumen
 
     Raises:
         BadInput: the cluster can never run the job; a line for each reason, and nothing was submitted.
-        ClusterError: Slurm refused it or did not answer.
+        SubmissionUnknown: Slurm stopped answering before it could be seen whether it has taken the job.
+        ClusterError: Slurm refused it or did not answer, and has no such job.
+        KeyboardInterrupt: somebody wanted it no more; the job is ended if Slurm has taken it.
     """
     problems = check_submittable(config, client)
     if problems:
         raise BadInput("\n".join(problems))
     write_live(config, run_dir)
-    return client.submit(run_dir.batch_script, arguments)
+    try:
+        return client.submit(run_dir.batch_script, arguments)
+    except (NotAnswering, KeyboardInterrupt) as error:
+        taken = _taken(client, run_dir, config.job.name, str(error) or "interrupted")
+        if not taken:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            client.cancel([taken])
+            raise
+        return taken
+
+
+class SubmissionUnknown(ClusterError):
+    """The job may be in the queue, so its run directory must stay."""
+
+
+def _taken(client: SlurmClient, run_dir: RunDir, name: str, why: str) -> str:
+    """The job that Slurm has taken though its answer was lost; empty: it has none."""
+    try:
+        found = [job.leader for job in jobs_of_run(client, run_dir, name) if not job.ends]
+    except ClusterError as error:
+        raise SubmissionUnknown(
+            f"sbatch: {why}; whether Slurm has taken the job is unknown: once it answers, squeue --name={name} shows "
+            f"it, and scancel ends it; its run directory is {run_dir.path}"
+        ) from error
+    return found[0] if found else ""
 
 
 def write_live(config: JobConfig, run_dir: RunDir) -> None:

@@ -36,7 +36,11 @@ class FakeSlurm:
     def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
         if self.away:
             raise ClusterError("squeue: Unable to contact slurm controller")
-        return [job for job in self.infos if (not ids or job.leader in ids) and name in (None, job.name)]
+        return [
+            job
+            for job in self.infos
+            if (not ids or job.leader in ids) and (name is None or job.name in name.split(","))
+        ]
 
     def partitions(self) -> list[PartitionInfo]:
         return list(self.known.values())

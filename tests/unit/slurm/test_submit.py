@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, StandbySection
 from liver_slurm.errors import BadInput
-from liver_slurm.slurm.records import NodeInfo
-from liver_slurm.slurm.submit import check_submittable, submit_live
+from liver_slurm.slurm.command import NotAnswering
+from liver_slurm.slurm.records import JobInfo, NodeInfo
+from liver_slurm.slurm.submit import SubmissionUnknown, check_submittable, submit_live
 
 
 @pytest.fixture
@@ -111,6 +112,48 @@ def test_submit(cluster_of_two: Any, tmp_path: Path) -> None:
     assert submit_live(live(), run_dir, cluster_of_two, ["--x"]) == "77"
     assert cluster_of_two.submitted == [(run_dir.batch_script, ("--x",))]
     assert "#SBATCH hetjob" in run_dir.batch_script.read_text()
+
+
+@pytest.fixture
+def lost_answer(cluster_of_two: Any, make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A slurmctld that takes a job and does not say so: called with what sbatch ends with."""
+
+    def arrange(run_dir: RunDir, error: BaseException, *, taken: bool = True, answers: bool = True) -> None:
+        def submit(script: Path, arguments: Sequence[str] = ()) -> str:
+            if taken:
+                cluster_of_two.infos.append(make_job("77+0", "PENDING", name="liver", comment=str(run_dir.path)))
+            cluster_of_two.infos.append(make_job("78+0", "PENDING", name="liver", comment="/another"))
+            cluster_of_two.away = not answers
+            raise error
+
+        monkeypatch.setattr(cluster_of_two, "submit", submit)
+
+    return arrange
+
+
+def test_a_job_whose_number_was_lost_is_found(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
+    lost_answer(RunDir(tmp_path), NotAnswering("sbatch did not answer"))
+    assert submit_live(live(), RunDir(tmp_path), cluster_of_two) == "77"
+    assert cluster_of_two.cancelled == []
+
+
+def test_a_job_that_was_not_taken_is_refused(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
+    lost_answer(RunDir(tmp_path), NotAnswering("sbatch did not answer"), taken=False)
+    with pytest.raises(NotAnswering):
+        submit_live(live(), RunDir(tmp_path), cluster_of_two)
+
+
+def test_an_interrupted_submission_leaves_no_job(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
+    lost_answer(RunDir(tmp_path), KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        submit_live(live(), RunDir(tmp_path), cluster_of_two)
+    assert cluster_of_two.cancelled == ["77"]
+
+
+def test_what_cannot_be_seen_is_said(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
+    lost_answer(RunDir(tmp_path), NotAnswering("no answer"), answers=False)
+    with pytest.raises(SubmissionUnknown, match=r"no answer; whether .* is unknown: .*squeue --name=liver .*scancel"):
+        submit_live(live(), RunDir(tmp_path), cluster_of_two)
 
 
 def test_nothing_is_submitted_that_can_never_run(cluster_of_two: Any, tmp_path: Path) -> None:
