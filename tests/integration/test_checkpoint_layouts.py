@@ -15,7 +15,13 @@ LAYOUTS = ("tp1pp1dp1", "tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp3")
 WORKERS = 3
 
 
-@pytest.mark.parametrize(("precision", "distributed"), [("fp32", True), ("bf16", True), ("bf16", False)])
+@pytest.mark.parametrize(
+    ("precision", "distributed"),
+    [
+        ("bf16", True),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("fp32", True), ("bf16", False))),
+    ],
+)
 def test_every_layout_loads_what_every_other_saved(precision: str, distributed: bool, tmp_path: Path) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

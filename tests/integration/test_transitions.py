@@ -59,12 +59,10 @@ COMBINATIONS = pytest.mark.parametrize(
     ("distributed", "tied"),
     [
         (True, False),
-        (False, True),
-        pytest.param(True, True, marks=pytest.mark.long),
-        pytest.param(False, False, marks=pytest.mark.long),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in ((False, True), (True, True), (False, False))),
     ],
 )
-"""Of distributed optimizer and tied embeddings; the other two are in `make test-long`."""
+"""Of distributed optimizer and tied embeddings; the other three are in `make test-long`."""
 
 
 @COMBINATIONS
@@ -74,13 +72,8 @@ def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, ti
     assert result["boxes"]
 
 
-@pytest.mark.parametrize(
-    ("distributed", "tied"),
-    [
-        (True, False),
-        *(pytest.param(*pair, marks=pytest.mark.long) for pair in ((False, True), (True, True), (False, False))),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("distributed", "tied"), [(True, False), (False, True), (True, True), (False, False)])
 def test_transitions_with_eight_workers_are_bitwise(distributed: bool, tied: bool, tmp_path: Path) -> None:
     case: dict[str, object] = {"precision": "fp32", "distributed": distributed, "tied": tied}
     (result,) = walk(f"tp2pp2dp2,{LAYOUTS}", 8, [case], tmp_path, hub="tp2pp2dp2")
@@ -105,7 +98,7 @@ FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
     ("precision", "distributed", "layouts"),
     [
         ("fp32", True, SOME),
-        ("bf16", False, SOME),
+        pytest.param("bf16", False, SOME, marks=pytest.mark.long),
         ("fp32", False, FEW),
         ("bf16", True, FEW),
         *(
@@ -132,6 +125,7 @@ def test_overlap_brings_what_the_old_world_holds(
     assert result["early"]
 
 
+@pytest.mark.long
 def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "fp32", "distributed": distributed, "tied": True, "overlap": True}
@@ -142,8 +136,14 @@ def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Pa
         assert result["early"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "overlap"),
+    [
+        ("bf16", True),
+        ("fp32", False),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("fp32", True), ("bf16", False))),
+    ],
+)
 def test_layers_without_room_are_late_and_bitwise(precision: str, overlap: bool, tmp_path: Path) -> None:
     """Each transition gets the least memory that it can do with, or a little more, and holds no more than that."""
     cases: list[dict[str, object]] = [

@@ -15,7 +15,7 @@ from liver_slurm.slurm.cluster.processes import until
 from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
 from liver_slurm.slurm.command import NotAnswering, run_once
 
-PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db")
+PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults")
 PACKAGES = "slurmdbd mariadb-server-core mariadb-client-core"
 _START = 60.0
 
