@@ -2,9 +2,8 @@
 
 Each message is preceded by a header: its number, its length and the xxh3 of its content, which in a ring of pieces
 follows with each piece. The first two find out ends that do not follow the same plan, the third what a link, a driver
-or an end that reads a piece too early does to a message. The
-digests of :mod:`liver_slurm.stream.transfer` and :mod:`liver_slurm.stream.overlap` prove more, each box from the
-source's storage to the target's, whatever carried it.
+or an end that reads a piece too early does to a message. The digests of :mod:`liver_slurm.stream.transfer` and
+:mod:`liver_slurm.stream.overlap` prove more, each box from the source's storage to the target's, whatever carried it.
 
 Measured between two processes that have cores for themselves, 16 MiB of staging, GB/s:
 
