@@ -123,7 +123,7 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
     logs = [folder / f"rank-{rank}.log" for rank in range(layout.size)]
     try:
         for rank, log in enumerate(logs):
-            environment = worker_environment(str(rank), orders.gpus)
+            environment = worker_environment(rank, layout.size, orders.gpus)
             arguments = [str(file), str(rank)]
             processes.append(start("liver_slurm.bench.restart_worker", arguments, log, environment, signal.SIGKILL))
         codes = [process.wait() for process in processes]  # without a time limit: with one, subprocess polls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -27,6 +28,8 @@ class _Started:
     job_id: str
     pid: int
     created: float
+    index: int
+    """Its number among the machine's workers."""
 
     def process(self) -> psutil.Process | None:
         """The process, if it lives."""
@@ -49,8 +52,9 @@ class LocalSource:
         self._run_dir, self._count = run_dir, count
         self._file = run_dir.standby / "local.json"
         self._started = [_Started(**entry) for entry in json.loads(self._file.read_text())] if self._has_file else []
-        gpus = any(component.gpus_per_task for component in read_job(run_dir.job_file).live.component)
-        self._gpus = gpus
+        components = read_job(run_dir.job_file).live.component
+        self._gpus = any(component.gpus_per_task for component in components)
+        self._live = sum(component.tasks_per_node for component in components)
 
     @property
     def _has_file(self) -> bool:
@@ -80,11 +84,13 @@ class LocalSource:
     def _launch(self) -> str:
         name = f"standby-local-{len(self._started)}"
         arguments = [str(self._run_dir.path), "--role", "standby", "--name", name]
-        environment = worker_environment(name, self._gpus)
+        taken = {one.index for one in self._alive()}
+        index = next(free for free in itertools.count(self._live) if free not in taken)
+        environment = worker_environment(index, self._live + self._count, self._gpus)
         # Not tied to its parent, the coordinator: a coordinator may be killed and training goes on. The runner adopts
         # and ends what is left.
         child = start("liver_slurm.worker", arguments, self._run_dir.worker_log(name), environment, None)
-        self._started.append(_Started(name, child.pid, psutil.Process(child.pid).create_time()))
+        self._started.append(_Started(name, child.pid, psutil.Process(child.pid).create_time(), index))
         child.returncode = 0  # subprocess must not wait for it: _reap does
         _write(self._file, json.dumps([asdict(one) for one in self._started]))
         return name

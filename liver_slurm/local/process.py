@@ -49,23 +49,14 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def worker_environment(name: str, gpus: bool) -> dict[str, str]:
-    """What a worker of a run on one machine needs; variables that the user has set win.
+def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
+    """What worker number ``index`` of at most ``workers`` on this machine needs; what the user has set wins.
 
-    Several NCCL ranks may share one card if each looks like a host of its own and talks through sockets.
+    The place among the others is told in torchrun's variables: :mod:`liver_slurm.worker.device` chooses a card by it.
     """
-    wanted = {"GLOO_SOCKET_IFNAME": "lo"}
-    if gpus:
-        wanted |= {
-            "NCCL_HOSTID": name,
-            "NCCL_SOCKET_IFNAME": "lo",
-            "NCCL_P2P_DISABLE": "1",
-            "NCCL_SHM_DISABLE": "1",
-            "NCCL_IB_DISABLE": "1",
-        }
-    else:
-        wanted["OMP_NUM_THREADS"] = "1"
-    return {variable: value for variable, value in wanted.items() if variable not in os.environ}
+    wanted = {"GLOO_SOCKET_IFNAME": "lo"} | ({"NCCL_SOCKET_IFNAME": "lo"} if gpus else {"OMP_NUM_THREADS": "1"})
+    place = {"LOCAL_RANK": str(index), "LOCAL_WORLD_SIZE": str(workers)}
+    return {variable: value for variable, value in wanted.items() if variable not in os.environ} | place
 
 
 def _tie_to_parent(number: signal.Signals) -> Callable[[], None]:

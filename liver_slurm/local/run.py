@@ -73,7 +73,7 @@ def run_local(
     handlers = {number: signal.signal(number, runner.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         gpus = any(component.gpus_per_task for component in config.live.component)
-        return runner.run(workers, gpus)
+        return runner.run(workers, standbys, gpus)
     finally:
         end_all([child for child in psutil.Process().children() if child.pid not in before])
         for number, handler in handlers.items():
@@ -125,11 +125,11 @@ class _Runner:
         if self._coordinator is not None:
             self._coordinator.send_signal(number)
 
-    def run(self, workers: int, gpus: bool) -> int:
+    def run(self, workers: int, standbys: int, gpus: bool) -> int:
         """Start everything, wait for the coordinator's word, let the rest end by itself."""
         self._start_coordinator()
         for index in range(workers):
-            self._start_worker(f"live-{index}", gpus)
+            self._start_worker(f"live-{index}", worker_environment(index, workers + standbys, gpus))
         code = self._wait()
         psutil.wait_procs([psutil.Process(process.pid) for process in self._workers.values()], timeout=GOODBYE)
         return code
@@ -183,9 +183,8 @@ class _Runner:
         # If this process is killed, the coordinator cancels the run as if it had been asked to.
         self._coordinator = start("liver_slurm.coordinator", arguments, log, {"OMP_NUM_THREADS": "1"}, signal.SIGTERM)
 
-    def _start_worker(self, name: str, gpus: bool) -> None:
+    def _start_worker(self, name: str, environment: dict[str, str]) -> None:
         arguments = [str(self._run_dir.path), "--role", "live", "--name", name]
-        environment = worker_environment(name, gpus)
         log = self._run_dir.worker_log(name)
         self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
 

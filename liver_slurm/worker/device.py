@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 
 import torch
 
@@ -23,6 +24,23 @@ def choose_device(config: JobConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise BadInput("live.component.gpus_per_task is 1, but torch sees no GPU here; set it to 0")
-    index = int(os.environ.get("SLURM_LOCALID", "0")) % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    return claim_card(os.environ)
+
+
+def claim_card(environment: MutableMapping[str, str]) -> torch.device:
+    """The card that is this process's by its number on the machine, made the current one.
+
+    Where a run without Slurm has more workers than there are cards, several share one. NCCL allows that if each looks
+    like a host of its own and talks through sockets; what the user has set of its variables wins.
+
+    Args:
+        environment: this process's: Slurm's number in it, or torchrun's variables, which runs without Slurm set.
+    """
+    cards = torch.cuda.device_count()
+    number = int(environment.get("SLURM_LOCALID") or environment.get("LOCAL_RANK", "0"))
+    if int(environment.get("LOCAL_WORLD_SIZE", "1")) > cards:
+        environment.setdefault("NCCL_HOSTID", f"worker-{number}")
+        for way in ("P2P", "SHM", "IB"):
+            environment.setdefault(f"NCCL_{way}_DISABLE", "1")
+    torch.cuda.set_device(number % cards)
+    return torch.device("cuda", number % cards)

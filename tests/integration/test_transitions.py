@@ -30,7 +30,7 @@ def walk(
     logs = [folder / f"w{index}.log" for index in range(workers)]
     processes = []
     for index, log in enumerate(logs):
-        environment = {**os.environ, **worker_environment(f"w{index}", device != "cpu"), "TRANSITION_DEVICE": device}
+        environment = {**os.environ, **worker_environment(index, workers, device != "cpu"), "TRANSITION_DEVICE": device}
         arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases), hub]
         with log.open("w") as stream:
             processes.append(
@@ -163,7 +163,7 @@ def test_transitions_on_one_card_are_bitwise(precision: str, tmp_path: Path) -> 
     cases: list[dict[str, object]] = [
         {"precision": precision, "distributed": distributed, "tied": True} for distributed in (True, False)
     ]
-    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda"):
         assert result["transitions"] == 4 * 3
         assert result["boxes"]
 
@@ -176,7 +176,7 @@ def test_overlap_on_one_card_brings_what_the_old_world_holds(precision: str, tmp
         {"precision": precision, "distributed": distributed, "tied": True, "overlap": True}
         for distributed in (True, False)
     ]
-    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda:0"):
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda"):
         assert result["transitions"] == 4 * 3
         assert result["early"]
 
@@ -189,6 +189,6 @@ def test_layers_without_room_on_one_card_are_late_and_bitwise(precision: str, tm
         {"precision": precision, "distributed": distributed, "tied": True, "overlap": True, "limited": True}
         for distributed in (True, False)
     ]
-    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2", 2, cases, tmp_path, device="cuda:0"):
+    for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2", 2, cases, tmp_path, device="cuda"):
         assert result["transitions"] == 3 * 2
         assert result["late"]

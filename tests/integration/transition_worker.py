@@ -30,11 +30,12 @@ from liver_slurm.state.layout import Layout
 from liver_slurm.state.memory import Footprint, Share, footprint
 from liver_slurm.stream.overlap import Overlap
 from liver_slurm.stream.transfer import Transfer
+from liver_slurm.worker.device import claim_card
 from liver_slurm.worker.target import Target, prepare
 from liver_slurm.world.c10d import set_default_group
 from liver_slurm.world.world import Membership
 
-DEVICE = torch.device(os.environ.get("TRANSITION_DEVICE", "cpu"))
+DEVICE = claim_card(os.environ) if os.environ.get("TRANSITION_DEVICE") == "cuda" else torch.device("cpu")
 
 
 class Patterned:
