@@ -12,7 +12,9 @@ from liver_slurm.errors import BadInput
 
 
 def choose_device(config: JobConfig) -> torch.device:
-    """The CPU, made ready, where the job asks for no GPUs; else one that this task may use, by its number on the node.
+    """The CPU, made ready, where the job asks for no GPUs; else one of those that this task may use.
+
+    To be called before anything that may start CUDA.
 
     Raises:
         BadInput: the job asks for GPUs and torch sees none.
@@ -22,25 +24,35 @@ def choose_device(config: JobConfig) -> torch.device:
         # Large tensors on large pages: a step allocates many, and each page costs a fault.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if torch.cuda.device_count() == 0:
         raise BadInput("live.component.gpus_per_task is 1, but torch sees no GPU here; set it to 0")
     return claim_card(os.environ)
 
 
 def claim_card(environment: MutableMapping[str, str]) -> torch.device:
-    """The card that is this process's by its number on the machine, made the current one.
+    """The card that is this process's by its number on the machine; it sees no other one from now on.
+
+    So every thread uses it, also those of libraries: one that nobody tells otherwise has card 0 as its current one.
 
     Where a run without Slurm has more workers than there are cards, several share one. NCCL allows that if each looks
     like a host of its own and talks through sockets; what the user has set of its variables wins.
 
     Args:
         environment: this process's: Slurm's number in it, or torchrun's variables, which runs without Slurm set.
+
+    Raises:
+        RuntimeError: CUDA has been started in this process, so that it sees all cards for good.
     """
-    cards = torch.cuda.device_count()
+    cards = torch.cuda.device_count()  # asks the driver's library, and does not start CUDA
     number = int(environment.get("SLURM_LOCALID") or environment.get("LOCAL_RANK", "0"))
     if int(environment.get("LOCAL_WORLD_SIZE", "1")) > cards:
         environment.setdefault("NCCL_HOSTID", f"worker-{number}")
         for way in ("P2P", "SHM", "IB"):
             environment.setdefault(f"NCCL_{way}_DISABLE", "1")
-    torch.cuda.set_device(number % cards)
-    return torch.device("cuda", number % cards)
+    if cards > 1:
+        names = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(cards)))
+        environment["CUDA_VISIBLE_DEVICES"] = names.split(",")[number % cards]
+    torch.cuda.init()
+    if torch.cuda.device_count() != 1:
+        raise RuntimeError("CUDA was started before this worker chose its card")
+    return torch.device("cuda", 0)

@@ -60,9 +60,10 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
     log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
 
     from liver_slurm.worker.device import choose_device
-    from liver_slurm.worker.worker import Identity, Worker
 
     device = choose_device(config)
+    from liver_slurm.worker.worker import Identity, Worker
+
     identity = Identity(
         run_id=info.run_id,
         name=name,

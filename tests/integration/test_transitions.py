@@ -31,6 +31,7 @@ def walk(
     processes = []
     for index, log in enumerate(logs):
         environment = {**os.environ, **worker_environment(index, workers, device != "cpu"), "TRANSITION_DEVICE": device}
+        environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases), hub]
         with log.open("w") as stream:
             processes.append(

@@ -12,50 +12,76 @@ from liver_slurm.local.process import start, worker_environment
 from liver_slurm.worker.device import claim_card
 
 
-@pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Two cards; which ones have been made current."""
-    chosen: list[int] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    return chosen
+class Cards:
+    """Two cards, as torch would see them: all of them, or those that the environment leaves."""
+
+    def __init__(self, environment: dict[str, str], started: bool = False) -> None:
+        self.environment = environment
+        self._visible = self._look() if started else None
+
+    def _look(self) -> list[str]:
+        return self.environment.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+
+    def init(self) -> None:
+        self._visible = self._visible or self._look()
+
+    def device_count(self) -> int:
+        return len(self._visible or self._look())
 
 
-def test_each_worker_has_a_card_of_its_own_where_there_are_enough(cards: list[int]) -> None:
+def claim(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], started: bool = False) -> str:
+    """The card that this environment's process claims."""
+    cards = Cards(environment, started)
+    monkeypatch.setattr(torch.cuda, "device_count", cards.device_count)
+    monkeypatch.setattr(torch.cuda, "init", cards.init)
+    assert str(claim_card(environment)) == "cuda:0", "of those that it sees"
+    return environment["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_each_worker_has_a_card_of_its_own_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = [worker_environment(index, 2, gpus=True) for index in range(2)]
-    assert [str(claim_card(environment)) for environment in environments] == ["cuda:0", "cuda:1"]
-    assert cards == [0, 1]
+    assert [claim(monkeypatch, environment) for environment in environments] == ["0", "1"]
     assert not any("DISABLE" in name or "HOSTID" in name for environment in environments for name in environment)
 
 
-def test_workers_that_share_cards_look_like_hosts_of_their_own(cards: list[int]) -> None:
+def test_workers_that_share_cards_look_like_hosts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = [worker_environment(index, 3, gpus=True) for index in range(3)]
-    assert [str(claim_card(environment)) for environment in environments] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [claim(monkeypatch, environment) for environment in environments] == ["0", "1", "0"]
     assert len({environment["NCCL_HOSTID"] for environment in environments}) == 3
     for way in ("P2P", "SHM", "IB"):
         assert {environment[f"NCCL_{way}_DISABLE"] for environment in environments} == {"1"}
 
 
-def test_a_task_of_slurm_goes_by_its_number_there(cards: list[int]) -> None:
-    environment = {"SLURM_LOCALID": "1", "LOCAL_RANK": "0"}
-    assert str(claim_card(environment)) == "cuda:1"
-    assert environment == {"SLURM_LOCALID": "1", "LOCAL_RANK": "0"}
+def test_a_task_of_slurm_goes_by_its_number_there_and_by_the_cards_that_are_left_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert claim(monkeypatch, {"SLURM_LOCALID": "1", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "5,7"}) == "7"
+    assert claim(monkeypatch, {"SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "GPU-5"}) == "GPU-5"
 
 
-def test_without_cards_there_is_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
-        monkeypatch.delenv(name, raising=False)
-    environment = worker_environment(1, 4, gpus=False)
+def test_a_card_that_cannot_be_chosen_any_more_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="CUDA was started before"):
+        claim(monkeypatch, worker_environment(1, 2, gpus=True), started=True)
+
+
+def test_without_cards_there_is_one_thread_each() -> None:
     place = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    environment = worker_environment(1, 4, gpus=False)
     assert environment == {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **place}
     assert "OMP_NUM_THREADS" not in worker_environment(1, 4, gpus=True)
 
 
-def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch, cards: list[int]) -> None:
+def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     assert "GLOO_SOCKET_IFNAME" not in worker_environment(0, 1, gpus=False)
     environment = {"NCCL_P2P_DISABLE": "0", **worker_environment(2, 3, gpus=True)}
-    claim_card(environment)
+    claim(monkeypatch, environment)
     assert environment["NCCL_P2P_DISABLE"] == "0"
 
 
