@@ -34,7 +34,7 @@ class Training:
         self._metrics = MetricsWriter(run_dir.metrics)
         self._results: deque[StepResult] = deque(maxlen=_RECENT)
         self._checkpointer: Checkpointer | None = None
-        self._due = False
+        self._due, self._saved_at = False, -1
         self.samples: Samples | None = None
         self.live: RankState | None = None
         self.step = 0
@@ -142,6 +142,8 @@ class Training:
         While another is still being written it is only due, and comes after that one: training does not wait for a slow
         disk, as a worker may have to leave by a deadline.
         """
+        if self._saved_at == self.step:
+            return  # this step's was due anyway, and is being written
         if self._results and self._results[-1].word.saving:
             self._due = True
         else:
@@ -154,7 +156,7 @@ class Training:
         self._wait_for_checkpoint()
 
     def _save(self) -> None:
-        self._due = False
+        self._due, self._saved_at = False, self.step
         assert self._checkpointer is not None
         assert self.live is not None
         first = self.live.world.rank == 0

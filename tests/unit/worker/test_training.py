@@ -1,0 +1,65 @@
+"""When a worker writes checkpoints; nothing is trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from worker_lab import job
+
+from liver_slurm.config.rundir import RunDir
+from liver_slurm.config.schema import CheckpointSection
+from liver_slurm.megatron.step import StepResult, Word
+from liver_slurm.worker.training import Training
+
+EVERY = 4
+
+
+class Slow:
+    """A checkpointer that is never done; another save would wait for it for ever."""
+
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+
+    def save(self, step: int, done: Any) -> None:
+        self.saved.append(step)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    config = job(tmp_path, checkpoint=CheckpointSection(every=EVERY, at_end=False))
+    training = Training("live-0", config, RunDir(tmp_path), SimpleNamespace(run_soon=lambda work: None))  # type: ignore[arg-type]
+    training.live = SimpleNamespace(world=SimpleNamespace(rank=0, is_last_stage=False))  # type: ignore[assignment]
+    training._checkpointer = Slow()  # type: ignore[assignment]
+    return training
+
+
+def trained(training: Training, step: int, saving: bool = False, due: bool = False) -> None:
+    """The step before ``step`` is made; ``saving``, ``due``: what its members said of checkpoints."""
+    word = Word(stop=False, save=due, saving=saving)
+    training.completed(StepResult(step - 1, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, word=word))
+
+
+def saved(training: Training) -> list[int]:
+    return training._checkpointer.saved  # type: ignore[union-attr, no-any-return]
+
+
+def test_one_that_is_asked_for_at_a_step_with_one_of_its_own_is_that_one(training: Training) -> None:
+    trained(training, EVERY)
+    assert saved(training) == [EVERY]
+    training.checkpoint()
+    assert saved(training) == [EVERY]
+    assert not training._due, "nothing is left to be made up for"
+
+
+def test_one_that_is_asked_for_while_another_is_written_comes_after_it(training: Training) -> None:
+    trained(training, EVERY)
+    trained(training, EVERY + 1, saving=True)
+    training.checkpoint()
+    assert saved(training) == [EVERY]
+    trained(training, EVERY + 2, saving=True, due=True)
+    assert saved(training) == [EVERY]
+    trained(training, EVERY + 3, due=True)
+    assert saved(training) == [EVERY, EVERY + 3]
