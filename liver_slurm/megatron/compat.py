@@ -11,12 +11,17 @@ its modules are compiled; where CUDA is present its code is not changed. Call :f
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
+import marshal
+import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import CodeType, ModuleType
 
 _PREFIX = "megatron.core."
@@ -48,15 +53,20 @@ def _set_cuda_rng_state(new_state, device=-1, graph_safe=False):
 # It warns at each fork that it uses the CPU's generator, which is the only one here.
 logging.getLogger(__name__).addFilter(lambda record: "CPU RNG state" not in record.getMessage())
 """,
+    # Its fused functions are not used on a CPU; only to decorate them with torch.compile imports the compiler, which
+    # takes two fifths of the time that a worker needs to start.
+    "megatron.core.jit": """
+
+disable_jit_fuser()
+""",
 }
 
 
 def rewrite(name: str, source: str) -> str:
     """``source`` of megatron-core's module ``name`` as it must read where CUDA is absent."""
-    if "cuda" not in source:
-        return source
-    for pattern, replacement in _REWRITES:
-        source = pattern.sub(replacement, source)
+    if "cuda" in source:
+        for pattern, replacement in _REWRITES:
+            source = pattern.sub(replacement, source)
     return source + _REPLACEMENTS.get(name, "")
 
 
@@ -67,9 +77,25 @@ class _Loader(importlib.machinery.SourceFileLoader):
         rewritten = rewrite(fullname, original)
         if rewritten == original:
             return super().get_code(fullname)
-        # Compiled here and not by the base class: it would store rewritten code in the shared .pyc.
-        code: CodeType = compile(rewritten, path, "exec", dont_inherit=True)
-        return code
+        return compiled(rewritten, path)
+
+
+def compiled(source: str, path: str) -> CodeType:
+    """The code of a rewritten module, kept in a file of its own beside the one that Python keeps of the original."""
+    kept = Path(importlib.util.cache_from_source(path, optimization="liver"))
+    version = importlib.util.source_hash(source.encode())
+    with contextlib.suppress(OSError):  # there is none yet
+        content = kept.read_bytes()
+        if content.startswith(version):
+            known: CodeType = marshal.loads(content[len(version) :])
+            return known
+    code: CodeType = compile(source, path, "exec", dont_inherit=True)
+    if not sys.dont_write_bytecode:
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):  # not to be written to: compiled each time, as Python does it too
+            fresh.write_bytes(version + marshal.dumps(code))
+            fresh.replace(kept)
+    return code
 
 
 class _Finder(importlib.abc.MetaPathFinder):

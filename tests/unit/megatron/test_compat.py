@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,4 +49,36 @@ def test_nothing_is_installed_where_cuda_is_present() -> None:
         "compat.install()\n"
         "assert sys.meta_path == before\n"
     )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_rewritten_code_is_kept_beside_the_source_until_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    module = tmp_path / "part.py"
+    (tmp_path / "__pycache__").mkdir()
+
+    def run(source: str) -> object:
+        found: dict[str, object] = {}
+        exec(compat.compiled(source, str(module)), found)
+        return found["value"]
+
+    assert run("value = 1") == 1
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert run("value = 1") == 1
+    assert kept.stat().st_mtime_ns == before
+    assert run("value = 2") == 2
+    assert [kept] == list((tmp_path / "__pycache__").iterdir())
+
+
+def test_code_that_cannot_be_kept_runs_all_the_same(tmp_path: Path) -> None:
+    found: dict[str, object] = {}
+    exec(compat.compiled("value = 3", str(tmp_path / "nowhere" / "part.py")), found)
+    assert found["value"] == 3
+
+
+def test_a_worker_does_not_import_the_compiler() -> None:
+    program = "import sys; import liver_slurm.worker.worker; assert 'torch._inductor.compile_fx' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
