@@ -275,7 +275,8 @@ class StandbySection:
     """How often Slurm is asked for idle capacity and the state of standby jobs, if ``queries_per_minute`` allows."""
     queries_per_minute: Positive = 12.0
     """Questions to slurmctld a minute at most, however many standby jobs there are. A look at the supply takes four
-    with one partition, and two more for each further one, so the default gives one look in 20 seconds."""
+    with one partition, and two more for each further one, and one at the live job two a minute, so the default gives a
+    look in 24 seconds."""
     grace: Seconds | None = None
     """How long a worker has after a notice that does not say; default: from the cluster's GraceTime and KillWait."""
 

@@ -37,10 +37,10 @@ from liver_slurm.coordinator.records import EpochStarted, Record
 from liver_slurm.coordinator.state import Settings
 from liver_slurm.coordinator.stopping import Fate, Stopping
 from liver_slurm.coordinator.store import host_store
-from liver_slurm.coordinator.supply import StandbySource
 from liver_slurm.coordinator.supply_watch import SupplyWatch
 from liver_slurm.errors import BadInput, ClusterError, LiverError
 from liver_slurm.observe.events import EventLog
+from liver_slurm.slurm.budget import QueryBudget
 from liver_slurm.stream.interface import reachable_host
 
 log = logging.getLogger("liver_slurm.coordinator")
@@ -97,9 +97,10 @@ def _coordinate(options: argparse.Namespace) -> int:
     if settings.epoch == 1:  # later coordinators find these in the journal
         state, requested = requests.schedule(state, [_resize(text) for text in options.resize])
         first_actions += requested
-    watch = _watch(options.source, config, run_dir)
+    budget = QueryBudget(config.standby.queries_per_minute)
+    watch = _watch(options.source, config, run_dir, budget)
     server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if options.source == "local" else "0.0.0.0")
-    live_job = _live_job(options.source, config, run_dir, start.job_id, records)
+    live_job = _live_job(options.source, config, run_dir, start.job_id, records, budget)
     stopping = Stopping(_fate(options.source, start))
     node_return = _node_return(settings)
     loop = Loop(state, server, journal, EventLog(run_dir.events), watch, live_job, stopping, claim, clock, node_return)
@@ -213,28 +214,23 @@ def _serve(
     return finish
 
 
-def _watch(source: str, config: JobConfig, run_dir: RunDir) -> SupplyWatch | None:
+def _watch(source: str, config: JobConfig, run_dir: RunDir, budget: QueryBudget) -> SupplyWatch | None:
     if source == "none" or config.standby.max_jobs == 0:
         return None
-    chosen: StandbySource
-    budget = None
     if source == "local":
         from liver_slurm.local.launcher import LocalSource
 
-        chosen = LocalSource(run_dir, config.standby.max_jobs)
-    else:
-        from liver_slurm.slurm.budget import QueryBudget
-        from liver_slurm.slurm.connect import connect
-        from liver_slurm.slurm.standby import SlurmStandbySource
+        return SupplyWatch(LocalSource(run_dir, config.standby.max_jobs), config.standby.poll)
+    from liver_slurm.slurm.connect import connect
+    from liver_slurm.slurm.standby import SlurmStandbySource
 
-        budget = QueryBudget(config.standby.queries_per_minute)
-        # A worker's notice may not wait for slurmctld.
-        chosen = SlurmStandbySource(config, run_dir, connect(budget=budget, may_wait=False))
-    return SupplyWatch(chosen, config.standby.poll, budget)
+    # A worker's notice may not wait for slurmctld.
+    client = connect(budget=budget, may_wait=False)
+    return SupplyWatch(SlurmStandbySource(config, run_dir, client), config.standby.poll, budget)
 
 
 def _live_job(
-    source: str, config: JobConfig, run_dir: RunDir, job_id: str, records: Sequence[Record]
+    source: str, config: JobConfig, run_dir: RunDir, job_id: str, records: Sequence[Record], budget: QueryBudget
 ) -> LiveJobWatch | None:
     if source != "slurm" or not job_id:
         return None
@@ -242,7 +238,8 @@ def _live_job(
     from liver_slurm.slurm.successor import SlurmLiveJob
 
     earlier = {record.job_id for record in records if isinstance(record, EpochStarted)}
-    return LiveJobWatch(SlurmLiveJob(config, run_dir, connect(may_wait=False), job_id, earlier))
+    client = connect(budget=budget, may_wait=False)
+    return LiveJobWatch(SlurmLiveJob(config, run_dir, client, job_id, earlier))
 
 
 def _has_ended(job_id: str) -> bool:

@@ -12,7 +12,7 @@ from liver_slurm.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-SELDOM, OFTEN = 30.0, 15.0
+SELDOM, OFTEN = 60.0, 15.0
 """Seconds between looks: while there is no successor, and while there is one, whose workers speak for it."""
 
 

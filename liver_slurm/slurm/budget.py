@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,14 +21,16 @@ class QueryBudget:
         """``per_minute``: how many may be asked a minute; ``clock``: seconds."""
         self.per_minute = per_minute
         self._clock = clock
+        self._lock = threading.Lock()
         self._asked: deque[float] = deque()
         self._next = clock()
 
     def spend(self, queries: int = 1) -> None:
         """Note that so many were asked."""
-        now = self._clock()
-        self._asked.extend([now] * queries)
-        self._next = max(self._next, now) + queries * MINUTE / self.per_minute
+        with self._lock:
+            now = self._clock()
+            self._asked.extend([now] * queries)
+            self._next = max(self._next, now) + queries * MINUTE / self.per_minute
 
     def due(self) -> float:
         """The clock's time from which on another look keeps the budget."""
@@ -35,7 +38,8 @@ class QueryBudget:
 
     def last_minute(self) -> int:
         """How many were asked in the last minute."""
-        oldest = self._clock() - MINUTE
-        while self._asked and self._asked[0] <= oldest:
-            self._asked.popleft()
-        return len(self._asked)
+        with self._lock:
+            oldest = self._clock() - MINUTE
+            while self._asked and self._asked[0] <= oldest:
+                self._asked.popleft()
+            return len(self._asked)
