@@ -38,10 +38,10 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(PYTHON) -m liver_slurm.demo
 
-# A file's tests share a cluster, so they stay together; many wait more than they compute. The long ones come first, and
-# the short ones fill what is left at the end.
+# A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine. The
+# long ones come first, and the short ones fill what is left at the end.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" \
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" \
 		tests/integration tests/faults tests/unit
 
 # Combinations of the transition table that `make test` takes a part of.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paced_samples
 import pytest
 
 from liver_slurm import Job, submit
@@ -100,8 +101,8 @@ def test_queueing_lets_slurm_start_them_and_extra_ones_are_ended(
         lambda: own.look() == [("pending", 0, "scavenger")] * 2 + [("running", 0, "scavenger")], "two of three wait"
     )
     client.cancel([guest])
-    # Nobody looks meanwhile: Slurm starts them by itself.
-    eventually(lambda: [job.state for job in own.source.observe().jobs] == ["running"] * 3, "all three run")
+    # Nobody looks meanwhile: Slurm starts them by itself, perhaps not before its backfill, which comes every 30 s.
+    eventually(lambda: [job.state for job in own.source.observe().jobs] == ["running"] * 3, "all three run", 90)
     own.asked = 3
     eventually(lambda: own.look() == [("running", 0, "scavenger")], "two are of no use any more")
     own.asked = 0
@@ -149,7 +150,7 @@ def their_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "their_policies.py").write_text(POLICY)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[liver_slurm.policies]\npatient = their_policies:patient\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{paced_samples.FOLDER}")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return "patient"
@@ -176,7 +177,9 @@ def run(their_policy: str, tmp_path: Path, client: CommandClient, eventually: Ev
         "standby.hold=10",
         "standby.poll=0.5",
         "standby.unit=[{tasks_per_node=2}, {tasks_per_node=1}]",
+        *paced_samples.OVERRIDES,
     ]
+    paced_samples.pace(tmp_path / "runs", 0.3)
     job = submit(load_job(JOB, overrides))
     try:
         yield job

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import paced_samples
 import psutil
 import pytest
 
@@ -25,13 +27,17 @@ pytestmark = [
 ]
 
 JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
+STEPS = 160
+ACTING, WAITING = 0.25, 1.5
+"""Seconds of a step while nodes are taken, and while standbys start, which takes long and needs no steps."""
 Eventually = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of tests are not listed among the user's."""
+    """Runs of tests are not listed among the user's; a test sets their pace."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(paced_samples.FOLDER))
 
 
 def config(tmp_path: Path, steps: int, **options: Any) -> JobConfig:
@@ -41,7 +47,9 @@ def config(tmp_path: Path, steps: int, **options: Any) -> JobConfig:
         "standby.max_jobs=2",
         'elastic.layouts=["tp1pp1dp2","tp1pp1dp3","tp2pp1dp2"]',
         "checkpoint.every=0",
+        *paced_samples.OVERRIDES,
     ]
+    paced_samples.pace(f"{tmp_path}/runs", WAITING)
     return load_job(JOB, overrides + [f"{key}={value}" for key, value in options.items()])
 
 
@@ -65,9 +73,11 @@ def prod_job(folder: Path, nodes: int, seconds: int) -> str:
 
 @pytest.mark.timeout(600)
 def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
-    job = submit(config(tmp_path, steps=300))
+    job = submit(config(tmp_path, steps=STEPS))
+    pace = partial(paced_samples.pace, tmp_path / "runs")
     try:
         eventually(lambda: to(job, "tp2pp1dp2"), "grown to 4 workers", 90)
+        pace(ACTING)
         before = {worker["worker"]: worker["pid"] for worker in job.status()["workers"]}
         wanted = prod_job(tmp_path, 2, 5)
         eventually(lambda: events(job, "notice"), "a notice", 20)
@@ -77,20 +87,22 @@ def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient,
         assert shrunk["digests_checked"] > 0
         after = {worker["worker"]: worker["pid"] for worker in job.status()["workers"]}
         assert after == {name: pid for name, pid in before.items() if name.startswith("live-")}
+        pace(WAITING)
         eventually(lambda: len(to(job, "tp2pp1dp2")) == 2, "grown again", 90)
+        pace(0)
         assert job.wait(timeout=240)["state"] == "finished"
     finally:
         job.cancel()
     eventually(lambda: all(each.is_over for each in client.jobs()), "an empty queue", 60)
-    undisturbed = losses_without_resize(tmp_path, 300)
+    undisturbed = losses_without_resize(tmp_path)
     found = [(line.step, line.loss) for line in job.metrics()]
-    assert [step for step, _ in found] == list(range(1, 301))
+    assert [step for step, _ in found] == list(range(1, STEPS + 1))
     assert [loss for _, loss in found] == pytest.approx(undisturbed, rel=1e-6)
 
 
-def losses_without_resize(tmp_path: Path, steps: int) -> list[float]:
-    options = [f"job.run_root={tmp_path}/undisturbed", f"train.steps={steps}", "standby.max_jobs=0"]
-    plain = load_job(JOB, [*options, "checkpoint.every=0"], workers=2)
+def losses_without_resize(tmp_path: Path) -> list[float]:
+    options = [f"job.run_root={tmp_path}/undisturbed", f"train.steps={STEPS}", "standby.max_jobs=0"]
+    plain = load_job(JOB, [*options, "checkpoint.every=0", *paced_samples.OVERRIDES], workers=2)
     run_dir = create_run(plain)
     assert run_local(plain, run_dir, 2, 0) == 0
     from liver_slurm.observe.metrics import read_metrics

@@ -66,7 +66,7 @@ class Commands:
         self._environment = {
             **os.environ,
             "HOME": str(folder),
-            "PYTHONPATH": str(Path(paced_samples.__file__).parent),
+            "PYTHONPATH": str(paced_samples.FOLDER),
         }
 
     def __call__(self, *arguments: str | Path, timeout: float = 60.0) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def surroundings(
 ) -> Iterator[None]:
     """Runs of tests are not listed among the user's; nothing is left in the queue."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(paced_samples.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(paced_samples.FOLDER))
     yield
     client.cancel([job.leader for job in client.jobs() if not job.is_over])
     eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 60)

@@ -90,40 +90,33 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
-SOME = "tp1pp1dp1,tp1pp2dp1,tp2pp1dp2,tp1pp2dp2,tp1pp1dp3,tp4pp1dp1"
+FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp4pp1dp1"
 """Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
-FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
+
+
+KINDS = (("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False))
+"""Precision, and whether the optimizer is distributed."""
 
 
 @pytest.mark.parametrize(
-    ("precision", "distributed", "layouts"),
-    [
-        ("fp32", True, SOME),
-        pytest.param("bf16", False, SOME, marks=pytest.mark.long),
-        ("fp32", False, FEW),
-        ("bf16", True, FEW),
-        *(
-            pytest.param(precision, distributed, LAYOUTS, marks=pytest.mark.long)
-            for precision in ("fp32", "bf16")
-            for distributed in (True, False)
-        ),
-    ],
+    ("layouts", "kinds"),
+    [(FEW, KINDS), *(pytest.param(LAYOUTS, (kind,), marks=pytest.mark.long) for kind in KINDS)],
 )
 def test_overlap_brings_what_the_old_world_holds(
-    precision: str, distributed: bool, layouts: str, tmp_path: Path
+    layouts: str, kinds: tuple[tuple[str, bool], ...], tmp_path: Path
 ) -> None:
     """Every pair of layouts, while steps are trained, one of them skipped; gradients are clipped, rates change."""
-    case: dict[str, object] = {
-        "precision": precision,
-        "distributed": distributed,
-        "tied": distributed,
-        "overlap": True,
-    }
-    (result,) = walk(layouts, 4, [case], tmp_path)
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "overlap": True}
+        for precision, distributed in kinds
+    ]
+    results = walk(layouts, 4, cases, tmp_path)
+    assert len(results) == len(cases)
     count = len(layouts.split(","))
-    assert result["transitions"] == count * (count - 1)
-    assert result["boxes"]
-    assert result["early"]
+    for result in results:
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert result["early"]
 
 
 @pytest.mark.long
@@ -138,17 +131,17 @@ def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("precision", "overlap"),
+    "modes",
     [
-        ("bf16", True),
-        ("fp32", False),
-        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("fp32", True), ("bf16", False))),
+        (("bf16", True), ("fp32", False)),
+        pytest.param((("fp32", True), ("bf16", False)), marks=pytest.mark.long),
     ],
 )
-def test_layers_without_room_are_late_and_bitwise(precision: str, overlap: bool, tmp_path: Path) -> None:
+def test_layers_without_room_are_late_and_bitwise(modes: tuple[tuple[str, bool], ...], tmp_path: Path) -> None:
     """Each transition gets the least memory that it can do with, or a little more, and holds no more than that."""
     cases: list[dict[str, object]] = [
         {"precision": precision, "distributed": distributed, "tied": distributed, "overlap": overlap, "limited": True}
+        for precision, overlap in modes
         for distributed in (True, False)
     ]
     for result in walk("tp1pp1dp2,tp2pp1dp1,tp1pp3dp1,tp1pp1dp1", 3, cases, tmp_path, hub="tp1pp1dp2"):

@@ -104,9 +104,7 @@ class NoticeRun:
 
     def pace(self, seconds: float) -> None:
         """How long a step takes from now on."""
-        fresh = self._slow.with_suffix(".fresh")
-        fresh.write_text(str(seconds))
-        fresh.replace(self._slow)
+        paced_samples.pace(self.config.job.run_root, seconds)
 
     @property
     def _slow(self) -> Path:
@@ -217,7 +215,7 @@ def start(
     ``options``: a section's name → the keys that differ.
     """
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # runs of tests are not listed among the user's
-    monkeypatch.setenv("PYTHONPATH", str(Path(paced_samples.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(paced_samples.FOLDER))
     wanted = job(tmp_path / "runs", **options)
     Path(wanted.job.run_root).mkdir()
     run = NoticeRun(submit(wanted), wanted, client, eventually, tmp_path)

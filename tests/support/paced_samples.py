@@ -18,6 +18,21 @@ PACE, MANY, LONG = 0.3, 40, 3.0
 """Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
 
 
+FOLDER = Path(__file__).parent
+"""To be in the workers' PYTHONPATH."""
+OVERRIDES = ("data.paths=[]", "data.provider=paced_samples:provide_steadily", "model.vocab_size=64")
+"""What makes any job file's run one that a test paces."""
+
+
+def pace(run_root: Path | str, seconds: float) -> None:
+    """How long a step takes from now on; 0: as long as it needs."""
+    run_root = Path(run_root)
+    run_root.mkdir(parents=True, exist_ok=True)
+    fresh = run_root / f"{SLOW}.fresh"
+    fresh.write_text(str(seconds))
+    fresh.replace(run_root / SLOW)
+
+
 class PacedSamples:
     """Each sample is a function of its number."""
 
