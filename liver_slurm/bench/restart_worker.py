@@ -16,6 +16,8 @@ from pathlib import Path  # noqa: E402
 
 import msgspec  # noqa: E402
 
+from liver_slurm.imports import quick_imports  # noqa: E402
+
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What all processes of one world do."""
@@ -74,21 +76,22 @@ def main(orders: Orders, rank: int) -> None:
     """Be a rank of one world."""
     from datetime import timedelta
 
-    from liver_slurm.config.load import read_job
-    from liver_slurm.worker.device import choose_device
+    with quick_imports():
+        from liver_slurm.config.load import read_job
+        from liver_slurm.worker.device import choose_device
 
-    config = read_job(Path(orders.job_file))
-    device = choose_device(config)
-    import torch.distributed as dist
+        config = read_job(Path(orders.job_file))
+        device = choose_device(config)
+        import torch.distributed as dist
 
-    from liver_slurm.bench import saved
-    from liver_slurm.megatron.data.samples import open_samples
-    from liver_slurm.megatron.groups import make_live
-    from liver_slurm.megatron.initial import initialise
-    from liver_slurm.megatron.rank_state import build_rank_state
-    from liver_slurm.megatron.step import train_step
-    from liver_slurm.state.layout import Layout
-    from liver_slurm.world.world import Membership, build_world
+        from liver_slurm.bench import saved
+        from liver_slurm.megatron.data.samples import open_samples
+        from liver_slurm.megatron.groups import make_live
+        from liver_slurm.megatron.initial import initialise
+        from liver_slurm.megatron.rank_state import build_rank_state
+        from liver_slurm.megatron.step import train_step
+        from liver_slurm.state.layout import Layout
+        from liver_slurm.world.world import Membership, build_world
 
     imported = time.time()
     timeout = timedelta(minutes=5)

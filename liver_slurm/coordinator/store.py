@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from liver_slurm.imports import quick_imports
+
 CONNECT = timedelta(seconds=30)
 
 
@@ -17,7 +19,8 @@ def host_store(host: str) -> tuple[Any, int]:
     Returns:
         the store, and the port that it listens on.
     """
-    from torch.distributed import TCPStore  # slow: only a coordinator's process pays for it
+    with quick_imports():
+        from torch.distributed import TCPStore  # slow: only a coordinator's process pays for it
 
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT)
     return store, int(store.port)

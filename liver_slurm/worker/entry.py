@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from liver_slurm.config.rundir import RunDir
+from liver_slurm.imports import quick_imports
 from liver_slurm.worker.signals import signal_pipe
 
 
@@ -59,10 +60,11 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
     log = logging.getLogger(__name__)
     log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
 
-    from liver_slurm.worker.device import choose_device
+    with quick_imports():
+        from liver_slurm.worker.device import choose_device
 
-    device = choose_device(config)
-    from liver_slurm.worker.worker import Identity, Worker
+        device = choose_device(config)
+        from liver_slurm.worker.worker import Identity, Worker
 
     identity = Identity(
         run_id=info.run_id,

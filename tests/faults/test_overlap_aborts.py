@@ -12,7 +12,8 @@ from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 
-STEPS = 40
+STEPS = 90
+"""Those after the fortieth take long until the last growth has failed."""
 
 
 def config_in(folder: Path) -> JobConfig:
@@ -42,43 +43,46 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WorkerLab]:
     lab.close()
 
 
+def aborted(run: WorkerLab, count: int) -> str:
+    """Why the growth with this number was given up."""
+    return str(run.wait_event("reconfiguration_aborted", count, STARTUP)["reason"])
+
+
 def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) -> None:
     assert run.finish() == undisturbed.losses()
     assert_same(newest(run.run_dir.checkpoints), newest(undisturbed.run_dir.checkpoints))
     assert not run.events("reconfiguration_committed")
 
 
-@pytest.mark.parametrize(
-    ("point", "run"),
-    [
-        pytest.param("received", "", id="while state arrives and training runs"),
-        # A live worker's vote is late, so that there is no commit yet.
-        pytest.param("first_step", "delay@streamed:5", id="in the new world's first pass"),
-        pytest.param("streamed", "", id="before its vote"),
-    ],
-    indirect=["run"],
-)
-def test_a_joiner_dies(point: str, run: WorkerLab, undisturbed: WorkerLab) -> None:
-    run.real_worker("standby-a", f"kill@{point}")
+def test_one_joiner_after_the_other_fails(run: WorkerLab, undisturbed: WorkerLab) -> None:
+    for count, (name, fault, reasons) in enumerate(
+        [
+            # While state arrives and training runs; before its vote.
+            ("standby-a", "kill@received", ("standby-a was lost", "could not stream")),
+            ("standby-b", "kill@streamed", ("standby-b was lost", "could not stream")),
+            ("standby-c", "corrupt@received", ("the digest of what arrived differs",)),
+            # All but one wait for the commit when the time is up.
+            ("standby-d", "delay@streamed:600", ("still missing: standby-d",)),
+        ],
+        start=1,
+    ):
+        joiner = run.real_worker(name, fault)
+        if fault.startswith("kill"):
+            run.report_end(name)
+        reason = aborted(run, count)
+        assert any(part in reason for part in reasons), reason
+        if not fault.startswith("kill"):
+            run.notice(name)
+            assert joiner.wait(timeout=STARTUP) == 0
+    assert len(run.events("reconfiguration_aborted")) == 4
+    assert_as_if_nothing_had_been_tried(run, undisturbed)
+
+
+@pytest.mark.parametrize("run", ["delay@streamed:5"], indirect=True)
+def test_a_joiner_dies_in_the_new_worlds_first_pass(run: WorkerLab, undisturbed: WorkerLab) -> None:
+    """A live worker's vote is late, so that there is no commit yet."""
+    run.real_worker("standby-a", "kill@first_step")
     run.report_end("standby-a")
-    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
+    reason = aborted(run, 1)
     assert "standby-a was lost" in reason or "could not stream" in reason, reason
-    assert_as_if_nothing_had_been_tried(run, undisturbed)
-
-
-def test_a_digest_differs(run: WorkerLab, undisturbed: WorkerLab) -> None:
-    joiner = run.real_worker("standby-a", "corrupt@received")
-    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
-    assert "the digest of what arrived differs" in reason
-    run.notice("standby-a")
-    assert joiner.wait(timeout=STARTUP) == 0
-    assert_as_if_nothing_had_been_tried(run, undisturbed)
-
-
-def test_the_time_is_up_when_all_but_one_wait_for_the_commit(run: WorkerLab, undisturbed: WorkerLab) -> None:
-    joiner = run.real_worker("standby-a", "delay@streamed:600")
-    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
-    assert "still missing: standby-a" in reason
-    run.notice("standby-a")
-    assert joiner.wait(timeout=STARTUP) == 0
     assert_as_if_nothing_had_been_tried(run, undisturbed)
