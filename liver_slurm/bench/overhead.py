@@ -89,7 +89,7 @@ class _Run:
 def run(quick: bool) -> dict[str, Any]:
     """Measure; ``quick``: one layout, one pair of runs."""
     layouts = [Layout.parse(text) for text in LAYOUTS]
-    return measure(layouts[:1], 1, 20, 2.0) if quick else measure(layouts, 5, 60, 15.0)
+    return measure(layouts[:1], 1, 10, 2.0) if quick else measure(layouts, 5, 60, 15.0)
 
 
 def measure(layouts: Sequence[Layout], repetitions: int, steps: int, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coordinator_lab import Lab, job, until
+from coordinator_lab import PATIENCE, Lab, job, until
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.control.messages import CancelRequest, CheckpointRequest, ResizeRequest, WorkerEnded
@@ -50,13 +50,13 @@ def test_grows_shrinks_on_notice_and_finishes(lab: Callable[[JobConfig], Lab]) -
     run.wait_event("checkpoint_written")
 
     run.processes["standby-a"].send_signal(signal.SIGTERM)
-    assert run.processes["standby-a"].wait(timeout=20) == 0
+    assert run.processes["standby-a"].wait(timeout=PATIENCE) == 0
     shrunk = run.wait_event("reconfiguration_committed", 2)
     assert shrunk["cause"] == "notice"
     assert shrunk["leavers"] == ["standby-a"]
-    assert run.processes["coordinator"].wait(timeout=30) == 0
+    assert run.processes["coordinator"].wait(timeout=PATIENCE) == 0
     for name in ("live-0", "live-1", "standby-b"):
-        assert run.processes[name].wait(timeout=20) == 0
+        assert run.processes[name].wait(timeout=PATIENCE) == 0
     assert [step for _, step in run.trace("live-0")] == list(range(500)), "every step once"
     assert not run.run_dir.address_file.exists()
 
@@ -66,7 +66,7 @@ def test_scheduled_resizes_happen_exactly_there(lab: Callable[[JobConfig], Lab])
     run.coordinator("--resize", "5:tp2pp1dp2", "--resize", "6:tp1pp2dp1", "--resize", "7:tp1pp1dp4")
     for name in ("live-0", "live-1", "standby-a", "standby-b"):
         run.worker(name)
-    assert run.processes["coordinator"].wait(timeout=40) == 0
+    assert run.processes["coordinator"].wait(timeout=PATIENCE) == 0
     committed = run.events("reconfiguration_committed")
     assert [(event["cutover_step"], event["to"]) for event in committed] == [
         (5, "tp2pp1dp2"), (6, "tp1pp2dp1"), (7, "tp1pp1dp4"),
@@ -113,8 +113,8 @@ def test_losing_a_live_worker_fails_the_run_with_a_way_on(lab: Callable[[JobConf
     start(run, "live-0", "live-1")
     run.kill("live-1")
     assert run.ask(WorkerEnded(worker="live-1", reason="killed by SIGKILL")).ok
-    assert run.processes["coordinator"].wait(timeout=20) == 1
-    assert run.processes["live-0"].wait(timeout=20) == 0
+    assert run.processes["coordinator"].wait(timeout=PATIENCE) == 1
+    assert run.processes["live-0"].wait(timeout=PATIENCE) == 0
     assert "submit --resume" in run.events("run_ended")[0]["reason"]
     assert run.events("worker_lost")[0]["worker"] == "live-1"
 
@@ -127,8 +127,8 @@ def test_cancel_and_sigterm(lab: Callable[[JobConfig], Lab]) -> None:
             assert run.ask(CancelRequest()).ok
         else:
             run.processes["coordinator"].send_signal(signal.SIGTERM)
-        assert run.processes["coordinator"].wait(timeout=20) == 3
-        assert run.processes["live-0"].wait(timeout=20) == 0
+        assert run.processes["coordinator"].wait(timeout=PATIENCE) == 3
+        assert run.processes["live-0"].wait(timeout=PATIENCE) == 0
 
 
 def test_requests_are_judged(lab: Callable[[JobConfig], Lab]) -> None:

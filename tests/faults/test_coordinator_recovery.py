@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coordinator_lab import Lab, job, until
+from coordinator_lab import PATIENCE, Lab, job, until
 
 from liver_slurm.control.messages import ResizeRequest
 
@@ -118,9 +118,9 @@ def test_a_member_that_does_not_come_back_fails_the_run(tmp_path: Path) -> None:
         start(lab)
         lab.kill("coordinator")
         lab.kill("live-1")
-        assert lab.coordinator().wait(timeout=30) == 1
+        assert lab.coordinator().wait(timeout=PATIENCE) == 1
         assert "live-1" in lab.events("run_ended")[0]["reason"]
-        assert lab.processes["live-0"].wait(timeout=10) == 0
+        assert lab.processes["live-0"].wait(timeout=PATIENCE) == 0
         assert lab.coordinator().wait(timeout=60) == 1, "a run that is over stays over"
     finally:
         lab.close()
@@ -131,7 +131,7 @@ def test_a_second_coordinator_is_refused(lab: Lab) -> None:
     first = lab.processes["coordinator"]
     try:
         second = lab.coordinator()
-        assert second.wait(timeout=30) == 70
+        assert second.wait(timeout=PATIENCE) == 70
         assert "another coordinator" in (lab.run_dir.logs / "coordinator.log").read_text()
         assert lab.status()["epoch"] == 1
     finally:

@@ -54,7 +54,13 @@ def resume(first: WorkerLab) -> dict[int, float]:
     return {**before, **after}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.long),
+    ],
+)
 def test_orphaned_workers_save_one_step_and_a_resumed_run_goes_on(
     number: signal.Signals, tmp_path: Path, undisturbed: dict[int, float]
 ) -> None:

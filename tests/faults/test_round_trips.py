@@ -38,9 +38,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, flo
     return losses, checkpoint
 
 
-@pytest.mark.parametrize("mode", ["overlap", "pause"])
+NEAR, FAR = ("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")
+
+
 @pytest.mark.parametrize(
-    "layouts", [("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")], ids=lambda one: "-".join(one)
+    ("layouts", "mode"),
+    [
+        (NEAR, "pause"),
+        (FAR, "overlap"),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((NEAR, "overlap"), (FAR, "pause"))),
+    ],
+    ids=str,
 )
 def test_a_round_trip_at_one_step_is_bitwise(
     layouts: tuple[str, ...],

@@ -28,6 +28,7 @@ pytestmark = [
 
 JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
 STEPS = 160
+CHEAP = ("train.micro_batch_size=4", *paced_samples.OVERRIDES)
 ACTING, WAITING = 0.25, 1.5
 """Seconds of a step while nodes are taken, and while standbys start, which takes long and needs no steps."""
 Eventually = Callable[..., Any]
@@ -47,7 +48,7 @@ def config(tmp_path: Path, steps: int, **options: Any) -> JobConfig:
         "standby.max_jobs=2",
         'elastic.layouts=["tp1pp1dp2","tp1pp1dp3","tp2pp1dp2"]',
         "checkpoint.every=0",
-        *paced_samples.OVERRIDES,
+        *CHEAP,
     ]
     paced_samples.pace(f"{tmp_path}/runs", WAITING)
     return load_job(JOB, overrides + [f"{key}={value}" for key, value in options.items()])
@@ -102,7 +103,7 @@ def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient,
 
 def losses_without_resize(tmp_path: Path) -> list[float]:
     options = [f"job.run_root={tmp_path}/undisturbed", f"train.steps={STEPS}", "standby.max_jobs=0"]
-    plain = load_job(JOB, [*options, "checkpoint.every=0", *paced_samples.OVERRIDES], workers=2)
+    plain = load_job(JOB, [*options, "checkpoint.every=0", *CHEAP], workers=2)
     run_dir = create_run(plain)
     assert run_local(plain, run_dir, 2, 0) == 0
     from liver_slurm.observe.metrics import read_metrics

@@ -90,7 +90,7 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
-FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp4pp1dp1"
+FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
 """Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
 
 

@@ -46,7 +46,11 @@ def job(workers: int = 2, steps: int = 1_000_000, **job: Any) -> JobConfig:
     return replace(config, job=replace(config.job, **job))
 
 
-def until(condition: Callable[[], T], what: str, timeout: float = 90.0) -> T:
+PATIENCE = 90.0
+"""Seconds for what takes one or two where nothing else runs."""
+
+
+def until(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
     """Wait for a condition to hold; returns its value."""
     deadline = time.monotonic() + timeout
     while True:
@@ -91,7 +95,7 @@ class Lab:
         """Events of one name so far."""
         return [event for event in read_events(self.run_dir.events) if event["event"] == name]
 
-    def wait_event(self, name: str, count: int = 1, timeout: float = 90.0) -> dict[str, Any]:
+    def wait_event(self, name: str, count: int = 1, timeout: float = PATIENCE) -> dict[str, Any]:
         """The ``count``-th event of a name, once it is there."""
         return until(lambda: len(self.events(name)) >= count and self.events(name), f"event {name}", timeout)[count - 1]
 

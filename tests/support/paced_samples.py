@@ -20,8 +20,11 @@ PACE, MANY, LONG = 0.3, 40, 3.0
 
 FOLDER = Path(__file__).parent
 """To be in the workers' PYTHONPATH."""
-OVERRIDES = ("data.paths=[]", "data.provider=paced_samples:provide_steadily", "model.vocab_size=64")
-"""What makes any job file's run one that a test paces."""
+OVERRIDES = (
+    *("data.paths=[]", "data.provider=paced_samples:provide_steadily"),
+    *("model.vocab_size=64", "model.num_layers=2"),
+)
+"""What makes a job file's run one that a test paces, and whose steps cost little."""
 
 
 def pace(run_root: Path | str, seconds: float) -> None:
