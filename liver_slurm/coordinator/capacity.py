@@ -69,6 +69,8 @@ class _Stock:
     """In the queue, oldest first."""
     room: tuple[Room, ...]
     """What would be left once those of ``waiting`` have started that can."""
+    contended: frozenset[int]
+    """Units with room that a waiting job of another unit may be about to take."""
     starting: frozenset[str]
     """Those of ``waiting`` that have room."""
     need: int
@@ -140,15 +142,15 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
         room.append(place)
     # Units compete for the same nodes: while one is about to take some, the others' room is not to be relied on.
     taken = {(job.unit, job.partition) for job in waiting if job.job_id in starting}
+    idle = [place for place in room if place.jobs > 0 and place.partition not in rests]
     free = [
         place
-        for place in room
-        if place.jobs > 0
-        and place.partition not in rests
-        and not any(place.unit != unit and place.partition == partition for unit, partition in taken)
+        for place in idle
+        if not any(place.unit != unit and place.partition == partition for unit, partition in taken)
     ]
+    contended = frozenset(place.unit for place in idle) - {place.unit for place in free}
     need = max(0, useful_workers(config, view.guaranteed, view.asked, view.pinned) - view.guaranteed)
-    return _Stock(sizes, running, tuple(waiting), tuple(free), frozenset(starting), need)
+    return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need)
 
 
 def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) -> list[Order]:
@@ -176,8 +178,10 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
         open_units = {place.unit for place in stock.room if slots_of[place.unit] > 0}
         if open_units:
             unit = stock.best_unit(missing, open_units)  # one a look: the next look sees what is left for others
+            fitting = any(stock.sizes[each] <= missing and slots_of[each] > 0 for each in stock.contended)
+            wait = stock.sizes[unit] > missing and fitting  # the next look will know whether one that fits has room
             for place in stock.room:
-                if place.unit == unit and missing - ordered > 0:
+                if place.unit == unit and missing - ordered > 0 and not wait:
                     ordered += order(unit, place.partition, missing - ordered, place.jobs)
     missing = stock.missing - ordered
     if config.standby.launch == "queue" and missing > 0:

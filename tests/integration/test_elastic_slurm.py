@@ -103,7 +103,7 @@ def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient,
 
 def losses_without_resize(tmp_path: Path) -> list[float]:
     options = [f"job.run_root={tmp_path}/undisturbed", f"train.steps={STEPS}", "standby.max_jobs=0"]
-    plain = load_job(JOB, [*options, "checkpoint.every=0", *CHEAP], workers=2)
+    plain = load_job(JOB, [*options, 'elastic.layouts=["tp1pp1dp2"]', "checkpoint.every=0", *CHEAP], workers=2)
     run_dir = create_run(plain)
     assert run_local(plain, run_dir, 2, 0) == 0
     from liver_slurm.observe.metrics import read_metrics
