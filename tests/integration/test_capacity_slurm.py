@@ -61,6 +61,12 @@ class Capacity:
         return sorted((job.state, job.unit, job.partition) for job in supply.jobs)
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this module imports is found on the nodes too, where standbys of its own function import it."""
+    monkeypatch.setenv("PYTHONPATH", str(paced_samples.FOLDER))
+
+
 @pytest.fixture
 def make(client: CommandClient, tmp_path: Path, eventually: Eventually) -> Iterator[Callable[..., Capacity]]:
     yield lambda layouts, **options: Capacity(client, tmp_path / "run", layouts, **options)
