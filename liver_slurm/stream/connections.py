@@ -94,6 +94,7 @@ class Connections:
         self._dialling = [threading.Lock() for _ in range(peers)]
         self._dialled: dict[int, socket.socket] = {}
         self._arrived: dict[int, socket.socket] = {}
+        self._callers: set[socket.socket] = set()  # who has not said yet who it is; only the watcher's
         self._gone: dict[int, str] = {}
         self._given_up = False
         self._epoll = select.epoll()
@@ -233,13 +234,15 @@ class Connections:
                     self._suspects.clear()
                     self._changed.notify_all()
         self._epoll.close()
-        for listener in self._listeners:
-            listener.close()
+        # A peer may have dialled just now, and waits for nobody but us to hang up.
+        for each in (*self._listeners, *self._callers):
+            each.close()
         os.close(self._wake)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
         connection.setblocking(False)
+        self._callers.add(connection)
         heard = bytearray()
         self._watch(connection.fileno(), select.EPOLLIN, partial(self._greet, connection, heard))
 
@@ -255,6 +258,7 @@ class Connections:
             return
         if watched:
             self._unwatch(connection.fileno())
+        self._callers.remove(connection)
         token, peer = _GREETING.unpack(heard) if len(heard) == _GREETING.size else (b"", self._peers)
         if not hmac.compare_digest(token, self._own.token) or peer >= self._peers or peer in self._arrived:
             _log.warning("a connection from somebody who does not belong to this transfer was refused")

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from coordinator_lab import until
 
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.errors import BadInput, TransferError
@@ -139,6 +140,16 @@ def test_connections_can_be_made_beforehand(open_peer: Open) -> None:
     second.close()
     with pytest.raises(TransferError, match="peer 1"):
         first.receive(1, filled(10, 0)).wait()
+
+
+def test_a_caller_that_has_not_said_yet_who_it_is_is_hung_up_on(open_peer: Open) -> None:
+    called = open_peer(1, "tcp")
+    own = called._connections._own
+    with socket.create_connection((own.host, own.port)) as caller:
+        caller.settimeout(20)
+        until(lambda: called._connections._callers, "the call is taken")
+        called.close()
+        assert caller.recv(1) == b""
 
 
 def test_peers_on_different_machines_use_tcp_or_are_refused(open_peer: Open, monkeypatch: pytest.MonkeyPatch) -> None:
