@@ -44,8 +44,11 @@ def claim_card(environment: MutableMapping[str, str]) -> torch.device:
         RuntimeError: CUDA has been started in this process, so that it sees all cards for good.
     """
     cards = torch.cuda.device_count()  # asks the driver's library, and does not start CUDA
-    number = int(environment.get("SLURM_LOCALID") or environment.get("LOCAL_RANK", "0"))
-    if int(environment.get("LOCAL_WORLD_SIZE", "1")) > cards:
+    if "SLURM_LOCALID" in environment:  # Slurm gives cards to tasks itself; torchrun's may be the submitting shell's
+        number, workers = int(environment["SLURM_LOCALID"]), 1
+    else:
+        number, workers = int(environment.get("LOCAL_RANK", "0")), int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    if workers > cards:
         environment.setdefault("NCCL_HOSTID", f"worker-{number}")
         for way in ("P2P", "SHM", "IB"):
             environment.setdefault(f"NCCL_{way}_DISABLE", "1")

@@ -61,7 +61,10 @@ def test_workers_that_share_cards_look_like_hosts_of_their_own(monkeypatch: pyte
 def test_a_task_of_slurm_goes_by_its_number_there_and_by_the_cards_that_are_left_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert claim(monkeypatch, {"SLURM_LOCALID": "1", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "5,7"}) == "7"
+    shell = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}  # in which somebody has submitted the job
+    environment = {"SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "5,7", **shell}
+    assert claim(monkeypatch, environment) == "7"
+    assert not any(name.startswith("NCCL") for name in environment)
     assert claim(monkeypatch, {"SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "GPU-5"}) == "GPU-5"
 
 
