@@ -71,6 +71,7 @@ class Training:
         """
         old, checkpoint = self._checkpointer, self._config.checkpoint
         self.live, self.step = state, step
+        self._saved_at = -1  # joiners have saved nothing, and all members are to do the same
         self._checkpointer = Checkpointer(
             state,
             self._run_dir.checkpoints,
