@@ -83,7 +83,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 def compiled(source: str, path: str) -> CodeType:
     """The code of a rewritten module, kept in a file of its own beside the one that Python keeps of the original."""
     kept = Path(importlib.util.cache_from_source(path, optimization="liver"))
-    version = importlib.util.source_hash(source.encode())
+    version = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source.encode())
     with contextlib.suppress(OSError):  # there is none yet
         content = kept.read_bytes()
         if content.startswith(version):
@@ -93,7 +93,8 @@ def compiled(source: str, path: str) -> CodeType:
     if not sys.dont_write_bytecode:
         fresh = kept.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):  # not to be written to: compiled each time, as Python does it too
-            fresh.write_bytes(version + marshal.dumps(code))
+            with fresh.open("xb") as file:  # not together with a process of that number on another node
+                file.write(version + marshal.dumps(code))
             fresh.replace(kept)
     return code
 
