@@ -16,7 +16,7 @@ SUITES := trixie forky
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
 	@echo "make test      unit, integration and fault tests"
-	@echo "make test-long the rest of the transition table"
+	@echo "make test-long the longest tests, and combinations that make test leaves out"
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make lint      ruff and mypy"
@@ -44,7 +44,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" \
 		tests/integration tests/faults tests/unit
 
-# Combinations of the transition table that `make test` takes a part of.
+# What takes minutes each, and the combinations of which `make test` takes a part.
 test-long: setup
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m long tests
 

@@ -178,10 +178,11 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
         open_units = {place.unit for place in stock.room if slots_of[place.unit] > 0}
         if open_units:
             unit = stock.best_unit(missing, open_units)  # one a look: the next look sees what is left for others
-            fitting = any(stock.sizes[each] <= missing and slots_of[each] > 0 for each in stock.contended)
-            wait = stock.sizes[unit] > missing and fitting  # the next look will know whether one that fits has room
-            for place in stock.room:
-                if place.unit == unit and missing - ordered > 0 and not wait:
+            # A smaller one that would fit may be about to lose its room: the next look will know.
+            fits = any(stock.sizes[each] <= missing and slots_of[each] > 0 for each in stock.contended)
+            places = () if fits and stock.sizes[unit] > missing else stock.room
+            for place in places:
+                if place.unit == unit and missing - ordered > 0:
                     ordered += order(unit, place.partition, missing - ordered, place.jobs)
     missing = stock.missing - ordered
     if config.standby.launch == "queue" and missing > 0:

@@ -107,8 +107,8 @@ def test_queueing_lets_slurm_start_them_and_extra_ones_are_ended(
         lambda: own.look() == [("pending", 0, "scavenger")] * 2 + [("running", 0, "scavenger")], "two of three wait"
     )
     client.cancel([guest])
-    # Nobody looks meanwhile: Slurm starts them by itself, perhaps not before its backfill, which comes every 30 s.
-    eventually(lambda: [job.state for job in own.source.observe().jobs] == ["running"] * 3, "all three run", 90)
+    # Nobody looks meanwhile: Slurm starts them by itself.
+    eventually(lambda: [job.state for job in own.source.observe().jobs] == ["running"] * 3, "all three run")
     own.asked = 3
     eventually(lambda: own.look() == [("running", 0, "scavenger")], "two are of no use any more")
     own.asked = 0

@@ -16,13 +16,13 @@ SLOW = "slow"
 many seconds as it says, if it says a number."""
 PACE, MANY, LONG = 0.3, 40, 3.0
 """Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
-
-
 FOLDER = Path(__file__).parent
 """To be in the workers' PYTHONPATH."""
 OVERRIDES = (
-    *("data.paths=[]", "data.provider=paced_samples:provide_steadily"),
-    *("model.vocab_size=64", "model.num_layers=2"),
+    "data.paths=[]",
+    "data.provider=paced_samples:provide_steadily",
+    "model.vocab_size=64",
+    "model.num_layers=2",
 )
 """What makes a job file's run one that a test paces, and whose steps cost little."""
 
