@@ -1,7 +1,7 @@
 """``make demo``: an elastic training job on a real Slurm cluster on this machine, and an undisturbed run beside it.
 
 The cluster has five nodes of one CPU: the coordinator and two live workers take three, the run grows into the other
-two, a job of a higher tier takes them away, and when that is over the run grows again.
+two, a job of a higher tier takes them away, and when that is over the run grows again. Then it is asked to shrink.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Narrator:
 
 
 def _story(job: Job, say: Callable[[str], None]) -> None:
-    """Grow, be preempted, grow again, finish."""
+    """Grow, be preempted, grow again, shrink as requested, finish."""
     _await(job, say, "world_live", 1)
     _await_layout(job, say, "tp2pp1dp2", 1)
     wanted = subprocess.run(
@@ -107,6 +107,10 @@ def _story(job: Job, say: Callable[[str], None]) -> None:
     _until(lambda: _state(wanted) == "RUNNING", job, f"prod job {wanted} did not start")
     say(f"prod job {wanted} runs on the nodes that were given back; training goes on")
     _await_layout(job, say, "tp2pp1dp2", 2)
+    # What is left is short, also on two cores, which four workers would share.
+    job.resize(workers=2)
+    say("liver-slurm resize --workers 2")
+    _await_layout(job, say, "tp1pp1dp2", 3)
     _until(job.end_watch(), job, "the run did not finish", LONGEST)
     state = job.status()["state"]
     if state != "finished":
