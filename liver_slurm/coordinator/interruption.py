@@ -53,6 +53,6 @@ def leave(turn: Turn) -> None:
     state = turn.state
     if state.interrupted_until is not None and state.interrupted_for_good:
         how = f"continue from the newest checkpoint: liver-slurm submit --resume {state.settings.run_dir}"
-        end(turn, Phase.FAILED, 1, f"{state.interrupted}; {how}")
+        end(turn, Phase.STOPPED, 1, f"{state.interrupted}; {how}")
     elif state.interrupted_until is not None:
         end(turn, Phase.INTERRUPTED, INTERRUPTED, state.interrupted)

@@ -30,6 +30,9 @@ class Phase(str, Enum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    STOPPED = "stopped"
+    """The live job's time limit has come, and nothing goes on with the run by itself: it can be resumed."""
+
     INTERRUPTED = "interrupted"
     """Slurm has taken the live job's nodes and will start it again: the process ends, the run does not."""
 
@@ -44,7 +47,7 @@ class Phase(str, Enum):
     @property
     def ends_run(self) -> bool:
         """No other coordinator goes on with the run."""
-        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED)
+        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED, Phase.STOPPED)
 
 
 @dataclass(frozen=True)

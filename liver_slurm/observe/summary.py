@@ -8,7 +8,7 @@ from typing import Any
 from liver_slurm.observe.events import Event
 from liver_slurm.observe.metrics import StepMetrics
 
-OVER = frozenset({"finished", "failed", "cancelled"})
+OVER = frozenset({"finished", "failed", "cancelled", "stopped"})
 """States that a run never leaves."""
 LOST = "lost"
 """State of a run whose processes are gone and that never said how it ended; told by looking for them, not by files."""

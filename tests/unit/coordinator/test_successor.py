@@ -295,6 +295,7 @@ def test_where_there_can_be_none_the_run_ends_and_says_how_to_go_on(run: Run) ->
     assert len(submitted(run)) == 1
     run.tick(196.0)
     assert [record.code for record in run.journaled(Ended)] == [1]
+    assert run.events("run_ended")[0]["outcome"] == "stopped"
     assert "Invalid qos" in run.journaled(Ended)[0].reason
     assert "submit --resume" in run.journaled(Ended)[0].reason
 
