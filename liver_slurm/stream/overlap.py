@@ -1,9 +1,9 @@
 """One worker's part of moving state while training goes on: what leaves, what arrives, what stays, and the proof.
 
-Made in PREPARE. From :meth:`Overlap.start` on it listens; from :meth:`Overlap.open` on boxes leave beside training; at
-the cutover :meth:`Overlap.finish` brings every box to the last version; :meth:`Overlap.prove` then compares digests,
-while the new world may already run its first forward and backward pass. Until the commit nothing of the old world's
-state is written.
+Made in PREPARE. From :meth:`Overlap.attach` on it knows of updates, from :meth:`Overlap.start` on it listens, from
+:meth:`Overlap.open` on boxes leave beside training; at the cutover :meth:`Overlap.finish` brings every box to the last
+version; :meth:`Overlap.prove` then compares digests, while the new world may already run its first forward and backward
+pass. Until the commit nothing of the old world's state is written.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class OverlapStats:
 
 
 class Overlap:
-    """See the module. Training's thread calls it, but for :meth:`start`, :meth:`abort` and :meth:`prove`."""
+    """See the module. Training's thread calls it, but for :meth:`start`, :meth:`open`, :meth:`abort` and
+    :meth:`prove`."""
 
     def __init__(
         self,
@@ -155,8 +156,13 @@ class Overlap:
             for thread in self._threads:
                 thread.start()
 
+    def attach(self) -> None:
+        """Watch the updates of the source world from now on; call between two steps."""
+        if self._source is not None:
+            self._source.attach()
+
     def open(self) -> None:
-        """Let boxes leave while training runs; call between two steps."""
+        """Let boxes leave while training runs, once updates are watched."""
         if self._source is not None:
             self._source.open()
 

@@ -62,7 +62,8 @@ class SourceStats:
 
 
 class Source:
-    """Sends this worker's chunks; :meth:`run` is the body of one thread, all else is called by training's."""
+    """Sends this worker's chunks; :meth:`run` is the body of one thread, all else but :meth:`open` is called by
+    training's."""
 
     def __init__(
         self,
@@ -102,12 +103,17 @@ class Source:
 
     # ---- training's thread
 
-    def open(self) -> None:
-        """Boxes may leave from now on; called between two steps."""
+    def attach(self) -> None:
+        """Watch the updates from now on; called between two steps, before boxes may leave."""
         with self._changed:
             if self._stop_watching is None:
                 self._stop_watching = self._updates.watch(self._before_update, self._after_update)
                 self._state_ready = mark(self._device)
+                self._changed.notify_all()
+
+    def open(self) -> None:
+        """Boxes may leave as soon as updates are watched: in the middle of a step, too. From any thread."""
+        with self._changed:
             self._open = True
             self._changed.notify_all()
 
@@ -115,8 +121,7 @@ class Source:
         """Training stands: send what has not left, and end."""
         self.detach()
         with self._changed:
-            if not self._open:
-                self._state_ready = mark(self._device)
+            self._state_ready = mark(self._device)
             self._finishing = True
             self._changed.notify_all()
 
@@ -216,9 +221,10 @@ class Source:
         return bool(self._ended or self._messages or self._may_capture() or self._finishing)
 
     def _may_capture(self) -> bool:
-        if self._updating or not (self._open or self._finishing):
-            return False
-        return self._captured < (len(self.outgoing) if self._finishing else self._early)
+        if self._finishing:
+            return self._captured < len(self.outgoing)
+        watched = self._stop_watching is not None
+        return self._open and watched and not self._updating and self._captured < self._early
 
     def _capture(self, slot: torch.Tensor) -> Outgoing:
         chunk = self.outgoing[self._captured]

@@ -54,6 +54,8 @@ class Target:
     """Of both worlds, while training goes on."""
     state_peak_bytes: int = 0
     """Of both worlds and staging, so far: see :meth:`holds`."""
+    leaves_from: int = -1
+    """Step from which on state may leave while training runs; -1: not known."""
     rate: float = 0.0
     """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
     _phase: Literal["preparing", "prepared", "streaming"] = "preparing"

@@ -54,15 +54,6 @@ class Identity:
     device: torch.device
 
 
-@dataclass(frozen=True)
-class _Streaming:
-    """State is to leave while training runs, from step ``begin`` on."""
-
-    target: Target
-    overlap: Overlap
-    begin: int
-
-
 class Worker:
     """One worker of a run. :meth:`run` is the training thread; the other methods are called by the companion."""
 
@@ -76,7 +67,10 @@ class Worker:
         self._training = Training(identity.name, config, run_dir, self._companion)
         self._cutover = Cutover(identity.name, identity.device, self._training, self._agenda, self._companion)
         self._targets: dict[int, Target] = {}
-        self._streaming: _Streaming | None = None
+        self._prepared: Target | None = None
+        """The newest whose state is to leave while training runs, once it does."""
+        self._watching: Overlap | None = None
+        """What watches the live world's updates; training's thread only."""
         self._orphaned = False
         self._warm = False
 
@@ -134,7 +128,10 @@ class Worker:
         target = self._targets.get(message.generation)
         if message.begin >= 0 and target is not None and isinstance(target.transfer, Overlap):
             target.transfer.start()
-            self._streaming = _Streaming(target, target.transfer, message.begin)
+            target.leaves_from = message.begin
+            # The word may come when that step has begun already; while training stands, it is not opened any more.
+            if self._training.step < message.step:
+                self._let_state_leave(target)
 
     def give_up(self, generation: int) -> bool:
         """See :class:`liver_slurm.worker.companion.Subject`."""
@@ -145,8 +142,8 @@ class Worker:
                 waited_for |= waits
                 if not waits:
                     del self._targets[number]
-        if self._streaming is not None and self._streaming.target.given_up and self._training.live is None:
-            self._streaming = None  # nothing else would let go of what a standby has built
+        if self._prepared is not None and self._prepared.given_up:
+            self._prepared = None
         return waited_for
 
     def orphaned(self) -> None:
@@ -168,6 +165,8 @@ class Worker:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
         if target.prepared():
+            if isinstance(target.transfer, Overlap):
+                self._prepared = target
             self._companion.post(
                 Prepared(
                     worker=self.name,
@@ -231,20 +230,34 @@ class Worker:
         """One step; False: the world has agreed to end because its coordinator is gone."""
         live, training = self._training.live, self._training
         assert live is not None
-        if self._streaming is not None:
-            self._let_state_leave(self._streaming)
+        self._watch_updates()
         result = training.train(live, training.step, self._orphaned)
         training.completed(result)
         return not result.word.stop
 
-    def _let_state_leave(self, streaming: _Streaming) -> None:
-        if streaming.target.given_up:
-            # Only this thread may take the hooks off: it is the one that runs them.
-            streaming.overlap.detach()
-            self._streaming = None
-        elif self._training.step >= streaming.begin:
+    def _watch_updates(self) -> None:
+        """Have the updates watched for what is prepared, and for nothing that is given up.
+
+        Only this thread may put hooks on the optimizer, or take them off: it is the one that runs them.
+        """
+        target = self._prepared
+        overlap = target.transfer if target is not None and not target.given_up else None
+        overlap = overlap if isinstance(overlap, Overlap) else None
+        if overlap is not self._watching:
+            if self._watching is not None:
+                self._watching.detach()
+            if overlap is not None:
+                overlap.attach()
+            self._watching = overlap
+        if overlap is not None and target is not None:
+            self._let_state_leave(target)
+
+    def _let_state_leave(self, target: Target) -> None:
+        """State may leave in the step that training is in, if it is time; from either thread."""
+        overlap, training = target.transfer, self._training
+        if training.live is not None and isinstance(overlap, Overlap) and 0 <= target.leaves_from <= training.step:
             faultpoints.reach("overlap", self.name)
-            streaming.overlap.open()
+            overlap.open()
 
     def _enter_first(self, generation: int, step: int) -> None:
         """A world without a source is committed: start in it."""
@@ -262,9 +275,11 @@ class Worker:
             return True  # given up just now
         outcome = self._cutover.run(target, step, self._orphaned)
         self._targets.pop(generation, None)
-        if self._streaming is not None:
-            self._streaming.overlap.detach()
-            self._streaming = None
+        if self._watching is not None:
+            self._watching.detach()
+            self._watching = None
+        if self._prepared is target:
+            self._prepared = None
         if outcome is Outcome.LEFT:
             self._companion.beat()
         return outcome is not Outcome.EXIT

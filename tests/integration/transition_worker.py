@@ -171,6 +171,7 @@ class Walker:
         overlap.start()
         for number in range(steps):
             if self.state is not None:
+                overlap.attach()
                 overlap.open()
                 spoil = self._spoil if number == steps - 2 else None
                 result = train_step(self.state, Patterned(), self.trained, before_update=spoil)

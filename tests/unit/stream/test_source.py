@@ -1,0 +1,153 @@
+"""When boxes leave: from the moment they may, also in the middle of a step, but never while an update is made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+
+from liver_slurm.state.pieces import Piece
+from liver_slurm.state.spec import GroupSpec
+from liver_slurm.stream.replica import Groups, Hyperparameters, Trained, TrainedBox
+from liver_slurm.stream.source import Outgoing, Source
+from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode
+
+PATIENCE = 10.0
+
+
+class Sent:
+    """A transport that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self._changed = threading.Condition()
+        self._headers: list[Header] = []
+        self._payload = 0
+
+    def wait(self) -> None:
+        """Each message has left at once."""
+
+    def send(self, peer: int, buffer: torch.Tensor) -> Sent:
+        with self._changed:
+            if self._payload:
+                assert buffer.numel() == self._payload
+                self._payload = 0
+            else:
+                assert buffer.numel() == HEADER_BYTES
+                self._headers.append(decode(buffer))
+                self._payload = self._headers[-1].nbytes
+            self._changed.notify_all()
+        return self
+
+    def until(self, *expected: tuple[Kind, int]) -> None:
+        """Wait until exactly these kinds and versions have been sent, and see that they have."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._headers) >= len(expected) and not self._payload, PATIENCE)
+            assert [(header.kind, header.version) for header in self._headers] == list(expected)
+
+    def connect(self, peers: Iterable[int]) -> None:
+        raise NotImplementedError
+
+    def receive(self, peer: int, buffer: torch.Tensor) -> Sent:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class Training:
+    """Updates that the test makes."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.before: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+
+    def adam_step(self) -> int:
+        return self.made
+
+    def groups(self) -> Groups:
+        return {GroupSpec(): Hyperparameters(1e-3, 0.0, 0.9, 0.99, 1e-8)}
+
+    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+        self.before, self.after = before, after
+
+        def stop() -> None:
+            self.before = self.after = lambda: None
+
+        return stop
+
+    def update(self) -> None:
+        self.before()
+        self.made += 1
+        self.after()
+
+
+@pytest.fixture
+def sent() -> Sent:
+    return Sent()
+
+
+@pytest.fixture
+def training() -> Training:
+    return Training()
+
+
+@pytest.fixture
+def source(sent: Sent, training: Training) -> Iterator[Source]:
+    values = [torch.zeros(4) for _ in range(4)]
+    box = TrainedBox(Piece("w", (0,), (4,)), *values[:3], lambda: values[3], GroupSpec())
+    source = Source([Outgoing(1, 0, Trained([box]))], training, sent, Slots(2, 64, False), sent.device, None)
+    thread = threading.Thread(target=source.run)
+    thread.start()
+    yield source
+    source.cancel()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+STATE = (Kind.STATE, 1)
+FOLLOWING = ((Kind.GROUPS, 2), (Kind.GRADIENT, 2))
+AT_THE_END = ((Kind.END, 2), (Kind.DIGESTS, 2))
+
+
+def test_state_leaves_in_the_step_in_which_it_is_let_go(source: Source, sent: Sent, training: Training) -> None:
+    source.attach()
+    training.update()
+    source.open()  # by another thread, with training in its second step
+    sent.until(STATE)
+    training.update()
+    sent.until(STATE, *FOLLOWING)
+    source.finish()
+    sent.until(STATE, *FOLLOWING, *AT_THE_END)
+    assert source.stats.bytes_early == 48
+
+
+def test_what_is_let_go_before_updates_are_watched_leaves_from_then_on(source: Source, sent: Sent) -> None:
+    source.open()
+    sent.until()
+    assert source.stats.bytes_early == 0
+    source.attach()
+    sent.until((Kind.STATE, 0))
+
+
+def test_nothing_leaves_while_an_update_is_made(source: Source, sent: Sent, training: Training) -> None:
+    source.attach()
+    training.before()
+    source.open()
+    sent.until()
+    training.after()
+    sent.until(STATE)
+
+
+def test_what_was_not_let_go_leaves_in_the_pause(source: Source, sent: Sent, training: Training) -> None:
+    source.attach()
+    training.update()
+    source.finish()
+    sent.until(STATE, (Kind.END, 1), (Kind.DIGESTS, 1))
+    assert (source.stats.bytes_early, source.stats.bytes_gradients) == (0, 0)
