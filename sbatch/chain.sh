@@ -26,9 +26,7 @@ if [ -n "$previous" ]; then
     # A run that saw its time limit coming wrote a checkpoint and ended by itself; Slurm does not know why.
     run=$("$LIVER_SLURM" status "$previous" --json | sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' | head -n 1)
     case $run:$state in
-    stopped:* | interrupted:* | *:TIMEOUT | *:NODE_FAIL | *:BOOT_FAIL | *:PREEMPTED | *:DEADLINE)
-        resume=(--resume "$previous")
-        ;;
+    stopped:* | *:TIMEOUT | *:NODE_FAIL | *:BOOT_FAIL | *:PREEMPTED | *:DEADLINE) resume=(--resume "$previous") ;;
     lost: | :)
         echo "chain.sh: Slurm has forgotten how job $previous ended, and there is no accounting (sacct) to ask, so" \
             "the chain ends; to go on, submit this script once more, with --resume $previous after the job file" >&2
