@@ -49,8 +49,7 @@ def test_no_number_of_the_header_is_written_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "goes_on"),
-    [("stopped", True), ("finished", False), ("cancelled", False), ("lost", None)],
+    ("run", "goes_on"), [("stopped", True), ("finished", False), ("cancelled", False), ("lost", None)]
 )
 def test_a_chain_without_sacct_asks_the_run_how_a_forgotten_job_ended(
     tmp_path: Path, run: str, goes_on: bool | None
