@@ -72,7 +72,8 @@ def signed(word: int) -> int:
 def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The elements in row-major order, as contiguous flat tensors of at most :data:`_CHUNK` elements."""
     if tensor.is_contiguous():
-        yield from tensor.view(-1).split(_CHUNK)
+        # Not view(-1): a single element, which is contiguous, keeps the stride that it had among others.
+        yield from tensor.as_strided((tensor.numel(),), (1,)).split(_CHUNK)
     elif tensor.numel() <= _CHUNK:
         yield tensor.contiguous().view(-1)
     else:

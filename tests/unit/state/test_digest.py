@@ -104,3 +104,9 @@ def test_a_gpu_and_a_cpu_agree(dtype: torch.dtype) -> None:
     for view in (whole, whole[1:30, :, 2:50]):
         assert digest(view.cuda()) == digest(view.cuda(), "mix") == digest(view, "mix")
         assert digest(view.cuda(), "xxh3") == digest(view, "xxh3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_element_among_others_is_as_any(kind: Kind) -> None:
+    row = torch.tensor([1.5, 2.5, 3.5])
+    assert digest(row[1::2], kind) == digest(torch.tensor([2.5]), kind)
