@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,8 @@ from liver_slurm.errors import TransferError
 from liver_slurm.state.pieces import Move, Piece, TensorInfo
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
+from liver_slurm.stream import threads
+from liver_slurm.stream.probe import probe
 from liver_slurm.stream.replica import STATE_BYTES, Content, Index, Replica, copy_all, digests
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.sink import Sink
@@ -30,8 +31,6 @@ from liver_slurm.stream.wire import Slots
 _SENDING = _RECEIVING = 2
 """Staging slots of each half; stream.staging_bytes is divided among them."""
 _ALIGNMENT = 8
-_PROBE_BYTES = 1 << 20
-"""Enough to see a link's rate beyond its latency, little enough to disturb nobody."""
 
 
 @dataclass(frozen=True)
@@ -114,34 +113,9 @@ class Overlap:
         """Of state that other workers send to this one."""
 
     def probe(self) -> float:
-        """Send a little to every peer that state goes to, and time what arrives; every worker must, once prepared.
-
-        Returns:
-            bytes a second, all peers together; 0.0: none sends to this worker.
-
-        Raises:
-            TransferError: a peer is gone.
-        """
-        arrivals: list[tuple[float, float]] = []
-        probe = torch.zeros(_PROBE_BYTES, dtype=torch.uint8)
-
-        def receive(peer: int) -> None:
-            data = torch.empty_like(probe)
-            self._transport.receive(peer, data[:1]).wait()  # from here on both ends are there
-            begun = time.perf_counter()
-            self._transport.receive(peer, data).wait()
-            arrivals.append((begun, time.perf_counter()))
-
-        with ThreadPoolExecutor(max(1, len(self._sinks))) as pool:
-            receiving = [pool.submit(receive, sink.peer) for sink in self._sinks]
-            for peer in self._source.peers if self._source is not None else ():
-                self._transport.send(peer, probe[:1]).wait()
-                self._transport.send(peer, probe).wait()
-            for each in receiving:
-                each.result()
-        if not arrivals:
-            return 0.0
-        return len(arrivals) * _PROBE_BYTES / (max(end for _, end in arrivals) - min(begun for begun, _ in arrivals))
+        """See :func:`liver_slurm.stream.probe.probe`; once prepared, before :meth:`start`."""
+        targets = self._source.peers if self._source is not None else ()
+        return probe(self._transport, targets, [sink.peer for sink in self._sinks])
 
     def start(self) -> None:
         """Start the threads, unless they run; what arrives is taken from now on."""
@@ -184,15 +158,25 @@ class Overlap:
         self.start()
         if self._source is not None:
             self._source.finish()
-        with torch.no_grad(), self._side.use(after=mark(self._device)):
-            for source, target in self._copies:
-                copy_all(target.views(), source.views())
+        self._copy_local()
         self._bytes_local = sum(target.nbytes for _, target in self._copies)
         self._wait(lambda: all(sink.ended for sink in self._sinks))
         self._seconds = time.perf_counter() - begun
         if self._updates is not None:
             return self._updates.adam_step()
         return max((sink.adam_step for sink in self._sinks), default=0)
+
+    def _copy_local(self) -> None:
+        """Copy what stays here."""
+        targets, sources = ([view for pair in self._copies for view in pair[side].views()] for side in (1, 0))
+        if self._device.type == "cuda":
+            with torch.no_grad(), self._side.use(after=mark(self._device)):
+                copy_all(targets, sources)
+            return
+        pairs = sorted(zip(targets, sources, strict=True), key=lambda pair: -pair[0].nbytes)
+        with threads.idle() as pool:
+            for copied in threads.spread(pool, _copy, pairs):
+                copied.result()
 
     def prove(self) -> OverlapStats:
         """Wait until every digest, here and of what was sent from here, is compared or on its way.
@@ -240,6 +224,7 @@ class Overlap:
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
+            threads.alone()
             work()
         except BaseException as error:  # noqa: BLE001 - a thread's edge: training's thread raises it
             self._fail(error)
@@ -284,6 +269,13 @@ def _chunks(
     outgoing = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) in sent]
     incoming = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) not in sent]
     return outgoing, incoming
+
+
+def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copy to the first of each pair from the second."""
+    with torch.no_grad():
+        for target, source in pairs:
+            target.copy_(source)
 
 
 def _is_master(move: Move) -> bool:

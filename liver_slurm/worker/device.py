@@ -19,6 +19,9 @@ def choose_device(config: JobConfig) -> torch.device:
     Raises:
         BadInput: the job asks for GPUs and torch sees none.
     """
+    # torch decides on this thread's number of threads at its first call that needs one; state moves in threads that may
+    # have set theirs by then, which torch takes to be meant for all that have not decided.
+    torch.get_num_threads()
     if not any(component.gpus_per_task for component in config.live.component):
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # Large tensors on large pages: a step allocates many, and each page costs a fault.

@@ -1,0 +1,46 @@
+"""Threads that move state: each computes for itself.
+
+A thread that calls torch has a team of OpenMP threads of its own, as large as training's. Several such teams are more
+threads than there are cores, and those that have nothing to do spin at the cores that the others wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_MOST = 8
+"""More fill no memory bus any better."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def alone() -> None:
+    """Let the calling thread compute without a team; threads that have one keep it."""
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+def pool(size: int) -> ThreadPoolExecutor:
+    """So many threads, alone each."""
+    return ThreadPoolExecutor(size, "pool", initializer=alone)
+
+
+def idle() -> ThreadPoolExecutor:
+    """As many threads as have cores while training stands: those of the calling thread's team, and the companion."""
+    return pool(min(_MOST, torch.get_num_threads() + 1))
+
+
+def spread(
+    pool: ThreadPoolExecutor, work: Callable[[Iterator[Item]], Result], items: Sequence[Item]
+) -> list[Future[Result]]:
+    """Have all threads of a pool work on ``items``: each takes the next one that nobody has.
+
+    ``work`` may find nothing left.
+    """
+    waiting = iter(items)  # of a sequence: threads may ask it at the same time
+    return [pool.submit(work, waiting) for _ in range(min(_MOST, len(items)))]
