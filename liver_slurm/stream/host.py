@@ -29,7 +29,7 @@ from liver_slurm.errors import LiverError, TransferError
 from liver_slurm.stream import sockets
 from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
 from liver_slurm.stream.shared_memory import RingReceiver, RingSender
-from liver_slurm.stream.transport import Pending
+from liver_slurm.stream.transport import Pending, memory
 from liver_slurm.stream.ucx import UcxReceiver, UcxSender
 
 _HEADER = struct.Struct("<QQQ")
@@ -95,7 +95,7 @@ class _Receiver:
 
 def _checksum(buffer: torch.Tensor) -> int:
     # In one call, which keeps the interpreter: a few microseconds a MiB, less than to ask a busy thread for it again.
-    return xxhash.xxh3_64_intdigest(buffer.numpy())
+    return xxhash.xxh3_64_intdigest(memory(buffer))
 
 
 class _Message:

@@ -20,6 +20,7 @@ import torch
 import xxhash
 
 from liver_slurm.stream.connections import receive_exactly
+from liver_slurm.stream.transport import memory
 
 PIECE_BYTES = 1 << 20
 PIECES = 4
@@ -128,7 +129,7 @@ class _MappedRing:
 
 def _pieces(buffer: torch.Tensor) -> Iterator[tuple[int, memoryview]]:
     """Where each piece of a message lies, and its bytes."""
-    begin, whole = buffer.data_ptr(), memoryview(buffer.numpy())
+    begin, whole = buffer.data_ptr(), memory(buffer)
     for at in range(0, len(whole), PIECE_BYTES):
         yield begin + at, whole[at : at + PIECE_BYTES]
 

@@ -7,6 +7,7 @@ import socket
 import torch
 
 from liver_slurm.stream.connections import receive_exactly
+from liver_slurm.stream.transport import memory
 
 
 def send(connection: socket.socket, header: bytes, buffer: torch.Tensor) -> None:
@@ -15,7 +16,7 @@ def send(connection: socket.socket, header: bytes, buffer: torch.Tensor) -> None
     Raises:
         OSError: the peer is gone.
     """
-    payload = memoryview(buffer.numpy())
+    payload = memory(buffer)
     sent = connection.sendmsg([header, payload])
     if sent < len(header) + len(payload):
         connection.sendall(memoryview(header)[sent:])
@@ -28,4 +29,4 @@ def receive(connection: socket.socket, buffer: torch.Tensor) -> None:
     Raises:
         OSError: the peer is gone.
     """
-    receive_exactly(connection, memoryview(buffer.numpy()))
+    receive_exactly(connection, memory(buffer))

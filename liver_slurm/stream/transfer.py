@@ -5,23 +5,32 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from liver_slurm.errors import TransferError
 from liver_slurm.state.digest import digests, signed
-from liver_slurm.state.pieces import Piece, TensorInfo, inside
+from liver_slurm.state.pieces import Move, Piece, TensorInfo, inside
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
+from liver_slurm.stream import threads
+from liver_slurm.stream.packing import ALIGNMENT, Packed, lay_out
 from liver_slurm.stream.transport import Pending, Transport
 
-_WINDOW = 4
-"""Chunks in flight; staging is divided among them."""
+_InFlight = tuple[list[Pending], Callable[[], None]]
+"""A chunk's messages, and what is to be done when they have gone through."""
+_Proof = list[tuple[Chunk, Callable[[], list[int]]]]
+"""Of one pair of ranks: each chunk, and what waits for the digests of its boxes."""
+
+_SLOTS = 4
+"""What staging is divided into; a chunk needs one, or none."""
+_WINDOW = 16
+"""Chunks in flight, so that those of several peers are."""
 _DIGEST_BYTES = 8
-_ALIGNMENT = 8
-_OVERHEAD = _DIGEST_BYTES + _ALIGNMENT
-"""Bytes of a message for every part, besides the part."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,14 @@ class TransferStats:
             max(self.staging_peak_bytes, other.staging_peak_bytes),
             self.digests_checked + other.digests_checked,
         )
+
+
+class _Copy(NamedTuple):
+    """A box that moves within a worker."""
+
+    tensor: str
+    source: torch.Tensor
+    target: torch.Tensor
 
 
 class BoxIndex:
@@ -71,8 +88,8 @@ class BoxIndex:
 class Transfer:
     """Executes this worker's moves of one plan; made in PREPARE, run once in the pause.
 
-    Each chunk carries, behind its boxes, the digest of every box as it lies in the source's storage; the receiver
-    compares them with the digests of what then lies in its own storage.
+    Behind all boxes of a pair of ranks follow their digests, as they lie in the source's storage; the receiver compares
+    them with the digests of what then lies in its own storage.
     """
 
     def __init__(
@@ -98,14 +115,15 @@ class Transfer:
             on_received: called with each box that lies in its place, before its digest is compared.
         """
         self._source, self._target = BoxIndex(source), BoxIndex(target)
-        self._copies, self._on_received = moves.copies, on_received
+        self._copies, self._on_received = self._moved(moves.copies), on_received
         self._me, self._transport = me, transport
-        self._slot_bytes = max(staging_bytes // _WINDOW, 1)
+        self._slot_bytes = max(staging_bytes // _SLOTS, _DIGEST_BYTES)
         self._source_peers, self._target_peers = source_peers, target_peers
         ranks = max(len(source_peers), len(target_peers))
-        self._chunks = schedule(moves, tensors, self._slot_bytes, ranks, _OVERHEAD)
+        self._chunks = schedule(moves, tensors, self._slot_bytes, ranks, ALIGNMENT)
         self._staging: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
+        self._window: deque[_InFlight] = deque()
         peers = {target_peers[chunk.target_rank] for chunk in self._chunks}
         transport.connect(sorted((peers | {source_peers[chunk.source_rank] for chunk in self._chunks}) - {me}))
 
@@ -123,23 +141,15 @@ class Transfer:
         """
         agreed = self._exchange_counters(counters)
         begun = time.perf_counter()  # a joiner has waited until now for the live world to get to the cutover
-        local, checked = self._copy_local()
-        sent = received = 0
-        window: deque[tuple[Pending, Callable[[], int]]] = deque()
-        for chunk in self._chunks:
-            if len(window) == _WINDOW:
-                checked += _finish(window)
-            if self._source_peers[chunk.source_rank] == self._me:
-                window.append(self._send(chunk))
-                sent += chunk.nbytes
-            else:
-                window.append(self._receive(chunk))
-                received += chunk.nbytes
-        while window:
-            checked += _finish(window)
+        if self._transport.device.type == "cuda":  # one stream, so one thread
+            moved = _copy(iter(self._copies)) + self._move(None)
+        else:
+            with threads.idle() as pool:
+                copying = threads.spread(pool, _copy, self._copies)
+                moved = sum((copied.result() for copied in copying), self._move(pool))
         peak = sum(buffer.numel() for buffer in self._staging)
         self._staging, self._free = [], []
-        return TransferStats(time.perf_counter() - begun, sent, received, local, peak, checked), agreed
+        return replace(moved, seconds=time.perf_counter() - begun, staging_peak_bytes=peak), agreed
 
     def abort(self) -> None:
         """Throw a running transfer out with an error, here and at the peers; from any thread."""
@@ -160,87 +170,123 @@ class Transfer:
             self._transport.receive(root, message.view(torch.uint8)).wait()
         return [int(each) for each in message.tolist()]
 
-    def _copy_local(self) -> tuple[int, int]:
-        """Copy what this worker has itself; returns bytes and digests."""
-        total = 0
+    def _moved(self, copies: Sequence[Move]) -> list[_Copy]:
+        """What this worker has to copy, the largest first: nothing that both worlds keep in one storage."""
+        indices = (self._source, self._target)
+        views = [
+            _Copy(move.tensor, *(index.view(move.tensor, move.offset, move.shape) for index in indices))
+            for move in copies
+        ]
+        moved = [copy for copy in views if copy.source.data_ptr() != copy.target.data_ptr()]
+        return sorted(moved, key=lambda copy: -copy.source.nbytes)
 
-        def copied() -> Iterator[torch.Tensor]:
-            """Each box where it lay and where it lies, just after it was copied: it is in the CPU's cache then."""
-            nonlocal total
-            for move in self._copies:
-                source = self._source.view(move.tensor, move.offset, move.shape)
-                target = self._target.view(move.tensor, move.offset, move.shape)
-                target.copy_(source)
-                total += source.numel() * source.element_size()
-                yield from (source, target)
+    def _move(self, pool: ThreadPoolExecutor | None) -> TransferStats:
+        """Send and receive, several chunks at a time, and prove; ``pool`` has cores to spare."""
+        sent = received = 0
+        proofs: dict[tuple[int, int], _Proof] = {}
+        for chunk in self._chunks:
+            if len(self._window) == (_WINDOW if pool is not None else _SLOTS):
+                self._finish()
+            proof = proofs.setdefault((chunk.source_rank, chunk.target_rank), [])
+            if self._source_peers[chunk.source_rank] == self._me:
+                self._window.append(self._send(chunk, proof, pool))
+                sent += chunk.nbytes
+            else:
+                self._window.append(self._receive(chunk, proof))
+                received += chunk.nbytes
+        while self._window:
+            self._finish()
+        # In the order of the chunks, as all workers do: no two can wait for each other.
+        checked = sum(self._prove(*pair, proof) for pair, proof in proofs.items())
+        return TransferStats(bytes_sent=sent, bytes_received=received, digests_checked=checked)
 
-        found = digests(copied())
-        for move, here, there in zip(self._copies, found[::2], found[1::2], strict=True):
-            _compare(move.tensor, here, there)
-        return total, len(self._copies)
+    def _finish(self) -> None:
+        """Complete the oldest chunk of the window."""
+        pending, after = self._window.popleft()
+        for message in pending:
+            message.wait()
+        after()
 
     def _slot(self) -> torch.Tensor:
-        """A staging buffer that is free; at most _WINDOW of them exist."""
+        """A staging buffer that is free; completes the oldest chunks for it where need be."""
+        while not self._free and len(self._staging) == _SLOTS:
+            self._finish()
         if not self._free:
             self._staging.append(torch.empty(self._slot_bytes, dtype=torch.uint8, device=self._transport.device))
             self._free.append(self._staging[-1])
         return self._free.pop()
 
-    def _send(self, chunk: Chunk) -> tuple[Pending, Callable[[], int]]:
-        slot = self._slot()
-        views = [self._source.view(part.tensor, part.offset, part.shape) for part in chunk.parts]
-        places, length = _layout(views)
-        for view, place in zip(views, places, strict=True):
-            _at(slot, place, view).copy_(view)
-        found = torch.tensor(list(map(signed, digests(views))))
-        slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).copy_(found)
-        pending = self._transport.send(self._target_peers[chunk.target_rank], slot[:length])
-
-        def after() -> int:
+    def _give(self, slot: torch.Tensor | None) -> None:
+        if slot is not None:
             self._free.append(slot)
-            return 0
 
-        return pending, after
+    def _send(self, chunk: Chunk, proof: _Proof, pool: ThreadPoolExecutor | None) -> _InFlight:
+        packed, views = self._lay_out(chunk, self._source)
+        packed.pack()
+        peer = self._target_peers[chunk.target_rank]
+        pending = [self._transport.send(peer, message) for message in packed.messages]
+        proof.append((chunk, pool.submit(digests, views).result if pool is not None else _known(digests(views))))
+        return pending, partial(self._give, packed.slot)
 
-    def _receive(self, chunk: Chunk) -> tuple[Pending, Callable[[], int]]:
-        slot = self._slot()
-        views = [self._target.view(part.tensor, part.offset, part.shape) for part in chunk.parts]
-        places, length = _layout(views)
-        pending = self._transport.receive(self._source_peers[chunk.source_rank], slot[:length])
+    def _receive(self, chunk: Chunk, proof: _Proof) -> _InFlight:
+        packed, views = self._lay_out(chunk, self._target)
+        peer = self._source_peers[chunk.source_rank]
+        pending = [self._transport.receive(peer, message) for message in packed.messages]
 
-        def after() -> int:
-            for view, place in zip(views, places, strict=True):
-                view.copy_(_at(slot, place, view))
+        def after() -> None:
+            packed.unpack()
+            for view in views:
                 self._on_received(view)
-            sent = slot[length - _DIGEST_BYTES * len(views) : length].view(torch.int64).tolist()
-            for part, expected, found in zip(chunk.parts, sent, digests(views), strict=True):
-                _compare(part.tensor, expected, signed(found))
-            self._free.append(slot)
-            return len(views)
+            proof.append((chunk, _known(digests(views))))  # at once: what came in last is in the CPU's cache
+            self._give(packed.slot)
 
         return pending, after
 
+    def _lay_out(self, chunk: Chunk, boxes: BoxIndex) -> tuple[Packed, list[torch.Tensor]]:
+        views = [boxes.view(part.tensor, part.offset, part.shape) for part in chunk.parts]
+        return lay_out(views, self._transport.device, self._slot), views
 
-def _finish(window: deque[tuple[Pending, Callable[[], int]]]) -> int:
-    """Complete the oldest message of the window; returns the digests it compared."""
-    pending, after = window.popleft()
-    pending.wait()
-    return after()
+    def _prove(self, source: int, target: int, proof: _Proof) -> int:
+        """Send the digests of what one rank had for another, or compare them; returns how many were compared."""
+        tensors = [part.tensor for chunk, _ in proof for part in chunk.parts]
+        found = [signed(digest) for _, words in proof for digest in words()]
+        sends = self._source_peers[source] == self._me
+        slot = self._slot()
+        most = slot.numel() // _DIGEST_BYTES
+        for at in range(0, len(found), most):
+            mine = found[at : at + most]
+            message = slot[: len(mine) * _DIGEST_BYTES]
+            if sends:
+                message.view(torch.int64).copy_(torch.tensor(mine))
+                self._transport.send(self._target_peers[target], message).wait()
+            else:
+                self._transport.receive(self._source_peers[source], message).wait()
+                theirs = message.view(torch.int64).tolist()
+                for tensor, expected, arrived in zip(tensors[at : at + most], theirs, mine, strict=True):
+                    _compare(tensor, expected, arrived)
+        self._give(slot)
+        return 0 if sends else len(found)
 
 
-def _layout(views: Sequence[torch.Tensor]) -> tuple[list[int], int]:
-    """Where each view begins in a message, aligned for its dtype, and the message's length with its digests."""
-    places, at = [], 0
-    for view in views:
-        at += -at % view.element_size()
-        places.append(at)
-        at += view.numel() * view.element_size()
-    return places, at + -at % _ALIGNMENT + _DIGEST_BYTES * len(views)
+def _known(words: list[int]) -> Callable[[], list[int]]:
+    return lambda: words
 
 
-def _at(slot: torch.Tensor, place: int, view: torch.Tensor) -> torch.Tensor:
-    """The part of a message at ``place`` that has the view's dtype and shape."""
-    return slot[place : place + view.numel() * view.element_size()].view(view.dtype).view(view.shape)
+def _copy(copies: Iterator[_Copy]) -> TransferStats:
+    """Copy these boxes, and prove it."""
+    done: list[_Copy] = []
+
+    def copied() -> Iterator[torch.Tensor]:
+        """Each box where it lay and where it lies, just after it was copied: it is in the CPU's cache then."""
+        for copy in copies:
+            copy.target.copy_(copy.source)
+            done.append(copy)
+            yield from (copy.source, copy.target)
+
+    found = digests(copied())
+    for copy, here, there in zip(done, found[::2], found[1::2], strict=True):
+        _compare(copy.tensor, here, there)
+    return TransferStats(bytes_local=sum(copy.source.nbytes for copy in done), digests_checked=len(done))
 
 
 def _compare(tensor: str, sent: int, arrived: int) -> None:
