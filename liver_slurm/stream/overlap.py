@@ -168,12 +168,13 @@ class Overlap:
 
     def _copy_local(self) -> None:
         """Copy what stays here."""
-        targets, sources = ([view for pair in self._copies for view in pair[side].views()] for side in (1, 0))
         if self._device.type == "cuda":
             with torch.no_grad(), self._side.use(after=mark(self._device)):
-                copy_all(targets, sources)
+                for source, target in self._copies:
+                    copy_all(target.views(), source.views())
             return
-        pairs = sorted(zip(targets, sources, strict=True), key=lambda pair: -pair[0].nbytes)
+        pairs = [pair for source, target in self._copies for pair in zip(target.views(), source.views(), strict=True)]
+        pairs.sort(key=lambda pair: -pair[0].nbytes)  # so that no thread is left with a large one at the end
         with threads.idle() as pool:
             for copied in threads.spread(pool, _copy, pairs):
                 copied.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -16,10 +17,12 @@ from liver_slurm.state.pieces import Move, Piece, TensorInfo
 from liver_slurm.state.plan import RankMoves
 from liver_slurm.stream.connections import Connections
 from liver_slurm.stream.host import HostTransport
+from liver_slurm.stream.packing import LARGE
 from liver_slurm.stream.transfer import Transfer, TransferStats
 
-STAGING = 1 << 20
-SHAPES = {"large": (700, 500), "small": (3, 5), "wide": (40, 7000), "tiny": (1,)}
+STAGING = 4 << 20
+"""Of which a chunk may take a quarter, so that parts of the largest boxes are messages of their own."""
+SHAPES = {"large": (1400, 500), "small": (3, 5), "wide": (40, 14000), "tiny": (1,)}
 TENSORS = {name: TensorInfo(name, shape, "float32") for name, shape in SHAPES.items()}
 Boxes = dict[str, torch.Tensor]
 Worker = Callable[..., Transfer]
@@ -31,6 +34,8 @@ def worker() -> Iterator[Worker]:
     store = dist.HashStore()
     both_connections = [Connections(store, me, 2, "auto", "lo") for me in (0, 1)]
     with ExitStack() as opened:
+        for connections in both_connections:
+            opened.callback(connections.close)
 
         def make(me: int, source: Boxes, target: Boxes, copies: tuple[str, ...] = (), spoil: str = "") -> Transfer:
             def moves(side: Boxes, origin: int, end: int) -> list[Move]:
@@ -69,7 +74,7 @@ def values(*names: str) -> Boxes:
 
 
 def strided(*names: str) -> Boxes:
-    """Room for these, of which no two rows lie one behind the other."""
+    """Room for these, of which no two elements lie side by side."""
     return {name: torch.zeros(*SHAPES[name][:-1], 2 * SHAPES[name][-1])[..., ::2] for name in names}
 
 
@@ -95,12 +100,15 @@ def both(first: Transfer, second: Transfer) -> list[TransferStats | TransferErro
 def test_boxes_cross_and_staging_keeps_its_limit(worker: Worker, room: Callable[..., Boxes]) -> None:
     held = values("large", "small"), values("wide", "tiny")
     arrived = room("wide", "tiny"), room("large", "small")
-    first, second = both(*(worker(me, held[me], arrived[me]) for me in (0, 1)))
+    workers = [worker(me, held[me], arrived[me]) for me in (0, 1)]
+    first, second = both(*workers)
     assert isinstance(first, TransferStats)
     assert isinstance(second, TransferStats)
     for me in (0, 1):
         for name, view in arrived[me].items():
             assert torch.equal(view, held[1 - me][name])
+    parts = [part for chunk in workers[0]._chunks for part in chunk.parts]
+    assert any(4 * math.prod(part.shape) >= LARGE for part in parts), "some go straight"
     assert first.bytes_sent == second.bytes_received == sum(view.nbytes for view in held[0].values())
     assert 0 < first.staging_peak_bytes <= STAGING
     assert first.digests_checked >= 2, "large boxes are cut, and each part has its digest"
