@@ -28,8 +28,9 @@ from liver_slurm.stream.source import Outgoing, Source, Updates
 from liver_slurm.stream.transport import Transport
 from liver_slurm.stream.wire import Slots
 
-_SENDING = _RECEIVING = 2
-"""Staging slots of each half; stream.staging_bytes is divided among them."""
+_SENDING, _RECEIVING = 2, 4
+"""Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
+held while an update is replayed, and each source has a thread of its own."""
 _ALIGNMENT = 8
 
 
@@ -47,7 +48,7 @@ class OverlapStats:
     gradient_staging_bytes: int = 0
     digests_checked: int = 0
     exposed_seconds: float = 0.0
-    """How long training waited in the optimizer's hooks."""
+    """How long training was held up in the optimizer's hooks."""
     seconds: float = 0.0
     """From the cutover on, until every box was current."""
 
@@ -92,7 +93,8 @@ class Overlap:
         needed = Index(target) if target is not None else None
         self._source: Source | None = None
         if sent and held is not None and updates is not None:
-            outgoing = [Outgoing(target_peers[c.target_rank], n, held.content(c.parts)) for n, c in sent]
+            contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
+            outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
             self._source = Source(outgoing, updates, transport, self._sending, device, gradient_room)
         incoming: dict[int, dict[int, Content]] = {}
         for number, chunk in received:

@@ -6,7 +6,7 @@ gradient of update ``n + 1`` can make that update itself, bit for bit: Adam work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,9 @@ STATE_BYTES, GRADIENT_BYTES = 12, 4
 """Of one element: master and two moments; its gradient. All are fp32."""
 
 _ALIGNMENT = 8
+
+_BLOCK = 1 << 17
+"""Elements that an update is replayed on at a time: Adam reads and writes them a dozen times, in the cache."""
 
 
 class Hyperparameters(NamedTuple):
@@ -199,20 +202,51 @@ class Trained:
         for group, members in by_group.items():
             if group not in groups:
                 raise TransferError(f"the source world has no parameter group {group}")
-            _update(members, step, groups[group])
+            for block in _blocks(members):
+                _update(block, step, groups[group])
 
 
-def _update(members: Sequence[tuple[TrainedBox, torch.Tensor]], step: int, values: Hyperparameters) -> None:
+Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Master, first and second moment, gradient."""
+
+
+def _blocks(members: Sequence[tuple[TrainedBox, torch.Tensor]]) -> Iterator[list[Updated]]:
+    """What one update of Adam's is made on: all of it on a GPU, in a few launches; a block at a time on a CPU."""
+    boxes: list[Updated] = [(*part.state, gradient) for part, gradient in members]
+    if boxes[0][0].is_cuda:
+        yield boxes
+        return
+    for box in boxes:
+        for block in _cut(box):
+            yield [block]
+
+
+def _cut(box: Updated) -> Iterator[Updated]:
+    """The same in blocks of at most :data:`_BLOCK` elements, of whole rows where there are such."""
+    first = box[0]
+    if first.numel() <= _BLOCK:
+        yield box
+        return
+    rows = _BLOCK // first[0].numel()
+    if rows and first.shape[0] > 1:
+        yield from zip(*(tensor.split(rows) for tensor in box), strict=True)
+        return
+    for row in zip(*box, strict=True):
+        yield from _cut(row)
+
+
+def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> None:
     """AdamW as torch does it (Loshchilov & Hutter 2019)."""
+    masters, exp_avgs, exp_avg_sqs, gradients = map(list, zip(*members, strict=True))
     adamw(
-        [part.master for part, _ in members],
-        [gradient for _, gradient in members],
-        [part.exp_avg for part, _ in members],
-        [part.exp_avg_sq for part, _ in members],
+        masters,
+        gradients,
+        exp_avgs,
+        exp_avg_sqs,
         [],
         [torch.tensor(float(step)) for _ in members],
         # As torch's default for each device: on a CPU the fused kernel's result depends on alignment.
-        foreach=members[0][0].master.is_cuda,
+        foreach=masters[0].is_cuda,
         fused=False,
         amsgrad=False,
         beta1=values.beta1,

@@ -46,6 +46,7 @@ class Outgoing:
     number: int
     """Of the chunk, counted for each pair of workers."""
     content: Content
+    """The same object for every peer that is sent these boxes: they are staged and hashed once for all of them."""
     staging: slice | None = None
     """Where its gradients are staged; None: there is no room, so it waits for the pause (or has no gradients)."""
 
@@ -58,7 +59,7 @@ class SourceStats:
     """State that left while training ran."""
     bytes_gradients: int = 0
     exposed_seconds: float = 0.0
-    """How long training waited in its hooks."""
+    """How long training was held up in its hooks."""
 
 
 class Source:
@@ -147,27 +148,34 @@ class Source:
         with self._changed:
             # One staging area: the last update's gradients must have left it.
             self._changed.wait_for(lambda: self._in_staging == 0 or self._ended)
+            if not self._ended:
+                self._updating = True
+                if self._captured:
+                    self._forward_gradients(self._version + 1)
+                self._changed.notify_all()
             self.stats.exposed_seconds += time.perf_counter() - begun
-            if self._ended:
-                return
-            self._updating = True
-            if self._captured:
-                table = encode_groups(self._updates.groups())
-                self._messages.append(partial(self._send_table, self._version + 1, self._updates.adam_step(), table))
-            for chunk in self.outgoing[: self._captured]:
-                if chunk.staging is not None:
-                    self._stage(chunk)
-            self._changed.notify_all()
 
-    def _stage(self, chunk: Outgoing) -> None:
+    def _forward_gradients(self, version: int) -> None:
+        """Stage the gradients of what has left, each box's once, and have them sent to whoever has the box."""
+        table = encode_groups(self._updates.groups())
+        self._messages.append(partial(self._send_table, version, self._updates.adam_step(), table))
+        ready: dict[Content, Any] = {}
+        for chunk in self.outgoing[: self._captured]:
+            if chunk.staging is None:
+                continue
+            if chunk.content not in ready:
+                ready[chunk.content] = self._stage(chunk)
+            self._messages.append(partial(self._send_gradients, chunk, version, ready[chunk.content]))
+            self._in_staging += 1
+
+    def _stage(self, chunk: Outgoing) -> Any:
         assert isinstance(chunk.content, Trained)
         staged = self._staging[chunk.staging]
         # In training's own stream, before the update that follows; the sending thread waits for the event.
         scratch = self._hook_side.scratch(staged)
         chunk.content.pack_gradients(scratch)
         self._hook_side.to_host(scratch, staged)
-        self._messages.append(partial(self._send_gradients, chunk, self._version + 1, mark(self._device)))
-        self._in_staging += 1
+        return mark(self._device)
 
     def _after_update(self) -> None:
         with self._changed:
@@ -267,9 +275,12 @@ class Source:
         self._outbox.flush()
 
     def _send_digests(self) -> None:
+        found: dict[Content, torch.Tensor] = {}
         for chunk in self.outgoing:
-            with self._side.use(after=self._state_ready):
-                data = torch.tensor(digests(chunk.content)).view(torch.uint8)
+            if chunk.content not in found:
+                with self._side.use(after=self._state_ready):
+                    found[chunk.content] = torch.tensor(digests(chunk.content)).view(torch.uint8)
+            data = found[chunk.content]
             self._outbox.post(chunk.peer, Header(Kind.DIGESTS, chunk.number, self._version, data.numel()), data)
         self._outbox.flush()
 
@@ -278,12 +289,15 @@ def _with_staging(outgoing: Sequence[Outgoing], room: int | None) -> tuple[list[
     """Give chunks a place for their gradients while there is room; those without come last, in the order given."""
     early: list[Outgoing] = []
     late: list[Outgoing] = []
+    places: dict[Content, slice | None] = {}
     used = 0
     for chunk in outgoing:
         size = chunk.content.gradient_bytes
-        if room is not None and used + size > room:
-            late.append(chunk)
-            continue
-        early.append(Outgoing(chunk.peer, chunk.number, chunk.content, slice(used, used + size) if size else None))
-        used += size
+        if chunk.content not in places:
+            if room is not None and used + size > room:
+                late.append(chunk)
+                continue
+            places[chunk.content] = slice(used, used + size) if size else None
+            used += size
+        early.append(Outgoing(chunk.peer, chunk.number, chunk.content, places[chunk.content]))
     return early + late, used

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from liver_slurm.errors import TransferError
 from liver_slurm.state.pieces import Piece
 from liver_slurm.state.spec import GroupSpec
+from liver_slurm.stream import replica
 from liver_slurm.stream.replica import (
     Hyperparameters,
     Index,
@@ -58,8 +59,11 @@ class Rank:
     cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 1 << 30),
     updates=st.integers(1, 5),
+    block=st.sampled_from([1, 7, 64, replica._BLOCK]),
 )
-def test_boxes_follow_bit_for_bit(rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int) -> None:
+def test_boxes_follow_bit_for_bit(
+    rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int, block: int
+) -> None:
     random = torch.Generator().manual_seed(seed)
     source = Rank(torch.randn(rows, columns, generator=random))
     source.train(torch.randn(rows, columns, generator=random), 1e-3)  # moments that are not zero
@@ -86,7 +90,8 @@ def test_boxes_follow_bit_for_bit(rows: int, columns: int, cut: tuple[float, flo
         source.parameter.grad = gradient
         gradients = torch.empty(sent.gradient_bytes, dtype=torch.uint8)
         sent.pack_gradients(gradients)
-        with torch.no_grad():
+        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replica, "_BLOCK", block)
             kept.replay(gradients, 1 + update, {PLAIN: Hyperparameters(lr, 0.1, 0.9, 0.999, 1e-8)})
         source.train(gradient, lr)
     for mine, theirs in zip(source.replica().trained[0].state, target.replica().trained[0].state, strict=True):

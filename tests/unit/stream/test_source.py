@@ -136,3 +136,34 @@ def test_what_was_not_let_go_leaves_in_the_pause(source: Source, sent: Sent, tra
     source.finish()
     sent.until(STATE, (Kind.END, 1), (Kind.DIGESTS, 1))
     assert (source.stats.bytes_early, source.stats.bytes_gradients) == (0, 0)
+
+
+def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training) -> None:
+    values, staged = [torch.zeros(4) for _ in range(4)], []
+
+    def gradient() -> torch.Tensor:
+        staged.append(training.made)
+        return values[3]
+
+    content = Trained([TrainedBox(Piece("w", (0,), (4,)), *values[:3], gradient, GroupSpec())])
+    outgoing = [Outgoing(peer, 0, content) for peer in (1, 2, 3)]
+    source = Source(outgoing, training, sent, Slots(2, 64, pinned=False), sent.device, content.gradient_bytes)
+    thread = threading.Thread(target=source.run)
+    thread.start()
+    try:
+        source.attach()
+        source.open()
+        sent.until(*[(Kind.STATE, 0)] * 3)
+        training.update()
+        training.update()
+        updates = [((Kind.GROUPS, version), (Kind.GRADIENT, version)) for version in (1, 2)]
+        forwarded = [message for kinds in updates for kind in kinds for message in [kind] * 3]
+        sent.until(*[(Kind.STATE, 0)] * 3, *forwarded)
+        source.finish()
+        sent.until(*[(Kind.STATE, 0)] * 3, *forwarded, *[(Kind.END, 2)] * 3, *[(Kind.DIGESTS, 2)] * 3)
+    finally:
+        source.cancel()
+        thread.join(PATIENCE)
+    assert staged == [0, 1]
+    assert source.staging_bytes == content.gradient_bytes
+    assert source.stats.exposed_seconds > 0
