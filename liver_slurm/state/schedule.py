@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from liver_slurm.state.pieces import ITEMSIZE, Move, Piece, TensorInfo, flat_boxes, shifted, volume
 from liver_slurm.state.plan import RankMoves
 
+_LARGE = 0.25
+"""Of a chunk: what is larger has chunks for itself."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -50,14 +53,20 @@ def schedule(
 def pack(moves: Iterable[Move], tensors: Mapping[str, TensorInfo], limit: int, overhead: int = 0) -> Iterator[Chunk]:
     """Pack the moves of one pair of ranks, in their order, into chunks of at most ``limit`` bytes.
 
-    Both ends list a pair's moves alike, so both come to the same chunks.
+    Both ends list a pair's moves alike, so both come to the same chunks. A large move shares its chunks with no other
+    one: so it is cut alike for every peer that gets it, whatever else the peer gets.
     """
     parts: list[Piece] = []
     filled = index = source = target = 0
+    shared = True
     for move in moves:
-        source, target = move.source_rank, move.target_rank
         itemsize = ITEMSIZE[tensors[move.tensor].dtype]
         size, done = volume(move.shape), 0
+        large = size * itemsize > limit * _LARGE
+        if parts and (large or not shared):
+            yield Chunk(source, target, index, tuple(parts), filled)
+            parts, filled, index = [], 0, index + 1
+        source, target, shared = move.source_rank, move.target_rank, not large
         # A cut may leave as many boxes as flat_boxes makes of a range.
         most = overhead * (2 * len(move.shape) - 1)
         while done < size:

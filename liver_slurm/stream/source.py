@@ -9,20 +9,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
+from liver_slurm.stream import threads
 from liver_slurm.stream.replica import Content, Groups, Trained, digests, encode_groups
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.transport import Transport
 from liver_slurm.stream.wire import Header, Kind, Outbox, Slots
 
-_WINDOW = 2
-"""Messages in flight, each in a slot of its own."""
+_WINDOW = 16
+"""Messages in flight. State is in slots, of which there are fewer; gradients lie in staging, so that no peer waits for
+what another one has still to take."""
 
 
 class Updates(Protocol):
@@ -159,23 +161,33 @@ class Source:
         """Stage the gradients of what has left, each box's once, and have them sent to whoever has the box."""
         table = encode_groups(self._updates.groups())
         self._messages.append(partial(self._send_table, version, self._updates.adam_step(), table))
-        ready: dict[Content, Any] = {}
-        for chunk in self.outgoing[: self._captured]:
-            if chunk.staging is None:
-                continue
-            if chunk.content not in ready:
-                ready[chunk.content] = self._stage(chunk)
-            self._messages.append(partial(self._send_gradients, chunk, version, ready[chunk.content]))
-            self._in_staging += 1
+        leaving = [chunk for chunk in self.outgoing[: self._captured] if chunk.staging is not None]
+        ready = self._stage_all(list({chunk.content: chunk for chunk in leaving}.values()))
+        self._messages.extend(partial(self._send_gradients, chunk, version, ready[chunk.content]) for chunk in leaving)
+        self._in_staging += len(leaving)
 
-    def _stage(self, chunk: Outgoing) -> Any:
-        assert isinstance(chunk.content, Trained)
-        staged = self._staging[chunk.staging]
-        # In training's own stream, before the update that follows; the sending thread waits for the event.
-        scratch = self._hook_side.scratch(staged)
-        chunk.content.pack_gradients(scratch)
-        self._hook_side.to_host(scratch, staged)
-        return mark(self._device)
+    def _stage_all(self, chunks: Sequence[Outgoing]) -> dict[Content, Any]:
+        """Copy gradients to staging; when each is there."""
+        if self._device.type == "cuda":
+            return self._stage(chunks)
+        ready: dict[Content, Any] = {}
+        with threads.idle() as pool:
+            for staged in threads.spread(pool, self._stage, chunks):
+                ready |= staged.result()
+        return ready
+
+    def _stage(self, chunks: Iterable[Outgoing]) -> dict[Content, Any]:
+        ready: dict[Content, Any] = {}
+        with torch.no_grad():
+            for chunk in chunks:
+                assert isinstance(chunk.content, Trained)
+                staged = self._staging[chunk.staging]
+                # In training's own stream, before the update that follows; the sending thread waits for the event.
+                scratch = self._hook_side.scratch(staged)
+                chunk.content.pack_gradients(scratch)
+                self._hook_side.to_host(scratch, staged)
+                ready[chunk.content] = mark(self._device)
+        return ready
 
     def _after_update(self) -> None:
         with self._changed:
@@ -208,22 +220,22 @@ class Source:
             self._outbox.flush()  # what is in flight holds staging that the next update may wait for
         else:
             self._outbox.make_room()
-        slot = self._slots.take()
-        work: Any = None
+        work: Callable[[], None]
         with self._changed:
             self._changed.wait_for(self._has_work)
             if self._ended:
                 return False
             if self._messages:
                 work = self._messages.popleft()
-            elif self._may_capture():
+            elif not self._may_capture():
+                return False
+            elif self._slots.free:
                 # Under the lock that the hook takes: the update does not begin while a box is read.
-                self._post_state(self._capture(slot), slot)
-                return True
-        self._slots.give(slot)
-        if work is not None:
-            work()
-        return work is not None
+                work = self._capture(self._slots.take())
+            else:
+                work = self._outbox.finish_one  # and have its slot
+        work()
+        return True
 
     def _has_work(self) -> bool:
         return bool(self._ended or self._messages or self._may_capture() or self._finishing)
@@ -234,7 +246,8 @@ class Source:
         watched = self._stop_watching is not None
         return self._open and watched and not self._updating and self._captured < self._early
 
-    def _capture(self, slot: torch.Tensor) -> Outgoing:
+    def _capture(self, slot: torch.Tensor) -> Callable[[], None]:
+        """Read the next chunk into a slot; what sends it."""
         chunk = self.outgoing[self._captured]
         self._captured += 1
         if not self._finishing:
@@ -244,11 +257,8 @@ class Source:
             scratch = self._side.scratch(host)
             chunk.content.pack(scratch)
             self._side.to_host(scratch, host)
-        return chunk
-
-    def _post_state(self, chunk: Outgoing, slot: torch.Tensor) -> None:
         header = Header(Kind.STATE, chunk.number, self._version, chunk.content.nbytes)
-        self._outbox.post(chunk.peer, header, slot[: chunk.content.nbytes], lambda: self._slots.give(slot))
+        return lambda: self._outbox.post(chunk.peer, header, host, lambda: self._slots.give(slot))
 
     def _send_table(self, version: int, adam_step: int, table: torch.Tensor) -> None:
         data = table.view(torch.uint8).view(-1)

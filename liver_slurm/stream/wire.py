@@ -76,6 +76,11 @@ class Slots:
         """Bytes of the buffers that were needed."""
         return self._made * self.nbytes
 
+    @property
+    def free(self) -> int:
+        """Buffers that nobody has."""
+        return self._free.qsize()
+
     def take(self) -> torch.Tensor:
         """A free buffer; waits for one."""
         buffer = self._free.get()
@@ -115,14 +120,15 @@ class Outbox:
     def make_room(self) -> None:
         """Wait until one more message may be in flight."""
         while len(self._posted) >= self._window:
-            self._finish_one()
+            self.finish_one()
 
     def flush(self) -> None:
         """Wait until all messages have left."""
         while self._posted:
-            self._finish_one()
+            self.finish_one()
 
-    def _finish_one(self) -> None:
+    def finish_one(self) -> None:
+        """Wait until the oldest message has left."""
         parts, after = self._posted.popleft()
         for pending, _ in parts:
             pending.wait()

@@ -49,6 +49,16 @@ def test_chunks_carry_every_element_in_order_within_the_limit(given_moves: list[
         assert chunk.nbytes == sum(math.prod(part.shape) * itemsize[part.tensor] for part in chunk.parts)
 
 
+@given(moves(), moves(), st.integers(1, 3000))
+def test_a_large_move_is_cut_alike_whatever_comes_before_and_after(
+    before: list[Move], after: list[Move], limit: int
+) -> None:
+    large = Move("a", 1, 0, (0, 0, 0), (9, 8, 7))
+    alone = [chunk.parts for chunk in pack([large], TENSORS, min(limit, 4 * 9 * 8 * 7))]
+    among = [chunk.parts for chunk in pack([*before, large, *after], TENSORS, min(limit, 4 * 9 * 8 * 7))]
+    assert any(among[at : at + len(alone)] == alone for at in range(len(among)))
+
+
 def test_rows_are_kept_whole_where_they_fit() -> None:
     chunks = list(pack([Move("a", 0, 1, (0, 0, 0), (9, 8, 7))], TENSORS, 4 * 8 * 7 * 2 + 4))
     assert [[part.shape for part in chunk.parts] for chunk in chunks] == [[(2, 8, 7)]] * 4 + [[(1, 8, 7)]]
