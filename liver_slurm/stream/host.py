@@ -18,7 +18,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from queue import SimpleQueue
 
@@ -98,11 +98,11 @@ def _checksum(buffer: torch.Tensor) -> int:
     return xxhash.xxh3_64_intdigest(memory(buffer))
 
 
-class _Message:
-    """A message under way; a bare lock, because futures cost more than a small message's copy."""
+class _Messages:
+    """Messages under way; a bare lock, because futures cost more than a small message's copy."""
 
-    def __init__(self, buffer: torch.Tensor, timeout: timedelta) -> None:
-        self.buffer, self._timeout = buffer, timeout
+    def __init__(self, buffers: Sequence[torch.Tensor], timeout: timedelta) -> None:
+        self.buffers, self._timeout = buffers, timeout
         self._error: LiverError | None = None
         self._under_way = threading.Lock()
         self._under_way.acquire()
@@ -120,17 +120,20 @@ class _Message:
 
 
 class _Lane:
-    """One direction of one pair: its messages are carried by a thread of their own, one after the other."""
+    """One direction of one pair: its messages are carried by a thread of their own, one after the other.
+
+    Or by the caller's own, see :meth:`carry`: two changes of thread cost more than a small message's copy, too.
+    """
 
     def __init__(self, make: Callable[[], _Sender | _Receiver], peer: int, name: str) -> None:
         self._make, self._peer = make, peer
         self._end: _Sender | _Receiver | None = None
-        self._queue: SimpleQueue[_Message | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Messages | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def post(self, message: _Message) -> None:
-        self._queue.put(message)
+    def post(self, messages: _Messages) -> None:
+        self._queue.put(messages)
 
     def close(self) -> None:
         """Waits for its thread, which ends soon once the connections are given up."""
@@ -138,15 +141,16 @@ class _Lane:
         self._thread.join()
 
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
-            message.done(self._carry(message.buffer))
+        while (messages := self._queue.get()) is not None:
+            messages.done(self.carry(messages.buffers))
 
-    def _carry(self, buffer: torch.Tensor) -> LiverError | None:
-        """Carry one message; returns what went wrong."""
+    def carry(self, buffers: Sequence[torch.Tensor]) -> LiverError | None:
+        """Carry messages, while no others are under way; returns what went wrong."""
         try:
             if self._end is None:
                 self._end = self._make()
-            self._end.carry(buffer)
+            for buffer in buffers:
+                self._end.carry(buffer)
         except LiverError as error:
             return error
         except OSError as error:
@@ -183,13 +187,21 @@ class HostTransport:
         for peer in peers:
             self._connections.outgoing(peer)
 
-    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
+    def send(self, peer: int, *buffers: torch.Tensor) -> Pending:
         """See :class:`~liver_slurm.stream.transport.Transport`."""
-        return self._post("send", peer, buffer)
+        return self._post("send", peer, buffers)
 
     def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
         """See :class:`~liver_slurm.stream.transport.Transport`."""
-        return self._post("receive", peer, buffer)
+        return self._post("receive", peer, [buffer])
+
+    def receive_now(self, peer: int, buffer: torch.Tensor) -> None:
+        """See :class:`~liver_slurm.stream.transport.Transport`."""
+        with self._lock:
+            lane = self._lane("receive", peer)
+        error = lane.carry([buffer])
+        if error is not None:
+            raise error
 
     def abort(self) -> None:
         """See :class:`~liver_slurm.stream.transport.Transport`."""
@@ -204,15 +216,19 @@ class HostTransport:
             lane.close()
         self._connections.close()
 
-    def _post(self, direction: str, peer: int, buffer: torch.Tensor) -> Pending:
+    def _post(self, direction: str, peer: int, buffers: Sequence[torch.Tensor]) -> Pending:
         with self._lock:
-            if self._given_up:
-                raise TransferError("the transfer was given up")
-            lane = self._lanes.get((direction, peer))
-            if lane is None:
-                make = _Sender if direction == "send" else _Receiver
-                lane = _Lane(lambda: make(self._connections, peer, self._ucx), peer, f"{direction}-{peer}")
-                self._lanes[direction, peer] = lane
-            message = _Message(buffer, self._timeout)
-            lane.post(message)
-            return message
+            messages = _Messages(buffers, self._timeout)
+            self._lane(direction, peer).post(messages)
+            return messages
+
+    def _lane(self, direction: str, peer: int) -> _Lane:
+        """The lane, made if need be; the caller has the lock."""
+        if self._given_up:
+            raise TransferError("the transfer was given up")
+        lane = self._lanes.get((direction, peer))
+        if lane is None:
+            make = _Sender if direction == "send" else _Receiver
+            lane = _Lane(lambda: make(self._connections, peer, self._ucx), peer, f"{direction}-{peer}")
+            self._lanes[direction, peer] = lane
+        return lane

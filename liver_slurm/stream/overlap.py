@@ -28,7 +28,7 @@ from liver_slurm.stream.source import Outgoing, Source, Updates
 from liver_slurm.stream.transport import Transport
 from liver_slurm.stream.wire import Slots
 
-_SENDING, _RECEIVING = 2, 4
+_SENDING, _RECEIVING = 2, 3
 """Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
 held while an update is replayed, and each source has a thread of its own."""
 _ALIGNMENT = 8

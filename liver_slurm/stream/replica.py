@@ -24,7 +24,7 @@ STATE_BYTES, GRADIENT_BYTES = 12, 4
 
 _ALIGNMENT = 8
 
-_BLOCK = 1 << 17
+_BLOCK = 1 << 18
 """Elements that an update is replayed on at a time: Adam reads and writes them a dozen times, in the cache."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -42,7 +43,8 @@ class Sink:
         self._groups: Groups = {}
         self._groups_version = -1
         self._step = 0
-        self._proven: set[int] = set()
+        self._digests: dict[int, list[int]] = {}
+        self._proven = False
         self.ended = False
         self.adam_step = 0
         """How many updates the source had made by then."""
@@ -57,8 +59,8 @@ class Sink:
             TransferError: the peer is gone, the transfer was given up, a message is not due, or a digest differs.
         """
         with torch.no_grad():
-            while len(self._proven) < len(self._incoming) or not self.ended:
-                self._transport.receive(self.peer, self._header).wait()
+            while not self._proven:
+                self._receive(self._header)
                 header = decode(self._header)
                 self._check(header)
                 if header.kind is Kind.END:
@@ -74,7 +76,7 @@ class Sink:
                     self._take(header)
 
     def _receive(self, buffer: torch.Tensor) -> None:
-        self._transport.receive(self.peer, buffer).wait()
+        self._transport.receive_now(self.peer, buffer)
 
     def _check(self, header: Header) -> None:
         """That a message of this length and version is due now."""
@@ -83,15 +85,17 @@ class Sink:
             if self.ended:
                 raise TransferError(f"worker {self.peer} goes on after its end")
             return
+        if kind is Kind.DIGESTS:
+            if not self.ended or nbytes != 8 * sum(content.boxes for content in self._incoming.values()):
+                raise TransferError(f"worker {self.peer}: {nbytes} bytes of digests are not due")
+            return
         content, known = self._incoming.get(number), self._versions.get(number)
         if content is None:
             raise TransferError(f"chunk {number} of worker {self.peer} is not due here")
         if kind is Kind.STATE:
             due = known is None and nbytes == content.nbytes
-        elif kind is Kind.GRADIENT:
-            due = known == version - 1 == self._groups_version - 1 and nbytes == content.gradient_bytes
         else:
-            due = self.ended and number not in self._proven and nbytes == 8 * content.boxes
+            due = known == version - 1 == self._groups_version - 1 and nbytes == content.gradient_bytes
         if not due:
             raise TransferError(
                 f"chunk {number} of worker {self.peer}: {kind.name} of {nbytes} bytes for version {version} is not "
@@ -134,17 +138,19 @@ class Sink:
         self.adam_step = header.number
         self.ended = True
         self._on_ended()
+        # While the source takes them there.
+        with self._side.use():
+            self._digests = {number: digests(content) for number, content in sorted(self._incoming.items())}
 
     def _compare(self, header: Header) -> None:
-        sent = torch.empty(header.nbytes, dtype=torch.uint8)
-        self._receive(sent)
-        content = self._incoming[header.number]
-        with self._side.use():
-            found = digests(content)
-        if sent.view(torch.int64).tolist() != found:
-            raise TransferError(
-                f"chunk {header.number} of worker {self.peer}: the digest of what arrived differs from the digest of "
-                "what was sent"
-            )
-        self._proven.add(header.number)
-        self.digests_checked += len(found)
+        data = torch.empty(header.nbytes, dtype=torch.uint8)
+        self._receive(data)
+        sent = iter(data.view(torch.int64).tolist())
+        for number, found in self._digests.items():
+            if list(itertools.islice(sent, len(found))) != found:
+                raise TransferError(
+                    f"chunk {number} of worker {self.peer}: the digest of what arrived differs from the digest of "
+                    "what was sent"
+                )
+            self.digests_checked += len(found)
+        self._proven = True

@@ -285,13 +285,13 @@ class Source:
         self._outbox.flush()
 
     def _send_digests(self) -> None:
-        found: dict[Content, torch.Tensor] = {}
-        for chunk in self.outgoing:
-            if chunk.content not in found:
-                with self._side.use(after=self._state_ready):
-                    found[chunk.content] = torch.tensor(digests(chunk.content)).view(torch.uint8)
-            data = found[chunk.content]
-            self._outbox.post(chunk.peer, Header(Kind.DIGESTS, chunk.number, self._version, data.numel()), data)
+        found: dict[Content, list[int]] = {}
+        for peer in self.peers:
+            chunks = sorted((chunk for chunk in self.outgoing if chunk.peer == peer), key=lambda chunk: chunk.number)
+            with self._side.use(after=self._state_ready):
+                found |= {chunk.content: digests(chunk.content) for chunk in chunks if chunk.content not in found}
+            data = torch.tensor([word for chunk in chunks for word in found[chunk.content]]).view(torch.uint8)
+            self._outbox.post(peer, Header(Kind.DIGESTS, len(chunks), self._version, data.numel()), data)
         self._outbox.flush()
 
 

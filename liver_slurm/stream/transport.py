@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -37,11 +37,18 @@ class Transport(Protocol):
             TransferError: one of them is gone.
         """
 
-    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
-        """Start sending a contiguous uint8 tensor."""
+    def send(self, peer: int, *buffers: torch.Tensor) -> Pending:
+        """Start sending contiguous uint8 tensors, each a message of its own."""
 
     def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
         """Start receiving into a contiguous uint8 tensor."""
+
+    def receive_now(self, peer: int, buffer: torch.Tensor) -> None:
+        """Receive in the calling thread, for as long as it takes; nothing else may be being received from that peer.
+
+        Raises:
+            TransferError: as for :class:`Pending`.
+        """
 
     def abort(self) -> None:
         """Throw whoever waits out with an error; from any thread."""
@@ -59,12 +66,13 @@ def memory(buffer: torch.Tensor) -> memoryview:
 
 
 class _Work:
-    def __init__(self, work: Any, device: torch.device) -> None:
+    def __init__(self, work: Sequence[Any], device: torch.device) -> None:
         self._work, self._device = work, device
 
     def wait(self) -> None:
         try:
-            self._work.wait()
+            for each in self._work:
+                each.wait()
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
         except RuntimeError as error:
@@ -85,17 +93,21 @@ class GroupTransport:
     def connect(self, peers: Iterable[int]) -> None:
         """The group met all its peers when it was built."""
 
-    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
+    def send(self, peer: int, *buffers: torch.Tensor) -> Pending:
         """See :class:`Transport`."""
-        return self._post(self._group.send, buffer, peer)
+        return self._post(self._group.send, buffers, peer)
 
     def receive(self, peer: int, buffer: torch.Tensor) -> Pending:
         """See :class:`Transport`."""
-        return self._post(self._group.recv, buffer, peer)
+        return self._post(self._group.recv, [buffer], peer)
 
-    def _post(self, operation: Any, buffer: torch.Tensor, peer: int) -> Pending:
+    def receive_now(self, peer: int, buffer: torch.Tensor) -> None:
+        """See :class:`Transport`."""
+        self.receive(peer, buffer).wait()
+
+    def _post(self, operation: Any, buffers: Sequence[torch.Tensor], peer: int) -> Pending:
         try:
-            return _Work(operation([buffer], peer, 0), self.device)
+            return _Work([operation([buffer], peer, 0) for buffer in buffers], self.device)
         except RuntimeError as error:
             raise TransferError(f"a peer went away while state was streamed: {error}") from error
 

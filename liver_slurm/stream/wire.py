@@ -29,7 +29,7 @@ class Kind(IntEnum):
     END = 4
     """Everything sent is at ``version``; ``number``: updates made by then."""
     DIGESTS = 5
-    """Digests of boxes at the last version, taken where they were sent from."""
+    """Digests of all boxes at the last version, by the number of their chunks, taken where they were sent from."""
 
 
 class Header(NamedTuple):
@@ -105,7 +105,7 @@ class Outbox:
 
     def __init__(self, transport: Transport, window: int) -> None:
         self._transport, self._window = transport, window
-        self._posted: deque[tuple[list[tuple[Pending, torch.Tensor]], Callable[[], None] | None]] = deque()
+        self._posted: deque[tuple[Pending, list[torch.Tensor], Callable[[], None] | None]] = deque()
         self.bytes_sent: int = 0
 
     def post(
@@ -114,7 +114,7 @@ class Outbox:
         """Send a message; ``after`` is called, by a later call of this object, once ``payload`` may be used again."""
         parts = [encode(header)] if payload is None else [encode(header), payload]
         # The buffers must live until they have left.
-        self._posted.append(([(self._transport.send(peer, part), part) for part in parts], after))
+        self._posted.append((self._transport.send(peer, *parts), parts, after))
         self.bytes_sent += 0 if payload is None else payload.numel()
 
     def make_room(self) -> None:
@@ -129,8 +129,7 @@ class Outbox:
 
     def finish_one(self) -> None:
         """Wait until the oldest message has left."""
-        parts, after = self._posted.popleft()
-        for pending, _ in parts:
-            pending.wait()
+        pending, _, after = self._posted.popleft()
+        pending.wait()
         if after is not None:
             after()

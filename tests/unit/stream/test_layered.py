@@ -48,8 +48,8 @@ class Line:
 
     def connect(self, peers: Iterable[int]) -> None: ...
 
-    def send(self, peer: int, buffer: torch.Tensor) -> Pending:
-        pair = self._me, peer
+    def send(self, peer: int, *buffers: torch.Tensor) -> Pending:
+        pair, (buffer,) = (self._me, peer), buffers
         with self._hall.changed:
             self._hall.lying[pair] = buffer
             self._hall.changed.notify_all()
@@ -68,6 +68,9 @@ class Line:
             return taken
 
         return Waiting(self._hall, pair, take)
+
+    def receive_now(self, peer: int, buffer: torch.Tensor) -> None:
+        self.receive(peer, buffer).wait()
 
     def abort(self) -> None:
         with self._hall.changed:

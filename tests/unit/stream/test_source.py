@@ -24,27 +24,23 @@ class Sent:
         self.device = torch.device("cpu")
         self._changed = threading.Condition()
         self._headers: list[Header] = []
-        self._payload = 0
 
     def wait(self) -> None:
         """Each message has left at once."""
 
-    def send(self, peer: int, buffer: torch.Tensor) -> Sent:
+    def send(self, peer: int, *buffers: torch.Tensor) -> Sent:
         with self._changed:
-            if self._payload:
-                assert buffer.numel() == self._payload
-                self._payload = 0
-            else:
-                assert buffer.numel() == HEADER_BYTES
-                self._headers.append(decode(buffer))
-                self._payload = self._headers[-1].nbytes
+            header = decode(buffers[0])
+            assert [buffer.numel() for buffer in buffers] == [HEADER_BYTES, header.nbytes][: len(buffers)]
+            assert len(buffers) == 1 + (header.nbytes > 0)
+            self._headers.append(header)
             self._changed.notify_all()
         return self
 
     def until(self, *expected: tuple[Kind, int]) -> None:
         """Wait until exactly these kinds and versions have been sent, and see that they have."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._headers) >= len(expected) and not self._payload, PATIENCE)
+            self._changed.wait_for(lambda: len(self._headers) >= len(expected), PATIENCE)
             assert [(header.kind, header.version) for header in self._headers] == list(expected)
 
 

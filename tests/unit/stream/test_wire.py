@@ -17,11 +17,6 @@ from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode, e
 GROUPS = encode_groups({GroupSpec(): Hyperparameters(1e-3, 0.1, 0.9, 0.999, 1e-8)}).view(torch.uint8).view(-1)
 
 
-class _Arrived:
-    def wait(self) -> None:
-        """It has."""
-
-
 class Script:
     """A transport on which the peer's messages wait already, in order; at their end it hangs up."""
 
@@ -30,13 +25,12 @@ class Script:
     def __init__(self, *parts: torch.Tensor) -> None:
         self.parts = deque(parts)
 
-    def receive(self, peer: int, buffer: torch.Tensor) -> _Arrived:
+    def receive_now(self, peer: int, buffer: torch.Tensor) -> None:
         if not self.parts:
             raise TransferError(f"peer {peer} went away")
         part = self.parts.popleft()
         assert part.numel() == buffer.numel(), "a receiver asks for as many bytes as the header says"
         buffer.copy_(part)
-        return _Arrived()
 
 
 def held(value: float) -> Content:
