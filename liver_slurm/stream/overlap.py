@@ -108,6 +108,7 @@ class Overlap:
         self._updates, self._side = updates, Side(device, slot)
         self._threads: list[threading.Thread] = []
         self._running = 0
+        self._finishing = False
         self._failure: BaseException | None = None
         self._bytes_local = self._local_digests = 0
         self._seconds = 0.0
@@ -157,6 +158,8 @@ class Overlap:
             TransferError: a peer is gone, or the transfer was given up.
         """
         begun = time.perf_counter()
+        with self._changed:
+            self._finishing = True
         self.start()
         if self._source is not None:
             self._source.finish()
@@ -217,6 +220,7 @@ class Overlap:
     def abort(self) -> None:
         """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
         self._fail(TransferError("the transfer was given up"))
+        self._give_up()
 
     def close(self) -> None:
         """Give the connections back; nothing may run any more but what :meth:`abort` ends."""
@@ -246,6 +250,12 @@ class Overlap:
                 return
             self._failure = error
             self._changed.notify_all()
+            heard = self._finishing
+        # Whoever finishes or proves hears of it, and says why before peers see the connections close.
+        if not heard:
+            self._give_up()
+
+    def _give_up(self) -> None:
         if self._source is not None:
             self._source.cancel()
         self._transport.abort()

@@ -206,13 +206,13 @@ class Trained:
                 _update(block, step, groups[group])
 
 
-Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+_Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """Master, first and second moment, gradient."""
 
 
-def _blocks(members: Sequence[tuple[TrainedBox, torch.Tensor]]) -> Iterator[list[Updated]]:
+def _blocks(members: Sequence[tuple[TrainedBox, torch.Tensor]]) -> Iterator[list[_Updated]]:
     """What one update of Adam's is made on: all of it on a GPU, in a few launches; a block at a time on a CPU."""
-    boxes: list[Updated] = [(*part.state, gradient) for part, gradient in members]
+    boxes: list[_Updated] = [(*part.state, gradient) for part, gradient in members]
     if boxes[0][0].is_cuda:
         yield boxes
         return
@@ -221,7 +221,7 @@ def _blocks(members: Sequence[tuple[TrainedBox, torch.Tensor]]) -> Iterator[list
             yield [block]
 
 
-def _cut(box: Updated) -> Iterator[Updated]:
+def _cut(box: _Updated) -> Iterator[_Updated]:
     """The same in blocks of at most :data:`_BLOCK` elements, of whole rows where there are such."""
     first = box[0]
     if first.numel() <= _BLOCK:
@@ -235,7 +235,7 @@ def _cut(box: Updated) -> Iterator[Updated]:
         yield from _cut(row)
 
 
-def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> None:
+def _update(members: Sequence[_Updated], step: int, values: Hyperparameters) -> None:
     """AdamW as torch does it (Loshchilov & Hutter 2019)."""
     masters, exp_avgs, exp_avg_sqs, gradients = map(list, zip(*members, strict=True))
     adamw(

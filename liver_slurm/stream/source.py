@@ -291,7 +291,7 @@ class Source:
             with self._side.use(after=self._state_ready):
                 found |= {chunk.content: digests(chunk.content) for chunk in chunks if chunk.content not in found}
             data = torch.tensor([word for chunk in chunks for word in found[chunk.content]]).view(torch.uint8)
-            self._outbox.post(peer, Header(Kind.DIGESTS, len(chunks), self._version, data.numel()), data)
+            self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
         self._outbox.flush()
 
 
