@@ -39,14 +39,12 @@ class Size:
     feed_forward: int
     heads: int
     vocabulary: int
-    repetitions: int
-    """How often each transition is made."""
 
 
 SIZES = (
-    Size("15M", layers=6, hidden=384, feed_forward=1024, heads=8, vocabulary=16384, repetitions=3),
-    Size("110M", layers=12, hidden=768, feed_forward=2048, heads=12, vocabulary=32768, repetitions=3),
-    Size("400M", layers=24, hidden=1024, feed_forward=3072, heads=16, vocabulary=32768, repetitions=1),
+    Size("15M", layers=6, hidden=384, feed_forward=1024, heads=8, vocabulary=16384),
+    Size("110M", layers=12, hidden=768, feed_forward=2048, heads=12, vocabulary=32768),
+    Size("400M", layers=24, hidden=1024, feed_forward=3072, heads=16, vocabulary=32768),
 )
 
 

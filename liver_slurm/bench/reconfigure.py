@@ -31,6 +31,8 @@ from liver_slurm.bench.restart import Baseline
 from liver_slurm.state.layout import Layout
 
 PAIRS = (("tp2pp1dp1", "tp1pp2dp1"), ("tp1pp1dp2", "tp1pp1dp4"), ("tp2pp2dp1", "tp1pp1dp4"))
+REPETITIONS = 3
+"""How often each transition is made."""
 PROCESS_BYTES = 400 << 20
 """What a process holds beside its state: interpreter, torch, buffers."""
 MODES: tuple[Literal["pause", "overlap"], ...] = ("pause", "overlap")
@@ -91,7 +93,7 @@ def run(quick: bool) -> dict[str, Any]:
 def all_pairs(sizes: Sequence[Size] = SIZES) -> list[Pair]:
     """Everything that the whole benchmark measures."""
     return [
-        Pair(size, Layout.parse(one), Layout.parse(other), distributed, size.repetitions)
+        Pair(size, Layout.parse(one), Layout.parse(other), distributed, REPETITIONS)
         for size in sizes
         for one, other in PAIRS
         for distributed in (False, True)

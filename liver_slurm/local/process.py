@@ -52,9 +52,15 @@ def adopt_orphans() -> None:
 def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
     """What worker number ``index`` of at most ``workers`` on this machine needs; what the user has set wins.
 
+    Without cards a worker computes with half of its share of the cores: the other half is its companion's, which moves
+    state while training runs, and a team of which one thread waits for a core waits as a whole.
+
     The place among the others is told in torchrun's variables: :mod:`liver_slurm.worker.device` chooses a card by it.
     """
-    wanted = {"GLOO_SOCKET_IFNAME": "lo"} | ({"NCCL_SOCKET_IFNAME": "lo"} if gpus else {"OMP_NUM_THREADS": "1"})
+    threads = max(len(os.sched_getaffinity(0)) // (2 * workers), 1)
+    wanted = {"GLOO_SOCKET_IFNAME": "lo"} | (
+        {"NCCL_SOCKET_IFNAME": "lo"} if gpus else {"OMP_NUM_THREADS": str(threads)}
+    )
     place = {"LOCAL_RANK": str(index), "LOCAL_WORLD_SIZE": str(workers)}
     return {variable: value for variable, value in wanted.items() if variable not in os.environ} | place
 

@@ -73,10 +73,14 @@ def test_a_card_that_cannot_be_chosen_any_more_is_said(monkeypatch: pytest.Monke
         claim(monkeypatch, worker_environment(1, 2, gpus=True), started=True)
 
 
-def test_without_cards_there_is_one_thread_each() -> None:
+@pytest.mark.parametrize(("cores", "threads"), [(2, "1"), (15, "1"), (16, "2"), (64, "8")])
+def test_without_cards_half_of_a_workers_cores_compute(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(cores)))
     place = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     environment = worker_environment(1, 4, gpus=False)
-    assert environment == {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **place}
+    assert environment == {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": threads, **place}
     assert "OMP_NUM_THREADS" not in worker_environment(1, 4, gpus=True)
 
 
