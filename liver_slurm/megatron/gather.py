@@ -19,7 +19,7 @@ import torch.distributed as dist
 from liver_slurm.megatron.model import unwrap
 from liver_slurm.megatron.rank_state import RankState
 
-_SEGMENT = 1 << 20
+_SEGMENT = 1 << 22
 """Elements that go out together: little enough to be waited for by few modules, enough to be worth a message."""
 
 

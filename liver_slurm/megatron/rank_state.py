@@ -40,12 +40,21 @@ class RankState:
     """megatron's ``ChainedOptimizer``."""
     pipeline: Any
     """``P2PCommunicator`` between pipeline stages."""
+    gradients_zero: bool = True
+    """No backward pass has added to the gradient buffers since they were zeroed, as they are made."""
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
         for optimizer in self.optimizer.chained_optimizers:
             if not optimizer.is_stub_optimizer:
                 yield optimizer
+
+    def zero_gradients(self) -> None:
+        """Before a step's first backward pass; a new world's first step has nothing to wait for."""
+        if not self.gradients_zero:
+            self.model.zero_grad_buffer()
+            self.optimizer.zero_grad()
+        self.gradients_zero = False
 
     def set_step(self, step: int) -> None:
         """Set Adam's step counters to ``step`` completed optimizer steps."""

@@ -75,8 +75,7 @@ def train_step(
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = config.train.weight_decay * group["wd_mult"]
     mine = share(config.train, layout.dp, state.world.place.dp)
-    state.model.zero_grad_buffer()
-    state.optimizer.zero_grad()
+    state.zero_gradients()
     start = time.time()
     reports = get_forward_backward_func(pp_size=layout.pp, vp_size=None)(
         forward_step_func=_forward,
