@@ -7,6 +7,7 @@ the ranks that send or could: those that hold the same region, which some other 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,20 @@ from hypothesis import strategies as st
 from small_models import WIDTH, Model
 
 from liver_slurm.errors import PlanError
+from liver_slurm.state import streams
 from liver_slurm.state.layout import Layout
 from liver_slurm.state.minimum import remote_minimum
 from liver_slurm.state.pieces import ITEMSIZE, Box, Move
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec, pieces
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_stripes() -> Iterator[None]:
+    """These models are as small beside a stripe as large ones are large."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "_STRIPE", 64)
+        yield
 
 
 @st.composite
@@ -257,6 +267,20 @@ def test_sources_are_near_where_replicas_leave_a_choice() -> None:
     for move in plan.moves():
         pairs.setdefault((before[move.source_rank][1], after[move.target_rank][1]), set()).add(move.target_rank)
     assert pairs == {("c", "c"): {1}, ("b", "b"): {2, 4}, ("a", "a"): {5}, ("c", "d"): {0}, ("a", "e"): {3}}
+
+
+@pytest.mark.parametrize(("replicas", "joiners", "serving"), [(2, 2, 2), (2, 9, 2), (8, 8, 4), (4, 1, 4), (1, 3, 1)])
+def test_each_replica_sends_the_same_boxes_to_all_that_it_serves(replicas: int, joiners: int, serving: int) -> None:
+    model = Model(4, False, "float32", False)
+    plan = plan_transfer(*(model.world(Layout(1, 1, dp), False) for dp in (replicas, joiners)), [None] * joiners)
+    boxes: dict[int, dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for move in plan.moves():
+        boxes[move.source_rank][move.target_rank].append((move.tensor, move.offset, move.shape))
+    assert len(boxes) == replicas
+    for peers in boxes.values():
+        assert len({tuple(sent) for sent in peers.values()}) == 1
+    for joiner in range(joiners):
+        assert sum(joiner in peers for peers in boxes.values()) == serving
 
 
 def test_places_must_be_known_of_all() -> None:
