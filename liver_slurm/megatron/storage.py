@@ -1,7 +1,8 @@
-"""The memory under a rank's state: how much it is, and Adam's moments whose storage comes late or goes early."""
+"""The memory under a rank's state: how much it is, when it comes, and when it goes."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,14 +15,7 @@ from liver_slurm.megatron.spec import shard_spec_of
 
 def held_bytes(*states: RankState | None) -> int:
     """Bytes of weights, gradient buffers, masters and moments; what several states share counts once."""
-    found = {}
-    for state in states:
-        if state is not None:
-            for tensor in _tensors(state):
-                storage = tensor.untyped_storage()
-                if storage.nbytes():
-                    found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+    return sum(storage.nbytes() for storage in _storages(*states).values())
 
 
 def touch(state: RankState, live: RankState | None) -> None:
@@ -30,17 +24,54 @@ def touch(state: RankState, live: RankState | None) -> None:
     A CPU's page comes with the first write to it, and half of the time that a box takes to be written is that. A GPU's
     memory is there when it is allocated.
     """
-    kept = {tensor.untyped_storage().data_ptr() for tensor in _tensors(live)} if live is not None else set()
-    for tensor in _tensors(state):
-        storage = tensor.untyped_storage()
-        if tensor.device.type == "cpu" and storage.nbytes() and storage.data_ptr() not in kept:
-            kept.add(storage.data_ptr())
+    for storage in _own(state, live):
+        if storage.device.type == "cpu":
             torch.empty(0, dtype=torch.uint8).set_(storage).zero_()
+
+
+def release(state: RankState, live: RankState | None) -> None:
+    """Give back the memory under what ``state`` does not share with ``live``: nothing will touch it any more.
+
+    Models and optimizers are parts of reference cycles, and Python looks for cycles that have lived long so seldom that
+    a dozen reconfigurations would leave a dozen worlds in memory. megatron's rotary embeddings stay in the cache of
+    their ``forward``, and with them a process group and its threads.
+    """
+    for module in unwrap(state.model).modules():
+        if hasattr(type(module).forward, "cache_clear"):
+            type(module).forward.cache_clear()
+    for storage in _own(state, live):
+        if storage.resizable():
+            storage.resize_(0)
+    if state.device.type == "cpu":
+        _trim()
+
+
+def _trim() -> None:
+    """Give the machine what the C library keeps for later: freed by one thread, it is seldom of use to another."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _own(state: RankState, live: RankState | None) -> list[torch.UntypedStorage]:
+    kept = _storages(live)
+    return [storage for place, storage in _storages(state).items() if place not in kept]
+
+
+def _storages(*states: RankState | None) -> dict[int, torch.UntypedStorage]:
+    """What lies under the states, by address; nothing for what has no storage now."""
+    found = {}
+    for state in filter(None, states):
+        for tensor in _tensors(state):
+            storage = tensor.untyped_storage()
+            if storage.nbytes():
+                found[storage.data_ptr()] = storage
+    return found
 
 
 def _tensors(state: RankState) -> Iterator[torch.Tensor]:
     yield from unwrap(state.model).parameters()
-    for buffer in state.model.buffers:
+    for buffer in (*state.model.buffers, *state.model.expert_parallel_buffers):
         yield buffer.grad_data
     for optimizer in state.inner_optimizers():
         for group in optimizer.optimizer.param_groups:

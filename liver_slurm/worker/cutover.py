@@ -21,6 +21,7 @@ from liver_slurm.megatron.checkpoint import Checkpointer
 from liver_slurm.megatron.gather import Gather
 from liver_slurm.megatron.rank_state import RankState
 from liver_slurm.megatron.replay import complete
+from liver_slurm.megatron.storage import release
 from liver_slurm.stream.layered import Layered, LayeredStats
 from liver_slurm.stream.overlap import Overlap, OverlapStats
 from liver_slurm.stream.transfer import Transfer, TransferStats
@@ -322,6 +323,7 @@ def _retire(target: Target, old: RankState | None, writer: Checkpointer | None) 
         writer.wait()
     if old is not None:
         old.world.destroy()
+        release(old, target.state)
 
 
 def _memory_peak(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from dataclasses import dataclass, field
@@ -134,6 +135,7 @@ def prepare(
     Raises:
         RuntimeError, LiverError: it cannot be built.
     """
+    gc.collect()  # a world that was given up is in cycles, and its memory is needed now
     timeout = timedelta(seconds=config.job.prepare_timeout + _LONGER)
     store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
