@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +25,10 @@ def lab(tmp_path: Path) -> Iterator[WorkerLab]:
         data=DataSection(provider="paced_samples:provide_slowly"),
         standby=replace(config.standby, grace=GRACE),
     )
-    run = WorkerLab(config)
-    run.slow.touch()
-    run.begin()
-    yield run
-    run.close()
+    with closing(WorkerLab(config)) as run:
+        run.slow.touch()
+        run.begin()
+        yield run
 
 
 def test_what_a_deadline_cannot_wait_for_moves_in_the_pause(lab: WorkerLab, tmp_path: Path) -> None:
@@ -55,10 +55,9 @@ def test_what_a_deadline_cannot_wait_for_moves_in_the_pause(lab: WorkerLab, tmp_
     assert left["time"] <= notice["deadline"]
     assert not lab.events("reconfiguration_aborted")
 
-    undisturbed = WorkerLab(job(tmp_path / "undisturbed", steps=30))
-    undisturbed.begin()
-    expected = undisturbed.finish()
-    undisturbed.close()
+    with closing(WorkerLab(job(tmp_path / "undisturbed", steps=30))) as undisturbed:
+        undisturbed.begin()
+        expected = undisturbed.finish()
     losses = lab.finish()
     assert losses == {step: pytest.approx(expected[step], rel=1e-6) for step in losses}
     assert list(losses) == list(expected)

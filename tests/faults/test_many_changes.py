@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,12 @@ LAYOUTS = ("tp1pp2dp1", "tp2pp1dp1")  # the first is what policy would choose
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[WorkerLab]:
-    lab = WorkerLab(job(tmp_path, steps=1_000_000, elastic=ElasticSection(initial=LAYOUTS[0], settle=0.1)))
-    lab.begin()
-    lab.committed_to(LAYOUTS[0])
-    yield lab
-    lab.close()
+    with closing(
+        WorkerLab(job(tmp_path, steps=1_000_000, elastic=ElasticSection(initial=LAYOUTS[0], settle=0.1)))
+    ) as lab:
+        lab.begin()
+        lab.committed_to(LAYOUTS[0])
+        yield lab
 
 
 def change(run: WorkerLab, times: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,9 +47,10 @@ def tight(config: JobConfig) -> int:
     return limit
 
 
-def started(config: JobConfig, limit: int, fault: str = "") -> WorkerLab:
+def started(labs: list[WorkerLab], config: JobConfig, limit: int, fault: str = "") -> WorkerLab:
     """A run at a slow pace; ``fault`` is of the live worker."""
     lab = WorkerLab(replace(config, stream=replace(config.stream, memory_limit=limit)))
+    labs.append(lab)
     lab.slow.touch()
     lab.coordinator()
     lab.real_worker("live-0", fault)
@@ -58,11 +60,10 @@ def started(config: JobConfig, limit: int, fault: str = "") -> WorkerLab:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerLab]:
-    lab = WorkerLab(config_in(tmp_path_factory.mktemp("undisturbed")))
-    lab.begin()
-    lab.finish()
-    yield lab
-    lab.close()
+    with closing(WorkerLab(config_in(tmp_path_factory.mktemp("undisturbed")))) as lab:
+        lab.begin()
+        lab.finish()
+        yield lab
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) 
 def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
     config = config_in(tmp_path, mode)
     limit = tight(config)
-    labs.append(run := started(config, limit))
+    run = started(labs, config, limit)
     run.real_worker("standby-a")
     committed = run.wait_event("reconfiguration_committed", 1, STARTUP)
     assert committed["late_layers"] == 1
@@ -96,7 +97,7 @@ def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Pa
 def test_a_limit_that_cannot_be_met(labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
     config = config_in(tmp_path)
     least = survivor(config).peak(0)
-    labs.append(run := started(config, least - 1))
+    run = started(labs, config, least - 1)
     joiner = run.real_worker("standby-a")
     reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
     assert "bytes are needed at least" in reason
@@ -111,7 +112,7 @@ def test_before_the_first_free_a_failure_costs_nothing(
     labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab
 ) -> None:
     config = config_in(tmp_path)
-    labs.append(run := started(config, tight(config)))
+    run = started(labs, config, tight(config))
     joiner = run.real_worker("standby-a", "fail@streamed")
     reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
     assert "could not stream" in reason
@@ -123,7 +124,7 @@ def test_before_the_first_free_a_failure_costs_nothing(
 def test_after_the_first_free_a_failure_is_a_loss(labs: list[WorkerLab], tmp_path: Path) -> None:
     """No worker trains on with what is left of the old world's state."""
     config = config_in(tmp_path)
-    labs.append(run := started(config, tight(config), "fail@freed"))
+    run = started(labs, config, tight(config), "fail@freed")
     run.real_worker("standby-a")
     lost = run.wait_event("worker_lost", 1, STARTUP)
     assert "the old world's state was being freed" in str(lost["reason"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,25 +23,23 @@ def config_in(folder: Path) -> JobConfig:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerLab]:
-    lab = WorkerLab(config_in(tmp_path_factory.mktemp("undisturbed")))
-    lab.begin()
-    lab.finish()
-    yield lab
-    lab.close()
+    with closing(WorkerLab(config_in(tmp_path_factory.mktemp("undisturbed")))) as lab:
+        lab.begin()
+        lab.finish()
+        yield lab
 
 
 @pytest.fixture
 def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WorkerLab]:
     """A run at a slow pace; the parameter is a fault of a live worker."""
     config = config_in(tmp_path)
-    lab = WorkerLab(replace(config, job=replace(config.job, prepare_timeout=15.0)))
-    lab.slow.touch()
-    lab.coordinator()
-    lab.real_worker("live-0")
-    lab.real_worker("live-1", getattr(request, "param", ""))
-    lab.committed_to("tp1pp1dp2")
-    yield lab
-    lab.close()
+    with closing(WorkerLab(replace(config, job=replace(config.job, prepare_timeout=15.0)))) as lab:
+        lab.slow.touch()
+        lab.coordinator()
+        lab.real_worker("live-0")
+        lab.real_worker("live-1", getattr(request, "param", ""))
+        lab.committed_to("tp1pp1dp2")
+        yield lab
 
 
 def aborted(run: WorkerLab, count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,10 @@ def lab(tmp_path: Path) -> Iterator[WorkerLab]:
         standby=replace(config.standby, grace=GRACE),
         checkpoint=CheckpointSection(every=EVERY, at_end=False),
     )
-    run = WorkerLab(config)
-    run.slow.touch()
-    run.begin()
-    yield run
-    run.close()
+    with closing(WorkerLab(config)) as run:
+        run.slow.touch()
+        run.begin()
+        yield run
 
 
 def test_a_deadline_comes_before_a_checkpoint(lab: WorkerLab, tmp_path: Path) -> None:
@@ -48,8 +48,7 @@ def test_a_deadline_comes_before_a_checkpoint(lab: WorkerLab, tmp_path: Path) ->
     lab.wait_event("checkpoint_failed", timeout=STARTUP)
     lab.wait_event("checkpoint_written", len(saved) + 1, STARTUP)  # what was due comes now
 
-    undisturbed = WorkerLab(job(tmp_path / "undisturbed"))
-    undisturbed.begin()
-    expected = undisturbed.finish()
-    undisturbed.close()
+    with closing(WorkerLab(job(tmp_path / "undisturbed"))) as undisturbed:
+        undisturbed.begin()
+        expected = undisturbed.finish()
     assert lab.finish() == {step: pytest.approx(loss, rel=1e-6) for step, loss in expected.items()}

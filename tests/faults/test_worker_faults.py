@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +39,9 @@ def make() -> Iterator[Make]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, float]]:
     """Losses of the run that nothing happens to."""
-    lab = WorkerLab(job(tmp_path_factory.mktemp("undisturbed")))
-    lab.begin()
-    yield lab.finish()
-    lab.close()
+    with closing(WorkerLab(job(tmp_path_factory.mktemp("undisturbed")))) as lab:
+        lab.begin()
+        yield lab.finish()
 
 
 def aborted(lab: WorkerLab, count: int) -> str:
