@@ -57,10 +57,11 @@ def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
 
     The place among the others is told in torchrun's variables: :mod:`liver_slurm.worker.device` chooses a card by it.
     """
-    threads = max(len(os.sched_getaffinity(0)) // (2 * workers), 1)
-    wanted = {"GLOO_SOCKET_IFNAME": "lo"} | (
-        {"NCCL_SOCKET_IFNAME": "lo"} if gpus else {"OMP_NUM_THREADS": str(threads)}
-    )
+    wanted = {"GLOO_SOCKET_IFNAME": "lo"}
+    if gpus:
+        wanted["NCCL_SOCKET_IFNAME"] = "lo"
+    else:
+        wanted["OMP_NUM_THREADS"] = str(max(len(os.sched_getaffinity(0)) // (2 * workers), 1))
     place = {"LOCAL_RANK": str(index), "LOCAL_WORLD_SIZE": str(workers)}
     return {variable: value for variable, value in wanted.items() if variable not in os.environ} | place
 

@@ -40,8 +40,8 @@ class RankState:
     """megatron's ``ChainedOptimizer``."""
     pipeline: Any
     """``P2PCommunicator`` between pipeline stages."""
-    gradients_zero: bool = True
-    """No backward pass has added to the gradient buffers since they were zeroed, as they are made."""
+    gradients_used: bool = False
+    """A backward pass may have added to the gradient buffers, which are made of zeros."""
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
@@ -50,11 +50,14 @@ class RankState:
                 yield optimizer
 
     def zero_gradients(self) -> None:
-        """Before a step's first backward pass; a new world's first step has nothing to wait for."""
-        if not self.gradients_zero:
+        """Have zeros in the gradient buffers, for a step that begins.
+
+        A world's first step finds them there, and training stands until that step has begun.
+        """
+        if self.gradients_used:
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
-        self.gradients_zero = False
+        self.gradients_used = True
 
     def set_step(self, step: int) -> None:
         """Set Adam's step counters to ``step`` completed optimizer steps."""

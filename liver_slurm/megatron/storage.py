@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable, Iterator
 
 import torch
@@ -33,22 +34,24 @@ def release(state: RankState, live: RankState | None) -> None:
     """Give back the memory under what ``state`` does not share with ``live``: nothing will touch it any more.
 
     Models and optimizers are parts of reference cycles, and Python looks for cycles that have lived long so seldom that
-    a dozen reconfigurations would leave a dozen worlds in memory. megatron's rotary embeddings stay in the cache of
-    their ``forward``, and with them a process group and its threads.
+    a dozen reconfigurations would leave a dozen worlds in memory.
     """
+    for storage in _own(state, live):
+        if storage.resizable():  # else :func:`reclaim` finds it
+            storage.resize_(0)
+    # megatron's rotary embeddings are kept by the cache of their forward, and keep a process group with its threads.
     for module in unwrap(state.model).modules():
         if hasattr(type(module).forward, "cache_clear"):
             type(module).forward.cache_clear()
-    for storage in _own(state, live):
-        if storage.resizable():
-            storage.resize_(0)
-    if state.device.type == "cpu":
-        _trim()
 
 
-def _trim() -> None:
-    """Give the machine what the C library keeps for later: freed by one thread, it is seldom of use to another."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+def reclaim() -> None:
+    """Give back what is left of worlds that are over or were given up: cycles, process groups, and the C library's.
+
+    It holds up all threads of this process for some hundredths of a second, so no step should wait for it.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; what one thread freed is seldom of use to another
     if trim is not None:
         trim(0)
 
@@ -71,7 +74,7 @@ def _storages(*states: RankState | None) -> dict[int, torch.UntypedStorage]:
 
 def _tensors(state: RankState) -> Iterator[torch.Tensor]:
     yield from unwrap(state.model).parameters()
-    for buffer in (*state.model.buffers, *state.model.expert_parallel_buffers):
+    for buffer in state.model.buffers:
         yield buffer.grad_data
     for optimizer in state.inner_optimizers():
         for group in optimizer.optimizer.param_groups:

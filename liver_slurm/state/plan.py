@@ -3,7 +3,8 @@
 A region is a box that one set of source ranks owns and one set of target ranks needs. A receiver whose worker is an
 owner copies locally; the others are served by the owners. All that one owner set has to send is laid out as one stream
 of bytes, receiver after receiver and layer after layer, and the stream is cut among the owners at shares that
-:mod:`liver_slurm.state.balance` chooses, nearest owners first. So a move is a function of a few sums over the plan, and
+:mod:`liver_slurm.state.balance` chooses, nearest owners first, so that one owner sends the same boxes to several
+receivers (:mod:`liver_slurm.state.streams`). So a move is a function of a few sums over the plan, and
 every rank computes its own moves, the same ones that its peers compute, without listing the others'.
 """
 

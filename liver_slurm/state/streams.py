@@ -11,7 +11,7 @@ from liver_slurm.state.regions import Regions
 from liver_slurm.state.sets import Ints, Membership, RankSets, sums
 
 _STRIPES, _STRIPE = 4, 1 << 20
-"""A row is cut into stripes: so many at most, of so many bytes at least."""
+"""A row is cut into stripes: so many at most, since each may be a connection of its own; of so many bytes at least."""
 
 Place = Sequence[str]
 """Where a worker is, from the widest to the narrowest: (rack, host), or (host,)."""
@@ -95,11 +95,9 @@ def serve(streams: Streams, owners: RankSets, part: Ints, near: Sequence[tuple[I
         places = int(max(source_place.max(initial=0), target_place.max(initial=0))) + 1
         giving = sender_set * places + source_place[sender]
         taking = streams.owner * places + target_place[streams.receiver]
-        serving = np.sort(giving[offered > 0])
-        helpers = np.searchsorted(serving, taking, side="right") - np.searchsorted(serving, taking)
-        taker, stripe = _stripes(wanted, helpers)
-        giver, at, amount = _match(giving, offered, taking[taker], stripe)
-        taker = taker[at]
+        stripe, size = _stripes(giving[offered > 0], taking, wanted)
+        giver, at, amount = _match(giving, offered, taking[stripe], size)
+        taker = stripe[at]
         found.append((giver, taker, amount))
         np.subtract.at(offered, giver, amount)
         np.subtract.at(wanted, taker, amount)
@@ -108,18 +106,21 @@ def serve(streams: Streams, owners: RankSets, part: Ints, near: Sequence[tuple[I
     giver, taker, amount = giver[order], taker[order], amount[order]
     end = np.cumsum(amount)
     before = np.cumsum(streams.size) - streams.size
-    server = sender[giver]
-    last = np.append((taker[1:] != taker[:-1]) | (server[1:] != server[:-1]), True)[: len(taker)]
-    return Service(taker[last], server[last], (end - before[taker])[last])
+    served_by = sender[giver]
+    # Stripes that lie side by side and come from one sender are one part: no box is cut between them.
+    last = np.append((taker[1:] != taker[:-1]) | (served_by[1:] != served_by[:-1]), True)[: len(taker)]
+    return Service(taker[last], served_by[last], (end - before[taker])[last])
 
 
-def _stripes(wanted: Ints, helpers: Ints) -> tuple[Ints, Ints]:
+def _stripes(giving: Ints, taking: Ints, wanted: Ints) -> tuple[Ints, Ints]:
     """Cut what takers want into stripes, the first stripes of all first: (taker, bytes).
 
     So one sender serves the same bytes of several takers, which as replicas mostly want the same: it has to stage and
-    hash them once. And each taker is served by several. ``helpers``: how many could serve each.
+    hash them once. And each taker is served by several. ``giving``, ``taking``: as for :func:`_match`.
     """
-    count = np.clip(wanted // _STRIPE, 1, np.clip(helpers, 1, _STRIPES))
+    giving = np.sort(giving)
+    senders = np.searchsorted(giving, taking, side="right") - np.searchsorted(giving, taking)
+    count = np.clip(wanted // _STRIPE, 1, np.clip(senders, 1, _STRIPES))
     taker = np.repeat(np.arange(len(wanted), dtype=np.int64), count)
     number = np.arange(len(taker), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
     size = wanted[taker] // count[taker] + (number < wanted[taker] % count[taker])

@@ -235,6 +235,9 @@ class Overlap:
             work()
         except BaseException as error:  # noqa: BLE001 - a thread's edge: training's thread raises it
             self._fail(error)
+            # Whoever finishes or proves hears of it, and says why before peers see the connections close.
+            if not self._finishing:
+                self._give_up()
         finally:
             with self._changed:
                 self._running -= 1
@@ -250,10 +253,6 @@ class Overlap:
                 return
             self._failure = error
             self._changed.notify_all()
-            heard = self._finishing
-        # Whoever finishes or proves hears of it, and says why before peers see the connections close.
-        if not heard:
-            self._give_up()
 
     def _give_up(self) -> None:
         if self._source is not None:

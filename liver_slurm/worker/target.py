@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from liver_slurm.megatron.initial import initialise
 from liver_slurm.megatron.rank_state import RankState, build_rank_state
 from liver_slurm.megatron.sharing import share_storage
 from liver_slurm.megatron.spec import shard_spec_of
-from liver_slurm.megatron.storage import Moments, held_bytes, touch
+from liver_slurm.megatron.storage import Moments, held_bytes, reclaim, touch
 from liver_slurm.state.exchange import learn, publish
 from liver_slurm.state.plan import TransferPlan, plan_transfer
 from liver_slurm.state.spec import WorldSpec
@@ -135,7 +134,7 @@ def prepare(
     Raises:
         RuntimeError, LiverError: it cannot be built.
     """
-    gc.collect()  # a world that was given up is in cycles, and its memory is needed now
+    reclaim()  # now that memory is needed
     timeout = timedelta(seconds=config.job.prepare_timeout + _LONGER)
     store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
