@@ -12,6 +12,7 @@ several cancel out by chance only.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,6 +65,14 @@ def digests(views: Iterable[torch.Tensor | Any], kind: Kind | None = None) -> li
     return found
 
 
+def memory(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in host memory; valid for as long as the tensor is.
+
+    Not ``Tensor.numpy()``: that bars the storage from being resized, which is how state is freed in place.
+    """
+    return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
 def signed(word: int) -> int:
     """A digest as torch stores it."""
     return word - (1 << 64) if word >= 1 << 63 else word
@@ -83,13 +92,13 @@ def _runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _xxh3(tensor: torch.Tensor) -> int:
-    import numpy as np
-    import torch
-
+    # Hashing lets go of the interpreter, and little else happens under it: a thread that trains may wait for it.
+    if tensor.is_contiguous() and not tensor.is_cuda:
+        return xxhash.xxh3_64_intdigest(memory(tensor))
     state = xxhash.xxh3_64()
     for run in _runs(tensor):
-        # Not Tensor.numpy(): it bars the storage from being resized, which is how state is freed in place.
-        state.update(np.from_dlpack(run.cpu().view(torch.uint8)).data)
+        host = run.cpu()
+        state.update(memory(host))
     return state.intdigest()
 
 

@@ -26,10 +26,11 @@ import torch
 import xxhash
 
 from liver_slurm.errors import LiverError, TransferError
+from liver_slurm.state.digest import memory
 from liver_slurm.stream import sockets
 from liver_slurm.stream.connections import Connections, hang_up, receive_exactly
 from liver_slurm.stream.shared_memory import RingReceiver, RingSender
-from liver_slurm.stream.transport import Pending, memory
+from liver_slurm.stream.transport import Pending
 from liver_slurm.stream.ucx import UcxReceiver, UcxSender
 
 _HEADER = struct.Struct("<QQQ")

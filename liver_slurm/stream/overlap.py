@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 
 import torch
 
@@ -21,7 +22,7 @@ from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
 from liver_slurm.stream import threads
 from liver_slurm.stream.probe import probe
-from liver_slurm.stream.replica import STATE_BYTES, Content, Index, Replica, copy_all, digests
+from liver_slurm.stream.replica import STATE_BYTES, Boxes, Content, Index, Replica, copy_all, digests
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.sink import Sink
 from liver_slurm.stream.source import Outgoing, Source, Updates
@@ -88,6 +89,7 @@ class Overlap:
         self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
         self._transport, self._device = transport, device
         self._changed = threading.Condition()
+        moves = RankMoves(*(list(filter(_speaks, side)) for side in moves))
         sent, received = _chunks(moves, tensors, slot, max(len(source_peers), len(target_peers)))
         held = Index(source) if source is not None else None
         needed = Index(target) if target is not None else None
@@ -95,13 +97,15 @@ class Overlap:
         if sent and held is not None and updates is not None:
             contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
             outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
-            self._source = Source(outgoing, updates, transport, self._sending, device, gradient_room)
+            leaving = _boxes(((target_peers[move.target_rank], move) for move in moves.sends), held)
+            self._source = Source(outgoing, leaving, updates, transport, self._sending, device, gradient_room)
         incoming: dict[int, dict[int, Content]] = {}
         for number, chunk in received:
             assert needed is not None
             incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
+        arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
         self._sinks = [
-            Sink(peer, contents, transport, self._receiving, device, on_received, self._notify)
+            Sink(peer, contents, arriving[peer], transport, self._receiving, device, on_received, self._notify)
             for peer, contents in sorted(incoming.items())
         ]
         self._copies = _copies(moves.copies, held, needed)
@@ -269,12 +273,9 @@ class Overlap:
 def _chunks(
     moves: RankMoves, tensors: dict[str, TensorInfo], slot: int, ranks: int
 ) -> tuple[list[tuple[int, Chunk]], list[tuple[int, Chunk]]]:
-    """Chunks sent and received, each with a number that is unique for its pair of workers.
-
-    A trained box stands for its master and moments, which lie alike; in the plan the master speaks for all three.
-    """
+    """Chunks sent and received, each with a number that is unique for its pair of workers."""
     trained = RankMoves(*(list(filter(_is_master, side)) for side in moves))
-    fixed = RankMoves(*([move for move in side if "@" not in move.tensor] for side in moves))
+    fixed = RankMoves(*(list(filterfalse(_is_master, side)) for side in moves))
     numbered = [(2 * c.index, c) for c in schedule(trained, tensors, slot * 4 // STATE_BYTES, ranks)]
     numbered += [(2 * c.index + 1, c) for c in schedule(fixed, tensors, slot, ranks, _ALIGNMENT)]
     sent = {move[1:3] for move in moves.sends}
@@ -290,6 +291,24 @@ def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
             target.copy_(source)
 
 
+def _boxes(moves: Iterable[tuple[int, Move]], index: Index | None) -> Mapping[int, Boxes]:
+    """By peer, the boxes of its moves, in their order, which is the same at both ends."""
+    known: dict[Piece, Content] = {}
+    found: dict[int, dict[Piece, Content]] = {}
+    for peer, move in moves:
+        assert index is not None
+        piece = Piece(move.tensor, move.offset, move.shape)
+        if piece not in known:
+            known[piece] = index.content([piece])
+        found.setdefault(peer, {})[piece] = known[piece]
+    return found
+
+
+def _speaks(move: Move) -> bool:
+    """A master stands for its moments too, which lie alike; a weight that is not trained for itself."""
+    return _is_master(move) or "@" not in move.tensor
+
+
 def _is_master(move: Move) -> bool:
     return move.tensor.endswith("@master")
 
@@ -302,7 +321,7 @@ def _copies(copies: Sequence[Move], held: Index | None, needed: Index | None) ->
     fixed: list[Piece] = []
     for move in copies:
         part = Piece(move.tensor, move.offset, move.shape)
-        if (_is_master(move) or "@" not in move.tensor) and not _shared(held.content([part]), needed.content([part])):
+        if not _shared(held.content([part]), needed.content([part])):
             (trained if _is_master(move) else fixed).append(part)
     return [(held.content(parts), needed.content(parts)) for parts in (trained, fixed) if parts]
 

@@ -292,6 +292,11 @@ class Fixed:
         ]
 
 
+Boxes = Mapping[Piece, Content]
+"""Whole boxes as the plan moves them between two workers, in its order: what digests are taken of. Chunks are smaller,
+and for each digest the thread that trains may have to wait for the interpreter."""
+
+
 def digests(content: Content) -> list[int]:
     """64-bit digest of every view, as signed numbers, which is how torch stores them."""
     return list(map(signed, digests_of(content.views())))

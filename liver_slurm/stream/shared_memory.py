@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 import xxhash
 
+from liver_slurm.state.digest import memory
 from liver_slurm.stream.connections import receive_exactly
-from liver_slurm.stream.transport import memory
 
 PIECE_BYTES = 1 << 20
 PIECES = 4

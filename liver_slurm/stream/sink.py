@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from liver_slurm.errors import TransferError
-from liver_slurm.stream.replica import Content, Groups, Trained, decode_groups, digests
+from liver_slurm.state.pieces import Piece
+from liver_slurm.stream.replica import Boxes, Content, Groups, Trained, decode_groups, digests
 from liver_slurm.stream.side import Side
 from liver_slurm.stream.transport import Transport
 from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode
@@ -21,6 +22,7 @@ class Sink:
         self,
         peer: int,
         incoming: Mapping[int, Content],
+        boxes: Boxes,
         transport: Transport,
         slots: Slots,
         device: torch.device,
@@ -31,11 +33,13 @@ class Sink:
         Args:
             peer: the transport's number of the source.
             incoming: by number, the boxes of each chunk in this worker's new state.
+            boxes: all of them, whole.
             slots: staging, shared by all of a worker's sinks.
             on_received: called with each box that has arrived as state, before anything else is done with it.
             on_ended: called, in the thread, when all boxes are at the source's last version.
         """
-        self.peer, self._incoming, self._transport, self._slots = peer, incoming, transport, slots
+        self.peer, self._incoming, self._boxes = peer, incoming, boxes
+        self._transport, self._slots = transport, slots
         self._on_received, self._on_ended = on_received, on_ended
         self._side = Side(device, slots.nbytes)
         self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
@@ -43,7 +47,7 @@ class Sink:
         self._groups: Groups = {}
         self._groups_version = -1
         self._step = 0
-        self._digests: dict[int, list[int]] = {}
+        self._digests: dict[Piece, list[int]] = {}
         self._proven = False
         self.ended = False
         self.adam_step = 0
@@ -86,7 +90,7 @@ class Sink:
                 raise TransferError(f"worker {self.peer} goes on after its end")
             return
         if kind is Kind.DIGESTS:
-            if not self.ended or nbytes != 8 * sum(content.boxes for content in self._incoming.values()):
+            if not self.ended or nbytes != 8 * sum(content.boxes for content in self._boxes.values()):
                 raise TransferError(f"worker {self.peer}: {nbytes} bytes of digests are not due")
             return
         content, known = self._incoming.get(number), self._versions.get(number)
@@ -140,17 +144,17 @@ class Sink:
         self._on_ended()
         # While the source takes them there.
         with self._side.use():
-            self._digests = {number: digests(content) for number, content in sorted(self._incoming.items())}
+            self._digests = {piece: digests(content) for piece, content in self._boxes.items()}
 
     def _compare(self, header: Header) -> None:
         data = torch.empty(header.nbytes, dtype=torch.uint8)
         self._receive(data)
         sent = iter(data.view(torch.int64).tolist())
-        for number, found in self._digests.items():
+        for piece, found in self._digests.items():
             if list(itertools.islice(sent, len(found))) != found:
                 raise TransferError(
-                    f"chunk {number} of worker {self.peer}: the digest of what arrived differs from the digest of "
-                    "what was sent"
+                    f"{piece.tensor}, the box at {piece.offset} from worker {self.peer}: the digest of what arrived "
+                    "differs from the digest of what was sent"
                 )
             self.digests_checked += len(found)
         self._proven = True

@@ -6,8 +6,8 @@ import socket
 
 import torch
 
+from liver_slurm.state.digest import memory
 from liver_slurm.stream.connections import receive_exactly
-from liver_slurm.stream.transport import memory
 
 
 def send(connection: socket.socket, header: bytes, buffer: torch.Tensor) -> None:

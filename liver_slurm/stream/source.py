@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from liver_slurm.stream import threads
-from liver_slurm.stream.replica import Content, Groups, Trained, digests, encode_groups
+from liver_slurm.stream.replica import Boxes, Content, Groups, Trained, digests, encode_groups
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.transport import Transport
 from liver_slurm.stream.wire import Header, Kind, Outbox, Slots
@@ -48,7 +48,7 @@ class Outgoing:
     number: int
     """Of the chunk, counted for each pair of workers."""
     content: Content
-    """The same object for every peer that is sent these boxes: they are staged and hashed once for all of them."""
+    """The same object for every peer that is sent these boxes: they are staged once for all of them."""
     staging: slice | None = None
     """Where its gradients are staged; None: there is no room, so it waits for the pause (or has no gradients)."""
 
@@ -71,13 +71,19 @@ class Source:
     def __init__(
         self,
         outgoing: Sequence[Outgoing],
+        boxes: Mapping[int, Boxes],
         updates: Updates,
         transport: Transport,
         slots: Slots,
         device: torch.device,
         gradient_room: int | None,
     ) -> None:
-        """``gradient_room``: bytes that staged gradients may take at most; None: as many as there are."""
+        """
+        Args:
+            boxes: by peer, all that it is sent, whole; a box for several peers is one object, and hashed once.
+            gradient_room: bytes that staged gradients may take at most; None: as many as there are.
+        """
+        self._boxes = boxes
         self._updates, self._slots, self._device = updates, slots, device
         self._outbox = Outbox(transport, _WINDOW)
         self._side = Side(device, slots.nbytes)
@@ -94,7 +100,7 @@ class Source:
         self._open = self._updating = self._finishing = self._ended = False
         self._messages: deque[Callable[[], None]] = deque()
         self._in_staging = 0
-        self.peers = sorted({chunk.peer for chunk in self.outgoing})
+        self.peers = sorted(boxes)
         self._state_ready: Any = mark(device)
         self._stop_watching: Callable[[], None] | None = None
         self.stats = SourceStats()
@@ -287,10 +293,10 @@ class Source:
     def _send_digests(self) -> None:
         found: dict[Content, list[int]] = {}
         for peer in self.peers:
-            chunks = sorted((chunk for chunk in self.outgoing if chunk.peer == peer), key=lambda chunk: chunk.number)
+            boxes = self._boxes[peer].values()
             with self._side.use(after=self._state_ready):
-                found |= {chunk.content: digests(chunk.content) for chunk in chunks if chunk.content not in found}
-            data = torch.tensor([word for chunk in chunks for word in found[chunk.content]]).view(torch.uint8)
+                found |= {content: digests(content) for content in boxes if content not in found}
+            data = torch.tensor([word for content in boxes for word in found[content]]).view(torch.uint8)
             self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
         self._outbox.flush()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
@@ -55,14 +54,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Give the connections back."""
-
-
-def memory(buffer: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous uint8 tensor in host memory; valid for as long as the tensor is.
-
-    Not ``Tensor.numpy()``: that bars the storage from being resized, which is how state is freed in place.
-    """
-    return memoryview((ctypes.c_ubyte * buffer.numel()).from_address(buffer.data_ptr())).cast("B")
 
 
 class _Work:

@@ -86,7 +86,8 @@ def training() -> Training:
 def source(sent: Sent, training: Training) -> Iterator[Source]:
     values = [torch.zeros(4) for _ in range(4)]
     box = TrainedBox(Piece("w", (0,), (4,)), *values[:3], lambda: values[3], GroupSpec())
-    source = Source([Outgoing(1, 0, Trained([box]))], training, sent, Slots(2, 64, pinned=False), sent.device, None)
+    content, slots = Trained([box]), Slots(2, 64, pinned=False)
+    source = Source([Outgoing(1, 0, content)], {1: {box.piece: content}}, training, sent, slots, sent.device, None)
     thread = threading.Thread(target=source.run)
     thread.start()
     yield source
@@ -141,9 +142,11 @@ def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training) -
         staged.append(training.made)
         return values[3]
 
-    content = Trained([TrainedBox(Piece("w", (0,), (4,)), *values[:3], gradient, GroupSpec())])
+    piece, slots = Piece("w", (0,), (4,)), Slots(2, 64, pinned=False)
+    content = Trained([TrainedBox(piece, *values[:3], gradient, GroupSpec())])
     outgoing = [Outgoing(peer, 0, content) for peer in (1, 2, 3)]
-    source = Source(outgoing, training, sent, Slots(2, 64, pinned=False), sent.device, content.gradient_bytes)
+    boxes = {peer: {piece: content} for peer in (1, 2, 3)}
+    source = Source(outgoing, boxes, training, sent, slots, sent.device, content.gradient_bytes)
     thread = threading.Thread(target=source.run)
     thread.start()
     try:

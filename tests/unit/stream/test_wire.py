@@ -33,11 +33,14 @@ class Script:
         buffer.copy_(part)
 
 
+BOX = Piece("w@master", (0, 0), (2, 2))
+
+
 def held(value: float) -> Content:
     """A box of four elements, its weights of this value."""
     views = [torch.full((2, 2), value), torch.zeros(2, 2), torch.zeros(2, 2)]
     box = TrainedBox(Piece("w", (0, 0), (2, 2)), *views, gradient=lambda: torch.zeros(2, 2), group=GroupSpec())  # type: ignore[misc]
-    return Index(Replica([box], [])).content([Piece("w@master", (0, 0), (2, 2))])
+    return Index(Replica([box], [])).content([BOX])
 
 
 SOURCE = held(3.0)
@@ -53,9 +56,11 @@ def message(kind: Kind, version: int, payload: torch.Tensor | None = None, numbe
 
 
 def receive(*messages: list[torch.Tensor]) -> Sink:
+    content = held(0.0)
     sink = Sink(
         peer=1,
-        incoming={0: held(0.0)},
+        incoming={0: content},
+        boxes={BOX: content},
         transport=Script(*(part for parts in messages for part in parts)),  # type: ignore[arg-type]
         slots=Slots(1, SOURCE.nbytes, False),
         device=torch.device("cpu"),
