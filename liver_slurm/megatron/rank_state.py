@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class RankState:
     """``P2PCommunicator`` between pipeline stages."""
     gradients_used: bool = False
     """A backward pass may have added to the gradient buffers, which are made of zeros."""
+    before_zeroing: Callable[[], None] | None = None
+    """Called when gradients are about to go, by a step that begins."""
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
@@ -54,6 +56,8 @@ class RankState:
 
         A world's first step finds them there, and training stands until that step has begun.
         """
+        if self.before_zeroing is not None:
+            self.before_zeroing()
         if self.gradients_used:
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()

@@ -71,11 +71,13 @@ class LiveUpdates:
             for group in optimizer.optimizer.param_groups
         }
 
-    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+    def watch(
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+    ) -> Callable[[], None]:
         """Call ``before`` when gradients and rates of an update are final, ``after`` when its state is.
 
-        Both in training's thread. A step that is skipped, for its gradient is not finite, calls neither. Returns what
-        ends the watching.
+        And ``zeroing`` before the gradients go. All in training's thread. A step that is skipped, for its gradient is
+        not finite, calls neither of the first two. Returns what ends the watching.
         """
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
@@ -86,7 +88,11 @@ class LiveUpdates:
             inner[-1].register_step_post_hook(lambda *_: after()),
         ]
 
+        self._state.before_zeroing = zeroing
+
         def stop() -> None:
+            if self._state.before_zeroing is zeroing:
+                self._state.before_zeroing = None
             for handle in handles:
                 handle.remove()
 

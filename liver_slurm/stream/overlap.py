@@ -87,6 +87,7 @@ class Overlap:
         slot = max(staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
         pinned = device.type == "cuda"
         self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
+        self._pool = pool = threads.idle() if device.type == "cpu" else None
         self._transport, self._device = transport, device
         self._changed = threading.Condition()
         moves = RankMoves(*(list(filter(_speaks, side)) for side in moves))
@@ -98,14 +99,14 @@ class Overlap:
             contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
             outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
             leaving = _boxes(((target_peers[move.target_rank], move) for move in moves.sends), held)
-            self._source = Source(outgoing, leaving, updates, transport, self._sending, device, gradient_room)
+            self._source = Source(outgoing, leaving, updates, transport, self._sending, pool, device, gradient_room)
         incoming: dict[int, dict[int, Content]] = {}
         for number, chunk in received:
             assert needed is not None
             incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
         arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
         self._sinks = [
-            Sink(peer, contents, arriving[peer], transport, self._receiving, device, on_received, self._notify)
+            Sink(peer, contents, arriving[peer], transport, self._receiving, pool, device, on_received, self._notify)
             for peer, contents in sorted(incoming.items())
         ]
         self._copies = _copies(moves.copies, held, needed)
@@ -231,6 +232,8 @@ class Overlap:
         self.abort()
         for thread in self._threads:
             thread.join()
+        if self._pool is not None:
+            self._pool.shutdown()
         self._transport.close()
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from functools import partial
 
 import torch
 
@@ -25,6 +27,7 @@ class Sink:
         boxes: Boxes,
         transport: Transport,
         slots: Slots,
+        pool: Executor | None,
         device: torch.device,
         on_received: Callable[[torch.Tensor], None],
         on_ended: Callable[[], None],
@@ -35,11 +38,13 @@ class Sink:
             incoming: by number, the boxes of each chunk in this worker's new state.
             boxes: all of them, whole.
             slots: staging, shared by all of a worker's sinks.
+            pool: what updates are replayed in, so that the next gradients arrive meanwhile; None: where they arrive.
             on_received: called with each box that has arrived as state, before anything else is done with it.
             on_ended: called, in the thread, when all boxes are at the source's last version.
         """
         self.peer, self._incoming, self._boxes = peer, incoming, boxes
-        self._transport, self._slots = transport, slots
+        self._transport, self._slots, self._pool = transport, slots, pool
+        self._replays: list[Future[None]] = []
         self._on_received, self._on_ended = on_received, on_ended
         self._side = Side(device, slots.nbytes)
         self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
@@ -70,6 +75,7 @@ class Sink:
                 if header.kind is Kind.END:
                     self._end(header)
                 elif header.kind is Kind.GROUPS:
+                    self._settle()  # a box's updates are made one after the other
                     table = torch.empty(header.nbytes, dtype=torch.uint8)
                     self._receive(table)
                     self._groups = decode_groups(table.view(torch.float64))
@@ -109,25 +115,45 @@ class Sink:
     def _take(self, header: Header) -> None:
         """State, or gradients to replay."""
         content = self._incoming[header.number]
-        slot = self._slots.take()
+        host = self._slots.take(header.nbytes)
         try:
-            host = slot[: header.nbytes]
             self._receive(host)
-            with self._side.use():
-                scratch = self._side.scratch(host)
-                self._side.to_device(host, scratch)
-                if header.kind is Kind.STATE:
-                    content.unpack(scratch)
-                else:
-                    assert isinstance(content, Trained)
-                    content.replay(scratch, self._step, self._groups)
-        finally:
-            self._slots.give(slot)
+        except BaseException:
+            self._slots.give(host)
+            raise
         if header.kind is Kind.STATE:
+            self._use(host, content.unpack)
             self.bytes_received += header.nbytes
             for view in content.views():
                 self._on_received(view)
+        else:
+            assert isinstance(content, Trained)
+            replay = partial(content.replay, step=self._step, groups=self._groups)
+            if self._pool is None:
+                self._use(host, replay)
+            else:
+                self._replays.append(self._pool.submit(self._use, host, replay))
         self._versions[header.number] = header.version
+
+    def _use(self, host: torch.Tensor, work: Callable[[torch.Tensor], None]) -> None:
+        """Do what is to be done with a message, and give its slot back."""
+        try:
+            with torch.no_grad(), self._side.use():
+                scratch = self._side.scratch(host)
+                self._side.to_device(host, scratch)
+                work(scratch)
+        finally:
+            self._slots.give(host)
+
+    def _settle(self) -> None:
+        """Wait until all that has arrived is replayed.
+
+        Raises:
+            TransferError: see :meth:`liver_slurm.stream.replica.Trained.replay`.
+        """
+        for replay in self._replays:
+            replay.result()
+        self._replays.clear()
 
     def _end(self, header: Header) -> None:
         behind = [
@@ -139,6 +165,7 @@ class Sink:
             raise TransferError(
                 f"{len(behind)} chunks of worker {self.peer} are not at version {header.version}, the last one"
             )
+        self._settle()
         self.adam_step = header.number
         self.ended = True
         self._on_ended()

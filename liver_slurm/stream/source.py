@@ -1,7 +1,7 @@
 """The sending half of overlap: boxes leave while training runs, and the gradients of those that have left follow them.
 
 A box is read between two updates, at a known version. From then on every update's gradient is forwarded for it, copied
-in the optimizer's pre-step hook, where it is reduced and clipped, into staging of its own.
+from the optimizer's pre-step hook on, where it is reduced and clipped, into staging of its own.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from liver_slurm.stream import threads
 from liver_slurm.stream.replica import Boxes, Content, Groups, Trained, digests, encode_groups
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.transport import Transport
@@ -25,6 +25,10 @@ from liver_slurm.stream.wire import Header, Kind, Outbox, Slots
 _WINDOW = 16
 """Messages in flight. State is in slots, of which there are fewer; gradients lie in staging, so that no peer waits for
 what another one has still to take."""
+
+
+_TOGETHER = 8
+"""Chunks whose gradients one thread stages after the other: it costs training's thread more to ask than to copy one."""
 
 
 class Updates(Protocol):
@@ -36,8 +40,13 @@ class Updates(Protocol):
     def groups(self) -> Groups:
         """What the next update uses."""
 
-    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
-        """Call ``before`` and ``after`` around each update, in training's thread; returns what ends it."""
+    def watch(
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Call ``before`` and ``after`` around each update, and ``zeroing`` before its gradients go.
+
+        In training's thread; returns what ends it.
+        """
 
 
 @dataclass
@@ -75,16 +84,18 @@ class Source:
         updates: Updates,
         transport: Transport,
         slots: Slots,
+        pool: Executor | None,
         device: torch.device,
         gradient_room: int | None,
     ) -> None:
         """
         Args:
             boxes: by peer, all that it is sent, whole; a box for several peers is one object, and hashed once.
+            pool: what gradients are staged in, beside the update; None: before it, in the hook's CUDA stream.
             gradient_room: bytes that staged gradients may take at most; None: as many as there are.
         """
         self._boxes = boxes
-        self._updates, self._slots, self._device = updates, slots, device
+        self._updates, self._slots, self._pool, self._device = updates, slots, pool, device
         self._outbox = Outbox(transport, _WINDOW)
         self._side = Side(device, slots.nbytes)
         self._hook_side = Side(device, slots.nbytes)
@@ -99,7 +110,7 @@ class Source:
         self._version = 0
         self._open = self._updating = self._finishing = self._ended = False
         self._messages: deque[Callable[[], None]] = deque()
-        self._in_staging = 0
+        self._in_staging = self._unstaged = 0
         self.peers = sorted(boxes)
         self._state_ready: Any = mark(device)
         self._stop_watching: Callable[[], None] | None = None
@@ -116,7 +127,7 @@ class Source:
         """Watch the updates from now on; called between two steps, before boxes may leave."""
         with self._changed:
             if self._stop_watching is None:
-                self._stop_watching = self._updates.watch(self._before_update, self._after_update)
+                self._stop_watching = self._updates.watch(self._before_update, self._after_update, self._before_zeroing)
                 self._state_ready = mark(self._device)
                 self._changed.notify_all()
 
@@ -168,32 +179,47 @@ class Source:
         table = encode_groups(self._updates.groups())
         self._messages.append(partial(self._send_table, version, self._updates.adam_step(), table))
         leaving = [chunk for chunk in self.outgoing[: self._captured] if chunk.staging is not None]
-        ready = self._stage_all(list({chunk.content: chunk for chunk in leaving}.values()))
-        self._messages.extend(partial(self._send_gradients, chunk, version, ready[chunk.content]) for chunk in leaving)
+        once = list({chunk.content: chunk for chunk in leaving}.values())
         self._in_staging += len(leaving)
+        staged: dict[Content, Callable[[], None]] = {}
+        if self._pool is None:
+            staged = {chunk.content: self._stage(chunk) for chunk in once}
+        else:
+            self._unstaged = len(once)
+            for begin in range(0, len(once), _TOGETHER):
+                some = once[begin : begin + _TOGETHER]
+                wait = self._pool.submit(self._stage_beside, some).result
+                staged |= dict.fromkeys((chunk.content for chunk in some), wait)
+        self._messages.extend(partial(self._send_gradients, chunk, version, staged[chunk.content]) for chunk in leaving)
 
-    def _stage_all(self, chunks: Sequence[Outgoing]) -> dict[Content, Any]:
-        """Copy gradients to staging; when each is there."""
-        if self._device.type == "cuda":
-            return self._stage(chunks)
-        ready: dict[Content, Any] = {}
-        with threads.idle() as pool:
-            for staged in threads.spread(pool, self._stage, chunks):
-                ready |= staged.result()
-        return ready
-
-    def _stage(self, chunks: Iterable[Outgoing]) -> dict[Content, Any]:
-        ready: dict[Content, Any] = {}
-        with torch.no_grad():
+    def _stage_beside(self, chunks: Sequence[Outgoing]) -> None:
+        """In the pool's thread, while the update is made, which only reads the gradients."""
+        try:
             for chunk in chunks:
-                assert isinstance(chunk.content, Trained)
-                staged = self._staging[chunk.staging]
-                # In training's own stream, before the update that follows; the sending thread waits for the event.
-                scratch = self._hook_side.scratch(staged)
-                chunk.content.pack_gradients(scratch)
-                self._hook_side.to_host(scratch, staged)
-                ready[chunk.content] = mark(self._device)
-        return ready
+                self._stage(chunk)
+        finally:
+            with self._changed:
+                self._unstaged -= len(chunks)
+                self._changed.notify_all()
+
+    def _stage(self, chunk: Outgoing) -> Callable[[], None]:
+        """Copy gradients to staging; returns what waits until they are there."""
+        assert isinstance(chunk.content, Trained)
+        staged = self._staging[chunk.staging]
+        with torch.no_grad():
+            # On a GPU in training's own stream, before the update that follows.
+            scratch = self._hook_side.scratch(staged)
+            chunk.content.pack_gradients(scratch)
+            self._hook_side.to_host(scratch, staged)
+        event = mark(self._device)
+        return event.synchronize if event is not None else _nothing
+
+    def _before_zeroing(self) -> None:
+        """A step begins before the last one's gradients are staged: seldom, as staging takes less than an update."""
+        begun = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._unstaged == 0 or self._ended)
+        self.stats.exposed_seconds += time.perf_counter() - begun
 
     def _after_update(self) -> None:
         with self._changed:
@@ -271,9 +297,8 @@ class Source:
         for peer in self.peers:
             self._outbox.post(peer, Header(Kind.GROUPS, adam_step, version, data.numel()), data)
 
-    def _send_gradients(self, chunk: Outgoing, version: int, ready: Any) -> None:
-        if ready is not None:
-            ready.synchronize()
+    def _send_gradients(self, chunk: Outgoing, version: int, staged: Callable[[], None]) -> None:
+        staged()
         data = self._staging[chunk.staging]
         self.stats.bytes_gradients += data.numel()
         self._outbox.post(chunk.peer, Header(Kind.GRADIENT, chunk.number, version, data.numel()), data, self._left)
@@ -299,6 +324,10 @@ class Source:
             data = torch.tensor([word for content in boxes for word in found[content]]).view(torch.uint8)
             self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
         self._outbox.flush()
+
+
+def _nothing() -> None:
+    """On a CPU what was copied is there."""
 
 
 def _with_staging(outgoing: Sequence[Outgoing], room: int | None) -> tuple[list[Outgoing], int]:

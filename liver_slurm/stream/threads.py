@@ -6,6 +6,7 @@ threads than there are cores, and those that have nothing to do spin at the core
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -31,8 +32,8 @@ def pool(size: int) -> ThreadPoolExecutor:
 
 
 def idle() -> ThreadPoolExecutor:
-    """As many threads as have cores while training stands: those of the calling thread's team, and the companion."""
-    return pool(min(_MOST, torch.get_num_threads() + 1))
+    """As many threads as have cores while training stands: those of its team on a CPU, and the companion."""
+    return pool(min(_MOST, int(os.environ.get("OMP_NUM_THREADS", "1")) + 1))
 
 
 def spread(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -14,6 +14,7 @@ from liver_slurm.errors import TransferError
 from liver_slurm.stream.transport import Pending, Transport
 
 _FIELDS = 5
+_ALIGNMENT = 4
 HEADER_BYTES = 8 * _FIELDS
 
 
@@ -29,7 +30,7 @@ class Kind(IntEnum):
     END = 4
     """Everything sent is at ``version``; ``number``: updates made by then."""
     DIGESTS = 5
-    """Digests of all boxes at the last version, by the number of their chunks, taken where they were sent from."""
+    """Digests of all boxes at the last version, in the order in which the plan moves them, taken at the source."""
 
 
 class Header(NamedTuple):
@@ -62,14 +63,23 @@ def decode(data: torch.Tensor) -> Header:
 
 
 class Slots:
-    """A few staging buffers in host memory, made when first needed; threads wait for a free one."""
+    """A few staging buffers in host memory, made when first needed; threads wait for a free one, or for a part of one.
+
+    A part is a third: what the gradients of a chunk take whose state fills a slot.
+    """
+
+    _PARTS = 3
 
     def __init__(self, count: int, nbytes: int, pinned: bool) -> None:
         self.nbytes, self._pinned = nbytes, pinned
-        self._free: queue.Queue[torch.Tensor | None] = queue.Queue()
+        self._part_bytes = nbytes // self._PARTS // _ALIGNMENT * _ALIGNMENT
+        self._changed = threading.Condition()
         self._made = 0
-        for _ in range(count):
-            self._free.put(None)
+        self._free: list[torch.Tensor | None] = [None] * count
+        self._parts: list[torch.Tensor] = []
+        """Free ones of slots that are lent in parts."""
+        self._lent: dict[int, int] = {}
+        """Of each slot that is lent in parts, by address, how many are out."""
 
     @property
     def peak_bytes(self) -> int:
@@ -78,26 +88,58 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Buffers that nobody has."""
-        return self._free.qsize()
+        """Whole buffers that nobody has."""
+        return len(self._free)
 
-    def take(self) -> torch.Tensor:
-        """A free buffer; waits for one."""
-        buffer = self._free.get()
+    def take(self, nbytes: int | None = None) -> torch.Tensor:
+        """A free buffer of so many bytes, default: a whole one; waits for it."""
+        nbytes = self.nbytes if nbytes is None else nbytes
+        small = nbytes <= self._part_bytes
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or (small and self._parts))
+            if small:
+                return self._part()[:nbytes]
+            return self._whole()[:nbytes]
+
+    def _whole(self) -> torch.Tensor:
+        buffer = self._free.pop()
         if buffer is None:
             self._made += 1
             buffer = torch.empty(self.nbytes, dtype=torch.uint8, pin_memory=self._pinned)
         return buffer
 
+    def _part(self) -> torch.Tensor:
+        if not self._parts:
+            self._parts += self._whole()[: self._PARTS * self._part_bytes].split(self._part_bytes)
+        part = self._parts.pop()
+        slot = _slot(part)
+        self._lent[slot] = self._lent.get(slot, 0) + 1
+        return part
+
     def give(self, buffer: torch.Tensor) -> None:
         """The buffer is free again."""
-        self._free.put(buffer)
+        slot = _slot(buffer)
+        with self._changed:
+            whole = torch.empty(0, dtype=torch.uint8).set_(buffer.untyped_storage())
+            if slot not in self._lent:
+                self._free.append(whole)
+            elif self._lent[slot] > 1:
+                self._lent[slot] -= 1
+                self._parts.append(whole[buffer.storage_offset() :][: self._part_bytes])
+            else:
+                del self._lent[slot]
+                self._parts = [part for part in self._parts if _slot(part) != slot]
+                self._free.append(whole)
+            self._changed.notify_all()
 
     def release(self) -> None:
         """Give the memory of all buffers back; none may be in use."""
-        for _ in range(self._free.qsize()):
-            self._free.get()
-            self._free.put(None)
+        with self._changed:
+            self._free = [None] * len(self._free)
+
+
+def _slot(buffer: torch.Tensor) -> int:
+    return int(buffer.untyped_storage().data_ptr())
 
 
 class Outbox:

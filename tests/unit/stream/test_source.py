@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from liver_slurm.state.pieces import Piece
 from liver_slurm.state.spec import GroupSpec
+from liver_slurm.stream import threads
 from liver_slurm.stream.replica import Groups, Hyperparameters, Trained, TrainedBox
 from liver_slurm.stream.source import Outgoing, Source
 from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode
@@ -51,6 +53,7 @@ class Training:
         self.made = 0
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
+        self.zeroing: Callable[[], None] = lambda: None
 
     def adam_step(self) -> int:
         return self.made
@@ -58,15 +61,18 @@ class Training:
     def groups(self) -> Groups:
         return {GroupSpec(): Hyperparameters(1e-3, 0.0, 0.9, 0.99, 1e-8)}
 
-    def watch(self, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
-        self.before, self.after = before, after
+    def watch(
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+    ) -> Callable[[], None]:
+        self.before, self.after, self.zeroing = before, after, zeroing
 
         def stop() -> None:
-            self.before = self.after = lambda: None
+            self.before = self.after = self.zeroing = lambda: None
 
         return stop
 
     def update(self) -> None:
+        self.zeroing()
         self.before()
         self.made += 1
         self.after()
@@ -82,12 +88,24 @@ def training() -> Training:
     return Training()
 
 
+@pytest.fixture(params=[False, True], ids=["in the hook", "beside"])
+def pool(request: pytest.FixtureRequest) -> Iterator[ThreadPoolExecutor | None]:
+    """What gradients are staged in."""
+    if not request.param:
+        yield None
+        return
+    with threads.pool(2) as pool:
+        yield pool
+
+
 @pytest.fixture
-def source(sent: Sent, training: Training) -> Iterator[Source]:
+def source(sent: Sent, training: Training, pool: ThreadPoolExecutor | None) -> Iterator[Source]:
     values = [torch.zeros(4) for _ in range(4)]
     box = TrainedBox(Piece("w", (0,), (4,)), *values[:3], lambda: values[3], GroupSpec())
     content, slots = Trained([box]), Slots(2, 64, pinned=False)
-    source = Source([Outgoing(1, 0, content)], {1: {box.piece: content}}, training, sent, slots, sent.device, None)
+    source = Source(
+        [Outgoing(1, 0, content)], {1: {box.piece: content}}, training, sent, slots, pool, sent.device, None
+    )
     thread = threading.Thread(target=source.run)
     thread.start()
     yield source
@@ -135,18 +153,18 @@ def test_what_was_not_let_go_leaves_in_the_pause(source: Source, sent: Sent, tra
     assert (source.stats.bytes_early, source.stats.bytes_gradients) == (0, 0)
 
 
-def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training) -> None:
+def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training, pool: ThreadPoolExecutor | None) -> None:
     values, staged = [torch.zeros(4) for _ in range(4)], []
 
     def gradient() -> torch.Tensor:
-        staged.append(training.made)
+        staged.append(values[3])
         return values[3]
 
     piece, slots = Piece("w", (0,), (4,)), Slots(2, 64, pinned=False)
     content = Trained([TrainedBox(piece, *values[:3], gradient, GroupSpec())])
     outgoing = [Outgoing(peer, 0, content) for peer in (1, 2, 3)]
     boxes = {peer: {piece: content} for peer in (1, 2, 3)}
-    source = Source(outgoing, boxes, training, sent, slots, sent.device, content.gradient_bytes)
+    source = Source(outgoing, boxes, training, sent, slots, pool, sent.device, content.gradient_bytes)
     thread = threading.Thread(target=source.run)
     thread.start()
     try:
@@ -163,6 +181,67 @@ def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training) -
     finally:
         source.cancel()
         thread.join(PATIENCE)
-    assert staged == [0, 1]
+    assert len(staged) == 2, "once for each update"
     assert source.staging_bytes == content.gradient_bytes
     assert source.stats.exposed_seconds > 0
+
+
+@pytest.fixture
+def may_read() -> threading.Event:
+    """Gradients can be read."""
+    return threading.Event()
+
+
+@pytest.fixture
+def updated(sent: Sent, training: Training, may_read: threading.Event) -> Iterator[Source]:
+    """One that has sent state, and whose training has made an update since; its gradients take their time."""
+    values = [torch.zeros(4) for _ in range(4)]
+
+    def gradient() -> torch.Tensor:
+        assert may_read.wait(PATIENCE)
+        return values[3]
+
+    content = Trained([TrainedBox(Piece("w", (0,), (4,)), *values[:3], gradient, GroupSpec())])
+    slots, boxes = Slots(2, 64, pinned=False), {1: {Piece("w", (0,), (4,)): content}}
+    with threads.pool(1) as pool:
+        source = Source([Outgoing(1, 0, content)], boxes, training, sent, slots, pool, sent.device, None)
+        thread = threading.Thread(target=source.run)
+        thread.start()
+        try:
+            source.attach()
+            source.open()
+            sent.until((Kind.STATE, 0))
+            training.update()
+            yield source
+        finally:
+            may_read.set()
+            source.cancel()
+            thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def next_step(updated: Source, training: Training) -> Iterator[threading.Thread]:
+    """It has begun, and zeroes gradients first."""
+    step = threading.Thread(target=training.zeroing)
+    step.start()
+    yield step
+    step.join(PATIENCE)
+    assert not step.is_alive()
+
+
+def test_gradients_stay_until_they_are_staged(
+    updated: Source, next_step: threading.Thread, may_read: threading.Event, sent: Sent
+) -> None:
+    next_step.join(0.1)
+    assert next_step.is_alive()
+    may_read.set()
+    next_step.join(PATIENCE)
+    assert updated.stats.exposed_seconds > 0.05
+    sent.until((Kind.STATE, 0), (Kind.GROUPS, 1), (Kind.GRADIENT, 1))
+
+
+def test_a_step_does_not_wait_for_gradients_of_what_is_given_up(updated: Source, next_step: threading.Thread) -> None:
+    updated.cancel()
+    next_step.join(PATIENCE)
+    assert not next_step.is_alive()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from liver_slurm.errors import TransferError
 from liver_slurm.state.pieces import Piece
 from liver_slurm.state.spec import GroupSpec
-from liver_slurm.stream.replica import Content, Hyperparameters, Index, Replica, TrainedBox, digests, encode_groups
+from liver_slurm.stream import threads
+from liver_slurm.stream.replica import (
+    Content,
+    Hyperparameters,
+    Index,
+    Replica,
+    Trained,
+    TrainedBox,
+    decode_groups,
+    digests,
+    encode_groups,
+)
 from liver_slurm.stream.sink import Sink
 from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode, encode
 
@@ -55,7 +71,7 @@ def message(kind: Kind, version: int, payload: torch.Tensor | None = None, numbe
     return [header] if payload is None else [header, payload]
 
 
-def receive(*messages: list[torch.Tensor]) -> Sink:
+def receive(*messages: list[torch.Tensor], pool: Executor | None = None) -> Sink:
     content = held(0.0)
     sink = Sink(
         peer=1,
@@ -63,6 +79,7 @@ def receive(*messages: list[torch.Tensor]) -> Sink:
         boxes={BOX: content},
         transport=Script(*(part for parts in messages for part in parts)),  # type: ignore[arg-type]
         slots=Slots(1, SOURCE.nbytes, False),
+        pool=pool,
         device=torch.device("cpu"),
         on_received=lambda view: None,
         on_ended=lambda: None,
@@ -105,6 +122,66 @@ def test_a_digest_that_differs() -> None:
 def test_what_is_not_due_ends_the_transfer(messages: list[list[torch.Tensor]]) -> None:
     with pytest.raises(TransferError, match=r"not due|goes on after its end|are not at version|without what"):
         receive(*messages)
+
+
+@pytest.fixture(params=[False, True], ids=["where it arrives", "beside"])
+def pool(request: pytest.FixtureRequest) -> Iterator[Executor | None]:
+    """What updates are replayed in."""
+    if not request.param:
+        yield None
+        return
+    with threads.pool(2) as pool:
+        yield pool
+
+
+def following(version: int, groups: torch.Tensor = GROUPS) -> list[list[torch.Tensor]]:
+    return [
+        message(Kind.GROUPS, version, groups, number=version - 1),
+        message(Kind.GRADIENT, version, torch.full((4,), float(version)).view(torch.uint8)),
+    ]
+
+
+def test_updates_are_replayed_one_after_the_other(pool: Executor | None) -> None:
+    last, source = 20, held(3.0)
+    assert isinstance(source, Trained)
+    updates = decode_groups(GROUPS.view(torch.float64))
+    with torch.no_grad():
+        for version in range(1, last + 1):
+            source.replay(torch.full((4,), float(version)).view(torch.uint8), version - 1, updates)
+    proof = torch.tensor(digests(source)).view(torch.uint8)
+    messages = [message for version in range(1, last + 1) for message in following(version)]
+    end = [message(Kind.END, last, number=last), message(Kind.DIGESTS, last, proof)]
+    assert receive(message(Kind.STATE, 0, STATE), *messages, *end, pool=pool).digests_checked == 3
+
+
+def test_an_update_that_cannot_be_replayed(pool: Executor | None) -> None:
+    other = encode_groups({GroupSpec(lr_mult=2.0): Hyperparameters(1e-3, 0.1, 0.9, 0.999, 1e-8)})
+    wrong = following(1, other.view(torch.uint8).view(-1))
+    with pytest.raises(TransferError, match="has no parameter group"):
+        receive(message(Kind.STATE, 0, STATE), *wrong, message(Kind.END, 1, number=1), pool=pool)
+
+
+@given(st.data())
+def test_slots_are_lent_whole_or_in_thirds(data: st.DataObject) -> None:
+    count, nbytes = 2, 50
+    slots, lent = Slots(count, nbytes, pinned=False), list[torch.Tensor]()
+    for _ in range(data.draw(st.integers(0, 20))):
+        if lent and data.draw(st.booleans()):
+            slots.give(lent.pop(data.draw(st.integers(0, len(lent) - 1))))
+            continue
+        wanted = data.draw(st.integers(1, nbytes))
+        small = wanted <= 16
+        if slots.free or (small and slots._parts):
+            lent.append(slots.take(wanted))
+            assert lent[-1].numel() == wanted
+            assert lent[-1].data_ptr() % 4 == 0
+        places = sorted((buffer.data_ptr(), buffer.data_ptr() + buffer.numel()) for buffer in lent)
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(places)), "nothing is lent twice"
+        assert slots.peak_bytes <= count * nbytes
+    for buffer in lent:
+        slots.give(buffer)
+    assert slots.free == count
+    assert [slots.take().numel() for _ in range(count)] == [nbytes] * count
 
 
 def test_a_header_is_what_it_was() -> None:
