@@ -8,7 +8,9 @@ Seconds lost by a reconfiguration, of whatever way::
 
 so that the step which is trained anyway is not counted, and a slow first step is. A usual step is the median of the
 later steps' intervals in that world. On busy cores step times vary by more than our pauses last; hence the second line,
-which comes from the workers' own clocks and keeps chance from making a pause shorter than it was.
+which comes from the workers' own clocks and keeps chance from making a pause shorter than it was. Of several
+reconfigurations each term is the median of its own: the greater of two in each would count chance where it makes a step
+longer, and not where it makes one shorter.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ class Reconfigured:
     @property
     def lost_s(self) -> float:
         """Seconds lost, as defined above."""
-        return max(self.interval_s - self.usual_s, self.stood_s, 0.0) + self.before_s
+        return _lost(self.interval_s - self.usual_s, self.stood_s, self.before_s)
+
+
+def _lost(longer_s: float, stood_s: float, before_s: float) -> float:
+    return max(longer_s, stood_s, 0.0) + before_s
 
 
 def usual(ends: Sequence[float]) -> float:
@@ -56,7 +62,11 @@ def middle(measured: Sequence[Reconfigured]) -> dict[str, Any]:
     """The median of several: ``lost_s, interval_s, step_s`` and ``parts``, each a median of its own."""
     names = dict.fromkeys(name for one in measured for name in one.parts)
     return {
-        "lost_s": statistics.median(one.lost_s for one in measured),
+        "lost_s": _lost(
+            statistics.median(one.interval_s - one.usual_s for one in measured),
+            statistics.median(one.stood_s for one in measured),
+            statistics.median(one.before_s for one in measured),
+        ),
         "interval_s": statistics.median(one.interval_s for one in measured),
         "step_s": statistics.median(one.usual_s for one in measured),
         "parts": {name: statistics.median(one.parts[name] for one in measured if name in one.parts) for name in names},

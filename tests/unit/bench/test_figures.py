@@ -50,6 +50,12 @@ def test_medians_are_taken_of_each_figure_by_itself() -> None:
     assert document["each_s"] == [1.0, 5.0, 3.0]
 
 
+def test_chance_does_not_add_to_what_several_lost() -> None:
+    results = [Reconfigured(2.0 + by, 2.0, {}, stood_s=0.1, before_s=0.01) for by in (-0.5, 0.4, 0.0)]
+    assert middle(results)["lost_s"] == pytest.approx(0.11)
+    assert [one.lost_s for one in results] == pytest.approx([0.11, 0.41, 0.11])
+
+
 @pytest.mark.parametrize(
     ("baseline", "ours", "expected"), [(10.0, 0.5, 20.0), (None, 1.0, None), (1.0, None, None), (1.0, 0.0, None)]
 )
