@@ -22,7 +22,7 @@ from liver_slurm.state.plan import RankMoves
 from liver_slurm.state.schedule import Chunk, schedule
 from liver_slurm.stream import threads
 from liver_slurm.stream.probe import probe
-from liver_slurm.stream.replica import STATE_BYTES, Boxes, Content, Index, Replica, copy_all, digests
+from liver_slurm.stream.replica import STATE_BYTES, Boxes, Content, Fixed, Index, Replica, Trained, copy_all, digests
 from liver_slurm.stream.side import Side, mark
 from liver_slurm.stream.sink import Sink
 from liver_slurm.stream.source import Outgoing, Source, Updates
@@ -180,14 +180,21 @@ class Overlap:
         """Copy what stays here."""
         if self._device.type == "cuda":
             with torch.no_grad(), self._side.use(after=mark(self._device)):
-                for source, target in self._copies:
-                    copy_all(target.views(), source.views())
+                for kind in (Trained, Fixed):
+                    pairs = self._local_views(kind)
+                    if pairs:
+                        copy_all(*zip(*pairs, strict=True))
             return
-        pairs = [pair for source, target in self._copies for pair in zip(target.views(), source.views(), strict=True)]
+        pairs = self._local_views(Trained, Fixed)
         pairs.sort(key=lambda pair: -pair[0].nbytes)  # so that no thread is left with a large one at the end
         with threads.idle() as pool:
             for copied in threads.spread(pool, _copy, pairs):
                 copied.result()
+
+    def _local_views(self, *kinds: type[Content]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What to copy where: (to, from)."""
+        pairs = [pair for pair in self._copies if isinstance(pair[0], kinds)]
+        return [views for source, target in pairs for views in zip(target.views(), source.views(), strict=True)]
 
     def prove(self) -> OverlapStats:
         """Wait until every digest, here and of what was sent from here, is compared or on its way.
@@ -196,10 +203,10 @@ class Overlap:
             TransferError: one differs, a peer is gone, or the transfer was given up.
         """
         with self._side.use():
-            for source, target in self._copies:
-                if digests(source) != digests(target):
-                    raise TransferError("the digest of a box that was copied inside this worker differs")
-                self._local_digests += source.boxes
+            sources, targets = ([pair[side] for pair in self._copies] for side in (0, 1))
+            if digests(sources, self._pool) != digests(targets, self._pool):
+                raise TransferError("the digest of a box that was copied inside this worker differs")
+            self._local_digests += sum(source.boxes for source in sources)
         self._wait(lambda: self._running == 0)
         source_stats = self._source.stats if self._source is not None else None
         return OverlapStats(
@@ -320,13 +327,9 @@ def _copies(copies: Sequence[Move], held: Index | None, needed: Index | None) ->
     """What stays on this worker: (where it lies, where it goes); nothing for what both worlds keep in one storage."""
     if held is None or needed is None:
         return []
-    trained: list[Piece] = []
-    fixed: list[Piece] = []
-    for move in copies:
-        part = Piece(move.tensor, move.offset, move.shape)
-        if not _shared(held.content([part]), needed.content([part])):
-            (trained if _is_master(move) else fixed).append(part)
-    return [(held.content(parts), needed.content(parts)) for parts in (trained, fixed) if parts]
+    pieces = [Piece(move.tensor, move.offset, move.shape) for move in copies]
+    pairs = [(held.content([piece]), needed.content([piece])) for piece in pieces]
+    return [pair for pair in pairs if not _shared(*pair)]
 
 
 def _shared(source: Content, target: Content) -> bool:

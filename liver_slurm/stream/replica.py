@@ -7,7 +7,9 @@ gradient of update ``n + 1`` can make that update itself, bit for bit: Adam work
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import torch
@@ -297,9 +299,17 @@ Boxes = Mapping[Piece, Content]
 and for each digest the thread that trains may have to wait for the interpreter."""
 
 
-def digests(content: Content) -> list[int]:
-    """64-bit digest of every view, as signed numbers, which is how torch stores them."""
-    return list(map(signed, digests_of(content.views())))
+def digests(contents: Iterable[Content], pool: Executor | None = None) -> list[list[int]]:
+    """Of each content, 64-bit digests of its views, as signed numbers, which is how torch stores them.
+
+    Args:
+        pool: shares the contents out among its threads; None: this thread does it, and waits for a GPU but once.
+    """
+    contents = list(contents)
+    if pool is not None:
+        return list(pool.map(lambda content: digests([content])[0], contents))
+    words = iter(digests_of(view for content in contents for view in content.views()))
+    return [list(map(signed, islice(words, content.boxes))) for content in contents]
 
 
 def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:

@@ -38,7 +38,8 @@ class Sink:
             incoming: by number, the boxes of each chunk in this worker's new state.
             boxes: all of them, whole.
             slots: staging, shared by all of a worker's sinks.
-            pool: what updates are replayed in, so that the next gradients arrive meanwhile; None: where they arrive.
+            pool: what replays updates, so that the next gradients arrive meanwhile, and takes digests; None: this
+                thread does.
             on_received: called with each box that has arrived as state, before anything else is done with it.
             on_ended: called, in the thread, when all boxes are at the source's last version.
         """
@@ -171,7 +172,7 @@ class Sink:
         self._on_ended()
         # While the source takes them there.
         with self._side.use():
-            self._digests = {piece: digests(content) for piece, content in self._boxes.items()}
+            self._digests = dict(zip(self._boxes, digests(self._boxes.values(), self._pool), strict=True))
 
     def _compare(self, header: Header) -> None:
         data = torch.empty(header.nbytes, dtype=torch.uint8)

@@ -91,7 +91,8 @@ class Source:
         """
         Args:
             boxes: by peer, all that it is sent, whole; a box for several peers is one object, and hashed once.
-            pool: what gradients are staged in, beside the update; None: before it, in the hook's CUDA stream.
+            pool: what stages gradients, beside the update, and takes digests; None: the hook does, in its CUDA stream,
+                and the sending thread.
             gradient_room: bytes that staged gradients may take at most; None: as many as there are.
         """
         self._boxes = boxes
@@ -319,8 +320,9 @@ class Source:
         found: dict[Content, list[int]] = {}
         for peer in self.peers:
             boxes = self._boxes[peer].values()
+            new = [content for content in boxes if content not in found]
             with self._side.use(after=self._state_ready):
-                found |= {content: digests(content) for content in boxes if content not in found}
+                found |= zip(new, digests(new, self._pool), strict=True)
             data = torch.tensor([word for content in boxes for word in found[content]]).view(torch.uint8)
             self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
         self._outbox.flush()

@@ -96,7 +96,7 @@ def test_boxes_follow_bit_for_bit(
         source.train(gradient, lr)
     for mine, theirs in zip(source.replica().trained[0].state, target.replica().trained[0].state, strict=True):
         assert torch.equal(mine, theirs)
-    assert digests(sent) == digests(kept)
+    assert digests([sent]) == digests([kept])
 
 
 def test_a_wrong_rate_shows_in_the_digests() -> None:
@@ -109,7 +109,7 @@ def test_a_wrong_rate_shows_in_the_digests() -> None:
     wrong = {PLAIN: Hyperparameters(1e-3 * (1 + 1e-4), 0.1, 0.9, 0.999, 1e-8)}
     with torch.no_grad():
         kept.replay(gradient.view(-1).view(torch.uint8), 0, wrong)
-    assert digests(sent) != digests(kept)
+    assert digests([sent]) != digests([kept])
 
 
 def test_what_is_not_there_is_named() -> None:

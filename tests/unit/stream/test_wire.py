@@ -63,7 +63,7 @@ SOURCE = held(3.0)
 STATE = torch.empty(SOURCE.nbytes, dtype=torch.uint8)
 SOURCE.pack(STATE)
 GRADIENT = torch.ones(4).view(torch.uint8)
-DIGESTS = torch.tensor(digests(SOURCE)).view(torch.uint8)
+DIGESTS = torch.tensor(*digests([SOURCE])).view(torch.uint8)
 
 
 def message(kind: Kind, version: int, payload: torch.Tensor | None = None, number: int = 0) -> list[torch.Tensor]:
@@ -94,7 +94,7 @@ def test_state_then_the_end_then_its_digests() -> None:
 
 
 def test_a_digest_that_differs() -> None:
-    other = torch.tensor(digests(held(2.0))).view(torch.uint8)
+    other = torch.tensor(*digests([held(2.0)])).view(torch.uint8)
     with pytest.raises(TransferError, match="the digest of what arrived differs"):
         receive(message(Kind.STATE, 0, STATE), message(Kind.END, 0), message(Kind.DIGESTS, 0, other))
 
@@ -148,7 +148,7 @@ def test_updates_are_replayed_one_after_the_other(pool: Executor | None) -> None
     with torch.no_grad():
         for version in range(1, last + 1):
             source.replay(torch.full((4,), float(version)).view(torch.uint8), version - 1, updates)
-    proof = torch.tensor(digests(source)).view(torch.uint8)
+    proof = torch.tensor(*digests([source])).view(torch.uint8)
     messages = [message for version in range(1, last + 1) for message in following(version)]
     end = [message(Kind.END, last, number=last), message(Kind.DIGESTS, last, proof)]
     assert receive(message(Kind.STATE, 0, STATE), *messages, *end, pool=pool).digests_checked == 3
