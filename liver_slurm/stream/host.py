@@ -95,7 +95,7 @@ class _Receiver:
 
 
 def _checksum(buffer: torch.Tensor) -> int:
-    # In one call, which keeps the interpreter: a few microseconds a MiB, less than to ask a busy thread for it again.
+    # In one call: to ask a busy thread for the interpreter again, once for each piece, would take longer than to hash it.
     return xxhash.xxh3_64_intdigest(memory(buffer))
 
 
