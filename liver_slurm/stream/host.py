@@ -95,7 +95,7 @@ class _Receiver:
 
 
 def _checksum(buffer: torch.Tensor) -> int:
-    # In one call: to ask a busy thread for the interpreter again, once for each piece, would take longer than to hash it.
+    # In one call: a busy thread gives the interpreter back more slowly than a piece is hashed.
     return xxhash.xxh3_64_intdigest(memory(buffer))
 
 

@@ -187,7 +187,7 @@ class Overlap:
             return
         pairs = self._local_views(Trained, Fixed)
         pairs.sort(key=lambda pair: -pair[0].nbytes)  # so that no thread is left with a large one at the end
-        with threads.idle() as pool:
+        with threads.idle() as pool:  # beside the threads that replay
             for copied in threads.spread(pool, _copy, pairs):
                 copied.result()
 
@@ -203,7 +203,8 @@ class Overlap:
             TransferError: one differs, a peer is gone, or the transfer was given up.
         """
         with self._side.use():
-            sources, targets = ([pair[side] for pair in self._copies] for side in (0, 1))
+            sources = [source for source, _ in self._copies]
+            targets = [target for _, target in self._copies]
             if digests(sources, self._pool) != digests(targets, self._pool):
                 raise TransferError("the digest of a box that was copied inside this worker differs")
             self._local_digests += sum(source.boxes for source in sources)

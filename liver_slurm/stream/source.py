@@ -26,7 +26,6 @@ _WINDOW = 16
 """Messages in flight. State is in slots, of which there are fewer; gradients lie in staging, so that no peer waits for
 what another one has still to take."""
 
-
 _TOGETHER = 8
 """Chunks whose gradients one thread stages after the other: it costs training's thread more to ask than to copy one."""
 

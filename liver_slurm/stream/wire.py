@@ -78,8 +78,6 @@ class Slots:
         self._free: list[torch.Tensor | None] = [None] * count
         self._parts: list[torch.Tensor] = []
         """Free ones of slots that are lent in parts."""
-        self._lent: dict[int, int] = {}
-        """Of each slot that is lent in parts, by address, how many are out."""
 
     @property
     def peak_bytes(self) -> int:
@@ -111,24 +109,20 @@ class Slots:
     def _part(self) -> torch.Tensor:
         if not self._parts:
             self._parts += self._whole()[: self._PARTS * self._part_bytes].split(self._part_bytes)
-        part = self._parts.pop()
-        slot = _slot(part)
-        self._lent[slot] = self._lent.get(slot, 0) + 1
-        return part
+        return self._parts.pop()
 
     def give(self, buffer: torch.Tensor) -> None:
-        """The buffer is free again."""
-        slot = _slot(buffer)
+        """What :meth:`take` gave is free again."""
+        storage = buffer.untyped_storage()
+        whole = torch.empty(0, dtype=torch.uint8).set_(storage)
         with self._changed:
-            whole = torch.empty(0, dtype=torch.uint8).set_(buffer.untyped_storage())
-            if slot not in self._lent:
-                self._free.append(whole)
-            elif self._lent[slot] > 1:
-                self._lent[slot] -= 1
+            if buffer.numel() <= self._part_bytes:
                 self._parts.append(whole[buffer.storage_offset() :][: self._part_bytes])
+                others = [part for part in self._parts if part.untyped_storage().data_ptr() != storage.data_ptr()]
+                if len(self._parts) - len(others) == self._PARTS:
+                    self._parts = others
+                    self._free.append(whole)
             else:
-                del self._lent[slot]
-                self._parts = [part for part in self._parts if _slot(part) != slot]
                 self._free.append(whole)
             self._changed.notify_all()
 
@@ -136,10 +130,6 @@ class Slots:
         """Give the memory of all buffers back; none may be in use."""
         with self._changed:
             self._free = [None] * len(self._free)
-
-
-def _slot(buffer: torch.Tensor) -> int:
-    return int(buffer.untyped_storage().data_ptr())
 
 
 class Outbox:

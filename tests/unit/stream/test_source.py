@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from liver_slurm.state.pieces import Piece
 from liver_slurm.state.spec import GroupSpec
 from liver_slurm.stream import threads
-from liver_slurm.stream.replica import Groups, Hyperparameters, Trained, TrainedBox
+from liver_slurm.stream.replica import GRADIENT_BYTES, Groups, Hyperparameters, Trained, TrainedBox
 from liver_slurm.stream.source import Outgoing, Source
 from liver_slurm.stream.wire import HEADER_BYTES, Header, Kind, Slots, decode
 
@@ -98,20 +99,34 @@ def pool(request: pytest.FixtureRequest) -> Iterator[ThreadPoolExecutor | None]:
         yield pool
 
 
-@pytest.fixture
-def source(sent: Sent, training: Training, pool: ThreadPoolExecutor | None) -> Iterator[Source]:
-    values = [torch.zeros(4) for _ in range(4)]
-    box = TrainedBox(Piece("w", (0,), (4,)), *values[:3], lambda: values[3], GroupSpec())
-    content, slots = Trained([box]), Slots(2, 64, pinned=False)
-    source = Source(
-        [Outgoing(1, 0, content)], {1: {box.piece: content}}, training, sent, slots, pool, sent.device, None
-    )
+@contextmanager
+def sending(
+    peers: Sequence[int],
+    gradient: Callable[[], torch.Tensor],
+    training: Training,
+    sent: Sent,
+    pool: ThreadPoolExecutor | None,
+    room: int | None = None,
+) -> Iterator[Source]:
+    """A source that sends one box of four elements to some peers."""
+    piece = Piece("w", (0,), (4,))
+    content = Trained([TrainedBox(piece, torch.zeros(4), torch.zeros(4), torch.zeros(4), gradient, GroupSpec())])
+    outgoing, boxes = [Outgoing(peer, 0, content) for peer in peers], {peer: {piece: content} for peer in peers}
+    source = Source(outgoing, boxes, training, sent, Slots(2, 64, pinned=False), pool, sent.device, room)
     thread = threading.Thread(target=source.run)
     thread.start()
-    yield source
-    source.cancel()
-    thread.join(PATIENCE)
+    try:
+        yield source
+    finally:
+        source.cancel()
+        thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def source(sent: Sent, training: Training, pool: ThreadPoolExecutor | None) -> Iterator[Source]:
+    with sending([1], lambda: torch.zeros(4), training, sent, pool) as source:
+        yield source
 
 
 STATE = (Kind.STATE, 1)
@@ -154,20 +169,14 @@ def test_what_was_not_let_go_leaves_in_the_pause(source: Source, sent: Sent, tra
 
 
 def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training, pool: ThreadPoolExecutor | None) -> None:
-    values, staged = [torch.zeros(4) for _ in range(4)], []
+    staged = []
 
     def gradient() -> torch.Tensor:
-        staged.append(values[3])
-        return values[3]
+        staged.append(torch.zeros(4))
+        return staged[-1]
 
-    piece, slots = Piece("w", (0,), (4,)), Slots(2, 64, pinned=False)
-    content = Trained([TrainedBox(piece, *values[:3], gradient, GroupSpec())])
-    outgoing = [Outgoing(peer, 0, content) for peer in (1, 2, 3)]
-    boxes = {peer: {piece: content} for peer in (1, 2, 3)}
-    source = Source(outgoing, boxes, training, sent, slots, pool, sent.device, content.gradient_bytes)
-    thread = threading.Thread(target=source.run)
-    thread.start()
-    try:
+    nbytes = 4 * GRADIENT_BYTES
+    with sending((1, 2, 3), gradient, training, sent, pool, room=nbytes) as source:
         source.attach()
         source.open()
         sent.until(*[(Kind.STATE, 0)] * 3)
@@ -178,11 +187,8 @@ def test_what_several_peers_get_is_staged_once(sent: Sent, training: Training, p
         sent.until(*[(Kind.STATE, 0)] * 3, *forwarded)
         source.finish()
         sent.until(*[(Kind.STATE, 0)] * 3, *forwarded, *[(Kind.END, 2)] * 3, *[(Kind.DIGESTS, 2)] * 3)
-    finally:
-        source.cancel()
-        thread.join(PATIENCE)
     assert len(staged) == 2, "once for each update"
-    assert source.staging_bytes == content.gradient_bytes
+    assert source.staging_bytes == nbytes
     assert source.stats.exposed_seconds > 0
 
 
@@ -195,29 +201,18 @@ def may_read() -> threading.Event:
 @pytest.fixture
 def updated(sent: Sent, training: Training, may_read: threading.Event) -> Iterator[Source]:
     """One that has sent state, and whose training has made an update since; its gradients take their time."""
-    values = [torch.zeros(4) for _ in range(4)]
 
     def gradient() -> torch.Tensor:
         assert may_read.wait(PATIENCE)
-        return values[3]
+        return torch.zeros(4)
 
-    content = Trained([TrainedBox(Piece("w", (0,), (4,)), *values[:3], gradient, GroupSpec())])
-    slots, boxes = Slots(2, 64, pinned=False), {1: {Piece("w", (0,), (4,)): content}}
-    with threads.pool(1) as pool:
-        source = Source([Outgoing(1, 0, content)], boxes, training, sent, slots, pool, sent.device, None)
-        thread = threading.Thread(target=source.run)
-        thread.start()
-        try:
-            source.attach()
-            source.open()
-            sent.until((Kind.STATE, 0))
-            training.update()
-            yield source
-        finally:
-            may_read.set()
-            source.cancel()
-            thread.join(PATIENCE)
-        assert not thread.is_alive()
+    with threads.pool(1) as pool, sending([1], gradient, training, sent, pool) as source:
+        source.attach()
+        source.open()
+        sent.until((Kind.STATE, 0))
+        training.update()
+        yield source
+        may_read.set()
 
 
 @pytest.fixture
@@ -233,11 +228,12 @@ def next_step(updated: Source, training: Training) -> Iterator[threading.Thread]
 def test_gradients_stay_until_they_are_staged(
     updated: Source, next_step: threading.Thread, may_read: threading.Event, sent: Sent
 ) -> None:
+    exposed = updated.stats.exposed_seconds
     next_step.join(0.1)
     assert next_step.is_alive()
     may_read.set()
     next_step.join(PATIENCE)
-    assert updated.stats.exposed_seconds > 0.05
+    assert updated.stats.exposed_seconds > exposed
     sent.until((Kind.STATE, 0), (Kind.GROUPS, 1), (Kind.GRADIENT, 1))
 
 
