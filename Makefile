@@ -11,13 +11,14 @@ GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-long test-gpu test-slurm-versions lint
+.PHONY: help setup packages demo test test-long test-gpu test-ucx test-slurm-versions lint
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
 	@echo "make test      unit, integration and fault tests"
 	@echo "make test-long the longest tests, and combinations that make test leaves out"
 	@echo "make test-gpu  tests that need a CUDA card"
+	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
@@ -50,6 +51,10 @@ test-long: setup
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -v -m gpu tests
+
+test-ucx: setup
+	$(PYTHON) -m pip install --quiet -e ".[ucx]"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m ucx tests
 
 test-slurm-versions: setup
 	.ci/slurm-versions $(SUITES)

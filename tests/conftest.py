@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -29,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "`cluster` fixture brings up; set it as pytestmark",
     )
     config.addinivalue_line("markers", "job(section={key: value}): what differs in the job file of the `notices` run")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("ucx") is not None and importlib.util.find_spec("nixl") is None:
+        pytest.skip("nixl, the extra [ucx], is not installed; `make test-ucx` installs it")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

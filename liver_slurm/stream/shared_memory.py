@@ -64,7 +64,7 @@ class RingSender:
         notice = header
         for address, piece in _pieces(buffer):
             if not self._free:
-                self._free = some(self._connection, PIECES)
+                self._free = self._taken(PIECES)
             ctypes.memmove(self._ring.at(self._piece), address, len(piece))
             self._connection.sendall(notice + xxhash.xxh3_64_digest(piece))
             notice = b""
@@ -72,6 +72,13 @@ class RingSender:
             self._free -= 1
         if notice:
             self._connection.sendall(notice)
+
+    def _taken(self, most: int) -> int:
+        """Wait until the peer has taken at least one piece out; how many of at most ``most``."""
+        heard = len(self._connection.recv(most))
+        if not heard:
+            raise ConnectionResetError("it hung up")
+        return heard
 
 
 class RingReceiver:
@@ -132,11 +139,3 @@ def _pieces(buffer: torch.Tensor) -> Iterator[tuple[int, memoryview]]:
     begin, whole = buffer.data_ptr(), memory(buffer)
     for at in range(0, len(whole), PIECE_BYTES):
         yield begin + at, whole[at : at + PIECE_BYTES]
-
-
-def some(connection: socket.socket, most: int) -> int:
-    """Wait for at least one byte; how many came."""
-    heard = len(connection.recv(most))
-    if not heard:
-        raise ConnectionResetError("it hung up")
-    return heard

@@ -2,8 +2,9 @@
 
 As in shared memory, pieces go through a ring, and their digests on the pair's connection say that they are there; but
 each end has its own ring, and the receiver reads a piece out of the sender's into its own. Rings are registered once,
-so buffers need not be. Who waits for the other end sleeps on the connection; only a read that is under way is asked for
-again and again, because nixl has nothing to wait on.
+so buffers need not be. Who has nothing under way sleeps on the connection; a message that is under way is asked for
+again and again at both ends, because nixl has nothing to wait on. Its own thread would ask all the time, on a core of
+its own for each pair.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 from liver_slurm.errors import BadInput
 from liver_slurm.stream.connections import receive_exactly
-from liver_slurm.stream.shared_memory import PIECE_BYTES, PIECES, RING_BYTES, RingReceiver, RingSender, some
+from liver_slurm.stream.shared_memory import PIECE_BYTES, PIECES, RING_BYTES, RingReceiver, RingSender
 
 _OFFER = struct.Struct("<IQ")
 """Length of the sender's metadata, which follows, and the address of its ring."""
@@ -42,6 +43,8 @@ class UcxSender(RingSender):
         self._ring = self._registered = _RegisteredRing()
         metadata = self._registered.agent.get_agent_metadata()
         connection.sendall(_OFFER.pack(len(metadata), self._registered.at(0)) + metadata)
+        self._heard = select.poll()
+        self._heard.register(connection, select.POLLIN)
         self._piece, self._free = 0, PIECES
 
     def send(self, header: bytes, buffer: torch.Tensor) -> None:
@@ -52,7 +55,13 @@ class UcxSender(RingSender):
         """
         super().send(header, buffer)
         while self._free < PIECES:  # what lies in a ring that only this process has would go with it
-            self._free += some(self._connection, PIECES - self._free)
+            self._free += self._taken(PIECES - self._free)
+
+    def _taken(self, most: int) -> int:
+        while not self._heard.poll(0):
+            self._registered.agent.get_new_notifs()  # where the wire cannot read by itself, UCX answers in here
+            time.sleep(_ASK_AGAIN)
+        return super()._taken(most)
 
 
 class UcxReceiver(RingReceiver):
@@ -130,7 +139,8 @@ def use_interface(interface: str | None) -> None:
 def _agent() -> Any:
     from nixl._api import nixl_agent, nixl_agent_config
 
-    return nixl_agent(f"liver-slurm-{secrets.token_hex(8)}", nixl_agent_config(backends=["UCX"]))
+    config = nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
+    return nixl_agent(f"liver-slurm-{secrets.token_hex(8)}", config)
 
 
 def _place(agent: Any, address: int, length: int) -> Any:

@@ -42,23 +42,25 @@ NEAR, FAR = ("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")
 
 
 @pytest.mark.parametrize(
-    ("layouts", "mode"),
+    ("layouts", "mode", "transport"),
     [
-        (NEAR, "pause"),
-        (FAR, "overlap"),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in ((NEAR, "overlap"), (FAR, "pause"))),
+        (NEAR, "pause", "auto"),
+        (FAR, "overlap", "auto"),
+        *(pytest.param(*each, "auto", marks=pytest.mark.long) for each in ((NEAR, "overlap"), (FAR, "pause"))),
+        *(pytest.param(*each, "ucx", marks=pytest.mark.ucx) for each in ((NEAR, "pause"), (FAR, "overlap"))),
     ],
     ids=str,
 )
 def test_a_round_trip_at_one_step_is_bitwise(
     layouts: tuple[str, ...],
     mode: Literal["overlap", "pause"],
+    transport: Literal["auto", "ucx"],
     tmp_path: Path,
     undisturbed: tuple[dict[int, float], Path],
 ) -> None:
     standbys = 2 if "tp1pp1dp4" in layouts else 0
     losses, checkpoint, committed = trained(
-        job(tmp_path, steps=STEPS, stream=StreamSection(mode=mode)),
+        job(tmp_path, steps=STEPS, stream=StreamSection(mode=mode, transport=transport)),
         *(f"{AT}:{layout}" for layout in layouts),
         standbys=standbys,
     )

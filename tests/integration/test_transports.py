@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,11 +17,12 @@ from transport_peers import Message, Peer, peers
 
 from liver_slurm.stream.shared_memory import PIECE_BYTES, RING_BYTES
 
-_NIXL = pytest.mark.skipif(importlib.util.find_spec("nixl") is None, reason="nixl, the extra [ucx], is not installed")
-TRANSPORTS = ("shm", "tcp", "gloo", pytest.param("ucx", marks=_NIXL))
+TRANSPORTS = ("shm", "tcp", "gloo", pytest.param("ucx", marks=pytest.mark.ucx))
 PEERS = 3
 HUGE = 8 * RING_BYTES
 """More than any buffer between two processes holds."""
+WATCHED = 1.0
+"""Seconds: how long the processor time of idle peers is measured."""
 
 lengths = st.one_of(
     st.integers(1, 5000),
@@ -88,6 +90,21 @@ def test_an_abort_throws_out_whoever_waits_here_and_there(transport: str, waitin
         first.tell("abort")
         assert first.answer().startswith("TransferError: ")
         assert second.answer().startswith("TransferError: ")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_who_has_nothing_to_do_takes_no_core_from_training(transport: str) -> None:
+    with peers(2, transport) as (first, second):
+        first.tell("talk", [("receive", 1, HUGE), ("send", 1, 100)])
+        second.tell("talk", [("send", 0, HUGE), ("receive", 0, 100)])
+        assert (first.answer(), second.answer()) == ("done", "done")
+
+        def used() -> float:
+            return sum(sum(psutil.Process(each.process.pid).cpu_times()[:2]) for each in (first, second))
+
+        before = used()
+        time.sleep(WATCHED)
+        assert used() - before < WATCHED / 4
 
 
 def test_shared_memory_is_bounded_made_for_pairs_that_talk_and_gone_with_the_processes() -> None:
