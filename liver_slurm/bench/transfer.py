@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import multiprocessing
 import os
+import signal
 import socket
 import statistics
 import time
@@ -179,13 +180,20 @@ def _two_ends() -> Iterator[_Ends]:
         receiver = multiprocessing.get_context("spawn").Process(
             target=_receiver, args=(there, store.port, server.getsockname()[1]), daemon=True
         )
+        # It inherits this: Ctrl-C is for us, and we end it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         receiver.start()
+        signal.signal(signal.SIGINT, before)
         there.close()
         stream, _ = server.accept()
     with closing(_Links(0, store.port, stream)) as links, here:
-        yield _Ends(links, here)
-        here.send(None)
-        receiver.join()
+        try:
+            yield _Ends(links, here)
+            here.send(None)
+            receiver.join()
+        finally:
+            receiver.kill()  # before connections that close make it fail, and say so
+            receiver.join()
 
 
 def _receiver(orders: Connection, store_port: int, stream_port: int) -> None:

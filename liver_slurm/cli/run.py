@@ -29,7 +29,7 @@ from liver_slurm.errors import BadInput, LiverError
 from liver_slurm.observe.run import RunFiles
 from liver_slurm.observe.summary import reconfiguration_table
 from liver_slurm.state.layout import Layout
-from liver_slurm.stream.interface import reachable_host
+from liver_slurm.stream import requirements
 
 DESCRIPTION = """\
 Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     resizes = sorted((parse_resize(text) for text in args.resize), key=lambda resize: resize[0])  # stable
     config = load_job(job_file(args), args.overrides, workers=args.workers, standbys=args.standbys)
     policy.named(config.standby.policy)
-    if config.stream.interface:
-        reachable_host(config.stream.interface)
+    requirements.check(config.stream)
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0
     check_resizes(config, resizes, args.workers + args.standbys, start)

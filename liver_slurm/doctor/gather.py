@@ -51,7 +51,7 @@ def gather(config: JobConfig, wait: float | None) -> Facts:
             return Facts(
                 config=config,
                 here=here.result(),
-                requirements=_requirements(),
+                requirements=_requirements(config.stream.transport),
                 slurm=slurm,
                 slurm_error=slurm_error,
                 slurm_missing=missing,
@@ -232,11 +232,14 @@ def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
         file.unlink(missing_ok=True)
 
 
-def _requirements() -> dict[str, str]:
-    """Package → version specifier, of the packages that probes look for."""
+def _requirements(transport: str) -> dict[str, str]:
+    """Package → version specifier, of the packages that probes look for; of extras, that of the transport."""
     found = {}
     for text in importlib.metadata.requires("liver-slurm") or ():
-        match = re.match(r"([\w.-]+)\s*([^;\[]*)$", text)
+        needed, _, condition = text.partition(";")
+        if condition and f'extra == "{transport}"' not in condition:
+            continue
+        match = re.match(r"([\w.-]+)\s*([^\[]*)$", needed)
         if match and match[1] in probe.PACKAGES:
             found[match[1]] = match[2].strip(" ()")
     return found

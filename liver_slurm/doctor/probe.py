@@ -24,7 +24,7 @@ import msgspec
 from liver_slurm.doctor.facts import DirectoryReport, Report, TorchReport
 from liver_slurm.stream.interface import reachable_host
 
-PACKAGES = ("torch", "megatron-core", "submitit", "numpy", "pyzmq", "msgspec")
+PACKAGES = ("torch", "megatron-core", "submitit", "numpy", "pyzmq", "msgspec", "nixl")
 TOKEN_FILE = ".liver-slurm-doctor"
 CONNECT_TIMEOUT = 5.0
 TOOL_TIMEOUT = 60.0

@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.stream import ucx
+from liver_slurm.stream import requirements, ucx
 from liver_slurm.stream.connections import Connections, Reach
 from liver_slurm.stream.host import HostTransport
-from liver_slurm.stream.interface import reachable_host
 from liver_slurm.stream.transport import GroupTransport, Transport
 
 
@@ -59,18 +58,16 @@ def open_transport(
         beside_training: whether the live world trains while state moves.
 
     Raises:
-        BadInput: ``stream.interface`` does not exist here, or the transport is not installed.
+        BadInput: see :func:`liver_slurm.stream.requirements.check`.
     """
+    requirements.check(stream)
     kind, _ = choose(stream.transport, device, beside_training)
-    if stream.interface is not None:
-        reachable_host(stream.interface)  # gloo and NCCL would only say that they found none
     if kind in ("gloo", "nccl"):
         return GroupTransport(store, name, peers, me, kind, device, timeout)
     scope = dist.PrefixStore(f"{name}/", store)
     # entry.py and local/process.py tell gloo and NCCL the interface in this variable, a local run that it is lo
     interface = stream.interface or os.environ.get("GLOO_SOCKET_IFNAME")
     if kind == "ucx":
-        ucx.check_installed()
         ucx.use_interface(interface)
         return HostTransport(Connections(scope, me, peers, "auto", interface), timeout, ucx=True)
     return HostTransport(Connections(scope, me, peers, cast(Reach, kind), interface), timeout)

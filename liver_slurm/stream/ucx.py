@@ -3,13 +3,13 @@
 As in shared memory, pieces go through a ring, and their digests on the pair's connection say that they are there; but
 each end has its own ring, and the receiver reads a piece out of the sender's into its own. Rings are registered once,
 so buffers need not be. Who has nothing under way sleeps on the connection; a message that is under way is asked for
-again and again at both ends, because nixl has nothing to wait on. Its own thread would ask all the time, on a core of
-its own for each pair.
+again and again at both ends, XX
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import secrets
 import select
@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from liver_slurm.errors import BadInput
 from liver_slurm.stream.connections import receive_exactly
 from liver_slurm.stream.shared_memory import PIECE_BYTES, PIECES, RING_BYTES, RingReceiver, RingSender
 
@@ -116,20 +115,6 @@ class _RegisteredRing:
         return int(self._memory.data_ptr()) + piece % PIECES * PIECE_BYTES
 
 
-def check_installed() -> None:
-    """
-    Raises:
-        BadInput: nixl is not there, or cannot be used.
-    """
-    try:
-        import nixl._api  # noqa: F401
-    except ImportError as error:
-        raise BadInput(
-            f"stream.transport is 'ucx', but nixl cannot be imported ({error}); pip install 'liver-slurm[ucx]', or set "
-            "it to 'auto'"
-        ) from None
-
-
 def use_interface(interface: str | None) -> None:
     """Tell UCX, before its first agent, which network interface to use; what the environment says goes first."""
     if interface is not None:
@@ -139,6 +124,7 @@ def use_interface(interface: str | None) -> None:
 def _agent() -> Any:
     from nixl._api import nixl_agent, nixl_agent_config
 
+    logging.getLogger("nixl").handlers.clear()  # they write to stdout; without one, warnings go to stderr
     config = nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
     return nixl_agent(f"liver-slurm-{secrets.token_hex(8)}", config)
 

@@ -27,7 +27,7 @@ from liver_slurm.control.messages import (
 from liver_slurm.megatron.data.prepare import resolve_data
 from liver_slurm.megatron.data.samples import open_samples
 from liver_slurm.state.layout import Layout
-from liver_slurm.stream.interface import reachable_host
+from liver_slurm.stream import requirements
 from liver_slurm.stream.overlap import Overlap
 from liver_slurm.worker import faultpoints
 from liver_slurm.worker.agenda import Agenda, Due, Enter, Leave
@@ -185,8 +185,7 @@ class Worker:
         """Register, warm up, and train until told to leave; returns why it left."""
         self._companion.start()
         try:
-            if self._config.stream.interface:
-                reachable_host(self._config.stream.interface)  # says more than gloo does of one that is not there
+            requirements.check(self._config.stream)
             warm_up(self._config, self._identity.device)
             self._training.samples = open_samples(self._config, resolve_data(self._config, self._run_dir))
             self._warm = True

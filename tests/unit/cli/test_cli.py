@@ -74,6 +74,7 @@ def test_help_names_every_command_that_is_there(liver: Liver) -> None:
         ("run", TINY, "--workers", "2", "--resize", "0:tp1pp1dp1"),
         ("run", TINY, "--workers", "2", "--set", "standby.policy=nobody"),
         ("submit", TINY, "--set", "standby.policy=nobody"),
+        ("run", TINY, "--workers", "2", "--set", "stream.interface=ib7"),
         ("run", TINY, "--workers", "2", "--resize", "tp1pp1dp1"),
         ("run", TINY, "--workers", "2", "--resume", "nothing"),
         ("run", "--workers", "2"),
@@ -85,6 +86,14 @@ def test_bad_input_is_exit_code_2_and_makes_nothing(liver: Liver, arguments: tup
     code, out, err = liver(*arguments)
     assert (code, out) == (2, "")
     assert all(line.startswith("liver-slurm: error: ") for line in err.splitlines())
+    assert list(home.iterdir()) == []
+
+
+def test_a_transport_that_is_not_installed(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nixl", None)
+    code, out, err = liver("run", TINY, "--workers", "2", "--set", "stream.transport=ucx")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "pip install 'liver-slurm[ucx]'" in err
     assert list(home.iterdir()) == []
 
 
