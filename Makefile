@@ -20,7 +20,7 @@ help:
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and the contracts between layers"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
 
 setup: packages $(STAMP)
@@ -63,3 +63,4 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache

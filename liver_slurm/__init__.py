@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from liver_slurm.api import Job, find, submit
+    from liver_slurm.app.api import Job, find, submit
 
 __all__ = ["Job", "find", "submit"]
 
@@ -21,7 +21,7 @@ __all__ = ["Job", "find", "submit"]
 def __getattr__(name: str) -> Any:
     # Workers and the command line import this package too, and need nothing of the API.
     if name in __all__:
-        from liver_slurm import api
+        from liver_slurm.app import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

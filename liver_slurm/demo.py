@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from liver_slurm.api import Job, submit_config
+from liver_slurm.app.api import Job, submit_config
+from liver_slurm.app.local_run import run_local
+from liver_slurm.base.errors import LiverError
 from liver_slurm.cli.common import RECONFIGURATION_HEADERS, print_table, reconfiguration_rows, seconds_text
 from liver_slurm.config.load import load_job
-from liver_slurm.config.runs import create_run
-from liver_slurm.errors import LiverError
-from liver_slurm.local.run import run_local
-from liver_slurm.observe.events import Event, read_events
-from liver_slurm.observe.metrics import read_metrics
-from liver_slurm.observe.summary import reconfiguration_table, summarize
-from liver_slurm.slurm.cluster.lifecycle import down, up
-from liver_slurm.slurm.cluster.spec import ClusterSpec
-from liver_slurm.slurm.command import run_once
+from liver_slurm.devcluster.lifecycle import down, up
+from liver_slurm.devcluster.spec import ClusterSpec
+from liver_slurm.observability.summary import reconfiguration_table, summarize
+from liver_slurm.rundir.events import Event, read_events
+from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.registry import create_run
+from liver_slurm.scheduler.slurm.command import run_once
 
 STEPS = 500
 PROD_SECONDS = 4

@@ -15,8 +15,8 @@ import pytest
 
 if TYPE_CHECKING:
     # Imported where they are used: tests for GPUs run on machines that have no Slurm and not all of our dependencies.
-    from liver_slurm.slurm.client import CommandClient
-    from liver_slurm.slurm.cluster.lifecycle import Cluster
+    from liver_slurm.devcluster.lifecycle import Cluster
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
 GOLDEN = Path(__file__).parent / "unit" / "golden"
 LOG_LINES = 40
@@ -72,8 +72,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """
     if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin") is None:
         pytest.skip("no slurmctld on this machine; `make setup` installs it")
-    from liver_slurm.slurm.cluster.lifecycle import down, up
-    from liver_slurm.slurm.cluster.spec import ClusterSpec
+    from liver_slurm.devcluster.lifecycle import down, up
+    from liver_slurm.devcluster.spec import ClusterSpec
 
     marker = request.node.get_closest_marker("cluster")
     options = {"nodes": 3, "grace": 5, **(marker.kwargs if marker is not None else {})}
@@ -94,7 +94,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def client(cluster: Cluster) -> CommandClient:
     """A client of the module's cluster."""
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
     return CommandClient()
 
@@ -131,7 +131,7 @@ def golden() -> Callable[[str, str], None]:
 
 
 def _print_logs(path: Path) -> None:
-    from liver_slurm.slurm.cluster.spec import ClusterDir
+    from liver_slurm.devcluster.spec import ClusterDir
 
     for log in sorted(ClusterDir(path).log.glob("*.log")):
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]

@@ -13,17 +13,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from liver_slurm.app.local_run import run_local
+from liver_slurm.base.errors import ControlError, LiverError
 from liver_slurm.bench.figures import Reconfigured, usual
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.client import request
-from liver_slurm.control.messages import CancelRequest, ResizeRequest
-from liver_slurm.errors import ControlError, LiverError
-from liver_slurm.local.run import run_local
-from liver_slurm.observe.events import Event, read_events
-from liver_slurm.observe.metrics import StepMetrics, read_metrics
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
+from liver_slurm.rundir.events import Event, read_events
+from liver_slurm.rundir.metrics import StepMetrics, read_metrics
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
 
 CANCELLED = 3
 """Exit code of a run that was cancelled."""

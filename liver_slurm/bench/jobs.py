@@ -20,7 +20,7 @@ from liver_slurm.config.schema import (
     StreamSection,
     TrainSection,
 )
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ class RandomSamples:
         return 1 << 20
 
     def batch(self, first: int, count: int) -> NDArray[Any]:
-        """As :meth:`liver_slurm.megatron.data.samples.Samples.batch`."""
+        """As :meth:`liver_slurm.engine.data.samples.Samples.batch`."""
         import numpy as np
 
         rows = [
@@ -116,7 +116,7 @@ def samples(config: JobConfig) -> RandomSamples:
 
 def parameters(config: JobConfig) -> int:
     """Parameters of the job's model, tied ones once."""
-    from liver_slurm.megatron.spec import world_spec
+    from liver_slurm.engine.megatron.spec import world_spec
 
     shards = world_spec(config, Layout(1, 1, 1)).shards.values()
     shapes = {box.tensor: box.global_shape for shard in shards for param in shard.params for box in param.boxes}

@@ -23,21 +23,21 @@ from typing import Any
 
 from tabulate import tabulate
 
+from liver_slurm.app.local_run import run_local
+from liver_slurm.base.errors import LiverError
 from liver_slurm.bench import machine
 from liver_slurm.bench.elastic import CANCELLED, said
 from liver_slurm.bench.figures import usual
 from liver_slurm.bench.jobs import SIZES, job
 from liver_slurm.bench.restart import train_alone
 from liver_slurm.bench.threads import Thread, by_name, read_threads, share, spent
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.client import request
-from liver_slurm.control.messages import CancelRequest, StatusRequest
-from liver_slurm.errors import LiverError
-from liver_slurm.local.run import run_local
-from liver_slurm.observe.metrics import read_metrics
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import CancelRequest, StatusRequest
+from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
 
 LAYOUTS = ("tp1pp1dp1", "tp1pp1dp2")
 TARGET = 0.003

@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from liver_slurm.base.errors import LiverError
 from liver_slurm.bench.plan_rank import Orders, Report
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
-from liver_slurm.coordinator.rank_order import rank_order
-from liver_slurm.coordinator.state import World
-from liver_slurm.errors import LiverError
-from liver_slurm.megatron.spec import world_spec
-from liver_slurm.state.exchange import pack
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.spec import WorldSpec
+from liver_slurm.engine.megatron.spec import world_spec
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.reshard.shard_spec import WorldSpec
+from liver_slurm.reshard.spec_exchange import pack
 
 _NODE, _RACK = 8, 32
 """Workers of a node, and of a rack of four."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from liver_slurm.state.exchange import unpack
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.members import Peers
-from liver_slurm.state.minimum import remote_minimum
-from liver_slurm.state.pieces import ITEMSIZE, volume
-from liver_slurm.state.plan import TransferPlan, plan_transfer
-from liver_slurm.state.spec import WorldSpec
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.lower_bound import remote_minimum
+from liver_slurm.reshard.peers import Peers
+from liver_slurm.reshard.plan import TransferPlan, plan_transfer
+from liver_slurm.reshard.shard_spec import WorldSpec
+from liver_slurm.reshard.spec_exchange import unpack
+from liver_slurm.reshard.tensors import ITEMSIZE, volume
 
 _RANKS = 4
 """Ranks whose moves are made, besides the hottest sender's; the slowest one counts."""

@@ -28,7 +28,7 @@ from liver_slurm.bench.elastic import walk
 from liver_slurm.bench.figures import Reconfigured, median_of, middle, ratio
 from liver_slurm.bench.jobs import SIZES, Size, job, parameters, rank_bytes
 from liver_slurm.bench.restart import Baseline
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 PAIRS = (("tp2pp1dp1", "tp1pp2dp1"), ("tp1pp1dp2", "tp1pp1dp4"), ("tp2pp2dp1", "tp1pp1dp4"))
 REPETITIONS = 3

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.base.errors import LiverError
 from liver_slurm.bench.figures import Reconfigured, between, usual
 from liver_slurm.bench.restart_worker import Orders, Report, report_file
 from liver_slurm.config.load import save_job
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.errors import LiverError
-from liver_slurm.local.process import start, worker_environment
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.scheduler.local.process import start, worker_environment
 
 STEPS = 4
 """Usual steps of each world, beside its first."""

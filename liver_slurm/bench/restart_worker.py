@@ -16,7 +16,7 @@ from pathlib import Path  # noqa: E402
 
 import msgspec  # noqa: E402
 
-from liver_slurm.imports import quick_imports  # noqa: E402
+from liver_slurm.base.imports import quick_imports  # noqa: E402
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +85,13 @@ def main(orders: Orders, rank: int) -> None:
         import torch.distributed as dist
 
         from liver_slurm.bench import saved
-        from liver_slurm.megatron.data.samples import open_samples
-        from liver_slurm.megatron.groups import make_live
-        from liver_slurm.megatron.initial import initialise
-        from liver_slurm.megatron.rank_state import build_rank_state
-        from liver_slurm.megatron.step import train_step
-        from liver_slurm.state.layout import Layout
-        from liver_slurm.world.world import Membership, build_world
+        from liver_slurm.engine.data.samples import open_samples
+        from liver_slurm.engine.megatron.groups import make_live
+        from liver_slurm.engine.megatron.initial import initialise
+        from liver_slurm.engine.megatron.rank_state import build_rank_state
+        from liver_slurm.engine.megatron.step import train_step
+        from liver_slurm.parallel.groups import Membership, build_world
+        from liver_slurm.parallel.layout import Layout
 
     imported = time.time()
     timeout = timedelta(minutes=5)

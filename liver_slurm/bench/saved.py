@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from liver_slurm.megatron.checkpoint import Checkpointer, Written, checkpoint_path, load_checkpoint
-from liver_slurm.megatron.model import unwrap
-from liver_slurm.megatron.rank_state import RankState
-from liver_slurm.world.world import World
+from liver_slurm.engine.megatron.checkpoint import Checkpointer, Written, checkpoint_path, load_checkpoint
+from liver_slurm.engine.megatron.model import unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.parallel.groups import ProcessGroups
 
 Save = Callable[[RankState, Path, int], None]
 Load = Callable[[RankState, Path, int], None]
@@ -112,7 +112,7 @@ def probe(name: str, state: RankState, folder: Path, step: int) -> tuple[tuple[f
     return (between - begun, loaded - between), ""
 
 
-def fastest(probes: dict[str, tuple[float, float]], world: World) -> str:
+def fastest(probes: dict[str, tuple[float, float]], world: ProcessGroups) -> str:
     """The format whose saving and loading takes least, on the slowest rank of each; the same on all ranks."""
     seconds = torch.tensor([sum(probes.get(name, (math.inf,))) for name in FORMATS], dtype=torch.float64)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX, group=world.groups["host"])

@@ -1,8 +1,8 @@
 """``bench transfer``: GB/s between two processes, each transport against the raw link, measured in turns.
 
-What travels are staging buffers, as :mod:`liver_slurm.stream.transfer` divides them: a quarter of the staging memory is
-one message, and four are in flight. The raw link is given the same buffers: libc's memcpy for shared memory, a plain
-TCP stream on the loopback interface for the others.
+What travels are staging buffers, as :mod:`liver_slurm.transfer.blocking_transfer` divides them: a quarter of the
+staging memory is one message, and four are in flight. The raw link is given the same buffers: libc's memcpy for shared
+memory, a plain TCP stream on the loopback interface for the others.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.stream import sockets
-from liver_slurm.stream.choice import open_transport
-from liver_slurm.stream.shared_memory import RING_BYTES
-from liver_slurm.stream.transport import Pending, Transport
+from liver_slurm.transfer.transports import tcp
+from liver_slurm.transfer.transports.base import Pending, Transport
+from liver_slurm.transfer.transports.select import open_transport
+from liver_slurm.transfer.transports.shared_memory import RING_BYTES
 
 RAW = {"shm": "memcpy", "tcp": "stream", "gloo": "stream"}
 """The transports, and the raw link of each."""
@@ -104,7 +104,7 @@ class _Links:
                 if self._me == 0:
                     self._stream.sendall(memoryview(slots[number % WINDOW].numpy()))
                 else:
-                    sockets.receive(self._stream, slots[number % WINDOW])
+                    tcp.receive(self._stream, slots[number % WINDOW])
         else:
             transport = self._transports[name]
             post = transport.send if self._me == 0 else transport.receive

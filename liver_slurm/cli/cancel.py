@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """End the run."""
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     job = find(args.job)
     how = job.cancel()

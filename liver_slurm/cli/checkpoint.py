@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hand the request in."""
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     accepted = find(args.job).checkpoint()
     if args.json:

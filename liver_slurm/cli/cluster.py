@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from liver_slurm.cli.common import new_parser
-from liver_slurm.slurm.cluster.spec import DEFAULT_DIRECTORY, ClusterSpec, resolve_directory
+from liver_slurm.devcluster.spec import DEFAULT_DIRECTORY, ClusterSpec, resolve_directory
 
 DESCRIPTION = """\
 A real multi-node Slurm on this machine, of the distribution's own daemons, as an ordinary user: to try things out, and
@@ -73,7 +73,7 @@ def _add_up(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _up(args: argparse.Namespace, directory: Path) -> int:
-    from liver_slurm.slurm.cluster.lifecycle import up
+    from liver_slurm.devcluster.lifecycle import up
 
     cluster = up(
         ClusterSpec(
@@ -98,14 +98,14 @@ def _up(args: argparse.Namespace, directory: Path) -> int:
 
 
 def _env(args: argparse.Namespace, directory: Path) -> int:
-    from liver_slurm.slurm.cluster.lifecycle import load
+    from liver_slurm.devcluster.lifecycle import load
 
     print(f"export SLURM_CONF={load(directory).slurm_conf}")
     return 0
 
 
 def _status(args: argparse.Namespace, directory: Path) -> int:
-    from liver_slurm.slurm.cluster.lifecycle import status
+    from liver_slurm.devcluster.lifecycle import status
 
     document = status(directory)
     if args.json:
@@ -127,7 +127,7 @@ def _print_status(document: dict[str, object]) -> None:
 
 
 def _down(args: argparse.Namespace, directory: Path) -> int:
-    from liver_slurm.slurm.cluster.lifecycle import down
+    from liver_slurm.devcluster.lifecycle import down
 
     down(directory)
     if args.json:

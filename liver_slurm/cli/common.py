@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from liver_slurm.errors import BadInput
+from liver_slurm.base.errors import BadInput
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -132,7 +132,7 @@ def job_file(args: argparse.Namespace) -> str | Path:
         return str(args.job_file)
     if args.resume is None:
         raise BadInput("JOB.toml is missing: name a job file, such as configs/gpt-tiny.toml, or a run with --resume")
-    from liver_slurm.config.runs import find_run
+    from liver_slurm.rundir.registry import find_run
 
     return find_run(args.resume).job_file
 
@@ -175,7 +175,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]]:
-    """Rows of :func:`liver_slurm.observe.summary.reconfiguration_table`, for :data:`RECONFIGURATION_HEADERS`."""
+    """Rows of :func:`liver_slurm.observability.summary.reconfiguration_table`, for :data:`RECONFIGURATION_HEADERS`."""
     return [
         [
             row["generation"],

@@ -62,7 +62,7 @@ def script(shell: str) -> str:
 
 def runs() -> Iterator[str]:
     """Job ids and run directories, newest first."""
-    from liver_slurm.config.runs import list_runs
+    from liver_slurm.rundir.registry import list_runs
 
     for run_dir, info in list_runs():
         yield from (word for word in (info.job_id, str(run_dir.path)) if word)
@@ -70,9 +70,9 @@ def runs() -> Iterator[str]:
 
 def layouts(words: Sequence[str]) -> Iterator[str]:
     """Allowed layouts of the first job file or run among ``words``; none where it says ``auto``, or is not readable."""
+    from liver_slurm.base.errors import BadInput
     from liver_slurm.config.load import load_job
-    from liver_slurm.config.runs import find_run
-    from liver_slurm.errors import BadInput
+    from liver_slurm.rundir.registry import find_run
 
     for word in words:
         try:

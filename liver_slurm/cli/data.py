@@ -34,8 +34,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare."""
-    from liver_slurm.megatron.data.prepare import prepare
-    from liver_slurm.megatron.data.tokenizers import load_tokenizer
+    from liver_slurm.engine.data.prepare import prepare
+    from liver_slurm.engine.data.tokenizers import load_tokenizer
 
     paths = [Path(text).absolute() for text in args.files]
     made = prepare(paths, Path(args.output).absolute(), load_tokenizer(args.tokenizer))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, new_parser, print_json
-from liver_slurm.errors import BadInput
 
 if TYPE_CHECKING:
     from liver_slurm.doctor.facts import Finding

@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the events."""
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     events = find(args.job).events(follow=args.follow)
     if args.json and not args.follow:

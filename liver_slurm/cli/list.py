@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import Any
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import RUN_FILES, Subparsers, add_json, moment, new_parser, print_json, print_table
 from liver_slurm.config.load import read_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.errors import BadInput
+from liver_slurm.rundir.paths import RunDir
 
 DESCRIPTION = """\
 All runs that this user submitted or started and that are still on disk, newest first. A run of which nothing is alive
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
 def overview() -> list[dict[str, Any]]:
     """A short status document a run, from files and one look at the processes of those that are not over."""
-    from liver_slurm import processes
-    from liver_slurm.config.runs import list_runs
-    from liver_slurm.observe.run import RunFiles
+    from liver_slurm.app import processes
+    from liver_slurm.observability.run_view import RunFiles
+    from liver_slurm.rundir.registry import list_runs
 
     watched = [RunFiles(run_dir) for run_dir, _ in list_runs() if _readable(run_dir)]
     for files in watched:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import Subparsers, add_job, new_parser
-from liver_slurm.errors import BadInput
 
 DESCRIPTION = """\
 What a part of a run printed: the coordinator, or with --worker one worker (its names are in `status`, such as live-0).
@@ -35,7 +35,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the log."""
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     job = find(args.job)
     name = args.worker or "coordinator"

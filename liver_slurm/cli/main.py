@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from liver_slurm.errors import BadInput, LiverError
+from liver_slurm.base.errors import BadInput, LiverError
 
 COMMANDS = {
     "submit": "submit a job file to Slurm",

@@ -8,14 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, complete, new_parser
-from liver_slurm.errors import BadInput
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 if TYPE_CHECKING:
     from liver_slurm.config.schema import JobConfig
-    from liver_slurm.state.plan import TransferPlan
-    from liver_slurm.state.spec import WorldSpec
+    from liver_slurm.reshard.plan import TransferPlan
+    from liver_slurm.reshard.shard_spec import WorldSpec
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.keep == "best":
         keep = _best(*worlds, keep)
 
-    from liver_slurm.state.plan import plan_transfer
+    from liver_slurm.reshard.plan import plan_transfer
 
     start = time.perf_counter()
     plan = plan_transfer(*worlds, keep)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def document(plan: TransferPlan) -> dict[str, Any]:
     """The plan as ``plan --json`` prints it."""
-    from liver_slurm.state.minimum import remote_minimum
+    from liver_slurm.reshard.lower_bound import remote_minimum
 
     return {
         "from": str(plan.source.layout),
@@ -90,7 +90,7 @@ def document(plan: TransferPlan) -> dict[str, Any]:
 
 
 def _all_pieces(world: WorldSpec) -> dict[str, list[dict[str, Any]]]:
-    from liver_slurm.state.spec import pieces
+    from liver_slurm.reshard.shard_spec import pieces
 
     return {str(rank): [piece._asdict() for piece in pieces(world, rank)] for rank in range(world.layout.size)}
 
@@ -136,7 +136,7 @@ def _layout(config: JobConfig, option: str, text: str) -> Layout:
 
 
 def _keep(text: str | None, source_size: int, target_size: int) -> list[int | None]:
-    from liver_slurm.state.plan import default_keep, keep_problem
+    from liver_slurm.reshard.plan import default_keep, keep_problem
 
     if text is None:
         return default_keep(source_size, target_size)
@@ -153,7 +153,7 @@ def _keep(text: str | None, source_size: int, target_size: int) -> list[int | No
 
 
 def _best(source: WorldSpec, target: WorldSpec, keep: list[int | None]) -> list[int | None]:
-    from liver_slurm.state.numbering import Depth, number
+    from liver_slurm.reshard.rank_mapping import Depth, number
 
     anywhere = [""] * len(keep)
     order, _ = number(source.layout, target.layout, keep, anywhere, Depth.between(source, target))
@@ -161,7 +161,7 @@ def _best(source: WorldSpec, target: WorldSpec, keep: list[int | None]) -> list[
 
 
 def _world(config: JobConfig, layout: Layout) -> WorldSpec:
-    from liver_slurm.megatron.spec import world_spec
+    from liver_slurm.engine.megatron.spec import world_spec
 
     try:
         return world_spec(config, layout)

@@ -37,7 +37,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hand the request in."""
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     accepted = find(args.job).resize(args.layout, args.workers, give_back=args.give_back)
     if args.json:

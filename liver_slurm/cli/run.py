@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.cli.common import (
     JOB_FILES,
     RECONFIGURATION_HEADERS,
@@ -21,15 +22,14 @@ from liver_slurm.cli.common import (
     reconfiguration_rows,
 )
 from liver_slurm.config.load import load_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run, find_run, record_run, resume_step
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator import policy
-from liver_slurm.errors import BadInput, LiverError
-from liver_slurm.observe.run import RunFiles
-from liver_slurm.observe.summary import reconfiguration_table
-from liver_slurm.state.layout import Layout
-from liver_slurm.stream import requirements
+from liver_slurm.observability.run_view import RunFiles
+from liver_slurm.observability.summary import reconfiguration_table
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.policy import engine
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run, find_run, record_run, resume_step
+from liver_slurm.transfer.transports import requirements
 
 DESCRIPTION = """\
 Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: >= 0")
     resizes = sorted((parse_resize(text) for text in args.resize), key=lambda resize: resize[0])  # stable
     config = load_job(job_file(args), args.overrides, workers=args.workers, standbys=args.standbys)
-    policy.named(config.standby.policy)
+    engine.named(config.standby.policy)
     requirements.check(config.stream)
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0
     check_resizes(config, resizes, args.workers + args.standbys, start)
+    from liver_slurm.app.local_run import INTERRUPTED, run_local
     from liver_slurm.cli.view import ProgressView
-    from liver_slurm.local.run import INTERRUPTED, run_local
 
     run_dir = create_run(config, resume)
     record_run(run_dir)
@@ -123,7 +123,7 @@ def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], work
             problems.append(
                 f"--resize {step}:{layout}: needs {layout.size} workers; --workers and --standbys give {workers}"
             )
-        if reason := policy.why_impossible(layout, config):
+        if reason := engine.why_impossible(layout, config):
             problems.append(f"--resize {step}:{layout}: {reason}")
     if problems:
         raise BadInput("\n".join(problems))

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the status."""
     if args.job is None:
         return list_command.run(args)
-    from liver_slurm.api import find
+    from liver_slurm.app.api import find
 
     document = find(args.job).status()
     if args.json:

@@ -17,10 +17,10 @@ from liver_slurm.cli.common import (
     print_json,
 )
 from liver_slurm.config.load import load_job
-from liver_slurm.config.runs import new_run_dir
+from liver_slurm.rundir.registry import new_run_dir
 
 if TYPE_CHECKING:
-    from liver_slurm.api import Job
+    from liver_slurm.app.api import Job
 
 DESCRIPTION = """\
 Submit a job file to Slurm. The whole file is checked first, every problem is reported at once, and nothing is
@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     """Submit; with --wait the exit code says how the run ended."""
     config = load_job(job_file(args), args.overrides)
     if args.dry_run:
-        from liver_slurm.slurm.batch import render_live
+        from liver_slurm.scheduler.slurm.batch import render_live
 
         sys.stdout.write(render_live(config, new_run_dir(config)))
         return 0
-    from liver_slurm.api import prepare_config, submit_config
+    from liver_slurm.app.api import prepare_config, submit_config
 
     if args.prepare:
         prepared = prepare_config(config, args.resume).run_dir.path

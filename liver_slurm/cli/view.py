@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from liver_slurm.cli.common import bytes_text, seconds_text
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.observe.run import RunFiles
+from liver_slurm.observability.run_view import RunFiles
+from liver_slurm.rundir.paths import RunDir
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

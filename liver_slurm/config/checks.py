@@ -10,7 +10,7 @@ from liver_slurm.config.decode import Problem
 from liver_slurm.config.layouts import feasible_layouts, impossible, live_workers
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 Check = Callable[[JobConfig], Iterator[Problem]]
 

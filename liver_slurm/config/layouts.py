@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from liver_slurm.config.schema import JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.config.units import standby_units
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 
 def live_workers(live: LiveSection) -> int:

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import tomli
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.decode import Decoder, Problem, walk_keys
 from liver_slurm.config.schema import JobConfig, JobSection
 from liver_slurm.config.types import expand_path
-from liver_slurm.errors import BadInput
 
 Table = dict[str, Any]
 DEFAULT_SITE = Path("~/.config/liver-slurm/site.toml")

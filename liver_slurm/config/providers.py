@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from liver_slurm.errors import BadInput
+from liver_slurm.base.errors import BadInput
 
 
 def load_function(name: str) -> Callable[..., Any]:

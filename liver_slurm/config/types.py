@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 MAX_INT = 2**63 - 1
 """Larger numbers fit neither msgpack nor torch."""

@@ -17,31 +17,34 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.base.errors import BadInput, ClusterError, LiverError
+from liver_slurm.base.network import reachable_host
+from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import read_run_info, record_run, record_successor
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
-from liver_slurm.control.messages import ResizeRequest
-from liver_slurm.control.server import ControlServer
-from liver_slurm.coordinator import anew, policy, recovery, requests, takeover
-from liver_slurm.coordinator.claim import Claim
-from liver_slurm.coordinator.ending import HANDED_OVER
-from liver_slurm.coordinator.interface import Action, Emit, Finish
-from liver_slurm.coordinator.journal import Journal, JournalBusy
-from liver_slurm.coordinator.live_job_watch import LiveJobWatch
-from liver_slurm.coordinator.loop import Clock, Loop
-from liver_slurm.coordinator.node_return import NodeReturn
-from liver_slurm.coordinator.records import EpochStarted, Record
-from liver_slurm.coordinator.state import Settings
-from liver_slurm.coordinator.stopping import Fate, Stopping
-from liver_slurm.coordinator.store import host_store
-from liver_slurm.coordinator.supply_watch import SupplyWatch
-from liver_slurm.errors import BadInput, ClusterError, LiverError
-from liver_slurm.observe.events import EventLog
-from liver_slurm.slurm.budget import QueryBudget
-from liver_slurm.stream.interface import reachable_host
+from liver_slurm.coordinator.core import client_requests, recovery
+from liver_slurm.coordinator.core.io import Action, Emit, Finish
+from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
+from liver_slurm.coordinator.core.records import EpochStarted, Record
+from liver_slurm.coordinator.core.state import Settings
+from liver_slurm.coordinator.runtime import ownership, restart
+from liver_slurm.coordinator.runtime.background_calls import SupplyWatch
+from liver_slurm.coordinator.runtime.claim import Claim
+from liver_slurm.coordinator.runtime.journal import Journal, JournalBusy
+from liver_slurm.coordinator.runtime.live_job_watch import LiveJobWatch
+from liver_slurm.coordinator.runtime.loop import Clock, Loop
+from liver_slurm.coordinator.runtime.node_return import NodeReturn
+from liver_slurm.coordinator.runtime.rendezvous_store import host_store
+from liver_slurm.coordinator.runtime.stopping import Stopping
+from liver_slurm.policy import engine
+from liver_slurm.protocol.messages import ResizeRequest
+from liver_slurm.protocol.server import ControlServer
+from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import read_run_info, record_run, record_successor
+from liver_slurm.scheduler.ports import Fate, JobStart
 
 log = logging.getLogger("liver_slurm.coordinator")
 
@@ -76,10 +79,10 @@ def _parser() -> argparse.ArgumentParser:
 def _coordinate(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir.absolute())
     config = read_job(run_dir.job_file)
-    policy.named(config.standby.policy)
+    engine.named(config.standby.policy)
     host = "127.0.0.1" if options.source == "local" else reachable_host(config.stream.interface)
     _store, store_port = host_store(host)  # serves as long as this function runs; slow, so before a turn is waited for
-    start = anew.job_start()
+    start = restart.job_start()
     taken = _take_run(run_dir, start, options.succeeds)
     if taken is None:
         return HANDED_OVER
@@ -95,7 +98,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     clock = Clock()
     state = recovery.recover(records, settings, clock.now())
     if settings.epoch == 1:  # later coordinators find these in the journal
-        state, requested = requests.schedule(state, [_resize(text) for text in options.resize])
+        state, requested = client_requests.schedule(state, [_resize(text) for text in options.resize])
         first_actions += requested
     budget = QueryBudget(config.standby.queries_per_minute)
     watch = _watch(options.source, config, run_dir, budget)
@@ -117,14 +120,14 @@ def _coordinate(options: argparse.Namespace) -> int:
     return finish.code
 
 
-def _take_run(run_dir: RunDir, start: anew.JobStart, succeeds: str) -> tuple[Journal, list[Record], Claim] | None:
+def _take_run(run_dir: RunDir, start: JobStart, succeeds: str) -> tuple[Journal, list[Record], Claim] | None:
     """The journal, once this coordinator may act; None: another job goes on with the run."""
     claim = Claim(run_dir.claim_file, start)
     wait = bool(succeeds) and start.restarts == 0
     if not wait:
         claim.make()
     try:
-        journal, records = takeover.open_journal(run_dir.journal, start.job_id, _has_ended, wait=wait)
+        journal, records = ownership.open_journal(run_dir.journal, start.job_id, _has_ended, wait=wait)
     except JournalBusy:
         # We may have died between handing over and the end of our process; the successor has said who it is.
         if start.job_id and read_run_info(run_dir).job_id not in ("", start.job_id):
@@ -137,12 +140,12 @@ def _take_run(run_dir: RunDir, start: anew.JobStart, succeeds: str) -> tuple[Jou
     return journal, records, claim
 
 
-def _begin_anew(run_dir: RunDir, journal: Journal, records: list[Record], start: anew.JobStart) -> list[Action]:
+def _begin_anew(run_dir: RunDir, journal: Journal, records: list[Record], start: JobStart) -> list[Action]:
     """Note in journal and ``records`` that the run goes on from its newest checkpoint, if its worlds are lost."""
-    reason = anew.why_anew(records, start)
+    reason = recovery.why_anew(records, start)
     if reason is None:
         return []
-    record = anew.begin_anew(run_dir, journal, reason)
+    record = restart.begin_anew(run_dir, journal, reason)
     records.append(record)
     return [Emit("begun_anew", {"generation": -1, **msgspec.structs.asdict(record)})]
 
@@ -159,13 +162,13 @@ def _settings(
     options: argparse.Namespace,
     config: JobConfig,
     run_dir: RunDir,
-    start: anew.JobStart,
+    start: JobStart,
     records: Sequence[Record],
     host: str,
     store_port: int,
 ) -> Settings:
     run = read_run_info(run_dir)
-    checkpoint, start_step = anew.first_checkpoint(run.resumed_from)
+    checkpoint, start_step = restart.first_checkpoint(run.resumed_from)
     return Settings(
         config=config,
         run_id=run.run_id,
@@ -218,15 +221,15 @@ def _watch(source: str, config: JobConfig, run_dir: RunDir, budget: QueryBudget)
     if source == "none" or config.standby.max_jobs == 0:
         return None
     if source == "local":
-        from liver_slurm.local.launcher import LocalSource
+        from liver_slurm.scheduler.local.standby import LocalStandbys
 
-        return SupplyWatch(LocalSource(run_dir, config.standby.max_jobs), config.standby.poll)
-    from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.standby import SlurmStandbySource
+        return SupplyWatch(LocalStandbys(run_dir, config.standby.max_jobs), config.standby.poll)
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 
     # A worker's notice may not wait for slurmctld.
     client = connect(budget=budget, may_wait=False)
-    return SupplyWatch(SlurmStandbySource(config, run_dir, client), config.standby.poll, budget)
+    return SupplyWatch(SlurmStandbys(config, run_dir, client), config.standby.poll, budget)
 
 
 def _live_job(
@@ -234,8 +237,8 @@ def _live_job(
 ) -> LiveJobWatch | None:
     if source != "slurm" or not job_id:
         return None
-    from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.successor import SlurmLiveJob
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.live_job import SlurmLiveJob
 
     earlier = {record.job_id for record in records if isinstance(record, EpochStarted)}
     client = connect(budget=budget, may_wait=False)
@@ -243,8 +246,8 @@ def _live_job(
 
 
 def _has_ended(job_id: str) -> bool:
-    from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.successor import has_ended
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.live_job import has_ended
 
     return has_ended(connect(), job_id)
 
@@ -252,17 +255,17 @@ def _has_ended(job_id: str) -> bool:
 def _node_return(settings: Settings) -> NodeReturn | None:
     if not settings.heterogeneous:
         return None
-    from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.live import LiveNodes
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.node_release import LiveNodes
 
     return NodeReturn(LiveNodes(connect(may_wait=False), settings.job_id))
 
 
-def _fate(source: str, start: anew.JobStart) -> Callable[[], tuple[Fate, str]] | None:
+def _fate(source: str, start: JobStart) -> Callable[[], tuple[Fate, str]] | None:
     if source != "slurm" or not start.job_id:
         return None
-    from liver_slurm.slurm.connect import connect
-    from liver_slurm.slurm.fate import job_fate
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.job_fate import job_fate
 
     client = connect(timeout=ASKING, may_wait=False)
     return lambda: job_fate(client, start.job_id, start.restarts)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from liver_slurm.devcluster.conf import user_signal_setting
 from liver_slurm.doctor.facts import Facts, Finding, SlurmFacts, wanted_partitions
-from liver_slurm.slurm.capacity import STARTABLE
-from liver_slurm.slurm.cluster.conf import user_signal_setting
-from liver_slurm.slurm.notices import kill_wait, preempts_by_qos
-from liver_slurm.slurm.records import PartitionInfo
+from liver_slurm.scheduler.slurm.headroom import STARTABLE
+from liver_slurm.scheduler.slurm.notices import kill_wait, preempts_by_qos
+from liver_slurm.scheduler.slurm.records import PartitionInfo
 
 OLDEST = (22, 5)
 TRIED = ((22, 5), (24, 11), (25, 11), (26, 5))

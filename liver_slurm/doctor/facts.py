@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.slurm.records import NodeInfo, PartitionInfo
+from liver_slurm.scheduler.slurm.records import NodeInfo, PartitionInfo
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -16,17 +16,17 @@ from contextlib import contextmanager
 
 import msgspec
 
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.network import reachable_host
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.doctor import probe
 from liver_slurm.doctor.facts import Facts, Look, Report, SlurmFacts, wanted_partitions
-from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.command import NotInstalled
-from liver_slurm.slurm.connect import connect
-from liver_slurm.slurm.look import NodeDialogue, Place, job_name
-from liver_slurm.slurm.munge import munge_problem
-from liver_slurm.slurm.submit import check_submittable
-from liver_slurm.stream.interface import reachable_host
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.command import NotInstalled
+from liver_slurm.scheduler.slurm.connect import connect
+from liver_slurm.scheduler.slurm.munge import munge_problem
+from liver_slurm.scheduler.slurm.node_shell import NodeDialogue, Place, job_name
+from liver_slurm.scheduler.slurm.submit import check_submittable
 
 START = 30.0
 """Seconds that a probe may take to start once it has a node."""

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.base.network import reachable_host
 from liver_slurm.doctor.facts import DirectoryReport, Report, TorchReport
-from liver_slurm.stream.interface import reachable_host
 
 PACKAGES = ("torch", "megatron-core", "submitit", "numpy", "pyzmq", "msgspec", "nixl")
 TOKEN_FILE = ".liver-slurm-doctor"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from liver_slurm.worker.entry import main, task_name
+from liver_slurm.worker.bootstrap import main, task_name
 
 
 def _arguments() -> argparse.Namespace:

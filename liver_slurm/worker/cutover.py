@@ -15,21 +15,21 @@ from dataclasses import dataclass
 
 import torch
 
-from liver_slurm.control.messages import Abort, Commit, Leaving, Streamed, WorldEntered
-from liver_slurm.errors import LiverError, TransferError
-from liver_slurm.megatron.checkpoint import Checkpointer
-from liver_slurm.megatron.gather import Gather
-from liver_slurm.megatron.rank_state import RankState
-from liver_slurm.megatron.replay import complete
-from liver_slurm.megatron.storage import release
-from liver_slurm.stream.layered import Layered, LayeredStats
-from liver_slurm.stream.overlap import Overlap, OverlapStats
-from liver_slurm.stream.transfer import Transfer, TransferStats
-from liver_slurm.worker import faultpoints
-from liver_slurm.worker.agenda import Agenda, Leave
-from liver_slurm.worker.companion import Companion
-from liver_slurm.worker.target import Target
-from liver_slurm.worker.training import Training
+from liver_slurm.base.errors import LiverError, TransferError
+from liver_slurm.engine.megatron.checkpoint import Checkpointer
+from liver_slurm.engine.megatron.gather import Gather
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.replay import complete
+from liver_slurm.engine.megatron.storage import release
+from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, WorldEntered
+from liver_slurm.transfer.blocking_transfer import BlockingTransfer, BlockingTransferStats
+from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
+from liver_slurm.transfer.live_transfer import LiveTransfer, LiveTransferStats
+from liver_slurm.worker import fault_injection
+from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.directives import Directives, Leave
+from liver_slurm.worker.target_world import TargetWorld
+from liver_slurm.worker.train_loop import TrainLoop
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Cutover:
     """Takes one worker over; called by the training thread only."""
 
     def __init__(
-        self, name: str, device: torch.device, training: Training, agenda: Agenda, companion: Companion
+        self, name: str, device: torch.device, training: TrainLoop, agenda: Directives, companion: ControlThread
     ) -> None:
         self._name, self._device = name, device
         self._training, self._agenda, self._companion = training, agenda, companion
@@ -79,22 +79,22 @@ class Cutover:
         """This worker will go away: once it is in no world it ends at once; from any thread."""
         self._leaving = True
 
-    def run(self, target: Target, step: int, stop: bool) -> Outcome:
+    def run(self, target: TargetWorld, step: int, stop: bool) -> Outcome:
         """Cut over with ``step`` steps completed; ``stop`` as for a step, which mode overlap makes one of."""
         pause = _Pause(self._training.stopped_at, self._training.gap())
-        if isinstance(target.transfer, Overlap):
+        if isinstance(target.transfer, LiveTransfer):
             return self._overlapped(target, target.transfer, step, pause, stop)
         assert target.transfer is not None
         return self._paused(target, target.transfer, step, pause)
 
     # ---- mode pause
 
-    def _paused(self, target: Target, transfer: Transfer, step: int, pause: _Pause) -> Outcome:
+    def _paused(self, target: TargetWorld, transfer: BlockingTransfer, step: int, pause: _Pause) -> Outcome:
         adam_step = self._stream(target, transfer, step, pause)
         verdict = self._agenda.verdict(target.membership.generation)
         if not isinstance(verdict, Commit):
             return self._stay(target, verdict)
-        faultpoints.reach("commit", self._name)
+        fault_injection.reach("commit", self._name)
         if target.state is None:
             return self._out(target)
         target.state.set_step(adam_step)
@@ -103,16 +103,16 @@ class Cutover:
         self._post_entered(target, step, time.time(), 0.0)
         return Outcome.ENTERED
 
-    def _stream(self, target: Target, transfer: Transfer, step: int, pause: _Pause) -> int:
+    def _stream(self, target: TargetWorld, transfer: BlockingTransfer, step: int, pause: _Pause) -> int:
         """Run the transfer and vote; returns Adam's step counter."""
         try:
-            faultpoints.reach("stream", self._name)
+            fault_injection.reach("stream", self._name)
             counters = self._counters(step)
             stats, agreed = transfer.run(counters)
             target.holds(target.held_bytes + stats.staging_peak_bytes)
             if target.late is not None:
                 stats += self._move_late(target, target.late, counters).moved
-            faultpoints.reach("streamed", self._name)
+            fault_injection.reach("streamed", self._name)
         except LiverError as error:
             self._vote_no(target, error)
             return step
@@ -121,12 +121,12 @@ class Cutover:
 
     # ---- mode overlap
 
-    def _overlapped(self, target: Target, overlap: Overlap, step: int, pause: _Pause, stop: bool) -> Outcome:
+    def _overlapped(self, target: TargetWorld, overlap: LiveTransfer, step: int, pause: _Pause, stop: bool) -> Outcome:
         generation = target.membership.generation
         try:
-            faultpoints.reach("stream", self._name)
+            fault_injection.reach("stream", self._name)
             adam_step = overlap.finish()
-            late: LayeredStats | None = None
+            late: LayerwiseStats | None = None
             if target.late is not None:
                 stats = self._proven(target, overlap)
                 overlap.release()
@@ -144,11 +144,11 @@ class Cutover:
             verdict = self._agenda.verdict(generation)
             if not isinstance(verdict, Commit):
                 return self._without(target, verdict)
-            faultpoints.reach("commit", self._name)
+            fault_injection.reach("commit", self._name)
             return self._out(target)
         return self._first_step(target, target.state, weights, step, stop)
 
-    def _first_step(self, target: Target, state: RankState, weights: Gather, step: int, stop: bool) -> Outcome:
+    def _first_step(self, target: TargetWorld, state: RankState, weights: Gather, step: int, stop: bool) -> Outcome:
         """The new world's first step, whose update waits for the commit."""
         training, generation = self._training, target.membership.generation
         committed = False
@@ -161,7 +161,7 @@ class Cutover:
             if not isinstance(verdict, Commit):
                 raise _NotCommitted(verdict)
             committed = True
-            faultpoints.reach("commit", self._name)
+            fault_injection.reach("commit", self._name)
             self._enter(target, state, step)
             # Asked first: once all have said that they entered, the coordinator may withdraw the boundary.
             held = not self._agenda.begin(step)
@@ -170,7 +170,7 @@ class Cutover:
                 raise _Held
 
         training.make_live(state)
-        faultpoints.reach("first_step", self._name)
+        fault_injection.reach("first_step", self._name)
         try:
             result = training.train(state, step, stop, gate)
         except _NotCommitted as end:
@@ -189,20 +189,20 @@ class Cutover:
         training.completed(result)
         return Outcome.ENTERED
 
-    def _prove(self, target: Target, overlap: Overlap, pause: _Pause) -> None:
+    def _prove(self, target: TargetWorld, overlap: LiveTransfer, pause: _Pause) -> None:
         """Compare digests beside the new world's first pass, and vote."""
         try:
             stats = self._proven(target, overlap)
         except LiverError as error:
             self._vote_no(target, error)
             return
-        self._vote_yes(target, pause, TransferStats(), stats)
+        self._vote_yes(target, pause, BlockingTransferStats(), stats)
 
-    def _proven(self, target: Target, overlap: Overlap) -> OverlapStats:
+    def _proven(self, target: TargetWorld, overlap: LiveTransfer) -> LiveTransferStats:
         """Compare digests of what moved while training ran."""
         stats = overlap.prove()
         target.holds(target.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)
-        faultpoints.reach("streamed", self._name)
+        fault_injection.reach("streamed", self._name)
         return stats
 
     # ---- both
@@ -212,17 +212,21 @@ class Cutover:
         live = self._training.live
         return [max(live.steps(), default=step)] if live is not None else None
 
-    def _move_late(self, target: Target, late: Layered, counters: list[int] | None) -> LayeredStats:
+    def _move_late(self, target: TargetWorld, late: LayerwiseTransfer, counters: list[int] | None) -> LayerwiseStats:
         """Move the layers that had no room; all others are proven here."""
         stats = late.run(counters)
         target.holds(stats.peak_bytes)
         return stats
 
     def _vote_yes(
-        self, target: Target, pause: _Pause, paused: TransferStats, overlapped: OverlapStats | None = None
+        self,
+        target: TargetWorld,
+        pause: _Pause,
+        paused: BlockingTransferStats,
+        overlapped: LiveTransferStats | None = None,
     ) -> None:
         """Say that all is proven: what moved in the pause, and what while training ran."""
-        early = overlapped or OverlapStats()
+        early = overlapped or LiveTransferStats()
         self._companion.post(
             Streamed(
                 worker=self._name,
@@ -247,7 +251,7 @@ class Cutover:
             )
         )
 
-    def _vote_no(self, target: Target, error: Exception) -> None:
+    def _vote_no(self, target: TargetWorld, error: Exception) -> None:
         """Say that it failed, and close the connections, so that peers which wait for this worker fail now too.
 
         In this order: what they then say is only a consequence, and the first word is the reason in the event log.
@@ -271,12 +275,12 @@ class Cutover:
         if target.no_way_back:
             raise TransferError(f"{error}; {_LOST}") from error
 
-    def _without(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
+    def _without(self, target: TargetWorld, verdict: Commit | Abort | Leave) -> Outcome:
         """There is no new world for this worker, which may have been in it: go back, see :meth:`_stay`."""
         self._training.make_live(self._training.live)
         return self._stay(target, verdict)
 
-    def _stay(self, target: Target, verdict: Commit | Abort | Leave) -> Outcome:
+    def _stay(self, target: TargetWorld, verdict: Commit | Abort | Leave) -> Outcome:
         """There is no new world for this worker: stay in the old one, whose state is as it was.
 
         Raises:
@@ -287,13 +291,13 @@ class Cutover:
         target.discard()
         return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
 
-    def _enter(self, target: Target, state: RankState, step: int) -> None:
+    def _enter(self, target: TargetWorld, state: RankState, step: int) -> None:
         old = self._training.live
         writer = self._training.enter(state, step)
         self._agenda.start_at(step)
         threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
 
-    def _out(self, target: Target) -> Outcome:
+    def _out(self, target: TargetWorld) -> Outcome:
         """The new world is committed and this worker is not in it."""
         old = self._training.live
         if self._leaving:
@@ -304,7 +308,7 @@ class Cutover:
         threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
         return Outcome.LEFT
 
-    def _post_entered(self, target: Target, step: int, started: float, gate_seconds: float) -> None:
+    def _post_entered(self, target: TargetWorld, step: int, started: float, gate_seconds: float) -> None:
         self._companion.post(
             WorldEntered(
                 worker=self._name,
@@ -316,7 +320,7 @@ class Cutover:
         )
 
 
-def _retire(target: Target, old: RankState | None, writer: Checkpointer | None) -> None:
+def _retire(target: TargetWorld, old: RankState | None, writer: Checkpointer | None) -> None:
     """Free what the old world had, off the critical path; a checkpoint of it may still be being written."""
     target.close_transfer()
     if writer is not None:

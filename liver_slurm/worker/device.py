@@ -7,8 +7,8 @@ from collections.abc import MutableMapping
 
 import torch
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.errors import BadInput
 
 
 def choose_device(config: JobConfig) -> torch.device:

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.megatron.groups import make_live
-from liver_slurm.megatron.initial import initialise
-from liver_slurm.megatron.rank_state import build_rank_state
-from liver_slurm.megatron.step import train_step
-from liver_slurm.state.layout import Layout
-from liver_slurm.world.c10d import set_default_group
-from liver_slurm.world.world import Membership, build_world
+from liver_slurm.engine.megatron.groups import make_live
+from liver_slurm.engine.megatron.initial import initialise
+from liver_slurm.engine.megatron.rank_state import build_rank_state
+from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.parallel.c10d import set_default_group
+from liver_slurm.parallel.groups import Membership, build_world
+from liver_slurm.parallel.layout import Layout
 
 
 class _Zeros:

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
-from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.messages import (
+from liver_slurm.engine.data.prepare import resolve_data
+from liver_slurm.engine.data.samples import open_samples
+from liver_slurm.parallel.groups import Membership
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.messages import (
     ConfirmBoundary,
     Failed,
     Finished,
@@ -24,19 +27,16 @@ from liver_slurm.control.messages import (
     Register,
     WorldEntered,
 )
-from liver_slurm.megatron.data.prepare import resolve_data
-from liver_slurm.megatron.data.samples import open_samples
-from liver_slurm.state.layout import Layout
-from liver_slurm.stream import requirements
-from liver_slurm.stream.overlap import Overlap
-from liver_slurm.worker import faultpoints
-from liver_slurm.worker.agenda import Agenda, Due, Enter, Leave
-from liver_slurm.worker.companion import Companion
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.transfer.transports import requirements
+from liver_slurm.worker import fault_injection
+from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome
-from liver_slurm.worker.target import Target, prepare
-from liver_slurm.worker.training import Training
+from liver_slurm.worker.directives import Directives, Due, Enter, Leave
+from liver_slurm.worker.target_world import TargetWorld, prepare
+from liver_slurm.worker.train_loop import TrainLoop
 from liver_slurm.worker.warm_up import warm_up
-from liver_slurm.world.world import Membership
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +60,16 @@ class Worker:
     def __init__(self, identity: Identity, config: JobConfig, run_dir: RunDir, signals: int) -> None:
         self.name = identity.name
         self._identity, self._config, self._run_dir = identity, config, run_dir
-        self._agenda = Agenda()
-        self._companion = Companion(
+        self._agenda = Directives()
+        self._companion = ControlThread(
             run_dir, self, self._agenda, signals, config.job.heartbeat, config.job.orphan_timeout
         )
-        self._training = Training(identity.name, config, run_dir, self._companion)
+        self._training = TrainLoop(identity.name, config, run_dir, self._companion)
         self._cutover = Cutover(identity.name, identity.device, self._training, self._agenda, self._companion)
-        self._targets: dict[int, Target] = {}
-        self._prepared: Target | None = None
+        self._targets: dict[int, TargetWorld] = {}
+        self._prepared: TargetWorld | None = None
         """The newest whose state is to leave while training runs, once it does."""
-        self._watching: Overlap | None = None
+        self._watching: LiveTransfer | None = None
         """What watches the live world's updates; training's thread only."""
         self._orphaned = False
         self._warm = False
@@ -77,7 +77,7 @@ class Worker:
     # ---- what the companion asks
 
     def registration(self) -> Register:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         live = self._training.live
         return Register(
             run_id=self._identity.run_id,
@@ -95,7 +95,7 @@ class Worker:
         )
 
     def heartbeat(self, rejected: int) -> Heartbeat:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         return Heartbeat(
             worker=self.name,
             generation=self._training.generation,
@@ -106,27 +106,27 @@ class Worker:
         )
 
     def engaged(self) -> bool:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         return self._training.live is not None or bool(self._targets)
 
     def expects(self, generation: int) -> bool:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         return generation in self._targets
 
     def noticed(self) -> None:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         self._cutover.noticed()
 
     def prepare(self, message: Prepare) -> None:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         membership = Membership(message.generation, Layout.parse(message.layout), tuple(message.members))
-        target = self._targets[message.generation] = Target(membership)
+        target = self._targets[message.generation] = TargetWorld(membership)
         threading.Thread(target=self._prepare, args=(target, message), name="prepare", daemon=True).start()
 
     def confirmed(self, message: ConfirmBoundary) -> None:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         target = self._targets.get(message.generation)
-        if message.begin >= 0 and target is not None and isinstance(target.transfer, Overlap):
+        if message.begin >= 0 and target is not None and isinstance(target.transfer, LiveTransfer):
             target.transfer.start()
             target.leaves_from = message.begin
             # The word may come when that step has begun already; while training stands, it is not opened any more.
@@ -134,7 +134,7 @@ class Worker:
                 self._let_state_leave(target)
 
     def give_up(self, generation: int) -> bool:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         waited_for = False
         for number, target in list(self._targets.items()):
             if generation in (-1, number):
@@ -147,25 +147,25 @@ class Worker:
         return waited_for
 
     def orphaned(self) -> None:
-        """See :class:`liver_slurm.worker.companion.Subject`."""
+        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         log.warning("no word from a coordinator for %s s", self._config.job.orphan_timeout)
         self._orphaned = True
         self._agenda.alone()
         if self._training.live is None:
             self._agenda.leave("the coordinator has gone")
 
-    def _prepare(self, target: Target, message: Prepare) -> None:
+    def _prepare(self, target: TargetWorld, message: Prepare) -> None:
         begun = time.perf_counter()
         error = ""
         try:
-            faultpoints.reach("prepare", self.name)
+            fault_injection.reach("prepare", self.name)
             prepare(target, message, self.name, self._config, self._training.live, self._identity.device)
-            faultpoints.reach("prepared", self.name)
+            fault_injection.reach("prepared", self.name)
         except Exception as caught:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
         if target.prepared():
-            if isinstance(target.transfer, Overlap):
+            if isinstance(target.transfer, LiveTransfer):
                 self._prepared = target
             self._companion.post(
                 Prepared(
@@ -174,7 +174,7 @@ class Worker:
                     ok=not error,
                     error=error,
                     seconds=time.perf_counter() - begun,
-                    state_bytes=target.transfer.state_bytes if isinstance(target.transfer, Overlap) else 0,
+                    state_bytes=target.transfer.state_bytes if isinstance(target.transfer, LiveTransfer) else 0,
                     rate=target.rate,
                 )
             )
@@ -241,7 +241,7 @@ class Worker:
         """
         target = self._prepared
         overlap = target.transfer if target is not None and not target.given_up else None
-        overlap = overlap if isinstance(overlap, Overlap) else None
+        overlap = overlap if isinstance(overlap, LiveTransfer) else None
         if overlap is not self._watching:
             if self._watching is not None:
                 self._watching.detach()
@@ -251,11 +251,11 @@ class Worker:
         if overlap is not None and target is not None:
             self._let_state_leave(target)
 
-    def _let_state_leave(self, target: Target) -> None:
+    def _let_state_leave(self, target: TargetWorld) -> None:
         """State may leave in the step that training is in, if it is time; from either thread."""
         overlap, training = target.transfer, self._training
-        if training.live is not None and isinstance(overlap, Overlap) and 0 <= target.leaves_from <= training.step:
-            faultpoints.reach("overlap", self.name)
+        if training.live is not None and isinstance(overlap, LiveTransfer) and 0 <= target.leaves_from <= training.step:
+            fault_injection.reach("overlap", self.name)
             overlap.open()
 
     def _enter_first(self, generation: int, step: int) -> None:

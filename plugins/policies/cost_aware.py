@@ -8,7 +8,7 @@ P/s + (R - P - c)/s' if it resizes. The second is more exactly if
     (R - P) · (1 - s'/s)  >  c,          that is,  R  >  P + c / (1 - s'/s)
 
 which is the break-even rule of rent-or-buy decisions (Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy
-caching", 1988), with the expected remaining life of :mod:`liver_slurm.coordinator.lives` in place of the worst case.
+caching", 1988), with the expected remaining life of :mod:`liver_slurm.policy.survival` in place of the worst case.
 Time after the run's last step saves nothing: R is at most P + the time to train what is left in the new layout, and a
 run that ends before its workers go need not shrink again.
 
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.layout_choice import estimate
-from liver_slurm.coordinator.lives import hazards, until_first_leaves
-from liver_slurm.coordinator.policy import Change, Decision, Snapshot, Stay, Wait
 from liver_slurm.plugins.policies import greedy
+from liver_slurm.policy.api import Change, Decision, Snapshot, Stay, Wait
+from liver_slurm.policy.cost_model import estimate
+from liver_slurm.policy.survival import hazards, until_first_leaves
 
 RECENT = 8
 """Reconfigurations of each kind that are remembered."""

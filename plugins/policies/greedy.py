@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.layout_choice import TIE, choose, estimate
-from liver_slurm.coordinator.policy import Change, Decision, Snapshot, Stay, Wait, allowed, pick
+from liver_slurm.policy.api import Change, Decision, Snapshot, Stay, Wait, allowed, pick
+from liver_slurm.policy.cost_model import TIE, choose, estimate
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:

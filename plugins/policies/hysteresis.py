@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.policy import Change, Decision, Snapshot, Stay, Wait
 from liver_slurm.plugins.policies import greedy
+from liver_slurm.policy.api import Change, Decision, Snapshot, Stay, Wait
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:

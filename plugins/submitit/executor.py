@@ -15,7 +15,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from liver_slurm.plugins.submitit.job import LiverJob
-from liver_slurm.slurm.command import job_variables
+from liver_slurm.scheduler.slurm.command import job_variables
 
 SUBMIT_TIMEOUT = 60
 """Seconds that sbatch has; submitit itself would wait for ever."""

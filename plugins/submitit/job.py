@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from submitit.core import core, logger
 from submitit.slurm.slurm import SlurmJob, read_job_id
 
-from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.connect import connect
-from liver_slurm.slurm.records import JobInfo
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.scheduler.slurm.connect import connect
+from liver_slurm.scheduler.slurm.records import JobInfo
 
 POLL = 15
 """Seconds between two queries at most while jobs are waited for; at first 2, as submitit has it."""

@@ -13,14 +13,14 @@ import psutil
 import pytest
 from coordinator_lab import job, until
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run
+from liver_slurm.base.errors import ControlError
+from liver_slurm.base.jsonl import read_lines
 from liver_slurm.config.schema import DataSection
-from liver_slurm.control.client import request
-from liver_slurm.control.messages import StatusRequest
-from liver_slurm.errors import ControlError
-from liver_slurm.observe.events import read_events
-from liver_slurm.observe.lines import read_lines
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import StatusRequest
+from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
 
 SCRIPT = Path(__file__).parents[1] / "support" / "run_local_job.py"
 

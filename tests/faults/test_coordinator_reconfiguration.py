@@ -11,7 +11,7 @@ import pytest
 from coordinator_lab import PATIENCE, Lab, job, until
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control.messages import CancelRequest, CheckpointRequest, ResizeRequest, WorkerEnded
+from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, ResizeRequest, WorkerEnded
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from coordinator_lab import PATIENCE, Lab, job, until
 
-from liver_slurm.control.messages import ResizeRequest
+from liver_slurm.protocol.messages import ResizeRequest
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from worker_lab import WorkerLab, job
 
 from liver_slurm.config.schema import ElasticSection
-from liver_slurm.control.messages import ResizeRequest
+from liver_slurm.protocol.messages import ResizeRequest
 
 LAYOUTS = ("tp1pp2dp1", "tp2pp1dp1")  # the first is what policy would choose
 CHANGES = 6

@@ -12,10 +12,10 @@ from checkpoint_files import assert_same, newest
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, ElasticSection, JobConfig, StreamSection
-from liver_slurm.megatron.spec import world_spec
-from liver_slurm.observe.metrics import read_metrics
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.memory import Footprint, Share, footprint
+from liver_slurm.engine.megatron.spec import world_spec
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
+from liver_slurm.rundir.metrics import read_metrics
 
 STEPS = 60
 STAGING = 1 << 15

@@ -11,7 +11,7 @@ import pytest
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection
-from liver_slurm.control.messages import CheckpointRequest
+from liver_slurm.protocol.messages import CheckpointRequest
 
 EVERY, GRACE = 4, 15.0
 

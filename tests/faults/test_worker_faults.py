@@ -11,10 +11,10 @@ import pytest
 from coordinator_lab import until
 from worker_lab import STARTUP, WorkerLab, job
 
-from liver_slurm.config.runs import newest_checkpoint
 from liver_slurm.config.schema import CheckpointSection, JobConfig
-from liver_slurm.control.messages import CancelRequest, ResizeRequest
-from liver_slurm.coordinator.members import COMMIT_PATIENCE
+from liver_slurm.coordinator.core.membership import COMMIT_PATIENCE
+from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
+from liver_slurm.rundir.registry import newest_checkpoint
 
 LIVE = ("live-0", "live-1")
 Make = Callable[..., WorkerLab]

@@ -13,14 +13,14 @@ import torch
 import torch.distributed as dist
 from transition_worker import DEVICE, Patterned, Walker, job
 
-from liver_slurm.control.messages import Prepare
-from liver_slurm.megatron.boxes import state_boxes
-from liver_slurm.megatron.checkpoint import Checkpointer, Written, checkpoint_path
-from liver_slurm.megatron.rank_state import RankState
-from liver_slurm.megatron.step import train_step
-from liver_slurm.state.layout import Layout
-from liver_slurm.worker.target import Target, prepare
-from liver_slurm.world.world import Membership
+from liver_slurm.engine.megatron.boxes import state_boxes
+from liver_slurm.engine.megatron.checkpoint import Checkpointer, Written, checkpoint_path
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.parallel.groups import Membership
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.messages import Prepare
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 STEPS = 3
 
@@ -52,7 +52,7 @@ def load(walker: Walker, layout: Layout, path: Path) -> RankState | None:
     walker.generation += 1
     if walker.name not in members:
         return None
-    target = Target(Membership(message.generation, layout, tuple(members)))
+    target = TargetWorld(Membership(message.generation, layout, tuple(members)))
     prepare(target, message, walker.name, walker.config, None, DEVICE)
     return target.state
 

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from notice_lab import NoticeRun
 
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 
 from liver_slurm import Job, submit
 from liver_slurm.config.load import load_job
-from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ElasticSection, JobConfig, ModelSection, StandbySection, TrainSection, UnitSection
-from liver_slurm.coordinator import capacity
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.standby import SlurmStandbySource
+from liver_slurm.coordinator.core import capacity
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, cpus_per_node=2, gpus_per_node=0, grace=10)]
 
@@ -44,7 +44,7 @@ class Capacity:
             elastic=ElasticSection(layouts=layouts),
         )
         self.run_dir = RunDir(path)
-        self.source = SlurmStandbySource(self.config, self.run_dir, client, function=stand_by)
+        self.source = SlurmStandbys(self.config, self.run_dir, client, function=stand_by)
         self.asked = 0
         self.useless_since: Any = {}
 
@@ -128,7 +128,7 @@ def test_sizes_features_and_excluded_nodes(
         jobs = {job.unit: job for job in own.source.observe().jobs}
         assert (jobs[0].nodes, jobs[1].nodes) == (("n2",), ("n4",))
         # A restarted coordinator knows them apart.
-        again = SlurmStandbySource(own.config, own.run_dir, client, function=stand_by)
+        again = SlurmStandbys(own.config, own.run_dir, client, function=stand_by)
         assert {job.job_id: job.unit for job in again.observe().jobs} == {
             job.job_id: unit for unit, job in jobs.items()
         }

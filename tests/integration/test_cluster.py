@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+from liver_slurm.base.errors import BadInput, ClusterError
 from liver_slurm.cli import cluster as command
-from liver_slurm.errors import BadInput, ClusterError
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.cluster import lifecycle
-from liver_slurm.slurm.cluster.ports import BLOCK, choose_block, is_free, port_lock
-from liver_slurm.slurm.cluster.processes import cluster_processes
-from liver_slurm.slurm.cluster.spec import ClusterDir, ClusterSpec
+from liver_slurm.devcluster import lifecycle
+from liver_slurm.devcluster.ports import BLOCK, choose_block, is_free, port_lock
+from liver_slurm.devcluster.processes import cluster_processes
+from liver_slurm.devcluster.spec import ClusterDir, ClusterSpec
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = pytest.mark.slurm
 

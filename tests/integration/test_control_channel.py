@@ -11,10 +11,9 @@ import zmq
 import zmq.auth
 from coordinator_lab import until
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.control import address, keys
-from liver_slurm.control.client import request
-from liver_slurm.control.messages import (
+from liver_slurm.base.errors import ControlError
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import (
     Abort,
     Alive,
     Commit,
@@ -29,9 +28,10 @@ from liver_slurm.control.messages import (
     Welcome,
     encode,
 )
-from liver_slurm.control.server import ControlServer
-from liver_slurm.control.worker_channel import WorkerChannel
-from liver_slurm.errors import ControlError
+from liver_slurm.protocol.server import ControlServer
+from liver_slurm.protocol.worker_channel import WorkerChannel
+from liver_slurm.rundir import address, keys
+from liver_slurm.rundir.paths import RunDir
 
 HELLO = Register(run_id="r", worker="w", role="live", host="h", pid=1, job_id="1", device="cpu")
 

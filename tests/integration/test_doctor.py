@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=2, cpus_per_node=2, gpus_per_node=0, grace=15)]
 JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"

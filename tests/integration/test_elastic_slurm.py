@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from liver_slurm import Job, submit
+from liver_slurm.app.local_run import run_local
 from liver_slurm.config.load import load_job
-from liver_slurm.config.runs import create_run
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.local.run import run_local
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.rundir.registry import create_run
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [
     pytest.mark.slurm,
@@ -106,7 +106,7 @@ def losses_without_resize(tmp_path: Path) -> list[float]:
     plain = load_job(JOB, [*options, 'elastic.layouts=["tp1pp1dp2"]', "checkpoint.every=0", *CHEAP], workers=2)
     run_dir = create_run(plain)
     assert run_local(plain, run_dir, 2, 0) == 0
-    from liver_slurm.observe.metrics import read_metrics
+    from liver_slurm.rundir.metrics import read_metrics
 
     return [line.loss for line in read_metrics(run_dir.metrics)]
 

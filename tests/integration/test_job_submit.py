@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.rundir import RunDir
+from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, StandbySection
-from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.batch import read_template
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.cluster.lifecycle import Cluster
-from liver_slurm.slurm.standby import SlurmStandbySource
-from liver_slurm.slurm.submit import submit_live
+from liver_slurm.devcluster.lifecycle import Cluster
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.batch import read_template
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys
+from liver_slurm.scheduler.slurm.submit import submit_live
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=2, cpus_per_node=2, gpus_per_node=0)]
 
@@ -121,7 +121,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
     assert [info.partition for info in client.jobs([job])] == ["live", "live", "prod"]
     assert {info.comment for info in client.jobs([job])} == {str(run_dir.path)}
 
-    (started,) = SlurmStandbySource(config, run_dir, client).launch(1)
+    (started,) = SlurmStandbys(config, run_dir, client).launch(1)
     assert fields(started)["TimeLimit"] == "00:30:00"
 
     reclaimable = (ComponentSection(), ComponentSection(partition="scavenger"))
@@ -129,7 +129,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
         submit_live(JobConfig(live=LiveSection(python=python, component=reclaimable)), run_dir, client)
     wrong = JobConfig(standby=StandbySection(partitions=("prod",), max_jobs=1))
     with pytest.raises(ClusterError, match=r"a standby job was refused: .*standbys belong"):
-        SlurmStandbySource(wrong, run_dir, client).launch(1)
+        SlurmStandbys(wrong, run_dir, client).launch(1)
 
 
 def test_templates_by_hand(tmp_path: Path) -> None:

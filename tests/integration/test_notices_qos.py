@@ -8,8 +8,8 @@ import shutil
 import pytest
 from notice_lab import NoticeRun, Row, slurm
 
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.cluster import lifecycle
+from liver_slurm.devcluster import lifecycle
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [
     pytest.mark.slurm,

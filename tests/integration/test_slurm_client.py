@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
+from liver_slurm.base.errors import BadInput, ClusterError
+from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.config.load import load_job
-from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import StandbySection
-from liver_slurm.coordinator.interface import SupplySeen
-from liver_slurm.coordinator.supply import Supply
-from liver_slurm.coordinator.supply_watch import SupplyWatch
-from liver_slurm.errors import BadInput, ClusterError
-from liver_slurm.slurm.budget import QueryBudget
-from liver_slurm.slurm.client import SlurmClient
-from liver_slurm.slurm.cluster import processes
-from liver_slurm.slurm.cluster.lifecycle import Cluster, find_programs
-from liver_slurm.slurm.command import NotAnswering
-from liver_slurm.slurm.connect import CHOICE, connect
-from liver_slurm.slurm.records import JobInfo
-from liver_slurm.slurm.standby import SlurmStandbySource, standby_job_name
+from liver_slurm.coordinator.core.io import CapacitySeen
+from liver_slurm.coordinator.runtime.background_calls import SupplyWatch
+from liver_slurm.devcluster import processes
+from liver_slurm.devcluster.lifecycle import Cluster, find_programs
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.ports import CapacitySnapshot
+from liver_slurm.scheduler.slurm.client import SlurmClient
+from liver_slurm.scheduler.slurm.command import NotAnswering
+from liver_slurm.scheduler.slurm.connect import CHOICE, connect
+from liver_slurm.scheduler.slurm.records import JobInfo
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name
 
 pytestmark = [
     pytest.mark.slurm,
@@ -264,12 +264,12 @@ class Held:
     def __init__(self, folder: Path, client: SlurmClient, budget: QueryBudget | None = None) -> None:
         self.run_dir = RunDir(folder)
         self.config = load_job(JOB, [f"standby.max_jobs={QUEUED}"])
-        self.source = SlurmStandbySource(self.config, self.run_dir, client)
+        self.source = SlurmStandbys(self.config, self.run_dir, client)
         self.watch = SupplyWatch(self.source, 0.1, budget)
 
-    def seen(self) -> Supply | None:
+    def seen(self) -> CapacitySnapshot | None:
         """The newest look, if there was one since."""
-        looks = [given.supply for given in self.watch.poll(time.time()) if isinstance(given, SupplySeen)]
+        looks = [given.supply for given in self.watch.poll(time.time()) if isinstance(given, CapacitySeen)]
         return looks[-1] if looks else None
 
 
@@ -286,7 +286,7 @@ def test_hundreds_of_jobs_cost_no_more_than_one(cluster: Cluster, tmp_path: Path
         slurm("bash", "-ec", f"for _ in $(seq {QUEUED}); do {sbatch}; done")
         assert len(client.jobs(name=name)) == QUEUED
         before, start = counted(), time.monotonic()
-        looks: list[Supply] = []
+        looks: list[CapacitySnapshot] = []
         while len(looks) < 4:
             look = eventually(held.seen, "a look at the supply", 60)
             looks.append(look)

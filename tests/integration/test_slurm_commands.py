@@ -13,9 +13,9 @@ from typing import Any
 import paced_samples
 import pytest
 
-from liver_slurm.observe.events import read_events
-from liver_slurm.observe.metrics import read_metrics
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [
     pytest.mark.slurm,

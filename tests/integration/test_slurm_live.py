@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.rundir import RunDir
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, StandbySection
-from liver_slurm.errors import BadInput
-from liver_slurm.slurm.batch import render_live
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.submit import check_submittable, submit_live
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.batch import render_live
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.submit import check_submittable, submit_live
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, gpus_per_node=2)]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
-from liver_slurm.slurm.capacity import Unit, idle_units
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.submit import submit_live
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.headroom import Unit, idle_units
+from liver_slurm.scheduler.slurm.submit import submit_live
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=3, extra=("SelectTypeParameters=CR_Core_Memory",))]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.rundir import RunDir
+from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import JobConfig, StandbySection
-from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
-from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.capacity import Unit, idle_units
-from liver_slurm.slurm.client import CommandClient
-from liver_slurm.slurm.cluster.lifecycle import Cluster
-from liver_slurm.slurm.standby import SlurmStandbySource
+from liver_slurm.devcluster.lifecycle import Cluster
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
+from liver_slurm.scheduler.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.headroom import Unit, idle_units
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 
 GRACE = 3
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=3, cpus_per_node=2, gpus_per_node=1, grace=GRACE)]
@@ -59,7 +59,7 @@ class Standbys:
         path.mkdir(exist_ok=True)
         values = {"partitions": ("scavenger",), "max_jobs": 4, "time": "10:00", **options}
         self.config = JobConfig(standby=StandbySection(**values))
-        self.source = SlurmStandbySource(self.config, self.dir, client, function=stand_in)
+        self.source = SlurmStandbys(self.config, self.dir, client, function=stand_in)
 
     def note(self, job: str, rank: int = 0, suffix: str = "") -> str:
         path = self.dir.path / f"{job}-{rank}{suffix}"
@@ -148,7 +148,7 @@ def test_a_restarted_coordinator_finds_and_closes_them(
     eventually(lambda: [job.state for job in first.source.observe().jobs] == ["running"] * 2, "both run")
     second = make()
     assert {job.job_id for job in second.source.observe().jobs} == set(ids)
-    stranger = SlurmStandbySource(second.config, RunDir(Path("/elsewhere/run")), client, function=stand_in)
+    stranger = SlurmStandbys(second.config, RunDir(Path("/elsewhere/run")), client, function=stand_in)
     assert stranger.observe().jobs == (), "same name, another run"
     stranger.close()
     assert len(second.source.observe().jobs) == 2
@@ -226,7 +226,7 @@ def test_partitions_best_first(
     try:
         standbys = make(partitions=("scavenger", "spare"), cpus_per_task=2)
         supply = standbys.source.observe()
-        assert supply.room == (Room(0, "scavenger", 2), Room(0, "spare", 1)), "n2 is in both and counts once"
+        assert supply.room == (Headroom(0, "scavenger", 2), Headroom(0, "spare", 1)), "n2 is in both and counts once"
         ids = [*standbys.source.launch(2, 0, "scavenger"), *standbys.source.launch(1, 0, "spare")]
         eventually(lambda: all(standbys.note(job) for job in ids), "three standbys run")
         assert [job.partition for job in standbys.source.observe().jobs] == ["scavenger", "scavenger", "spare"]
@@ -262,7 +262,7 @@ def test_a_blind_source_says_so_and_keeps_what_it_knew(
 ) -> None:
     standbys = make()
     standbys.source.launch(1)
-    known: Supply = eventually(lambda: _running(standbys.source.observe()), "the standby runs")
+    known: CapacitySnapshot = eventually(lambda: _running(standbys.source.observe()), "the standby runs")
 
     def refuse(*_: object, **__: object) -> None:
         raise ClusterError("squeue did not answer within 30 s")
@@ -274,10 +274,10 @@ def test_a_blind_source_says_so_and_keeps_what_it_knew(
     assert (blind.jobs, blind.room, blind.time) == (known.jobs, known.room, known.time)
 
 
-def room(supply: Supply) -> list[int]:
+def room(supply: CapacitySnapshot) -> list[int]:
     """Standby jobs that would start at once, in each partition."""
     return [place.jobs for place in supply.room]
 
 
-def _running(supply: Supply) -> Supply | None:
+def _running(supply: CapacitySnapshot) -> CapacitySnapshot | None:
     return supply if [job.state for job in supply.jobs] == ["running"] else None

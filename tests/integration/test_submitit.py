@@ -12,7 +12,7 @@ import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from liver_slurm.plugins.submitit.job import POLL, LiverInfoWatcher, LiverJob
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [
     pytest.mark.slurm,

@@ -15,7 +15,7 @@ from notice_lab import losses_without_resize, slurm
 
 from liver_slurm import Job, find, submit
 from liver_slurm.config.schema import JobConfig, LiveSection
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [
     pytest.mark.slurm,

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.api import Job, prepare_config
+from liver_slurm.app.api import Job, prepare_config
 from liver_slurm.config.load import load_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0)]
 JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"

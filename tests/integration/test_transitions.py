@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from liver_slurm.local.process import worker_environment
+from liver_slurm.scheduler.local.process import worker_environment
 
 LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
 """Of at most four workers; the pairs with tp2pp2dp2, which needs eight, have a test of their own."""

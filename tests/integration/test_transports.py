@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transport_peers import Message, Peer, peers
 
-from liver_slurm.stream.shared_memory import PIECE_BYTES, RING_BYTES
+from liver_slurm.transfer.transports.shared_memory import PIECE_BYTES, RING_BYTES
 
 TRANSPORTS = ("shm", "tcp", "gloo", pytest.param("ucx", marks=pytest.mark.ucx))
 PEERS = 3

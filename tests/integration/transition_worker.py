@@ -19,21 +19,21 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig, ModelSection, StreamSection, TrainSection
-from liver_slurm.control.messages import Prepare
-from liver_slurm.megatron.boxes import state_boxes
-from liver_slurm.megatron.groups import make_live
-from liver_slurm.megatron.rank_state import RankState
-from liver_slurm.megatron.replay import complete
-from liver_slurm.megatron.spec import world_spec
-from liver_slurm.megatron.step import train_step
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.memory import Footprint, Share, footprint
-from liver_slurm.stream.overlap import Overlap
-from liver_slurm.stream.transfer import Transfer
+from liver_slurm.engine.megatron.boxes import state_boxes
+from liver_slurm.engine.megatron.groups import make_live
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.replay import complete
+from liver_slurm.engine.megatron.spec import world_spec
+from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.parallel.c10d import set_default_group
+from liver_slurm.parallel.groups import Membership
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.messages import Prepare
+from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
+from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.worker.device import claim_card
-from liver_slurm.worker.target import Target, prepare
-from liver_slurm.world.c10d import set_default_group
-from liver_slurm.world.world import Membership
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 DEVICE = claim_card(os.environ) if os.environ.get("TRANSITION_DEVICE") == "cuda" else torch.device("cpu")
 
@@ -108,11 +108,11 @@ class Walker:
         self.membership = membership
         if self.name not in members and (old is None or self.name not in old.members):
             return
-        target = Target(membership)
+        target = TargetWorld(membership)
         limit = self._limit(old, membership) if self.limited and old is not None else None
         config = replace(self.config, stream=replace(self.config.stream, memory_limit=limit))
         self._prepare(target, message, config)
-        if isinstance(target.transfer, Transfer):
+        if isinstance(target.transfer, BlockingTransfer):
             counters = [max(self.state.steps())] if self.state else None
             stats, (self.adam_step,) = target.transfer.run(counters)
             target.holds(target.held_bytes + stats.staging_peak_bytes)
@@ -123,7 +123,7 @@ class Walker:
             target.state.set_step(self.adam_step)
         self._switch(target.state)
 
-    def _prepare(self, target: Target, message: Prepare, config: JobConfig) -> None:
+    def _prepare(self, target: TargetWorld, message: Prepare, config: JobConfig) -> None:
         """Prepare, and wait until all have, as they do for the coordinator's word."""
         prepare(target, message, self.name, config, self.state, DEVICE)
         involved, key = {*message.source_members, *message.members}, f"prepared/{message.generation}"
@@ -167,7 +167,7 @@ class Walker:
             self.trained += steps
             return 0
         overlap = target.transfer
-        assert isinstance(overlap, Overlap)
+        assert isinstance(overlap, LiveTransfer)
         overlap.start()
         for number in range(steps):
             if self.state is not None:
@@ -221,7 +221,7 @@ class Walker:
             assert same, f"{old.layout}->{state.world.layout}: {name} at {offset} is not what the old world held"
         return len(boxes)
 
-    def _move_late(self, target: Target, limit: int | None) -> None:
+    def _move_late(self, target: TargetWorld, limit: int | None) -> None:
         """What the cutover does with late layers; and nothing was held beyond the limit."""
         if target.late is not None:
             late = target.late.run([max(self.state.steps())] if self.state else None)
@@ -249,12 +249,12 @@ class Walker:
             shares.append(Share(spec.shards[tp, pp], world.layout.dp, dp, spec.distributed_optimizer))
         return footprint(*shares, self.config.stream.staging_bytes)
 
-    def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> Target | None:
+    def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> TargetWorld | None:
         message = self._message(layout, old)
         self.membership = Membership(message.generation, layout, tuple(message.members))
         if self.name not in message.members and self.name not in old.members:
             return None
-        target = Target(self.membership)
+        target = TargetWorld(self.membership)
         config = replace(self.config, stream=replace(self.config.stream, mode="overlap", memory_limit=limit))
         self._prepare(target, message, config)
         takes = self._takes(old, self.membership, self.name)

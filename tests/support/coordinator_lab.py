@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run
+from liver_slurm.base.errors import ControlError
 from liver_slurm.config.schema import (
     ComponentSection,
     ElasticSection,
@@ -24,10 +23,11 @@ from liver_slurm.config.schema import (
     StandbySection,
     TrainSection,
 )
-from liver_slurm.control.client import request
-from liver_slurm.control.messages import FromClient, Reply, StatusRequest
-from liver_slurm.errors import ControlError
-from liver_slurm.observe.events import read_events
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import FromClient, Reply, StatusRequest
+from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 T = TypeVar("T")

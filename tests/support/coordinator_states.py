@@ -7,12 +7,13 @@ from typing import Any
 from coordinator_lab import job
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import Action, Emit, FromPeer, Journal, Send, Tick
-from liver_slurm.coordinator.machine import step
-from liver_slurm.coordinator.records import Record
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import RunState, Settings, World
+from liver_slurm.coordinator.core.io import Action, Emit, FromPeer, Journal, Send, Tick
+from liver_slurm.coordinator.core.records import Record
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.state import RunState, Settings
+from liver_slurm.coordinator.core.step import step
+from liver_slurm.parallel.membership import World
+from liver_slurm.protocol import messages as m
 
 START = 1000.0
 

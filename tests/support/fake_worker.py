@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.config.load import read_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import read_run_info
-from liver_slurm.control import messages as m
-from liver_slurm.control.worker_channel import WorkerChannel
+from liver_slurm.protocol import messages as m
+from liver_slurm.protocol.worker_channel import WorkerChannel
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import read_run_info
 
 HEARTBEAT = 0.1
 

@@ -14,11 +14,11 @@ import pytest
 import worker_lab
 
 from liver_slurm import Job, submit
-from liver_slurm.config.runs import create_run
+from liver_slurm.app.local_run import run_local
 from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, StandbySection
-from liver_slurm.local.run import run_local
-from liver_slurm.observe.metrics import read_metrics
-from liver_slurm.slurm.client import CommandClient
+from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.registry import create_run
+from liver_slurm.scheduler.slurm.client import CommandClient
 
 STEPS = 240
 ACTING, WAITING = 0.25, 1.5

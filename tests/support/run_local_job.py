@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from liver_slurm.app.local_run import run_local
 from liver_slurm.config.load import read_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.local.run import run_local
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir.paths import RunDir
 
 if __name__ == "__main__":
     run_dir = RunDir(Path(sys.argv[1]))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.pieces import Box
-from liver_slurm.state.spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import BoxSpec, ParamSpec, ShardSpec, WorldSpec
+from liver_slurm.reshard.tensors import Box
 
 # Divisible by every tp that is drawn, and small enough that ranges of the distributed optimizer cut rows.
 ROWS, WIDTH, VOCABULARY = 24, 12, 36

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from liver_slurm.base.errors import TransferError
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.errors import TransferError
-from liver_slurm.stream.choice import open_transport
-from liver_slurm.stream.transport import Transport
+from liver_slurm.transfer.transports.base import Transport
+from liver_slurm.transfer.transports.select import open_transport
 
 Message = tuple[str, int, int]
 """``send`` or ``receive``, the peer, and the length in bytes."""
@@ -47,7 +47,9 @@ class Peer:
 def peers(count: int, transport: str) -> Iterator[list[Peer]]:
     """``count`` processes, each with the transport open."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "liver_slurm.stream.choice"])  # imported once, not by each process
+    context.set_forkserver_preload(
+        ["torch", "liver_slurm.transfer.transports.select"]
+    )  # imported once, not by each process
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = []
     for number in range(count):

@@ -26,8 +26,8 @@ from liver_slurm.config.schema import (
     StandbySection,
     TrainSection,
 )
-from liver_slurm.control.messages import WorkerEnded
-from liver_slurm.observe.metrics import read_metrics
+from liver_slurm.protocol.messages import WorkerEnded
+from liver_slurm.rundir.metrics import read_metrics
 
 STARTUP = 120.0
 """Seconds that real workers may take to start, on a machine that has other things to do."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import gc
 
-from liver_slurm.imports import quick_imports
+from liver_slurm.base.imports import quick_imports
 
 
 def test_garbage_is_collected_again_afterwards_but_not_in_what_was_imported() -> None:

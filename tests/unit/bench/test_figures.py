@@ -6,7 +6,7 @@ import pytest
 
 from liver_slurm.bench.elastic import measured
 from liver_slurm.bench.figures import Reconfigured, between, median_of, middle, ratio, usual
-from liver_slurm.observe.metrics import StepMetrics
+from liver_slurm.rundir.metrics import StepMetrics
 
 
 def step(number: int, end: float, generation: int, seconds: float = 1.0) -> StepMetrics:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from liver_slurm.base.errors import LiverError
 from liver_slurm.bench import reconfigure
 from liver_slurm.bench.figures import Reconfigured
 from liver_slurm.bench.jobs import SIZES, job, rank_bytes
 from liver_slurm.bench.reconfigure import Pair, all_pairs, measure, table, too_large
 from liver_slurm.config.load import check_job
-from liver_slurm.errors import LiverError
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 ONE, OTHER = Layout.parse("tp2pp2dp1"), Layout.parse("tp1pp1dp4")
 

@@ -11,10 +11,10 @@ import pytest
 
 from liver_slurm.cli.main import main
 from liver_slurm.config.load import load_job
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run, record_run
-from liver_slurm.observe.events import EventLog
-from liver_slurm.observe.metrics import MetricsWriter, StepMetrics
+from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run, record_run
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 

@@ -11,18 +11,11 @@ from pathlib import Path
 import pytest
 
 import liver_slurm
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.control.messages import (
-    CancelRequest,
-    CheckpointRequest,
-    Message,
-    Reply,
-    ResizeRequest,
-    StatusRequest,
-)
-from liver_slurm.control.server import ControlServer
-from liver_slurm.errors import BadInput, ControlError
-from liver_slurm.observe.events import EventLog
+from liver_slurm.base.errors import BadInput, ControlError
+from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, Message, Reply, ResizeRequest, StatusRequest
+from liver_slurm.protocol.server import ControlServer
+from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.paths import RunDir
 
 
 @contextmanager
@@ -101,8 +94,8 @@ def test_waiting_for_the_end(run_dir: RunDir) -> None:
 
 def test_submitting_from_python(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from liver_slurm.config.load import load_job
-    from liver_slurm.slurm import submit
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.scheduler.slurm import submit
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
     tiny = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
     monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.cli import main as main_module
 from liver_slurm.cli.main import COMMANDS
 from liver_slurm.cli.run import parse_resize
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.errors import BadInput
-from liver_slurm.observe.events import EventLog
-from liver_slurm.slurm.parsing import JOB_FIELDS, SEPARATOR
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.parsing import JOB_FIELDS, SEPARATOR
 
 TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
 Liver = Callable[..., tuple[int, str, str]]
@@ -142,8 +142,8 @@ def test_a_dry_run_prints_the_script_and_makes_nothing(liver: Liver, home: Path)
 
 
 def test_submitting(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from liver_slurm.slurm import submit
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.scheduler.slurm import submit
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
     monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
     monkeypatch.setattr(CommandClient, "submit", lambda self, script, arguments=(): "77")
@@ -159,9 +159,9 @@ def test_submitting(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_refused_submission_leaves_nothing_behind(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from liver_slurm.errors import ClusterError
-    from liver_slurm.slurm import submit
-    from liver_slurm.slurm.client import CommandClient
+    from liver_slurm.base.errors import ClusterError
+    from liver_slurm.scheduler.slurm import submit
+    from liver_slurm.scheduler.slurm.client import CommandClient
 
     def refuse(*_: object) -> str:
         raise ClusterError("sbatch: no such account")
@@ -225,7 +225,7 @@ def test_list_and_status_without_a_run(liver: Liver, run_dir: RunDir) -> None:
 def test_a_slurm_job_that_slurm_does_not_know(
     liver: Liver, run_dir: RunDir, fake_slurm: Callable[[str, str], None]
 ) -> None:
-    from liver_slurm.config.runs import record_run
+    from liver_slurm.rundir.registry import record_run
 
     record_run(run_dir, "41")
     fake_slurm("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
@@ -313,7 +313,7 @@ def test_cancelling_where_nobody_answers(liver: Liver, run_dir: RunDir) -> None:
 def test_cancelling_a_run_that_slurm_has_forgotten(
     liver: Liver, run_dir: RunDir, fake_slurm: Callable[[str, str], None]
 ) -> None:
-    from liver_slurm.config.runs import record_run
+    from liver_slurm.rundir.registry import record_run
 
     record_run(run_dir, "41")
     fake_slurm("squeue", "exit 0")
@@ -386,7 +386,7 @@ def test_the_progress_view_on_a_terminal(run_dir: RunDir) -> None:
 
 def test_waiting_has_a_deadline(run_dir: RunDir) -> None:
     from liver_slurm import find
-    from liver_slurm.errors import LiverError
+    from liver_slurm.base.errors import LiverError
 
     start = time.monotonic()
     with pytest.raises(LiverError, match=r"is not over after 0\.2 s"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from liver_slurm.cli.main import COMMANDS, full_parser
-from liver_slurm.config.rundir import RunDir
+from liver_slurm.rundir.paths import RunDir
 
 TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
 SCRIPTS_AND_STREAMS = {"completion", "logs", "cluster env"}

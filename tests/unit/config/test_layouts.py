@@ -15,7 +15,7 @@ from liver_slurm.config.schema import (
     ModelSection,
     TrainSection,
 )
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
 
 MODEL = ModelSection(num_layers=4, hidden_size=64, num_attention_heads=8, num_query_groups=4)
 TRAIN = TrainSection(steps=1, seq_length=8, micro_batch_size=2, global_batch_size=16)

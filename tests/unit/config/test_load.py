@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.load import check_job, load_job, read_job, save_job
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.errors import BadInput
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 

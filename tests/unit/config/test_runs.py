@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from liver_slurm.config import runs
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.load import read_job
-from liver_slurm.config.runs import create_run, find_run, list_runs, newest_checkpoint, read_run_info, record_run
 from liver_slurm.config.schema import JobConfig, JobSection, ModelSection, TrainSection
-from liver_slurm.errors import BadInput
+from liver_slurm.rundir import registry
+from liver_slurm.rundir.registry import create_run, find_run, list_runs, newest_checkpoint, read_run_info, record_run
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_a_run_directory_has_what_a_run_needs(config: JobConfig) -> None:
 
 
 def test_a_run_directory_that_exists_is_refused(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.secrets, "token_hex", lambda size: "ab" * size)
-    monkeypatch.setattr(runs.time, "strftime", lambda *_: "20260101-000000")
+    monkeypatch.setattr(registry.secrets, "token_hex", lambda size: "ab" * size)
+    monkeypatch.setattr(registry.time, "strftime", lambda *_: "20260101-000000")
     run_dir = create_run(config)
     (run_dir.metrics).write_text("precious")
     with pytest.raises(BadInput, match="exists; nothing was changed"):
@@ -79,7 +79,7 @@ def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> N
         find_run("99")
     with pytest.raises(BadInput, match="is not a run directory"):
         find_run(str(tmp_path))
-    with runs.index_file().open("ab") as index:
+    with registry.index_file().open("ab") as index:
         index.write(b'{"torn')
     assert list_runs() == []
 

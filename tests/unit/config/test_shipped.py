@@ -10,12 +10,12 @@ import pytest
 
 from liver_slurm.config.layouts import feasible_layouts, live_workers
 from liver_slurm.config.load import load_job
-from liver_slurm.megatron.spec import world_spec
-from liver_slurm.slurm.batch import header_problems
-from liver_slurm.state.layout import Layout
-from liver_slurm.state.memory import ALL, Share, footprint
-from liver_slurm.state.minimum import remote_minimum
-from liver_slurm.state.plan import default_keep, plan_transfer
+from liver_slurm.engine.megatron.spec import world_spec
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.lower_bound import remote_minimum
+from liver_slurm.reshard.memory_budget import ALL, Share, footprint
+from liver_slurm.reshard.plan import default_keep, plan_transfer
+from liver_slurm.scheduler.slurm.batch import header_problems
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NOT_JOBS = {"site.toml", "reference.toml"}

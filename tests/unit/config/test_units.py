@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import max_tp
 from liver_slurm.config.load import load_job, read_job, save_job
 from liver_slurm.config.units import standby_units
-from liver_slurm.errors import BadInput
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 

@@ -9,16 +9,17 @@ import pytest
 from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import create_run
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.anew import JobStart, begin_anew, job_start, why_anew
-from liver_slurm.coordinator.interface import Finish, Interrupted, Release
-from liver_slurm.coordinator.journal import Journal
-from liver_slurm.coordinator.records import BegunAnew, Ended, EpochStarted, Record
-from liver_slurm.coordinator.recovery import ended, recover
-from liver_slurm.coordinator.state import Phase
-from liver_slurm.observe.metrics import MetricsWriter, StepMetrics, read_metrics
+from liver_slurm.coordinator.core.io import Finish, Interrupted, Release
+from liver_slurm.coordinator.core.records import BegunAnew, Ended, EpochStarted, Record
+from liver_slurm.coordinator.core.recovery import ended, recover, why_anew
+from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.coordinator.runtime.journal import Journal
+from liver_slurm.coordinator.runtime.restart import begin_anew, job_start
+from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
+from liver_slurm.scheduler.ports import JobStart
 
 FIRST = EpochStarted(epoch=1, job_id="7", restarts=0)
 ANEW = BegunAnew(checkpoint="/c/step-7", step=7, steps_lost=2, reason="job 7 was requeued")

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from liver_slurm.config.schema import JobConfig, UnitSection
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.capacity import Decision, Order, View, decide, useful_workers
-from liver_slurm.coordinator.interface import Launch, Release, SupplySeen
-from liver_slurm.coordinator.lives import Life
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import ResizeGoal
-from liver_slurm.coordinator.supply import JobNotice, Room, StandbyJob, Supply
-from liver_slurm.state.layout import Layout
+from liver_slurm.coordinator.core.capacity import Decision, Order, View, decide, useful_workers
+from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Release
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.policy.survival import Life
+from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.protocol import messages as m
+from liver_slurm.scheduler.ports import CapacitySnapshot, EvictionNotice, Headroom, StandbyJob
 
 HOLD = 60.0
 
@@ -38,9 +38,9 @@ def standby(number: int, state: str = "running", partition: str = "a", unit: int
     return StandbyJob(str(number), state, nodes, partition=partition, unit=unit)  # type: ignore[arg-type]
 
 
-def look(jobs: list[StandbyJob], *room: Room, now: float = 1000.0, **more: Any) -> View:
+def look(jobs: list[StandbyJob], *room: Headroom, now: float = 1000.0, **more: Any) -> View:
     """Two guaranteed workers."""
-    return View(now, Supply(now, tuple(jobs), room), guaranteed=2, **more)
+    return View(now, CapacitySnapshot(now, tuple(jobs), room), guaranteed=2, **more)
 
 
 def decided(view: View, wanted: JobConfig) -> Decision:
@@ -52,50 +52,50 @@ def decided(view: View, wanted: JobConfig) -> Decision:
 
 def test_probing_starts_only_where_there_is_room() -> None:
     wanted = config()
-    assert decided(look([], Room(0, "a", 0), Room(0, "b", 0)), wanted).start == ()
-    found = decided(look([], Room(0, "a", 1), Room(0, "b", 2)), wanted)
+    assert decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 0)), wanted).start == ()
+    found = decided(look([], Headroom(0, "a", 1), Headroom(0, "b", 2)), wanted)
     assert found.start == (Order(0, "a", 1), Order(0, "b", 2))
 
 
 def test_queueing_lets_the_rest_wait_in_the_best_partition() -> None:
     wanted = config(launch="queue")
-    assert decided(look([], Room(0, "a", 0), Room(0, "b", 0)), wanted).start == (Order(0, "a", 4),)
-    found = decided(look([], Room(0, "a", 0), Room(0, "b", 1)), wanted)
+    assert decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 0)), wanted).start == (Order(0, "a", 4),)
+    found = decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 1)), wanted)
     assert found.start == (Order(0, "b", 1), Order(0, "a", 3))
     queued = [standby(number, "pending") for number in range(4)]
-    assert decided(look(queued, Room(0, "a", 0)), wanted) == Decision()
+    assert decided(look(queued, Headroom(0, "a", 0)), wanted) == Decision()
 
 
 def test_no_more_wait_than_are_useful() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"), launch="queue")
-    assert decided(look([], Room(0, "a", 0)), wanted).start == (Order(0, "a", 1),)
+    assert decided(look([], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 1),)
     queued = [standby(7, "pending"), standby(8, "pending")]
-    assert decided(look(queued, Room(0, "a", 0)), wanted).end == ("8",), "the younger one, at once"
+    assert decided(look(queued, Headroom(0, "a", 0)), wanted).end == ("8",), "the younger one, at once"
 
 
 def test_a_job_that_is_about_to_start_is_counted() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
-    assert decided(look([standby(7, "pending")], Room(0, "a", 3)), wanted).start == ()
+    assert decided(look([standby(7, "pending")], Headroom(0, "a", 3)), wanted).start == ()
 
 
 def test_room_elsewhere_is_better_than_waiting() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"), launch="queue")
     waits = [standby(7, "pending", "a")]
-    assert decided(look(waits, Room(0, "a", 0), Room(0, "b", 1)), wanted).start == (Order(0, "b", 1),)
+    assert decided(look(waits, Headroom(0, "a", 0), Headroom(0, "b", 1)), wanted).start == (Order(0, "b", 1),)
     full = replace(wanted, standby=replace(wanted.standby, max_jobs=1))
-    found = decided(look(waits, Room(0, "a", 0), Room(0, "b", 1)), full)
+    found = decided(look(waits, Headroom(0, "a", 0), Headroom(0, "b", 1)), full)
     assert (found.start, found.end) == ((), ("7",)), "max_jobs: the one that waits makes way first"
 
 
 def test_probing_takes_back_what_does_not_start() -> None:
     wanted = config()
-    view = look([standby(7, "pending")], Room(0, "a", 0))
+    view = look([standby(7, "pending")], Headroom(0, "a", 0))
     first = decided(view, wanted)
     assert (first.end, first.useless_since) == ((), {"7": 1000.0})
     assert decided(replace(view, now=1059.0, useless_since=first.useless_since), wanted).end == ()
     assert decided(replace(view, now=1060.0, useless_since=first.useless_since), wanted).end == ("7",)
     booting = StandbyJob("7", "pending", ("n1",), partition="a")
-    assert decided(look([booting], Room(0, "a", 0)), wanted).useless_since == {}, "it has its nodes"
+    assert decided(look([booting], Headroom(0, "a", 0)), wanted).useless_since == {}, "it has its nodes"
 
 
 # ---- no more than wanted -------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_extra_standbys_are_ended_after_a_while_the_youngest_idle_one_first() ->
 def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None:
     wanted = config()
     pinned = ResizeGoal(1, Layout(1, 1, 2), 2)
-    view = look([standby(9), standby(10)], Room(0, "a", 2), pinned=pinned)
+    view = look([standby(9), standby(10)], Headroom(0, "a", 2), pinned=pinned)
     assert set(decided(view, wanted).useless_since) == {"9", "10"}
     assert decided(view, wanted).start == ()
     assert decided(replace(view, asked=6), wanted).start == (Order(0, "a", 2),)
@@ -123,21 +123,25 @@ def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None
 def test_with_one_layout_only_a_request_makes_standbys_useful() -> None:
     wanted = config(("tp1pp1dp2",))
     assert useful_workers(wanted, 2, 0, None) == 2
-    assert decided(look([], Room(0, "a", 4)), wanted).start == ()
-    assert decided(look([], Room(0, "a", 4), asked=4), wanted).start == (Order(0, "a", 2),)
+    assert decided(look([], Headroom(0, "a", 4)), wanted).start == ()
+    assert decided(look([], Headroom(0, "a", 4), asked=4), wanted).start == (Order(0, "a", 2),)
 
 
 def test_a_job_with_a_notice_is_replaced_but_counts_for_max_jobs() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
-    leaving = replace(standby(7), notice=JobNotice("preemption", "wanted", 1010.0))
-    assert decided(look([leaving], Room(0, "a", 1)), wanted).start == (Order(0, "a", 1),)
-    assert decided(look([standby(7)], Room(0, "a", 1), going=frozenset({"7"})), wanted).start == (Order(0, "a", 1),)
+    leaving = replace(standby(7), notice=EvictionNotice("preemption", "wanted", 1010.0))
+    assert decided(look([leaving], Headroom(0, "a", 1)), wanted).start == (Order(0, "a", 1),)
+    assert decided(look([standby(7)], Headroom(0, "a", 1), going=frozenset({"7"})), wanted).start == (Order(0, "a", 1),)
     full = replace(wanted, standby=replace(wanted.standby, max_jobs=1))
-    assert decided(look([leaving], Room(0, "a", 1)), full).start == ()
+    assert decided(look([leaving], Headroom(0, "a", 1)), full).start == ()
 
 
 def test_nothing_is_done_while_blind() -> None:
-    blind = View(1000.0, Supply(1000.0, (standby(1, "pending"),), (Room(0, "a", 9),), blind="no answer"), guaranteed=2)
+    blind = View(
+        1000.0,
+        CapacitySnapshot(1000.0, (standby(1, "pending"),), (Headroom(0, "a", 9),), blind="no answer"),
+        guaranteed=2,
+    )
     since = {"1": 0.0}
     assert decided(replace(blind, useless_since=since), config()) == Decision(useless_since=since)
 
@@ -147,7 +151,7 @@ def test_nothing_is_done_while_blind() -> None:
 
 def test_a_partition_that_takes_standbys_back_too_soon_is_left_alone() -> None:
     lives = tuple(Life(str(n), "a", 1000.0 + 100 * n, 1010.0 + 100 * n, True) for n in range(3))
-    view = look([], Room(0, "a", 2), Room(0, "b", 1), now=1215.0, lives=lives)
+    view = look([], Headroom(0, "a", 2), Headroom(0, "b", 1), now=1215.0, lives=lives)
     decision, reason = decide(view, config())
     assert decision.start == (Order(0, "b", 1),)
     assert "a took 3 in a row too soon, left alone for 25 s" in reason
@@ -192,16 +196,16 @@ def test_units_take_from_the_section_what_they_do_not_say() -> None:
 )
 def test_which_unit(missing: int, room: tuple[int, int], start: tuple[Order, ...]) -> None:
     wanted = units(PAIR, ONE, layouts=("tp1pp1dp2", f"tp1pp1dp{2 + missing}"))
-    assert decided(look([], Room(0, "a", room[0]), Room(1, "c", room[1])), wanted).start == start
+    assert decided(look([], Headroom(0, "a", room[0]), Headroom(1, "c", room[1])), wanted).start == start
 
 
 def test_a_unit_that_is_about_to_start_may_take_the_nodes_of_another() -> None:
     wanted = units(PAIR, UnitSection(), layouts=("tp1pp1dp2", "tp1pp1dp5"))
     starts = [standby(7, "pending", "a", 0)]
-    assert decided(look(starts, Room(0, "a", 1), Room(1, "a", 2)), wanted).start == ()
+    assert decided(look(starts, Headroom(0, "a", 1), Headroom(1, "a", 2)), wanted).start == ()
     # One of the others would fit what is missing: no larger one only because their room is not sure yet.
-    assert decided(look(starts, Room(0, "a", 2), Room(1, "a", 2)), wanted).start == ()
-    assert decided(look(starts, Room(0, "a", 0), Room(1, "a", 2)), wanted).start == (Order(1, "a", 2),)
+    assert decided(look(starts, Headroom(0, "a", 2), Headroom(1, "a", 2)), wanted).start == ()
+    assert decided(look(starts, Headroom(0, "a", 0), Headroom(1, "a", 2)), wanted).start == (Order(1, "a", 2),)
 
 
 JOBS = st.builds(
@@ -226,7 +230,9 @@ def test_what_always_holds(
     jobs: list[StandbyJob], room: list[int], max_jobs: int, launch: str, asked: int, tasks: list[int]
 ) -> None:
     wanted = units(*(UnitSection(tasks_per_node=count) for count in tasks), max_jobs=max_jobs, launch=launch)
-    places = [Room(unit, partition, room[2 * unit + index]) for unit in (0, 1) for index, partition in enumerate("ab")]
+    places = [
+        Headroom(unit, partition, room[2 * unit + index]) for unit in (0, 1) for index, partition in enumerate("ab")
+    ]
     view = look(jobs, *places, asked=asked, useless_since={one.job_id: 0.0 for one in jobs})
     found, reason = decide(view, wanted)
     assert reason
@@ -265,12 +271,12 @@ def reply(run: Run, message: m.ResizeRequest) -> m.Reply:
 
 def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
     run = waiting_run()
-    supply = Supply(run.now, (), (Room(0, "a", 3),))
-    assert not any(isinstance(action, Launch) for action in run.feed(SupplySeen(run.now, supply)))
+    supply = CapacitySnapshot(run.now, (), (Headroom(0, "a", 3),))
+    assert not any(isinstance(action, Launch) for action in run.feed(CapacitySeen(run.now, supply)))
     answer = reply(run, m.ResizeRequest(layout="tp1pp1dp4"))
     assert answer.ok
     assert answer.result["waits_for_workers"] == 2
-    assert Launch(2, 0, "a") in run.feed(SupplySeen(run.now, supply))
+    assert Launch(2, 0, "a") in run.feed(CapacitySeen(run.now, supply))
     assert "2 of 4 are ready" in run.state.reason
     run.register("standby-1-0", job_id="1")
     run.register("standby-2-0", job_id="2")
@@ -298,14 +304,14 @@ def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
 
 def test_extra_standbys_leave_and_their_job_is_ended() -> None:
     run = waiting_run(standby_workers=4)
-    seen = Supply(run.now, (standby(7),))
+    seen = CapacitySnapshot(run.now, (standby(7),))
     run.register("standby-7-0", job_id="7")
-    actions = run.feed(SupplySeen(run.now, seen))
+    actions = run.feed(CapacitySeen(run.now, seen))
     for _ in range(7):
         run.now += 10.0
         for name in ("live-0", "live-1", "standby-7-0"):
             run.say(m.Heartbeat(worker=name, generation=-1, step=0, step_seconds=0.0, warm=True))
-        actions = run.feed(SupplySeen(run.now, seen))
+        actions = run.feed(CapacitySeen(run.now, seen))
         if Release("7") in actions:
             break
     assert Release("7") in actions

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from liver_slurm.coordinator.anew import JobStart
-from liver_slurm.coordinator.claim import Claim, Outdated
+from liver_slurm.coordinator.runtime.claim import Claim, Outdated
+from liver_slurm.scheduler.ports import JobStart
 
 
 def test_the_later_start_of_a_job_takes_over(tmp_path: Path) -> None:

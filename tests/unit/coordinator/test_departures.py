@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from coordinator_states import Run
 
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import SupplySeen
-from liver_slurm.coordinator.state import Departure, Phase, Worker
-from liver_slurm.coordinator.supply import JobNotice, StandbyJob, Supply
+from liver_slurm.coordinator.core.io import CapacitySeen
+from liver_slurm.coordinator.core.state import Eviction, Phase, Worker
+from liver_slurm.protocol import messages as m
+from liver_slurm.scheduler.ports import CapacitySnapshot, EvictionNotice, StandbyJob
 
 
 @pytest.fixture
@@ -33,17 +33,17 @@ def reconfigure(run: Run) -> None:
     assert run.state.phase is Phase.STEADY or run.state.attempt is not None
 
 
-def look(run: Run, notice: JobNotice | None = None, state: Any = "running", grace: float = 30.0) -> None:
+def look(run: Run, notice: EvictionNotice | None = None, state: Any = "running", grace: float = 30.0) -> None:
     """Slurm is asked: what it says of standby-a's job; b's runs on."""
     jobs = (StandbyJob("standby-a", state, notice=notice, grace=grace), StandbyJob("standby-b", "running", grace=20.0))
-    run.feed(SupplySeen(run.now, Supply(run.now, jobs)))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
 
 
 def sigterm(run: Run, **details: Any) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, **details))
 
 
-def departure(run: Run, name: str = "standby-a") -> Departure | None:
+def departure(run: Run, name: str = "standby-a") -> Eviction | None:
     return run.state.workers[name].departure
 
 
@@ -60,23 +60,23 @@ def beat(run: Run, *names: str) -> None:
 def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
     look(run, grace=5.0)
     sigterm(run)
-    assert departure(run) == Departure("signal", "SIGTERM", run.now + 5.0, run.now)
+    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 5.0, run.now)
     assert run.state.attempt is not None
     assert run.state.attempt.deadline == run.now + 5.0
 
 
 def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: Run) -> None:
     jobs = (StandbyJob("standby-b", "running", grace=20.0), StandbyJob("other", "running", grace=7.0))
-    run.feed(SupplySeen(run.now, Supply(run.now, jobs)))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
     sigterm(run)
-    assert departure(run) == Departure("signal", "SIGTERM", run.now + 7.0, run.now)
+    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 7.0, run.now)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 600.0])
 def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) -> None:
     look(run, grace=20.0)
     sigterm(run)
-    look(run, JobNotice("preemption", "wanted", run.now + seconds))
+    look(run, EvictionNotice("preemption", "wanted", run.now + seconds))
     found = departure(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("preemption", run.now + seconds)
@@ -86,7 +86,7 @@ def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) ->
 
 
 def test_a_word_without_a_deadline_does_not_lengthen_a_signals(run: Run) -> None:
-    look(run, JobNotice("node", "node n1 is drained"))
+    look(run, EvictionNotice("node", "node n1 is drained"))
     assert run.events("notice")[0]["deadline"] is None
     assert run.state.attempt is not None, "no deadline, yet it leaves"
     sigterm(run)
@@ -104,10 +104,10 @@ def test_a_later_signal_counts_if_it_leaves_less_time_or_comes_when_the_first_on
     assert departure(run) == first
     assert run.state.rejected["duplicate"] == 1
     sigterm(run, deadline=run.now + 2.0)
-    assert departure(run) == Departure("signal", "SIGTERM", run.now + 2.0, run.now)
+    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 2.0, run.now)
     run.now += 3.0
     sigterm(run)
-    assert departure(run) == Departure("signal", "SIGTERM", run.now + 10.0, run.now)
+    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 10.0, run.now)
 
 
 def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run) -> None:
@@ -131,7 +131,7 @@ def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run)
 
 
 def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
-    look(run, JobNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
+    look(run, EvictionNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
     run.now += 10.5
     sigterm(run)
     found = departure(run)
@@ -140,7 +140,7 @@ def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
 
 
 def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
-    look(run, JobNotice("reservation", "node n1 is reserved: maintenance", run.now + 100.0))
+    look(run, EvictionNotice("reservation", "node n1 is reserved: maintenance", run.now + 100.0))
     assert target(run) == ("live-0", "live-1", "standby-b")
     look(run)
     assert departure(run) is None
@@ -151,7 +151,7 @@ def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
 
 
 def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
-    look(run, JobNotice("node", "node n1 is drained"))
+    look(run, EvictionNotice("node", "node n1 is drained"))
     run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now))
     attempt = run.state.attempt
     assert attempt is not None
@@ -164,7 +164,7 @@ def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
 
 
 def test_what_was_told_to_leave_is_not_asked_back(run: Run) -> None:
-    look(run, JobNotice("node", "node n1 is drained"))
+    look(run, EvictionNotice("node", "node n1 is drained"))
     reconfigure(run)
     assert [name for name, _ in run.sent(m.Leave)] == ["standby-a"]
     look(run)
@@ -173,7 +173,9 @@ def test_what_was_told_to_leave_is_not_asked_back(run: Run) -> None:
 
 def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after_it(run: Run) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
-    look(run, JobNotice("suspension", "the job is suspended"), "suspended")  # Slurm says so before it stops anything
+    look(
+        run, EvictionNotice("suspension", "the job is suspended"), "suspended"
+    )  # Slurm says so before it stops anything
     assert run.state.attempt is not None
     assert run.state.attempt.deadline == run.now + 2
     reconfigure(run)
@@ -181,7 +183,7 @@ def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after
     assert not run.sent(m.Leave), "it is not told to exit"
     for _ in range(20):  # stopped: silent for longer than job.lost_after
         run.tick(1.0)
-        look(run, JobNotice("suspension", "the job is suspended"), "suspended")
+        look(run, EvictionNotice("suspension", "the job is suspended"), "suspended")
         beat(run, "live-0", "live-1", "standby-b")
     assert "standby-a" in run.state.workers
     assert run.state.attempt is None, "it does not count as ready"
@@ -195,7 +197,7 @@ def test_training_stands_while_a_member_is_suspended_that_could_not_leave_in_tim
     run.tick(2.1)
     aborted = len(run.events("reconfiguration_aborted"))
     for _ in range(20):
-        look(run, JobNotice("suspension", "the job is suspended"), "suspended")
+        look(run, EvictionNotice("suspension", "the job is suspended"), "suspended")
         run.tick(0.1)
     assert run.state.attempt is None
     assert len(run.events("reconfiguration_aborted")) == aborted, "nothing is begun that cannot succeed"
@@ -230,7 +232,7 @@ def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -
     before = run.now
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-a", "standby-b")
-    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-b", "running"),))))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-b", "running"),))))
     found = departure(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("over", before + 5.0), "it was not over when it was last seen"
@@ -243,13 +245,13 @@ def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
     look(run)
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-b")
-    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-b", "running"),))))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-b", "running"),))))
     assert [event["worker"] for event in run.events("worker_lost")] == ["standby-a"]
 
 
 def test_a_blind_look_proves_nothing(run: Run) -> None:
     look(run)
-    run.feed(SupplySeen(run.now, Supply(run.now, (), blind="slurmctld does not answer")))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (), blind="slurmctld does not answer")))
     assert departure(run) is None
 
 
@@ -264,13 +266,13 @@ def test_all_standbys_at_once_are_one_shrink(run: Run) -> None:
 
 
 def test_the_deadline_that_counts() -> None:
-    def worker(signalled: Departure | None, announced: Departure | None) -> Worker:
+    def worker(signalled: Eviction | None, announced: Eviction | None) -> Worker:
         where: dict[str, Any] = {"name": "a", "peer": b"a", "role": "standby", "host": "h", "pid": 1, "device": "cpu"}
         return Worker(**where, job_id="1", arrived=0, seen=0, signalled=signalled, announced=announced)
 
-    signal = Departure("signal", "SIGTERM", 10.0, 1.0)
-    drained = Departure("node", "drained", float("inf"), 0.0)
-    preempted = Departure("preemption", "wanted", 50.0, 2.0)
+    signal = Eviction("signal", "SIGTERM", 10.0, 1.0)
+    drained = Eviction("node", "drained", float("inf"), 0.0)
+    preempted = Eviction("preemption", "wanted", 50.0, 2.0)
     assert worker(None, None).departure is None
     assert worker(signal, None).departure == signal
     assert worker(None, drained).departure == drained

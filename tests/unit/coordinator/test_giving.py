@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.giving import Component, components, largest, leavers
-from liver_slurm.coordinator.interface import GiveBack, GivenBack, LiveJobSeen
-from liver_slurm.coordinator.records import BegunAnew, HandedOver, NodesGivenBack
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import Phase
-from liver_slurm.coordinator.successor import LiveJob, SuccessorJob
+from liver_slurm.coordinator.core.giving import Component, components, largest, leavers
+from liver_slurm.coordinator.core.io import GiveBack, GivenBack, LiveJobSeen
+from liver_slurm.coordinator.core.records import BegunAnew, HandedOver, NodesGivenBack
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.protocol import messages as m
+from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
 
 Shape = tuple[int, int]
 """Nodes, and workers on each."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from liver_slurm.coordinator.journal import Journal
-from liver_slurm.coordinator.records import AttemptAborted, Committed, Ended, EpochStarted, Record, RequestTaken
-from liver_slurm.coordinator.recovery import ended, next_epoch
-from liver_slurm.errors import LiverError
+from liver_slurm.base.errors import LiverError
+from liver_slurm.coordinator.core.records import AttemptAborted, Committed, Ended, EpochStarted, Record, RequestTaken
+from liver_slurm.coordinator.core.recovery import ended, next_epoch
+from liver_slurm.coordinator.runtime.journal import Journal
 
 RECORDS: list[Record] = [
     EpochStarted(epoch=1),

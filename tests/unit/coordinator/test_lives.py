@@ -10,11 +10,11 @@ from coordinator_states import Run, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import SupplySeen
-from liver_slurm.coordinator.lives import LONGEST_REST, Life, hazards, resting, until_first_leaves
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.supply import StandbyJob, Supply
+from liver_slurm.coordinator.core.io import CapacitySeen
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.policy.survival import LONGEST_REST, Life, hazards, resting, until_first_leaves
+from liver_slurm.protocol import messages as m
+from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
 
 def life(began: float, ended: float | None, taken: bool = True, partition: str = "p") -> Life:
@@ -86,7 +86,7 @@ def run() -> Run:
 
 def seen(run: Run, *jobs: str) -> None:
     found = tuple(StandbyJob(name, "running", ("n1",), partition="p") for name in jobs)
-    run.feed(SupplySeen(run.now, Supply(run.now, found)))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, found)))
 
 
 def test_lives_are_kept_and_recovered(run: Run) -> None:

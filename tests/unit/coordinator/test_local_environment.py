@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from liver_slurm.local.process import start, worker_environment
+from liver_slurm.scheduler.local.process import start, worker_environment
 from liver_slurm.worker.device import claim_card
 
 

@@ -8,13 +8,13 @@ import pytest
 from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator import requests
-from liver_slurm.coordinator.interface import Finish, Launch, Release, Send, StopAsked, SupplySeen
-from liver_slurm.coordinator.records import AttemptStarted, Committed, Entered
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import Phase
-from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
+from liver_slurm.coordinator.core import client_requests
+from liver_slurm.coordinator.core.io import CapacitySeen, Finish, Launch, Release, Send, StopAsked
+from liver_slurm.coordinator.core.records import AttemptStarted, Committed, Entered
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.protocol import messages as m
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_deadline_that_passes_aborts(run: Run) -> None:
 
 
 def test_silence_is_loss_and_a_hung_standbys_job_is_ended(run: Run) -> None:
-    run.feed(SupplySeen(run.now, Supply(run.now, (StandbyJob("standby-a", "running"),))))
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-a", "running"),))))
     run.register("standby-a")
     for _ in range(30):
         run.tick(0.25)
@@ -245,14 +245,14 @@ def test_standby_jobs_are_launched_and_a_refusal_waits() -> None:
     config = job()
     config = replace(config, standby=replace(config.standby, max_jobs=3))
     run = Run(config=config)
-    supply = Supply(START, (), (Room(0, "", 2),))
-    assert Launch(2) in run.feed(SupplySeen(run.now, supply))
-    from liver_slurm.coordinator.interface import LaunchRefused
+    supply = CapacitySnapshot(START, (), (Headroom(0, "", 2),))
+    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))
+    from liver_slurm.coordinator.core.io import LaunchRefused
 
     run.feed(LaunchRefused(run.now, "no"))
-    assert Launch(2) not in run.feed(SupplySeen(run.now, supply))
+    assert Launch(2) not in run.feed(CapacitySeen(run.now, supply))
     run.now += 31
-    assert Launch(2) in run.feed(SupplySeen(run.now, supply))
+    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))
 
 
 def test_duplicates_late_and_impossible_messages_change_nothing_and_are_counted(run: Run) -> None:
@@ -379,7 +379,7 @@ def test_training_still_waits_for_the_second_resize_at_a_step_if_the_first_comes
     run = Run()
     wishes = ["tp2pp1dp1" if how == "given up" else "tp1pp1dp2", "tp1pp2dp1"]
     scheduled = [m.ResizeRequest(layout=layout, at_step=5) for layout in wishes]
-    run.state, _ = requests.schedule(run.state, scheduled)
+    run.state, _ = client_requests.schedule(run.state, scheduled)
     run.train("live-0", "live-1")
     run.agree()
     generation = 0

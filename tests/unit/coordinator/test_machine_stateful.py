@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from liver_slurm.config.schema import ComponentSection, LiveSection
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator.interface import Action, Emit, GiveBack, GivenBack, Journal, Send
-from liver_slurm.coordinator.records import AttemptAborted, AttemptStarted, Committed, Ended, Entered
-from liver_slurm.coordinator.recovery import recover
-from liver_slurm.coordinator.state import World
+from liver_slurm.coordinator.core.io import Action, Emit, GiveBack, GivenBack, Journal, Send
+from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Ended, Entered
+from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.parallel.membership import World
+from liver_slurm.protocol import messages as m
 
 STANDBYS = [f"standby-{letter}" for letter in "abcd"]
 LIVE = ["live-0", "live-1"]

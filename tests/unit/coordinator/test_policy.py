@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from coordinator_lab import job
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator import capacity
-from liver_slurm.coordinator.capacity import View
-from liver_slurm.coordinator.layout_choice import choose, estimate, moved_share
-from liver_slurm.coordinator.policy import Change, Fulfilled, Snapshot, Stay, Wait, decide, named, why_impossible
-from liver_slurm.coordinator.state import Backoff, ResizeGoal, World
-from liver_slurm.coordinator.supply import Room, StandbyJob, Supply
-from liver_slurm.errors import BadInput
-from liver_slurm.state.layout import Layout
+from liver_slurm.coordinator.core import capacity
+from liver_slurm.coordinator.core.capacity import View
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy.api import Change, Fulfilled, Snapshot, Stay, Wait
+from liver_slurm.policy.cost_model import choose, estimate, moved_share
+from liver_slurm.policy.engine import decide, named, why_impossible
+from liver_slurm.policy.types import Backoff, ResizeGoal
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
 TP1DP2, TP2DP2, DP4 = Layout(1, 1, 2), Layout(2, 1, 2), Layout(1, 1, 4)
 
@@ -179,7 +181,9 @@ def test_launches(idle: int, states: list[Any], options: dict[str, Any], launche
     config = job()
     config = replace(config, standby=replace(config.standby, **{"max_jobs": 3, **options}))
     jobs = tuple(StandbyJob(str(number), state) for number, state in enumerate(states))
-    decision, _ = capacity.decide(View(0.0, Supply(0.0, jobs, (Room(0, "", idle),)), guaranteed=2), config)
+    decision, _ = capacity.decide(
+        View(0.0, CapacitySnapshot(0.0, jobs, (Headroom(0, "", idle),)), guaranteed=2), config
+    )
     assert sum(order.count for order in decision.start) == launched
     assert decision.end == ()
 
@@ -189,7 +193,7 @@ def test_no_launch_while_blind_or_without_use() -> None:
     config = replace(config, standby=replace(config.standby, max_jobs=3))
 
     def launched(config: JobConfig, **more: Any) -> int:
-        supply = Supply(0.0, (), (Room(0, "", 5),), blind=more.pop("blind", None))
+        supply = CapacitySnapshot(0.0, (), (Headroom(0, "", 5),), blind=more.pop("blind", None))
         return sum(order.count for order in capacity.decide(View(0.0, supply, 2, **more), config)[0].start)
 
     assert launched(config) == 3

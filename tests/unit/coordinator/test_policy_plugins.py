@@ -11,15 +11,17 @@ from coordinator_lab import job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator import policy
-from liver_slurm.coordinator.lives import Life
-from liver_slurm.coordinator.policy import Change, Snapshot, Stay, Wait, decide, named
-from liver_slurm.coordinator.state import Measured, ResizeGoal, World
-from liver_slurm.errors import BadInput
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
 from liver_slurm.plugins.policies import cost_aware
-from liver_slurm.state.layout import Layout
+from liver_slurm.policy import engine
+from liver_slurm.policy.api import Change, Snapshot, Stay, Wait
+from liver_slurm.policy.engine import decide, named
+from liver_slurm.policy.survival import Life
+from liver_slurm.policy.types import Measured, ResizeGoal
 
 NAMES = ("greedy", "hysteresis", "cost-aware")
 HOLD = 60.0
@@ -192,7 +194,7 @@ def test_what_holds_for_every_policy(seen: Snapshot, name: str, max_workers: int
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    return lambda function: monkeypatch.setattr(policy, "named", lambda _: function)
+    return lambda function: monkeypatch.setattr(engine, "named", lambda _: function)
 
 
 @pytest.mark.parametrize(

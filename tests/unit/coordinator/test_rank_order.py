@@ -8,9 +8,9 @@ import pytest
 from coordinator_lab import job
 
 from liver_slurm.config.schema import JobConfig, StreamSection
-from liver_slurm.coordinator.rank_order import depth, rank_order
-from liver_slurm.coordinator.state import World
-from liver_slurm.state.layout import Layout
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy.rank_assignment import depth, rank_order
 
 LIVE = World(0, Layout(1, 2, 2), ("live-0", "live-1", "live-2", "live-3"), 0)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.control.messages import Prepared
-from liver_slurm.coordinator.streaming import MOST_STEPS, RESERVE, schedule, wire_seconds
+from liver_slurm.policy.stream_schedule import MOST_STEPS, RESERVE, schedule, wire_seconds
+from liver_slurm.protocol.messages import Prepared
 
 seconds = st.floats(0.001, 100.0)
 

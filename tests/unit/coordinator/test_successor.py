@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 from coordinator_states import Run
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.config.runs import RunInfo, record_successor, write_run_info
-from liver_slurm.control import messages as m
-from liver_slurm.coordinator import anew, recovery, takeover
+from liver_slurm.base.errors import ClusterError
 from liver_slurm.coordinator.__main__ import _take_run
-from liver_slurm.coordinator.anew import JobStart
-from liver_slurm.coordinator.ending import HANDED_OVER
-from liver_slurm.coordinator.interface import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
-from liver_slurm.coordinator.journal import Journal, JournalBusy, read_unless_held
-from liver_slurm.coordinator.live_job_watch import LiveJobWatch
-from liver_slurm.coordinator.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
-from liver_slurm.coordinator.state import Phase
-from liver_slurm.coordinator.successor import LiveJob, Outlook, SuccessorJob, decide, lead, margin
-from liver_slurm.errors import ClusterError
+from liver_slurm.coordinator.core import recovery
+from liver_slurm.coordinator.core.io import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
+from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
+from liver_slurm.coordinator.core.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
+from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.coordinator.core.successor import Outlook, decide, lead, margin
+from liver_slurm.coordinator.runtime import ownership, restart
+from liver_slurm.coordinator.runtime.journal import Journal, JournalBusy, read_unless_held
+from liver_slurm.coordinator.runtime.live_job_watch import LiveJobWatch
+from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import RunInfo, record_successor, write_run_info
+from liver_slurm.scheduler.ports import JobStart, LiveJob, SuccessorJob
 
 HOUR = 3600.0
 PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", "RUNNING")
@@ -185,7 +186,7 @@ def test_the_successors_coordinator_goes_on_where_the_journal_ends(run: Run) -> 
     successors(run)
     change_over(run)
     records = [EpochStarted(epoch=1, job_id="7"), *run.records]
-    assert anew.why_anew(records, anew.JobStart("8")) is None
+    assert recovery.why_anew(records, JobStart("8")) is None
     settings = replace(run.state.settings, epoch=2, job_id="8")
     next_run = Run(recovery.recover(records, settings, run.now))
     for name in ("live-8-0", "live-8-1"):
@@ -321,10 +322,10 @@ SEVEN, EIGHT = EpochStarted(epoch=1, job_id="7"), EpochStarted(epoch=2, job_id="
 
 
 def test_who_holds_the_journal() -> None:
-    assert takeover.holder([]) == ""
-    assert takeover.holder([SEVEN, committed("live-0")]) == "7"
-    assert takeover.holder([SEVEN, HandedOver(job_id="8")]) == "8"
-    assert takeover.holder([SEVEN, HandedOver(job_id="8"), EIGHT, HandedOver(job_id="9")]) == "9"
+    assert ownership.holder([]) == ""
+    assert ownership.holder([SEVEN, committed("live-0")]) == "7"
+    assert ownership.holder([SEVEN, HandedOver(job_id="8")]) == "8"
+    assert ownership.holder([SEVEN, HandedOver(job_id="8"), EIGHT, HandedOver(job_id="9")]) == "9"
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_who_holds_the_journal() -> None:
     ],
 )
 def test_when_a_successor_begins_anew(records: list[Any], anew_in: bool) -> None:
-    assert (anew.why_anew(records, anew.JobStart("8")) is not None) is anew_in
+    assert (recovery.why_anew(records, JobStart("8")) is not None) is anew_in
 
 
 def write(path: Path, *records: Any) -> None:
@@ -369,14 +370,14 @@ def test_the_successor_waits_for_the_journal_and_for_the_record_in_it(
             assert len(read_unless_held(path) or ()) == 2
             write(path, HandedOver(job_id="8"))
 
-    monkeypatch.setattr("liver_slurm.coordinator.takeover.time.sleep", next_look)
-    journal, records = takeover.open_journal(path, "8", lambda job: False, wait=True)
+    monkeypatch.setattr("liver_slurm.coordinator.runtime.ownership.time.sleep", next_look)
+    journal, records = ownership.open_journal(path, "8", lambda job: False, wait=True)
     assert looks == 2
     assert journal is not None
-    assert takeover.holder(records) == "8"
+    assert ownership.holder(records) == "8"
     journal.close()
     # Job 7's coordinator is started again, too late.
-    assert takeover.open_journal(path, "7", lambda job: False, wait=False)[0] is None
+    assert ownership.open_journal(path, "7", lambda job: False, wait=False)[0] is None
 
 
 def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None:
@@ -388,7 +389,7 @@ def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None
         asked.append(job)
         return True
 
-    journal, _ = takeover.open_journal(path, "8", is_over, wait=True)
+    journal, _ = ownership.open_journal(path, "8", is_over, wait=True)
     assert journal is not None
     journal.close()
     assert asked == ["7"]

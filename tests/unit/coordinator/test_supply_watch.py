@@ -6,11 +6,11 @@ import threading
 
 from coordinator_lab import until
 
-from liver_slurm.coordinator.interface import Input, LaunchRefused, SupplySeen
-from liver_slurm.coordinator.supply import StandbyJob, Supply
-from liver_slurm.coordinator.supply_watch import SupplyWatch
-from liver_slurm.errors import ClusterError
-from liver_slurm.slurm.budget import QueryBudget
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.query_budget import QueryBudget
+from liver_slurm.coordinator.core.io import CapacitySeen, Input, LaunchRefused
+from liver_slurm.coordinator.runtime.background_calls import SupplyWatch
+from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
 
 class Source:
@@ -22,11 +22,11 @@ class Source:
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def observe(self) -> Supply:
+    def observe(self) -> CapacitySnapshot:
         self.may_answer.wait(10)
         if self.silent:
             raise ClusterError("slurmctld does not answer")
-        return Supply(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
+        return CapacitySnapshot(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
         if self.silent:
@@ -48,9 +48,11 @@ def come(watch: SupplyWatch) -> list[Input]:
 def test_a_look_after_a_launch_sees_the_launched_jobs() -> None:
     source = Source()
     watch = SupplyWatch(source, interval=0.0)
-    assert come(watch) == [SupplySeen(5.0, Supply(1.0, ()))]
+    assert come(watch) == [CapacitySeen(5.0, CapacitySnapshot(1.0, ()))]
     watch.launch(2, 0, "a")
-    until(lambda: any(isinstance(seen, SupplySeen) and len(seen.supply.jobs) == 2 for seen in watch.poll(5.0)), "jobs")
+    until(
+        lambda: any(isinstance(seen, CapacitySeen) and len(seen.supply.jobs) == 2 for seen in watch.poll(5.0)), "jobs"
+    )
     watch.release("j0")
     watch.close()
     assert source.jobs == []
@@ -74,7 +76,7 @@ def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said() -> Non
     source.silent = True
 
     def blind() -> bool:
-        return any(isinstance(seen, SupplySeen) and seen.supply.blind is not None for seen in watch.poll(5.0))
+        return any(isinstance(seen, CapacitySeen) and seen.supply.blind is not None for seen in watch.poll(5.0))
 
     until(blind, "blind")
     watch.launch(1, 0, "a")
@@ -87,14 +89,14 @@ def test_the_budget_spaces_the_looks_and_is_told() -> None:
     source = Source()
     budget = QueryBudget(per_minute=0.001)
 
-    def ask() -> Supply:
+    def ask() -> CapacitySnapshot:
         budget.spend(3)
-        return Supply(time=1.0, jobs=())
+        return CapacitySnapshot(time=1.0, jobs=())
 
     source.observe = ask  # type: ignore[method-assign]
     watch = SupplyWatch(source, interval=0.0, budget=budget)
     (seen,) = come(watch)
-    assert isinstance(seen, SupplySeen)
+    assert isinstance(seen, CapacitySeen)
     assert seen.supply.queries == 3
     # A launch, which is no question, is not held up; when it is done, no further look was taken.
     watch.launch(1, 0, "a")

@@ -27,7 +27,7 @@ from liver_slurm.doctor.facts import (
     wanted_partitions,
 )
 from liver_slurm.doctor.machine_checks import machine_findings
-from liver_slurm.slurm.records import NodeInfo, PartitionInfo
+from liver_slurm.scheduler.slurm.records import NodeInfo, PartitionInfo
 
 VERSIONS = {"torch": "2.11.0", "megatron-core": "0.16.1", "submitit": "1.5.4"}
 

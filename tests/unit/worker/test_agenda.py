@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from liver_slurm.control.messages import Abort, Commit, ConfirmBoundary, ProposeBoundary
-from liver_slurm.worker.agenda import Agenda, Due, Enter, Leave, Train
+from liver_slurm.protocol.messages import Abort, Commit, ConfirmBoundary, ProposeBoundary
+from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
 
 
 def commit(generation: int, step: int = 5) -> Commit:
@@ -13,7 +13,7 @@ def commit(generation: int, step: int = 5) -> Commit:
 
 
 def test_a_commit_counts_once() -> None:
-    agenda = Agenda()
+    agenda = Directives()
     assert agenda.decide(commit(3))
     assert not agenda.decide(commit(3, step=6)), "while it waits to be read"
     assert agenda.verdict(3) == commit(3)
@@ -25,7 +25,7 @@ def test_a_commit_counts_once() -> None:
 
 
 def test_a_repeated_commit_does_not_wake_who_waits_in_no_world() -> None:
-    agenda = Agenda()
+    agenda = Directives()
     agenda.decide(commit(0))
     assert agenda.idle() == Enter(0, 5)
     agenda.decide(commit(0))
@@ -38,7 +38,7 @@ def test_a_repeated_commit_does_not_wake_who_waits_in_no_world() -> None:
 
 
 def test_what_a_lost_coordinator_has_only_proposed_holds_nobody() -> None:
-    agenda = Agenda()
+    agenda = Directives()
     agenda.propose(ProposeBoundary(epoch=1, boundary=0, step=3, purpose="cutover"))
     agenda.confirm(ConfirmBoundary(epoch=1, boundary=1, step=4, purpose="cutover", generation=1))
     agenda.alone()
@@ -48,7 +48,7 @@ def test_what_a_lost_coordinator_has_only_proposed_holds_nobody() -> None:
 
 
 def test_a_commit_that_came_before_the_coordinator_was_lost_counts() -> None:
-    agenda = Agenda()
+    agenda = Directives()
     agenda.decide(Commit(epoch=1, generation=1, step=3))
     agenda.alone()
     assert isinstance(agenda.verdict(1), Commit)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.rundir import RunDir
-from liver_slurm.control.messages import Leaving, Notice
-from liver_slurm.worker import faultpoints
-from liver_slurm.worker.agenda import Agenda, Leave
-from liver_slurm.worker.companion import Companion
+from liver_slurm.protocol.messages import Leaving, Notice
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.worker import fault_injection
+from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.directives import Directives, Leave
 
 
 class Subject:
@@ -48,9 +48,9 @@ class Worker:
     def __init__(self, engaged: bool) -> None:
         read, self._write = os.pipe()
         os.set_blocking(read, False)
-        self.subject, self.agenda, self.channel = Subject(engaged), Agenda(), Channel()
+        self.subject, self.agenda, self.channel = Subject(engaged), Directives(), Channel()
         subject: Any = self.subject
-        self._companion = Companion(RunDir(Path("/nowhere")), subject, self.agenda, read, 1.0, 600.0)
+        self._companion = ControlThread(RunDir(Path("/nowhere")), subject, self.agenda, read, 1.0, 600.0)
 
     def get(self, *numbers: signal.Signals) -> None:
         channel: Any = self.channel
@@ -91,7 +91,7 @@ def test_a_suspension_is_no_good_bye(engaged: bool) -> None:
 
 
 def test_signals_can_be_lost_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faultpoints, "_fault", faultpoints._parse("ignore@notice:standby-*"))
+    monkeypatch.setattr(fault_injection, "_fault", fault_injection._parse("ignore@notice:standby-*"))
     worker = Worker(engaged=True)
     worker.get(signal.SIGTERM)
     assert worker.channel.sent == []

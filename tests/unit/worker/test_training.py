@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from worker_lab import job
 
-from liver_slurm.config.rundir import RunDir
 from liver_slurm.config.schema import CheckpointSection
-from liver_slurm.megatron.step import StepResult, Word
-from liver_slurm.worker.training import Training
+from liver_slurm.engine.megatron.step import StepResult, Word
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.worker.train_loop import TrainLoop
 
 EVERY = 4
 
@@ -28,25 +28,25 @@ class Slow:
 
 
 @pytest.fixture
-def training(tmp_path: Path) -> Training:
+def training(tmp_path: Path) -> TrainLoop:
     config = job(tmp_path, checkpoint=CheckpointSection(every=EVERY, at_end=False))
-    training = Training("live-0", config, RunDir(tmp_path), SimpleNamespace(run_soon=lambda work: None))  # type: ignore[arg-type]
+    training = TrainLoop("live-0", config, RunDir(tmp_path), SimpleNamespace(run_soon=lambda work: None))  # type: ignore[arg-type]
     training.live = SimpleNamespace(world=SimpleNamespace(rank=0, is_last_stage=False))  # type: ignore[assignment]
     training._checkpointer = Slow()  # type: ignore[assignment]
     return training
 
 
-def trained(training: Training, step: int, saving: bool = False, due: bool = False) -> None:
+def trained(training: TrainLoop, step: int, saving: bool = False, due: bool = False) -> None:
     """The step before ``step`` is made; ``saving``, ``due``: what its members said of checkpoints."""
     word = Word(stop=False, save=due, saving=saving)
     training.completed(StepResult(step - 1, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, word=word))
 
 
-def saved(training: Training) -> list[int]:
+def saved(training: TrainLoop) -> list[int]:
     return training._checkpointer.saved  # type: ignore[union-attr, no-any-return]
 
 
-def test_one_that_is_asked_for_at_a_step_with_one_of_its_own_is_that_one(training: Training) -> None:
+def test_one_that_is_asked_for_at_a_step_with_one_of_its_own_is_that_one(training: TrainLoop) -> None:
     trained(training, EVERY)
     assert saved(training) == [EVERY]
     training.checkpoint()
@@ -54,7 +54,7 @@ def test_one_that_is_asked_for_at_a_step_with_one_of_its_own_is_that_one(trainin
     assert not training._due, "nothing is left to be made up for"
 
 
-def test_one_that_is_asked_for_while_another_is_written_comes_after_it(training: Training) -> None:
+def test_one_that_is_asked_for_while_another_is_written_comes_after_it(training: TrainLoop) -> None:
     trained(training, EVERY)
     trained(training, EVERY + 1, saving=True)
     training.checkpoint()

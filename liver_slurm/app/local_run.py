@@ -1,0 +1,214 @@
+"""A whole run as plain processes of one machine: the same coordinator and workers as in a Slurm job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import psutil
+
+from liver_slurm.base.errors import ControlError
+from liver_slurm.config.load import save_job
+from liver_slurm.config.schema import ComponentSection, JobConfig
+from liver_slurm.coordinator.__main__ import BROKE_DOWN
+from liver_slurm.observability.run_view import RunFiles
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import WorkerEnded
+from liver_slurm.rundir.events import EventLog, read_events
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import read_run_info, write_run_info
+from liver_slurm.scheduler.local.process import adopt_orphans, start, worker_environment
+
+CANCELLED = 3
+"""The coordinator's exit code for a run that was cancelled."""
+POLL = 0.1
+"""Seconds between looks at the processes."""
+RESTARTS = 5
+"""How often a coordinator that was killed or broke down is started again."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a run that Ctrl-C has cancelled, as shells have it."""
+GOODBYE = 15.0
+"""Seconds that processes have to end once the coordinator has."""
+
+
+def run_local(
+    config: JobConfig,
+    run_dir: RunDir,
+    workers: int,
+    standbys: int,
+    resizes: Sequence[tuple[int, Layout]] = (),
+    resume: Path | None = None,
+    on_progress: Callable[[], None] | None = None,
+) -> int:
+    """Run a job on this machine until it ends; call it from the main thread. SIGINT and SIGTERM cancel the run.
+
+    Args:
+        config: job of ``run_dir``, which :func:`liver_slurm.rundir.registry.create_run` has made.
+        workers: live workers; they and ``standbys`` take the place of the job's Slurm resources.
+        standbys: standby workers at most at a time.
+        resizes: (step, layout) each, in the order of steps; training waits at the step until the layout is prepared.
+            With any, the run is resized by nothing else than these and notices.
+        resume: run directory whose newest checkpoint the run starts from.
+        on_progress: called about ten times a second while the run lives.
+
+    Returns:
+        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled; :data:`INTERRUPTED` if it was
+        cancelled by SIGINT.
+    """
+    save_job(_on_this_machine(config, workers, standbys), run_dir.job_file)
+    if resume is not None:
+        write_run_info(run_dir, msgspec.structs.replace(read_run_info(run_dir), resumed_from=str(resume)))
+    adopt_orphans()
+    before = frozenset(child.pid for child in psutil.Process().children())
+    runner = _Runner(run_dir, [f"{step}:{layout}" for step, layout in resizes], on_progress, before)
+    handlers = {number: signal.signal(number, runner.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        gpus = any(component.gpus_per_task for component in config.live.component)
+        return runner.run(workers, standbys, gpus)
+    finally:
+        end_all([child for child in psutil.Process().children() if child.pid not in before])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def end_all(processes: Sequence[psutil.Process]) -> None:
+    """Kill these processes and everything below them, and wait until they are gone."""
+    doomed = {one.pid: one for process in processes for one in (process, *_descendants(process))}
+    for process in doomed.values():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself in between
+            process.kill()
+    psutil.wait_procs(list(doomed.values()), timeout=GOODBYE)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _on_this_machine(config: JobConfig, workers: int, standbys: int) -> JobConfig:
+    first = config.live.component[0] if config.live.component else ComponentSection()
+    component = replace(first, nodes=1, tasks_per_node=workers)
+    standby = replace(config.standby, max_jobs=standbys, nodes_per_job=1, tasks_per_node=1, unit=())
+    return replace(config, live=replace(config.live, component=(component,)), standby=standby)
+
+
+class _Runner:
+    """The processes of one run, but for the standbys: those are the coordinator's."""
+
+    def __init__(
+        self, run_dir: RunDir, resizes: list[str], on_progress: Callable[[], None] | None, foreign: frozenset[int]
+    ) -> None:
+        """``foreign``: children of this process that are not the run's."""
+        self._run_dir, self._resizes, self._on_progress, self._foreign = run_dir, resizes, on_progress, foreign
+        self._next_reap = 0.0
+        self._coordinator: subprocess.Popen[bytes] | None = None
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping: signal.Signals | None = None
+        self._untold: dict[str, str] = {}
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Cancel: the coordinator tells everybody. A second Ctrl-C does not wait for that."""
+        if self._stopping is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stopping = signal.Signals(number)
+        if self._coordinator is not None:
+            self._coordinator.send_signal(number)
+
+    def run(self, workers: int, standbys: int, gpus: bool) -> int:
+        """Start everything, wait for the coordinator's word, let the rest end by itself."""
+        self._start_coordinator()
+        for index in range(workers):
+            self._start_worker(f"live-{index}", worker_environment(index, workers + standbys, gpus))
+        code = self._wait()
+        psutil.wait_procs([psutil.Process(process.pid) for process in self._workers.values()], timeout=GOODBYE)
+        return code
+
+    def _wait(self) -> int:
+        restarts = 0
+        while True:
+            assert self._coordinator is not None
+            code = self._coordinator.poll()
+            if code is None:
+                self._watch_workers()
+                self._reap_adopted()
+                if self._on_progress is not None:
+                    self._on_progress()
+                time.sleep(POLL)
+            elif self._stopping is not None and not self._has_ended():
+                self._say_cancelled(self._stopping)
+                return self._cancelled
+            elif code == CANCELLED:
+                return self._cancelled
+            elif code in range(BROKE_DOWN):
+                return code
+            elif restarts >= RESTARTS:
+                return 1
+            else:
+                restarts += 1
+                self._start_coordinator()
+
+    @property
+    def _cancelled(self) -> int:
+        return INTERRUPTED if self._stopping is signal.SIGINT else CANCELLED
+
+    def _has_ended(self) -> bool:
+        """Whether a coordinator has said so; one that a signal meets early ends with any code."""
+        return any(event["event"] == "run_ended" for event in read_events(self._run_dir.events))
+
+    def _say_cancelled(self, number: signal.Signals) -> None:
+        """In the coordinator's place, which the signal ended before it could write anything down."""
+        files = RunFiles(self._run_dir)
+        files.refresh()
+        reached = {key: files.document()[key] for key in ("generation", "step")}
+        log = EventLog(self._run_dir.events)
+        reason = f"cancelled by {number.name}"
+        log.append("run_ended", outcome="cancelled", exit_code=CANCELLED, reason=reason, **reached)
+        log.close()
+
+    def _start_coordinator(self) -> None:
+        resizes = [part for text in self._resizes for part in ("--resize", text)]
+        arguments = [str(self._run_dir.path), "--source", "local", *resizes]
+        log = self._run_dir.logs / "coordinator.log"
+        # If this process is killed, the coordinator cancels the run as if it had been asked to.
+        self._coordinator = start("liver_slurm.coordinator", arguments, log, {"OMP_NUM_THREADS": "1"}, signal.SIGTERM)
+
+    def _start_worker(self, name: str, environment: dict[str, str]) -> None:
+        arguments = [str(self._run_dir.path), "--role", "live", "--name", name]
+        log = self._run_dir.worker_log(name)
+        self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
+
+    def _reap_adopted(self) -> None:
+        """Standbys whose coordinator was killed became children of this process: take their exit codes."""
+        if time.monotonic() < self._next_reap:
+            return
+        self._next_reap = time.monotonic() + 1.0
+        started = {process.pid for process in self._workers.values()} | self._foreign
+        for child in psutil.Process().children():
+            is_coordinator = self._coordinator is not None and child.pid == self._coordinator.pid
+            if child.pid not in started and not is_coordinator and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
+
+    def _watch_workers(self) -> None:
+        """Tell the coordinator of live workers that ended, which it would otherwise learn from their silence."""
+        for name, process in list(self._workers.items()):
+            code = process.poll()
+            if code is not None:
+                del self._workers[name]
+                self._untold[name] = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        for name, reason in list(self._untold.items()):
+            try:
+                request(self._run_dir, WorkerEnded(worker=name, reason=reason), timeout=1.0)
+            except ControlError:
+                return  # it is starting, or ending: asked again at the next look
+            del self._untold[name]

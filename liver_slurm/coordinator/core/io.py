@@ -1,0 +1,166 @@
+"""What goes into the coordinator's state machine, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from liver_slurm.coordinator.core.records import Record
+from liver_slurm.protocol.messages import Message, ToCoordinator
+from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob
+
+
+@dataclass(frozen=True)
+class FromPeer:
+    """A message came from a worker or a client."""
+
+    time: float
+    peer: bytes
+    message: ToCoordinator
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+    time: float
+
+
+@dataclass(frozen=True)
+class CapacitySeen:
+    """The standby source looked at the reclaimable capacity."""
+
+    time: float
+    supply: CapacitySnapshot
+
+
+@dataclass(frozen=True)
+class LaunchRefused:
+    """Standby jobs could not be started."""
+
+    time: float
+    error: str
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The coordinator's process was told to end the run."""
+
+    time: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """Slurm has taken nodes of a component of the live job back, or refused to."""
+
+    time: float
+    component: int
+    kept: int
+    """Nodes that are left to it."""
+    nodes: tuple[str, ...] = ()
+    """Those that are free now."""
+    again: bool = False
+    """Slurm may take further single nodes of it."""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Slurm takes the live job's nodes away, and will or may start the job again later."""
+
+    time: float
+    reason: str
+    requeued: bool
+    """It is in the queue again; otherwise its grace time runs."""
+
+
+@dataclass(frozen=True)
+class LiveJobSeen:
+    """Slurm was asked about the live job and its successor."""
+
+    time: float
+    job: LiveJob
+
+
+@dataclass(frozen=True)
+class SuccessorAnswer:
+    """The successor job was submitted, or refused."""
+
+    time: float
+    job_id: str = ""
+    error: str = ""
+
+
+Input = Union[  # noqa: UP007
+    FromPeer, Tick, CapacitySeen, LaunchRefused, StopAsked, Interrupted, LiveJobSeen, SuccessorAnswer, GivenBack
+]
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a message to a worker or client."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Append to the event log."""
+
+    event: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Make a record durable before any later action is carried out."""
+
+    record: Record
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start standby jobs."""
+
+    count: int
+    unit: int = 0
+    """Which of the job file's units."""
+    partition: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """End one standby job."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class SubmitSuccessor:
+    """Submit the job that is to take the run over."""
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """Have Slurm take all but the first ``keep`` nodes of a component of the live job."""
+
+    component: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The coordinator's process ends with this code."""
+
+    code: int
+    reason: str
+    over: bool = True
+    """So is the run; otherwise another coordinator goes on with it, and standby jobs are left to that one."""
+    successor: str = ""
+    """The job in which it goes on; empty: not known, or the same."""
+
+
+Action = Union[Send, Emit, Journal, Launch, Release, SubmitSuccessor, GiveBack, Finish]  # noqa: UP007

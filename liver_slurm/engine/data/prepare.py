@@ -1,0 +1,129 @@
+"""Making megatron's indexed datasets (.bin and .idx) from text."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.config.checks import unreadable_data
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.data.documents import documents
+from liver_slurm.engine.data.tokenizers import Tokenizer, load_tokenizer
+from liver_slurm.engine.megatron import compat
+from liver_slurm.rundir.paths import RunDir
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """An indexed dataset that was made."""
+
+    prefix: str
+    """``PREFIX.bin`` and ``PREFIX.idx`` are its files."""
+    documents: int
+    tokens: int
+    """Ends of documents included."""
+    vocab_size: int
+    """The tokenizer's; a model that trains on the data has at least so many."""
+
+
+def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> PreparedData:
+    """Tokenize all documents at ``paths``, in order, into ``prefix.bin`` and ``prefix.idx``.
+
+    The files appear whole or not at all, the .idx last; files of the same names are replaced. Their folder is made.
+
+    Raises:
+        BadInput: a path cannot be read, holds no text, or the output cannot be written.
+    """
+    for path in paths:
+        if reason := unreadable_data(path):
+            raise BadInput(f"{path} {reason}")
+    fresh = prefix.with_name(f".{prefix.name}.{secrets.token_hex(4)}")
+    bin_file, idx_file = Path(f"{fresh}.bin"), Path(f"{fresh}.idx")
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder {prefix.parent}: {error.strerror}") from None
+    try:
+        count, tokens = _write(paths, bin_file, idx_file, tokenizer)
+        if not tokens:
+            raise BadInput(f"there is no text in {', '.join(str(path) for path in paths)}")
+        bin_file.replace(f"{prefix}.bin")
+        idx_file.replace(f"{prefix}.idx")
+    except OSError as error:
+        raise BadInput(f"cannot write {prefix}.bin: {error.strerror}") from None
+    finally:
+        bin_file.unlink(missing_ok=True)
+        idx_file.unlink(missing_ok=True)
+    return PreparedData(str(prefix), count, tokens, tokenizer.vocab_size)
+
+
+def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Returns how many documents and tokens were written."""
+    compat.install()
+    import numpy as np
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(str(bin_file), dtype=DType.optimal_dtype(tokenizer.vocab_size))
+    count = tokens = 0
+    try:
+        for path in paths:
+            for text in documents(path):
+                document = np.append(tokenizer.encode(text), tokenizer.eod)
+                builder.add_document(document, [len(document)])
+                count += 1
+                tokens += len(document)
+    finally:
+        builder.data_file.close()
+    builder.finalize(str(idx_file))
+    return count, tokens
+
+
+def is_prefix(path: Path) -> bool:
+    """Whether ``path.bin`` and ``path.idx`` are there and no file or folder ``path`` itself."""
+    return not path.exists() and all(os.path.isfile(f"{path}{suffix}") for suffix in (".bin", ".idx"))
+
+
+def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
+    """Prefixes of the run's indexed datasets; what the job file names as text is prepared in the run directory, once.
+
+    Every worker may call it: the first one prepares, the others wait for it. Prepared text comes first, then prepared
+    prefixes in the job file's order.
+
+    Raises:
+        BadInput: as :func:`prepare`.
+    """
+    if config.data.provider is not None:
+        return []
+    paths = [Path(text) for text in config.data.paths]
+    texts = [path for path in paths if not is_prefix(path)]
+    prefixes = [str(path) for path in paths if is_prefix(path)]
+    if not texts:
+        return prefixes
+    text = run_dir.data / "text"
+    if not is_prefix(text):
+        run_dir.data.mkdir(exist_ok=True)
+        with _one_at_a_time(run_dir.data / ".lock"):
+            if not is_prefix(text):
+                prepare(texts, text, load_tokenizer(config.data.tokenizer))
+    return [str(text), *prefixes]
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait for whoever holds the lock, on whatever node; the kernel lets go of it when its holder dies."""
+    with lock.open("wb") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            # A file system without locks. All then make the same bytes, and each replaces the files as a whole.
+            log.warning("%s cannot be locked (%s): data may be prepared more than once", lock, error.strerror)
+        yield

@@ -1,0 +1,93 @@
+"""Text to tokens: bytes as they are, or any Hugging Face ``tokenizer.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from liver_slurm.base.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
+"""What published tokenizers call the end of a document, most specific first."""
+
+
+class Tokenizer(Protocol):
+    """What preparing data needs."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens are below it, ``eod`` included."""
+
+    @property
+    def eod(self) -> int:
+        """Token at the end of each document."""
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Tokens of a text, without the end of document; shape [tokens]."""
+
+
+class ByteTokenizer:
+    """Each byte of the UTF-8 text is a token; 256 ends a document."""
+
+    vocab_size = 257
+    eod = 256
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Bytes of the text."""
+        import numpy as np
+
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+
+class FileTokenizer:
+    """A Hugging Face ``tokenizer.json``.
+
+    Documents end with the file's own end-of-text token; a tokenizer that has none gets a new one after its last token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import tokenizers
+
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the library raises plain Exception
+            raise BadInput(f"data.tokenizer: {path} is not a tokenizer.json: {' '.join(str(error).split())}") from None
+        # For batches of short texts; here a document is its tokens, all of them and no others.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        known = [self._tokenizer.token_to_id(token) for token in _END_TOKENS]
+        self.eod: int = next((token for token in known if token is not None), size)
+        # Numbers of added tokens may leave gaps, so the count alone would be too small.
+        self.vocab_size: int = 1 + max(self.eod, size - 1, *self._tokenizer.get_vocab().values())
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Tokens of the text; the file's template (begin and end tokens) is not applied."""
+        import numpy as np
+
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """``byte``, or the path of a ``tokenizer.json``.
+
+    Raises:
+        BadInput: the file is not one.
+    """
+    return ByteTokenizer() if name == "byte" else FileTokenizer(Path(name))
+
+
+def vocab_size(model_vocab_size: int | None, tokenizer: str) -> int:
+    """The model's vocabulary: what the job file says, or else the tokenizer's.
+
+    Raises:
+        BadInput: what it says is smaller than the tokenizer's.
+    """
+    needed = load_tokenizer(tokenizer).vocab_size
+    if model_vocab_size is not None and model_vocab_size < needed:
+        raise BadInput(f"model.vocab_size: {model_vocab_size} is too small; allowed: >= {needed}, the tokenizer's")
+    return model_vocab_size or needed

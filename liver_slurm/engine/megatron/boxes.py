@@ -1,0 +1,123 @@
+"""The live tensors behind a rank's pieces: for each box of state, a view of where it lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from liver_slurm.engine.megatron.model import unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.spec import shard_spec_of
+from liver_slurm.reshard.shard_spec import ParamSpec, ShardSpec
+from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensors
+
+
+def every_layer(_layer: int) -> bool:
+    """Chooses all layers, and what is in none."""
+    return True
+
+
+def state_boxes(
+    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
+) -> list[tuple[Piece, torch.Tensor]]:
+    """Every piece of state that this rank really holds, with a view of its storage in the piece's shape.
+
+    The order is that of :func:`liver_slurm.reshard.shard_spec.pieces`. A view stays valid as long as the rank state
+    exists; writing to it writes the state. That of a moment which has no storage now is a meta tensor.
+
+    Args:
+        shard: what the model holds, if it is known.
+        chosen: which layers' pieces; -1 is what is in no layer.
+    """
+    parameters = dict(unwrap(state.model).named_parameters())
+    shard = shard or shard_spec_of(state.model)
+    found: list[tuple[Piece, torch.Tensor]] = []
+    for param in filter(lambda param: chosen(param.layer), shard.params):
+        parameter = parameters[param.name]
+        flat = parameter.detach().view(-1)
+        for box in param.boxes:
+            view = flat[box.start : box.start + box.size].view(box.shape)
+            found.append((Piece(box.tensor, box.offset, box.shape), view))
+        if param.trained:
+            found += _optimizer_boxes(state, parameter, param)
+    return found
+
+
+class Held(NamedTuple):
+    """A parameter's optimizer state, as far as it is on this rank: flat elements ``[start, end)`` of the parameter."""
+
+    start: int
+    end: int
+    tensors: dict[str, torch.Tensor]
+    """``master``, ``exp_avg``, ``exp_avg_sq``; flat, or of a shape that ``view(-1)`` makes flat."""
+    updated: torch.Tensor
+    """The tensor whose ``grad`` the inner optimizer reads: master or weight, for the same elements."""
+
+
+class OwnedBox(NamedTuple):
+    """A box of a weight whose optimizer state is here; ``place``: its first element in the tensors of ``held``."""
+
+    tensor: str
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    place: int
+    held: Held
+
+    def view(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The box in one of the tensors that lie as ``held`` says; on the meta device if that has no storage now."""
+        if not tensor.untyped_storage().nbytes():
+            return torch.empty(self.shape, dtype=tensor.dtype, device="meta")
+        flat = tensor.detach().view(-1)
+        return flat[self.place : self.place + math.prod(self.shape)].view(self.shape)
+
+
+def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
+    """The boxes of one parameter whose optimizer state this rank holds."""
+    held = optimizer_state(state, parameter)
+    if held is None:
+        return
+    for box in param.boxes:
+        first, last = max(held.start - box.start, 0), min(held.end - box.start, box.size)
+        for inside, shape in flat_boxes(box.shape, first, last):
+            place = box.start + _flat_index(inside, box.shape) - held.start
+            yield OwnedBox(box.tensor, shifted(box.offset, inside), shape, place, held)
+
+
+def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+    return [
+        (Piece(name, box.offset, box.shape), box.view(box.held.tensors[name.rpartition("@")[2]]))
+        for box in owned_boxes(state, parameter, param)
+        for name in state_tensors(box.tensor, param.dtype)
+    ]
+
+
+def optimizer_state(state: RankState, parameter: Any) -> Held | None:
+    """What this rank has of a parameter's optimizer state; None: nothing."""
+    for optimizer in state.inner_optimizers():
+        if state.config.train.distributed_optimizer:
+            if parameter not in optimizer.model_param_gbuf_map:
+                continue
+            tensors = optimizer._get_main_param_and_optimizer_states(parameter)
+            held = optimizer._get_model_param_range_map(parameter)["param"]
+            group, order = optimizer.model_param_group_index_map[parameter]
+            updated = optimizer.optimizer.param_groups[group]["params"][order]
+            return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, updated)
+        main = getattr(parameter, "main_param", parameter)
+        moments = optimizer.optimizer.state.get(main)
+        if moments:
+            return Held(0, parameter.numel(), {"master": main, **_moments(moments)}, main)
+    return None
+
+
+def _moments(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+
+def _flat_index(offset: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    index = 0
+    for place, size in zip(offset, shape, strict=True):
+        index = index * size + place
+    return index

@@ -1,0 +1,242 @@
+"""Checkpoints: a rank's boxes as tensors of torch.distributed.checkpoint; any layout reads them, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.engine.megatron.boxes import state_boxes
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.spec import shard_spec_of
+from liver_slurm.parallel import c10d
+from liver_slurm.reshard.tensors import Piece
+
+_META = "liver.json"
+_PREFIX = "step-"
+_FORMAT = 1
+
+Boxes = list[tuple[Piece, torch.Tensor]]
+
+
+class _BoxTensor(torch.Tensor):  # type: ignore[misc]
+    """All boxes that this rank holds of one global tensor, in the shape of torch.distributed.checkpoint's protocol.
+
+    A wrapper subclass, so that its flattening takes it for a tensor; it has no data of its own.
+    """
+
+    boxes: dict[tuple[int, ...], torch.Tensor]
+    global_shape: torch.Size
+
+    @staticmethod
+    def __new__(cls, global_shape: torch.Size, boxes: dict[tuple[int, ...], torch.Tensor]) -> _BoxTensor:
+        dtype = next(iter(boxes.values())).dtype
+        self: _BoxTensor = torch.Tensor._make_wrapper_subclass(cls, global_shape, dtype=dtype)
+        self.global_shape, self.boxes = global_shape, boxes
+        return self
+
+    def __create_write_items__(self, name: str, _object: Any) -> list[WriteItem]:
+        return [
+            WriteItem(
+                index=MetadataIndex(name, torch.Size(offset), index),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk=ChunkStorageMetadata(offsets=torch.Size(offset), sizes=view.size()),
+                    properties=TensorProperties.create_from_tensor(view),
+                    size=self.global_shape,
+                ),
+            )
+            for index, (offset, view) in enumerate(self.boxes.items())
+        ]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [
+            ChunkStorageMetadata(offsets=torch.Size(offset), sizes=view.size()) for offset, view in self.boxes.items()
+        ]
+
+    def __get_tensor_shard__(self, index: MetadataIndex) -> torch.Tensor:
+        assert index.offset is not None
+        return self.boxes[tuple(index.offset)]
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        raise TypeError(f"{function} on a checkpoint's box tensor: it has no data of its own")
+
+    def __repr__(self) -> str:
+        return f"_BoxTensor({tuple(self.global_shape)}, {len(self.boxes)} boxes)"
+
+
+def _as_state_dict(boxes: Boxes, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    by_tensor: dict[str, dict[tuple[int, ...], torch.Tensor]] = {}
+    for piece, view in boxes:
+        by_tensor.setdefault(piece.tensor, {})[piece.offset] = view
+    return {name: _BoxTensor(torch.Size(shapes[name]), views) for name, views in by_tensor.items()}
+
+
+def _global_shapes(state: RankState) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for param in shard_spec_of(state.model).params:
+        for box in param.boxes:
+            for suffix in ("", "@master", "@exp_avg", "@exp_avg_sq"):
+                shapes[box.tensor + suffix] = box.global_shape
+    return shapes
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that is complete, or failed."""
+
+    step: int
+    path: Path
+    error: str
+    seconds: float
+    stall_seconds: float
+    """How long training stood still."""
+
+
+class Checkpointer:
+    """Writes checkpoints of one world; every member has one, and calls it at the same steps."""
+
+    def __init__(
+        self,
+        state: RankState,
+        folder: Path,
+        keep: int,
+        asynchronous: bool,
+        after: Checkpointer | None = None,
+        on_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args:
+        after: the one of the world before, which may still be writing; its checkpoint is waited for first.
+        on_write: called before each checkpoint's files are written.
+        """
+        self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
+        self._after, self._on_write = after, on_write
+        self._shapes = _global_shapes(state)
+        self._writing: threading.Thread | None = None
+
+    @property
+    def writing(self) -> bool:
+        """A checkpoint is still being written."""
+        here = self._writing is not None and self._writing.is_alive()
+        return here or (self._after is not None and self._after.writing)
+
+    def save(self, step: int, done: Callable[[Written], None]) -> None:
+        """Write the state after ``step`` steps; ``done`` is called once it is complete, perhaps from another thread.
+
+        Asynchronously, training waits only while the state is copied; a checkpoint that is still being written is
+        waited for first.
+        """
+        begun = time.perf_counter()
+        self.wait()
+        boxes = state_boxes(self._state)
+        counters = {"adam_step": max(self._state.steps(), default=step)}
+        if self._asynchronous:
+            boxes = [(piece, view.to("cpu", copy=True)) for piece, view in boxes]
+        work = threading.Thread(
+            target=self._write, args=(boxes, step, counters, begun, time.perf_counter() - begun, done), daemon=True
+        )
+        self._writing = work
+        work.start()
+        if not self._asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        after, self._after = self._after, None
+        if after is not None:
+            after.wait()
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _write(
+        self,
+        boxes: Boxes,
+        step: int,
+        counters: dict[str, int],
+        begun: float,
+        stall: float,
+        done: Callable[[Written], None],
+    ) -> None:
+        path = checkpoint_path(self._folder, step)
+        error = ""
+        try:
+            self._on_write()
+            self._write_files(boxes, step, counters, path)
+        except Exception as caught:  # noqa: BLE001 - a thread's edge: the run goes on, and the failure is reported
+            error = f"{type(caught).__name__}: {caught}".splitlines()[0]
+        seconds = time.perf_counter() - begun
+        done(Written(step, path, error, seconds, stall if self._asynchronous else seconds))
+
+    def _write_files(self, boxes: Boxes, step: int, counters: dict[str, int], path: Path) -> None:
+        part = path.with_name(f".{path.name}.part")
+        world = self._state.world
+        if world.rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        host = world.groups["host"]
+        with c10d.default_group(host):
+            torch.distributed.barrier(group=host)
+            dcp.save(
+                _as_state_dict(boxes, self._shapes),
+                storage_writer=dcp.FileSystemWriter(part, thread_count=1, sync_files=True),
+                process_group=host,
+            )
+        if world.rank == 0:
+            meta = {"format": _FORMAT, "step": step, "layout": str(world.layout), **counters}
+            (part / _META).write_text(json.dumps(meta))
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(part, path)
+            self._prune()
+
+    def _prune(self) -> None:
+        if self._keep > 0:
+            for path in list_checkpoints(self._folder)[: -self._keep]:
+                shutil.rmtree(path)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps lies."""
+    return folder / f"{_PREFIX}{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"{_PREFIX}*/{_META}"))
+
+
+def load_checkpoint(state: RankState, path: Path) -> int:
+    """Fill a rank's state from a checkpoint of the same model in whatever layout.
+
+    Returns:
+        how many steps it was trained for.
+
+    Raises:
+        BadInput: it is no checkpoint, or of another model.
+    """
+    try:
+        meta = json.loads((path / _META).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is no checkpoint of liver-slurm: {error}") from error
+    if meta.get("format") != _FORMAT:
+        raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {_FORMAT}")
+    wanted = _as_state_dict(state_boxes(state), _global_shapes(state))
+    try:
+        dcp.load(wanted, storage_reader=dcp.FileSystemReader(path), no_dist=True)
+    except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
+        raise BadInput(f"{path} does not fit this model: {str(error).splitlines()[0]}") from error
+    state.set_step(int(meta["adam_step"]))
+    return int(meta["step"])

@@ -1,0 +1,133 @@
+"""Lets megatron-core run on a machine without CUDA.
+
+megatron-core names the ``cuda`` device in its sources. Where CUDA is absent an import hook rewrites these names before
+its modules are compiled; where CUDA is present its code is not changed. Call :func:`install` before anything of
+``megatron.core`` is imported::
+
+    from liver_slurm.engine.megatron import compat
+
+    compat.install()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import marshal
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+
+_PREFIX = "megatron.core."
+
+# The default device, not "cpu", where megatron asks for the current one: a model built under
+# ``torch.device("meta")`` must get its buffers there too.
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"torch\.cuda\.current_device\(\)"), "torch.get_default_device()"),
+    (re.compile(r"""device=(['"])cuda\1"""), 'device="cpu"'),
+    (re.compile(r"""(['"])torch\.cuda\.(\w*Tensor)\1"""), r'"torch.\2"'),
+    (re.compile(r"\.cuda\([^()]*(\([^()]*\))?[^()]*\)"), ".cpu()"),
+    (re.compile(r"torch\.cuda\.(synchronize|empty_cache)\(\)"), "None"),
+    (re.compile(r"torch\.cuda\.(manual_seed|get_rng_state|set_rng_state)\("), r"torch.\1("),
+    (re.compile(r"""torch\.autocast\((['"])cuda\1"""), 'torch.autocast("cpu"'),
+)
+
+# Functions whose body, not only a name in it, is about CUDA; appended to the module, so they replace the originals.
+_REPLACEMENTS = {
+    "megatron.core.tensor_parallel.random": """
+
+def _get_cuda_rng_state(device="cpu", clone=False, graph_safe=False):
+    return torch.get_rng_state()
+
+
+def _set_cuda_rng_state(new_state, device=-1, graph_safe=False):
+    torch.set_rng_state(new_state)
+
+
+# It warns at each fork that it uses the CPU's generator, which is the only one here.
+logging.getLogger(__name__).addFilter(lambda record: "CPU RNG state" not in record.getMessage())
+""",
+    # Its fused functions are not used on a CPU; only to decorate them with torch.compile imports the compiler, which
+    # takes two fifths of the time that a worker needs to start.
+    "megatron.core.jit": """
+
+disable_jit_fuser()
+""",
+}
+
+
+def rewrite(name: str, source: str) -> str:
+    """``source`` of megatron-core's module ``name`` as it must read where CUDA is absent."""
+    if "cuda" in source:
+        for pattern, replacement in _REWRITES:
+            source = pattern.sub(replacement, source)
+    return source + _REPLACEMENTS.get(name, "")
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        original = self.get_data(path).decode()
+        rewritten = rewrite(fullname, original)
+        if rewritten == original:
+            return super().get_code(fullname)
+        return compiled(rewritten, path)
+
+
+def compiled(source: str, path: str) -> CodeType:
+    """The code of a rewritten module, kept in a file of its own beside the one that Python keeps of the original."""
+    kept = Path(importlib.util.cache_from_source(path, optimization="liver"))
+    version = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source.encode())
+    with contextlib.suppress(OSError):  # there is none yet
+        content = kept.read_bytes()
+        if content.startswith(version):
+            known: CodeType = marshal.loads(content[len(version) :])
+            return known
+    code: CodeType = compile(source, path, "exec", dont_inherit=True)
+    if not sys.dont_write_bytecode:
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):  # not to be written to: compiled each time, as Python does it too
+            with fresh.open("xb") as file:  # not together with a process of that number on another node
+                file.write(version + marshal.dumps(code))
+            fresh.replace(kept)
+    return code
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith(_PREFIX):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def install() -> None:
+    """Install the hook where CUDA is absent, and silence what megatron-core says at each import; again: nothing.
+
+    Raises:
+        RuntimeError: CUDA is absent and megatron-core was already imported, unchanged.
+    """
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    # It warns, five times over, that it does without Transformer Engine and Apex, as it is meant to here; and of a
+    # default of its own.
+    warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
+    warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    early = next((name for name in sys.modules if name.startswith(_PREFIX)), None)
+    if early is not None:
+        raise RuntimeError(f"{early} was imported before liver_slurm.engine.megatron.compat.install()")
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,92 @@
+"""The weights of a new world with the distributed optimizer, gathered while its first forward pass runs.
+
+Each replica has derived its share of the weights from its masters. megatron gathers a bucket as a whole; here each goes
+out in segments, in the order in which the forward pass asks for them, so that its first module waits for little. A
+module waits for the parameters that it owns, the rule that megatron's ``overlap_param_gather`` has too. On GPUs it is
+megatron's one gather, which the stream waits for: two NCCL communicators at once are not for a GPU that workers share.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from liver_slurm.engine.megatron.model import unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+
+_SEGMENT = 1 << 22
+"""Elements that go out together: little enough to be waited for by few modules, enough to be worth a message."""
+
+
+class Gather:
+    """Weights on their way; every member of the world must make one, at any pace."""
+
+    def __init__(self, state: RankState) -> None:
+        self._parts: dict[int, tuple[list[int], list[Any]]] = {}
+        """Of each buffer's storage: where each segment begins, in elements, and what it is waited for by; in order."""
+        self._hooks: list[Any] = []
+        gathered = state.config.train.distributed_optimizer and state.world.layout.dp > 1
+        if gathered and state.device.type == "cuda":
+            state.model.start_param_sync(force_sync=True)
+        elif gathered:
+            for group in (*state.model.bucket_groups, *state.model.expert_parallel_bucket_groups):
+                members = dist.get_process_group_ranks(group.intra_distributed_optimizer_instance_group)
+                for bucket in group.buckets:
+                    self._send(bucket.param_data, members, group.intra_distributed_optimizer_instance_group)
+        if not self._parts:
+            return
+        if state.config.model.provider:
+            self.wait()  # nobody knows whose parameters its modules use
+            return
+        for module in unwrap(state.model).modules():
+            own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+            if own:
+                self._hooks.append(module.register_forward_pre_hook(partial(self._before, own)))
+
+    def wait(self) -> None:
+        """Wait for all that has not arrived.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        for _, works in self._parts.values():
+            for work in works:
+                work.wait()
+        self._parts.clear()
+
+    def _before(self, own: Sequence[torch.Tensor], *_: Any) -> None:
+        """A module's forward pre-hook."""
+        for parameter in own:
+            begins, works = self._parts.get(parameter.untyped_storage().data_ptr(), ([], []))
+            begin = parameter.storage_offset()
+            end = begin + parameter.numel()
+            for work in works[max(0, bisect.bisect_right(begins, begin) - 1) : bisect.bisect_left(begins, end)]:
+                work.wait()
+
+    def _send(self, data: torch.Tensor, members: list[int], group: Any) -> None:
+        """Send this rank's share of a bucket, and take the others'."""
+        begins, works = self._parts.setdefault(data.untyped_storage().data_ptr(), ([], []))
+        for begin, end, owner in segments(data.numel(), len(members)):
+            work = dist.broadcast(data[begin:end], members[owner], group=group, async_op=True)
+            at = bisect.bisect(begins, data.storage_offset() + begin)
+            begins.insert(at, data.storage_offset() + begin)
+            works.insert(at, work)
+
+
+def segments(elements: int, replicas: int) -> Iterator[tuple[int, int, int]]:
+    """Begin, end and owner of each segment of a bucket that is shared out evenly, last first.
+
+    megatron lays parameters out in the order in which the backward pass is done with them.
+    """
+    share = elements // replicas
+    for owner in reversed(range(replicas)):
+        for begin in reversed(range(owner * share, (owner + 1) * share, _SEGMENT)):
+            yield begin, min(begin + _SEGMENT, (owner + 1) * share), owner

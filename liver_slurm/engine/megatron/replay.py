@@ -1,0 +1,115 @@
+"""megatron's side of overlap: where trained state and its gradients lie, when it changes, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from liver_slurm.engine.megatron.boxes import OwnedBox, every_layer, owned_boxes
+from liver_slurm.engine.megatron.gather import Gather
+from liver_slurm.engine.megatron.model import unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.spec import shard_spec_of
+from liver_slurm.reshard.shard_spec import GroupSpec, ShardSpec
+from liver_slurm.reshard.tensors import Piece
+from liver_slurm.transfer.optimizer_replay import Groups, Hyperparameters, Replica, TrainedBox
+
+
+def replica_of(
+    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
+) -> Replica:
+    """What this rank holds of a world whose weights are derived from masters, with views of its storage.
+
+    The boxes are those of :func:`liver_slurm.reshard.shard_spec.pieces` for such a world: one trained box stands for
+    three.     Arguments, and views of what has no storage, are as for
+    :func:`liver_slurm.engine.megatron.boxes.state_boxes`.
+    """
+    parameters = dict(unwrap(state.model).named_parameters())
+    trained: list[TrainedBox] = []
+    fixed: list[tuple[Piece, torch.Tensor]] = []
+    shard = shard or shard_spec_of(state.model)
+    for param in filter(lambda param: chosen(param.layer), shard.params):
+        parameter = parameters[param.name]
+        if param.group is None:
+            flat = parameter.detach().view(-1)
+            fixed += [
+                (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
+                for box in param.boxes
+            ]
+            continue
+        for box in owned_boxes(state, parameter, param):
+            master, exp_avg, exp_avg_sq = (box.view(box.held.tensors[n]) for n in ("master", "exp_avg", "exp_avg_sq"))
+            piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(_gradient, box)
+            trained.append(TrainedBox(piece, master, exp_avg, exp_avg_sq, gradient, param.group))
+    return Replica(trained, fixed)
+
+
+def _gradient(box: OwnedBox) -> torch.Tensor:
+    gradient = box.held.updated.grad
+    assert gradient is not None, "the optimizer's pre-step hook is called with gradients in place"
+    return box.view(gradient)
+
+
+class LiveUpdates:
+    """The updates of a rank that trains: see :class:`liver_slurm.transfer.sender.Updates`."""
+
+    def __init__(self, state: RankState) -> None:
+        self._state = state
+
+    def adam_step(self) -> int:
+        """How many updates were made."""
+        return max(self._state.steps(), default=0)
+
+    def groups(self) -> Groups:
+        """What the next update uses for each group of this rank's parameters."""
+        return {
+            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): Hyperparameters(
+                float(group["lr"]), group["weight_decay"], group["betas"][0], group["betas"][1], group["eps"]
+            )
+            for optimizer in self._state.inner_optimizers()
+            for group in optimizer.optimizer.param_groups
+        }
+
+    def watch(
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Call ``before`` when gradients and rates of an update are final, ``after`` when its state is.
+
+        And ``zeroing`` before the gradients go. All in training's thread. A step that is skipped, for its gradient is
+        not finite, calls neither of the first two. Returns what ends the watching.
+        """
+        inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
+        if not inner:
+            raise RuntimeError("this rank has no optimizer: it trains no parameter")
+        # megatron steps them one after the other, all gradients being final before the first.
+        handles = [
+            inner[0].register_step_pre_hook(lambda *_: before()),
+            inner[-1].register_step_post_hook(lambda *_: after()),
+        ]
+
+        self._state.before_zeroing = zeroing
+
+        def stop() -> None:
+            if self._state.before_zeroing is zeroing:
+                self._state.before_zeroing = None
+            for handle in handles:
+                handle.remove()
+
+        return stop
+
+
+def complete(state: RankState, adam_step: int) -> Gather:
+    """Make what follows from masters and moments that have arrived: step counters and weights.
+
+    With the distributed optimizer weights are gathered over the data parallel group, so all its members must call it.
+
+    Returns:
+        the weights that are on their way: the first forward pass waits for each where it uses it.
+    """
+    state.set_step(adam_step)
+    for optimizer in state.inner_optimizers():
+        if hasattr(optimizer, "_copy_main_params_to_model_params"):
+            optimizer._copy_main_params_to_model_params()
+    return Gather(state)

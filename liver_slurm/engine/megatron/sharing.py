@@ -1,0 +1,50 @@
+"""State that stays where it is: a worker whose shard of a parameter is the same in both worlds keeps its storage.
+
+That costs neither time nor memory, and needs no rollback: the new world writes to it first in its first optimizer step,
+which comes after the commit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from liver_slurm.engine.megatron.model import unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.spec import shard_spec_of
+
+
+def share_storage(old: RankState, new: RankState) -> None:
+    """Let parameters, masters and moments of ``new`` lie where ``old`` has the very same boxes.
+
+    Not with the distributed optimizer, which keeps parameters in buffers cut for its number of replicas.
+    """
+    if new.config.train.distributed_optimizer:
+        return
+    old_parameters, new_parameters = (dict(unwrap(state.model).named_parameters()) for state in (old, new))
+    held = {(param.boxes, param.dtype): old_parameters[param.name] for param in shard_spec_of(old.model).params}
+    for param in shard_spec_of(new.model).params:
+        source = held.get((param.boxes, param.dtype))
+        if source is None:
+            continue
+        target = new_parameters[param.name]
+        target.data = source.data
+        if not param.trained:
+            continue
+        source_main, target_main = _main(source), _main(target)
+        target_main.data = source_main.data
+        source_moments, target_moments = _moments(old, source_main), _moments(new, target_main)
+        for name in ("exp_avg", "exp_avg_sq"):
+            target_moments[name] = source_moments[name]
+
+
+def _main(parameter: Any) -> Any:
+    """What the optimizer updates for a parameter: its fp32 master, or itself."""
+    return getattr(parameter, "main_param", parameter)
+
+
+def _moments(state: RankState, main: Any) -> dict[str, Any]:
+    for optimizer in state.inner_optimizers():
+        moments: dict[str, Any] | None = optimizer.optimizer.state.get(main)
+        if moments:
+            return moments
+    raise RuntimeError("a trained parameter has no optimizer state")

@@ -1,0 +1,217 @@
+"""What each rank of a world will hold, read from megatron's own metadata of models that exist on the meta device only.
+
+A :class:`~liver_slurm.reshard.shard_spec.ShardSpec` comes from ``model.sharded_state_dict()``, whose entries say where
+in the global tensor a parameter, or a part of it, lies. Building a shard on the meta device takes milliseconds and no
+memory, so every rank knows every other rank's pieces without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from liver_slurm.base.errors import PlanError
+from liver_slurm.config.layouts import stage_layers
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.model import build_model, unwrap
+from liver_slurm.parallel import c10d
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
+from liver_slurm.reshard.tensors import ITEMSIZE
+
+compat.install()
+
+from megatron.core import parallel_state  # noqa: E402
+from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory  # noqa: E402
+from megatron.core.models.common.language_module import language_module  # noqa: E402
+from megatron.core.optimizer import get_standard_config_overrides  # noqa: E402
+from megatron.core.optimizer.optimizer_config import OptimizerConfig  # noqa: E402
+from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402
+
+
+class _Sizes:
+    """Stands for a process group where only its size and a rank in it are asked for."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self._size, self._rank = size, rank
+
+    def size(self) -> int:
+        return self._size
+
+    def rank(self) -> int:
+        return self._rank
+
+
+class _ParallelState:
+    """megatron's globals, with a fixed answer to which data parallel replica this is.
+
+    A tied embedding's entry asks it for a replica id, which is not used here; the globals may be unset, or another
+    world's.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(parallel_state, name)
+
+    def get_data_parallel_rank(self, *_arguments: Any, **_options: Any) -> int:
+        return 0
+
+
+language_module.parallel_state = _ParallelState()
+
+
+def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
+    """What every rank of a world of this layout holds; cached.
+
+    Raises:
+        PlanError: the model has state that cannot be told from its ``sharded_state_dict``.
+        ValueError: megatron-core refuses the layout for this model.
+    """
+    return _world_spec(msgspec.json.encode(config), layout)
+
+
+@lru_cache(maxsize=32)
+def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
+    config = msgspec.json.decode(encoded, type=JobConfig)
+    # Of this product's own model all replicas are alike, however many there are.
+    shards = _shards(encoded, replace(layout, dp=1) if config.model.provider is None else layout)
+    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+
+
+@lru_cache(maxsize=32)
+def _shards(encoded: bytes, layout: Layout) -> dict[tuple[int, int], ShardSpec]:
+    """Shards by (tp, pp)."""
+    config = msgspec.json.decode(encoded, type=JobConfig)
+    shards: dict[tuple[int, int], ShardSpec] = {}
+    for pp in range(layout.pp):
+        # Stages between the first and the last differ in nothing but the numbers of their layers, as long as the model
+        # is this product's own: a large world's shards are then known in the time that three stages take.
+        alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not _shape_fields(config)
+        for tp in range(layout.tp):
+            shards[tp, pp] = (
+                _next_layers(shards[tp, pp - 1], config.model.num_layers, layout.pp)
+                if alike
+                else shard_spec(config, layout, tp, pp)
+            )
+    return shards
+
+
+def _shape_fields(config: JobConfig) -> list[str]:
+    """Further fields of megatron's config that may make layers differ; what is recomputed does not."""
+    return [name for name in config.model.extra if not name.startswith("recompute_")]
+
+
+def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
+    """The shard of the stage after an inner one."""
+    step = stage_layers(layers, stages)[1]
+
+    def moved(box: BoxSpec) -> BoxSpec:
+        return box._replace(offset=(box.offset[0] + step, *box.offset[1:])) if box.layered else box
+
+    return ShardSpec(tuple(replace(param, boxes=tuple(map(moved, param.boxes))) for param in shard.params))
+
+
+def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec:
+    """What the model of one (tp, pp) coordinate holds."""
+    groups = _collection(layout, tp, pp)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, model = build_model(config, groups, layout, pp, "meta")
+        return shard_spec_of(model)
+
+
+def shard_spec_of(model: Any) -> ShardSpec:
+    """What a model really holds, whatever wraps it.
+
+    Raises:
+        PlanError: a parameter is not in its ``sharded_state_dict``, or something else that has state is.
+    """
+    inner = unwrap(model)
+    boxes: dict[int, list[BoxSpec]] = {id(parameter): [] for parameter in inner.parameters()}
+    with _some_default_group():
+        entries = list(nested_values(inner.sharded_state_dict(metadata={"dp_cp_group": _Sizes(1, 0)})))
+        for entry in entries:
+            for parameter, part in _parts(entry):
+                if id(parameter) not in boxes:
+                    raise PlanError(f"{part.key} is state of the model but no parameter; only parameters can be moved")
+                boxes[id(parameter)].append(_box(parameter, part))
+    overrides = get_standard_config_overrides(OptimizerConfig())
+    return ShardSpec(
+        tuple(_param(name, parameter, boxes[id(parameter)], overrides) for name, parameter in inner.named_parameters())
+    )
+
+
+@contextmanager
+def _some_default_group() -> Iterator[None]:
+    """megatron takes every rank to be 0 of 1 where torch has no default group, even in groups that it is handed."""
+    with nullcontext() if dist.is_initialized() else c10d.default_group(_Sizes(1, 0)):
+        yield
+
+
+def _parts(entry: Any) -> Iterator[tuple[Any, Any]]:
+    """(parameter, its part as a ``ShardedTensor``) of a sharded state dict's entry; nothing if it has no tensor."""
+    if isinstance(entry, ShardedTensor):
+        yield entry.data, entry
+    elif isinstance(entry, ShardedTensorFactory):
+        for part in nested_values(entry.build()):
+            if isinstance(part, ShardedTensor):
+                yield entry.data, part
+
+
+def _box(parameter: torch.Tensor, part: Any) -> BoxSpec:
+    if not part.data.is_contiguous():
+        raise PlanError(f"{part.key}: a part of a parameter does not lie in one run of it")
+    return BoxSpec(
+        tensor=part.key,
+        global_shape=tuple(part.global_shape),
+        offset=tuple(part.global_offset),
+        shape=(1,) * part.prepend_axis_num + tuple(part.local_shape),
+        start=part.data.storage_offset() - parameter.storage_offset(),
+        layered=part.prepend_axis_num > 0,
+    )
+
+
+def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any, Any]) -> ParamSpec:
+    boxes = sorted(boxes, key=lambda box: box.start)
+    if sum(box.size for box in boxes) != parameter.numel():
+        raise PlanError(f"{name}: the model's sharded_state_dict does not say where all of this parameter lies")
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    if dtype not in ITEMSIZE:
+        raise PlanError(f"{name}: parameters of dtype {dtype} cannot be moved; {', '.join(ITEMSIZE)} can")
+    group = None
+    if parameter.requires_grad:
+        matching = [override for key, override in overrides.items() if key.matches(parameter, name)]
+        group = GroupSpec(**{field: value for override in matching for field, value in override.items()})
+    return ParamSpec(
+        name, parameter.numel(), dtype, tuple(boxes), group, bool(getattr(parameter, "shared_embedding", False))
+    )
+
+
+def _collection(layout: Layout, tp: int, pp: int) -> Any:
+    """Groups of the first data parallel replica at (tp, pp), as far as building a model asks for them."""
+    one, tensor, pipeline = _Sizes(1, 0), _Sizes(layout.tp, tp), _Sizes(layout.pp, pp)
+    data = _Sizes(layout.dp, 0)
+    return ProcessGroupCollection(
+        tp=tensor,
+        pp=pipeline,
+        dp=data,
+        mp=_Sizes(layout.tp * layout.pp, tp + layout.tp * pp),
+        embd=None,
+        pos_embd=None,
+        cp=one,
+        ep=one,
+        tp_cp=tensor,
+        tp_ep=tensor,
+        tp_ep_pp=_Sizes(layout.tp * layout.pp, tp + layout.tp * pp),
+        tp_dp_cp=_Sizes(layout.size, layout.rank(tp, pp, 0)),
+        dp_cp=data,
+        expt_tp=tensor,
+        expt_dp=data,
+    )

@@ -1,0 +1,56 @@
+"""Looking at a run through its files, again and again, at the price of what is new in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from liver_slurm.base.jsonl import LineReader
+from liver_slurm.config.load import read_job
+from liver_slurm.observability.summary import OVER, RunSummary
+from liver_slurm.rundir.metrics import StepMetrics, last_metrics
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import read_run_info
+
+
+class RunFiles:
+    """One run, watched through its files."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self.steps = read_job(run_dir.job_file).train.steps
+        self._info = read_run_info(run_dir)
+        self.summary = RunSummary()
+        self.last: StepMetrics | None = None
+        self._events = LineReader(run_dir.events)
+
+    def refresh(self) -> list[dict[str, Any]]:
+        """Take in what was written since the last time; returns the new events."""
+        events = [line for line in self._events.read() if "event" in line]
+        for event in events:
+            self.summary.add(event)
+        self.last = last_metrics(self.run_dir.metrics)
+        return events
+
+    @property
+    def created(self) -> float:
+        """When the run directory was made, seconds since the epoch."""
+        return self._info.created
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended, as of the last refresh."""
+        return self.summary.state in OVER
+
+    def document(self) -> dict[str, Any]:
+        """The status document as of the last refresh, with the run's names and its newest metrics."""
+        return {**self.summary.document(self.steps, self.last), **self.identity(), **self.metrics()}
+
+    def identity(self) -> dict[str, Any]:
+        """Keys of the status document that say which run it is."""
+        info = self._info
+        return {"run_id": info.run_id, "name": info.name, "job_id": info.job_id, "run_dir": str(self.run_dir.path)}
+
+    def metrics(self) -> dict[str, Any]:
+        """Keys of the status document that come from the metrics."""
+        last = self.last
+        return {"loss": last.loss if last else None, "consumed_samples": last.consumed_samples if last else 0}

@@ -1,0 +1,116 @@
+"""A world: a set of workers with a layout and the process groups they share, numbered by generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from liver_slurm.parallel import c10d
+from liver_slurm.parallel.layout import Coordinates, Layout
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who is in a world. ``members[rank]`` is the worker with that rank."""
+
+    generation: int
+    layout: Layout
+    members: tuple[str, ...]
+
+    def rank_of(self, worker: str) -> int | None:
+        """The worker's rank here, None if it is no member."""
+        return self.members.index(worker) if worker in self.members else None
+
+
+@dataclass
+class ProcessGroups:
+    """This process's place in a world, and its groups; build one with :func:`build_world`."""
+
+    membership: Membership
+    rank: int
+    backend: str
+    """``gloo`` or ``nccl``."""
+    groups: dict[str, Any]
+    """``world``, ``tp``, ``dp``, ``pp``, ``mp`` (tensor × pipeline), ``embd`` (first and last pipeline stage; only
+    there), ``pos_embd`` (first stage only), ``self`` (this rank alone), and ``host``: all ranks over gloo, for what
+    goes on beside a training world. NCCL's kernels of two worlds on one card may wait for each other for ever."""
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes of the dimensions."""
+        return self.membership.layout
+
+    @property
+    def place(self) -> Coordinates:
+        """Where this rank sits."""
+        return self.layout.coordinates(self.rank)
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Has the output layer, and so the loss."""
+        return self.place.pp == self.layout.pp - 1
+
+    @contextmanager
+    def scope(self) -> Iterator[ProcessGroups]:
+        """torch calls of this thread inside the block take this world's ``host`` group as the default one."""
+        with c10d.default_group(self.groups["host"]):
+            yield self
+
+    def destroy(self) -> None:
+        """End all groups; the world must not be the live one."""
+        for group in {id(group): group for group in self.groups.values()}.values():
+            c10d.destroy_group(group)
+        self.groups = {}
+
+    def abort(self) -> None:
+        """Throw whoever waits in a collective of this world out of it."""
+        for kind, group in {id(group): (kind, group) for kind, group in self.groups.items()}.values():
+            c10d.abort_group(group, "gloo" if kind == "host" else self.backend)
+
+
+def build_world(
+    membership: Membership, worker: str, store: Any, backend: str, device: torch.device, timeout: timedelta
+) -> ProcessGroups:
+    """Build this worker's groups of a world, beside whatever other worlds the process is in.
+
+    Blocks until the members of each group have come; every member must call it.
+
+    Raises:
+        ValueError: the worker is no member.
+    """
+    rank = membership.rank_of(worker)
+    if rank is None:
+        raise ValueError(f"{worker} is no member of generation {membership.generation}")
+    layout = membership.layout
+    tp, pp, dp = layout.coordinates(rank)
+
+    made: dict[tuple[int, ...], Any] = {}
+
+    def make(kind: str, ranks: list[int]) -> Any:
+        # Dimensions of size one make many groups the same; each costs sockets and threads, or a NCCL communicator.
+        if tuple(ranks) not in made:
+            name = f"generation{membership.generation}/{kind}/{ranks[0]}-{ranks[-1]}"
+            made[tuple(ranks)] = c10d.make_group(store, name, ranks, rank, backend, timeout, device)
+        return made[tuple(ranks)]
+
+    stages = [layout.rank(tp, stage, dp) for stage in range(layout.pp)]
+    groups = {
+        "world": make("world", list(range(layout.size))),
+        "tp": make("tp", [layout.rank(shard, pp, dp) for shard in range(layout.tp)]),
+        "dp": make("dp", [layout.rank(tp, pp, replica) for replica in range(layout.dp)]),
+        "pp": make("pp", stages),
+        "mp": make("mp", sorted(layout.rank(t, p, dp) for t in range(layout.tp) for p in range(layout.pp))),
+        "self": make("self", [rank]),
+    }
+    name = f"generation{membership.generation}/host"
+    groups["host"] = c10d.make_group(store, name, list(range(layout.size)), rank, "gloo", timeout, torch.device("cpu"))
+    if rank in (stages[0], stages[-1]):
+        groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
+    if rank == stages[0]:
+        groups["pos_embd"] = make("pos_embd", [rank])
+    return ProcessGroups(membership, rank, backend, groups)

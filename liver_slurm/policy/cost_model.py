@@ -1,0 +1,108 @@
+"""Which of several layouts a world should take: a cost model that is stated, not measured.
+
+Estimated time of one step, in floating-point operations of one worker (only ratios between layouts matter)::
+
+    m         = microbatches of a step = global_batch_size / micro_batch_size
+    mine      = ceil(m / dp), microbatches of the busiest replica
+    compute   = step_flops / (tp·pp·dp) · (mine·dp / m)        replicas with fewer microbatches wait for the busiest
+    tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · microbatch_tokens
+    bubble    = 1 + (pp-1)/mine                                1F1B: stages idle while the pipeline fills and drains
+    dp_cost   = BALANCE · 2(dp-1)/dp · 4 bytes · parameters/(tp·pp)
+    estimate  = (compute + tp_cost) · bubble + dp_cost
+
+A layer's step costs 6 flops per weight and token, and 12·hidden·seq_length per token for attention scores (Narayanan et
+al., 2021, with a factor of 3 for forward and backward). BALANCE is how many flops a worker does while one byte crosses
+to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates within 1 % of the best are equal; among equals
+the one with more workers wins, then the one that moves less state, then the order that the layouts came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+
+TIE = 1.01
+CPU_BALANCE, GPU_BALANCE = 16.0, 1000.0
+
+
+def estimate(layout: Layout, config: JobConfig) -> float:
+    """Estimated time of one step, in flops of one worker."""
+    model, train = config.model, config.train
+    hidden, layers = model.hidden_size or 1024, model.num_layers or layout.pp  # a provider may leave sizes out
+    tokens = train.seq_length * train.micro_batch_size
+    microbatches = max(1, train.global_batch_size // train.micro_batch_size)
+    mine = -(-microbatches // layout.dp)
+
+    weights = layer_weights(config, hidden)
+    parameters = layers * weights + (model.vocab_size or 256) * hidden
+    flops_of_microbatch = tokens * (6 * parameters + 12 * layers * hidden * train.seq_length)
+    compute = mine * flops_of_microbatch / (layout.tp * layout.pp)
+
+    balance = GPU_BALANCE if any(component.gpus_per_task for component in config.live.component) else CPU_BALANCE
+    element = 4 if train.precision == "fp32" else 2
+    ring = 2 * (layout.tp - 1) / layout.tp
+    tp_cost = balance * 4 * ring * hidden * element * layers / layout.pp * mine * tokens
+    bubble = 1 + (layout.pp - 1) / mine
+    dp_cost = balance * 2 * (layout.dp - 1) / layout.dp * 4 * parameters / (layout.tp * layout.pp)
+    return (compute + tp_cost) * bubble + dp_cost
+
+
+def choose(
+    layouts: Sequence[Layout],
+    config: JobConfig,
+    live: World | None,
+    members_of: Callable[[Layout], tuple[str, ...]],
+) -> tuple[Layout, str]:
+    """The best of ``layouts`` (not empty), and why; ``members_of`` says who would be in its world, in rank order."""
+    costs = {layout: estimate(layout, config) for layout in layouts}
+    limit = min(costs.values()) * TIE
+
+    def rank(layout: Layout) -> tuple[float, ...]:
+        if costs[layout] > limit:
+            return (1, costs[layout])
+        return (0, -layout.size, moved_share(live, layout, members_of(layout)))
+
+    best, *others = sorted(costs, key=rank)
+    if not others:
+        return best, f"{best} is the only allowed layout"
+    second = others[0]
+    if costs[second] > limit:
+        return best, f"{best}: step estimated {costs[second] / costs[best] - 1:.0%} shorter than with {second}"
+    if second.size < best.size:
+        return best, f"{best}: as fast as {second}, with more workers"
+    return best, f"{best}: as fast as {second}, and moves no more state"
+
+
+def moved_share(live: World | None, layout: Layout, members: tuple[str, ...]) -> float:
+    """Share of the new world's state that its members do not hold already, with layers and matrices cut evenly."""
+    if live is None:
+        return 1.0
+    old_rank = {member: rank for rank, member in enumerate(live.members)}
+    held = 0.0
+    for rank, member in enumerate(members):
+        if member in old_rank:
+            new, old = layout.coordinates(rank), live.layout.coordinates(old_rank[member])
+            held += _overlap(new.tp, layout.tp, old.tp, live.layout.tp) * _overlap(
+                new.pp, layout.pp, old.pp, live.layout.pp
+            )
+    return 1.0 - held / layout.size
+
+
+def _overlap(part: int, parts: int, other: int, others: int) -> float:
+    """Share of interval ``part`` of ``parts`` that interval ``other`` of ``others`` covers."""
+    low, high = max(part / parts, other / others), min((part + 1) / parts, (other + 1) / others)
+    return max(0.0, high - low) * parts
+
+
+def layer_weights(config: JobConfig, hidden: int) -> float:
+    """Parameters of one transformer layer, norms and biases left out."""
+    model = config.model
+    heads = model.num_attention_heads or 1
+    groups = model.num_query_groups or heads
+    head = model.kv_channels or hidden / heads
+    attention = hidden * head * (2 * heads + 2 * groups)
+    mlp = (3 if model.gated_linear_unit else 2) * hidden * (model.ffn_hidden_size or 4 * hidden)
+    return attention + mlp

@@ -1,0 +1,202 @@
+"""A worker's end of the control channel: keeps the worker registered with whatever coordinator the run has now."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from uuid import uuid4
+
+import msgspec
+import zmq
+
+from liver_slurm.base.errors import ControlError
+from liver_slurm.protocol.messages import (
+    Alive,
+    Finished,
+    FromWorker,
+    Notice,
+    Refused,
+    Register,
+    ToWorker,
+    Welcome,
+    WorldEntered,
+    decode_to_worker,
+    encode,
+)
+from liver_slurm.rundir import address, keys
+from liver_slurm.rundir.paths import RunDir
+
+_RETRY = 1.0
+"""Seconds between registrations that nobody answers; a quarter of it between looks at the coordinator's address."""
+_SILENCE = 1.5
+"""Seconds without a word from the coordinator after which its address is looked at. It answers heartbeats, so with the
+default of one a second a healthy run never looks; less would make every worker read a file a second for nothing."""
+
+
+class WorkerChannel:
+    """DEALER socket of one worker; create and use it in one thread.
+
+    The channel registers by itself: at the start, and whenever it meets a coordinator of another epoch; ``register``
+    is called for the message, so that it tells the worker's present world and step. Until a Welcome came, nothing else
+    is sent. A restarted coordinator also gets the last :class:`Notice`, :class:`WorldEntered` and :class:`Finished`
+    again, since the one they were sent to may have died before it could act; a coordinator ignores what it knows.
+
+    ``rejected`` counts messages that were dropped: malformed, or of another epoch than the coordinator's.
+    """
+
+    def __init__(self, run_dir: RunDir, register: Callable[[], Register]) -> None:
+        """Nothing is connected yet; that happens in :meth:`poll`.
+
+        Raises:
+            ControlError: the run's keys are missing or open to others.
+        """
+        self._run_dir, self._register = run_dir, register
+        pairs = keys.load(run_dir.secrets)
+        self._client, self._server_public = pairs.client, pairs.server.public
+        self._identity = f"{os.getpid()}-{uuid4().hex}".encode()
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._address: address.Address | None = None
+        self._epoch = -1
+        self._outbox: list[FromWorker] = []
+        self._sticky: dict[type[FromWorker], FromWorker] = {}
+        self._next_look = self._next_register = 0.0
+        self._last_contact = time.monotonic()
+        self.rejected = 0
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the coordinator that has welcomed this worker; -1: none has yet."""
+        return self._epoch
+
+    @property
+    def seconds_since_contact(self) -> float:
+        """How long nothing has come from a coordinator; counted from the channel's start if nothing ever has."""
+        return time.monotonic() - self._last_contact
+
+    def excuse_silence(self) -> None:
+        """Count the coordinator's silence from now on: this process itself was stopped."""
+        self._last_contact = time.monotonic()
+
+    def send(self, message: FromWorker) -> None:
+        """Send without waiting; kept until a coordinator has welcomed this worker."""
+        if isinstance(message, Notice | WorldEntered | Finished):
+            self._sticky[type(message)] = message
+        self._outbox.append(message)
+        self._flush()
+
+    def poll(self, timeout: float, wake: Sequence[int] = ()) -> list[ToWorker]:
+        """Messages of the coordinator, waiting up to ``timeout`` seconds for the first.
+
+        Returns early, perhaps with nothing, when one of the file descriptors ``wake`` becomes readable. Welcome and
+        Alive are kept by the channel; all others are for the worker.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            self._follow()
+            messages = self._receive()
+            remaining = deadline - time.monotonic()
+            if messages or remaining <= 0 or self._wait(min(remaining, self._patience()), wake):
+                return messages
+
+    def close(self, linger: float = 2.0) -> None:
+        """Close; what was sent goes out first, for ``linger`` seconds at most."""
+        if self._socket is not None:
+            self._socket.close(linger=int(linger * 1000))
+            self._socket = None
+        self._context.term()
+
+    def _wait(self, seconds: float, wake: Sequence[int]) -> bool:
+        """Wait for the socket or ``wake``; whether one of ``wake`` is readable."""
+        poller = zmq.Poller()
+        for descriptor in wake:
+            poller.register(descriptor, zmq.POLLIN)
+        if self._socket is not None:
+            poller.register(self._socket, zmq.POLLIN)
+        ready = dict(poller.poll(max(1, int(seconds * 1000))))
+        return any(descriptor in ready for descriptor in wake)
+
+    def _patience(self) -> float:
+        """Seconds for which :meth:`_follow` surely has nothing to do: each wake-up takes CPU time from training."""
+        return max(_RETRY / 4, _SILENCE - self.seconds_since_contact) if self._epoch >= 0 else _RETRY / 4
+
+    def _follow(self) -> None:
+        """Connect to where the coordinator listens now, and register until it answers."""
+        now = time.monotonic()
+        if now >= self._next_look and (self._epoch < 0 or self.seconds_since_contact > _SILENCE):
+            self._next_look = now + _RETRY / 4
+            self._reconnect()
+        if self._socket is not None and self._epoch < 0 and now >= self._next_register:
+            self._next_register = now + _RETRY
+            self._put(self._register())
+
+    def _reconnect(self) -> None:
+        try:
+            found = address.read(self._run_dir.address_file)
+        except ControlError:
+            return  # not there yet, or being looked at over a slow file system: the next look will tell
+        if found == self._address:
+            return
+        if self._socket is not None:
+            self._socket.close(linger=0)
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.routing_id = self._identity
+        self._socket.curve_publickey, self._socket.curve_secretkey = self._client.public, self._client.secret
+        self._socket.curve_serverkey = self._server_public
+        self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 2000
+        # A coordinator's node that lost power closes no connection: only a ping that stays unanswered tells.
+        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 5000, 15000
+        self._socket.linger = 0
+        self._socket.connect(found.endpoint)
+        self._address, self._epoch, self._next_register = found, -1, 0.0
+
+    def _receive(self) -> list[ToWorker]:
+        messages: list[ToWorker] = []
+        while self._socket is not None and self._socket.poll(0):
+            try:
+                message = decode_to_worker(b"".join(self._socket.recv_multipart()))
+            except msgspec.DecodeError:
+                self.rejected += 1
+                continue
+            self._last_contact = time.monotonic()
+            if self._admit(message):
+                messages.append(message)
+        return messages
+
+    def _admit(self, message: ToWorker) -> bool:
+        """Handle Welcome and Alive, drop what is late; whether the message is for the worker."""
+        if isinstance(message, Welcome):
+            if message.epoch > self._epoch:
+                self._welcomed(message.epoch)
+            return False
+        if isinstance(message, Refused):
+            return True
+        if isinstance(message, Alive):
+            if message.epoch != self._epoch and self._epoch >= 0:
+                self._epoch, self._next_register = -1, 0.0  # it does not know us: register again
+            return False
+        if message.epoch != self._epoch:
+            self.rejected += 1
+            return False
+        return True
+
+    def _welcomed(self, epoch: int) -> None:
+        self._epoch = epoch
+        waiting = self._outbox
+        self._outbox = [message for message in self._sticky.values() if message not in waiting] + waiting
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None or self._epoch < 0:
+            return
+        outbox, self._outbox = self._outbox, []
+        for message in outbox:
+            self._put(message)
+
+    def _put(self, message: FromWorker) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.send(encode(message), flags=zmq.NOBLOCK)
+        except zmq.Again:
+            self.rejected += 1  # the coordinator has been away for a thousand messages; it will hear the newer ones

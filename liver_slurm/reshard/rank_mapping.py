@@ -1,0 +1,236 @@
+"""Which rank each member of a target world gets, so that survivors keep as much of their state as possible.
+
+Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that pipeline
+stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members are first
+put into tensor parallel groups, on one host each where the hosts allow it, then groups onto (pp, dp) places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.rank_sets import NOBODY, Ints, spans
+from liver_slurm.reshard.shard_spec import WorldSpec
+from liver_slurm.reshard.tensors import ITEMSIZE
+from liver_slurm.reshard.tp_groups import Teams, form_teams
+
+Floats = npt.NDArray[np.float64]
+_WORTH = 0.002
+"""Share of the target's state that another order must keep more: a line of parameters is not quite the model."""
+_FEW = 256
+"""Members up to which pairs are exchanged as long as that helps; it takes time in the cube of their number."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much state there is along a model's depth.
+
+    ``source``, ``target``: where each world's pipeline stages begin and end, [pp + 1], in elements. ``weight``,
+    ``state``: bytes of an element's weight and optimizer state. ``cut``: whether the latter is cut over replicas.
+    """
+
+    source: Sequence[float]
+    target: Sequence[float]
+    weight: float
+    state: float
+    cut: bool
+
+    @classmethod
+    def between(cls, source: WorldSpec, target: WorldSpec) -> Depth:
+        """Of two worlds of one model that are known piece by piece."""
+        stored = {"weight": 0.0, "state": 0.0}
+        for info in target.tensors.values():
+            stored["state" if "@" in info.name else "weight"] += math.prod(info.shape) * ITEMSIZE[info.dtype]
+        elements = sum(math.prod(info.shape) for info in target.weights.values())
+        return cls(
+            source=_bounds(source),
+            target=_bounds(target),
+            weight=stored["weight"] / elements,
+            state=stored["state"] / elements,
+            cut=target.distributed_optimizer,
+        )
+
+
+def _bounds(world: WorldSpec) -> list[float]:
+    stages = [0.0] * world.layout.pp
+    for (_, pp), shard in world.shards.items():
+        stages[pp] += sum(param.size for param in shard.params)
+    return [0.0, *accumulate(stages)]
+
+
+def number(
+    source: Layout, target: Layout, kept: Sequence[int | None], hosts: Sequence[str], depth: Depth
+) -> tuple[list[int], str]:
+    """The members of a target world in rank order, and why in this one.
+
+    Args:
+        source, target: layouts of both worlds.
+        kept: for every member, in the order that it has if nothing speaks for another one, its source rank; None for a
+            joiner.
+        hosts: for every member, the host that it is on.
+        depth: what is held where.
+
+    Returns:
+        For every target rank the number of its member in ``kept``. Compared with the given order, tensor parallel
+        groups are on fewer hosts, or else no fewer bytes are kept; where neither is better, it is the given order.
+    """
+    worth = _Worth(source, target, np.array([NOBODY if rank is None else rank for rank in kept], np.int64), depth)
+    plain = np.arange(target.size, dtype=np.int64)
+    place = _hosts(hosts, target.tp)
+    teams = form_teams(source.tp, target.tp, worth.rank, place)
+    order = np.empty(target.size, dtype=np.int64)
+    order[(_slots(worth, teams)[:, None] * target.tp + np.arange(target.tp)).reshape(-1)] = teams.reshape(-1)
+    if target.size <= _FEW:
+        order = _exchanged(worth, order, place)
+    spread, spread_plain = _spread(place[order], target.tp), _spread(place, target.tp)
+    share, share_plain = worth.kept_share(order), worth.kept_share(plain)
+    if spread < spread_plain:
+        return order.tolist(), f"tensor parallel groups on fewer hosts ({spread} instead of {spread_plain})"
+    if spread == spread_plain and share > share_plain + _WORTH:
+        return order.tolist(), f"workers keep {share:.0%} of the state instead of {share_plain:.0%}"
+    return plain.tolist(), f"survivors in their order, then joiners: workers keep {share_plain:.0%} of the state"
+
+
+def _hosts(hosts: Sequence[str], tp: int) -> Ints:
+    """A number for each member's host; one for all where no order could put groups on fewer hosts."""
+    names, place = np.unique(np.array(hosts), return_inverse=True)
+    return np.zeros(len(hosts), dtype=np.int64) if tp == 1 or len(names) == len(hosts) else place.astype(np.int64)
+
+
+def _spread(place: Ints, tp: int) -> int:
+    """Hosts that each tensor parallel group is on, summed."""
+    groups = np.sort(place.reshape(-1, tp), axis=1)
+    return int((np.diff(groups, axis=1) != 0).sum()) + len(groups)
+
+
+def _exchanged(worth: _Worth, order: Ints, place: Ints) -> Ints:
+    """Exchange two members of one host for as long as more is kept so: what groups of workers are too coarse for."""
+    order = order.copy()
+    rank = np.arange(len(order), dtype=np.int64)
+    bytes_at = worth.kept(rank[:, None], rank[None, :])
+    while True:
+        now = bytes_at[order]
+        gain = now + now.T - (np.diagonal(now)[:, None] + np.diagonal(now)[None, :])
+        gain[place[order][:, None] != place[order][None, :]] = 0.0
+        one, other = np.unravel_index(int(gain.argmax()), gain.shape)
+        if gain[one, other] <= 1e-9 * max(float(now.max()), 1.0):
+            return order
+        order[[one, other]] = order[[other, one]]
+
+
+class _Worth:
+    """Bytes that a member keeps on a target rank. Members and ranks are numbers; joiners have rank NOBODY."""
+
+    def __init__(self, source: Layout, target: Layout, rank: Ints, depth: Depth) -> None:
+        self.source, self.target, self.rank, self.depth = source, target, rank, depth
+        before, after = np.asarray(depth.source, dtype=float), np.asarray(depth.target, dtype=float)
+        self.stages = np.maximum(
+            np.minimum(before[1:, None], after[None, 1:]) - np.maximum(before[:-1, None], after[None, :-1]), 0.0
+        )
+        """Elements that a source stage and a target stage have in common, [source.pp, target.pp]."""
+        self.whole = depth.weight + (0 if depth.cut else depth.state)
+        """Bytes of an element that every replica holds."""
+
+    def across(self, member: Ints, tp: Ints) -> Floats:
+        """Share of the model's width that members hold, and need as tensor parallel ranks ``tp``; 0 for joiners."""
+        ours, theirs = self.source.tp, self.target.tp
+        mine = self.rank[member] % ours
+        low, high = np.maximum(mine / ours, tp / theirs), np.minimum((mine + 1) / ours, (tp + 1) / theirs)
+        return np.where(self.rank[member] == NOBODY, 0.0, np.maximum(high - low, 0.0))
+
+    def stage(self, member: Ints) -> Ints:
+        """Source stages of members; any for a joiner."""
+        return self.rank[member] // (self.source.tp * self.source.dp) % self.source.pp
+
+    def before(self, member: Ints) -> tuple[Floats, Floats]:
+        """Interval of the depth whose optimizer state each member holds, where replicas cut it."""
+        replica = self.rank[member] // self.source.tp % self.source.dp
+        return _interval(self.depth.source, self.stage(member), replica, self.source.dp)
+
+    def after(self, slot: Ints) -> tuple[Floats, Floats]:
+        """The same for the target's (pp, dp) places; ``slot``: dp + DP·pp."""
+        return _interval(self.depth.target, slot // self.target.dp, slot % self.target.dp, self.target.dp)
+
+    def kept(self, member: Ints, rank: Ints) -> Floats:
+        """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
+        slot = rank // self.target.tp
+        kept = self.whole * self.stages[self.stage(member), slot // self.target.dp]
+        if self.depth.cut:
+            (low, high), (start, end) = self.before(member), self.after(slot)
+            kept = kept + self.depth.state * np.maximum(np.minimum(high, end) - np.maximum(low, start), 0.0)
+        return np.asarray(self.across(member, rank % self.target.tp) * kept, dtype=float)
+
+    def kept_share(self, order: Ints) -> float:
+        """Share of the target world's bytes that are where they are needed already."""
+        elements = float(self.depth.target[-1] - self.depth.target[0])
+        needed = self.whole * self.target.dp + (self.depth.state if self.depth.cut else 0)
+        return float(self.kept(order, np.arange(self.target.size, dtype=np.int64)).sum()) / (elements * needed)
+
+
+def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int) -> tuple[Floats, Floats]:
+    """Gradient buffers lie in reverse: the first replica has the end of its stage."""
+    edges = np.asarray(bounds, dtype=float)
+    size = np.diff(edges)[stage] / replicas
+    high = edges[stage + 1] - replica * size
+    return high - size, high
+
+
+def _slots(worth: _Worth, teams: Teams) -> Ints:
+    """A (pp, dp) place for each team, as dp + DP·pp: the most valuable pairs of team and place first."""
+    count, stages, replicas = len(teams), worth.target.pp, worth.target.dp
+    seat = np.arange(teams.shape[1], dtype=np.int64)
+    width = worth.across(teams, seat)
+    # What a team keeps on any place of a stage.
+    common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(teams)]).sum(axis=1)
+    team, slot, value = _own_places(worth, teams, width)
+    value = value + common[team, slot // replicas]
+    anywhere, stage = np.nonzero(common > 0)
+    # Places are tried from the most to the least valuable; a place of a stage's own comes as stage + all places.
+    teams_of = np.concatenate([team, anywhere])
+    places = np.concatenate([slot, stage + count])
+    values = np.concatenate([value, common[anywhere, stage]])
+    scale = values.max(initial=1.0)
+    order = np.lexsort([places, teams_of, -np.rint(values / scale * 1e9)])
+    found = [NOBODY] * count
+    free = [True] * count
+    lowest = [pp * replicas for pp in range(stages)]
+    for one, place in zip(teams_of[order].tolist(), places[order].tolist(), strict=True):
+        if found[one] != NOBODY:
+            continue
+        if place >= count:
+            pp = place - count
+            while lowest[pp] < (pp + 1) * replicas and not free[lowest[pp]]:
+                lowest[pp] += 1
+            if lowest[pp] == (pp + 1) * replicas:
+                continue
+            place = lowest[pp]
+        if free[place]:
+            found[one], free[place] = place, False
+    rest = iter([place for place in range(count) if free[place]])
+    return np.array([next(rest) if place == NOBODY else place for place in found], dtype=np.int64)
+
+
+def _own_places(worth: _Worth, teams: Teams, width: Floats) -> tuple[Ints, Ints, Floats]:
+    """Teams and places that have a part of the cut optimizer state in common, and its bytes."""
+    team, seat = np.nonzero(width > 0)
+    if not worth.depth.cut or not len(team):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    low, high = worth.before(teams[team, seat])
+    # Places in the order of depth: within a stage from the last replica to the first.
+    places = np.arange(len(teams), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
+    start, end = worth.after(places)
+    first = np.searchsorted(end, low, side="right")
+    count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
+    at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)
+    common = np.minimum(high[pair], end[at]) - np.maximum(low[pair], start[at])
+    value = worth.depth.state * width[team, seat][pair] * np.maximum(common, 0.0)
+    keys, inverse = np.unique(team[pair] * len(teams) + places[at], return_inverse=True)
+    total = np.bincount(inverse, weights=value, minlength=len(keys))
+    return keys // len(teams), keys % len(teams), np.asarray(total, dtype=float)

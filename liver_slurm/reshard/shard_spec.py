@@ -1,0 +1,189 @@
+"""What state a world holds, and where: enough to know every rank's pieces without a rank, a tensor or any memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.rank_sets import Ints
+from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_ranges, owned_table
+
+
+class BoxSpec(NamedTuple):
+    """A box of a global tensor that a parameter holds, row-major from element ``start`` of the flat parameter on."""
+
+    tensor: str
+    global_shape: Box
+    offset: Box
+    shape: Box
+    start: int
+    layered: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+class GroupSpec(NamedTuple):
+    """Identity of a parameter's optimizer group: what multiplies the weight decay and the learning rate."""
+
+    wd_mult: float = 1.0
+    lr_mult: float = 1.0
+
+
+_PLAIN_GROUP = GroupSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """One parameter of one model shard.
+
+    ``name`` is the local one. ``boxes`` are in the order in which they lie in the flat parameter (a gated MLP's first
+    matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
+    for a parameter that is not trained.
+    """
+
+    name: str
+    size: int
+    dtype: str
+    boxes: tuple[BoxSpec, ...]
+    group: GroupSpec | None = _PLAIN_GROUP
+    shared: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has optimizer state."""
+        return self.group is not None
+
+    @property
+    def layer(self) -> int:
+        """The transformer layer that it is of; -1: of none."""
+        return self.boxes[0].offset[0] if self.boxes[0].layered else -1
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """What the model of one (tp, pp) coordinate holds: its parameters, in the model's order."""
+
+    params: tuple[ParamSpec, ...]
+
+    def ranges(self, dp: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
+        """Per parameter, the flat ranges that each data parallel rank owns with the distributed optimizer."""
+        ranges: list[tuple[Range, ...]] = [()] * len(self.params)
+        for members, sizes, shared in self._buffers():
+            for index, owned in zip(members, owned_ranges(sizes, shared, dp, bucket_size), strict=True):
+                ranges[index] = owned
+        return tuple(ranges)
+
+    def range_table(self, dp: int, bucket_size: int | None) -> Ints:
+        """:meth:`ranges` as rows (parameter, dp, start, end)."""
+        tables = [np.zeros((0, 4), dtype=np.int64)]
+        for members, sizes, shared in self._buffers():
+            table = owned_table(sizes, shared, dp, bucket_size).copy()
+            table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
+            tables.append(table)
+        return np.concatenate(tables)
+
+    def buffer_elements(self, dp: int, bucket_size: int | None) -> dict[str, int]:
+        """Elements of the distributed optimizer's buffer of trained parameters, padding included, by their dtype."""
+        return {
+            self.params[members[0]].dtype: buffer_elements(sizes, shared, dp, bucket_size)
+            for members, sizes, shared in self._buffers()
+        }
+
+    def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...]]]:
+        """For each gradient buffer: its parameters, their sizes, and which are shared."""
+        buffers: dict[str, list[int]] = {}
+        for index, param in enumerate(self.params):
+            if param.trained:
+                buffers.setdefault(param.dtype, []).append(index)
+        for members in buffers.values():
+            params = [self.params[index] for index in members]
+            yield members, tuple(param.size for param in params), tuple(param.shared for param in params)
+
+
+@dataclass(frozen=True, eq=False)
+class WorldSpec:
+    """A world's state: one shard for every (tp, pp) of the layout; data parallel replicas hold the same shard.
+
+    ``bucket_size``: elements of a gradient bucket on the first pipeline stage (Megatron never cuts the others); None
+    where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer. ``derived``:
+    weights that are trained are no state of their own, for they follow from the masters.
+    """
+
+    layout: Layout
+    shards: Mapping[tuple[int, int], ShardSpec]
+    distributed_optimizer: bool
+    precision: str
+    bucket_size: int | None = None
+    derived: bool = False
+
+    @cached_property
+    def weights(self) -> dict[str, TensorInfo]:
+        """Every weight by name, sorted."""
+        found: dict[str, TensorInfo] = {}
+        for shard in self.shards.values():
+            for param in shard.params:
+                for box in param.boxes:
+                    if box.tensor not in found:
+                        found[box.tensor] = TensorInfo(box.tensor, box.global_shape, param.dtype, box.layered)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """Names of the weights that have optimizer state."""
+        params = (param for shard in self.shards.values() for param in shard.params if param.trained)
+        return frozenset(box.tensor for param in params for box in param.boxes)
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of the world's state by name, weights and optimizer state, sorted."""
+        found: dict[str, TensorInfo] = {}
+        for name, info in self.weights.items():
+            if not (self.derived and name in self.trained):
+                found[name] = info
+            if name in self.trained:
+                for state in state_tensors(name, info.dtype, self.derived):
+                    found[state] = info._replace(name=state, dtype=STATE_DTYPE)
+        return dict(sorted(found.items()))
+
+    def ranges(self, tp: int, pp: int) -> tuple[tuple[Range, ...], ...]:
+        """:meth:`ShardSpec.ranges` of one shard of this world."""
+        return self.shards[tp, pp].ranges(self.layout.dp, self.bucket_size if pp == 0 else None)
+
+    def range_table(self, tp: int, pp: int) -> Ints:
+        """:meth:`ranges` as rows (parameter, dp, start, end)."""
+        return self.shards[tp, pp].range_table(self.layout.dp, self.bucket_size if pp == 0 else None)
+
+
+def pieces(world: WorldSpec, rank: int) -> list[Piece]:
+    """Every piece that ``rank`` holds, weights and optimizer state, in the model's order."""
+    return list(_pieces(world, rank))
+
+
+def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
+    tp, pp, dp = world.layout.coordinates(rank)
+    shard = world.shards[tp, pp]
+    ranges = world.ranges(tp, pp) if world.distributed_optimizer else None
+    for index, param in enumerate(shard.params):
+        if not (world.derived and param.trained):
+            for box in param.boxes:
+                yield Piece(box.tensor, box.offset, box.shape)
+        if not param.trained:
+            continue
+        owned = [(0, param.size)] if ranges is None else [(r.start, r.end) for r in ranges[index] if r.dp == dp]
+        for box in param.boxes:
+            for start, end in owned:
+                first, last = max(start - box.start, 0), min(end - box.start, box.size)
+                for inside, shape in flat_boxes(box.shape, first, last):
+                    offset = shifted(box.offset, inside)
+                    for name in state_tensors(box.tensor, param.dtype, world.derived):
+                        yield Piece(name, offset, shape)

@@ -1,0 +1,72 @@
+"""How a world's ranks learn what all of them hold: shards are put into a shared store, and read as one object.
+
+With a read of its own for every shard, 16,384 ranks of 128 shards would ask a store two million times. So each shard is
+written once, by its first replica; rank 0 gathers them and writes them together, packed to a few tens of KiB; everybody
+reads that.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import ShardSpec
+
+Shards = dict[tuple[int, int], ShardSpec]
+"""By (tp, pp)."""
+
+_PLACES = list[tuple[int, int, ShardSpec]]
+
+
+class Store(Protocol):
+    """What is needed of a store, such as torch's: ``get`` waits until the key is there."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Write."""
+
+    def get(self, key: str) -> bytes:
+        """Read, and wait for it."""
+
+
+def publish(store: Store, side: str, layout: Layout, rank: int, shard: ShardSpec) -> None:
+    """Tell the others what ``rank`` holds; every rank of the world must call this.
+
+    Rank 0 waits for the first replicas of all shards. Who publishes in two worlds may do so one after the other, in any
+    order that is the same for all.
+
+    Args:
+        store: shared by the ranks of both worlds; without leftovers of other worlds.
+        side: names the world in the store.
+        layout: of the world.
+        rank: of the caller.
+        shard: what its model holds.
+    """
+    place = layout.coordinates(rank)
+    if place.dp == 0:
+        store.set(f"{side}/{place.tp}/{place.pp}", pack({(place.tp, place.pp): shard}))
+    if rank == 0:
+        shards: Shards = {}
+        for pp in range(layout.pp):
+            for tp in range(layout.tp):
+                shards |= unpack(store.get(f"{side}/{tp}/{pp}"))
+        store.set(f"{side}/all", pack(shards))
+
+
+def learn(store: Store, side: str) -> Shards:
+    """Every shard of a world; waits until all are published."""
+    return unpack(store.get(f"{side}/all"))
+
+
+def pack(shards: Mapping[tuple[int, int], ShardSpec]) -> bytes:
+    """Shards as one object; neighbours differ in little but their offsets, which is what makes it small."""
+    return zlib.compress(msgspec.msgpack.encode([(*place, shard) for place, shard in shards.items()]))
+
+
+def unpack(packed: bytes) -> Shards:
+    """Inverse of :func:`pack`."""
+    found = msgspec.msgpack.decode(zlib.decompress(packed), type=_PLACES)
+    return {(tp, pp): shard for tp, pp, shard in found}

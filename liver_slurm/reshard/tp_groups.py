@@ -1,0 +1,96 @@
+"""Tensor parallel groups of a target world, formed from members: on one host each where the hosts allow it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from liver_slurm.reshard.rank_sets import NOBODY, Ints
+
+Teams = Ints
+"""[groups, tp]: numbers of the members of each group, by tensor parallel rank."""
+
+
+def form_teams(source_tp: int, target_tp: int, rank: Ints, host: Ints) -> Teams:
+    """Put all members into groups of ``target_tp``.
+
+    As many groups as possible are on one host. Members that were in one group stay together, each on a tensor parallel
+    rank whose part of the matrices it has, as far as that goes.
+
+    Args:
+        source_tp, target_tp: tensor parallel sizes of the worlds.
+        rank: source rank of each member, or :data:`NOBODY`.
+        host: number of each member's host.
+    """
+    members = sorted(range(len(rank)), key=lambda member: (rank[member] == NOBODY, rank[member], member))
+    pools: dict[int, list[int]] = defaultdict(list)
+    for member in members:
+        pools[int(host[member])].append(member)
+    ranks = rank.tolist()
+    teams: list[list[int]] = []
+    rest: list[int] = []
+    for pool in pools.values():
+        formed, left = _form(source_tp, target_tp, pool, ranks)
+        teams += formed
+        rest += left
+    formed, _ = _form(source_tp, target_tp, rest, ranks)
+    return np.array(teams + formed, dtype=np.int64).reshape(-1, target_tp)
+
+
+def _form(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) -> tuple[list[list[int]], list[int]]:
+    """As many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
+    teams = [[NOBODY] * target_tp for _ in range(len(pool) // target_tp)]
+    placed: set[int] = set()
+    begin = 0
+    for unit, several in _units(source_tp, target_tp, pool, ranks):
+        end = min(begin + several, len(teams))
+        placed.update(_seat(source_tp, teams[begin:end], unit, ranks))
+        begin = end
+    # Survivors whose old group got no team of its own take what suits them, then all others what is left.
+    waiting = [member for member in pool if member not in placed]
+    survivors = [member for member in waiting if ranks[member] != NOBODY]
+    placed.update(_seat(source_tp, teams, survivors, ranks))
+    others = iter([member for member in waiting if member not in placed])
+    for team in teams:
+        for seat, member in enumerate(team):
+            if member == NOBODY:
+                team[seat] = next(others)
+    return teams, list(others)
+
+
+def _units(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) -> Iterable[tuple[list[int], int]]:
+    """Survivors that were neighbours, the fullest units first, and how many groups they make.
+
+    Neighbours make one group of the target where that is at least as wide as the source's, else several.
+    """
+    width, several = (target_tp, 1) if target_tp >= source_tp else (source_tp, source_tp // target_tp)
+    units: dict[int, list[int]] = defaultdict(list)
+    for member in pool:
+        if ranks[member] != NOBODY:
+            units[ranks[member] // width].append(member)
+    for unit in sorted(units.values(), key=lambda unit: -len(unit)):  # stable: else by rank
+        yield unit, min(several, len(unit))
+
+
+def _seat(source_tp: int, teams: list[list[int]], members: list[int], ranks: list[int]) -> list[int]:
+    """Give each member a free seat whose part of the matrices overlaps its own; who got one."""
+    if not teams:
+        return []
+    seats = len(teams[0])
+    free: list[list[int]] = [[] for _ in range(seats)]
+    for number in range(len(teams) - 1, -1, -1):
+        for seat, member in enumerate(teams[number]):
+            if member == NOBODY:
+                free[seat].append(number)
+    seated = []
+    # From the first tensor parallel rank to the last: those that fit several seats leave the later ones to others.
+    for member in sorted(members, key=lambda member: (ranks[member] % source_tp, ranks[member])):
+        tp = ranks[member] % source_tp
+        for seat in range(tp * seats // source_tp, -(-(tp + 1) * seats // source_tp)):
+            if free[seat]:
+                teams[free[seat].pop()][seat] = member
+                seated.append(member)
+                break
+    return seated

@@ -1,0 +1,194 @@
+"""Rendering of the live job's batch script from ``sbatch/live.sh.j2``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.config.schema import ComponentSection, JobConfig
+from liver_slurm.rundir.paths import RunDir
+
+COORDINATOR_CPUS = 1
+COORDINATOR_MEMORY = "2G"
+"""Where Slurm tracks memory, a job that asks for none may be given the whole node's. Only asked for if all workers ask
+for some: Slurm would carry it over to components that do not."""
+# Options of every step of workers: all of the job's memory; and one that leaves, or whose node dies, must not take the
+# others with it.
+WORKER_STEP = ("--mem=0", "--export=ALL", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
+
+Options = list[tuple[str, str | None]]
+
+
+@dataclass(frozen=True)
+class _Component:
+    """One component's header."""
+
+    title: str
+    options: Options
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One component's part of an srun command."""
+
+    options: str
+    threads: int
+    """Default of OMP_NUM_THREADS."""
+
+
+def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -> str:
+    """The live job's script.
+
+    ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this.
+
+    Raises:
+        BadInput: a value cannot be said in a header; a line for each reason.
+    """
+    components = [_coordinator(config, run_dir)]
+    components += [_workers(config, component, run_dir) for component in config.live.component]
+    problems = header_problems(config) + _line_breaks(components)
+    if problems:
+        raise BadInput("\n".join(problems))
+    template = _environment().from_string(read_template("live.sh.j2"))
+    return template.render(
+        components=components,
+        run_dir=shlex.quote(str(run_dir.path)),
+        python=shlex.quote(python or config.live.python or sys.executable),
+        setup=config.live.setup,
+        # --overlap: the step of a coordinator that was killed may hold its CPU for a moment longer.
+        coordinator=_Step(
+            f"--het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task={COORDINATOR_CPUS}",
+            COORDINATOR_CPUS,
+        ),
+        workers=[
+            _Step(
+                " ".join([f"--het-group={number}", *_step_resources(component), *WORKER_STEP]), component.cpus_per_task
+            )
+            for number, component in enumerate(config.live.component, start=1)
+        ],
+    )
+
+
+def header_problems(config: JobConfig) -> list[str]:
+    """What a heterogeneous job's header cannot say, a line for each with its key.
+
+    Slurm carries some options over from one component to the next (sbatch 22.05: mem, exclude and time; not partition,
+    gres or constraint), and there is no way to say "the default amount of memory".
+    """
+    problems = []
+    given = None
+    for number, component in enumerate(config.live.component):
+        if component.mem is not None:
+            given = number
+        elif given is not None:
+            problems.append(
+                f"live.component[{number}].mem: not given, but live.component[{given}].mem is, "
+                "and Slurm would carry it over; give both or neither"
+            )
+    return problems
+
+
+def read_template(name: str) -> str:
+    """A template of ``sbatch/``, which is ``liver_slurm/sbatch`` in an installed package."""
+    return (resources.files("liver_slurm") / "sbatch" / name).read_text()
+
+
+def gpu_request(component_gpus_per_task: int, tasks_per_node: int) -> str | None:
+    """``gpu:N`` for all tasks of a node, so that each sees its neighbours' GPUs as NCCL wants it; None without GPUs."""
+    gpus = component_gpus_per_task * tasks_per_node
+    return f"gpu:{gpus}" if gpus else None
+
+
+def _environment() -> jinja2.Environment:
+    # Shell, not HTML: nothing to escape, and an undefined name must never become an empty string.
+    return jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:
+    options: Options = [
+        ("job-name", config.job.name),
+        ("output", f"{run_dir.logs}/slurm-%j.out"),
+        ("open-mode", "append"),
+        ("partition", config.live.coordinator_partition or config.live.partition),
+        *_common(config, run_dir),
+        ("nodes", "1"),
+        ("ntasks", "1"),
+        ("cpus-per-task", str(COORDINATOR_CPUS)),
+        ("mem", COORDINATOR_MEMORY if all(component.mem for component in config.live.component) else None),
+    ]
+    return _Component("Component 0: the coordinator.", _quoted(options) + _flags(config))
+
+
+def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) -> _Component:
+    # Not ntasks-per-node: with it Slurm from 24.11 on takes no nodes back from a running job. A node's share of CPUs as
+    # the least keeps the tasks even (measured: 22.05, 24.11, 26.05).
+    workers = component.nodes * component.tasks_per_node
+    options: Options = [
+        ("partition", component.partition or config.live.partition),
+        *_common(config, run_dir),
+        ("nodes", str(component.nodes)),
+        ("ntasks", str(workers)),
+        ("cpus-per-task", str(component.cpus_per_task)),
+        ("mincpus", str(component.tasks_per_node * component.cpus_per_task)),
+        ("gres", gpu_request(component.gpus_per_task, component.tasks_per_node)),
+        ("mem", component.mem),
+        ("constraint", component.constraint),
+        # Said even if it is empty, because it would be carried over otherwise.
+        ("exclude", component.exclude or ("" if any(other.exclude for other in config.live.component) else None)),
+    ]
+    return _Component(
+        f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options) + _flags(config)
+    )
+
+
+def _common(config: JobConfig, run_dir: RunDir) -> Options:
+    return [
+        ("time", config.live.time),
+        ("account", config.live.account),
+        ("qos", config.live.qos),
+        # How a job is found back to its run.
+        ("comment", str(run_dir.path)),
+        ("export", "ALL"),
+    ]
+
+
+def _flags(config: JobConfig) -> Options:
+    # A lost node is the workers' affair, not the end of the job. Whether Slurm may start the job again is said in any
+    # case: its default is the cluster's JobRequeue.
+    return [("no-kill", None), ("requeue" if config.live.requeue else "no-requeue", None)]
+
+
+def _quoted(options: Options) -> Options:
+    """Only what was asked for, with the values as sbatch reads them."""
+    return [(name, shlex.quote(value) if value else "") for name, value in options if value is not None]
+
+
+def _step_resources(component: ComponentSection) -> list[str]:
+    # Named again although the job has them: srun takes neither CPUs nor GPUs of a component from the job.
+    gres = gpu_request(component.gpus_per_task, component.tasks_per_node)
+    return [
+        f"--nodes={component.nodes}",
+        f"--ntasks-per-node={component.tasks_per_node}",
+        f"--cpus-per-task={component.cpus_per_task}",
+        *([f"--gres={gres}"] if gres else []),
+    ]
+
+
+def _line_breaks(components: list[_Component]) -> list[str]:
+    return [
+        f"--{name} {value!r}: a line break cannot be in a batch script's header"
+        for component in components
+        for name, value in component.options
+        if value is not None and "\n" in value
+    ]

@@ -1,0 +1,173 @@
+"""Standby jobs on Slurm: one ordinary job per reclaimable unit, so that Slurm takes them back one at a time."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.config.schema import JobConfig, StandbySection
+from liver_slurm.config.units import standby_units
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom
+from liver_slurm.scheduler.slurm.client import SlurmClient
+from liver_slurm.scheduler.slurm.command import first_line
+from liver_slurm.scheduler.slurm.headroom import Unit, idle_units, make_unit
+from liver_slurm.scheduler.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job
+from liver_slurm.scheduler.slurm.parsing import WIDTH, parse_memory
+from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, ReservationInfo
+from liver_slurm.worker.bootstrap import standby_main
+
+RESERVATIONS_EVERY = 15.0
+"""Seconds between looks at the reservations, which are made long before they begin."""
+UNIT_MARK = " unit="
+"""In a standby job's comment, between the run directory and the number of its unit; absent for the first."""
+
+
+class SlurmStandbys:
+    """:class:`liver_slurm.scheduler.ports.StandbySource` on Slurm, through submitit.
+
+    A job's state never comes from submitit (its watcher asks sacct, and may be ten minutes behind) but from one query
+    of our own for all jobs. They are found by name and comment, so a coordinator that was started again finds those of
+    its predecessor.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        run_dir: RunDir,
+        client: SlurmClient,
+        function: Callable[[str], Any] = standby_main,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``function``: what each task runs, given the run directory's path; it must be importable on the node."""
+        self._config = config
+        self._run_dir = run_dir
+        self._client = client
+        self._function = function
+        self._clock = clock
+        self._name = standby_job_name(run_dir)
+        self._units = tuple(_unit(section, client) for section in standby_units(config.standby))
+        self._last = CapacitySnapshot(time=clock(), jobs=())
+        self._nodes: dict[str, NodeInfo] = {}
+        self._reservations: list[ReservationInfo] = []
+        self._reservations_at = -math.inf
+        self._terms: Terms | None = None
+        self._running: frozenset[str] = frozenset()
+
+    def observe(self) -> CapacitySnapshot:
+        """See :class:`StandbySource`: one query for the jobs, and one a partition for its nodes.
+
+        Two or three more when a job has begun to run since the last look, for reservations and the cluster's settings;
+        reservations are asked for every :data:`RESERVATIONS_EVERY` seconds anyway.
+        """
+        now = self._clock()
+        try:
+            known = self._own_jobs()
+            room = self._room()
+            running = frozenset(job.job_id for job in known if job.nodes and not job.is_over)
+            begun = bool(running - self._running)
+            if begun or now >= self._reservations_at + RESERVATIONS_EVERY:
+                self._reservations, self._reservations_at = self._client.reservations(), now
+            if begun or self._terms is None:
+                self._terms = self._ask_terms()
+            self._running = running
+        except ClusterError as error:
+            return replace(self._last, blind=str(error))
+        jobs = [
+            replace(seen, partition=job.partition, unit=_unit_of(job.comment))
+            for job in known
+            if (seen := standby_job(job, self._nodes, self._reservations, self._terms, now)) is not None
+        ]
+        self._last = CapacitySnapshot(self._clock(), tuple(jobs), room)
+        return self._last
+
+    def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:
+        """See :class:`StandbySource`; without a partition the unit's best one.
+
+        Those that were submitted before one is refused stay; :meth:`observe` shows them.
+        """
+        return [self._submit(unit, partition) for _ in range(count)]
+
+    def release(self, job_id: str) -> None:
+        """See :class:`StandbySource`."""
+        self._client.cancel([job_id])
+
+    def close(self) -> None:
+        """See :class:`StandbySource`: also those that an earlier coordinator of the run started."""
+        self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
+
+    def _ask_terms(self) -> Terms:
+        settings = self._client.config()
+        return make_terms(
+            self._config.standby,
+            self._config.job.prepare_timeout,
+            settings,
+            self._client.partitions(),
+            self._client.qos_grace() if preempts_by_qos(settings) else {},
+        )
+
+    def _own_jobs(self) -> list[JobInfo]:
+        return [job for job in self._client.jobs(name=self._name) if carries_mark(job, self._run_dir)]
+
+    def _room(self) -> tuple[Headroom, ...]:
+        """Room for each unit in each of its partitions, best first; a node of several counts for the first."""
+        sections = standby_units(self._config.standby)
+        names = dict.fromkeys(name for section in sections for name in section.partitions)
+        nodes = {name: self._client.nodes(name) for name in names}
+        self._nodes = {node.name: node for found in nodes.values() for node in found}
+        room = []
+        for number, section in enumerate(sections):
+            seen: set[str] = set()
+            for name in section.partitions:
+                fresh = [node for node in nodes[name] if node.name not in seen]
+                seen.update(node.name for node in fresh)
+                room.append(Headroom(number, name, idle_units(fresh, self._units[number])))
+        return tuple(room)
+
+    def _submit(self, unit: int, partition: str) -> str:
+        # Late, because submitit is slow to import and only a coordinator on Slurm needs it.
+        from liver_slurm.scheduler.slurm.submitit_launcher import make_executor
+
+        path = str(self._run_dir.path)
+        try:
+            section = standby_units(self._config.standby)[unit]
+            comment = _comment(self._run_dir, unit)
+            where = partition or section.partitions[0]
+            executor = make_executor(self._config, section, self._run_dir.standby, self._name, comment, where)
+            return str(executor.submit(self._function, path).job_id)
+        except RuntimeError as error:  # submitit's word for all that Slurm refuses
+            raise ClusterError(f"a standby job was refused: {first_line(str(error))}") from error
+
+
+def standby_job_name(run_dir: RunDir) -> str:
+    """Name of all standby jobs of a run; squeue takes a list of names, so it has no comma in it."""
+    return re.sub(r"[^\w.+-]", "_", run_dir.path.name) + "-standby"
+
+
+def _comment(run_dir: RunDir, unit: int) -> str:
+    """What a standby job's comment says: whose it is, and of which size."""
+    mark = f"{UNIT_MARK}{unit}" if unit else ""
+    return str(run_dir.path)[: WIDTH - len(UNIT_MARK) - 4] + mark
+
+
+def carries_mark(job: JobInfo, run_dir: RunDir) -> bool:
+    """Whether a job's comment says that it is one of the run's; two runs of one name differ in it."""
+    mark = job.comment.partition(UNIT_MARK)[0]
+    path = str(run_dir.path)
+    # As much of a long path as fits beside the unit; Slurm's answer is as wide as we asked for.
+    return mark in (path, path[:WIDTH], path[: WIDTH - len(UNIT_MARK) - 4])
+
+
+def _unit_of(comment: str) -> int:
+    number = comment.partition(UNIT_MARK)[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _unit(section: StandbySection, client: SlurmClient) -> Unit:
+    memory = parse_memory(section.mem) if section.mem is not None else 0
+    return make_unit(section, section.nodes_per_job, memory, client.hostnames)

@@ -1,0 +1,350 @@
+"""One worker's part of moving state while training goes on: what leaves, what arrives, what stays, and the proof.
+
+Made in PREPARE. From :meth:`Overlap.attach` on it knows of updates, from :meth:`Overlap.start` on it listens, from
+:meth:`Overlap.open` on boxes leave beside training; at the cutover :meth:`Overlap.finish` brings every box to the last
+version; :meth:`Overlap.prove` then compares digests, while the new world may already run its first forward and backward
+pass. Until the commit nothing of the old world's state is written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import filterfalse
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.reshard.chunks import Chunk, schedule
+from liver_slurm.reshard.plan import RankMoves
+from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
+from liver_slurm.transfer import threads
+from liver_slurm.transfer.bandwidth_probe import probe
+from liver_slurm.transfer.cuda_stream import SideStream, mark
+from liver_slurm.transfer.frames import Slots
+from liver_slurm.transfer.optimizer_replay import (
+    STATE_BYTES,
+    Boxes,
+    Content,
+    Fixed,
+    Index,
+    Replica,
+    Trained,
+    copy_all,
+    digests,
+)
+from liver_slurm.transfer.receiver import Receiver
+from liver_slurm.transfer.sender import Outgoing, Sender, Updates
+from liver_slurm.transfer.transports.base import Transport
+
+_SENDING, _RECEIVING = 2, 3
+"""Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
+held while an update is replayed, and each source has a thread of its own."""
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class LiveTransferStats:
+    """What a worker moved."""
+
+    bytes_sent: int = 0
+    bytes_early: int = 0
+    """State that left while training ran."""
+    bytes_gradients: int = 0
+    bytes_received: int = 0
+    bytes_local: int = 0
+    staging_peak_bytes: int = 0
+    gradient_staging_bytes: int = 0
+    digests_checked: int = 0
+    exposed_seconds: float = 0.0
+    """How long training was held up in the optimizer's hooks."""
+    seconds: float = 0.0
+    """From the cutover on, until every box was current."""
+
+
+class LiveTransfer:
+    """See the module. Training's thread calls it, but for :meth:`start`, :meth:`open`, :meth:`abort` and
+    :meth:`prove`."""
+
+    def __init__(
+        self,
+        moves: RankMoves,
+        tensors: dict[str, TensorInfo],
+        source: Replica | None,
+        target: Replica | None,
+        updates: Updates | None,
+        source_peers: Sequence[int],
+        target_peers: Sequence[int],
+        transport: Transport,
+        staging_bytes: int,
+        device: torch.device,
+        gradient_room: int | None = None,
+        on_received: Callable[[torch.Tensor], None] = lambda box: None,
+    ) -> None:
+        """
+        Args:
+            moves: this worker's part of a plan between worlds whose weights are derived.
+            source, target: what it holds in the two worlds; None for a joiner, a leaver.
+            updates: of the source world; None for a joiner.
+            source_peers, target_peers: the transport's number of each source and each target rank.
+            staging_bytes: memory for messages, in all.
+            device: where state lies.
+            gradient_room: memory for forwarded gradients besides; None: no limit.
+            on_received: called with each box that has arrived.
+        """
+        slot = max(staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
+        pinned = device.type == "cuda"
+        self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
+        self._pool = pool = threads.idle() if device.type == "cpu" else None
+        self._transport, self._device = transport, device
+        self._changed = threading.Condition()
+        moves = RankMoves(*(list(filter(_speaks, side)) for side in moves))
+        sent, received = _chunks(moves, tensors, slot, max(len(source_peers), len(target_peers)))
+        held = Index(source) if source is not None else None
+        needed = Index(target) if target is not None else None
+        self._source: Sender | None = None
+        if sent and held is not None and updates is not None:
+            contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
+            outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
+            leaving = _boxes(((target_peers[move.target_rank], move) for move in moves.sends), held)
+            self._source = Sender(outgoing, leaving, updates, transport, self._sending, pool, device, gradient_room)
+        incoming: dict[int, dict[int, Content]] = {}
+        for number, chunk in received:
+            assert needed is not None
+            incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
+        arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
+        self._sinks = [
+            Receiver(
+                peer, contents, arriving[peer], transport, self._receiving, pool, device, on_received, self._notify
+            )
+            for peer, contents in sorted(incoming.items())
+        ]
+        self._copies = _copies(moves.copies, held, needed)
+        self._updates, self._side = updates, SideStream(device, slot)
+        self._threads: list[threading.Thread] = []
+        self._running = 0
+        self._finishing = False
+        self._failure: BaseException | None = None
+        self._bytes_local = self._local_digests = 0
+        self._seconds = 0.0
+        self.state_bytes = sum(content.nbytes for contents in incoming.values() for content in contents.values())
+        """Of state that other workers send to this one."""
+
+    def probe(self) -> float:
+        """See :func:`liver_slurm.transfer.bandwidth_probe.probe`; once prepared, before :meth:`start`."""
+        targets = self._source.peers if self._source is not None else ()
+        return probe(self._transport, targets, [sink.peer for sink in self._sinks])
+
+    def start(self) -> None:
+        """Start the threads, unless they run; what arrives is taken from now on."""
+        with self._changed:
+            if self._threads or self._failure is not None:
+                return
+            bodies = [sink.run for sink in self._sinks] + ([self._source.run] if self._source is not None else [])
+            self._threads = [
+                threading.Thread(target=self._guarded, args=(body,), name="stream", daemon=True) for body in bodies
+            ]
+            self._running = len(self._threads)
+            for thread in self._threads:
+                thread.start()
+
+    def attach(self) -> None:
+        """Watch the updates of the source world from now on; call between two steps."""
+        if self._source is not None:
+            self._source.attach()
+
+    def open(self) -> None:
+        """Let boxes leave while training runs, once updates are watched."""
+        if self._source is not None:
+            self._source.open()
+
+    def detach(self) -> None:
+        """It is given up: training's thread has nothing to do with it any more."""
+        if self._source is not None:
+            self._source.detach()
+
+    def finish(self) -> int:
+        """Bring every box to the state that the source world has now, between two steps.
+
+        Returns:
+            how many updates its optimizer has made; 0 on a joiner that nothing was sent to.
+
+        Raises:
+            TransferError: a peer is gone, or the transfer was given up.
+        """
+        begun = time.perf_counter()
+        with self._changed:
+            self._finishing = True
+        self.start()
+        if self._source is not None:
+            self._source.finish()
+        self._copy_local()
+        self._bytes_local = sum(target.nbytes for _, target in self._copies)
+        self._wait(lambda: all(sink.ended for sink in self._sinks))
+        self._seconds = time.perf_counter() - begun
+        if self._updates is not None:
+            return self._updates.adam_step()
+        return max((sink.adam_step for sink in self._sinks), default=0)
+
+    def _copy_local(self) -> None:
+        """Copy what stays here."""
+        if self._device.type == "cuda":
+            with torch.no_grad(), self._side.use(after=mark(self._device)):
+                for kind in (Trained, Fixed):
+                    pairs = self._local_views(kind)
+                    if pairs:
+                        copy_all(*zip(*pairs, strict=True))
+            return
+        pairs = self._local_views(Trained, Fixed)
+        pairs.sort(key=lambda pair: -pair[0].nbytes)  # so that no thread is left with a large one at the end
+        with threads.idle() as pool:  # beside the threads that replay
+            for copied in threads.spread(pool, _copy, pairs):
+                copied.result()
+
+    def _local_views(self, *kinds: type[Content]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What to copy where: (to, from)."""
+        pairs = [pair for pair in self._copies if isinstance(pair[0], kinds)]
+        return [views for source, target in pairs for views in zip(target.views(), source.views(), strict=True)]
+
+    def prove(self) -> LiveTransferStats:
+        """Wait until every digest, here and of what was sent from here, is compared or on its way.
+
+        Raises:
+            TransferError: one differs, a peer is gone, or the transfer was given up.
+        """
+        with self._side.use():
+            sources = [source for source, _ in self._copies]
+            targets = [target for _, target in self._copies]
+            if digests(sources, self._pool) != digests(targets, self._pool):
+                raise TransferError("the digest of a box that was copied inside this worker differs")
+            self._local_digests += sum(source.boxes for source in sources)
+        self._wait(lambda: self._running == 0)
+        source_stats = self._source.stats if self._source is not None else None
+        return LiveTransferStats(
+            bytes_sent=self._source.bytes_sent if self._source is not None else 0,
+            bytes_early=source_stats.bytes_early if source_stats is not None else 0,
+            bytes_gradients=source_stats.bytes_gradients if source_stats is not None else 0,
+            bytes_received=sum(sink.bytes_received for sink in self._sinks),
+            bytes_local=self._bytes_local,
+            staging_peak_bytes=self._sending.peak_bytes + self._receiving.peak_bytes,
+            gradient_staging_bytes=self._source.staging_bytes if self._source is not None else 0,
+            digests_checked=self._local_digests + sum(sink.digests_checked for sink in self._sinks),
+            exposed_seconds=source_stats.exposed_seconds if source_stats is not None else 0.0,
+            seconds=self._seconds,
+        )
+
+    def release(self) -> None:
+        """All is proven: give the memory of messages and staged gradients back; connections stay."""
+        self._sending.release()
+        self._receiving.release()
+        if self._source is not None:
+            self._source.release()
+
+    def abort(self) -> None:
+        """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
+        self._fail(TransferError("the transfer was given up"))
+        self._give_up()
+
+    def close(self) -> None:
+        """Give the connections back; nothing may run any more but what :meth:`abort` ends."""
+        self.abort()
+        for thread in self._threads:
+            thread.join()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._transport.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            threads.alone()
+            work()
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: training's thread raises it
+            self._fail(error)
+            # Whoever finishes or proves hears of it, and says why before peers see the connections close.
+            if not self._finishing:
+                self._give_up()
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._failure is not None:
+                return
+            self._failure = error
+            self._changed.notify_all()
+
+    def _give_up(self) -> None:
+        if self._source is not None:
+            self._source.cancel()
+        self._transport.abort()
+
+    def _wait(self, reached: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or reached())
+            if self._failure is not None:
+                raise TransferError(str(self._failure).splitlines()[0]) from self._failure
+
+
+def _chunks(
+    moves: RankMoves, tensors: dict[str, TensorInfo], slot: int, ranks: int
+) -> tuple[list[tuple[int, Chunk]], list[tuple[int, Chunk]]]:
+    """Chunks sent and received, each with a number that is unique for its pair of workers."""
+    trained = RankMoves(*(list(filter(_is_master, side)) for side in moves))
+    fixed = RankMoves(*(list(filterfalse(_is_master, side)) for side in moves))
+    numbered = [(2 * c.index, c) for c in schedule(trained, tensors, slot * 4 // STATE_BYTES, ranks)]
+    numbered += [(2 * c.index + 1, c) for c in schedule(fixed, tensors, slot, ranks, _ALIGNMENT)]
+    sent = {move[1:3] for move in moves.sends}
+    outgoing = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) in sent]
+    incoming = [(number, c) for number, c in numbered if (c.source_rank, c.target_rank) not in sent]
+    return outgoing, incoming
+
+
+def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copy to the first of each pair from the second."""
+    with torch.no_grad():
+        for target, source in pairs:
+            target.copy_(source)
+
+
+def _boxes(moves: Iterable[tuple[int, Move]], index: Index | None) -> Mapping[int, Boxes]:
+    """By peer, the boxes of its moves, in their order, which is the same at both ends."""
+    known: dict[Piece, Content] = {}
+    found: dict[int, dict[Piece, Content]] = {}
+    for peer, move in moves:
+        assert index is not None
+        piece = Piece(move.tensor, move.offset, move.shape)
+        if piece not in known:
+            known[piece] = index.content([piece])
+        found.setdefault(peer, {})[piece] = known[piece]
+    return found
+
+
+def _speaks(move: Move) -> bool:
+    """A master stands for its moments too, which lie alike; a weight that is not trained for itself."""
+    return _is_master(move) or "@" not in move.tensor
+
+
+def _is_master(move: Move) -> bool:
+    return move.tensor.endswith("@master")
+
+
+def _copies(copies: Sequence[Move], held: Index | None, needed: Index | None) -> list[tuple[Content, Content]]:
+    """What stays on this worker: (where it lies, where it goes); nothing for what both worlds keep in one storage."""
+    if held is None or needed is None:
+        return []
+    pieces = [Piece(move.tensor, move.offset, move.shape) for move in copies]
+    pairs = [(held.content([piece]), needed.content([piece])) for piece in pieces]
+    return [pair for pair in pairs if not _shared(*pair)]
+
+
+def _shared(source: Content, target: Content) -> bool:
+    """Both worlds keep the box in one storage."""
+    return [view.data_ptr() for view in source.views()] == [view.data_ptr() for view in target.views()]

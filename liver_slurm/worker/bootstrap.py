@@ -1,0 +1,90 @@
+"""How a worker starts: under srun in the live job, as a task of a standby job, or as a plain process."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Literal
+
+from liver_slurm.base.imports import quick_imports
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.worker.signals import signal_pipe
+
+
+def standby_main(run_dir: str) -> None:
+    """What each task of a standby job runs; does not return."""
+    main(Path(run_dir), "standby", task_name("standby"))
+
+
+def task_name(role: Literal["live", "standby"], first: str | None = None) -> str:
+    """A name for this Slurm task that no other worker of the run has; a run has one live job and any standby jobs.
+
+    ``first``: first part of the name, which a live job gives that succeeds another one.
+    """
+    task = os.environ.get("SLURM_PROCID", "0")
+    standard = "live" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}"
+    return f"{first or standard}-{task}"
+
+
+def main(path: Path, role: Literal["live", "standby"], name: str) -> None:
+    """Be a worker until told to leave, then exit: 0, or 1 if it failed. Does not return."""
+    # Before anything slow: a notice may come at any time.
+    signals = signal_pipe()
+    run_dir = RunDir(path)
+    _log_to(run_dir.worker_log(name))
+    code = 0
+    try:
+        _work(run_dir, role, name, signals)
+    except Exception:
+        logging.getLogger(__name__).exception("%s failed", name)
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: destructors of communication libraries may wait for peers that are gone.
+    os._exit(code)
+
+
+def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals: int) -> None:
+    from liver_slurm.config.load import read_job
+    from liver_slurm.rundir.registry import read_run_info
+
+    config = read_job(run_dir.job_file)
+    info = read_run_info(run_dir)
+    if config.stream.interface:
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = config.stream.interface
+    log = logging.getLogger(__name__)
+    log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
+
+    with quick_imports():
+        from liver_slurm.worker.device import choose_device
+
+        device = choose_device(config)
+        from liver_slurm.worker.worker import Identity, Worker
+
+    identity = Identity(
+        run_id=info.run_id,
+        name=name,
+        role=role,
+        host=socket.gethostname(),
+        job_id=os.environ.get("SLURM_JOB_ID", name),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        device=device,
+    )
+    worker = Worker(identity, config, run_dir, signals)
+    log.info("%s leaves: %s", name, worker.run())
+
+
+def _log_to(path: Path) -> None:
+    """Send everything that this process prints to its log; also what libraries print."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    faulthandler.enable()  # a worker that hangs shows where when it is sent SIGABRT
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)

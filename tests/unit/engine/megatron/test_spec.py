@@ -1,0 +1,197 @@
+"""What the plan assumes about every rank, against megatron's own model, buffers and optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from liver_slurm.base.errors import PlanError
+from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.model import build_model
+from liver_slurm.engine.megatron.spec import _collection, _Sizes, shard_spec, shard_spec_of, world_spec
+from liver_slurm.parallel import c10d
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec
+
+compat.install()
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
+
+TINY = ModelSection(
+    num_layers=4, hidden_size=32, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=48, vocab_size=300
+)
+
+
+def job(precision: str = "fp32", **model: Any) -> JobConfig:
+    train = TrainSection(steps=1, seq_length=16, global_batch_size=8, precision=precision)  # type: ignore[arg-type]
+    return JobConfig(model=dataclasses.replace(TINY, **model), train=train)
+
+
+def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size: int | None) -> dict[str, Any]:
+    """Ranges of rank ``dp``, as megatron's distributed optimizer derives them from megatron's buffers."""
+    groups = _collection(layout, 0, pp)
+    groups.dp = groups.dp_cp = groups.intra_dp_cp = groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.dp, dp)
+    groups.intra_dist_opt = groups.tp_dp_cp
+    with c10d.default_group(groups.tp_dp_cp), torch.device("meta"):
+        transformer, model = build_model(config, groups, layout, pp, "meta")
+        ddp = DistributedDataParallel(
+            transformer,
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=True,
+                overlap_grad_reduce=bucket_size is not None,
+                bucket_size=bucket_size,
+            ),
+            model,
+            pg_collection=groups,
+        )
+    names = {parameter: name.replace("module.", "") for name, parameter in ddp.named_parameters()}
+    found = {}
+    for buffer in ddp.buffers:
+        for by_bucket in DistributedOptimizer._build_gbuf_range_map(buffer).values():
+            for bucket in by_bucket:
+                for parameter, ranges in bucket["param_map"].items():
+                    found[names[parameter]] = (ranges["param"].start, ranges["param"].end)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bucket_size", [None, 3000])
+@pytest.mark.parametrize("dp", [2, 3, 5])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_ranges_are_those_of_the_distributed_optimizer(
+    stages: int, dp: int, bucket_size: int | None, tied: bool, precision: str
+) -> None:
+    config = job(precision, share_embeddings_and_output_weights=tied)
+    layout = Layout(2, stages, dp)
+    world = dataclasses.replace(world_spec(config, layout), bucket_size=bucket_size)
+    for pp in range(stages):
+        for rank in range(dp):
+            ours = {
+                param.name: (owned.start, owned.end)
+                for param, ranges in zip(world.shards[0, pp].params, world.ranges(0, pp), strict=True)
+                for owned in ranges
+                if owned.dp == rank
+            }
+            assert ours == real_ranges(config, layout, pp, rank, bucket_size)
+
+
+def held(world: WorldSpec, tensor: str) -> list[tuple[tuple[int, int], tuple[int, ...], tuple[int, ...]]]:
+    return [
+        (place, box.offset, box.shape)
+        for place, shard in sorted(world.shards.items())
+        for param in shard.params
+        for box in param.boxes
+        if box.tensor == tensor
+    ]
+
+
+def test_gate_and_up_are_boxes_of_one_parameter() -> None:
+    world = world_spec(job(), Layout(2, 1, 1))
+    name = "decoder.layers.mlp.linear_fc1.weight"
+    assert world.weights[name].shape == (4, 96, 32)
+    first = next(param for param in world.shards[1, 0].params if param.name.endswith("0.mlp.linear_fc1.weight"))
+    assert [(box.offset, box.shape, box.start) for box in first.boxes] == [
+        ((0, 24, 0), (1, 24, 32), 0),
+        ((0, 72, 0), (1, 24, 32), 24 * 32),
+    ]
+    assert all(box.layered for box in first.boxes)
+
+
+def test_tied_embeddings_are_one_tensor_on_two_stages() -> None:
+    tied = world_spec(job(), Layout(1, 2, 1))
+    assert "output_layer.weight" not in tied.weights
+    places = held(tied, "embedding.word_embeddings.weight")
+    assert [place for place, *_ in places] == [(0, 0), (0, 1)]
+    shared = {param.name for shard in tied.shards.values() for param in shard.params if param.shared}
+    assert shared == {"embedding.word_embeddings.weight", "output_layer.weight"}
+    whole = world_spec(job(), Layout(1, 1, 1))
+    assert len(held(whole, "embedding.word_embeddings.weight")) == 1
+    assert not any(param.shared for param in whole.shards[0, 0].params)
+    untied = world_spec(job(share_embeddings_and_output_weights=False), Layout(1, 2, 1))
+    assert [place for place, *_ in held(untied, "output_layer.weight")] == [(0, 1)]
+
+
+@pytest.mark.parametrize("layout", ["tp1pp1dp1", "tp2pp1dp1", "tp4pp2dp1", "tp1pp3dp1", "tp2pp4dp1"])
+def test_shards_make_up_the_same_tensors_in_every_layout(layout: str) -> None:
+    """Query groups fewer than tp, layers that pp does not divide, a vocabulary that tp does not divide."""
+    config = job(vocab_size=301)
+    world, whole = world_spec(config, Layout.parse(layout)), world_spec(config, Layout(1, 1, 1))
+    assert world.tensors == whole.tensors
+    for name, info in world.weights.items():
+        covered = torch.zeros(info.shape, dtype=torch.int32)
+        for offset, shape in {box[1:] for box in held(world, name)}:  # replicas once
+            covered[tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))] += 1
+        assert bool((covered == 1).all()), name
+
+
+def test_layers_keep_their_global_number() -> None:
+    world = world_spec(job(), Layout(1, 2, 1))
+    assert [offset[0] for _, offset, _ in held(world, "decoder.layers.self_attention.linear_proj.weight")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+@pytest.mark.parametrize("extra", [{}, RECOMPUTE])
+@pytest.mark.parametrize("layout", ["tp2pp4dp1", "tp1pp5dp2"])
+def test_inner_stages_that_are_derived_are_as_if_built(layout: str, extra: dict[str, Any]) -> None:
+    config = job(num_layers=8, extra=extra)
+    world = world_spec(config, Layout.parse(layout))
+    for (tp, pp), shard in world.shards.items():
+        assert shard == shard_spec(config, world.layout, tp, pp)
+
+
+def test_vectors_are_not_decayed() -> None:
+    params = shard_spec(job(add_bias_linear=True), Layout(1, 1, 1), 0, 0).params
+    groups = {param.name: param.group for param in params}
+    assert groups["decoder.final_layernorm.weight"] == GroupSpec(wd_mult=0.0)
+    assert groups["decoder.layers.0.mlp.linear_fc2.bias"] == GroupSpec(wd_mult=0.0)
+    assert groups["embedding.word_embeddings.weight"] == GroupSpec()
+
+
+def test_bf16_has_masters() -> None:
+    world = world_spec(job("bf16"), Layout(1, 1, 1))
+    assert world.tensors["embedding.word_embeddings.weight"].dtype == "bfloat16"
+    assert world.tensors["embedding.word_embeddings.weight@master"].dtype == "float32"
+    assert not any(name.endswith("@master") for name in world_spec(job(), Layout(1, 1, 1)).tensors)
+
+
+def test_a_frozen_parameter_has_no_optimizer_state() -> None:
+    groups = _collection(Layout(1, 1, 1), 0, 0)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, model = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
+    model.embedding.word_embeddings.weight.requires_grad_(False)
+    spec = shard_spec_of(model)
+    assert [param.name for param in spec.params if not param.trained] == ["embedding.word_embeddings.weight"]
+
+
+def test_state_that_is_no_parameter_is_refused() -> None:
+    groups = _collection(Layout(1, 1, 1), 0, 0)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, model = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
+    model.decoder.final_layernorm.register_buffer("seen", torch.zeros(3, device="meta"))
+    with pytest.raises(PlanError, match="seen is state of the model but no parameter"):
+        shard_spec_of(model)
+
+
+def test_outside_any_world_the_groups_of_the_model_count() -> None:
+    """Without a default group megatron would take every rank to be 0 of 1."""
+    layout = Layout(2, 2, 1)
+    groups = _collection(layout, 1, 1)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, model = build_model(job(), groups, layout, 1, "meta")
+    assert not torch.distributed.is_initialized()
+    assert shard_spec_of(model) == shard_spec(job(), layout, 1, 1)
+    assert not torch.distributed.is_initialized()

@@ -1,0 +1,100 @@
+"""The memory of a world that is over, and what else it leaves behind."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from paced_samples import PacedSamples
+from worker_lab import job
+
+from liver_slurm.engine.megatron.groups import make_live
+from liver_slurm.engine.megatron.initial import initialise
+from liver_slurm.engine.megatron.rank_state import RankState, build_rank_state
+from liver_slurm.engine.megatron.sharing import share_storage
+from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.engine.megatron.storage import held_bytes, reclaim, release
+from liver_slurm.parallel.c10d import set_default_group
+from liver_slurm.parallel.groups import Membership, ProcessGroups, build_world
+from liver_slurm.parallel.layout import Layout
+
+CPU = torch.device("cpu")
+
+
+class Worlds:
+    """Makes worlds of one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[ProcessGroups] = []
+
+    def trained(self, distributed: bool, old: RankState | None = None) -> RankState:
+        """A world that has trained a step; with ``old``'s storage where it may share it."""
+        config = job(self._folder)
+        config = replace(config, train=replace(config.train, distributed_optimizer=distributed))
+        me = Membership(len(self._made), Layout(1, 1, 1), ("me",))
+        world = build_world(me, "me", dist.HashStore(), "gloo", CPU, timedelta(minutes=1))
+        self._made.append(world)
+        state = build_rank_state(config, world, CPU, lambda module: initialise(module, config))
+        if old is not None:
+            share_storage(old, state)
+        step(state)
+        return state
+
+    def destroy(self) -> None:
+        set_default_group(None)
+        for world in self._made:
+            world.destroy()
+
+
+@pytest.fixture
+def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    made = Worlds(tmp_path)
+    yield made
+    made.destroy()
+
+
+def step(state: RankState) -> float:
+    make_live(state.world, 1)
+    return train_step(state, PacedSamples(state.config), 0).loss
+
+
+@pytest.mark.parametrize(("distributed", "least", "most"), [(False, 1.1, 1.9), (True, 2.0, 2.0)])
+def test_what_a_world_has_for_itself_is_given_back(
+    worlds: Worlds, distributed: bool, least: float, most: float
+) -> None:
+    """``least``, ``most``: of what the worlds hold together, over what one holds."""
+    old = worlds.trained(distributed)
+    alone = held_bytes(old)
+    new = worlds.trained(distributed, old)
+    assert least * alone <= held_bytes(old, new) <= most * alone
+    release(old, new)
+    assert held_bytes(old, new) == held_bytes(new) == alone
+    assert np.isfinite(step(new))
+    release(new, None)
+    assert held_bytes(new) == 0
+
+
+def test_nothing_keeps_a_world_that_is_over(worlds: Worlds) -> None:
+    def threads_after_a_world() -> int:
+        state = worlds.trained(distributed=True)
+        with_it, over = psutil.Process().num_threads(), weakref.ref(state)
+        worlds.destroy()
+        release(state, None)
+        del state
+        reclaim()
+        assert over() is None
+        assert psutil.Process().num_threads() < with_it
+        return psutil.Process().num_threads()
+
+    # The first has torch start threads that stay.
+    assert threads_after_a_world() == threads_after_a_world() == threads_after_a_world()

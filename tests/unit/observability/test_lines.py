@@ -1,0 +1,127 @@
+"""Files of lines: whole lines whoever writes, nothing torn whoever reads."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from liver_slurm.base.jsonl import LineReader, read_lines, read_tail
+from liver_slurm.rundir.events import EventLog, follow_events, read_events
+from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, last_metrics, read_metrics, truncate_metrics
+
+
+def step(number: int, loss: float = 1.0) -> StepMetrics:
+    return StepMetrics(
+        step=number, loss=loss, grad_norm=0.5, lr=1e-3, tokens=64, consumed_samples=16 * number,
+        generation=0, layout="tp1pp1dp1", start=1.0, end=2.0,
+    )  # fmt: skip
+
+
+def test_events_have_a_time_and_come_in_order(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("world_live", generation=0, layout="tp1pp1dp1")
+    log.append("notice", generation=0, worker="live-1")
+    first, second = read_events(tmp_path / "events.jsonl")
+    assert (first["event"], second["worker"]) == ("world_live", "live-1")
+    assert 0 < first["time"] <= second["time"]
+
+
+def test_a_torn_last_line_is_neither_read_nor_glued_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventLog(path).append("one")
+    with path.open("ab") as stream:
+        stream.write(b'{"time": 1, "event": "tor')
+    assert [event["event"] for event in read_events(path)] == ["one"]
+    EventLog(path).append("two")
+    assert [event["event"] for event in read_events(path)] == ["one", "two"]
+
+
+def test_writers_beside_each_other_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    threads = [
+        threading.Thread(target=lambda n=n: [EventLog(path).append("x", writer=n, text="y" * 500) for _ in range(50)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(read_events(path))) == 200
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(0, 12))
+def test_a_growing_file_is_read_once_whatever_the_cuts(tmp_path: Path, cuts: list[int], count: int) -> None:
+    path = tmp_path / "growing.jsonl"
+    path.unlink(missing_ok=True)
+    reader = LineReader(path)
+    content = b"".join(b'{"n": %d, "text": "\xc3\xa9"}\n' % number for number in range(count))
+    seen = reader.read()
+    with path.open("ab", buffering=0) as stream:
+        for cut in [*cuts, len(content)]:
+            stream.write(content[:cut])
+            content = content[cut:]
+            seen += reader.read()
+    assert [document["n"] for document in seen] == list(range(count))
+
+
+def test_following_ends_after_the_last_word(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    seen: list[str] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        seen.extend(event["event"] for event in follow_events(path, stop=done.is_set, poll=0.01))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    log = EventLog(path)
+    log.append("one")
+    log.append("two")
+    done.set()
+    follower.join(timeout=10)
+    assert seen == ["one", "two"]
+
+
+def test_tail_and_missing_files(tmp_path: Path) -> None:
+    assert list(read_lines(tmp_path / "none")) == []
+    assert read_tail(tmp_path / "none") == []
+    assert last_metrics(tmp_path / "none") is None
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    for number in range(1, 1001):
+        writer.append(step(number))
+    last = last_metrics(tmp_path / "metrics.jsonl")
+    assert last is not None
+    assert last.step == 1000
+
+
+def test_a_loss_that_is_not_finite_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    writer.append(step(1))
+    writer.append(msgspec.structs.replace(step(2, loss=math.nan), grad_norm=math.inf))
+    assert [line.loss for line in read_metrics(path)] == [1.0, pytest.approx(math.nan, nan_ok=True)]
+    last = last_metrics(path)
+    assert last is not None
+    assert (last.step, math.isnan(last.loss), math.isnan(last.grad_norm)) == (2, True, True)
+
+
+def test_truncating_keeps_a_step_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    for number in range(1, 11):
+        writer.append(step(number))
+    truncate_metrics(path, 7)
+    writer.append(step(8, loss=9.0))  # by a process that does not know: it goes nowhere
+    writer.reopen()
+    writer.append(step(8, loss=2.0))
+    assert [(one.step, one.loss) for one in read_metrics(path)] == [*((n, 1.0) for n in range(1, 8)), (8, 2.0)]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+    truncate_metrics(path, 0)
+    assert list(read_metrics(path)) == []

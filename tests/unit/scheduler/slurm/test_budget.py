@@ -1,0 +1,53 @@
+"""The budget of questions to slurmctld."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liver_slurm.base.query_budget import MINUTE, QueryBudget
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_look_is_followed_by_a_gap_for_each_of_its_queries() -> None:
+    clock = Clock()
+    budget = QueryBudget(12, clock)
+    assert budget.due() == 100.0
+    budget.spend()
+    budget.spend(2)
+    assert budget.due() == 115.0
+    clock.now = 130.0
+    budget.spend()
+    assert budget.due() == 135.0
+
+
+def test_what_is_older_than_a_minute_is_not_counted() -> None:
+    clock = Clock()
+    budget = QueryBudget(12, clock)
+    budget.spend(3)
+    clock.now += MINUTE - 1
+    budget.spend()
+    assert budget.last_minute() == 4
+    clock.now += 1
+    assert budget.last_minute() == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=40), st.floats(1, 600))
+def test_on_average_the_budget_is_kept(costs: list[int], per_minute: float) -> None:
+    clock = Clock()
+    budget = QueryBudget(per_minute, clock)
+    for cost in costs:
+        clock.now = max(clock.now, budget.due())
+        budget.spend(cost)
+    gap = MINUTE / per_minute
+    # The last look is paid for by the gap that follows it.
+    assert sum(costs) * gap <= (budget.due() - 100.0) * (1 + 1e-9)

@@ -1,0 +1,107 @@
+"""Giving nodes of the live job back, as Slurm is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from coordinator_lab import until
+
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.coordinator.core.io import GiveBack, GivenBack, Input
+from liver_slurm.coordinator.runtime.node_return import NodeReturn
+from liver_slurm.scheduler.slurm.node_release import LiveNodes
+from liver_slurm.scheduler.slurm.records import JobInfo
+
+if TYPE_CHECKING:
+    from conftest import FakeSlurm
+
+
+@pytest.fixture
+def nodes(slurm: FakeSlurm, make_job: Callable[..., JobInfo]) -> LiveNodes:
+    """Of job 7: a coordinator, and components of three nodes and of one."""
+    slurm.infos = [
+        make_job("7+0", nodes=("n0",), number=7),
+        make_job("7+1", nodes=("n1", "n2", "n3"), number=8),
+        make_job("7+2", nodes=("n4",), number=9),
+    ]
+    return LiveNodes(slurm, "7", look=0.01)
+
+
+def follows(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, component: int, *changes: dict[str, object]) -> None:
+    """From the second look on a component looks like this, look by look."""
+    looks = iter(({}, *changes))
+    known = slurm.jobs
+
+    def jobs(ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+        slurm.infos[component] = replace(slurm.infos[component], **next(looks, {}))  # type: ignore[arg-type]
+        return known(ids, name)
+
+    monkeypatch.setattr(slurm, "jobs", jobs)
+
+
+def test_the_last_nodes_of_a_component(nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    follows(slurm, monkeypatch, 1, {}, {"nodes": ("n1", "n2")})
+    assert nodes.give_back(1, 2) == (("n3",), False)
+    assert (slurm.updated, slurm.cancelled) == ([("8", {"NumNodes": "2"})], [])
+
+
+def test_a_whole_component_that_takes_its_time(
+    nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follows(slurm, monkeypatch, 2, {"state": "COMPLETING"}, {"state": "CANCELLED"})
+    assert nodes.give_back(2, 0) == (("n4",), False)
+    assert (slurm.updated, slurm.cancelled) == ([], ["9"])
+
+
+def test_with_accounting_single_nodes_can_be_given_back_again(
+    nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.settings["AccountingStorageType"] = "accounting_storage/slurmdbd"
+    follows(slurm, monkeypatch, 1, {"nodes": ("n1",)})
+    assert nodes.give_back(1, 1) == (("n2", "n3"), True)
+
+
+def test_what_an_earlier_coordinator_has_given_back_is_not_asked_of_slurm_again(
+    nodes: LiveNodes, slurm: FakeSlurm
+) -> None:
+    slurm.infos[1] = replace(slurm.infos[1], nodes=("n1",))
+    slurm.infos[2] = replace(slurm.infos[2], state="CANCELLED")
+    assert nodes.give_back(1, 1)[0] == ()
+    assert nodes.give_back(2, 0)[0] == ()
+    assert (slurm.updated, slurm.cancelled) == ([], [])
+
+
+class Returner:
+    """Takes nodes when it is let, or until it is told not to wait."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
+        if component == 1:
+            return ("n3",), True
+        if component == 2:
+            raise ClusterError("scontrol: no")
+        assert self.stopped.wait(30)
+        raise ClusterError("the coordinator has ended")
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def test_answers_come_from_a_thread_that_nobody_waits_for() -> None:
+    returns = NodeReturn(Returner())
+
+    def answer(order: GiveBack) -> list[Input]:
+        returns.give_back(order)
+        return until(lambda: returns.poll(5.0), "an answer")
+
+    assert answer(GiveBack(1, 2)) == [GivenBack(5.0, 1, 2, ("n3",), again=True)]
+    assert answer(GiveBack(2, 0)) == [GivenBack(5.0, 2, 0, error="scontrol: no")]
+    returns.give_back(GiveBack(3, 0))
+    assert returns.poll(5.0) == []
+    returns.close()

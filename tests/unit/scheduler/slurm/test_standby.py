@@ -1,0 +1,112 @@
+"""What the coordinator is told about standby jobs, and what is asked for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
+from liver_slurm.plugins.submitit.executor import LiverExecutor
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name
+from liver_slurm.scheduler.slurm.submitit_launcher import make_executor
+
+RUN_DIR = RunDir(Path("/runs/gpt-20260102-030405-abcd"))
+NAME = "gpt-20260102-030405-abcd-standby"
+
+
+def config(**options: Any) -> JobConfig:
+    return JobConfig(standby=StandbySection(**{"partitions": ("a", "b"), "max_jobs": 4, **options}))
+
+
+def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo]) -> None:
+    slurm.add_partition("a", [make_node("n1"), make_node("n2", state="allocated", cpus_idle=0)])
+    slurm.add_partition("b", [make_node("n1"), make_node("n3")])
+    mark = {"name": NAME, "comment": str(RUN_DIR.path)}
+    slurm.infos = [
+        make_job("1", **mark),
+        make_job("2", "PENDING", nodes=(), **mark),
+        make_job("3", "COMPLETED", **mark),
+        make_job("4", name=NAME, comment="/other/gpt-20260102-030405-abcd"),
+    ]
+    source = SlurmStandbys(config(cpus_per_task=2), RUN_DIR, slurm, clock=lambda: 5.0)
+    supply = source.observe()
+    assert [job.job_id for job in supply.jobs] == ["1", "2"]
+    assert [(place.partition, place.jobs) for place in supply.room] == [("a", 2), ("b", 2)], "n1 counts once"
+    assert (supply.time, supply.blind) == (5.0, None)
+
+    slurm.away = True
+    blind = source.observe()
+    assert blind.blind == "squeue: Unable to contact slurm controller"
+    assert (blind.jobs, blind.room, blind.time) == (supply.jobs, supply.room, supply.time)
+    slurm.away = False
+    assert source.observe() == supply
+
+    source.close()
+    assert slurm.cancelled == ["1", "2"]
+
+
+def test_the_name_is_one_name() -> None:
+    assert standby_job_name(RunDir(Path("/runs/a, b"))) == "a__b-standby"
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], LiverExecutor]:
+    monkeypatch.setattr(LiverExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
+    return lambda config: make_executor(config, config.standby, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
+
+
+def test_script(executor: Callable[[JobConfig], LiverExecutor], golden: Callable[[str, str], None]) -> None:
+    wanted = JobConfig(
+        live=LiveSection(account="lab", setup=("module load cuda",), python="/opt/liver/bin/python"),
+        standby=StandbySection(
+            partitions=("a",), nodes_per_job=2, tasks_per_node=4, cpus_per_task=3, gpus_per_task=1, mem="16G", qos="low"
+        ),
+    )
+    made = executor(wanted)
+    golden("standby.sh", made._make_submission_file_text(made._submitit_command_str, "uid"))
+
+
+def test_own_job_variables_are_unset_for_sbatch(
+    executor: Callable[[JobConfig], LiverExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    command = executor(config())._make_submission_command(Path("/x.sh"))
+    assert command[:3] == ["timeout", "60", "env"]
+    assert command[-2:] == ["sbatch", "/x.sh"]
+    unset = command[4:-2:2]
+    assert "SLURM_JOB_ID" in unset
+    assert "SLURM_CONF" not in unset
+
+
+def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    slurm.add_partition("a", [make_node("n1")])
+    slurm.add_partition("b", [])
+    asked: list[str] = []
+    for name in ("reservations", "config"):
+        answer = getattr(slurm, name)
+        monkeypatch.setattr(slurm, name, lambda answer=answer, name=name: (asked.append(name), answer())[1])
+    source = SlurmStandbys(config(), RUN_DIR, slurm, clock=lambda: now)
+    mark = {"name": NAME, "comment": str(RUN_DIR.path)}
+
+    def look() -> list[str]:
+        asked.clear()
+        source.observe()
+        return sorted(asked)
+
+    assert look() == ["config", "reservations"]
+    slurm.infos = [make_job("1", "PENDING", nodes=(), **mark)]
+    assert look() == []
+    slurm.infos = [make_job("1", **mark)]
+    assert look() == ["config", "reservations"]
+    assert look() == []
+    now += 16.0
+    assert look() == ["reservations"]
