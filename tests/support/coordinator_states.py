@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 from coordinator_lab import job
 
@@ -59,7 +60,7 @@ class Run:
     def register(self, name: str, generation: int = -1, steps: int = 0, **changes: Any) -> list[Action]:
         """A warm worker comes."""
         fields: dict[str, Any] = {
-            "run_id": "r", "worker": name, "role": name.split("-")[0], "host": "h", "pid": abs(hash(name)) % 10**6,
+            "run_id": "r", "worker": name, "role": name.split("-")[0], "host": "h", "pid": crc32(name.encode()) % 10**6,
             "job_id": name, "device": "cpu", "generation": generation, "step": steps, "warm": True,
         }  # fmt: skip
         return self.say(m.Register(**{**fields, **changes}))

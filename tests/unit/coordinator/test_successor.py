@@ -17,7 +17,7 @@ from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
 from liver_slurm.coordinator.core.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
 from liver_slurm.coordinator.core.state import Phase
 from liver_slurm.coordinator.core.successor import Outlook, decide, lead, margin
-from liver_slurm.coordinator.runtime import ownership, restart
+from liver_slurm.coordinator.runtime import ownership
 from liver_slurm.coordinator.runtime.journal import Journal, JournalBusy, read_unless_held
 from liver_slurm.coordinator.runtime.live_job_watch import LiveJobWatch
 from liver_slurm.protocol import messages as m
