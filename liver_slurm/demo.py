@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from liver_slurm.app.api import Job, submit_config
 from liver_slurm.app.local_run import run_local
@@ -24,7 +25,8 @@ from liver_slurm.config.load import load_job
 from liver_slurm.devcluster.lifecycle import down, up
 from liver_slurm.devcluster.spec import ClusterSpec
 from liver_slurm.observability.summary import reconfiguration_table, summarize
-from liver_slurm.rundir.events import Event, read_events
+from liver_slurm.rundir.event_log import read_documents, read_events
+from liver_slurm.rundir.events import Notice, ReconfigurationCommitted, WorldLive, event_name
 from liver_slurm.rundir.metrics import read_metrics
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.scheduler.slurm.command import run_once
@@ -35,6 +37,7 @@ PATIENCE, LONGEST = 120.0, 600.0
 """Seconds that each stage may take, and the way to the last step, on a machine that has other things to do."""
 TOLERANCE = 1e-6
 """Relative difference of losses that other orders of summation may give in fp32."""
+Kind = TypeVar("Kind", bound="WorldLive | Notice | ReconfigurationCommitted")
 LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
 
 
@@ -92,7 +95,7 @@ class _Narrator:
 
 def _story(job: Job, say: Callable[[str], None]) -> None:
     """Grow, be preempted, grow again, shrink as requested, finish."""
-    _await(job, say, "world_live", 1)
+    _await(job, say, WorldLive, 1)
     _await_layout(job, say, "tp2pp1dp2", 1)
     wanted = subprocess.run(
         ["sbatch", "--parsable", "-p", "prod", "-N2", "--exclusive", "--wrap", f"sleep {PROD_SECONDS}"],
@@ -102,7 +105,7 @@ def _story(job: Job, say: Callable[[str], None]) -> None:
         cwd=job.run_dir.path,
     ).stdout.strip()
     say(f"sbatch -p prod -N2: job {wanted}, of a higher tier, wants the two scavenger nodes")
-    _await(job, say, "notice", 1)
+    _await(job, say, Notice, 1)
     _await_layout(job, say, "tp1pp1dp2", 2)
     _until(lambda: _state(wanted) == "RUNNING", job, f"prod job {wanted} did not start")
     say(f"prod job {wanted} runs on the nodes that were given back; training goes on")
@@ -122,33 +125,33 @@ def _state(job_id: str) -> str:
     return run_once(["squeue", "-h", "-j", job_id, "-o", "%T"], timeout=10).strip()
 
 
-def _await(job: Job, say: Callable[[str], None], event: str, count: int) -> None:
-    _until(lambda: len(_named(job, event)) >= count, job, f"no {event} event")
-    say(_told(_named(job, event)[count - 1]))
+def _await(job: Job, say: Callable[[str], None], kind: type[WorldLive | Notice], count: int) -> None:
+    _until(lambda: len(_of_kind(job, kind)) >= count, job, f"no {event_name(kind)} event")
+    say(_told(_of_kind(job, kind)[count - 1]))
 
 
 def _await_layout(job: Job, say: Callable[[str], None], layout: str, count: int) -> None:
-    def changes() -> list[Event]:
-        return [event for event in _named(job, "reconfiguration_committed") if event["to"] == layout]
+    def changes() -> list[ReconfigurationCommitted]:
+        return [event for event in _of_kind(job, ReconfigurationCommitted) if event.to == layout]
 
     wanted = count if layout != "tp1pp1dp2" else count - 1
     _until(lambda: len(changes()) >= wanted, job, f"the run did not get to {layout}")
     say(_told(changes()[wanted - 1]))
 
 
-def _named(job: Job, name: str) -> list[Event]:
-    return [event for event in read_events(job.run_dir.events) if event["event"] == name]
+def _of_kind(job: Job, kind: type[Kind]) -> list[Kind]:
+    return [event for event in read_events(job.run_dir.events) if isinstance(event, kind)]
 
 
-def _told(event: Event) -> str:
-    if event["event"] == "world_live":
-        return f"world {event['generation']} is live: {event['layout']}, {len(event['members'])} workers"
-    if event["event"] == "notice":
-        got = "got " if event["kind"] == "signal" else "is told: "
-        return f"notice: {event['worker']} {got}{event['reason']}"
+def _told(event: WorldLive | Notice | ReconfigurationCommitted) -> str:
+    if isinstance(event, WorldLive):
+        return f"world {event.generation} is live: {event.layout}, {len(event.members)} workers"
+    if isinstance(event, Notice):
+        got = "got " if event.kind == "signal" else "is told: "
+        return f"notice: {event.worker} {got}{event.reason}"
     return (
-        f"{event['from']} → {event['to']} at step {event['cutover_step']}, pause {seconds_text(event['pause_s'])}, "
-        f"{event['digests_checked']} digests equal: {event['reason']}"
+        f"{event.source} → {event.to} at step {event.cutover_step}, pause {seconds_text(event.pause_s)}, "
+        f"{event.digests_checked} digests equal: {event.reason}"
     )
 
 
@@ -168,7 +171,7 @@ def _losses(metrics: Path) -> list[tuple[int, float]]:
 
 
 def _verdict(job: Job, expected: Sequence[tuple[int, float]], say: Callable[[str], None]) -> int:
-    summary = summarize(read_events(job.run_dir.events))
+    summary = summarize(read_documents(job.run_dir.events))
     print_table(reconfiguration_rows(reconfiguration_table(summary.reconfigurations)), RECONFIGURATION_HEADERS)
     found = _losses(job.run_dir.metrics)
     if [step for step, _ in found] != [step for step, _ in expected]:

@@ -18,7 +18,8 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, FromClient, ResizeRequest, StatusRequest
-from liver_slurm.rundir.events import Event, follow_events, read_events
+from liver_slurm.rundir.event_log import follow_documents, read_documents
+from liver_slurm.rundir.events import Document
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, read_run_info, record_run
@@ -122,11 +123,11 @@ class Job:
             return {**document, "state": found.state, "reason": f"it never said how it ended: {found.why}"}
         return {**document, "reason": document["reason"] or found.why}
 
-    def events(self, follow: bool = False) -> Iterator[Event]:
+    def events(self, follow: bool = False) -> Iterator[Document]:
         """The run's events; with ``follow`` also those to come, until the run is over."""
         if not follow:
-            return read_events(self.run_dir.events)
-        return follow_events(self.run_dir.events, stop=self.end_watch())
+            return read_documents(self.run_dir.events)
+        return follow_documents(self.run_dir.events, stop=self.end_watch())
 
     def end_watch(self) -> Callable[[], bool]:
         """A function that says whether the run is over; cheap, and meant to be called several times a second."""

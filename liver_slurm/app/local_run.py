@@ -23,7 +23,8 @@ from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
-from liver_slurm.rundir.events import EventLog, read_events
+from liver_slurm.rundir.event_log import EventLog, read_events
+from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, write_run_info
 from liver_slurm.scheduler.local.process import adopt_orphans, start, worker_environment
@@ -164,16 +165,23 @@ class _Runner:
 
     def _has_ended(self) -> bool:
         """Whether a coordinator has said so; one that a signal meets early ends with any code."""
-        return any(event["event"] == "run_ended" for event in read_events(self._run_dir.events))
+        return any(isinstance(event, RunEnded) for event in read_events(self._run_dir.events))
 
     def _say_cancelled(self, number: signal.Signals) -> None:
         """In the coordinator's place, which the signal ended before it could write anything down."""
         files = RunFiles(self._run_dir)
         files.refresh()
-        reached = {key: files.document()[key] for key in ("generation", "step")}
+        document, reason = files.document(), f"cancelled by {number.name}"
         log = EventLog(self._run_dir.events)
-        reason = f"cancelled by {number.name}"
-        log.append("run_ended", outcome="cancelled", exit_code=CANCELLED, reason=reason, **reached)
+        log.append(
+            RunEnded(
+                generation=document["generation"],
+                outcome="cancelled",
+                exit_code=CANCELLED,
+                reason=reason,
+                step=document["step"],
+            )
+        )
         log.close()
 
     def _start_coordinator(self) -> None:

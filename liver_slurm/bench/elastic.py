@@ -20,7 +20,16 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
-from liver_slurm.rundir.events import Event, read_events
+from liver_slurm.rundir.event_log import read_events
+from liver_slurm.rundir.events import (
+    Event,
+    ReconfigurationAborted,
+    ReconfigurationCommitted,
+    ReconfigurationStarted,
+    UnknownEvent,
+    WorkerLost,
+    WorldLive,
+)
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
@@ -34,7 +43,7 @@ TAKEN = (
     *("bytes_moved", "bytes_remote", "bytes_early", "bytes_gradients"),
     *("staging_peak_bytes", "memory_peak_bytes", "digests_checked"),
 )
-"""What is taken from the event ``reconfiguration_committed``, as far as it has it."""
+"""What is taken from :class:`ReconfigurationCommitted`."""
 _ERROR = re.compile(r"^\w[\w.]*(?:Error|Exception): .*", re.MULTILINE)
 
 
@@ -66,10 +75,10 @@ class Walk:
 
     def _look(self) -> None:
         events = list(read_events(self.run_dir.events)) if self.run_dir.events.exists() else []
-        worlds = [event for event in events if event["event"] == "world_live"]
+        worlds = [event for event in events if isinstance(event, WorldLive)]
         if len(worlds) > self.visited:
             self.visited, self.asked, self.since = len(worlds), False, time.monotonic()
-        aborted = [event["reason"] for event in events if event["event"] in ("reconfiguration_aborted", "worker_lost")]
+        aborted = [event.reason for event in events if isinstance(event, ReconfigurationAborted | WorkerLost)]
         if aborted:
             return self._end(f"aborted: {aborted[0]}")
         if time.monotonic() - self.since > PATIENCE:
@@ -83,9 +92,9 @@ class Walk:
         self.asked = reply.ok
         return None
 
-    def _trained(self, world: Event) -> bool:
+    def _trained(self, world: WorldLive) -> bool:
         """Has the newest world trained long enough for its usual step to be known?"""
-        ends = [one.end for one in read_metrics(self.run_dir.metrics) if one.generation == world["generation"]]
+        ends = [one.end for one in read_metrics(self.run_dir.metrics) if one.generation == world.generation]
         return len(ends) > self.steps and ends[-1] - ends[0] >= self.seconds
 
     def _end(self, problem: str) -> None:
@@ -113,15 +122,15 @@ def walk(config: JobConfig, layouts: Sequence[Layout], steps: int = 5, seconds: 
     return measured(events, list(read_metrics(run_dir.metrics)))
 
 
-def measured(events: Sequence[Event], metrics: Sequence[StepMetrics]) -> list[Reconfigured]:
+def measured(events: Sequence[Event | UnknownEvent], metrics: Sequence[StepMetrics]) -> list[Reconfigured]:
     """Every reconfiguration of a run, from its events and its steps."""
-    begun = {event["generation"]: event["time"] for event in events if event["event"] == "reconfiguration_started"}
-    done = [event for event in events if event["event"] == "reconfiguration_committed"]
+    begun = {event.generation: event.time for event in events if isinstance(event, ReconfigurationStarted)}
+    done = [event for event in events if isinstance(event, ReconfigurationCommitted)]
     return [_one(event, metrics, begun) for event in done]
 
 
-def _one(event: Event, metrics: Sequence[StepMetrics], begun: dict[int, float]) -> Reconfigured:
-    generation, cutover = event["generation"], event["cutover_step"]
+def _one(event: ReconfigurationCommitted, metrics: Sequence[StepMetrics], begun: dict[int, float]) -> Reconfigured:
+    generation, cutover = event.generation, event.cutover_step
     by_step = {one.step: one for one in metrics}
     before, after = by_step[cutover], by_step[cutover + 1]
     usual_before = usual(_quiet(metrics, before.generation, begun))
@@ -129,10 +138,10 @@ def _one(event: Event, metrics: Sequence[StepMetrics], begun: dict[int, float]) 
     return Reconfigured(
         interval_s=after.end - before.end,
         usual_s=usual(_quiet(metrics, generation, begun)),
-        stood_s=event["pause_s"] + event.get("gate_s", 0.0),
-        before_s=event.get("hook_s", 0.0),
+        stood_s=event.pause_s + event.gate_s,
+        before_s=event.hook_s,
         parts={
-            **{name: event[name] for name in TAKEN if name in event},
+            **{name: getattr(event, name) for name in TAKEN},
             "first_step_s": after.end - after.start,
             # Time that preparing beside training takes from it: where both share cores, not where a core is free.
             "slowed_s": sum(later - earlier - usual_before for earlier, later in itertools.pairwise(meanwhile)),
@@ -146,8 +155,8 @@ def _quiet(metrics: Sequence[StepMetrics], generation: int, begun: dict[int, flo
     return [one.end for one in metrics if one.generation == generation and one.end < following]
 
 
-def _why(events: Sequence[Event]) -> str:
-    reasons = [str(event["reason"]) for event in events if event.get("reason")]
+def _why(events: Sequence[Event | UnknownEvent]) -> str:
+    reasons = [reason for event in events if (reason := getattr(event, "reason", ""))]
     return reasons[-1] if reasons else "its coordinator ended without a word"
 
 

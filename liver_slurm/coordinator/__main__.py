@@ -41,7 +41,8 @@ from liver_slurm.coordinator.runtime.stopping import Stopping
 from liver_slurm.policy import engine
 from liver_slurm.protocol.messages import ResizeRequest
 from liver_slurm.protocol.server import ControlServer
-from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import BegunAnew
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, record_run, record_successor
 from liver_slurm.scheduler.ports import Fate, JobStart
@@ -112,7 +113,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))
     for action in first_actions:
         loop.perform(action)
-    loop.announce(phase=state.phase.value, host=host)
+    loop.announce(host)
     server.publish()
     finish = _serve(loop, server, watch, live_job, node_return, run_dir)
     if finish.successor:
@@ -147,7 +148,7 @@ def _begin_anew(run_dir: RunDir, journal: Journal, records: list[Record], start:
         return []
     record = restart.begin_anew(run_dir, journal, reason)
     records.append(record)
-    return [Emit("begun_anew", {"generation": -1, **msgspec.structs.asdict(record)})]
+    return [Emit(BegunAnew(**msgspec.structs.asdict(record)))]
 
 
 def _record_job(run_dir: RunDir, job_id: str) -> None:

@@ -25,11 +25,11 @@ class RunFiles:
 
     def refresh(self) -> list[dict[str, Any]]:
         """Take in what was written since the last time; returns the new events."""
-        events = [line for line in self._events.read() if "event" in line]
-        for event in events:
-            self.summary.add(event)
+        documents = [line for line in self._events.read() if "event" in line]
+        for document in documents:
+            self.summary.add(document)
         self.last = last_metrics(self.run_dir.metrics)
-        return events
+        return documents
 
     @property
     def created(self) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from liver_slurm.rundir.events import Event
+from liver_slurm.rundir import events
+from liver_slurm.rundir.events import Document, from_document
 from liver_slurm.rundir.metrics import StepMetrics
 
 OVER = frozenset({"finished", "failed", "cancelled", "stopped"})
 """States that a run never leaves."""
 LOST = "lost"
 """State of a run whose processes are gone and that never said how it ended; told by looking for them, not by files."""
-Document = dict[str, Any]
 
 
 class RunSummary:
@@ -23,18 +23,42 @@ class RunSummary:
         self.reason = ""
         self.generation = -1
         self.layout: str | None = None
-        self.members: list[str] = []
+        self.members: tuple[str, ...] = ()
         self.target: Document | None = None
         self.standbys: dict[str, Document] = {}
         self.reconfigurations: list[Document] = []
-        """The ``reconfiguration_committed`` events so far."""
+        """Lines of the reconfigurations that are over, with all keys that their version wrote."""
         self.step = 0
 
-    def add(self, event: Event) -> None:
-        """Take one event in; those that do not change what a run is doing are passed over."""
-        handler = getattr(self, f"_{event['event']}", None)
-        if handler is not None:
-            handler(event)
+    def add(self, document: Document) -> None:
+        """Take one line of the event log in; those that do not change what a run is doing are passed over."""
+        event = from_document(document)
+        match event:
+            case events.CoordinatorStarted():
+                self.state = "training" if self.members else "starting"
+            case events.StandbyReady():
+                self.standbys[event.worker] = {"host": event.host, "job_id": event.job_id, "warm": True}
+            case events.WorkerLeft() | events.WorkerLost():
+                self.standbys.pop(event.worker, None)
+            case events.ReconfigurationStarted():
+                self.target = {"generation": event.generation, "layout": event.to}
+                self.reason = event.reason
+            case events.ReconfigurationAborted():
+                self.target, self.reason = None, f"aborted: {event.reason}"
+            case events.ReconfigurationCommitted():
+                self.reconfigurations.append(document)
+                self.reason = event.reason
+            case events.WorldLive():
+                self._world_live(event)
+            case events.Interrupted():
+                self.state, self.target, self.members = "pending", None, ()
+                self.reason = event.reason
+            case events.BegunAnew():
+                self.state, self.target, self.members = "starting", None, ()
+                self.step, self.reason = event.step, event.reason
+            case events.RunEnded():
+                self.state, self.target, self.standbys = event.outcome, None, {}
+                self.reason, self.step = event.reason, max(self.step, event.step)
 
     def document(self, steps: int, last: StepMetrics | None) -> Document:
         """The status document of ``status --json``, from files alone.
@@ -56,59 +80,20 @@ class RunSummary:
             "reason": self.reason,
         }
 
-    # One method an event, by its name.
-
-    def _coordinator_started(self, event: Event) -> None:
-        self.state = "training" if self.members else "starting"
-
-    def _standby_ready(self, event: Event) -> None:
-        self.standbys[event["worker"]] = {"host": event.get("host"), "job_id": event.get("job_id"), "warm": True}
-
-    def _worker_gone(self, event: Event) -> None:
-        self.standbys.pop(event["worker"], None)
-
-    _worker_left = _worker_lost = _worker_gone
-
-    def _reconfiguration_started(self, event: Event) -> None:
-        self.target = {"generation": event["generation"], "layout": event.get("to")}
-        self.reason = event.get("reason", "")
-
-    def _reconfiguration_aborted(self, event: Event) -> None:
-        self.target = None
-        self.reason = f"aborted: {event.get('reason', '')}"
-
-    def _reconfiguration_committed(self, event: Event) -> None:
-        self.reconfigurations.append(event)
-        self.reason = event.get("reason", "")
-
-    def _world_live(self, event: Event) -> None:
+    def _world_live(self, event: events.WorldLive) -> None:
         self.state, self.target = "training", None
-        self.generation, self.layout = event["generation"], event.get("layout")
-        members, leavers = list(event.get("members", [])), self.members
-        self.members = members
-        self.standbys = {name: fields for name, fields in self.standbys.items() if name not in members + leavers}
-        self.step = max(self.step, event.get("step", 0))
-
-    def _interrupted(self, event: Event) -> None:
-        self.state, self.target, self.members = "pending", None, []
-        self.reason = event.get("reason", "")
-
-    def _begun_anew(self, event: Event) -> None:
-        self.state, self.target, self.members = "starting", None, []
-        self.step, self.reason = event["step"], event.get("reason", "")
-
-    def _run_ended(self, event: Event) -> None:
-        self.state, self.target = event["outcome"], None
-        self.reason = event.get("reason", "")
-        self.step = max(self.step, event.get("step", 0))
-        self.standbys = {}
+        self.generation, self.layout = event.generation, event.layout
+        gone = {*self.members, *event.members}
+        self.members = event.members
+        self.standbys = {name: fields for name, fields in self.standbys.items() if name not in gone}
+        self.step = max(self.step, event.step)
 
 
-def summarize(events: Iterable[Event]) -> RunSummary:
-    """Fold all events of a run."""
+def summarize(documents: Iterable[Document]) -> RunSummary:
+    """Fold the event log of a run."""
     run = RunSummary()
-    for event in events:
-        run.add(event)
+    for document in documents:
+        run.add(document)
     return run
 
 

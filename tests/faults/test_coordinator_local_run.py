@@ -18,7 +18,7 @@ from liver_slurm.base.jsonl import read_lines
 from liver_slurm.config.schema import DataSection
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import StatusRequest
-from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.event_log import read_documents
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
@@ -62,11 +62,11 @@ class LocalRun:
             return -1
 
     def count(self, event: str) -> int:
-        return sum(line["event"] == event for line in read_events(self.run_dir.events))
+        return sum(line["event"] == event for line in read_documents(self.run_dir.events))
 
     def sizes(self) -> list[int]:
         """Workers of each world that was committed."""
-        events = read_events(self.run_dir.events)
+        events = read_documents(self.run_dir.events)
         return [len(line["members"]) for line in events if line["event"] == "reconfiguration_committed"]
 
 
@@ -111,7 +111,7 @@ def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.
     until(lambda: long_run.step() > 1, "training", 150)
     runner.send_signal(number)
     assert runner.wait(40) == code
-    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert ended["reason"] == f"cancelled by {number.name}"
     assert long_run.processes() == []
 
@@ -121,7 +121,7 @@ def test_a_run_that_is_cancelled_before_its_coordinator_listens_says_so(long_run
     until(lambda: bool(long_run.processes("liver_slurm.coordinator")), "the coordinator's process is there")
     runner.send_signal(signal.SIGINT)
     assert runner.wait(40) == 130
-    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGINT")
     assert (ended["generation"], ended["step"]) == (-1, 0)
     assert long_run.processes() == []
@@ -140,7 +140,7 @@ def test_a_live_worker_that_is_killed_fails_the_run_at_once(long_run: LocalRun) 
     until(lambda: long_run.step() > 1, "training", 150)
     long_run.processes("--name live-1")[0].kill()
     assert runner.wait(40) == 1
-    (ended,) = [line for line in read_events(long_run.run_dir.events) if line["event"] == "run_ended"]
+    (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert "of the live world was lost" in ended["reason"]
     assert "submit --resume" in ended["reason"]
     assert long_run.processes() == []

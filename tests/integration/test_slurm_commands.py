@@ -13,7 +13,7 @@ from typing import Any
 import paced_samples
 import pytest
 
-from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.event_log import read_documents
 from liver_slurm.rundir.metrics import read_metrics
 from liver_slurm.scheduler.slurm.client import CommandClient
 
@@ -86,7 +86,7 @@ def losses(run_dir: str | Path) -> dict[int, float]:
 
 
 def named(run_dir: str, event: str) -> list[dict[str, Any]]:
-    return [dict(each) for each in read_events(Path(run_dir) / "events.jsonl") if each["event"] == event]
+    return [dict(each) for each in read_documents(Path(run_dir) / "events.jsonl") if each["event"] == event]
 
 
 def test_a_run_by_its_commands(tmp_path: Path, client: CommandClient, eventually: Callable[..., Any]) -> None:

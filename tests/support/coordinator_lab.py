@@ -25,7 +25,7 @@ from liver_slurm.config.schema import (
 )
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import FromClient, Reply, StatusRequest
-from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.event_log import read_documents
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
@@ -93,7 +93,7 @@ class Lab:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Events of one name so far."""
-        return [event for event in read_events(self.run_dir.events) if event["event"] == name]
+        return [event for event in read_documents(self.run_dir.events) if event["event"] == name]
 
     def wait_event(self, name: str, count: int = 1, timeout: float = PATIENCE) -> dict[str, Any]:
         """The ``count``-th event of a name, once it is there."""

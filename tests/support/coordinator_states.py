@@ -15,6 +15,7 @@ from liver_slurm.coordinator.core.state import RunState, Settings
 from liver_slurm.coordinator.core.step import step
 from liver_slurm.parallel.membership import World
 from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.events import to_document
 
 START = 1000.0
 
@@ -99,8 +100,10 @@ class Run:
         return [action.record for action in self.actions if isinstance(action, Journal)]
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Events of a name."""
-        return [dict(action.fields) for action in self.actions if isinstance(action, Emit) and action.event == name]
+        """Events of a name, without it and the time, which is not known before they are written."""
+        told = [to_document(action.event) for action in self.actions if isinstance(action, Emit)]
+        mine = [document for document in told if document["event"] == name]
+        return [{key: document[key] for key in document if key not in ("event", "time")} for document in mine]
 
     def agree(self) -> None:
         """All voters accept the open cutover boundary."""

@@ -35,6 +35,7 @@ from liver_slurm.coordinator.core.recovery import next_epoch, recover
 from liver_slurm.coordinator.core.status import document
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.events import to_document
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
 CLASSES: dict[str, str] = {}
@@ -289,7 +290,9 @@ def _actions(actions: list[Action]) -> list[str]:
                 at += 1
             lines.append(_line(f"send {' '.join(receivers)}: {_class(action.message)}", _pairs(action.message)))
         elif isinstance(action, Emit):
-            lines.append(_line(f"emit {action.event}", sorted(action.fields.items())))
+            fields = to_document(action.event)
+            del fields["time"]  # it is not known before the event is written
+            lines.append(_line(f"emit {fields.pop('event')}", sorted(fields.items())))
         elif isinstance(action, Journal):
             lines.append(_line(f"journal {_class(action.record)}", _pairs(action.record)))
         else:

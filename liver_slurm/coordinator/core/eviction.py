@@ -14,6 +14,7 @@ from liver_slurm.coordinator.core import membership, reconfiguration, resize_que
 from liver_slurm.coordinator.core.state import Attempt, Eviction, Worker
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.protocol.messages import Notice
+from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import DEFAULT_GRACE, CapacitySnapshot, StandbyJob
 
 STOPPED_BY = 5.0
@@ -140,25 +141,28 @@ def revise(turn: Transition, name: str, **words: Eviction | None) -> None:
         if before is not None:
             _take_back(turn, worker, before)
     elif before is None:
-        _tell(turn, worker, "notice", after)
+        _tell(turn, worker, events.Notice, after)
         _depart(turn, worker, after)
     elif (before.kind, before.deadline) != (after.kind, after.deadline):
         if before.kind != after.kind or abs(before.deadline - after.deadline) > 1.0:
-            _tell(turn, worker, "notice_changed", after)
+            _tell(turn, worker, events.NoticeChanged, after)
         if after.deadline > before.deadline:
             _give_more_time(turn, before.deadline)
         _depart(turn, worker, after)
 
 
-def _tell(turn: Transition, worker: Worker, event: str, departure: Eviction) -> None:
+def _tell(
+    turn: Transition, worker: Worker, event: type[events.Notice | events.NoticeChanged], departure: Eviction
+) -> None:
     turn.emit(
-        event,
-        worker=worker.name,
-        host=worker.host,
-        kind=departure.kind,
-        reason=departure.reason,
-        deadline=departure.deadline if departure.deadline < math.inf else None,
-        in_world=_in_world(turn, worker.name),
+        event(
+            worker=worker.name,
+            host=worker.host,
+            kind=departure.kind,
+            reason=departure.reason,
+            deadline=departure.deadline if departure.deadline < math.inf else None,
+            in_world=_in_world(turn, worker.name),
+        )
     )
 
 
@@ -179,7 +183,7 @@ def _take_back(turn: Transition, worker: Worker, before: Eviction) -> None:
     """It stays after all. One that was told to leave is on its way already."""
     if worker.dismissed:
         return
-    turn.emit("notice_withdrawn", worker=worker.name, host=worker.host, kind=before.kind, reason=before.reason)
+    turn.emit(events.NoticeWithdrawn(worker=worker.name, host=worker.host, kind=before.kind, reason=before.reason))
     state, attempt = turn.state, turn.state.attempt
     if not _in_world(turn, worker.name):
         turn.change_worker(worker.name, arrived=turn.now)

@@ -17,6 +17,7 @@ from liver_slurm.coordinator.core.records import HandedOver
 from liver_slurm.coordinator.core.state import Eviction, Phase, RunState, Worker
 from liver_slurm.coordinator.core.successor import Outlook, decide, margin
 from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import SuccessorJob
 
 KILLED = 5.0
@@ -29,7 +30,7 @@ def seen(turn: Transition, given: LiveJobSeen) -> None:
     after = given.job.successor
     turn.update(live_job=given.job)
     if before is not None and (after is None or after.job_id != before.job_id):
-        turn.emit("successor_lost", job_id=before.job_id)
+        turn.emit(events.SuccessorLost(job_id=before.job_id))
 
 
 def answered(turn: Transition, given: SuccessorAnswer) -> None:
@@ -37,9 +38,10 @@ def answered(turn: Transition, given: SuccessorAnswer) -> None:
     turn.update(submitting=False, successor_refused=given.error)
     if given.error:
         how = f"liver-slurm submit --resume {turn.state.settings.run_dir}"
-        turn.emit("successor_refused", reason=given.error, then=f"a checkpoint before the time limit; go on with {how}")
+        then = f"a checkpoint before the time limit; go on with {how}"
+        turn.emit(events.SuccessorRefused(reason=given.error, then=then))
         return
-    turn.emit("successor_submitted", job_id=given.job_id)
+    turn.emit(events.SuccessorSubmitted(job_id=given.job_id))
     if turn.state.live_job is not None:  # known before the next look, so that it is not submitted twice
         following = SuccessorJob(given.job_id, "PENDING")
         turn.update(live_job=replace(turn.state.live_job, successor=following))
@@ -61,7 +63,7 @@ def advance(turn: Transition) -> None:
     elif decision == "submit":
         turn.update(submitting=True, successor_tries=state.successor_tries + 1)
         turn.actions.append(SubmitSuccessor())
-        turn.emit("successor_wanted", reason=reason)
+        turn.emit(events.SuccessorWanted(reason=reason))
     _announce(turn, reason if decision == "hand over" else None)
 
 

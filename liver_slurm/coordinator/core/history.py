@@ -76,8 +76,8 @@ def _measure(turn: Transition) -> None:
     last = turn.state.last_reconfiguration
     if last is None:
         return
-    added = Layout.parse(last["to"]).size - Layout.parse(last["from"]).size
-    one = Measured(last["generation"], added, last["prepare_s"], last["exposed_s"])
+    added = Layout.parse(last.to).size - Layout.parse(last.source).size
+    one = Measured(last.generation, added, last.prepare_s, last.exposed_s)
     turn.update(measured=(*turn.state.measured, one)[-REMEMBERED:], live_since=turn.now)
     turn.journal(
         Measurement(

@@ -8,6 +8,7 @@ from liver_slurm.coordinator.core.lifecycle import INTERRUPTED, end
 from liver_slurm.coordinator.core.state import Phase
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.protocol.messages import CheckpointWritten
+from liver_slurm.rundir import events
 
 SAVING = 20.0
 """Seconds that the last checkpoint may take. Slurm kills after KillWait, 30 s by default; leaving frees the nodes."""
@@ -21,7 +22,7 @@ def interrupt(turn: Transition, given: Interrupted) -> None:
     state = turn.state
     if state.phase.over or state.interrupted_until is not None:
         return
-    turn.emit("live_job_taken", reason=given.reason, step=state.step)
+    turn.emit(events.LiveJobTaken(reason=given.reason, step=state.step))
     if state.attempt is not None and not state.attempt.committed and state.attempt.source is not None:
         reconfiguration.abort(turn, given.reason)
     turn.update(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Union
 
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.protocol.messages import Message, ToCoordinator
+from liver_slurm.rundir.events import Event
 from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob
 
 
@@ -110,8 +110,7 @@ class Send:
 class Emit:
     """Append to the event log."""
 
-    event: str
-    fields: Mapping[str, Any]
+    event: Event
 
 
 @dataclass(frozen=True)

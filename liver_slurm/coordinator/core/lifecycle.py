@@ -7,6 +7,7 @@ from liver_slurm.coordinator.core.records import AttemptAborted, Ended
 from liver_slurm.coordinator.core.state import Phase, RunState, Worker
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.protocol.messages import Abort, Leave
+from liver_slurm.rundir import events
 
 INTERRUPTED = 3
 """Exit code of a coordinator whose job Slurm takes away: as for a cancelled run, it is not started again."""
@@ -31,11 +32,13 @@ def end(turn: Transition, phase: Phase, code: int, reason: str) -> None:
         generation = attempt.target.generation
         turn.journal(AttemptAborted(generation=generation, reason=reason))
         turn.send(attempt.involved, Abort(epoch=state.settings.epoch, generation=generation, reason=reason))
-    if not phase.ends_run:
-        turn.emit(phase.name.lower(), reason=reason, step=state.step)
+    if phase is Phase.INTERRUPTED:
+        turn.emit(events.Interrupted(reason=reason, step=state.step))
+    elif phase is Phase.HANDED_OVER:
+        turn.emit(events.HandedOver(reason=reason, step=state.step))
     else:
         turn.journal(Ended(code=code, reason=reason))
-        turn.emit("run_ended", outcome=phase.value, exit_code=code, reason=reason, step=state.step)
+        turn.emit(events.RunEnded(outcome=phase.value, exit_code=code, reason=reason, step=state.step))
     turn.update(
         phase=phase,
         outcome=(code, reason),

@@ -22,6 +22,7 @@ from liver_slurm.protocol.messages import (
     Welcome,
     WithdrawBoundary,
 )
+from liver_slurm.rundir import events
 
 COMMIT_PATIENCE = 5.0
 """Seconds after which a member that has not entered its world is told of the commit again."""
@@ -124,7 +125,7 @@ def _warmed(turn: Transition, name: str, *, warm: bool) -> None:
     if live is not None and name in live.members:
         return
     if worker.role == "standby":
-        turn.emit("standby_ready", worker=name, host=worker.host, device=worker.device, job_id=worker.job_id)
+        turn.emit(events.StandbyReady(worker=name, host=worker.host, device=worker.device, job_id=worker.job_id))
     turn.update(last_arrival=turn.now)
     turn.stir()
 
@@ -171,7 +172,7 @@ def leaving(turn: Transition, message: Leaving) -> None:
         lose(turn, worker.name, f"it left: {message.reason}")
         return
     turn.forget_worker(worker.name)
-    turn.emit("worker_left", worker=worker.name, host=worker.host, reason=message.reason)
+    turn.emit(events.WorkerLeft(worker=worker.name, host=worker.host, reason=message.reason))
     turn.stir()
 
 
@@ -186,10 +187,10 @@ def lose(turn: Transition, name: str, reason: str) -> None:
     worker = state.workers[name]
     turn.forget_worker(name)
     if state.phase.over or worker.dismissed:
-        turn.emit("worker_left", worker=name, host=worker.host, reason=reason)
+        turn.emit(events.WorkerLeft(worker=name, host=worker.host, reason=reason))
         return
     in_world = state.live is not None and name in state.live.members
-    turn.emit("worker_lost", worker=name, host=worker.host, role=worker.role, in_world=in_world, reason=reason)
+    turn.emit(events.WorkerLost(worker=name, host=worker.host, role=worker.role, in_world=in_world, reason=reason))
     last_of_job = not any(other.job_id == worker.job_id for other in turn.state.workers.values())
     jobs = state.supply.jobs if state.supply is not None else ()
     if worker.role == "standby" and last_of_job and any(job.job_id == worker.job_id for job in jobs):

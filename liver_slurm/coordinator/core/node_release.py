@@ -16,6 +16,7 @@ from liver_slurm.coordinator.core.records import NodesGivenBack
 from liver_slurm.coordinator.core.state import Phase, RunState
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import live_names
 
 
@@ -93,14 +94,14 @@ def given(turn: Transition, answer: GivenBack) -> None:
     if answer.error:
         state = turn.state
         turn.update(fixed=state.fixed | {answer.component}, refused={**state.refused, answer.component: answer.kept})
-        turn.emit("nodes_kept", component=answer.component, reason=answer.error)
+        turn.emit(events.NodesKept(component=answer.component, reason=answer.error))
         return
     record = NodesGivenBack(
         job_id=turn.state.settings.job_id, component=answer.component, kept=answer.kept, again=answer.again
     )
     turn.journal(record)
     turn.state = noted(turn.state, record)
-    turn.emit("nodes_given_back", component=answer.component, nodes=list(answer.nodes), kept=answer.kept)
+    turn.emit(events.NodesGivenBack(component=answer.component, nodes=answer.nodes, kept=answer.kept))
 
 
 def noted(state: RunState, record: NodesGivenBack) -> RunState:

@@ -15,6 +15,7 @@ from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
 from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.rundir import events
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
@@ -92,7 +93,7 @@ def _recover(turn: Transition) -> None:
                 f"from the newest checkpoint: liver-slurm submit --resume {state.settings.run_dir}",
             )
         return
-    turn.emit("recovered", layout=str(live.layout), members=list(live.members), step=state.step)
+    turn.emit(events.Recovered(layout=str(live.layout), members=live.members, step=state.step))
     phase = Phase.CUTOVER if state.attempt is not None else Phase.STEADY
     turn.update(phase=phase, reason="recovered from the journal")
     if phase is Phase.STEADY:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 from liver_slurm.coordinator.core import resize_queue
 from liver_slurm.coordinator.core import step_barrier as boundaries
 from liver_slurm.coordinator.core.lifecycle import end
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.core.state import Attempt, Phase
-from liver_slurm.coordinator.core.summary import described, summary
+from liver_slurm.coordinator.core.summary import route, summary
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy import stream_schedule
 from liver_slurm.policy.types import Backoff, ResizeGoal
 from liver_slurm.protocol.messages import Abort, Commit, Leave, Prepare, Prepared, Streamed, WorldEntered
+from liver_slurm.rundir import events
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds before the same target world is tried again; doubled with each failure."""
@@ -65,7 +68,7 @@ def begin(
         AttemptStarted(generation=generation, layout=str(layout), members=members, source_members=old, reason=reason)
     )
     if source is not None:
-        turn.emit("reconfiguration_started", generation, **described(attempt))
+        turn.emit(events.ReconfigurationStarted(**route(attempt), reason=reason), generation)
     message = Prepare(
         epoch=settings.epoch,
         generation=generation,
@@ -103,10 +106,10 @@ def prepared(turn: Transition, message: Prepared) -> None:
         return commit(turn, attempt, attempt.target.step)
     attempt = _schedule(turn, attempt)
     plan = attempt.schedule
-    told: dict[str, Any] = {"reason": attempt.reason}
+    told = events.ReconfigurationPrepared(prepare_s=attempt.prepare_s, reason=attempt.reason)
     if plan is not None:
-        told = {"stream_steps": plan.steps, "wire_s": plan.wire_s, "reason": plan.reason}
-    turn.emit("reconfiguration_prepared", attempt.target.generation, prepare_s=attempt.prepare_s, **told)
+        told = msgspec.structs.replace(told, stream_steps=plan.steps, wire_s=plan.wire_s, reason=plan.reason)
+    turn.emit(told, attempt.target.generation)
     return _ask_to_stop(turn, attempt)
 
 
@@ -178,7 +181,8 @@ def streamed(turn: Transition, message: Streamed) -> None:
     turn.update(attempt=attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
         stream_s = max(vote.seconds for vote in attempt.streamed.values())
-        turn.emit("reconfiguration_streamed", attempt.target.generation, stream_s=stream_s, reason=attempt.reason)
+        told = events.ReconfigurationStreamed(stream_s=stream_s, reason=attempt.reason)
+        turn.emit(told, attempt.target.generation)
         commit(turn, attempt, held.step)
     return None
 
@@ -189,9 +193,9 @@ def streamed(turn: Transition, message: Streamed) -> None:
 def commit(turn: Transition, attempt: Attempt, step: int) -> None:
     """Write the commit record, then tell everybody. The target world is the live one from here on."""
     target, source = replace(attempt.target, step=step), attempt.source
-    fields = {} if source is None else summary(turn, attempt, step)
+    stats = None if source is None else summary(turn, attempt, step)
     deadline = turn.now + turn.state.settings.config.job.prepare_timeout
-    attempt = replace(attempt, target=target, committed=True, committed_at=turn.now, summary=fields, deadline=deadline)
+    attempt = replace(attempt, target=target, committed=True, committed_at=turn.now, stats=stats, deadline=deadline)
     record = Committed(
         generation=target.generation,
         layout=str(target.layout),
@@ -202,7 +206,7 @@ def commit(turn: Transition, attempt: Attempt, step: int) -> None:
         step=step,
         cause=attempt.cause,
         reason=attempt.reason,
-        summary=fields,
+        summary={} if stats is None else stats.to_document(),
     )
     turn.journal(record)
     turn.update(attempt=attempt, live=target, cutover=None, backoff=None, phase=Phase.CUTOVER)
@@ -251,16 +255,13 @@ def _retire(turn: Transition, attempt: Attempt) -> None:
     turn.enter(Phase.RETIRE)
     target = attempt.target
     turn.journal(Entered(generation=target.generation))
-    if attempt.source is not None:
-        fields = dict(attempt.summary)
-        paused_at, gap_s = fields.pop("paused_at"), fields.pop("gap_s")
+    if attempt.stats is not None:
         began = max(message.time for message in attempt.entered.values())
-        fields["pause_s"] = max(0.0, began - paused_at - gap_s)
-        fields["gate_s"] = max(message.gate_seconds for message in attempt.entered.values())
-        fields["exposed_s"] = fields["pause_s"] + fields["gate_s"] + fields["hook_s"]
-        turn.update(last_reconfiguration={"generation": target.generation, "time": turn.now, **fields})
-        turn.emit("reconfiguration_committed", **fields)
-    turn.emit("world_live", layout=str(target.layout), members=list(target.members), step=target.step)
+        gate_s = max(message.gate_seconds for message in attempt.entered.values())
+        done = attempt.stats.committed(target.generation, turn.now, began, gate_s)
+        turn.update(last_reconfiguration=done)
+        turn.emit(done)
+    turn.emit(events.WorldLive(layout=str(target.layout), members=target.members, step=target.step))
     turn.update(attempt=None, phase=Phase.STEADY, reason=attempt.reason)
     turn.stir()
 
@@ -278,14 +279,14 @@ def abort(turn: Transition, reason: str) -> None:
     turn.send(attempt.involved, Abort(epoch=turn.state.settings.epoch, generation=generation, reason=reason))
     turn.update(attempt=None)
     if attempt.source is None:
-        turn.emit("world_failed", generation, reason=reason)
+        turn.emit(events.WorldFailed(reason=reason), generation)
         end(turn, Phase.FAILED, 1, f"the first world, generation {generation}, could not be formed: {reason}")
         return
     held = turn.state.cutover
     keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
     if not (keep and held is not None and held.step == resize_queue.at_step(turn, held.request)):
         boundaries.withdraw(turn, "cutover")
-    turn.emit("reconfiguration_aborted", generation, reason=reason, **described(attempt, with_reason=False))
+    turn.emit(events.ReconfigurationAborted(reason=reason, **route(attempt)), generation)
     _back_off(turn, attempt)
     turn.update(phase=Phase.STEADY, reason=f"aborted: {reason}")
     turn.stir()

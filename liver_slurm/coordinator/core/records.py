@@ -6,6 +6,8 @@ from typing import Any, Literal, Union
 
 import msgspec
 
+from liver_slurm.rundir.events import CommitStats
+
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of all records; the tag is the class's name."""
@@ -51,7 +53,12 @@ class Committed(_Record, frozen=True, kw_only=True):
     cause: Literal["start", "notice", "request", "capacity", "successor"]
     reason: str
     summary: dict[str, Any]
-    """Fields of the ``reconfiguration_committed`` event, but for the pause."""
+    """:attr:`stats` as they stand in the journal, empty for world 0."""
+
+    @property
+    def stats(self) -> CommitStats | None:
+        """What the reconfiguration did and took; None: this is world 0."""
+        return msgspec.convert(self.summary, CommitStats) if self.summary else None
 
 
 class Entered(_Record, frozen=True, kw_only=True):

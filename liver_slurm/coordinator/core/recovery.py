@@ -116,7 +116,7 @@ def _with_world(state: RunState, last: Committed, entered: bool) -> RunState:
             deadline=state.now + state.settings.config.job.prepare_timeout,
             committed=True,
             committed_at=state.now,
-            summary=last.summary,
+            stats=last.stats,
         )
     return replace(state, phase=Phase.RECOVERING, live=live, attempt=attempt)
 

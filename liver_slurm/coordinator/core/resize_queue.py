@@ -9,6 +9,7 @@ from liver_slurm.coordinator.core.records import RequestClosed
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.rundir import events
 
 
 def hold(turn: Transition, *, told: bool = True) -> None:
@@ -70,7 +71,7 @@ def give_up(turn: Transition, goal: ResizeGoal, reason: str) -> None:
     let_go(turn, goal.number)
     close(turn, goal.number, fulfilled=False)
     wanted = str(goal.layout or f"{goal.workers} workers")
-    turn.emit("resize_given_up", request=goal.number, wanted=wanted, reason=reason)
+    turn.emit(events.ResizeGivenUp(request=goal.number, wanted=wanted, reason=reason))
     turn.stir()
 
 

@@ -6,6 +6,7 @@ from liver_slurm.coordinator.core import capacity, handover, reconfiguration
 from liver_slurm.coordinator.core.io import Launch, Release
 from liver_slurm.coordinator.core.state import Phase, RunState
 from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.rundir import events
 
 
 def look(turn: Transition) -> None:
@@ -22,7 +23,7 @@ def look(turn: Transition) -> None:
         return
     for order in decision.start:
         turn.actions.append(Launch(order.count, order.unit, order.partition))
-        turn.emit("standby_launch", count=order.count, unit=order.unit, partition=order.partition, reason=reason)
+        turn.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
 
 
 def view(state: RunState) -> capacity.View:
@@ -51,7 +52,7 @@ def view(state: RunState) -> capacity.View:
 
 def _release(turn: Transition, job_id: str, reason: str) -> None:
     """Workers that are there leave by themselves; a job without any, or with some that never came, is ended."""
-    turn.emit("standby_release", job_id=job_id, reason=reason)
+    turn.emit(events.StandbyRelease(job_id=job_id, reason=reason))
     for worker in list(turn.state.workers.values()):
         if worker.job_id == job_id and worker.role == "standby" and not worker.dismissed:
             reconfiguration.dismiss(turn, worker.name, "of no use any more")

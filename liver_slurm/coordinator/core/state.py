@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Literal
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.membership import World
@@ -13,6 +13,7 @@ from liver_slurm.policy.stream_schedule import StreamSchedule
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Backoff, Measured, ResizeGoal
 from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
+from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
 from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, NoticeKind
 
 
@@ -185,8 +186,8 @@ class Attempt:
     streamed: Mapping[str, Streamed] = field(default_factory=dict)
     committed: bool = False
     committed_at: float = 0.0
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    """After the commit: what the event log will say, but for the pause."""
+    stats: CommitStats | None = None
+    """After the commit, unless this is world 0: what the event log will say, but for the pause."""
     entered: Mapping[str, WorldEntered] = field(default_factory=dict)
 
     involved: tuple[str, ...] = ()
@@ -226,7 +227,7 @@ class RunState:
     reason: str = ""
     """The policy's last word."""
     backoff: Backoff | None = None
-    last_reconfiguration: Mapping[str, Any] | None = None
+    last_reconfiguration: ReconfigurationCommitted | None = None
     kept: Mapping[int, int] = field(default_factory=dict)
     """Nodes left to each component of the live job that has given some back."""
     fixed: frozenset[int] = frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from liver_slurm.coordinator.core.state import Phase, RunState, Worker
+from liver_slurm.rundir.events import ReconfigurationCommitted, to_document
 
 _TRAINING = (Phase.STEADY, Phase.PREPARE, Phase.STREAM, Phase.CUTOVER, Phase.RETIRE)
 
@@ -51,7 +52,7 @@ def document(state: RunState) -> dict[str, Any]:
             {"request": goal.number, "layout": str(goal.layout or ""), "workers": goal.workers, "at_step": goal.at_step}
             for goal in state.requests
         ],
-        "last_reconfiguration": dict(state.last_reconfiguration) if state.last_reconfiguration else None,
+        "last_reconfiguration": _stats(state.last_reconfiguration),
         "reason": state.reason,
         "rejected": {**state.rejected, "by_workers": sum(worker.rejected for worker in state.workers.values())},
     }
@@ -69,6 +70,14 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "step": worker.step,
         "notice": worker.departure.reason if worker.departure else None,
     }
+
+
+def _stats(last: ReconfigurationCommitted | None) -> dict[str, Any] | None:
+    if last is None:
+        return None
+    fields = to_document(last)
+    del fields["event"]
+    return {"generation": fields.pop("generation"), **fields}
 
 
 def _state(state: RunState) -> str:

@@ -45,6 +45,7 @@ from liver_slurm.protocol.messages import (
     StatusRequest,
     WorkerEnded,
 )
+from liver_slurm.rundir import events
 
 LAUNCH_RETRY = 30.0
 """Seconds until standby jobs are started again after the scheduler refused."""
@@ -60,7 +61,7 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         standby_scaling.look(turn)
     elif isinstance(given, LaunchRefused):
         turn.update(launch_after=given.time + LAUNCH_RETRY)
-        turn.emit("launch_refused", reason=given.error)
+        turn.emit(events.LaunchRefused(reason=given.error))
     elif isinstance(given, StopAsked):
         if handover.timed_out(state):
             end(turn, Phase.INTERRUPTED, INTERRUPTED, "the live job's time limit")
@@ -121,10 +122,11 @@ def _vote(turn: Transition, message: BoundaryVote) -> None:
 
 
 def _checkpoint_written(turn: Transition, message: CheckpointWritten) -> None:
-    event = "checkpoint_written" if message.ok else "checkpoint_failed"
-    fields: dict[str, Any] = {"path": message.path} if message.ok else {"error": message.error}
-    turn.emit(event, step=message.step, seconds=message.seconds, stall_s=message.stall_seconds, **fields)
-    if message.ok:
+    step, seconds, stall_s = message.step, message.seconds, message.stall_seconds
+    if not message.ok:
+        turn.emit(events.CheckpointFailed(step=step, seconds=seconds, stall_s=stall_s, error=message.error))
+    else:
+        turn.emit(events.CheckpointWritten(step=step, seconds=seconds, stall_s=stall_s, path=message.path))
         turn.update(save_seconds=message.seconds)
     interruption.saved(turn, message)
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from liver_slurm.coordinator.core.io import Action, Emit, Journal, Send
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.state import Phase, RunState, Worker
 from liver_slurm.protocol.messages import Message
+from liver_slurm.rundir.events import Event
 
 
 class Transition:
@@ -58,10 +61,10 @@ class Transition:
         """Send to a peer, registered or not."""
         self.actions.append(Send(peer, message))
 
-    def emit(self, event: str, generation: int | None = None, **fields: Any) -> None:
+    def emit(self, event: Event, generation: int | None = None) -> None:
         """Append to the event log; ``generation`` is the live world's unless another is meant."""
         number = self.state.generation if generation is None else generation
-        self.actions.append(Emit(event, {"generation": number, **fields}))
+        self.actions.append(Emit(msgspec.structs.replace(event, generation=number)))
 
     def journal(self, record: Record) -> None:
         """Make a record durable before whatever comes after it in this turn."""

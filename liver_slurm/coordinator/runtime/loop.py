@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import Any
 
 from liver_slurm.coordinator.core.io import (
     Action,
@@ -31,12 +30,15 @@ from liver_slurm.coordinator.runtime.node_return import NodeReturn
 from liver_slurm.coordinator.runtime.stopping import Stopping
 from liver_slurm.protocol.messages import StatusRequest
 from liver_slurm.protocol.server import ControlServer
-from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import SCHEMA_VERSION, CoordinatorStarted
 
 log = logging.getLogger(__name__)
 
 TICK = 0.1
 """Seconds between looks at the clock; deadlines are no finer than that."""
+_LOGGED = ("time", "event")
+"""Keys of an event that stand at the beginning of its line in the process's log."""
 
 
 class Clock:
@@ -72,10 +74,17 @@ class Loop:
         self._node_return = node_return
         self._finish: Finish | None = None
 
-    def announce(self, **fields: Any) -> None:
-        """Say in the event log that this coordinator has started."""
-        epoch, generation = self._state.settings.epoch, self._state.generation
-        self.perform(Emit("coordinator_started", {"generation": generation, "epoch": epoch, **fields}))
+    def announce(self, host: str) -> None:
+        """Say in the event log that this coordinator has started, on ``host``."""
+        state = self._state
+        started = CoordinatorStarted(
+            generation=state.generation,
+            epoch=state.settings.epoch,
+            phase=state.phase.value,
+            host=host,
+            schema_version=SCHEMA_VERSION,
+        )
+        self.perform(Emit(started))
 
     def run(self) -> Finish:
         """Serve until the run is over.
@@ -106,8 +115,8 @@ class Loop:
         elif isinstance(action, Journal):
             self._journal.append(action.record)
         elif isinstance(action, Emit):
-            log.info("%s %s", action.event, dict(action.fields))
-            self._events.append(action.event, **action.fields)
+            document = self._events.append(action.event)
+            log.info("%s %s", document["event"], {key: document[key] for key in document if key not in _LOGGED})
         elif isinstance(action, Finish):
             self._finish = action
         elif isinstance(action, SubmitSuccessor):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from event_samples import committed
 
 from liver_slurm.bench.elastic import measured
 from liver_slurm.bench.figures import Reconfigured, between, median_of, middle, ratio, usual
+from liver_slurm.rundir.events import ReconfigurationStarted
 from liver_slurm.rundir.metrics import StepMetrics
 
 
@@ -73,16 +75,8 @@ def test_a_run_is_measured_from_its_events_and_steps() -> None:
     steps = [step(number, float(number), 0) for number in range(1, 5)]
     steps += [step(number, 7.5 + 2.0 * (number - 5), 1, seconds=2.0) for number in range(5, 9)]
     events = [
-        {"event": "reconfiguration_started", "generation": 1, "time": 3.5},
-        {
-            "event": "reconfiguration_committed",
-            "generation": 1,
-            "time": 7.0,
-            "cutover_step": 4,
-            "pause_s": 1.2,
-            "hook_s": 0.25,
-            "stream_s": 1.0,
-        },
+        ReconfigurationStarted(generation=1, time=3.5, to="tp1pp1dp3"),
+        committed(generation=1, time=7.0, cutover_step=4, pause_s=1.2, hook_s=0.25, stream_s=1.0),
     ]
     (result,) = measured(events, steps)
     assert (result.interval_s, result.usual_s) == (3.5, 2.0)
@@ -96,10 +90,10 @@ def test_steps_beside_a_preparation_are_no_usual_ones() -> None:
     steps += [step(number, 4.0 + 2.0 * (number - 4), 1) for number in range(5, 9)]
     steps += [step(9, 100.0, 1), step(10, 200.0, 2), step(11, 201.0, 2), step(12, 202.0, 2)]
     events = [
-        {"event": "reconfiguration_started", "generation": 1, "time": 3.5},
-        {"event": "reconfiguration_committed", "generation": 1, "time": 5.0, "cutover_step": 4, "pause_s": 0.0},
-        {"event": "reconfiguration_started", "generation": 2, "time": 12.5},
-        {"event": "reconfiguration_committed", "generation": 2, "time": 150.0, "cutover_step": 9, "pause_s": 0.0},
+        ReconfigurationStarted(generation=1, time=3.5, to="tp1pp1dp3"),
+        committed(generation=1, time=5.0, cutover_step=4, pause_s=0.0),
+        ReconfigurationStarted(generation=2, time=12.5, to="tp1pp1dp3"),
+        committed(generation=2, time=150.0, cutover_step=9, pause_s=0.0),
     ]
     first, second = measured(events, steps)
     assert first.usual_s == 2.0

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from event_samples import committed
 
 from liver_slurm.cli.main import main
 from liver_slurm.config.load import load_job
-from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import CoordinatorStarted, RunEnded, StandbyReady, WorldLive
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, record_run
@@ -51,14 +53,11 @@ def run_dir() -> RunDir:
     made = create_run(load_job(TINY))
     record_run(made)
     log = EventLog(made.events)
-    log.append("coordinator_started", generation=-1)
-    log.append("world_live", generation=0, layout="tp1pp1dp2", members=["live-0", "live-1"], step=0)
-    log.append("standby_ready", generation=0, worker="standby-1-0", host="n3", device="cpu", job_id="1")
-    log.append(
-        "reconfiguration_committed", generation=1, to="tp1pp1dp3", pause_s=0.25, prepare_s=1.5, stream_s=0.2,
-        bytes_moved=1 << 20, mode="pause", cutover_step=10, reason="a standby is warm", **{"from": "tp1pp1dp2"},
-    )  # fmt: skip
-    log.append("world_live", generation=1, layout="tp1pp1dp3", members=["live-0", "live-1", "standby-1-0"], step=10)
+    log.append(CoordinatorStarted(generation=-1))
+    log.append(WorldLive(generation=0, layout="tp1pp1dp2", members=("live-0", "live-1"), step=0))
+    log.append(StandbyReady(generation=0, worker="standby-1-0", host="n3", device="cpu", job_id="1"))
+    log.append(committed())
+    log.append(WorldLive(generation=1, layout="tp1pp1dp3", members=("live-0", "live-1", "standby-1-0"), step=10))
     log.close()
     metrics = MetricsWriter(made.metrics)
     for step in range(1, 13):
@@ -83,7 +82,7 @@ def run_dir() -> RunDir:
 @pytest.fixture
 def ended(run_dir: RunDir) -> RunDir:
     """The same run, finished."""
-    EventLog(run_dir.events).append("run_ended", generation=1, outcome="finished", exit_code=0, reason="", step=200)
+    EventLog(run_dir.events).append(RunEnded(generation=1, outcome="finished", exit_code=0, reason="", step=200))
     return run_dir
 
 

@@ -14,7 +14,8 @@ import liver_slurm
 from liver_slurm.base.errors import BadInput, ControlError
 from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, Message, Reply, ResizeRequest, StatusRequest
 from liver_slurm.protocol.server import ControlServer
-from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 
 
@@ -84,7 +85,7 @@ def test_requests_that_make_no_sense_are_not_sent(run_dir: RunDir) -> None:
 
 def test_waiting_for_the_end(run_dir: RunDir) -> None:
     def end() -> None:
-        EventLog(run_dir.events).append("run_ended", generation=1, outcome="finished", reason="", step=200)
+        EventLog(run_dir.events).append(RunEnded(generation=1, outcome="finished", reason="", step=200))
 
     threading.Timer(0.2, end).start()
     status = liver_slurm.find("gpt-tiny").wait(timeout=20, poll=0.05)

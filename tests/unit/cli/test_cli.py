@@ -18,7 +18,8 @@ from liver_slurm.cli import main as main_module
 from liver_slurm.cli.main import COMMANDS
 from liver_slurm.cli.run import parse_resize
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.rundir.events import EventLog
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import Notice, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.parsing import JOB_FIELDS, SEPARATOR
 
@@ -254,8 +255,8 @@ def test_events(liver: Liver, ended: RunDir) -> None:
 def test_following_events_until_the_end(liver: Liver, run_dir: RunDir) -> None:
     def finish() -> None:
         log = EventLog(run_dir.events)
-        log.append("notice", generation=1, worker="standby-1-0", reason="SIGTERM")
-        log.append("run_ended", generation=1, outcome="cancelled", exit_code=3, reason="enough", step=13)
+        log.append(Notice(generation=1, worker="standby-1-0", reason="SIGTERM"))
+        log.append(RunEnded(generation=1, outcome="cancelled", exit_code=3, reason="enough", step=13))
 
     later = threading.Timer(0.3, finish)
     later.start()
@@ -366,7 +367,7 @@ def test_the_progress_view_without_a_terminal(liver: Liver, run_dir: RunDir, cap
     from liver_slurm.cli.view import ProgressView
 
     with ProgressView(run_dir, "title"):
-        EventLog(run_dir.events).append("run_ended", generation=1, outcome="finished", reason="", step=200)
+        EventLog(run_dir.events).append(RunEnded(generation=1, outcome="finished", reason="", step=200))
     lines = capfd.readouterr().err.splitlines()
     assert lines[-1].startswith("finished, step 200 of 200, loss 5.3800, layout tp1pp1dp3 (generation 1)")
 

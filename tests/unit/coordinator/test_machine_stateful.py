@@ -17,6 +17,7 @@ from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted,
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.parallel.membership import World
 from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.events import ReconfigurationCommitted
 
 STANDBYS = [f"standby-{letter}" for letter in "abcd"]
 LIVE = ["live-0", "live-1"]
@@ -215,8 +216,8 @@ class AnyOrder(RuleBasedStateMachine):
         elif isinstance(action, GiveBack):
             assert (action.component, action.keep) == (1, 1), "world 0's first worker is in every world"
             assert "live-1" not in {*self.run.state.workers, *self.run.live.members}, "nobody is on a node that goes"
-        elif isinstance(action, Emit) and action.event == "reconfiguration_committed":
-            assert action.fields["generation"] in self.committed
+        elif isinstance(action, Emit) and isinstance(action.event, ReconfigurationCommitted):
+            assert action.event.generation in self.committed
 
 
 AnyOrder.TestCase.settings = hypothesis_settings(

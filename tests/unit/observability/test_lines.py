@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.jsonl import LineReader, read_lines, read_tail
-from liver_slurm.rundir.events import EventLog, follow_events, read_events
+from liver_slurm.rundir.event_log import EventLog, follow_documents, read_documents, read_events
+from liver_slurm.rundir.events import LaunchRefused, Notice, StandbyRelease, WorldFailed, WorldLive
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, last_metrics, read_metrics, truncate_metrics
 
 
@@ -25,34 +26,34 @@ def step(number: int, loss: float = 1.0) -> StepMetrics:
 
 def test_events_have_a_time_and_come_in_order(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    log.append("world_live", generation=0, layout="tp1pp1dp1")
-    log.append("notice", generation=0, worker="live-1")
+    log.append(WorldLive(generation=0, layout="tp1pp1dp1"))
+    log.append(Notice(generation=0, worker="live-1"))
     first, second = read_events(tmp_path / "events.jsonl")
-    assert (first["event"], second["worker"]) == ("world_live", "live-1")
-    assert 0 < first["time"] <= second["time"]
+    assert isinstance(first, WorldLive)
+    assert isinstance(second, Notice)
+    assert (first.layout, second.worker) == ("tp1pp1dp1", "live-1")
+    assert 0 < first.time <= second.time
 
 
 def test_a_torn_last_line_is_neither_read_nor_glued_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    EventLog(path).append("one")
+    EventLog(path).append(LaunchRefused(reason="one"))
     with path.open("ab") as stream:
         stream.write(b'{"time": 1, "event": "tor')
-    assert [event["event"] for event in read_events(path)] == ["one"]
-    EventLog(path).append("two")
-    assert [event["event"] for event in read_events(path)] == ["one", "two"]
+    assert [event["reason"] for event in read_documents(path)] == ["one"]
+    EventLog(path).append(WorldFailed(reason="two"))
+    assert [event["reason"] for event in read_documents(path)] == ["one", "two"]
 
 
 def test_writers_beside_each_other_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    threads = [
-        threading.Thread(target=lambda n=n: [EventLog(path).append("x", writer=n, text="y" * 500) for _ in range(50)])
-        for n in range(4)
-    ]
+    event = StandbyRelease(job_id="7", reason="y" * 500)
+    threads = [threading.Thread(target=lambda: [EventLog(path).append(event) for _ in range(50)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(list(read_events(path))) == 200
+    assert [one["reason"] for one in read_documents(path)] == ["y" * 500] * 200
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,13 +78,13 @@ def test_following_ends_after_the_last_word(tmp_path: Path) -> None:
     done = threading.Event()
 
     def follow() -> None:
-        seen.extend(event["event"] for event in follow_events(path, stop=done.is_set, poll=0.01))
+        seen.extend(event["reason"] for event in follow_documents(path, stop=done.is_set, poll=0.01))
 
     follower = threading.Thread(target=follow)
     follower.start()
     log = EventLog(path)
-    log.append("one")
-    log.append("two")
+    log.append(LaunchRefused(reason="one"))
+    log.append(WorldFailed(reason="two"))
     done.set()
     follower.join(timeout=10)
     assert seen == ["one", "two"]

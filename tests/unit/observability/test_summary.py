@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from event_samples import committed
+
 from liver_slurm.observability.summary import COLUMNS, reconfiguration_table, summarize
+from liver_slurm.rundir.events import to_document
 
 START = [
     {"event": "coordinator_started", "generation": -1},
@@ -15,11 +18,7 @@ JOINED = [
     {"event": "standby_ready", "generation": 0, "worker": "standby-8-0", "host": "n4", "job_id": "8"},
     {"event": "reconfiguration_started", "generation": 1, "to": "tp1pp1dp3", "reason": "a standby is warm"},
 ]
-COMMITTED: dict[str, Any] = {
-    "event": "reconfiguration_committed", "generation": 1, "from": "tp1pp1dp2", "to": "tp1pp1dp3", "pause_s": 0.25,
-    "prepare_s": 1.0, "stream_s": 0.2, "bytes_moved": 4096, "mode": "pause", "cutover_step": 12,
-    "reason": "a standby is warm",
-}  # fmt: skip
+COMMITTED = to_document(committed(bytes_moved=4096, cutover_step=12))
 LIVE = {
     "event": "world_live",
     "generation": 1,
