@@ -227,10 +227,11 @@ def _watch(source: str, config: JobConfig, run_dir: RunDir, budget: QueryBudget)
         return SupplyWatch(LocalStandbys(run_dir, config.standby.max_jobs), config.standby.poll)
     from liver_slurm.scheduler.slurm.connect import connect
     from liver_slurm.scheduler.slurm.standby import SlurmStandbys
+    from liver_slurm.worker.bootstrap import standby_main
 
     # A worker's notice may not wait for slurmctld.
     client = connect(budget=budget, may_wait=False)
-    return SupplyWatch(SlurmStandbys(config, run_dir, client), config.standby.poll, budget)
+    return SupplyWatch(SlurmStandbys(config, run_dir, client, standby_main), config.standby.poll, budget)
 
 
 def _live_job(

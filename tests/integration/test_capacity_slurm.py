@@ -44,7 +44,7 @@ class Capacity:
             elastic=ElasticSection(layouts=layouts),
         )
         self.run_dir = RunDir(path)
-        self.source = SlurmStandbys(self.config, self.run_dir, client, function=stand_by)
+        self.source = SlurmStandbys(self.config, self.run_dir, client, task=stand_by)
         self.asked = 0
         self.useless_since: Any = {}
 
@@ -128,7 +128,7 @@ def test_sizes_features_and_excluded_nodes(
         jobs = {job.unit: job for job in own.source.observe().jobs}
         assert (jobs[0].nodes, jobs[1].nodes) == (("n2",), ("n4",))
         # A restarted coordinator knows them apart.
-        again = SlurmStandbys(own.config, own.run_dir, client, function=stand_by)
+        again = SlurmStandbys(own.config, own.run_dir, client, task=stand_by)
         assert {job.job_id: job.unit for job in again.observe().jobs} == {
             job.job_id: unit for unit, job in jobs.items()
         }

@@ -20,6 +20,7 @@ from liver_slurm.scheduler.slurm.batch import read_template
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 from liver_slurm.scheduler.slurm.submit import submit_live
+from liver_slurm.worker.bootstrap import standby_main
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=2, cpus_per_node=2, gpus_per_node=0)]
 
@@ -121,7 +122,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
     assert [info.partition for info in client.jobs([job])] == ["live", "live", "prod"]
     assert {info.comment for info in client.jobs([job])} == {str(run_dir.path)}
 
-    (started,) = SlurmStandbys(config, run_dir, client).launch(1)
+    (started,) = SlurmStandbys(config, run_dir, client, standby_main).launch(1)
     assert fields(started)["TimeLimit"] == "00:30:00"
 
     reclaimable = (ComponentSection(), ComponentSection(partition="scavenger"))
@@ -129,7 +130,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
         submit_live(JobConfig(live=LiveSection(python=python, component=reclaimable)), run_dir, client)
     wrong = JobConfig(standby=StandbySection(partitions=("prod",), max_jobs=1))
     with pytest.raises(ClusterError, match=r"a standby job was refused: .*standbys belong"):
-        SlurmStandbys(wrong, run_dir, client).launch(1)
+        SlurmStandbys(wrong, run_dir, client, standby_main).launch(1)
 
 
 def test_templates_by_hand(tmp_path: Path) -> None:

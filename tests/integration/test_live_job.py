@@ -19,6 +19,7 @@ from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
+from liver_slurm.worker.bootstrap import standby_main
 
 pytestmark = [
     pytest.mark.slurm,
@@ -107,7 +108,7 @@ def test_cancel_ends_all_jobs_of_a_run_and_none_of_another(
     job, other = submit(small), submit(small)
     eventually(lambda: reached(job, 1) and reached(other, 1), "both train", 90)
     # Two more than there are nodes for: they wait in the queue.
-    source = SlurmStandbys(small, job.run_dir, client)
+    source = SlurmStandbys(small, job.run_dir, client, standby_main)
     source.launch(4)
     eventually(lambda: [each for each in source.observe().jobs if each.state == "pending"], "pending standby jobs", 30)
     address = json.loads(job.run_dir.address_file.read_text())

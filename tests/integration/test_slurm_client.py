@@ -26,6 +26,7 @@ from liver_slurm.scheduler.slurm.command import NotAnswering
 from liver_slurm.scheduler.slurm.connect import CHOICE, connect
 from liver_slurm.scheduler.slurm.records import JobInfo
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name
+from liver_slurm.worker.bootstrap import standby_main
 
 pytestmark = [
     pytest.mark.slurm,
@@ -264,7 +265,7 @@ class Held:
     def __init__(self, folder: Path, client: SlurmClient, budget: QueryBudget | None = None) -> None:
         self.run_dir = RunDir(folder)
         self.config = load_job(JOB, [f"standby.max_jobs={QUEUED}"])
-        self.source = SlurmStandbys(self.config, self.run_dir, client)
+        self.source = SlurmStandbys(self.config, self.run_dir, client, standby_main)
         self.watch = SupplyWatch(self.source, 0.1, budget)
 
     def seen(self) -> CapacitySnapshot | None:

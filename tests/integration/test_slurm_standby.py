@@ -59,7 +59,7 @@ class Standbys:
         path.mkdir(exist_ok=True)
         values = {"partitions": ("scavenger",), "max_jobs": 4, "time": "10:00", **options}
         self.config = JobConfig(standby=StandbySection(**values))
-        self.source = SlurmStandbys(self.config, self.dir, client, function=stand_in)
+        self.source = SlurmStandbys(self.config, self.dir, client, task=stand_in)
 
     def note(self, job: str, rank: int = 0, suffix: str = "") -> str:
         path = self.dir.path / f"{job}-{rank}{suffix}"
@@ -148,7 +148,7 @@ def test_a_restarted_coordinator_finds_and_closes_them(
     eventually(lambda: [job.state for job in first.source.observe().jobs] == ["running"] * 2, "both run")
     second = make()
     assert {job.job_id for job in second.source.observe().jobs} == set(ids)
-    stranger = SlurmStandbys(second.config, RunDir(Path("/elsewhere/run")), client, function=stand_in)
+    stranger = SlurmStandbys(second.config, RunDir(Path("/elsewhere/run")), client, task=stand_in)
     assert stranger.observe().jobs == (), "same name, another run"
     stranger.close()
     assert len(second.source.observe().jobs) == 2

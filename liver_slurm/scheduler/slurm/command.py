@@ -68,8 +68,8 @@ def first_line(text: str) -> str:
     return "no reason given"
 
 
-def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
-    """Run one command and return its standard output.
+def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None, text: str = "") -> str:
+    """Run one command, with ``text`` as its standard input, and return its standard output.
 
     Raises:
         ClusterError: it is not installed, took longer than ``timeout`` seconds, or failed.
@@ -82,7 +82,7 @@ def run_once(argv: Sequence[str], timeout: float, environment: Mapping[str, str]
     try:
         done = subprocess.run(
             argv,
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             text=True,
             errors="replace",

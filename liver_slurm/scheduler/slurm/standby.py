@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +16,13 @@ from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom
+from liver_slurm.scheduler.slurm.batch import gpu_request
 from liver_slurm.scheduler.slurm.client import SlurmClient
-from liver_slurm.scheduler.slurm.command import first_line
 from liver_slurm.scheduler.slurm.headroom import Unit, idle_units, make_unit
-from liver_slurm.scheduler.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job
-from liver_slurm.scheduler.slurm.parsing import WIDTH, parse_memory
+from liver_slurm.scheduler.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job, warning_seconds
+from liver_slurm.scheduler.slurm.parsing import WIDTH, parse_duration, parse_memory
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, ReservationInfo
-from liver_slurm.worker.bootstrap import standby_main
+from liver_slurm.scheduler.slurm.submitit_launcher import LaunchRequest, launch, task_path
 
 RESERVATIONS_EVERY = 15.0
 """Seconds between looks at the reservations, which are made long before they begin."""
@@ -29,11 +31,11 @@ UNIT_MARK = " unit="
 
 
 class SlurmStandbys:
-    """:class:`liver_slurm.scheduler.ports.StandbySource` on Slurm, through submitit.
+    """:class:`liver_slurm.scheduler.ports.StandbyProvider` on Slurm; submitit launches the jobs.
 
     A job's state never comes from submitit (its watcher asks sacct, and may be ten minutes behind) but from one query
-    of our own for all jobs. They are found by name and comment, so a coordinator that was started again finds those of
-    its predecessor.
+    of our own for all jobs of our user that carry the run's name and comment. So a coordinator that was started again
+    finds those of its predecessor.
     """
 
     def __init__(
@@ -41,14 +43,14 @@ class SlurmStandbys:
         config: JobConfig,
         run_dir: RunDir,
         client: SlurmClient,
-        function: Callable[[str], Any] = standby_main,
+        task: Callable[[str], Any],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``function``: what each task runs, given the run directory's path; it must be importable on the node."""
+        """``task``: what each task runs, given the run directory's path; it must be importable on the node."""
         self._config = config
         self._run_dir = run_dir
         self._client = client
-        self._function = function
+        self._task = task
         self._clock = clock
         self._name = standby_job_name(run_dir)
         self._units = tuple(_unit(section, client) for section in standby_units(config.standby))
@@ -60,7 +62,7 @@ class SlurmStandbys:
         self._running: frozenset[str] = frozenset()
 
     def observe(self) -> CapacitySnapshot:
-        """See :class:`StandbySource`: one query for the jobs, and one a partition for its nodes.
+        """See :class:`StandbyProvider`: one query for the jobs, and one a partition for its nodes.
 
         Two or three more when a job has begun to run since the last look, for reservations and the cluster's settings;
         reservations are asked for every :data:`RESERVATIONS_EVERY` seconds anyway.
@@ -87,18 +89,29 @@ class SlurmStandbys:
         return self._last
 
     def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:
-        """See :class:`StandbySource`; without a partition the unit's best one.
+        """See :class:`StandbyProvider`; without a partition the unit's best one.
 
         Those that were submitted before one is refused stay; :meth:`observe` shows them.
         """
-        return [self._submit(unit, partition) for _ in range(count)]
+        section = standby_units(self._config.standby)[unit]
+        request = LaunchRequest(
+            count=count,
+            folder=str(self._run_dir.standby),
+            python=shlex.quote(self._config.live.python or sys.executable),
+            parameters=submitit_parameters(
+                self._config, section, self._name, _comment(self._run_dir, unit), partition or section.partitions[0]
+            ),
+            task=task_path(self._task),
+            argument=str(self._run_dir.path),
+        )
+        return launch(request)
 
     def release(self, job_id: str) -> None:
-        """See :class:`StandbySource`."""
+        """See :class:`StandbyProvider`."""
         self._client.cancel([job_id])
 
     def close(self) -> None:
-        """See :class:`StandbySource`: also those that an earlier coordinator of the run started."""
+        """See :class:`StandbyProvider`: also those that an earlier coordinator of the run started."""
         self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
 
     def _ask_terms(self) -> Terms:
@@ -129,19 +142,47 @@ class SlurmStandbys:
                 room.append(Headroom(number, name, idle_units(fresh, self._units[number])))
         return tuple(room)
 
-    def _submit(self, unit: int, partition: str) -> str:
-        # Late, because submitit is slow to import and only a coordinator on Slurm needs it.
-        from liver_slurm.scheduler.slurm.submitit_launcher import make_executor
 
-        path = str(self._run_dir.path)
-        try:
-            section = standby_units(self._config.standby)[unit]
-            comment = _comment(self._run_dir, unit)
-            where = partition or section.partitions[0]
-            executor = make_executor(self._config, section, self._run_dir.standby, self._name, comment, where)
-            return str(executor.submit(self._function, path).job_id)
-        except RuntimeError as error:  # submitit's word for all that Slurm refuses
-            raise ClusterError(f"a standby job was refused: {first_line(str(error))}") from error
+def submitit_parameters(
+    config: JobConfig, standby: StandbySection, job_name: str, comment: str, partition: str
+) -> dict[str, Any]:
+    """What ``submitit.SlurmExecutor`` is told of a job of the size ``standby`` in ``partition``."""
+    return {
+        "job_name": job_name,
+        "comment": comment,
+        "partition": partition,
+        "time": max(1, math.ceil((parse_duration(standby.time) or 0) / 60)),
+        "nodes": standby.nodes_per_job,
+        "ntasks_per_node": standby.tasks_per_node,
+        "cpus_per_task": standby.cpus_per_task,
+        "gres": gpu_request(standby.gpus_per_task, standby.tasks_per_node),
+        "constraint": standby.constraint,
+        "exclude": standby.exclude,
+        "account": standby.account or config.live.account,
+        "qos": standby.qos,
+        "wckey": None,
+        "setup": [*config.live.setup, f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"'],
+        # From Slurm 22.05 on srun does not take the CPUs of a task from the job. One worker that leaves or dies takes
+        # no other of its unit with it.
+        "srun_args": [f"--cpus-per-task={standby.cpus_per_task}", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"],
+        "additional_parameters": _header_lines(standby),
+    }
+
+
+def _header_lines(standby: StandbySection) -> dict[str, str | bool]:
+    """Header lines that submitit has no parameter for, or has one in other units than Slurm's."""
+    # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's
+    # get SIGTERM and KillWait, in which the world goes on without them. A standby that came back under its old id
+    # would be a stranger to its run: no requeue.
+    lines: dict[str, str | bool] = {
+        "time": standby.time,
+        "export": "ALL",
+        "no-requeue": True,
+        "signal": standby.signal or f"USR2@{int(warning_seconds(standby))}",
+    }
+    if standby.mem is not None:
+        lines["mem"] = standby.mem
+    return lines
 
 
 def standby_job_name(run_dir: RunDir) -> str:

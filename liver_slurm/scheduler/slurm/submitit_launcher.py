@@ -1,58 +1,94 @@
-"""How a standby job is submitted. Imports submitit, so it is imported only where standbys are launched."""
+"""``python -m liver_slurm.scheduler.slurm.submitit_launcher``: submit standby jobs through submitit's public surface.
+
+The one module that imports submitit, and a process of its own: what submitit's public surface cannot carry are an
+environment and a time limit for ``sbatch``. It hands on the environment of the process that calls it, and waits for
+ever. The coordinator lives inside a Slurm job, whose variables ``sbatch`` and the new job's ``srun`` would take for
+options of theirs (submitit's own ``helpers.clean_env`` also removes ``SLURM_CONF``, and changes the environment of
+all threads). So the environment and the limit are those of this process, see :func:`launch`; everything else that a
+standby needs goes through ``SlurmExecutor.update_parameters``. Its 0.5 s of imports stay out of the coordinator too.
+
+The job id that submitit reads out of ``sbatch``'s output is for the log only. Which jobs are ours follows from Slurm's
+records of our user's jobs, see :class:`liver_slurm.scheduler.slurm.standby.SlurmStandbys`.
+"""
 
 from __future__ import annotations
 
-import math
-import shlex
+import importlib
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-from liver_slurm.config.schema import JobConfig, StandbySection
-from liver_slurm.plugins.submitit.executor import LiverExecutor
-from liver_slurm.scheduler.slurm.batch import gpu_request
-from liver_slurm.scheduler.slurm.notices import warning_seconds
-from liver_slurm.scheduler.slurm.parsing import parse_duration
+import msgspec
 
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.scheduler.slurm.command import first_line, outside_environment, run_once
 
-def make_executor(
-    config: JobConfig, standby: StandbySection, folder: Path, job_name: str, comment: str, partition: str
-) -> LiverExecutor:
-    """An executor each of whose jobs is one unit of the size ``standby`` in ``partition``."""
-    executor = LiverExecutor(folder, python=_python(config))
-    executor.update_parameters(
-        job_name=job_name,
-        comment=comment,
-        partition=partition,
-        time=max(1, math.ceil((parse_duration(standby.time) or 0) / 60)),
-        nodes=standby.nodes_per_job,
-        ntasks_per_node=standby.tasks_per_node,
-        cpus_per_task=standby.cpus_per_task,
-        gres=gpu_request(standby.gpus_per_task, standby.tasks_per_node),
-        constraint=standby.constraint,
-        exclude=standby.exclude,
-        account=standby.account or config.live.account,
-        qos=standby.qos,
-        wckey=None,
-        signal_delay_s=int(warning_seconds(standby)),
-        setup=[*config.live.setup, f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"'],
-        # One worker that leaves or dies takes no other of its unit with it.
-        srun_args=["--no-kill", "--kill-on-bad-exit=0", "--wait=0"],
-        additional_parameters=_additional(standby),
-    )
-    return executor
+TIMEOUT = 60.0
+"""Seconds that one submission may take."""
 
 
-def _additional(standby: StandbySection) -> dict[str, str | bool]:
-    """Header lines that submitit has no parameter for, or has one in other units than Slurm's."""
-    # No --no-kill: with it, workers on a node that is set DOWN are killed without a word; without it all of the job's
-    # get SIGTERM and KillWait, in which the world goes on without them.
-    lines: dict[str, str | bool] = {"time": standby.time, "export": "ALL"}
-    if standby.mem is not None:
-        lines["mem"] = standby.mem
-    if standby.signal is not None:
-        lines["signal"] = standby.signal
-    return lines
+class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Standby jobs of one kind, as the launching process reads them from its standard input, JSON."""
+
+    count: int
+    folder: str
+    """Where submitit keeps its scripts, pickles and outputs."""
+    python: str
+    """Command that starts Python on the nodes, as a shell reads it."""
+    parameters: dict[str, Any]
+    """Of ``submitit.SlurmExecutor.update_parameters``."""
+    task: str
+    """``module:function`` that each task calls; it must be importable on the nodes."""
+    argument: str
+    """What the function is called with."""
 
 
-def _python(config: JobConfig) -> str:
-    return shlex.quote(config.live.python or sys.executable)
+class LaunchReply(msgspec.Struct, frozen=True):
+    """What the launching process prints, JSON."""
+
+    job_ids: tuple[str, ...]
+    error: str = ""
+    """Why no further job was submitted; empty: all were."""
+
+
+def task_path(function: Callable[[str], Any]) -> str:
+    """``module:function`` of an importable function."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def launch(request: LaunchRequest) -> list[str]:
+    """Submit standby jobs in a process of its own; returns their ids.
+
+    Raises:
+        ClusterError: Slurm refused one, or did not answer in time; those that were submitted before it stay.
+    """
+    command = [sys.executable, "-m", __name__]
+    limit = TIMEOUT * request.count
+    output = run_once(command, limit, outside_environment(), msgspec.json.encode(request).decode())
+    reply = msgspec.json.decode(output.splitlines()[-1], type=LaunchReply)
+    if reply.error:
+        raise ClusterError(f"a standby job was refused: {reply.error}")
+    return list(reply.job_ids)
+
+
+def submit_all(request: LaunchRequest) -> LaunchReply:
+    """Submit the jobs from this process, in its environment."""
+    import submitit
+
+    module, _, name = request.task.partition(":")
+    # Pickled by reference, so that nodes may have another Python than we do.
+    function = getattr(importlib.import_module(module), name)
+    job_ids: list[str] = []
+    try:
+        executor = submitit.SlurmExecutor(request.folder, max_num_timeout=0, python=request.python)
+        executor.update_parameters(**request.parameters)
+        for _ in range(request.count):
+            job_ids.append(str(executor.submit(function, request.argument).job_id))  # noqa: PERF401 - kept if the next is refused
+    except RuntimeError as error:  # submitit's word for all that Slurm refuses
+        return LaunchReply(tuple(job_ids), first_line(str(error)))
+    return LaunchReply(tuple(job_ids))
+
+
+if __name__ == "__main__":
+    answer = submit_all(msgspec.json.decode(sys.stdin.buffer.read(), type=LaunchRequest))
+    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")

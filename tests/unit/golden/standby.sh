@@ -2,18 +2,18 @@
 
 # Parameters
 #SBATCH --account=lab
-#SBATCH --comment=/runs/gpt-20260102-030405-abcd
+#SBATCH --comment=/runs/run
 #SBATCH --cpus-per-task=3
-#SBATCH --error=/runs/gpt-20260102-030405-abcd/standby/%j_0_log.err
+#SBATCH --error=/runs/run/standby/%j_0_log.err
 #SBATCH --export=ALL
 #SBATCH --gres=gpu:4
-#SBATCH --job-name=gpt-20260102-030405-abcd-standby
+#SBATCH --job-name=run-standby
 #SBATCH --mem=16G
 #SBATCH --no-requeue
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/gpt-20260102-030405-abcd/standby/%j_0_log.out
+#SBATCH --output=/runs/run/standby/%j_0_log.out
 #SBATCH --partition=a
 #SBATCH --qos=low
 #SBATCH --signal=USR2@30
@@ -25,4 +25,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.out --error /runs/gpt-20260102-030405-abcd/standby/%j_%t_log.err --cpus-per-task=3 --no-kill --kill-on-bad-exit=0 --wait=0 /opt/liver/bin/python -u -m liver_slurm.plugins.submitit /runs/gpt-20260102-030405-abcd/standby
+srun --unbuffered --output /runs/run/standby/%j_%t_log.out --error /runs/run/standby/%j_%t_log.err --cpus-per-task=3 --no-kill --kill-on-bad-exit=0 --wait=0 /opt/liver/bin/python -u -m submitit.core._submit /runs/run/standby

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
-from liver_slurm.plugins.submitit.executor import LiverExecutor
+from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name
-from liver_slurm.scheduler.slurm.submitit_launcher import make_executor
+from liver_slurm.worker.bootstrap import standby_main
 
 RUN_DIR = RunDir(Path("/runs/gpt-20260102-030405-abcd"))
 NAME = "gpt-20260102-030405-abcd-standby"
@@ -33,7 +32,7 @@ def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Calla
         make_job("3", "COMPLETED", **mark),
         make_job("4", name=NAME, comment="/other/gpt-20260102-030405-abcd"),
     ]
-    source = SlurmStandbys(config(cpus_per_task=2), RUN_DIR, slurm, clock=lambda: 5.0)
+    source = SlurmStandbys(config(cpus_per_task=2), RUN_DIR, slurm, standby_main, clock=lambda: 5.0)
     supply = source.observe()
     assert [job.job_id for job in supply.jobs] == ["1", "2"]
     assert [(place.partition, place.jobs) for place in supply.room] == [("a", 2), ("b", 2)], "n1 counts once"
@@ -54,36 +53,6 @@ def test_the_name_is_one_name() -> None:
     assert standby_job_name(RunDir(Path("/runs/a, b"))) == "a__b-standby"
 
 
-@pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobConfig], LiverExecutor]:
-    monkeypatch.setattr(LiverExecutor, "affinity", classmethod(lambda _: 2))  # whether or not srun is here
-    return lambda config: make_executor(config, config.standby, RUN_DIR.standby, NAME, str(RUN_DIR.path), "a")
-
-
-def test_script(executor: Callable[[JobConfig], LiverExecutor], golden: Callable[[str, str], None]) -> None:
-    wanted = JobConfig(
-        live=LiveSection(account="lab", setup=("module load cuda",), python="/opt/liver/bin/python"),
-        standby=StandbySection(
-            partitions=("a",), nodes_per_job=2, tasks_per_node=4, cpus_per_task=3, gpus_per_task=1, mem="16G", qos="low"
-        ),
-    )
-    made = executor(wanted)
-    golden("standby.sh", made._make_submission_file_text(made._submitit_command_str, "uid"))
-
-
-def test_own_job_variables_are_unset_for_sbatch(
-    executor: Callable[[JobConfig], LiverExecutor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    command = executor(config())._make_submission_command(Path("/x.sh"))
-    assert command[:3] == ["timeout", "60", "env"]
-    assert command[-2:] == ["sbatch", "/x.sh"]
-    unset = command[4:-2:2]
-    assert "SLURM_JOB_ID" in unset
-    assert "SLURM_CONF" not in unset
-
-
 def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
     slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +63,7 @@ def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
     for name in ("reservations", "config"):
         answer = getattr(slurm, name)
         monkeypatch.setattr(slurm, name, lambda answer=answer, name=name: (asked.append(name), answer())[1])
-    source = SlurmStandbys(config(), RUN_DIR, slurm, clock=lambda: now)
+    source = SlurmStandbys(config(), RUN_DIR, slurm, standby_main, clock=lambda: now)
     mark = {"name": NAME, "comment": str(RUN_DIR.path)}
 
     def look() -> list[str]:
