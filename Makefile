@@ -11,7 +11,7 @@ GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-long test-gpu test-ucx test-slurm-versions lint
+.PHONY: help setup packages demo test test-long test-gpu test-ucx test-slurm-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make lint      ruff, mypy and the contracts between layers"
+	@echo "make docs      what the documents take from the code, written again"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
 
 setup: packages $(STAMP)
@@ -64,3 +65,6 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+
+docs: setup
+	$(PYTHON) docs/generate.py

@@ -1,0 +1,1 @@
+"""What trains: the engine that builds a model in a layout, and the data that it trains on."""

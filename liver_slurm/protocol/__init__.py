@@ -1,0 +1,1 @@
+"""The control channel: every message, and the encrypted connection between coordinator, workers and clients."""

@@ -1,0 +1,1 @@
+"""The engine on megatron-core: model, optimizer, boxes of state, checkpoints."""

@@ -1,0 +1,1 @@
+"""The adapter for Slurm: its commands, its records, its jobs."""

@@ -1,0 +1,1 @@
+"""What carries bytes between two workers: shared memory, TCP, gloo, NCCL or UCX, behind one interface."""

@@ -1,0 +1,102 @@
+"""Generate the parts of the documents that the code already says, so that neither drifts from the other.
+
+A block of a document stands between ``<!-- generated: NAME -->`` and ``<!-- end of NAME -->``. ``make docs`` writes all
+of them again; ``--check``, and a unit test, name the documents in which one is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "liver_slurm"
+BLOCK = re.compile(r"<!-- generated: (?P<name>\w+) -->\n(?P<text>.*?)<!-- end of (?P=name) -->", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Return every document with prose of ours: the README and the pages in docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render(text: str) -> str:
+    """Return a document's text with each of its generated blocks made anew from the code.
+
+    Raises:
+        KeyError: a block has a name that no generator has.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        name = found["name"]
+        return f"<!-- generated: {name} -->\n{BLOCKS[name]()}\n<!-- end of {name} -->"
+
+    return BLOCK.sub(block, text)
+
+
+def layers() -> str:
+    """Render the layers of the import-linter contract, top to bottom."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    found = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rows = [" · ".join(name.strip() for name in re.split(r"[|:]", layer)) for layer in found]
+    return "\n".join(["```text", *(f"  │  {row}" for row in rows), "  ▼", "```"])
+
+
+def packages() -> list[str]:
+    """Return every package of the product as a dotted name below ``liver_slurm``, plugins included."""
+    plugins = ROOT / "plugins"  # liver_slurm/plugins is a link to it, which glob does not follow
+    found = [*PACKAGE.rglob("__init__.py"), *plugins.rglob("__init__.py")]
+    names = {path.parent.relative_to(PACKAGE if PACKAGE in path.parents else ROOT) for path in found}
+    return sorted(".".join(name.parts) for name in names if name.parts and "__pycache__" not in name.parts)
+
+
+def rooms() -> str:
+    """Render the table of packages, each with the first line of its docstring."""
+    rows = ["| package | what is in it |", "|---|---|"]
+    for name in packages():
+        folder = "/".join(name.split("."))
+        home = ROOT / folder if folder.startswith("plugins") else PACKAGE / folder
+        line = (ast.get_docstring(ast.parse((home / "__init__.py").read_text())) or "").partition("\n\n")[0]
+        shown = line.replace("\n", " ").replace("``", "`")
+        link = f"../{folder}" if folder.startswith("plugins") else f"../liver_slurm/{folder}"
+        rows.append(f"| [`{folder}/`]({link}) | {shown} |")
+    return "\n".join(rows)
+
+
+def sections() -> str:
+    """Render the table of a job file's sections and keys, from the reference that the schema makes."""
+    rows = ["| section | what it says | keys |", "|---|---|---|"]
+    parts = re.split(r"^(\[\[?[\w.]+\]\]?)$", (ROOT / "configs" / "reference.toml").read_text(), flags=re.MULTILINE)
+    for before, header, keys in zip(parts[::2], parts[1::2], parts[2::2], strict=False):
+        told = [line.removeprefix("# ") for line in before.rsplit("\n\n", 1)[-1].splitlines() if line.startswith("# ")]
+        names = re.findall(r"^# (\w+) =", keys, flags=re.MULTILINE)
+        rows.append(f"| `{header}` | {' '.join(told)} | {', '.join(f'`{name}`' for name in names)} |")
+    return "\n".join(rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"layers": layers, "rooms": rooms, "sections": sections}
+
+
+def main(arguments: list[str]) -> int:
+    """Write all generated blocks, or with ``--check`` name the documents in which one is out of date."""
+    stale = 0
+    for path in documents():
+        text = path.read_text()
+        fresh = render(text)
+        if fresh != text:
+            stale += 1
+            print(f"{path.relative_to(ROOT)}: {'out of date; run make docs' if '--check' in arguments else 'written'}")
+            if "--check" not in arguments:
+                path.write_text(fresh)
+    return int("--check" in arguments and stale > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
