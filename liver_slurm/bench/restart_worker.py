@@ -13,6 +13,7 @@ BEGUN = time.time()  # before anything slow: the interpreter is up
 import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import msgspec  # noqa: E402
 
@@ -72,6 +73,21 @@ def report_file(orders: Orders, rank: int) -> Path:
     return Path(orders.folder) / f"report-{orders.generation}-{rank}.json"
 
 
+def _probe(state: Any, folder: Path, step: int) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Try each format: seconds of saving and of loading, and why those that failed did."""
+    from liver_slurm.bench import saved
+
+    probes: dict[str, tuple[float, float]] = {}
+    failures: dict[str, str] = {}
+    for name in saved.FORMATS:
+        seconds, problem = saved.probe(name, state, folder, step)
+        if problem:
+            failures[name] = problem
+        else:
+            probes[name] = seconds
+    return probes, failures
+
+
 def main(orders: Orders, rank: int) -> None:
     """Be a rank of one world."""
     from datetime import timedelta
@@ -97,9 +113,8 @@ def main(orders: Orders, rank: int) -> None:
     timeout = timedelta(minutes=5)
     store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
     layout = Layout.parse(orders.layout)
-    members = tuple(str(number) for number in range(layout.size))
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    world = build_world(Membership(orders.generation, layout, members), str(rank), store, backend, device, timeout)
+    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
+    world = build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
     grouped = time.time()
     state = build_rank_state(config, world, device, None if orders.load else lambda model: initialise(model, config))
     make_live(world, config.train.seed)
@@ -120,22 +135,14 @@ def main(orders: Orders, rank: int) -> None:
             step += 1
 
     train(orders.steps)
-    probes: dict[str, tuple[float, float]] = {}
-    failures: dict[str, str] = {}
-    for name in saved.FORMATS if orders.probe else ():
-        seconds, problem = saved.probe(name, state, folder, step)
-        if problem:
-            failures[name] = problem
-        else:
-            probes[name] = seconds
+    probes, failures = _probe(state, folder, step) if orders.probe else ({}, {})
     chosen = saved.fastest(probes, world) if orders.save == "fastest" else orders.save
     saved_at = 0.0
     if chosen:
-        save = saved.FORMATS[chosen][0]
-        save(state, folder, step)  # the first one pays for what later ones do not
+        saved.FORMATS[chosen][0](state, folder, step)  # the first one pays for what later ones do not
         saved.clear(state, folder)
         train(2)
-        save(state, folder, step)
+        saved.FORMATS[chosen][0](state, folder, step)
         saved_at = time.time()
     report = Report(
         begun=BEGUN,

@@ -19,7 +19,8 @@ from liver_slurm.reshard.tensors import Move, Piece, TensorInfo, inside
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.checksum import digests, signed
 from liver_slurm.transfer.packing import ALIGNMENT, Packed, lay_out
-from liver_slurm.transfer.transports.base import Pending, Transport
+from liver_slurm.transfer.route import Route
+from liver_slurm.transfer.transports.base import Pending
 
 _InFlight = tuple[list[Pending], Callable[[], None]]
 """A chunk's messages, and what is to be done when they have gone through."""
@@ -98,27 +99,18 @@ class BlockingTransfer:
         tensors: dict[str, TensorInfo],
         source: Iterable[tuple[Piece, torch.Tensor]],
         target: Iterable[tuple[Piece, torch.Tensor]],
-        source_peers: Sequence[int],
-        target_peers: Sequence[int],
-        me: int,
-        transport: Transport,
-        staging_bytes: int,
-        on_received: Callable[[torch.Tensor], None] = lambda box: None,
+        route: Route,
     ) -> None:
         """
         Args:
             moves: this worker's part of the plan.
             source, target: its pieces in the two worlds, with their storage; empty for a joiner, a leaver.
-            source_peers, target_peers: the transport's number of each source and each target rank.
-            me: this worker's own number there.
-            staging_bytes: memory for messages, in all.
-            on_received: called with each box that lies in its place, before its digest is compared.
         """
         self._source, self._target = BoxIndex(source), BoxIndex(target)
-        self._copies, self._on_received = self._moved(moves.copies), on_received
-        self._me, self._transport = me, transport
-        self._slot_bytes = max(staging_bytes // _SLOTS, _DIGEST_BYTES)
-        self._source_peers, self._target_peers = source_peers, target_peers
+        self._copies, self._on_received = self._moved(moves.copies), route.on_received
+        self._me, self._transport = me, transport = route.me, route.transport
+        self._slot_bytes = max(route.staging_bytes // _SLOTS, _DIGEST_BYTES)
+        self._source_peers, self._target_peers = source_peers, target_peers = route.source_peers, route.target_peers
         ranks = max(len(source_peers), len(target_peers))
         self._chunks = schedule(moves, tensors, self._slot_bytes, ranks, ALIGNMENT)
         self._staging: list[torch.Tensor] = []

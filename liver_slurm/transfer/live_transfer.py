@@ -35,9 +35,9 @@ from liver_slurm.transfer.optimizer_replay import (
     copy_all,
     digests,
 )
-from liver_slurm.transfer.receiver import Receiver
+from liver_slurm.transfer.receiver import Arrivals, Receiver
+from liver_slurm.transfer.route import Route
 from liver_slurm.transfer.sender import Outgoing, Sender, Updates
-from liver_slurm.transfer.transports.base import Transport
 
 _SENDING, _RECEIVING = 2, 3
 """Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
@@ -75,26 +75,20 @@ class LiveTransfer:
         source: Replica | None,
         target: Replica | None,
         updates: Updates | None,
-        source_peers: Sequence[int],
-        target_peers: Sequence[int],
-        transport: Transport,
-        staging_bytes: int,
+        route: Route,
         device: torch.device,
         gradient_room: int | None = None,
-        on_received: Callable[[torch.Tensor], None] = lambda box: None,
     ) -> None:
         """
         Args:
             moves: this worker's part of a plan between worlds whose weights are derived.
             source, target: what it holds in the two worlds; None for a joiner, a leaver.
             updates: of the source world; None for a joiner.
-            source_peers, target_peers: the transport's number of each source and each target rank.
-            staging_bytes: memory for messages, in all.
             device: where state lies.
             gradient_room: memory for forwarded gradients besides; None: no limit.
-            on_received: called with each box that has arrived.
         """
-        slot = max(staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
+        source_peers, target_peers, transport = route.source_peers, route.target_peers, route.transport
+        slot = max(route.staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
         pinned = device.type == "cuda"
         self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
         self._pool = pool = threads.idle() if device.type == "cpu" else None
@@ -116,9 +110,7 @@ class LiveTransfer:
             incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
         arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
         self._sinks = [
-            Receiver(
-                peer, contents, arriving[peer], transport, self._receiving, pool, device, on_received, self._notify
-            )
+            Receiver(Arrivals(peer, contents, arriving[peer]), route, self._receiving, pool, device, self._notify)
             for peer, contents in sorted(incoming.items())
         ]
         self._copies = _copies(moves.copies, held, needed)

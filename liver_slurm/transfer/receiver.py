@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +15,18 @@ from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.cuda_stream import SideStream
 from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, Slots, decode
 from liver_slurm.transfer.optimizer_replay import Boxes, Content, Groups, Trained, decode_groups, digests
-from liver_slurm.transfer.transports.base import Transport
+from liver_slurm.transfer.route import Route
+
+
+class Arrivals(NamedTuple):
+    """What one peer sends to this worker."""
+
+    peer: int
+    """The transport's number of the source."""
+    chunks: Mapping[int, Content]
+    """By number, the boxes of each chunk in this worker's new state."""
+    boxes: Boxes
+    """All of them, whole."""
 
 
 class Receiver:
@@ -22,31 +34,24 @@ class Receiver:
 
     def __init__(
         self,
-        peer: int,
-        incoming: Mapping[int, Content],
-        boxes: Boxes,
-        transport: Transport,
+        arrivals: Arrivals,
+        route: Route,
         slots: Slots,
         pool: Executor | None,
         device: torch.device,
-        on_received: Callable[[torch.Tensor], None],
         on_ended: Callable[[], None],
     ) -> None:
         """
         Args:
-            peer: the transport's number of the source.
-            incoming: by number, the boxes of each chunk in this worker's new state.
-            boxes: all of them, whole.
-            slots: staging, shared by all of a worker's sinks.
+            slots: staging, shared by all of a worker's receivers.
             pool: what replays updates, so that the next gradients arrive meanwhile, and takes digests; None: this
                 thread does.
-            on_received: called with each box that has arrived as state, before anything else is done with it.
             on_ended: called, in the thread, when all boxes are at the source's last version.
         """
-        self.peer, self._incoming, self._boxes = peer, incoming, boxes
-        self._transport, self._slots, self._pool = transport, slots, pool
+        self.peer, self._incoming, self._boxes = arrivals
+        self._transport, self._slots, self._pool = route.transport, slots, pool
         self._replays: list[Future[None]] = []
-        self._on_received, self._on_ended = on_received, on_ended
+        self._on_received, self._on_ended = route.on_received, on_ended
         self._side = SideStream(device, slots.nbytes)
         self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
         self._versions: dict[int, int] = {}

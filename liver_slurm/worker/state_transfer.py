@@ -24,6 +24,7 @@ from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.transfer.optimizer_replay import Replica
+from liver_slurm.transfer.route import Route
 from liver_slurm.transfer.transports.base import Transport
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.memory_agreement import MemoryAgreement
@@ -67,9 +68,16 @@ class TransferBuilder:
         transport: Transport,
         room: MemoryAgreement,
     ) -> None:
-        self._ends, self._plan, self._config, self._transport, self._room = ends, plan, config, transport, room
+        self._ends, self._plan, self._transport, self._room = ends, plan, transport, room
         self._moves = plan.moves_for(ends.source_rank, ends.target_rank)
-        self._received = partial(fault_injection.received, ends.worker)
+        self._route = Route(
+            transport,
+            ends.me,
+            ends.peers.source,
+            ends.peers.target,
+            config.stream.staging_bytes,
+            partial(fault_injection.received, ends.worker),
+        )
 
     def transfer(self) -> tuple[BlockingTransfer, LayerwiseTransfer | None]:
         """All early layers at once, in the pause; and the late ones, None: there are none."""
@@ -87,13 +95,9 @@ class TransferBuilder:
             source=_replica(ends.old, plan.source, ends.source_rank),
             target=_replica(ends.new, plan.target, ends.target_rank),
             updates=LiveUpdates(ends.old) if ends.old is not None else None,
-            source_peers=ends.peers.source,
-            target_peers=ends.peers.target,
-            transport=self._transport,
-            staging_bytes=self._config.stream.staging_bytes,
+            route=self._route,
             device=device,
             gradient_room=self._room.gradients,
-            on_received=self._received,
         )
         return overlap, self._late(lambda *which: _boxes_of(replica_of(*which)))
 
@@ -141,12 +145,7 @@ class TransferBuilder:
             tensors=self._plan.tensors,
             source=source,
             target=target,
-            source_peers=self._ends.peers.source,
-            target_peers=self._ends.peers.target,
-            me=self._ends.me,
-            transport=self._transport,
-            staging_bytes=self._config.stream.staging_bytes,
-            on_received=self._received,
+            route=self._route,
         )
 
     def _layer(self, box: Piece | Move) -> int:

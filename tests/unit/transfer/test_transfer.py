@@ -17,6 +17,7 @@ from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
 from liver_slurm.transfer.blocking_transfer import BlockingTransfer, BlockingTransferStats
 from liver_slurm.transfer.packing import LARGE
+from liver_slurm.transfer.route import Route
 from liver_slurm.transfer.transports.host import HostTransport
 from liver_slurm.transfer.transports.mesh import Connections
 
@@ -59,12 +60,9 @@ def worker() -> Iterator[Worker]:
                 TENSORS,
                 boxes(source),
                 boxes(target),
-                source_peers=[0, 1],
-                target_peers=[0, 1],
-                me=me,
-                transport=HostTransport(both_connections[me], timedelta(seconds=20)),
-                staging_bytes=STAGING,
-                on_received=received,
+                Route(
+                    HostTransport(both_connections[me], timedelta(seconds=20)), me, [0, 1], [0, 1], STAGING, received
+                ),
             )
             return opened.enter_context(closing(transfer))
 

@@ -28,7 +28,8 @@ from liver_slurm.transfer.optimizer_replay import (
     digests,
     encode_groups,
 )
-from liver_slurm.transfer.receiver import Receiver
+from liver_slurm.transfer.receiver import Arrivals, Receiver
+from liver_slurm.transfer.route import Route
 
 GROUPS = encode_groups({GroupSpec(): Hyperparameters(1e-3, 0.1, 0.9, 0.999, 1e-8)}).view(torch.uint8).view(-1)
 
@@ -74,14 +75,17 @@ def message(kind: Kind, version: int, payload: torch.Tensor | None = None, numbe
 def receive(*messages: list[torch.Tensor], pool: Executor | None = None) -> Receiver:
     content = held(0.0)
     sink = Receiver(
-        peer=1,
-        incoming={0: content},
-        boxes={BOX: content},
-        transport=Script(*(part for parts in messages for part in parts)),  # type: ignore[arg-type]
+        Arrivals(peer=1, chunks={0: content}, boxes={BOX: content}),
+        Route(
+            Script(*(part for parts in messages for part in parts)),  # type: ignore[arg-type]
+            me=0,
+            source_peers=(0, 1),
+            target_peers=(0, 1),
+            staging_bytes=SOURCE.nbytes,
+        ),
         slots=Slots(1, SOURCE.nbytes, False),
         pool=pool,
         device=torch.device("cpu"),
-        on_received=lambda view: None,
         on_ended=lambda: None,
     )
     sink.run()
