@@ -125,8 +125,7 @@ def main(orders: Orders, rank: int) -> None:
         saved.FORMATS[orders.load][1](state, folder, step)
     loaded = time.time()
     first = train_step(state, samples, step)
-    step += 1
-    ends = [first.end]
+    step, ends = step + 1, [first.end]
 
     def train(steps: int) -> None:
         nonlocal step
