@@ -59,6 +59,24 @@ def nodes_that_slurm_does_not_take() -> Story:
     return run
 
 
+@story
+def nodes_asked_back_again() -> Story:
+    """A component that could not be ended is tried again when it is asked for again."""
+    run = hetjob(1, 1)
+    run.ask(m.ResizeRequest(workers=1, give_back=True))
+    run.change_over()
+    run.tick(0.1)
+    run.leave("live-1")
+    run.tick(0.1)
+    run.feed(GivenBack(run.now, 2, 0, error="scancel: no answer"))
+    run.tick(0.1)
+    run.ask(m.ResizeRequest(workers=1))
+    run.tick(0.1)
+    run.ask(m.ResizeRequest(workers=1, give_back=True))
+    run.tick(0.1)
+    return run
+
+
 # ---- interruption --------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +250,22 @@ def time_limit_without_a_successor() -> Story:
     run.beat(*LIVE, step=4, after=66.0)
     run.tick(65.5)
     run.leave(*LIVE)
+    return run
+
+
+@story
+def time_limit_in_a_cutover() -> Story:
+    """What is to be saved before the limit waits until the new world is entered."""
+    run = of_job_7()
+    with run.quietly("standby-a comes, and the world with it is committed"):
+        run.register("standby-a")
+        run.tick(0.3)
+        run.prepare_all()
+        run.agree()
+        run.stream_all()
+    job_seen(run, 200.0, PENDING)
+    run.enter_all()
+    run.tick(0.1)
     return run
 
 

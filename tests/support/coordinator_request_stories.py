@@ -81,6 +81,23 @@ def notice_before_a_scheduled_resize() -> Story:
 
 
 @story
+def requests_in_their_order() -> Story:
+    """Those for now come before those that are scheduled, each after the one that was asked for before it."""
+    run = two()
+    run.beat(*LIVE, step=4)
+    run.ask(m.ResizeRequest(layout="tp2pp1dp1", at_step=50))
+    run.ask(m.ResizeRequest(layout="tp1pp1dp2", at_step=60))
+    run.ask(m.ResizeRequest(workers=1))
+    run.ask(m.ResizeRequest(layout="tp1pp2dp1"))
+    run.change_over()
+    run.change_over()
+    run.restart()
+    for name in LIVE:
+        run.register(name, generation=2, steps=8)
+    return run
+
+
+@story
 def request_given_up_after_three_tries() -> Story:
     """A request for a step fails three times; training goes on."""
     run = two()

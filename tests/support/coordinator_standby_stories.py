@@ -136,6 +136,69 @@ def notice_withdrawn() -> Story:
 
 
 @story
+def notice_that_changes() -> Story:
+    """The scheduler's word stays, moves a little, comes nearer, and becomes another one; each time it is acted upon."""
+    run = with_standbys()
+    at = run.now + 100.0
+    notice(run, EvictionNotice("reservation", "node n1 is reserved", at))
+    run.prepare_all()
+    notice(run, EvictionNotice("reservation", "node n1 is reserved", at), after=0.5)
+    notice(run, EvictionNotice("reservation", "node n1 is reserved", at - 0.5), after=0.5)
+    notice(run, EvictionNotice("reservation", "node n1 is reserved", at - 50.0), after=0.5)
+    notice(run, EvictionNotice("preemption", "job 99 wants its nodes", at - 50.0), after=0.5)
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    notice(run, EvictionNotice("preemption", "job 99 wants its nodes", at - 40.0), after=0.5)
+    notice(run, None, after=0.5)
+    return run
+
+
+@story
+def signals_that_nothing_explains() -> Story:
+    """Who outlives its signal may leave at ease; who is not suspended after a SIGTSTP stays."""
+    run = with_standbys()
+    notice(run, None)
+    run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
+    run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    for _ in range(2):
+        run.tick(2.4)
+        run.beat(*LIVE, "standby-b", generation=1)
+    notice(run, None, after=0.4)
+    run.beat("standby-a", generation=1)
+    notice(run, None)
+    run.tick(1.1)
+    run.change_over()
+    run.leave("standby-a")
+    run.say(m.Notice(worker="standby-b", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
+    run.look(running("standby-b", grace=20.0))
+    run.change_over()
+    run.look(running("standby-b", grace=20.0), after=4.0)
+    run.look(running("standby-b", grace=20.0), after=1.0)
+    return run
+
+
+@story
+def standbys_across_a_crash() -> Story:
+    """How long each standby job has been there is remembered; one that is gone by then is seen to be so."""
+    run = two()
+    run.look(*(running(number) for number in ("7", "8", "9")))
+    with run.quietly("standbys of three jobs come"):
+        for number in ("7", "8", "9"):
+            run.register(f"standby-{number}", job_id=number)
+        run.tick(0.3)
+    run.say(m.Notice(worker="standby-7", reason="SIGTERM", time=run.now))
+    run.restart()
+    for name in LIVE:
+        run.register(name, generation=0)
+    run.register("standby-8", job_id="8")
+    run.look(running("8"), running("9"))
+    run.look(after=0.1, blind="slurmctld does not answer")
+    run.look(running("8"), after=0.1)
+    return run
+
+
+@story
 def notice_by_one_of_a_job() -> Story:
     """Slurm takes a job as a whole: one worker speaks for both, in no world they leave at once."""
     run = two()
