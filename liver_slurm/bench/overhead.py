@@ -2,13 +2,13 @@
 
 Two figures, each from whole runs of the smallest model under a coordinator:
 
-- ``cpu_share``: CPU time of the workers' threads that are there for elasticity (the companion, ZeroMQ's) over that of
+- ``cpu_share``: CPU time of the workers' threads that are there for elasticity (control thread, ZeroMQ's) over that of
   all their threads, while training is in its usual state. Heartbeats take their time whether or not training gets its
   core, so the share grows where others compete for it; ``cpu_of_wall``, the same CPU time over the wall time of a
   worker, does not.
 - ``step_time_ratio``: a usual step of such a run over that of the same model trained in a plain loop, with the same
-  step and without coordinator, companion and agenda. Runs of both kinds take turns; the ratio is the median of the
-  pairs'.
+  step and without coordinator, control thread and directives. Runs of both kinds take turns; the ratio is the median
+  of the pairs'.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ and on, fp32. The restarts are made before, between and after the runs of ours; 
 
 The restart is the baseline at its best: see :mod:`liver_slurm.bench.restart`. Ours are whole runs: see
 :mod:`liver_slurm.bench.elastic`. What preparing beside training takes from it is ``slowed_s`` of their parts, and not
-in the figure: it is nothing where the companion has a core of its own.
+in the figure: it is nothing where the control thread has a core of its own.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def measure(pairs: Sequence[Pair], modes: Sequence[Literal["pause", "overlap"]] 
     cores = document["machine"]["cores"]
     if not gpu and cores < 2 * most:
         document["note"] = (
-            f"up to {most} workers, each with a companion beside its training thread, shared {cores} cores: training "
-            "and streaming took time from each other, step times vary, and exposed times of a few "
+            f"up to {most} workers, each with a control thread beside its training thread, shared {cores} cores: "
+            "training and streaming took time from each other, step times vary, and exposed times of a few "
             "hundredths of a second are within that"
         )
     return document

@@ -1,7 +1,7 @@
 """One process of the restart baseline: ``python -m liver_slurm.bench.restart_worker ORDERS.json RANK``.
 
 It starts, loads what it is told to, trains, saves, and ends at once, with nothing between these that a restart could do
-without: no coordinator, no companion, no waiting. When each was done goes to a file beside the orders.
+without: no coordinator, no control thread, no waiting. When each was done goes to a file beside the orders.
 """
 
 from __future__ import annotations
@@ -101,13 +101,13 @@ def main(orders: Orders, rank: int) -> None:
         import torch.distributed as dist
 
         from liver_slurm.bench import saved
+        from liver_slurm.engine.api import every_layer
         from liver_slurm.engine.data.samples import open_samples
-        from liver_slurm.engine.megatron.groups import make_live
-        from liver_slurm.engine.megatron.initial import initialise
-        from liver_slurm.engine.megatron.rank_state import build_rank_state
-        from liver_slurm.engine.megatron.step import train_step
-        from liver_slurm.parallel.groups import Membership, build_world
+        from liver_slurm.engine.megatron.shard import build_shard
+        from liver_slurm.engine.storage import Moments
+        from liver_slurm.parallel.groups import build_world
         from liver_slurm.parallel.layout import Layout
+        from liver_slurm.parallel.membership import Membership
 
     imported = time.time()
     timeout = timedelta(minutes=5)
@@ -116,21 +116,23 @@ def main(orders: Orders, rank: int) -> None:
     membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
     world = build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
     grouped = time.time()
-    state = build_rank_state(config, world, device, None if orders.load else lambda model: initialise(model, config))
-    make_live(world, config.train.seed)
+    state = build_shard(config, world, device, fresh=not orders.load)
+    if orders.load:
+        Moments(state, None).allocate(every_layer)
+    state.make_live()
     samples = open_samples(config, ())
     built = time.time()
     folder, step = Path(orders.folder), orders.step
     if orders.load:
         saved.FORMATS[orders.load][1](state, folder, step)
     loaded = time.time()
-    first = train_step(state, samples, step)
+    first = state.train_step(samples, step)
     step, ends = step + 1, [first.end]
 
     def train(steps: int) -> None:
         nonlocal step
         for _ in range(steps):
-            ends.append(train_step(state, samples, step).end)
+            ends.append(state.train_step(samples, step).end)
             step += 1
 
     train(orders.steps)

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from liver_slurm.engine.megatron.checkpoint import Checkpointer, Written, checkpoint_path, load_checkpoint
+from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path, load_checkpoint
 from liver_slurm.engine.megatron.model import unwrap
-from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.shard import MegatronShard
 from liver_slurm.parallel.groups import ProcessGroups
 
-Save = Callable[[RankState, Path, int], None]
-Load = Callable[[RankState, Path, int], None]
+Save = Callable[[MegatronShard, Path, int], None]
+Load = Callable[[MegatronShard, Path, int], None]
 
 
-def save_boxes(state: RankState, folder: Path, step: int) -> None:
+def save_boxes(state: MegatronShard, folder: Path, step: int) -> None:
     """As the product saves, training standing still."""
     written: list[Written] = []
     Checkpointer(state, folder, keep=0, asynchronous=False).save(step, written.append)
@@ -30,12 +30,12 @@ def save_boxes(state: RankState, folder: Path, step: int) -> None:
     dist.barrier(group=state.world.groups["host"])
 
 
-def load_boxes(state: RankState, folder: Path, step: int) -> None:
+def load_boxes(state: MegatronShard, folder: Path, step: int) -> None:
     """As the product loads."""
     load_checkpoint(state, checkpoint_path(folder, step))
 
 
-def save_torch_dist(state: RankState, folder: Path, step: int) -> None:
+def save_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
     """megatron-core's torch_dist with two threads.
 
     Without its fully parallel saving, which took twice as long on one host (15M, dp2, distributed optimizer).
@@ -53,7 +53,7 @@ def save_torch_dist(state: RankState, folder: Path, step: int) -> None:
     dist.barrier(group=state.world.groups["host"])
 
 
-def load_torch_dist(state: RankState, folder: Path, step: int) -> None:
+def load_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
     """The way back, into any layout."""
     from megatron.core import dist_checkpointing
 
@@ -82,7 +82,7 @@ FORMATS: dict[str, tuple[Save, Load]] = {
 """The product's own first: its step counter is the one that is compared."""
 
 
-def clear(state: RankState, folder: Path) -> None:
+def clear(state: MegatronShard, folder: Path) -> None:
     """Remove all checkpoints: the memory disk is memory."""
     dist.barrier(group=state.world.groups["host"])
     if state.world.rank == 0:
@@ -91,7 +91,7 @@ def clear(state: RankState, folder: Path) -> None:
     dist.barrier(group=state.world.groups["host"])
 
 
-def probe(name: str, state: RankState, folder: Path, step: int) -> tuple[tuple[float, float], str]:
+def probe(name: str, state: MegatronShard, folder: Path, step: int) -> tuple[tuple[float, float], str]:
     """Try one format: seconds that it takes to save this state and to load it again, here, once it is warm.
 
     Returns:
@@ -119,7 +119,7 @@ def fastest(probes: dict[str, tuple[float, float]], world: ProcessGroups) -> str
     return list(FORMATS)[int(seconds.argmin())]
 
 
-def _sharded(state: RankState, is_loading: bool) -> dict[str, Any]:
+def _sharded(state: MegatronShard, is_loading: bool) -> dict[str, Any]:
     metadata = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
     model = unwrap(state.model).sharded_state_dict(metadata=metadata)
     optimizer = state.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=metadata)

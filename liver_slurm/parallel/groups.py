@@ -12,19 +12,7 @@ import torch
 
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Coordinates, Layout
-
-
-@dataclass(frozen=True)
-class Membership:
-    """Who is in a world. ``members[rank]`` is the worker with that rank."""
-
-    generation: int
-    layout: Layout
-    members: tuple[str, ...]
-
-    def rank_of(self, worker: str) -> int | None:
-        """The worker's rank here, None if it is no member."""
-        return self.members.index(worker) if worker in self.members else None
+from liver_slurm.parallel.membership import Membership
 
 
 @dataclass

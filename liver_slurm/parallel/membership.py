@@ -1,4 +1,4 @@
-"""Who is in a world: its members in rank order, their layout, and the generation that numbers it."""
+"""Members of a world: the workers in rank order, their layout, and the generation that numbers the world."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from liver_slurm.parallel.layout import Layout
 
 
 @dataclass(frozen=True)
-class World:
-    """Members in rank order."""
+class Membership:
+    """A world as everybody agrees on it; ``members[rank]`` is the worker with that rank."""
 
     generation: int
     layout: Layout
     members: tuple[str, ...]
+
+    def rank_of(self, worker: str) -> int | None:
+        """The worker's rank; None if it is no member."""
+        return self.members.index(worker) if worker in self.members else None
+
+
+@dataclass(frozen=True)
+class World(Membership):
+    """A world that became live."""
+
     step: int
     """Completed steps when it became the live world."""

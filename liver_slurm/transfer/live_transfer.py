@@ -17,6 +17,7 @@ from itertools import filterfalse
 import torch
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Replica, Updates
 from liver_slurm.reshard.chunks import Chunk, schedule
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
@@ -30,14 +31,13 @@ from liver_slurm.transfer.optimizer_replay import (
     Content,
     Fixed,
     Index,
-    Replica,
     Trained,
     copy_all,
     digests,
 )
 from liver_slurm.transfer.receiver import Arrivals, Receiver
 from liver_slurm.transfer.route import Route
-from liver_slurm.transfer.sender import Outgoing, Sender, Updates
+from liver_slurm.transfer.sender import Outgoing, Sender
 
 _SENDING, _RECEIVING = 2, 3
 """Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is

@@ -6,18 +6,18 @@ gradient of update ``n + 1`` can make that update itself, bit for bit: Adam work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch.optim.adamw import adamw
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import Box, Piece, inside
+from liver_slurm.reshard.tensors import Piece, inside
 from liver_slurm.transfer.checksum import digests as digests_of
 from liver_slurm.transfer.checksum import signed
 
@@ -30,17 +30,6 @@ _BLOCK = 1 << 18
 """Elements that an update is replayed on at a time: Adam reads and writes them a dozen times, in the cache."""
 
 
-class Hyperparameters(NamedTuple):
-    """What one update used for one group of parameters."""
-
-    lr: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
-
-
-Groups = Mapping[GroupSpec, Hyperparameters]
 _COLUMNS = len(GroupSpec._fields) + len(Hyperparameters._fields)
 
 
@@ -60,49 +49,6 @@ def decode_groups(table: torch.Tensor) -> Groups:
     split = len(GroupSpec._fields)
     rows = table.view(-1, _COLUMNS).tolist()
     return {GroupSpec(*row[:split]): Hyperparameters(*row[split:]) for row in rows}
-
-
-@dataclass(frozen=True)
-class TrainedBox:
-    """A box of one weight's master and Adam moments where a rank keeps them; views in the box's shape.
-
-    ``gradient`` gives the view of the reduced, clipped gradient; it is valid from the optimizer's pre-step hook until
-    the gradient buffer is zeroed.
-    """
-
-    piece: Piece
-    master: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
-    gradient: Callable[[], torch.Tensor]
-    group: GroupSpec
-
-    @property
-    def state(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Master and moments."""
-        return self.master, self.exp_avg, self.exp_avg_sq
-
-    def part(self, offset: Box, shape: Box) -> TrainedBox | None:
-        """The box inside this one; None if it does not lie in it."""
-        place = inside(offset, shape, self.piece)
-        if place is None:
-            return None
-        return TrainedBox(
-            Piece(self.piece.tensor, offset, shape),
-            self.master[place],
-            self.exp_avg[place],
-            self.exp_avg_sq[place],
-            lambda: self.gradient()[place],
-            self.group,
-        )
-
-
-@dataclass(frozen=True)
-class Replica:
-    """What one rank holds of a world's state: boxes that are trained, and weights that are not."""
-
-    trained: Sequence[TrainedBox]
-    fixed: Sequence[tuple[Piece, torch.Tensor]]
 
 
 class Index:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Groups
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.cuda_stream import SideStream
 from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, Slots, decode
-from liver_slurm.transfer.optimizer_replay import Boxes, Content, Groups, Trained, decode_groups, digests
+from liver_slurm.transfer.optimizer_replay import Boxes, Content, Trained, decode_groups, digests
 from liver_slurm.transfer.route import Route
 
 

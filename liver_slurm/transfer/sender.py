@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from liver_slurm.engine.api import Updates
 from liver_slurm.transfer.cuda_stream import SideStream, mark
 from liver_slurm.transfer.frames import Header, Kind, Outbox, Slots
-from liver_slurm.transfer.optimizer_replay import Boxes, Content, Groups, Trained, digests, encode_groups
+from liver_slurm.transfer.optimizer_replay import Boxes, Content, Trained, digests, encode_groups
 from liver_slurm.transfer.transports.base import Transport
 
 _WINDOW = 16
@@ -28,24 +29,6 @@ what another one has still to take."""
 
 _TOGETHER = 8
 """Chunks whose gradients one thread stages after the other: it costs training's thread more to ask than to copy one."""
-
-
-class Updates(Protocol):
-    """The optimizer steps of the world that is streamed from."""
-
-    def adam_step(self) -> int:
-        """How many updates were made."""
-
-    def groups(self) -> Groups:
-        """What the next update uses."""
-
-    def watch(
-        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
-    ) -> Callable[[], None]:
-        """Call ``before`` and ``after`` around each update, and ``zeroing`` before its gradients go.
-
-        In training's thread; returns what ends it.
-        """
 
 
 @dataclass

@@ -32,7 +32,7 @@ def pool(size: int) -> ThreadPoolExecutor:
 
 
 def idle() -> ThreadPoolExecutor:
-    """As many threads as have cores while training stands, or waits: those of its team on a CPU, and the companion.
+    """As many threads as have cores while training stands, or waits: its team's on a CPU, and the control thread.
 
     Beside training that computes on all cores of its team they are about as many again, where liver-slurm has chosen
     the team: half of the cores.

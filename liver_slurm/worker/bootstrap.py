@@ -1,4 +1,4 @@
-"""How a worker starts: under srun in the live job, as a task of a standby job, or as a plain process."""
+"""Start of a worker process: under srun in the live job, as a task of a standby job, or as a plain process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from liver_slurm.worker.signals import signal_pipe
 
 
 def standby_main(run_dir: str) -> None:
-    """What each task of a standby job runs; does not return."""
+    """Run one task of a standby job; does not return."""
     main(Path(run_dir), "standby", task_name("standby"))
 
 
 def task_name(role: Literal["live", "standby"], first: str | None = None) -> str:
-    """A name for this Slurm task that no other worker of the run has; a run has one live job and any standby jobs.
+    """Name of this Slurm task's worker, unique in the run, which has one live job and any number of standby jobs.
 
-    ``first``: first part of the name, which a live job gives that succeeds another one.
+    Args:
+        first: first part of the name, which a live job gives that succeeds another one.
     """
     task = os.environ.get("SLURM_PROCID", "0")
     standard = "live" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}"
@@ -31,8 +32,8 @@ def task_name(role: Literal["live", "standby"], first: str | None = None) -> str
 
 
 def main(path: Path, role: Literal["live", "standby"], name: str) -> None:
-    """Be a worker until told to leave, then exit: 0, or 1 if it failed. Does not return."""
-    # Before anything slow: a notice may come at any time.
+    """Run a worker until it is told to leave, then exit with 0, or with 1 if it failed. Does not return."""
+    # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
     run_dir = RunDir(path)
     _log_to(run_dir.worker_log(name))
@@ -64,6 +65,7 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
         from liver_slurm.worker.device import choose_device
 
         device = choose_device(config)
+        from liver_slurm.engine.megatron.engine import MegatronEngine
         from liver_slurm.worker.worker import Identity, Worker
 
     identity = Identity(
@@ -75,12 +77,12 @@ def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals:
         restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         device=device,
     )
-    worker = Worker(identity, config, run_dir, signals)
+    worker = Worker(identity, config, MegatronEngine(), run_dir, signals)
     log.info("%s leaves: %s", name, worker.run())
 
 
 def _log_to(path: Path) -> None:
-    """Send everything that this process prints to its log; also what libraries print."""
+    """Redirect everything that this process and its libraries print to the log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)

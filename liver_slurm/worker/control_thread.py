@@ -1,6 +1,6 @@
-"""A worker's second thread: talks to the coordinator, sees signals, and starts preparing target worlds.
+"""Control thread of a worker: talks to the coordinator, reads signals, and starts the preparation of target worlds.
 
-In steady state it does nothing but heartbeats and writing metrics.
+In steady state it only sends heartbeats and writes metrics.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ log = logging.getLogger(__name__)
 
 
 class WorkerPort(Protocol):
-    """What the companion must know of, and may ask from, the worker that it belongs to."""
+    """The worker as its control thread sees it; implementations must not block."""
 
     name: str
 
     def registration(self) -> Register:
-        """Who the worker is and where it stands now."""
+        """The worker's identity, its present world and step."""
 
     def heartbeat(self, rejected: int) -> Heartbeat:
-        """How it does."""
+        """The worker's present step and speed; ``rejected`` counts messages that were dropped."""
 
     def engaged(self) -> bool:
-        """Is it in a live world, or on its way into one? Then only the coordinator may let it go."""
+        """Whether it is in the live world or about to join one, so that only the coordinator may let it exit."""
 
     def prepare(self, message: Prepare) -> None:
-        """Start building a target world, in a thread of its own."""
+        """Start to build a target world, in another thread."""
 
     def confirmed(self, message: ConfirmBoundary) -> None:
-        """The step of a cutover is final: state may begin to leave or to arrive."""
+        """Learn that the step of a cutover is final: state may begin to leave or to arrive."""
 
     def expects(self, generation: int) -> bool:
-        """Is a target world of this generation prepared here, or being so?"""
+        """Whether a target world of this generation is prepared here, or being prepared."""
 
     def give_up(self, generation: int) -> bool:
-        """Throw away a target world (-1: all); whether training waits for the verdict on it."""
+        """Discard a target world (-1: all); returns whether training waits for the verdict on it."""
 
     def noticed(self) -> None:
-        """A notice has come while the worker is engaged."""
+        """Learn of a notice that came while the worker is engaged."""
 
     def orphaned(self) -> None:
-        """The coordinator has been away for too long."""
+        """Learn that the coordinator has been away for longer than job.orphan_timeout."""
 
 
 class ControlThread(threading.Thread):
@@ -79,15 +79,20 @@ class ControlThread(threading.Thread):
     def __init__(
         self,
         run_dir: RunDir,
-        subject: WorkerPort,
-        agenda: Directives,
+        worker: WorkerPort,
+        directives: Directives,
         signals: int,
         heartbeat: float,
         orphan_timeout: float,
     ) -> None:
-        """``signals``: file descriptor that yields a byte, the signal's number, for each signal that came."""
-        super().__init__(name="companion", daemon=True)
-        self._run_dir, self._subject, self._agenda = run_dir, subject, agenda
+        """
+        Args:
+            signals: file descriptor that yields a byte, the signal's number, for each signal that came.
+            heartbeat: seconds between heartbeats.
+            orphan_timeout: seconds without a coordinator after which the worker is told.
+        """
+        super().__init__(name="control", daemon=True)
+        self._run_dir, self._worker, self._directives = run_dir, worker, directives
         self._signals, self._heartbeat, self._orphan_timeout = signals, heartbeat, orphan_timeout
         self._work: queue.SimpleQueue[Callable[[WorkerChannel], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
@@ -97,16 +102,16 @@ class ControlThread(threading.Thread):
         self.failure: BaseException | None = None
 
     def post(self, message: FromWorker) -> None:
-        """Send a message, in the order of the calls."""
+        """Send a message to the coordinator; messages keep the order of the calls."""
         self._soon(lambda channel: channel.send(message))
 
     def run_soon(self, work: Callable[[], None]) -> None:
-        """Run something of the kind that must not hold up training, such as appending a line to a file."""
+        """Run work that must not hold up training, such as appending a line to a file."""
         self._soon(lambda _channel: work())
 
     def beat(self) -> None:
-        """Send a heartbeat now: something that it carries has changed."""
-        self._soon(lambda channel: channel.send(self._subject.heartbeat(channel.rejected)))
+        """Send a heartbeat now, because something that it carries has changed."""
+        self._soon(lambda channel: channel.send(self._worker.heartbeat(channel.rejected)))
 
     def drain(self) -> None:
         """Wait until everything posted so far is done."""
@@ -114,10 +119,10 @@ class ControlThread(threading.Thread):
         self._soon(lambda _channel: done.set())
         while not done.wait(1.0):
             if not self.is_alive():
-                raise RuntimeError("the companion has died") from self.failure
+                raise RuntimeError("the control thread has died") from self.failure
 
     def close(self) -> None:
-        """Send what is left and end the thread."""
+        """Send what is left, and end the thread."""
         self._closing.set()
         self._wake()
         self.join()
@@ -130,17 +135,17 @@ class ControlThread(threading.Thread):
         os.write(self._wake_write, b"\0")
 
     def run(self) -> None:
-        """The thread."""
+        """Body of the thread."""
         try:
             self._run()
         except BaseException as error:
-            # Without its companion a worker can neither be told nor tell anything: training must not go on unseen.
+            # Without this thread a worker can neither hear nor say anything: training must not go on unseen.
             self.failure = error
-            log.exception("the companion failed")
-            self._agenda.leave(f"companion failed: {error}")
+            log.exception("the control thread failed")
+            self._directives.leave(f"control thread failed: {error}")
 
     def _run(self) -> None:
-        channel = WorkerChannel(self._run_dir, self._subject.registration)
+        channel = WorkerChannel(self._run_dir, self._worker.registration)
         next_beat = 0.0
         orphaned = False
         try:
@@ -149,16 +154,16 @@ class ControlThread(threading.Thread):
                 wait = max(0.0, next_beat - begun)
                 for message in channel.poll(wait, (self._wake_read, self._signals)):
                     self._handle(message, channel)
-                self._see_signals(channel)
+                self._read_signals(channel)
                 self._do_work(channel)
                 if time.monotonic() >= next_beat:
-                    channel.send(self._subject.heartbeat(channel.rejected))
+                    channel.send(self._worker.heartbeat(channel.rejected))
                     next_beat = time.monotonic() + self._heartbeat
                 if time.monotonic() - begun > wait + self._orphan_timeout / 2:
-                    channel.excuse_silence()  # it was this process that stood still, not the coordinator
+                    channel.excuse_silence()  # this process was stalled, not the coordinator
                 if not orphaned and channel.seconds_since_contact > self._orphan_timeout:
                     orphaned = True
-                    self._subject.orphaned()
+                    self._worker.orphaned()
             self._do_work(channel)
         finally:
             channel.close()
@@ -177,16 +182,16 @@ class ControlThread(threading.Thread):
         if not self._work.empty():
             self._wake()  # posted between the last look and the read
 
-    def _see_signals(self, channel: WorkerChannel) -> None:
+    def _read_signals(self, channel: WorkerChannel) -> None:
         try:
             numbers = os.read(self._signals, 64)
         except BlockingIOError:
             return
-        if fault_injection.ignores("notice", self._subject.name):
+        if fault_injection.ignores("notice", self._worker.name):
             return
         for number in numbers:
             if number in NOTICES:
-                self._will_go(channel, signal.Signals(number).name)
+                self._notice_of_departure(channel, signal.Signals(number).name)
             elif number == SUSPENDED:
                 log.info("this worker will be suspended")
                 self._suspended, now = True, time.time()
@@ -196,27 +201,27 @@ class ControlThread(threading.Thread):
                 self._suspended = False
                 self._notice(channel, RESUMED.name, time.time(), withdrawn=True)
 
-    def _will_go(self, channel: WorkerChannel, name: str) -> None:
+    def _notice_of_departure(self, channel: WorkerChannel, name: str) -> None:
         log.info("%s: this worker will go away", name)
         self._notice(channel, name, time.time())
-        if self._subject.engaged():
-            self._subject.noticed()
+        if self._worker.engaged():
+            self._worker.noticed()
         else:
-            channel.send(Leaving(worker=self._subject.name, reason=name))
-            self._agenda.leave(name)
+            channel.send(Leaving(worker=self._worker.name, reason=name))
+            self._directives.leave(name)
 
     def _notice(self, channel: WorkerChannel, reason: str, now: float, **details: Any) -> None:
-        channel.send(Notice(worker=self._subject.name, reason=reason, time=now, **details))
+        channel.send(Notice(worker=self._worker.name, reason=reason, time=now, **details))
 
     def _handle(self, message: ToWorker, channel: WorkerChannel) -> None:
-        agenda = self._agenda
+        directives = self._directives
         if isinstance(message, Prepare):
-            self._subject.prepare(message)
+            self._worker.prepare(message)
         elif isinstance(message, ProposeBoundary):
-            accepted, current = agenda.propose(message)
+            accepted, current = directives.propose(message)
             channel.send(
                 BoundaryVote(
-                    worker=self._subject.name,
+                    worker=self._worker.name,
                     boundary=message.boundary,
                     step=message.step,
                     accepted=accepted,
@@ -224,17 +229,17 @@ class ControlThread(threading.Thread):
                 )
             )
         elif isinstance(message, ConfirmBoundary):
-            self._subject.confirmed(message)
-            agenda.confirm(message)
+            self._worker.confirmed(message)
+            directives.confirm(message)
         elif isinstance(message, WithdrawBoundary):
-            agenda.withdraw(message.boundary)
+            directives.withdraw(message.boundary)
         elif isinstance(message, Commit):
-            if not (self._subject.expects(message.generation) and agenda.decide(message)):
-                channel.rejected += 1  # said again, or of a world that this worker never heard of
+            if not (self._worker.expects(message.generation) and directives.decide(message)):
+                channel.rejected += 1  # a repetition, or for a world that this worker does not know
         elif isinstance(message, Abort):
-            waited_for = self._subject.give_up(message.generation)
-            agenda.abort(message, waited_for)
+            waited_for = self._worker.give_up(message.generation)
+            directives.abort(message, waited_for)
         elif isinstance(message, Leave | Refused):
             log.info("told to leave: %s", message.reason)
-            agenda.leave(message.reason)
-            self._subject.give_up(-1)
+            directives.leave(message.reason)
+            self._worker.give_up(-1)

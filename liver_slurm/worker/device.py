@@ -1,4 +1,4 @@
-"""Which device a worker trains on."""
+"""Device of a worker: the CPU, or the one GPU that is its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from liver_slurm.config.schema import JobConfig
 
 
 def choose_device(config: JobConfig) -> torch.device:
-    """The CPU, made ready, where the job asks for no GPUs; else one of those that this task may use.
+    """Choose the device: the CPU, made ready, where the job asks for no GPUs; else one of the GPUs of this task.
 
-    To be called before anything that may start CUDA.
+    Call it before anything that may start CUDA.
 
     Raises:
         BadInput: the job asks for GPUs and torch sees none.
@@ -33,15 +33,16 @@ def choose_device(config: JobConfig) -> torch.device:
 
 
 def claim_card(environment: MutableMapping[str, str]) -> torch.device:
-    """The card that is this process's by its number on the machine; it sees no other one from now on.
+    """Choose the GPU by this process's number on the machine, and hide all others from it.
 
-    So every thread uses it, also those of libraries: one that nobody tells otherwise has card 0 as its current one.
+    Every thread then uses that GPU, also those of libraries, whose current device is number 0 unless they are told
+    otherwise.
 
-    Where a run without Slurm has more workers than there are cards, several share one. NCCL allows that if each looks
-    like a host of its own and talks through sockets; what the user has set of its variables wins.
+    Where a run without Slurm has more workers than GPUs, several share one. NCCL allows that if each looks like a
+    separate host and talks through sockets; NCCL variables that the user has set take precedence.
 
     Args:
-        environment: this process's: Slurm's number in it, or torchrun's variables, which runs without Slurm set.
+        environment: variables of this process; Slurm's task number, or torchrun's, which runs without Slurm set.
 
     Raises:
         RuntimeError: CUDA has been started in this process, so that it sees all cards for good.

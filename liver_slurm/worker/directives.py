@@ -1,6 +1,6 @@
-"""Where a worker's two threads meet: the companion writes down what the coordinator wants, training looks at it.
+"""Directives: the mailbox in which the control thread puts what the coordinator wants, and training looks it up.
 
-In steady state a look is one uncontended lock; training never waits for the companion unless a boundary is due.
+In steady state a look is one uncontended lock; training never waits for the control thread unless a boundary is due.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from liver_slurm.protocol.messages import Abort, Commit, ConfirmBoundary, Propos
 
 @dataclass(frozen=True)
 class Train:
-    """Nothing is due: train the next step."""
+    """Train the next step: nothing is due."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Leave:
 
 @dataclass(frozen=True)
 class Enter:
-    """A world without a source is committed: start in it at ``step``."""
+    """Start in a committed world without a source, with ``step`` steps completed."""
 
     generation: int
     step: int
@@ -34,7 +34,7 @@ class Enter:
 
 @dataclass(frozen=True)
 class Due:
-    """A confirmed boundary: do what it is for."""
+    """Stop at a confirmed boundary, and do what it is for."""
 
     purpose: Literal["cutover", "checkpoint"]
     generation: int
@@ -50,7 +50,7 @@ class _Boundary:
 
 
 class Directives:
-    """Boundaries, verdicts and orders, guarded by one condition."""
+    """Step boundaries, verdicts and the order to leave, guarded by one condition variable."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -61,13 +61,13 @@ class Directives:
         self._begun = -1
         self._committed = -1
 
-    # ---- the companion's side
+    # ---- called by the control thread
 
     def propose(self, message: ProposeBoundary) -> tuple[bool, int]:
-        """Note a proposed boundary, in place of an earlier one of its number.
+        """Record a proposed boundary, in place of an earlier one of the same number.
 
         Returns:
-            whether this worker can still stop there, and the step it is in.
+            whether this worker can still stop there, and the step that it is in.
         """
         with self._changed:
             accepted = message.step > self._begun
@@ -79,7 +79,7 @@ class Directives:
             return accepted, self._begun
 
     def confirm(self, message: ConfirmBoundary) -> None:
-        """Make a boundary final. A worker that trains in no world hears of it here first."""
+        """Make a boundary final; a worker that is in no world first hears of it here."""
         with self._changed:
             self._boundaries[message.boundary] = _Boundary(
                 message.step, message.purpose, message.generation, confirmed=True
@@ -87,13 +87,13 @@ class Directives:
             self._changed.notify_all()
 
     def withdraw(self, boundary: int) -> None:
-        """Forget a boundary; who waits there trains on."""
+        """Forget a boundary; a worker that waits there trains on."""
         with self._changed:
             self._boundaries.pop(boundary, None)
             self._changed.notify_all()
 
     def decide(self, message: Commit) -> bool:
-        """Note that a target world is committed; False: that is known already, and the message changes nothing."""
+        """Record that a target world is committed; False: that is known already, and the message changes nothing."""
         with self._changed:
             if message.generation <= self._committed:
                 return False
@@ -103,7 +103,11 @@ class Directives:
             return True
 
     def abort(self, message: Abort, waited_for: bool) -> None:
-        """A target world is given up; ``waited_for``: training waits for the verdict on it."""
+        """Record that a target world is given up.
+
+        Args:
+            waited_for: training waits for the verdict on it.
+        """
         with self._changed:
             self._boundaries = {
                 number: each
@@ -115,22 +119,22 @@ class Directives:
             self._changed.notify_all()
 
     def leave(self, reason: str) -> None:
-        """The worker is to exit."""
+        """Order the worker to exit."""
         with self._changed:
             self._leave = reason
             self._changed.notify_all()
 
     def alone(self) -> None:
-        """The coordinator is gone for good: what it has not confirmed or committed by now, it never will."""
+        """Go on without a coordinator: what it has not confirmed or committed by now, it never will."""
         with self._changed:
             self._alone = True
             self._boundaries = {number: each for number, each in self._boundaries.items() if each.confirmed}
             self._changed.notify_all()
 
-    # ---- training's side
+    # ---- called by the training thread
 
     def at_boundary(self, step: int) -> Train | Leave | Due:
-        """What to do with ``step`` steps completed; waits while a boundary here is proposed and not yet final."""
+        """What to do with ``step`` steps completed; waits while a boundary there is proposed and not yet final."""
         with self._changed:
             while True:
                 if self._leave is not None:
@@ -144,7 +148,7 @@ class Directives:
                 self._changed.wait()
 
     def idle(self) -> Leave | Enter | Due:
-        """What to do while in no world: waits for one to join, or for the order to leave."""
+        """What to do while in no world; waits for a world to join, or for the order to leave."""
         with self._changed:
             while True:
                 if self._leave is not None:
@@ -159,7 +163,7 @@ class Directives:
                 self._changed.wait()
 
     def verdict(self, generation: int) -> Commit | Abort | Leave:
-        """Wait for the coordinator's verdict on a target world; without one, the old world goes on."""
+        """Wait for the coordinator's verdict on a target world; without a coordinator it is an abort."""
         with self._changed:
             while True:
                 if generation in self._verdicts:
@@ -171,19 +175,19 @@ class Directives:
                 self._changed.wait()
 
     def after_last_step(self) -> Leave:
-        """Wait for the order to leave, training being over."""
+        """Wait for the order to leave, once training is over."""
         with self._changed:
             while self._leave is None:
                 self._changed.wait()
             return Leave(self._leave)
 
     def start_at(self, step: int) -> None:
-        """Training (re)starts with ``step`` steps completed."""
+        """Record that training (re)starts with ``step`` steps completed."""
         with self._changed:
             self._begun = step - 1
 
     def begin(self, step: int) -> bool:
-        """Pass the boundary before ``step`` + 1 without waiting there; False: something is due or proposed there."""
+        """Pass the boundary after ``step`` steps without waiting; False: something is due or proposed there."""
         with self._changed:
             if self._due(step) is not None:
                 return False

@@ -1,9 +1,9 @@
-"""Faults on purpose, for fault tests: ``LIVER_FAULT=ACTION@POINT:WORKER[:SECONDS]`` makes a worker fail at one point.
+"""Fault injection for tests: ``LIVER_FAULT=ACTION@POINT:WORKER[:SECONDS]`` makes a worker fail at one point.
 
 WORKER is a name, or a pattern such as ``standby-*``. Actions: ``kill`` (SIGKILL to itself), ``fail`` (raise), ``delay``
-(stand still for SECONDS), at the point ``received`` ``corrupt`` (flip a bit of each box that arrived, before its digest
-is taken), and at the point ``notice`` ``ignore`` (signals are lost). The points are named where :func:`reach` is
-called. Without the variable, read once at import, nothing here does anything.
+(sleep for SECONDS), at the point ``received`` ``corrupt`` (flip a bit of each box that arrived, before its digest is
+computed), and at the point ``notice`` ``ignore`` (drop signals). Points are named where :func:`reach` is called. The
+variable is read once, at import; without it no function here has an effect.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def _concerns(point: str, worker: str) -> bool:
 
 
 def ignores(point: str, worker: str) -> bool:
-    """Whether the worker does not notice what happens at the point."""
+    """Whether the worker is to ignore what happens at the point."""
     return _fault is not None and _fault.action == "ignore" and _concerns(point, worker)
 
 
 def reach(point: str, worker: str) -> None:
-    """The worker is at the point."""
+    """Mark that the worker has reached the point, and fail there if that is asked for."""
     if _fault is None or not _concerns(point, worker):
         return
     if _fault.action == "kill":
@@ -62,7 +62,11 @@ def reach(point: str, worker: str) -> None:
 
 
 def received(worker: str, box: torch.Tensor) -> None:
-    """A box has arrived in the worker's new state, shape as in the model; its digest is not compared yet."""
+    """Mark that a box has arrived in the worker's new state, before its digest is compared.
+
+    Args:
+        box: view of the state, shape as in the model.
+    """
     reach("received", worker)
     if _fault is not None and _fault.action == "corrupt" and _concerns("received", worker):
         import torch

@@ -1,4 +1,8 @@
-"""How much of a target world gets storage beside the live one: agreed on by all workers, before it is built."""
+"""Memory agreement: before a target world is built, all workers agree on which layers get storage beside the live one.
+
+A layer that has no room is *late*: it moves during the pause, once the old world's layers make room. Late layers are
+late on every worker, because both ends of a move must do it at the same time.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,7 @@ import torch.distributed as dist
 
 from liver_slurm.base.errors import NoRoom
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec, shard_spec_of
+from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
@@ -22,55 +25,60 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemoryAgreement:
-    """What of a target world has storage while training goes on."""
+    """Layers of a target world that have storage while training goes on."""
 
     early: int = ALL
-    """So many slices: 0 is what is in no layer, ``n`` is layer ``n - 1``."""
+    """Number of early slices: slice 0 is what belongs to no layer, slice ``n`` is layer ``n - 1``."""
     gradients: int | None = None
-    """Bytes for staged gradients; None: no limit."""
+    """Bytes for staged gradients on this worker; None: no limit."""
 
     def early_layer(self, layer: int) -> bool:
-        """Whether a layer, or -1 for what is in none, is early."""
+        """Whether a layer is early; -1 stands for what belongs to no layer."""
         return layer + 1 < self.early
 
 
 def agree_on_memory(
-    message: Prepare, worker: str, config: JobConfig, live: RankState | None, store: Any
+    message: Prepare, worker: str, config: JobConfig, engine: Engine, live: TrainingShard | None, store: Any
 ) -> MemoryAgreement:
-    """Agree with all workers of both worlds; before anything of the target is built.
+    """Agree with all workers of both worlds through the store; blocks until all have come.
 
-    Late layers are late on every worker, for both ends of a move must do it at the same time.
+    Args:
+        live: this worker's shard of the live world; None: it is in none.
 
     Raises:
-        NoRoom: a worker cannot do it within ``stream.memory_limit``; the same on all.
+        NoRoom: a worker cannot do it within ``stream.memory_limit``; raised on all workers alike.
     """
     limit = config.stream.memory_limit
     if limit is None:
         return MemoryAgreement()
-    takes = _footprint(message, worker, config, live)
-    early, reason = choose_early(takes, limit)
+    mine = _footprint(message, worker, config, engine, live)
+    early, reason = choose_early(mine, limit)
     scope = dist.PrefixStore(f"generation{message.generation}/room/", store)
     workers = len({*message.source_members, *message.members})
     early, reason = _least(scope, early, f"{worker}: {reason}", workers)
     log.info("generation %d: %s", message.generation, reason)
     if early == NO_ROOM:
         raise NoRoom(f"no room for {message.layout} on {reason}; raise it, or lower stream.staging_bytes")
-    return MemoryAgreement(early, gradient_room(takes, early, limit))
+    return MemoryAgreement(early, gradient_room(mine, early, limit))
 
 
-def _footprint(message: Prepare, worker: str, config: JobConfig, live: RankState | None) -> Footprint:
+def _footprint(
+    message: Prepare, worker: str, config: JobConfig, engine: Engine, live: TrainingShard | None
+) -> Footprint:
+    """Memory that this worker needs for its shares of both worlds."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
     old = new = None
     if live is not None:
-        old = Share(shard_spec_of(live.model), live.world.layout.dp, live.world.place.dp, distributed)
+        old = Share(live.spec, live.world.layout.dp, live.world.place.dp, distributed)
     if worker in message.members:
-        tp, pp, dp = layout.coordinates(message.members.index(worker))
-        new = Share(shard_spec(config, layout, tp, pp), layout.dp, dp, distributed)
+        rank = message.members.index(worker)
+        spec = engine.shard_spec(config, layout, rank)
+        new = Share(spec, layout.dp, layout.coordinates(rank).dp, distributed)
     return footprint(old, new, config.stream.staging_bytes)
 
 
 def _least(scope: Any, value: int, reason: str, workers: int) -> tuple[int, str]:
-    """The least of all workers' values, with its reason; waits for all."""
+    """The least value of all workers, with its reason; waits until all have come."""
     mine = msgspec.json.encode((value, reason)).decode()
     known = scope.compare_set("least", "", mine)
     while _value(known)[0] > value:

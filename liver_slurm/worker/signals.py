@@ -1,4 +1,4 @@
-"""Notices come as signals; here they become bytes in a pipe that the companion reads."""
+"""Signals that announce a preemption, routed as bytes into a pipe that the control thread reads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SUSPEND_DELAY = 2.0
 
 
 def signal_pipe() -> int:
-    """Route this process's notices into a pipe; call it in the main thread, before anything slow.
+    """Route this process's notice signals into a pipe; call it in the main thread, before anything slow.
 
     Python runs a handler only when the main thread comes back from C, which in a collective may be too late; the
     wake-up descriptor is written at once.
 
     Returns:
-        the read end: a byte, the signal's number, for each that came.
+        the read end; it yields a byte, the signal's number, for each signal that came.
     """
     read, write = os.pipe()
     os.set_blocking(read, False)

@@ -1,44 +1,36 @@
-"""What moves one worker's state from a live world to a target: made in PREPARE, for early layers and for late ones."""
+"""Build the transfer of one worker's state from the live world to a target world, from the transfer plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.boxes import state_boxes
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.replay import LiveUpdates, replica_of
-from liver_slurm.engine.megatron.spec import shard_spec_of
-from liver_slurm.engine.megatron.storage import Moments, held_bytes
-from liver_slurm.parallel.groups import Membership
+from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard
+from liver_slurm.engine.storage import Moments, held_bytes
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
-from liver_slurm.reshard.shard_spec import ShardSpec, WorldSpec, pieces
+from liver_slurm.reshard.shard_spec import WorldSpec, pieces
 from liver_slurm.reshard.tensors import Move, Piece, state_tensors
 from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
-from liver_slurm.transfer.optimizer_replay import Replica
 from liver_slurm.transfer.route import Route
 from liver_slurm.transfer.transports.base import Transport
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.memory_agreement import MemoryAgreement
 
-Boxes = Sequence[tuple[Piece, torch.Tensor]]
-Chosen = Callable[[int], bool]
-"""Which layers; -1 is what is in none."""
-
 
 class TransferEndpoints:
-    """This worker's place in the two worlds of a reconfiguration."""
+    """This worker's place in the two worlds of a reconfiguration: its ranks, its shards, and its peers."""
 
     def __init__(
-        self, message: Prepare, worker: str, old: RankState | None, target: Membership, new: RankState | None
+        self, message: Prepare, worker: str, old: TrainingShard | None, target: Membership, new: TrainingShard | None
     ) -> None:
         self.generation, self.worker = message.generation, worker
         self.source = Membership(
@@ -54,77 +46,81 @@ class TransferEndpoints:
         members = (self.source.members, target.members)
         old_places, new_places = ([(hosts[name],) for name in side] if known else [] for side in members)
         self.places = (old_places, new_places) if known else None
-        """Of source and target ranks; None where they are not known."""
+        """Hosts of source and target ranks; None if any is unknown."""
 
 
 class TransferBuilder:
-    """Makes what moves the state: early layers as the mode says, late ones each for itself."""
+    """Builds the transfer of early layers, which the mode decides, and of late layers, which move one by one."""
 
     def __init__(
         self,
-        ends: TransferEndpoints,
+        endpoints: TransferEndpoints,
         plan: TransferPlan,
         config: JobConfig,
         transport: Transport,
-        room: MemoryAgreement,
+        memory: MemoryAgreement,
     ) -> None:
-        self._ends, self._plan, self._transport, self._room = ends, plan, transport, room
-        self._moves = plan.moves_for(ends.source_rank, ends.target_rank)
+        self._endpoints, self._plan, self._transport, self._memory = endpoints, plan, transport, memory
+        self._moves = plan.moves_for(endpoints.source_rank, endpoints.target_rank)
         self._route = Route(
             transport,
-            ends.me,
-            ends.peers.source,
-            ends.peers.target,
+            endpoints.me,
+            endpoints.peers.source,
+            endpoints.peers.target,
             config.stream.staging_bytes,
-            partial(fault_injection.received, ends.worker),
+            partial(fault_injection.received, endpoints.worker),
         )
 
-    def transfer(self) -> tuple[BlockingTransfer, LayerwiseTransfer | None]:
-        """All early layers at once, in the pause; and the late ones, None: there are none."""
-        ends, plan = self._ends, self._plan
+    def blocking(self) -> tuple[BlockingTransfer, LayerwiseTransfer | None]:
+        """Build the transfers of mode pause: all early layers at once, and the late ones; None: there are none."""
+        ends, plan = self._endpoints, self._plan
         source = _boxes(ends.old, plan.source, ends.source_rank)
         target = _boxes(ends.new, plan.target, ends.target_rank)
-        return self._transfer(self._of(self._room.early_layer), source, target), self._late(state_boxes)
+        late = self._late_layers(lambda shard, chosen: shard.boxes(chosen))
+        return self._blocking(self._moves_of(self._memory.early_layer), source, target), late
 
-    def overlap(self, device: torch.device) -> tuple[LiveTransfer, LayerwiseTransfer | None]:
-        """Early layers while training runs; and the late ones."""
-        ends, plan = self._ends, self._plan
-        overlap = LiveTransfer(
-            moves=self._of(self._room.early_layer),
+    def live(self, device: torch.device) -> tuple[LiveTransfer, LayerwiseTransfer | None]:
+        """Build the transfers of mode overlap: early layers while training runs, and the late ones."""
+        ends, plan = self._endpoints, self._plan
+        transfer = LiveTransfer(
+            moves=self._moves_of(self._memory.early_layer),
             tensors=plan.tensors,
             source=_replica(ends.old, plan.source, ends.source_rank),
             target=_replica(ends.new, plan.target, ends.target_rank),
-            updates=LiveUpdates(ends.old) if ends.old is not None else None,
+            updates=ends.old.updates() if ends.old is not None else None,
             route=self._route,
             device=device,
-            gradient_room=self._room.gradients,
+            gradient_room=self._memory.gradients,
         )
-        return overlap, self._late(lambda *which: _boxes_of(replica_of(*which)))
+        return transfer, self._late_layers(lambda shard, chosen: _boxes_of(shard.replica(chosen)))
 
-    def _late(self, boxes: Callable[[RankState, ShardSpec | None, Chosen], Boxes]) -> LayerwiseTransfer | None:
-        """``boxes``: those of a rank in chosen layers, as the plan names them."""
-        ends, early = self._ends, self._room.early_layer
+    def _late_layers(self, boxes_of: Callable[[TrainingShard, LayerFilter], Boxes]) -> LayerwiseTransfer | None:
+        """Build the transfer of the layers that have no room beside the live world.
+
+        Args:
+            boxes_of: a shard's boxes in chosen layers, named as the plan names them.
+        """
+        ends, early = self._endpoints, self._memory.early_layer
         depth = max((info.shape[0] for info in self._plan.tensors.values() if info.layered), default=0)
         late = [layer for layer in range(-1, depth) if not early(layer)]
         if not late:
             return None
         old, new = Moments(ends.old, ends.new), Moments(ends.new, ends.old)
         old.check()
-        sides = [(state, shard_spec_of(state.model) if state else None) for state in (ends.old, ends.new)]
 
         def late_layer(layer: int) -> LateLayer:
             def this(other: int) -> bool:
                 return other == layer
 
             def transfer() -> BlockingTransfer:
-                source, target = (boxes(state, shard, this) if state else [] for state, shard in sides)
-                return self._transfer(moves, source, target)
+                source, target = (boxes_of(shard, this) if shard else [] for shard in (ends.old, ends.new))
+                return self._blocking(moves, source, target)
 
             def free() -> None:
                 old.free(this)
                 fault_injection.reach("freed", ends.worker)
 
-            moves = self._of(this)
+            moves = self._moves_of(this)
             return LateLayer(transfer, partial(new.allocate, this), free)
 
         senders = {ends.peers.source[move.source_rank] for move in self._moves.receives}
@@ -139,7 +135,7 @@ class TransferBuilder:
             peers=len(ends.peers.names),
         )
 
-    def _transfer(self, moves: RankMoves, source: Boxes, target: Boxes) -> BlockingTransfer:
+    def _blocking(self, moves: RankMoves, source: Boxes, target: Boxes) -> BlockingTransfer:
         return BlockingTransfer(
             moves=moves,
             tensors=self._plan.tensors,
@@ -149,18 +145,16 @@ class TransferBuilder:
         )
 
     def _layer(self, box: Piece | Move) -> int:
-        """The layer that a box is of; -1: of none."""
+        """The layer that a box belongs to; -1: none."""
         return box.offset[0] if self._plan.tensors[box.tensor].layered else -1
 
-    def _of(self, chosen: Chosen) -> RankMoves:
+    def _moves_of(self, chosen: LayerFilter) -> RankMoves:
         """This worker's moves of the chosen layers."""
         return RankMoves(*([move for move in side if chosen(self._layer(move))] for side in self._moves))
 
 
-def _boxes_of(replica: Replica | None) -> Boxes:
-    """Each tensor's boxes, named as in a plan between worlds whose weights are derived."""
-    if replica is None:
-        return []
+def _boxes_of(replica: Replica) -> Boxes:
+    """A replica's boxes tensor by tensor, named as in a plan between worlds whose weights are derived."""
     boxes = list(replica.fixed)
     for box in replica.trained:
         tensor, offset, shape = box.piece
@@ -169,20 +163,20 @@ def _boxes_of(replica: Replica | None) -> Boxes:
     return boxes
 
 
-def _boxes(state: RankState | None, spec: WorldSpec, rank: int | None) -> list[tuple[Piece, torch.Tensor]]:
-    """The rank's boxes, which must be what the plan takes them to be."""
-    if state is None or rank is None:
+def _boxes(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> Boxes:
+    """The rank's boxes, checked against what the plan assumes."""
+    if shard is None or rank is None:
         return []
-    boxes = state_boxes(state)
+    boxes = shard.boxes()
     _check([piece for piece, _ in boxes], spec, rank)
     return boxes
 
 
-def _replica(state: RankState | None, spec: WorldSpec, rank: int | None) -> Replica | None:
-    """The same for weights that are derived."""
-    if state is None or rank is None:
+def _replica(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> Replica | None:
+    """The rank's replica, checked against what the plan assumes."""
+    if shard is None or rank is None:
         return None
-    replica = replica_of(state)
+    replica = shard.replica()
     _check([piece for piece, _ in _boxes_of(replica)], spec, rank)
     return replica
 
@@ -191,5 +185,5 @@ def _check(found: list[Piece], spec: WorldSpec, rank: int) -> None:
     if sorted(found) != sorted(pieces(spec, rank)):
         raise RuntimeError(
             f"rank {rank} of {spec.layout} holds other pieces than the plan assumes; this model or this version of "
-            "megatron-core shards in a way that is not known here"
+            "the engine shards in a way that is not known here"
         )

@@ -1,4 +1,8 @@
-"""Preparing a target world beside the running one: groups, model, plan. Nothing that the live world uses is touched."""
+"""The target world of one worker: build it beside the live world, hand it to the training thread, or discard it.
+
+Process groups, model, transfer plan and transfer are built in a thread of their own; nothing that the live world uses
+is touched.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,11 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.checkpoint import load_checkpoint
-from liver_slurm.engine.megatron.initial import initialise
-from liver_slurm.engine.megatron.rank_state import RankState, build_rank_state
-from liver_slurm.engine.megatron.sharing import share_storage
-from liver_slurm.engine.megatron.spec import shard_spec_of
-from liver_slurm.engine.megatron.storage import Moments, held_bytes, reclaim, touch
-from liver_slurm.parallel.groups import Membership, build_world
+from liver_slurm.engine.api import Engine, TrainingShard
+from liver_slurm.engine.checkpoint import load_checkpoint
+from liver_slurm.engine.storage import Moments, held_bytes, reclaim, touch
+from liver_slurm.parallel.groups import build_world
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import WorldSpec
@@ -31,9 +33,9 @@ from liver_slurm.transfer.transports.select import open_transport
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory
 from liver_slurm.worker.state_transfer import TransferBuilder, TransferEndpoints
 
-_LONGER = 10.0
-"""Seconds that a worker waits for its peers beyond job.prepare_timeout: the coordinator, which gives up then, knows who
-is late; a worker only knows that somebody is."""
+_GRACE = 10.0
+"""Seconds that a worker waits for its peers beyond job.prepare_timeout. The coordinator, which gives up at that time,
+knows which worker is late; a worker only knows that one is."""
 
 _NO_LIMIT = timedelta(days=30)
 
@@ -43,17 +45,17 @@ class TargetWorld:
     """What this worker has built for one generation; handed from the thread that prepares to the training thread."""
 
     membership: Membership
-    state: RankState | None = None
-    """None for a worker that is no member."""
+    state: TrainingShard | None = None
+    """This worker's shard; None for a worker that is no member."""
     transfer: BlockingTransfer | LiveTransfer | None = None
-    """None for a world without a source; which of the two it is, stream.mode says."""
+    """Moves the early layers, in the way of stream.mode; None for a world without a source."""
     plan_seconds: float = 0.0
     late: LayerwiseTransfer | None = None
-    """Layers that had no room beside the live world; None: there is none."""
+    """Moves the layers that had no room beside the live world; None: there are none."""
     held_bytes: int = 0
-    """Of both worlds, while training goes on."""
+    """State of both worlds while training goes on."""
     state_peak_bytes: int = 0
-    """Of both worlds and staging, so far: see :meth:`holds`."""
+    """Peak of the state of both worlds and staging so far; see :meth:`holds`."""
     leaves_from: int = -1
     """Step from which on state may leave while training runs; -1: not known."""
     rate: float = 0.0
@@ -64,7 +66,7 @@ class TargetWorld:
 
     @property
     def given_up(self) -> bool:
-        """Nobody will enter it."""
+        """No worker will enter it."""
         return self._given_up
 
     @property
@@ -73,11 +75,11 @@ class TargetWorld:
         return self.late is not None and self.late.freed
 
     def holds(self, nbytes: int) -> None:
-        """So many bytes of state and staging are held now, or were."""
+        """Record that state and staging take ``nbytes`` now, or took them a moment ago."""
         self.state_peak_bytes = max(self.state_peak_bytes, nbytes)
 
     def prepared(self) -> bool:
-        """It is built; False: it has been given up meanwhile, and is discarded."""
+        """Mark it as built; False: it has been given up meanwhile, and is discarded."""
         with self._lock:
             if not self._given_up:
                 self._phase = "prepared"
@@ -86,7 +88,7 @@ class TargetWorld:
         return False
 
     def stream(self) -> bool:
-        """The training thread takes it over; False: it has been given up."""
+        """Hand it to the training thread, which calls this; False: it has been given up."""
         with self._lock:
             if self._given_up:
                 return False
@@ -94,7 +96,7 @@ class TargetWorld:
             return True
 
     def give_up(self) -> bool:
-        """Nobody will enter it; from any thread. Whether the training thread waits for the verdict on it."""
+        """Give it up, from any thread; returns whether the training thread waits for the verdict on it."""
         with self._lock:
             first, self._given_up = not self._given_up, True
         if self._phase == "streaming":
@@ -107,13 +109,13 @@ class TargetWorld:
         return self._phase == "streaming"
 
     def close_transfer(self) -> None:
-        """Give the transfer's connections back."""
+        """Close the transfer's connections."""
         if self.transfer is not None:
             self.transfer.close()
             self.transfer = None
 
     def discard(self) -> None:
-        """Free everything."""
+        """Free everything that was built."""
         self.close_transfer()
         self.late = None
         if self.state is not None:
@@ -121,79 +123,106 @@ class TargetWorld:
             self.state = None
 
 
-def prepare(
-    target: TargetWorld,
-    message: Prepare,
-    worker: str,
-    config: JobConfig,
-    live: RankState | None,
-    device: torch.device,
-) -> None:
-    """Fill ``target``: blocks until all other members do the same.
+@dataclass(frozen=True)
+class Preparation:
+    """What building a target world starts from."""
+
+    message: Prepare
+    worker: str
+    config: JobConfig
+    engine: Engine
+    live: TrainingShard | None
+    """The worker's shard of the live world; None: it is in none."""
+    device: torch.device
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long peers are waited for."""
+        return timedelta(seconds=self.config.job.prepare_timeout + _GRACE)
+
+
+def prepare(target: TargetWorld, preparation: Preparation) -> None:
+    """Build ``target``; blocks until all other members do the same.
 
     Raises:
         RuntimeError, LiverError: it cannot be built.
     """
+    message, config, device = preparation.message, preparation.config, preparation.device
     reclaim()  # now that memory is needed
-    timeout = timedelta(seconds=config.job.prepare_timeout + _LONGER)
-    store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=timeout)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    room = MemoryAgreement()
-    if message.source_generation >= 0:
+    store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=preparation.timeout)
+    has_source = message.source_generation >= 0
+    memory = MemoryAgreement()
+    if has_source:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        room = agree_on_memory(message, worker, config, live, store)
-    if worker in message.members:
-        world = build_world(target.membership, worker, store, backend, device, timeout)
-        fresh = message.source_generation < 0
-        target.state = build_rank_state(
-            config, world, device, (lambda module: initialise(module, config)) if fresh else None, moments=fresh
-        )
-        if fresh and message.checkpoint:
-            load_checkpoint(target.state, Path(message.checkpoint))
-    if message.source_generation >= 0:
-        target.holds(held_bytes(live, target.state))
-        if live is not None and target.state is not None:
-            share_storage(live, target.state)
-        Moments(target.state, live).allocate(room.early_layer)
-        if target.state is not None:
-            touch(target.state, live)
-        target.held_bytes = held_bytes(live, target.state)
-        target.holds(target.held_bytes)
-        ends = TransferEndpoints(message, worker, live, target.membership, target.state)
-        begun = time.perf_counter()
-        plan = _plan(ends, config, store)
-        target.plan_seconds = time.perf_counter() - begun
-        overlap = config.stream.mode == "overlap"
-        transport = open_transport(
-            store,
-            f"generation{message.generation}/transfer",
-            len(ends.peers.names),
-            ends.me,
-            config.stream,
-            device,
-            # Beside training a message may be waited for as long as steps take; the coordinator's word ends it.
-            _NO_LIMIT if overlap else timeout,
-            beside_training=overlap,
-        )
-        begun = time.perf_counter()
-        mover = TransferBuilder(ends, plan, config, transport, room)
-        target.transfer, target.late = mover.overlap(device) if overlap else mover.transfer()
-        target.plan_seconds += time.perf_counter() - begun
-        if isinstance(target.transfer, LiveTransfer):
-            target.rate = target.transfer.probe()
+        memory = agree_on_memory(message, preparation.worker, config, preparation.engine, preparation.live, store)
+    if preparation.worker in message.members:
+        _build(target, preparation, store)
+    if has_source:
+        _allocate(target, preparation.live, memory)
+        _connect(target, preparation, memory, store)
 
 
-def _plan(ends: TransferEndpoints, config: JobConfig, store: Any) -> TransferPlan:
-    """Learn from the store what every rank of both worlds holds, and plan."""
-    scope = dist.PrefixStore(f"generation{ends.generation}/spec/", store)
-    for side, state in (("source", ends.old), ("target", ends.new)):
-        if state is not None:
-            publish(scope, side, state.world.layout, state.world.rank, shard_spec_of(state.model))
+def _build(target: TargetWorld, preparation: Preparation, store: Any) -> None:
+    """Build the process groups and this worker's shard; without a source world, with the values to start from."""
+    message, config, device = preparation.message, preparation.config, preparation.device
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    world = build_world(target.membership, preparation.worker, store, backend, device, preparation.timeout)
+    fresh = message.source_generation < 0
+    target.state = preparation.engine.build(config, world, device, fresh=fresh)
+    if fresh and message.checkpoint:
+        load_checkpoint(target.state, Path(message.checkpoint))
+
+
+def _allocate(target: TargetWorld, live: TrainingShard | None, memory: MemoryAgreement) -> None:
+    """Give the shard storage for its early layers, where it cannot share the live world's."""
+    target.holds(held_bytes(live, target.state))
+    if live is not None and target.state is not None:
+        target.state.share_storage(live)
+    Moments(target.state, live).allocate(memory.early_layer)
+    if target.state is not None:
+        touch(target.state, live)
+    target.held_bytes = held_bytes(live, target.state)
+    target.holds(target.held_bytes)
+
+
+def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreement, store: Any) -> None:
+    """Plan the transfer, connect to the peers, and probe how fast state will arrive."""
+    message, config, device = preparation.message, preparation.config, preparation.device
+    endpoints = TransferEndpoints(message, preparation.worker, preparation.live, target.membership, target.state)
+    begun = time.perf_counter()
+    plan = _plan(endpoints, config, store)
+    target.plan_seconds = time.perf_counter() - begun
+    overlap = config.stream.mode == "overlap"
+    transport = open_transport(
+        store,
+        f"generation{message.generation}/transfer",
+        len(endpoints.peers.names),
+        endpoints.me,
+        config.stream,
+        device,
+        # Beside training a message may be waited for as long as steps take; the coordinator ends it.
+        _NO_LIMIT if overlap else preparation.timeout,
+        beside_training=overlap,
+    )
+    begun = time.perf_counter()
+    builder = TransferBuilder(endpoints, plan, config, transport, memory)
+    target.transfer, target.late = builder.live(device) if overlap else builder.blocking()
+    target.plan_seconds += time.perf_counter() - begun
+    if isinstance(target.transfer, LiveTransfer):
+        target.rate = target.transfer.probe()
+
+
+def _plan(endpoints: TransferEndpoints, config: JobConfig, store: Any) -> TransferPlan:
+    """Exchange through the store what every rank of both worlds holds, and plan the transfer."""
+    scope = dist.PrefixStore(f"generation{endpoints.generation}/spec/", store)
+    for side, shard in (("source", endpoints.old), ("target", endpoints.new)):
+        if shard is not None:
+            publish(scope, side, shard.world.layout, shard.world.rank, shard.spec)
     distributed, precision = config.train.distributed_optimizer, config.train.precision
     derived = config.stream.mode == "overlap"
     source, target = (
         WorldSpec(membership.layout, learn(scope, side), distributed, precision, derived=derived)
-        for side, membership in (("source", ends.source), ("target", ends.target))
+        for side, membership in (("source", endpoints.source), ("target", endpoints.target))
     )
-    return plan_transfer(source, target, ends.peers.keep, ends.places)
+    return plan_transfer(source, target, endpoints.peers.keep, endpoints.places)

@@ -1,4 +1,4 @@
-"""What the training thread has in hand: the live world's state, the steps made in it, its checkpoints and metrics."""
+"""Training loop of one worker: the shard of the live world, its steps, checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.data.samples import Samples
-from liver_slurm.engine.megatron.checkpoint import Checkpointer, Written
-from liver_slurm.engine.megatron.groups import make_live
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.step import StepResult, Word, train_step
+from liver_slurm.engine.api import Samples, StepFlags, StepResult, TrainingShard
+from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics
@@ -23,26 +20,26 @@ from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 
 _RECENT = 20
-"""Steps that step time and the gap between steps are taken from."""
+"""Number of last steps that step time and the gap between steps are computed from."""
 
 
 class TrainLoop:
-    """The live world as this worker trains in it; nothing while it is a standby."""
+    """Trains the live world's shard; idle while the worker is a standby."""
 
-    def __init__(self, name: str, config: JobConfig, run_dir: RunDir, companion: ControlThread) -> None:
-        self._name, self._config, self._run_dir, self._companion = name, config, run_dir, companion
+    def __init__(self, name: str, config: JobConfig, run_dir: RunDir, control: ControlThread) -> None:
+        self._name, self._config, self._run_dir, self._control = name, config, run_dir, control
         self._metrics = MetricsWriter(run_dir.metrics)
         self._results: deque[StepResult] = deque(maxlen=_RECENT)
         self._checkpointer: Checkpointer | None = None
         self._due, self._saved_at = False, -1
         self.samples: Samples | None = None
-        self.live: RankState | None = None
+        self.live: TrainingShard | None = None
         self.step = 0
         """Steps completed."""
 
     @property
     def generation(self) -> int:
-        """Of the live world; -1: this worker is in none."""
+        """Generation of the live world; -1: this worker is in none."""
         return self.live.world.membership.generation if self.live is not None else -1
 
     @property
@@ -53,21 +50,21 @@ class TrainLoop:
         return self._results[-1].end if self._results else time.time()
 
     def step_seconds(self) -> float:
-        """Of a usual step here; 0.0 before the first."""
+        """Mean duration of the last steps; 0.0 before the first."""
         results = list(self._results)
         return (results[-1].end - results[0].start) / len(results) if results else 0.0
 
     def gap(self) -> float:
-        """Seconds between an optimizer update's end and the next forward pass, usually."""
+        """Median gap in seconds between an optimizer update's end and the next forward pass."""
         results = list(self._results)
         gaps = [later.start - earlier.end for earlier, later in itertools.pairwise(results)]
         return statistics.median(gaps) if gaps else 0.0
 
-    def enter(self, state: RankState, step: int) -> Checkpointer | None:
-        """Take over a world that is the process's live one already, with ``step`` steps completed.
+    def enter(self, state: TrainingShard, step: int) -> Checkpointer | None:
+        """Train in this shard from now on, with ``step`` steps completed; its world is the process's live one already.
 
         Returns:
-            what wrote the checkpoints of the world before, to be waited for before that world is destroyed.
+            the checkpointer of the world before, which must be waited for before that world is destroyed.
         """
         old, checkpoint = self._checkpointer, self._config.checkpoint
         self.live, self.step = state, step
@@ -81,49 +78,49 @@ class TrainLoop:
             on_write=partial(fault_injection.reach, "save", self._name),
         )
         self._results.clear()
-        # This process may have opened it as a standby, before the run began anew with another file of that name.
-        self._companion.run_soon(self._metrics.reopen)
+        # This process may have opened it as a standby, before the run was restarted with another file of that name.
+        self._control.run_soon(self._metrics.reopen)
         return old
 
     def leave(self) -> Checkpointer | None:
-        """This worker is in no world any more; returns what :meth:`enter` does."""
+        """Become a standby; returns the checkpointer of the world that is left, as :meth:`enter` does."""
         set_default_group(None)
         old, self._checkpointer, self.live = self._checkpointer, None, None
         return old
 
-    def make_live(self, state: RankState | None) -> None:
-        """Make a world the one that this process's torch and megatron look at, or none."""
+    def make_live(self, state: TrainingShard | None) -> None:
+        """Make a shard's world the one that this process's torch and engine refer to; None: no world."""
         if state is None:
             set_default_group(None)
         else:
-            make_live(state.world, self._config.train.seed)
+            state.make_live()
 
     def train(
-        self, state: RankState, step: int, stop: bool, before_update: Callable[[float], None] | None = None
+        self, state: TrainingShard, step: int, stop: bool, before_update: Callable[[float], None] | None = None
     ) -> StepResult:
-        """Train one step in ``state``; see :func:`liver_slurm.engine.megatron.step.train_step`."""
+        """Train one step in ``state``; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`."""
         assert self.samples is not None
         saving = self._checkpointer is not None and self._checkpointer.writing
-        return train_step(state, self.samples, step, Word(stop, self._due, saving), before_update)
+        return state.train_step(self.samples, step, StepFlags(stop, self._due, saving), before_update)
 
     def completed(self, result: StepResult) -> None:
-        """A step is made: write it down, and save if it is time."""
+        """Record a completed step, and begin a checkpoint if one is due."""
         live = self.live
         assert live is not None
         self._results.append(result)
         self.step = result.step + 1
         if live.world.is_last_stage and live.world.place.tp == 0 and live.world.place.dp == 0:
             metrics = self._as_metrics(live, result)
-            self._companion.run_soon(lambda: self._metrics.append(metrics))
+            self._control.run_soon(lambda: self._metrics.append(metrics))
         every, last = self._config.checkpoint.every, self.step == self._config.train.steps
-        self._due = result.word.save or bool(every and self.step % every == 0 and not last)
-        if result.word.stop:
+        self._due = result.flags.save or bool(every and self.step % every == 0 and not last)
+        if result.flags.stop:
             self._save()
             self._wait_for_checkpoint()
-        elif self._due and not result.word.saving and not last:
+        elif self._due and not result.flags.saving and not last:
             self._save()
 
-    def _as_metrics(self, live: RankState, result: StepResult) -> StepMetrics:
+    def _as_metrics(self, live: TrainingShard, result: StepResult) -> StepMetrics:
         return StepMetrics(
             step=self.step,
             loss=result.loss,
@@ -138,20 +135,20 @@ class TrainLoop:
         )
 
     def checkpoint(self) -> None:
-        """Begin to write one; all members do, at the same step.
+        """Begin a checkpoint; all members do, at the same step.
 
-        While another is still being written it is only due, and comes after that one: training does not wait for a slow
-        disk, as a worker may have to leave by a deadline.
+        While another one is still being written, this one is only marked as due and follows it: training does not wait
+        for a slow disk, as a worker may have to leave by a deadline.
         """
         if self._saved_at == self.step:
             return  # this step's was due anyway, and is being written
-        if self._results and self._results[-1].word.saving:
+        if self._results and self._results[-1].flags.saving:
             self._due = True
         else:
             self._save()
 
     def last_checkpoint(self) -> None:
-        """Training is over: write what is still due, and wait for it."""
+        """Write the checkpoint that is due after the last step, and wait for it."""
         if self._due or self._config.checkpoint.at_end:
             self._save()
         self._wait_for_checkpoint()
@@ -164,7 +161,7 @@ class TrainLoop:
 
         def done(written: Written) -> None:
             if written.error or first:
-                self._companion.post(
+                self._control.post(
                     CheckpointWritten(
                         worker=self._name,
                         step=written.step,

@@ -1,4 +1,4 @@
-"""What a worker pays before it is of use: imports, device, kernels. Done in a world of its own, before it is asked."""
+"""Warm-up: pay for imports, the device and its kernels before the worker is asked to join a world."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.groups import make_live
-from liver_slurm.engine.megatron.initial import initialise
-from liver_slurm.engine.megatron.rank_state import build_rank_state
-from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.engine.api import Engine
 from liver_slurm.parallel.c10d import set_default_group
-from liver_slurm.parallel.groups import Membership, build_world
+from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 
 
 class _Zeros:
-    """Samples of nothing."""
+    """Samples of zeros."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -33,8 +31,8 @@ class _Zeros:
         return np.zeros((count, self._length + 1), dtype=np.int64)
 
 
-def warm_up(config: JobConfig, device: torch.device) -> None:
-    """Train one step of a one-layer model of the job's kind, alone, and throw it away."""
+def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
+    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away."""
     small = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_layers=1),
@@ -44,8 +42,8 @@ def warm_up(config: JobConfig, device: torch.device) -> None:
     world = build_world(
         Membership(-1, Layout(1, 1, 1), ("me",)), "me", dist.HashStore(), backend, device, timedelta(minutes=5)
     )
-    state = build_rank_state(small, world, device, lambda module: initialise(module, small))
-    make_live(world, config.train.seed)
-    train_step(state, _Zeros(config.train.seq_length), 0)
+    shard = engine.build(small, world, device, fresh=True)
+    shard.make_live()
+    shard.train_step(_Zeros(config.train.seq_length), 0)
     set_default_group(None)
     world.destroy()

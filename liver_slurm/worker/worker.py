@@ -1,4 +1,4 @@
-"""The training process: trains in the live world, and goes from world to world when the coordinator says so."""
+"""A worker: trains in the live world, and moves from world to world as the coordinator directs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.data.prepare import resolve_data
-from liver_slurm.engine.data.samples import open_samples
-from liver_slurm.parallel.groups import Membership
+from liver_slurm.engine.api import Engine
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import (
     ConfirmBoundary,
     Failed,
@@ -33,8 +32,8 @@ from liver_slurm.transfer.transports import requirements
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome
-from liver_slurm.worker.directives import Directives, Due, Enter, Leave
-from liver_slurm.worker.target_world import TargetWorld, prepare
+from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
+from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 from liver_slurm.worker.train_loop import TrainLoop
 from liver_slurm.worker.warm_up import warm_up
 
@@ -43,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a worker is."""
+    """Identity of a worker."""
 
     run_id: str
     name: str
@@ -55,30 +54,37 @@ class Identity:
 
 
 class Worker:
-    """One worker of a run. :meth:`run` is the training thread; the other methods are called by the companion."""
+    """One worker of a run.
 
-    def __init__(self, identity: Identity, config: JobConfig, run_dir: RunDir, signals: int) -> None:
+    :meth:`run` is the training thread; the control thread calls the other methods, which are those of
+    :class:`liver_slurm.worker.control_thread.WorkerPort`.
+    """
+
+    def __init__(self, identity: Identity, config: JobConfig, engine: Engine, run_dir: RunDir, signals: int) -> None:
+        """
+        Args:
+            signals: read end of the pipe in which notices come; see :mod:`liver_slurm.worker.signals`.
+        """
         self.name = identity.name
-        self._identity, self._config, self._run_dir = identity, config, run_dir
-        self._agenda = Directives()
-        self._companion = ControlThread(
-            run_dir, self, self._agenda, signals, config.job.heartbeat, config.job.orphan_timeout
+        self._identity, self._config, self._engine, self._run_dir = identity, config, engine, run_dir
+        self._directives = Directives()
+        self._control = ControlThread(
+            run_dir, self, self._directives, signals, config.job.heartbeat, config.job.orphan_timeout
         )
-        self._training = TrainLoop(identity.name, config, run_dir, self._companion)
-        self._cutover = Cutover(identity.name, identity.device, self._training, self._agenda, self._companion)
+        self._loop = TrainLoop(identity.name, config, run_dir, self._control)
+        self._cutover = Cutover(identity.name, identity.device, self._loop, self._directives, self._control)
         self._targets: dict[int, TargetWorld] = {}
         self._prepared: TargetWorld | None = None
-        """The newest whose state is to leave while training runs, once it does."""
+        """The newest target world whose state leaves while training runs."""
         self._watching: LiveTransfer | None = None
-        """What watches the live world's updates; training's thread only."""
+        """The transfer that has hooks on the live world's optimizer; touched by the training thread only."""
         self._orphaned = False
         self._warm = False
 
-    # ---- what the companion asks
+    # ---- called by the control thread
 
     def registration(self) -> Register:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
-        live = self._training.live
+        live = self._loop.live
         return Register(
             run_id=self._identity.run_id,
             worker=self.name,
@@ -90,51 +96,44 @@ class Worker:
             device=str(self._identity.device),
             generation=live.world.membership.generation if live else -1,
             rank=live.world.rank if live else -1,
-            step=self._training.step,
+            step=self._loop.step,
             warm=self._warm,
         )
 
     def heartbeat(self, rejected: int) -> Heartbeat:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         return Heartbeat(
             worker=self.name,
-            generation=self._training.generation,
-            step=self._training.step,
-            step_seconds=self._training.step_seconds(),
+            generation=self._loop.generation,
+            step=self._loop.step,
+            step_seconds=self._loop.step_seconds(),
             warm=self._warm,
             rejected=rejected,
         )
 
     def engaged(self) -> bool:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
-        return self._training.live is not None or bool(self._targets)
+        return self._loop.live is not None or bool(self._targets)
 
     def expects(self, generation: int) -> bool:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         return generation in self._targets
 
     def noticed(self) -> None:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         self._cutover.noticed()
 
     def prepare(self, message: Prepare) -> None:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         membership = Membership(message.generation, Layout.parse(message.layout), tuple(message.members))
         target = self._targets[message.generation] = TargetWorld(membership)
         threading.Thread(target=self._prepare, args=(target, message), name="prepare", daemon=True).start()
 
     def confirmed(self, message: ConfirmBoundary) -> None:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         target = self._targets.get(message.generation)
         if message.begin >= 0 and target is not None and isinstance(target.transfer, LiveTransfer):
             target.transfer.start()
             target.leaves_from = message.begin
-            # The word may come when that step has begun already; while training stands, it is not opened any more.
-            if self._training.step < message.step:
+            # This may come when that step has begun already; while training stands still, it is not opened any more.
+            if self._loop.step < message.step:
                 self._let_state_leave(target)
 
     def give_up(self, generation: int) -> bool:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         waited_for = False
         for number, target in list(self._targets.items()):
             if generation in (-1, number):
@@ -147,19 +146,21 @@ class Worker:
         return waited_for
 
     def orphaned(self) -> None:
-        """See :class:`liver_slurm.worker.control_thread.Subject`."""
         log.warning("no word from a coordinator for %s s", self._config.job.orphan_timeout)
         self._orphaned = True
-        self._agenda.alone()
-        if self._training.live is None:
-            self._agenda.leave("the coordinator has gone")
+        self._directives.alone()
+        if self._loop.live is None:
+            self._directives.leave("the coordinator has gone")
 
     def _prepare(self, target: TargetWorld, message: Prepare) -> None:
         begun = time.perf_counter()
         error = ""
         try:
             fault_injection.reach("prepare", self.name)
-            prepare(target, message, self.name, self._config, self._training.live, self._identity.device)
+            prepare(
+                target,
+                Preparation(message, self.name, self._config, self._engine, self._loop.live, self._identity.device),
+            )
             fault_injection.reach("prepared", self.name)
         except Exception as caught:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
@@ -167,7 +168,7 @@ class Worker:
         if target.prepared():
             if isinstance(target.transfer, LiveTransfer):
                 self._prepared = target
-            self._companion.post(
+            self._control.post(
                 Prepared(
                     worker=self.name,
                     generation=message.generation,
@@ -182,62 +183,61 @@ class Worker:
     # ---- the training thread
 
     def run(self) -> str:
-        """Register, warm up, and train until told to leave; returns why it left."""
-        self._companion.start()
+        """Register, warm up, and train until told to leave; returns the reason to leave."""
+        self._control.start()
         try:
             requirements.check(self._config.stream)
-            warm_up(self._config, self._identity.device)
-            self._training.samples = open_samples(self._config, resolve_data(self._config, self._run_dir))
+            warm_up(self._config, self._engine, self._identity.device)
+            self._loop.samples = self._engine.open_samples(self._config, self._run_dir)
             self._warm = True
-            self._companion.beat()
-            return self._loop()
+            self._control.beat()
+            return self._follow_directives()
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
-            training = self._training
-            self._companion.post(
-                Failed(worker=self.name, generation=training.generation, step=training.step, error=error)
-            )
+            loop = self._loop
+            self._control.post(Failed(worker=self.name, generation=loop.generation, step=loop.step, error=error))
             raise
         finally:
-            self._companion.close()
+            self._control.close()
 
-    def _loop(self) -> str:
-        training = self._training
+    def _follow_directives(self) -> str:
+        """Train, cut over and write checkpoints as directed; returns the reason to leave."""
+        loop = self._loop
         while True:
-            order: Any
-            if training.live is None:
-                order = self._agenda.idle()
-            elif training.step >= self._config.train.steps:
+            directive: Train | Leave | Enter | Due
+            if loop.live is None:
+                directive = self._directives.idle()
+            elif loop.step >= self._config.train.steps:
                 self._finish()
-                order = self._agenda.after_last_step()
+                directive = self._directives.after_last_step()
             else:
-                order = self._agenda.at_boundary(training.step)
-            if isinstance(order, Leave):
-                self._companion.post(Leaving(worker=self.name, reason=order.reason))
-                return order.reason
-            if isinstance(order, Enter):
-                self._enter_first(order.generation, order.step)
-            elif isinstance(order, Due) and order.purpose == "cutover":
-                if not self._cut_over(order.generation, order.step):
+                directive = self._directives.at_boundary(loop.step)
+            if isinstance(directive, Leave):
+                self._control.post(Leaving(worker=self.name, reason=directive.reason))
+                return directive.reason
+            if isinstance(directive, Enter):
+                self._enter_first(directive.generation, directive.step)
+            elif isinstance(directive, Due) and directive.purpose == "cutover":
+                if not self._cut_over(directive.generation, directive.step):
                     return "not in the new world"
-            elif isinstance(order, Due):
-                training.checkpoint()
+            elif isinstance(directive, Due):
+                loop.checkpoint()
             elif not self._train():
                 return "the coordinator has gone"
 
     def _train(self) -> bool:
-        """One step; False: the world has agreed to end because its coordinator is gone."""
-        live, training = self._training.live, self._training
+        """Train one step; False: the world has agreed to end because its coordinator is gone."""
+        live, loop = self._loop.live, self._loop
         assert live is not None
         self._watch_updates()
-        result = training.train(live, training.step, self._orphaned)
-        training.completed(result)
-        return not result.word.stop
+        result = loop.train(live, loop.step, self._orphaned)
+        loop.completed(result)
+        return not result.flags.stop
 
     def _watch_updates(self) -> None:
-        """Have the updates watched for what is prepared, and for nothing that is given up.
+        """Install optimizer hooks for a prepared transfer, and remove those of a transfer that is given up.
 
-        Only this thread may put hooks on the optimizer, or take them off: it is the one that runs them.
+        Only this thread may do so, because it is the one that runs them.
         """
         target = self._prepared
         overlap = target.transfer if target is not None and not target.given_up else None
@@ -252,23 +252,23 @@ class Worker:
             self._let_state_leave(target)
 
     def _let_state_leave(self, target: TargetWorld) -> None:
-        """State may leave in the step that training is in, if it is time; from either thread."""
-        overlap, training = target.transfer, self._training
-        if training.live is not None and isinstance(overlap, LiveTransfer) and 0 <= target.leaves_from <= training.step:
+        """Open the transfer for the step that training is in, if that is late enough; called by either thread."""
+        overlap, loop = target.transfer, self._loop
+        if loop.live is not None and isinstance(overlap, LiveTransfer) and 0 <= target.leaves_from <= loop.step:
             fault_injection.reach("overlap", self.name)
             overlap.open()
 
     def _enter_first(self, generation: int, step: int) -> None:
-        """A world without a source is committed: start in it."""
+        """Start in a committed world without a source."""
         target = self._targets.pop(generation)
         assert target.state is not None
-        self._training.make_live(target.state)
-        self._training.enter(target.state, step)
-        self._agenda.start_at(step)
-        self._companion.post(WorldEntered(worker=self.name, generation=generation, step=step, time=time.time()))
+        self._loop.make_live(target.state)
+        self._loop.enter(target.state, step)
+        self._directives.start_at(step)
+        self._control.post(WorldEntered(worker=self.name, generation=generation, step=step, time=time.time()))
 
     def _cut_over(self, generation: int, step: int) -> bool:
-        """Go to the new world, or not, as the coordinator says; False: this worker is to exit."""
+        """Cut over to a target world, or stay, as the coordinator decides; False: this worker is to exit."""
         target = self._targets.get(generation)
         if target is None or not target.stream():
             return True  # given up just now
@@ -280,10 +280,10 @@ class Worker:
         if self._prepared is target:
             self._prepared = None
         if outcome is Outcome.LEFT:
-            self._companion.beat()
+            self._control.beat()
         return outcome is not Outcome.EXIT
 
     def _finish(self) -> None:
-        self._training.last_checkpoint()
-        self._companion.drain()
-        self._companion.post(Finished(worker=self.name, step=self._training.step))
+        self._loop.last_checkpoint()
+        self._control.drain()
+        self._control.post(Finished(worker=self.name, step=self._loop.step))

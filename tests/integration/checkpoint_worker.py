@@ -13,14 +13,13 @@ import torch
 import torch.distributed as dist
 from transition_worker import DEVICE, Patterned, Walker, job
 
-from liver_slurm.engine.megatron.boxes import state_boxes
-from liver_slurm.engine.megatron.checkpoint import Checkpointer, Written, checkpoint_path
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.step import train_step
-from liver_slurm.parallel.groups import Membership
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path
+from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
-from liver_slurm.worker.target_world import TargetWorld, prepare
+from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
 STEPS = 3
 
@@ -36,7 +35,7 @@ def save(walker: Walker, store: dist.Store, folder: Path) -> None:
     store.wait([f"saved/{folder}"])
 
 
-def load(walker: Walker, layout: Layout, path: Path) -> RankState | None:
+def load(walker: Walker, layout: Layout, path: Path) -> TrainingShard | None:
     """The checkpoint as a fresh world of the layout has it."""
     members = [f"w{index}" for index in range(layout.size)]
     message = Prepare(
@@ -53,13 +52,13 @@ def load(walker: Walker, layout: Layout, path: Path) -> RankState | None:
     if walker.name not in members:
         return None
     target = TargetWorld(Membership(message.generation, layout, tuple(members)))
-    prepare(target, message, walker.name, walker.config, None, DEVICE)
+    prepare(target, Preparation(message, walker.name, walker.config, MegatronEngine(), None, DEVICE))
     return target.state
 
 
-def compare(loaded: RankState, moved: RankState) -> int:
+def compare(loaded: TrainingShard, moved: TrainingShard) -> int:
     """How many boxes were compared."""
-    pairs = list(zip(state_boxes(loaded), state_boxes(moved), strict=True))
+    pairs = list(zip(loaded.boxes(), moved.boxes(), strict=True))
     for (piece, view), (other, expected) in pairs:
         assert piece == other
         assert torch.equal(view.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8)), piece
@@ -74,7 +73,7 @@ def main() -> None:
     table = [Layout.parse(text) for text in layouts.split(",")]
     walker.go(table[0])
     for step in range(STEPS if walker.state else 0):
-        train_step(walker.state, Patterned(), step)
+        walker.state.train_step(Patterned(), step)
     compared = 0
     for source in table:
         if walker.membership is None or walker.membership.layout != source:

@@ -19,21 +19,19 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig, ModelSection, StreamSection, TrainSection
-from liver_slurm.engine.megatron.boxes import state_boxes
-from liver_slurm.engine.megatron.groups import make_live
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.replay import complete
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.megatron.engine import MegatronEngine
+from liver_slurm.engine.megatron.shard import MegatronShard
 from liver_slurm.engine.megatron.spec import world_spec
-from liver_slurm.engine.megatron.step import train_step
 from liver_slurm.parallel.c10d import set_default_group
-from liver_slurm.parallel.groups import Membership
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
 from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.worker.device import claim_card
-from liver_slurm.worker.target_world import TargetWorld, prepare
+from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
 DEVICE = claim_card(os.environ) if os.environ.get("TRANSITION_DEVICE") == "cuda" else torch.device("cpu")
 
@@ -90,7 +88,7 @@ class Walker:
         """``limited``: each transition gets as little memory as it needs, or a little more."""
         self.name, self.config, self.port = name, config, port
         self.generation = first_generation
-        self.state: RankState | None = None
+        self.state: TrainingShard | None = None
         self.membership: Membership | None = None
         self.adam_step = 0
         self.seen: dict[Layout, list[tuple[Any, torch.Tensor]]] = {}
@@ -125,7 +123,7 @@ class Walker:
 
     def _prepare(self, target: TargetWorld, message: Prepare, config: JobConfig) -> None:
         """Prepare, and wait until all have, as they do for the coordinator's word."""
-        prepare(target, message, self.name, config, self.state, DEVICE)
+        prepare(target, Preparation(message, self.name, config, MegatronEngine(), self.state, DEVICE))
         involved, key = {*message.source_members, *message.members}, f"prepared/{message.generation}"
         if self.store.add(key, 1) == len(involved):
             self.store.set(f"{key}/all", b"")
@@ -145,10 +143,10 @@ class Walker:
             store_port=self.port,
         )
 
-    def _switch(self, state: RankState | None) -> None:
+    def _switch(self, state: TrainingShard | None) -> None:
         previous, self.state = self.state, state
         if state is not None:
-            make_live(state.world, self.config.train.seed)
+            state.make_live()
         else:
             set_default_group(None)
         if previous is not None:
@@ -174,7 +172,7 @@ class Walker:
                 overlap.attach()
                 overlap.open()
                 spoil = self._spoil if number == steps - 2 else None
-                result = train_step(self.state, Patterned(), self.trained, before_update=spoil)
+                result = self.state.train_step(Patterned(), self.trained, before_update=spoil)
                 assert result.skipped == (number == steps - 2)
             self.trained += 1
         self._tell()
@@ -187,7 +185,7 @@ class Walker:
         self._move_late(target, limit)
         compared = 0
         if target.state is not None:
-            complete(target.state, self.adam_step).wait()
+            target.state.derive_weights(self.adam_step).wait()
             compared = self._compare(target.state, old)
         target.close_transfer()
         self._switch(target.state)
@@ -198,10 +196,10 @@ class Walker:
         if self.state is None or (self.state.world.place.dp > 0 and not self.config.train.distributed_optimizer):
             return
         data = io.BytesIO()
-        torch.save(([(tuple(piece), view.cpu()) for piece, view in state_boxes(self.state)], self.state.steps()), data)
+        torch.save(([(tuple(piece), view.cpu()) for piece, view in self.state.boxes()], self.state.steps()), data)
         self.store.set(f"told/{self.generation}/{self.state.world.rank}", data.getvalue())
 
-    def _compare(self, state: RankState, old: Membership) -> int:
+    def _compare(self, state: TrainingShard, old: Membership) -> int:
         """Every box of a new rank with what the old world's ranks told; returns how many there are."""
         whole: dict[str, torch.Tensor] = {}
         shapes = world_spec(self.config, old.layout).tensors
@@ -214,7 +212,7 @@ class Walker:
             for (name, offset, shape), view in boxes:
                 tensor = whole.setdefault(name, torch.empty(shapes[name].shape, dtype=view.dtype))
                 tensor[tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))] = view
-        boxes = state_boxes(state)
+        boxes = state.boxes()
         for (name, offset, shape), view in boxes:
             place = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
             same = torch.equal(_bits(view.cpu()), _bits(whole[name][place]))
@@ -264,14 +262,14 @@ class Walker:
 
     def _spoil(self, _start: float) -> None:
         """Make this rank's gradient not finite."""
-        assert self.state is not None
+        assert isinstance(self.state, MegatronShard)
         self.state.model.buffers[0].grad_data[0] = math.inf
 
     def check(self) -> int:
         """Compare with what this layout's boxes were before; returns how many are compared."""
         if self.state is None:
             return 0
-        boxes, layout = state_boxes(self.state), self.state.world.layout
+        boxes, layout = self.state.boxes(), self.state.world.layout
         if layout not in self.seen:
             self.seen[layout] = [(piece, view.clone()) for piece, view in boxes]
             self.steps[layout] = self.state.steps()
@@ -329,17 +327,17 @@ def main() -> None:
         config = job(**case)
         walker = Walker(name, config, port, 1000 * number, limited)
         walker.go(walk[0])
-        losses = [train_step(walker.state, Patterned(), step).loss for step in range(3)] if walker.state else []
+        losses = [walker.state.train_step(Patterned(), step).loss for step in range(3)] if walker.state else []
         compared = walker.check()
         for layout in walk[1:]:
             walker.go(layout)
             compared += walker.check()
         if walker.state is not None:
-            losses += [train_step(walker.state, Patterned(), step).loss for step in range(3, 6)]
+            losses += [walker.state.train_step(Patterned(), step).loss for step in range(3, 6)]
         undisturbed = Walker(name, config, port, first_generation=1000 * number + 500)
         undisturbed.go(walk[0])
         expected = (
-            [train_step(undisturbed.state, Patterned(), step).loss for step in range(6)] if undisturbed.state else []
+            [undisturbed.state.train_step(Patterned(), step).loss for step in range(6)] if undisturbed.state else []
         )
         assert losses == expected, (losses, expected)
         assert walker.peak <= config.stream.staging_bytes

@@ -16,7 +16,7 @@ from liver_slurm.config.checks import unreadable_data
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.data.documents import documents
 from liver_slurm.engine.data.tokenizers import Tokenizer, load_tokenizer
-from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.indexed_dataset import dataset_builder
 from liver_slurm.rundir.paths import RunDir
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,9 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
 
 def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tokenizer) -> tuple[int, int]:
     """Returns how many documents and tokens were written."""
-    compat.install()
     import numpy as np
-    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
-    builder = IndexedDatasetBuilder(str(bin_file), dtype=DType.optimal_dtype(tokenizer.vocab_size))
+    builder = dataset_builder(bin_file, tokenizer.vocab_size)
     count = tokens = 0
     try:
         for path in paths:

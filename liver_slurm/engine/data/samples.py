@@ -5,31 +5,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.order import sample_numbers
-from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.indexed_dataset import open_dataset
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-class Samples(Protocol):
-    """What training reads; ``data.provider`` returns one for a :class:`JobConfig`."""
-
-    def __len__(self) -> int:
-        """Samples of one epoch."""
-
-    def batch(self, first: int, count: int) -> NDArray[np.int64]:
-        """The run's samples ``first`` to ``first + count - 1``, counted over all epochs.
-
-        Returns: tokens, int64, [count, seq_length + 1]. A function of the arguments (and the job) alone: every rank
-        asks for its own part of a step, in whatever layout.
-        """
 
 
 class SampleSource:
@@ -41,7 +28,7 @@ class SampleSource:
 
     def __init__(self, prefixes: Sequence[str], seq_length: int, seed: int) -> None:
         self._seq_length, self._seed = seq_length, seed
-        self._datasets = [_open(prefix) for prefix in prefixes]
+        self._datasets = [open_dataset(prefix) for prefix in prefixes]
         tokens = [int(dataset.sequence_lengths.sum(dtype="int64")) for dataset in self._datasets]
         counts = [max(0, number - 1) // seq_length for number in tokens]
         self._ends = list(accumulate(counts))
@@ -69,20 +56,6 @@ class SampleSource:
         # Not dataset[i]: a sample may span documents, which lie end to end in the file.
         offset = int(dataset.index.sequence_pointers[0]) + start * dtype().itemsize
         return dataset.bin_reader.read(dtype=dtype, count=self._seq_length + 1, offset=offset)
-
-
-def _open(prefix: str) -> Any:
-    compat.install()
-    from megatron.core.datasets.indexed_dataset import _INDEX_HEADER, IndexedDataset
-
-    try:
-        # Looked at first: megatron leaves half-built objects behind that complain when they are collected.
-        with open(f"{prefix}.idx", "rb") as index, open(f"{prefix}.bin", "rb") as data:
-            if index.read(len(_INDEX_HEADER)) != _INDEX_HEADER or not data.read(1):
-                raise BadInput(f"data.paths: {prefix} is not an indexed dataset, or an empty one")
-        return IndexedDataset(prefix)
-    except (AssertionError, OSError, ValueError) as error:
-        raise BadInput(f"data.paths: {prefix} is not a readable indexed dataset: {error}") from None
 
 
 def open_samples(config: JobConfig, prefixes: Sequence[str]) -> Samples:

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+from liver_slurm.engine.api import LayerFilter, every_layer
+from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec_of
-from liver_slurm.reshard.shard_spec import ParamSpec, ShardSpec
+from liver_slurm.reshard.shard_spec import ParamSpec
 from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensors
 
 
-def every_layer(_layer: int) -> bool:
-    """Chooses all layers, and what is in none."""
-    return True
-
-
-def state_boxes(
-    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
-) -> list[tuple[Piece, torch.Tensor]]:
-    """Every piece of state that this rank really holds, with a view of its storage in the piece's shape.
-
-    The order is that of :func:`liver_slurm.reshard.shard_spec.pieces`. A view stays valid as long as the rank state
-    exists; writing to it writes the state. That of a moment which has no storage now is a meta tensor.
-
-    Args:
-        shard: what the model holds, if it is known.
-        chosen: which layers' pieces; -1 is what is in no layer.
-    """
+def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tuple[Piece, torch.Tensor]]:
+    """Every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
     parameters = dict(unwrap(state.model).named_parameters())
-    shard = shard or shard_spec_of(state.model)
     found: list[tuple[Piece, torch.Tensor]] = []
-    for param in filter(lambda param: chosen(param.layer), shard.params):
+    for param in filter(lambda param: chosen(param.layer), state.spec.params):
         parameter = parameters[param.name]
         flat = parameter.detach().view(-1)
         for box in param.boxes:
@@ -98,10 +83,10 @@ def optimizer_state(state: RankState, parameter: Any) -> Held | None:
     """What this rank has of a parameter's optimizer state; None: nothing."""
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:
-            if parameter not in optimizer.model_param_gbuf_map:
+            found = compat.distributed_state(optimizer, parameter)
+            if found is None:
                 continue
-            tensors = optimizer._get_main_param_and_optimizer_states(parameter)
-            held = optimizer._get_model_param_range_map(parameter)["param"]
+            held, tensors = found
             group, order = optimizer.model_param_group_index_map[parameter]
             updated = optimizer.optimizer.param_groups[group]["params"][order]
             return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, updated)

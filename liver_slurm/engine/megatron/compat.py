@@ -1,4 +1,4 @@
-"""Lets megatron-core run on a machine without CUDA.
+"""Run megatron-core on a machine without CUDA, and everything private of it that the product touches, in one place.
 
 megatron-core names the ``cuda`` device in its sources. Where CUDA is absent an import hook rewrites these names before
 its modules are compiled; where CUDA is present its code is not changed. Call :func:`install` before anything of
@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 _PREFIX = "megatron.core."
 
@@ -131,3 +132,54 @@ def install() -> None:
     if early is not None:
         raise RuntimeError(f"{early} was imported before liver_slurm.engine.megatron.compat.install()")
     sys.meta_path.insert(0, _Finder())
+
+
+# ---- private names -------------------------------------------------------------------------------------------------
+
+
+def index_header() -> bytes:
+    """First bytes of an indexed dataset's .idx file."""
+    from megatron.core.datasets import indexed_dataset
+
+    header: bytes = indexed_dataset._INDEX_HEADER
+    return header
+
+
+def set_globals(groups: dict[str, Any], ranks: dict[str, list[int] | None]) -> None:
+    """Set the globals of ``parallel_state`` that parts of megatron-core still read.
+
+    Args:
+        groups, ranks: process groups, and members of groups, by the name of the global, without its underscore.
+
+    Raises:
+        RuntimeError: this version of megatron-core has no such global.
+    """
+    from megatron.core import parallel_state
+
+    state = vars(parallel_state)
+    for name, value in (*groups.items(), *ranks.items()):
+        if f"_{name}" not in state:
+            raise RuntimeError(f"this megatron-core has no parallel_state._{name}; 0.16.1 has been tried")
+        state[f"_{name}"] = value
+    if parallel_state._GLOBAL_MEMORY_BUFFER is None:
+        parallel_state._set_global_memory_buffer()
+
+
+def distributed_state(optimizer: Any, parameter: Any) -> tuple[Any, dict[str, Any]] | None:
+    """A distributed optimizer's share of a parameter; None: it has none on this rank.
+
+    Returns:
+        the range (``start``, ``end``) of the flat parameter, and by name the tensors ``param`` (fp32 master),
+        ``exp_avg``, ``exp_avg_sq`` of these elements.
+    """
+    if parameter not in optimizer.model_param_gbuf_map:
+        return None
+    share = optimizer._get_model_param_range_map(parameter)["param"]
+    tensors: dict[str, Any] = optimizer._get_main_param_and_optimizer_states(parameter)
+    return share, tensors
+
+
+def copy_masters_to_weights(optimizer: Any) -> None:
+    """Copy an optimizer's fp32 masters to the model's weights, where it keeps them apart."""
+    if hasattr(optimizer, "_copy_main_params_to_model_params"):
+        optimizer._copy_main_params_to_model_params()

@@ -12,7 +12,6 @@ from liver_slurm.parallel.groups import ProcessGroups
 
 compat.install()
 
-from megatron.core import parallel_state  # noqa: E402
 from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
@@ -52,42 +51,39 @@ def make_live(world: ProcessGroups, seed: int) -> None:
     """
     set_default_group(world.groups["world"])
     groups = world.groups
-    names = {
-        "_TENSOR_MODEL_PARALLEL_GROUP": "tp",
-        "_PIPELINE_MODEL_PARALLEL_GROUP": "pp",
-        "_MODEL_PARALLEL_GROUP": "mp",
-        "_EMBEDDING_GROUP": "embd",
-        "_POSITION_EMBEDDING_GROUP": "pos_embd",
-        "_DATA_PARALLEL_GROUP": "dp",
-        "_DATA_PARALLEL_GROUP_WITH_CP": "dp",
-        "_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP": "dp",
-        "_CONTEXT_PARALLEL_GROUP": "self",
-        "_EXPERT_MODEL_PARALLEL_GROUP": "self",
-        "_EXPERT_TENSOR_PARALLEL_GROUP": "tp",
-        "_EXPERT_DATA_PARALLEL_GROUP": "dp",
-        "_TENSOR_AND_CONTEXT_PARALLEL_GROUP": "tp",
-        "_TENSOR_AND_DATA_PARALLEL_GROUP": "world",
-        "_TENSOR_AND_DATA_PARALLEL_GROUP_WITH_CP": "world",
-        "_EXPERT_TENSOR_AND_MODEL_PARALLEL_GROUP": "tp",
-        "_EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL_GROUP": "mp",
-        "_INTRA_DISTRIBUTED_OPTIMIZER_INSTANCE_GROUP": "world",
-    }
-    state = vars(parallel_state)
-    for name, group in names.items():
-        if name not in state:
-            raise RuntimeError(f"this megatron-core has no parallel_state.{name}; 0.16.1 has been tried")
-        state[name] = groups.get(group)
-    for name, group in (
-        ("_TENSOR_MODEL_PARALLEL_GLOBAL_RANKS", "tp"),
-        ("_PIPELINE_GLOBAL_RANKS", "pp"),
-        ("_DATA_PARALLEL_GLOBAL_RANKS", "dp"),
-        ("_MODEL_PARALLEL_GLOBAL_RANKS", "mp"),
-        ("_EMBEDDING_GLOBAL_RANKS", "embd"),
-        ("_POSITION_EMBEDDING_GLOBAL_RANKS", "pos_embd"),
-    ):
-        state[name] = dist.get_process_group_ranks(groups[group]) if group in groups else None
-    if parallel_state._GLOBAL_MEMORY_BUFFER is None:
-        parallel_state._set_global_memory_buffer()
+    compat.set_globals(
+        {
+            "TENSOR_MODEL_PARALLEL_GROUP": groups["tp"],
+            "PIPELINE_MODEL_PARALLEL_GROUP": groups["pp"],
+            "MODEL_PARALLEL_GROUP": groups["mp"],
+            "EMBEDDING_GROUP": groups.get("embd"),
+            "POSITION_EMBEDDING_GROUP": groups.get("pos_embd"),
+            "DATA_PARALLEL_GROUP": groups["dp"],
+            "DATA_PARALLEL_GROUP_WITH_CP": groups["dp"],
+            "INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP": groups["dp"],
+            "CONTEXT_PARALLEL_GROUP": groups["self"],
+            "EXPERT_MODEL_PARALLEL_GROUP": groups["self"],
+            "EXPERT_TENSOR_PARALLEL_GROUP": groups["tp"],
+            "EXPERT_DATA_PARALLEL_GROUP": groups["dp"],
+            "TENSOR_AND_CONTEXT_PARALLEL_GROUP": groups["tp"],
+            "TENSOR_AND_DATA_PARALLEL_GROUP": groups["world"],
+            "TENSOR_AND_DATA_PARALLEL_GROUP_WITH_CP": groups["world"],
+            "EXPERT_TENSOR_AND_MODEL_PARALLEL_GROUP": groups["tp"],
+            "EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL_GROUP": groups["mp"],
+            "INTRA_DISTRIBUTED_OPTIMIZER_INSTANCE_GROUP": groups["world"],
+        },
+        {
+            name: dist.get_process_group_ranks(groups[group]) if group in groups else None
+            for name, group in (
+                ("TENSOR_MODEL_PARALLEL_GLOBAL_RANKS", "tp"),
+                ("PIPELINE_GLOBAL_RANKS", "pp"),
+                ("DATA_PARALLEL_GLOBAL_RANKS", "dp"),
+                ("MODEL_PARALLEL_GLOBAL_RANKS", "mp"),
+                ("EMBEDDING_GLOBAL_RANKS", "embd"),
+                ("POSITION_EMBEDDING_GLOBAL_RANKS", "pos_embd"),
+            )
+        },
+    )
     model_parallel_cuda_manual_seed(
         seed, tp_rank=world.place.tp, ep_rank=0, etp_rank=world.place.tp, force_reset_rng=True
     )

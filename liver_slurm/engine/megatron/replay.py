@@ -7,30 +7,25 @@ from functools import partial
 
 import torch
 
-from liver_slurm.engine.megatron.boxes import OwnedBox, every_layer, owned_boxes
+from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.boxes import OwnedBox, owned_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec_of
-from liver_slurm.reshard.shard_spec import GroupSpec, ShardSpec
+from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
-from liver_slurm.transfer.optimizer_replay import Groups, Hyperparameters, Replica, TrainedBox
 
 
-def replica_of(
-    state: RankState, shard: ShardSpec | None = None, chosen: Callable[[int], bool] = every_layer
-) -> Replica:
-    """What this rank holds of a world whose weights are derived from masters, with views of its storage.
+def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
+    """The state of the chosen layers for worlds whose weights are derived from masters.
 
-    The boxes are those of :func:`liver_slurm.reshard.shard_spec.pieces` for such a world: one trained box stands for
-    three.     Arguments, and views of what has no storage, are as for
-    :func:`liver_slurm.engine.megatron.boxes.state_boxes`.
+    See :meth:`liver_slurm.engine.api.TrainingShard.replica`.
     """
     parameters = dict(unwrap(state.model).named_parameters())
     trained: list[TrainedBox] = []
     fixed: list[tuple[Piece, torch.Tensor]] = []
-    shard = shard or shard_spec_of(state.model)
-    for param in filter(lambda param: chosen(param.layer), shard.params):
+    for param in filter(lambda param: chosen(param.layer), state.spec.params):
         parameter = parameters[param.name]
         if param.group is None:
             flat = parameter.detach().view(-1)
@@ -53,17 +48,15 @@ def _gradient(box: OwnedBox) -> torch.Tensor:
 
 
 class LiveUpdates:
-    """The updates of a rank that trains: see :class:`liver_slurm.transfer.sender.Updates`."""
+    """Implements :class:`liver_slurm.engine.api.Updates`, which documents the methods."""
 
     def __init__(self, state: RankState) -> None:
         self._state = state
 
     def adam_step(self) -> int:
-        """How many updates were made."""
         return max(self._state.steps(), default=0)
 
     def groups(self) -> Groups:
-        """What the next update uses for each group of this rank's parameters."""
         return {
             GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): Hyperparameters(
                 float(group["lr"]), group["weight_decay"], group["betas"][0], group["betas"][1], group["eps"]
@@ -75,11 +68,6 @@ class LiveUpdates:
     def watch(
         self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
     ) -> Callable[[], None]:
-        """Call ``before`` when gradients and rates of an update are final, ``after`` when its state is.
-
-        And ``zeroing`` before the gradients go. All in training's thread. A step that is skipped, for its gradient is
-        not finite, calls neither of the first two. Returns what ends the watching.
-        """
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
             raise RuntimeError("this rank has no optimizer: it trains no parameter")
@@ -110,6 +98,5 @@ def complete(state: RankState, adam_step: int) -> Gather:
     """
     state.set_step(adam_step)
     for optimizer in state.inner_optimizers():
-        if hasattr(optimizer, "_copy_main_params_to_model_params"):
-            optimizer._copy_main_params_to_model_params()
+        compat.copy_masters_to_weights(optimizer)
     return Gather(state)

@@ -10,7 +10,6 @@ from typing import Any
 
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec_of
 
 
 def share_storage(old: RankState, new: RankState) -> None:
@@ -21,8 +20,8 @@ def share_storage(old: RankState, new: RankState) -> None:
     if new.config.train.distributed_optimizer:
         return
     old_parameters, new_parameters = (dict(unwrap(state.model).named_parameters()) for state in (old, new))
-    held = {(param.boxes, param.dtype): old_parameters[param.name] for param in shard_spec_of(old.model).params}
-    for param in shard_spec_of(new.model).params:
+    held = {(param.boxes, param.dtype): old_parameters[param.name] for param in old.spec.params}
+    for param in new.spec.params:
         source = held.get((param.boxes, param.dtype))
         if source is None:
             continue

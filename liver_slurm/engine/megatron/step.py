@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from liver_slurm.engine.data.samples import Samples
+from liver_slurm.engine.api import Samples, StepFlags, StepResult
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.learning_rate import learning_rate
 from liver_slurm.engine.megatron.microbatches import share
@@ -23,52 +23,14 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32  # n
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 
 
-@dataclass(frozen=True)
-class Word:
-    """What one rank lets all others know; it travels with a step's loss."""
-
-    stop: bool = False
-    """All end after this step."""
-    save: bool = False
-    """A checkpoint is due."""
-    saving: bool = False
-    """The last checkpoint is still being written."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did; the same on every rank of the world."""
-
-    step: int
-    loss: float
-    """Mean loss a token over the global batch."""
-    grad_norm: float
-    lr: float
-    tokens: int
-    skipped: bool
-    """The gradient was not finite, and the optimizer left the state as it was."""
-    start: float
-    """Start of the first forward pass, seconds since the epoch."""
-    end: float
-    """End of the optimizer step, seconds since the epoch."""
-    word: Word
-    """What any of the ranks has said."""
-
-
 def train_step(
     state: RankState,
     samples: Samples,
     step: int,
-    word: Word = Word(),
-    before_update: Callable[[float], None] | None = None,
+    flags: StepFlags,
+    before_update: Callable[[float], None] | None,
 ) -> StepResult:
-    """Run step ``step`` (0-based) of the run: forward, backward, reduction, optimizer.
-
-    Args:
-        word: what this rank has to say.
-        before_update: called between the backward pass and the optimizer's step, with the start of the forward pass;
-            what it raises ends the step with the state as it was.
-    """
+    """Run one step; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`."""
     config, layout = state.config, state.world.layout
     lr = learning_rate(config.train, step)
     for group in state.optimizer.param_groups:
@@ -92,8 +54,8 @@ def train_step(
         before_update(start)
     updated, norm = _update(state)
     end = time.time()
-    loss, tokens, said = _total(state, reports, word)
-    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, said)
+    loss, tokens, raised = _total(state, reports, flags)
+    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, raised)
 
 
 def _update(state: RankState) -> tuple[bool, float]:
@@ -148,13 +110,13 @@ def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[tor
     return output, loss
 
 
-def _total(state: RankState, reports: list[dict[str, torch.Tensor]], word: Word) -> tuple[float, int, Word]:
-    """Mean loss a token and number of tokens of the global batch, and what any rank has to say; on every rank."""
-    own = [float(flag) for flag in astuple(word)]
+def _total(state: RankState, reports: list[dict[str, torch.Tensor]], flags: StepFlags) -> tuple[float, int, StepFlags]:
+    """Mean loss a token and number of tokens of the global batch, and the flags of all ranks; on every rank."""
+    own = [float(flag) for flag in astuple(flags)]
     sums = torch.tensor([0.0, 0.0, *own], dtype=torch.float64, device=state.device)
     if state.world.is_last_stage and state.world.place.tp == 0:
         for report in reports:
             sums[:2] += report["sums"]
     dist.all_reduce(sums, group=state.world.groups["world"])
-    loss, tokens, *said = sums.tolist()
-    return loss / tokens, int(tokens), Word(*(ranks > 0 for ranks in said))
+    loss, tokens, *raised = sums.tolist()
+    return loss / tokens, int(tokens), StepFlags(*(ranks > 0 for ranks in raised))

@@ -52,8 +52,8 @@ def adopt_orphans() -> None:
 def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
     """What worker number ``index`` of at most ``workers`` on this machine needs; what the user has set wins.
 
-    Without cards a worker computes with half of its share of the cores: the other half is its companion's, which moves
-    state while training runs, and a team of which one thread waits for a core waits as a whole.
+    Without cards a worker computes with half of its share of the cores: the other half is its control thread's, which
+    moves state while training runs, and a team of which one thread waits for a core waits as a whole.
 
     The place among the others is told in torchrun's variables: :mod:`liver_slurm.worker.device` chooses a card by it.
     """

@@ -8,19 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Hyperparameters, Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer import optimizer_replay
-from liver_slurm.transfer.optimizer_replay import (
-    Hyperparameters,
-    Index,
-    Replica,
-    Trained,
-    TrainedBox,
-    decode_groups,
-    digests,
-    encode_groups,
-)
+from liver_slurm.transfer.optimizer_replay import Index, Trained, decode_groups, digests, encode_groups
 
 PLAIN, UNDECAYED = GroupSpec(), GroupSpec(wd_mult=0.0)
 

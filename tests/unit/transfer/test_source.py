@@ -10,11 +10,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from liver_slurm.engine.api import Groups, Hyperparameters, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, Slots, decode
-from liver_slurm.transfer.optimizer_replay import GRADIENT_BYTES, Groups, Hyperparameters, Trained, TrainedBox
+from liver_slurm.transfer.optimizer_replay import GRADIENT_BYTES, Trained
 from liver_slurm.transfer.sender import Outgoing, Sender
 
 PATIENCE = 10.0

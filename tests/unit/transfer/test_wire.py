@@ -13,21 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Hyperparameters, Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, Slots, decode, encode
-from liver_slurm.transfer.optimizer_replay import (
-    Content,
-    Hyperparameters,
-    Index,
-    Replica,
-    Trained,
-    TrainedBox,
-    decode_groups,
-    digests,
-    encode_groups,
-)
+from liver_slurm.transfer.optimizer_replay import Content, Index, Trained, decode_groups, digests, encode_groups
 from liver_slurm.transfer.receiver import Arrivals, Receiver
 from liver_slurm.transfer.route import Route
 

@@ -55,7 +55,7 @@ class Worker:
     def get(self, *numbers: signal.Signals) -> None:
         channel: Any = self.channel
         os.write(self._write, bytes(numbers))
-        self._companion._see_signals(channel)
+        self._companion._read_signals(channel)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])

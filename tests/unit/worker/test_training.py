@@ -10,7 +10,7 @@ import pytest
 from worker_lab import job
 
 from liver_slurm.config.schema import CheckpointSection
-from liver_slurm.engine.megatron.step import StepResult, Word
+from liver_slurm.engine.api import StepFlags, StepResult
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker.train_loop import TrainLoop
 
@@ -38,8 +38,8 @@ def training(tmp_path: Path) -> TrainLoop:
 
 def trained(training: TrainLoop, step: int, saving: bool = False, due: bool = False) -> None:
     """The step before ``step`` is made; ``saving``, ``due``: what its members said of checkpoints."""
-    word = Word(stop=False, save=due, saving=saving)
-    training.completed(StepResult(step - 1, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, word=word))
+    flags = StepFlags(stop=False, save=due, saving=saving)
+    training.completed(StepResult(step - 1, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, flags=flags))
 
 
 def saved(training: TrainLoop) -> list[int]:

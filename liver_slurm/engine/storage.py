@@ -1,25 +1,22 @@
-"""The memory under a rank's state: how much it is, when it comes, and when it goes."""
+"""Memory of a shard's state: count it, touch it, free it, and give Adam's moments storage layer by layer."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
-from liver_slurm.engine.megatron.boxes import every_layer, optimizer_state
-from liver_slurm.engine.megatron.model import unwrap
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec_of
+from liver_slurm.engine.api import LayerFilter, TrainingShard, every_layer
 
 
-def held_bytes(*states: RankState | None) -> int:
+def held_bytes(*states: TrainingShard | None) -> int:
     """Bytes of weights, gradient buffers, masters and moments; what several states share counts once."""
     return sum(storage.nbytes() for storage in _storages(*states).values())
 
 
-def touch(state: RankState, live: RankState | None) -> None:
+def touch(state: TrainingShard, live: TrainingShard | None) -> None:
     """Have the machine's memory under what ``state`` does not share with ``live``, whose values are undefined.
 
     A CPU's page comes with the first write to it, and half of the time that a box takes to be written is that. A GPU's
@@ -30,7 +27,7 @@ def touch(state: RankState, live: RankState | None) -> None:
             torch.empty(0, dtype=torch.uint8).set_(storage).zero_()
 
 
-def release(state: RankState, live: RankState | None) -> None:
+def release(state: TrainingShard, live: TrainingShard | None) -> None:
     """Give back the memory under what ``state`` does not share with ``live``: nothing will touch it any more.
 
     Models and optimizers are parts of reference cycles, and Python looks for cycles that have lived long so seldom that
@@ -39,10 +36,7 @@ def release(state: RankState, live: RankState | None) -> None:
     for storage in _own(state, live):
         if storage.resizable():  # else :func:`reclaim` finds it
             storage.resize_(0)
-    # megatron's rotary embeddings are kept by the cache of their forward, and keep a process group with its threads.
-    for module in unwrap(state.model).modules():
-        if hasattr(type(module).forward, "cache_clear"):
-            type(module).forward.cache_clear()
+    state.clear_caches()
 
 
 def reclaim() -> None:
@@ -56,51 +50,40 @@ def reclaim() -> None:
         trim(0)
 
 
-def _own(state: RankState, live: RankState | None) -> list[torch.UntypedStorage]:
+def _own(state: TrainingShard, live: TrainingShard | None) -> list[torch.UntypedStorage]:
     kept = _storages(live)
     return [storage for place, storage in _storages(state).items() if place not in kept]
 
 
-def _storages(*states: RankState | None) -> dict[int, torch.UntypedStorage]:
+def _storages(*states: TrainingShard | None) -> dict[int, torch.UntypedStorage]:
     """What lies under the states, by address; nothing for what has no storage now."""
     found = {}
     for state in filter(None, states):
-        for tensor in _tensors(state):
+        for tensor in state.tensors():
             storage = tensor.untyped_storage()
             if storage.nbytes():
                 found[storage.data_ptr()] = storage
     return found
 
 
-def _tensors(state: RankState) -> Iterator[torch.Tensor]:
-    yield from unwrap(state.model).parameters()
-    for buffer in state.model.buffers:
-        yield buffer.grad_data
-    for optimizer in state.inner_optimizers():
-        for group in optimizer.optimizer.param_groups:
-            for parameter in group["params"]:
-                moments = optimizer.optimizer.state[parameter]
-                yield from (parameter, moments["exp_avg"], moments["exp_avg_sq"])
-
-
 class Moments:
     """Adam's moments that a rank has for itself, by layer; -1: what is in no layer."""
 
-    def __init__(self, state: RankState | None, other: RankState | None) -> None:
+    def __init__(self, state: TrainingShard | None, other: TrainingShard | None) -> None:
         """``other``: the other of the two worlds; moments that it keeps in the same tensors are left alone."""
         self._by_layer: dict[int, list[torch.Tensor]] = {}
-        shared = {id(moment) for _, moment in _moments(other)} if other is not None else set()
+        shared = {id(moment) for _, moment in other.moments()} if other is not None else set()
         if state is not None:
-            for layer, moment in _moments(state):
+            for layer, moment in state.moments():
                 if id(moment) not in shared:
                     self._by_layer.setdefault(layer, []).append(moment)
 
-    def allocate(self, chosen: Callable[[int], bool]) -> None:
+    def allocate(self, chosen: LayerFilter) -> None:
         """Give the moments of the chosen layers storage, with undefined values."""
         for moment in self._of(chosen):
             moment.untyped_storage().resize_(moment.numel() * moment.element_size())
 
-    def free(self, chosen: Callable[[int], bool]) -> None:
+    def free(self, chosen: LayerFilter) -> None:
         """Take the moments of the chosen layers their storage; views of it must not be touched any more."""
         for moment in self._of(chosen):
             moment.untyped_storage().resize_(0)
@@ -114,16 +97,7 @@ class Moments:
         if not all(moment.untyped_storage().resizable() for moment in self._of(every_layer)):
             raise RuntimeError("the storage of Adam's moments is used by something else, so it cannot be freed")
 
-    def _of(self, chosen: Callable[[int], bool]) -> Iterator[torch.Tensor]:
+    def _of(self, chosen: LayerFilter) -> Iterator[torch.Tensor]:
         for layer, moments in self._by_layer.items():
             if chosen(layer):
                 yield from moments
-
-
-def _moments(state: RankState) -> Iterator[tuple[int, torch.Tensor]]:
-    parameters = dict(unwrap(state.model).named_parameters())
-    for param in shard_spec_of(state.model).params:
-        held = optimizer_state(state, parameters[param.name]) if param.trained else None
-        if held is not None:
-            yield param.layer, held.tensors["exp_avg"]
-            yield param.layer, held.tensors["exp_avg_sq"]

@@ -16,15 +16,12 @@ import torch.distributed as dist
 from paced_samples import PacedSamples
 from worker_lab import job
 
-from liver_slurm.engine.megatron.groups import make_live
-from liver_slurm.engine.megatron.initial import initialise
-from liver_slurm.engine.megatron.rank_state import RankState, build_rank_state
-from liver_slurm.engine.megatron.sharing import share_storage
-from liver_slurm.engine.megatron.step import train_step
-from liver_slurm.engine.megatron.storage import held_bytes, reclaim, release
+from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
+from liver_slurm.engine.storage import held_bytes, reclaim, release
 from liver_slurm.parallel.c10d import set_default_group
-from liver_slurm.parallel.groups import Membership, ProcessGroups, build_world
+from liver_slurm.parallel.groups import ProcessGroups, build_world
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 
 CPU = torch.device("cpu")
 
@@ -36,16 +33,16 @@ class Worlds:
         self._folder = folder
         self._made: list[ProcessGroups] = []
 
-    def trained(self, distributed: bool, old: RankState | None = None) -> RankState:
+    def trained(self, distributed: bool, old: MegatronShard | None = None) -> MegatronShard:
         """A world that has trained a step; with ``old``'s storage where it may share it."""
         config = job(self._folder)
         config = replace(config, train=replace(config.train, distributed_optimizer=distributed))
         me = Membership(len(self._made), Layout(1, 1, 1), ("me",))
         world = build_world(me, "me", dist.HashStore(), "gloo", CPU, timedelta(minutes=1))
         self._made.append(world)
-        state = build_rank_state(config, world, CPU, lambda module: initialise(module, config))
+        state = build_shard(config, world, CPU, fresh=True)
         if old is not None:
-            share_storage(old, state)
+            state.share_storage(old)
         step(state)
         return state
 
@@ -63,9 +60,9 @@ def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
     made.destroy()
 
 
-def step(state: RankState) -> float:
-    make_live(state.world, 1)
-    return train_step(state, PacedSamples(state.config), 0).loss
+def step(state: MegatronShard) -> float:
+    state.make_live()
+    return state.train_step(PacedSamples(state.config), 0).loss
 
 
 @pytest.mark.parametrize(("distributed", "least", "most"), [(False, 1.1, 1.9), (True, 2.0, 2.0)])

@@ -18,17 +18,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.engine.megatron.boxes import state_boxes
-from liver_slurm.engine.megatron.rank_state import RankState
-from liver_slurm.engine.megatron.spec import shard_spec_of
+from liver_slurm.engine.api import Boxes, TrainingShard
 from liver_slurm.parallel import c10d
-from liver_slurm.reshard.tensors import Piece
 
 _META = "liver.json"
 _PREFIX = "step-"
 _FORMAT = 1
-
-Boxes = list[tuple[Piece, torch.Tensor]]
 
 
 class _BoxTensor(torch.Tensor):  # type: ignore[misc]
@@ -85,9 +80,9 @@ def _as_state_dict(boxes: Boxes, shapes: dict[str, tuple[int, ...]]) -> dict[str
     return {name: _BoxTensor(torch.Size(shapes[name]), views) for name, views in by_tensor.items()}
 
 
-def _global_shapes(state: RankState) -> dict[str, tuple[int, ...]]:
+def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    for param in shard_spec_of(state.model).params:
+    for param in state.spec.params:
         for box in param.boxes:
             for suffix in ("", "@master", "@exp_avg", "@exp_avg_sq"):
                 shapes[box.tensor + suffix] = box.global_shape
@@ -111,7 +106,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        state: RankState,
+        state: TrainingShard,
         folder: Path,
         keep: int,
         asynchronous: bool,
@@ -141,7 +136,7 @@ class Checkpointer:
         """
         begun = time.perf_counter()
         self.wait()
-        boxes = state_boxes(self._state)
+        boxes = self._state.boxes()
         counters = {"adam_step": max(self._state.steps(), default=step)}
         if self._asynchronous:
             boxes = [(piece, view.to("cpu", copy=True)) for piece, view in boxes]
@@ -218,7 +213,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"{_PREFIX}*/{_META}"))
 
 
-def load_checkpoint(state: RankState, path: Path) -> int:
+def load_checkpoint(state: TrainingShard, path: Path) -> int:
     """Fill a rank's state from a checkpoint of the same model in whatever layout.
 
     Returns:
@@ -233,7 +228,7 @@ def load_checkpoint(state: RankState, path: Path) -> int:
         raise BadInput(f"{path} is no checkpoint of liver-slurm: {error}") from error
     if meta.get("format") != _FORMAT:
         raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {_FORMAT}")
-    wanted = _as_state_dict(state_boxes(state), _global_shapes(state))
+    wanted = _as_state_dict(state.boxes(), _global_shapes(state))
     try:
         dcp.load(wanted, storage_reader=dcp.FileSystemReader(path), no_dist=True)
     except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:

@@ -1,0 +1,283 @@
+"""The interface between a training engine and the rest of the product.
+
+The worker drives an engine through :class:`Engine` and :class:`TrainingShard`; the transfer engine moves state through
+the box types and :class:`Updates`. Nothing else of an engine is known outside its own package, so another engine (a
+training loop of the user's own, FSDP2) needs to implement these protocols and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.parallel.groups import ProcessGroups
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import GroupSpec, ShardSpec
+from liver_slurm.reshard.tensors import Box, Piece, inside
+from liver_slurm.rundir.paths import RunDir
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+class Samples(Protocol):
+    """Training samples, addressed by their number in the run; ``data.provider`` returns one for a job."""
+
+    def __len__(self) -> int:
+        """Number of samples in one epoch."""
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """The run's samples ``first`` to ``first + count - 1``, counted over all epochs.
+
+        Returns: tokens, int64, [count, seq_length + 1]. A function of the arguments (and the job) alone: every rank
+        asks for its own part of a step, in whatever layout.
+        """
+
+
+# ---- a training step -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepFlags:
+    """Flags that one rank raises for all ranks; they are reduced (logical or) together with the step's loss."""
+
+    stop: bool = False
+    """All ranks end after this step."""
+    save: bool = False
+    """A checkpoint is due."""
+    saving: bool = False
+    """The last checkpoint is still being written."""
+
+
+NO_FLAGS = StepFlags()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one training step; the same on every rank of the world."""
+
+    step: int
+    loss: float
+    """Mean loss a token over the global batch."""
+    grad_norm: float
+    lr: float
+    tokens: int
+    skipped: bool
+    """The gradient was not finite, and the optimizer left the state as it was."""
+    start: float
+    """Start of the first forward pass, seconds since the epoch."""
+    end: float
+    """End of the optimizer step, seconds since the epoch."""
+    flags: StepFlags
+    """Flags that any rank has raised."""
+
+
+# ---- state as boxes ------------------------------------------------------------------------------------------------
+
+Boxes = Sequence[tuple[Piece, torch.Tensor]]
+"""Pieces of state, each with a view of its storage in the piece's shape."""
+
+LayerFilter = Callable[[int], bool]
+"""Chooses transformer layers by number; -1 stands for parameters that belong to no layer."""
+
+
+def every_layer(_layer: int) -> bool:
+    """Choose all layers, and the parameters that belong to none."""
+    return True
+
+
+@dataclass(frozen=True)
+class TrainedBox:
+    """A box of one weight's master and Adam moments where a rank keeps them; views in the box's shape.
+
+    ``gradient`` returns the view of the reduced, clipped gradient; it is valid from the optimizer's pre-step hook until
+    the gradient buffer is zeroed.
+    """
+
+    piece: Piece
+    master: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    gradient: Callable[[], torch.Tensor]
+    group: GroupSpec
+
+    @property
+    def state(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Master, first moment, second moment."""
+        return self.master, self.exp_avg, self.exp_avg_sq
+
+    def part(self, offset: Box, shape: Box) -> TrainedBox | None:
+        """The box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
+        place = inside(offset, shape, self.piece)
+        if place is None:
+            return None
+        return TrainedBox(
+            Piece(self.piece.tensor, offset, shape),
+            self.master[place],
+            self.exp_avg[place],
+            self.exp_avg_sq[place],
+            lambda: self.gradient()[place],
+            self.group,
+        )
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A rank's share of a world's state: boxes that are trained, and weights that are not."""
+
+    trained: Sequence[TrainedBox]
+    fixed: Boxes
+
+
+# ---- optimizer updates ---------------------------------------------------------------------------------------------
+
+
+class Hyperparameters(NamedTuple):
+    """Values that one optimizer update uses for one group of parameters."""
+
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+
+
+Groups = Mapping[GroupSpec, Hyperparameters]
+
+
+class Updates(Protocol):
+    """The optimizer updates of a shard that trains, for whoever keeps a copy of its state current."""
+
+    def adam_step(self) -> int:
+        """Number of updates made so far."""
+
+    def groups(self) -> Groups:
+        """Hyperparameters of the next update, for each group of this rank's parameters."""
+
+    def watch(
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Install hooks around each update; they run in the training thread. Returns the function that removes them.
+
+        Args:
+            before: called when gradients and hyperparameters of an update are final.
+            after: called when the update's state is.
+            zeroing: called before the gradients are zeroed.
+
+        A step that is skipped because its gradient is not finite calls neither ``before`` nor ``after``.
+        """
+
+
+# ---- the engine ----------------------------------------------------------------------------------------------------
+
+
+class PendingWeights(Protocol):
+    """Weights that are still being gathered from the data parallel group."""
+
+    def wait(self) -> None:
+        """Wait for all of them.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+
+
+class TrainingShard(Protocol):
+    """One rank's share of a world's training state: model, optimizer, and the step that trains them."""
+
+    @property
+    def world(self) -> ProcessGroups:
+        """The world that the shard is built for, with its process groups."""
+
+    @property
+    def spec(self) -> ShardSpec:
+        """Parameters that the shard's model holds.
+
+        Raises:
+            PlanError: the model has state that cannot be described.
+        """
+
+    def boxes(self, chosen: LayerFilter = every_layer) -> Boxes:
+        """Every piece of state that this rank holds: weights, masters, moments.
+
+        The order is that of :func:`liver_slurm.reshard.shard_spec.pieces`. A view stays valid as long as the shard
+        exists; writing to it writes the state. The view of a moment that has no storage now is a meta tensor.
+        """
+
+    def replica(self, chosen: LayerFilter = every_layer) -> Replica:
+        """The same state for worlds whose weights are derived from masters; one trained box stands for three pieces."""
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Every tensor of the shard's state and gradients: what its memory is counted and freed by."""
+
+    def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Adam's moments with the layer that each belongs to; their storage can be resized."""
+
+    def updates(self) -> Updates:
+        """The shard's optimizer updates."""
+
+    def steps(self) -> set[int]:
+        """Adam's step counters, as a set: one value, unless something went wrong; empty on a rank that trains none."""
+
+    def set_step(self, step: int) -> None:
+        """Set Adam's step counters to ``step`` completed updates."""
+
+    def share_storage(self, live: TrainingShard) -> None:
+        """Keep parameters, masters and moments where the shard of the live world has the very same boxes.
+
+        Costs neither time nor memory, and needs no rollback: this shard first writes to them in its first update, which
+        comes after the commit.
+        """
+
+    def derive_weights(self, adam_step: int) -> PendingWeights:
+        """Derive step counters and weights from masters and moments that have arrived; every member must call it."""
+
+    def make_live(self) -> None:
+        """Make the shard's world the one that this process's torch and the engine's globals refer to."""
+
+    def train_step(
+        self,
+        samples: Samples,
+        step: int,
+        flags: StepFlags = NO_FLAGS,
+        before_update: Callable[[float], None] | None = None,
+    ) -> StepResult:
+        """Run step ``step`` (0-based) of the run: forward, backward, gradient reduction, optimizer update.
+
+        Args:
+            flags: what this rank reports to all others.
+            before_update: called between the backward pass and the update, with the start of the forward pass in
+                seconds since the epoch; an exception that it raises ends the step with the state as it was.
+        """
+
+    def clear_caches(self) -> None:
+        """Drop what caches keep of a shard that is never used again."""
+
+
+class Engine(Protocol):
+    """A training engine: builds shards, and knows what each rank of a layout will hold before it is built."""
+
+    def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> TrainingShard:
+        """Build this rank's shard of ``world``; all members must do so, at any pace.
+
+        Args:
+            fresh: initialise the weights from the seed. Otherwise values are undefined, for a target world that
+                receives them, and moments have no storage until :class:`liver_slurm.engine.storage.Moments` gives it.
+        """
+
+    def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
+        """Parameters that the model of one rank of a layout will hold; costs no memory."""
+
+    def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
+        """Open the run's samples; text is prepared in the run directory first, once for all workers.
+
+        Raises:
+            BadInput: the data cannot be read, or a provider returns something else.
+        """

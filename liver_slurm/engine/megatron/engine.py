@@ -1,0 +1,30 @@
+"""Training on megatron-core, as an engine."""
+
+from __future__ import annotations
+
+import torch
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.api import Samples
+from liver_slurm.engine.data.prepare import resolve_data
+from liver_slurm.engine.data.samples import open_samples
+from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
+from liver_slurm.engine.megatron.spec import shard_spec
+from liver_slurm.parallel.groups import ProcessGroups
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.shard_spec import ShardSpec
+from liver_slurm.rundir.paths import RunDir
+
+
+class MegatronEngine:
+    """Implements :class:`liver_slurm.engine.api.Engine`, which documents the methods."""
+
+    def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
+        return build_shard(config, world, device, fresh=fresh)
+
+    def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
+        place = layout.coordinates(rank)
+        return shard_spec(config, layout, place.tp, place.pp)
+
+    def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
+        return open_samples(config, resolve_data(config, run_dir))

@@ -1,0 +1,37 @@
+"""megatron-core's indexed datasets: token files PREFIX.bin with an index PREFIX.idx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.engine.megatron import compat
+
+
+def open_dataset(prefix: str) -> Any:
+    """Open ``prefix.bin`` and ``prefix.idx`` as megatron's ``IndexedDataset``.
+
+    Raises:
+        BadInput: they are no indexed dataset, or an empty one.
+    """
+    compat.install()
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    header = compat.index_header()
+    try:
+        # Checked first: megatron leaves half-built objects behind that complain when they are collected.
+        with open(f"{prefix}.idx", "rb") as index, open(f"{prefix}.bin", "rb") as data:
+            if index.read(len(header)) != header or not data.read(1):
+                raise BadInput(f"data.paths: {prefix} is not an indexed dataset, or an empty one")
+        return IndexedDataset(prefix)
+    except (AssertionError, OSError, ValueError) as error:
+        raise BadInput(f"data.paths: {prefix} is not a readable indexed dataset: {error}") from None
+
+
+def dataset_builder(bin_file: Path, vocab_size: int) -> Any:
+    """megatron's ``IndexedDatasetBuilder`` for tokens of a vocabulary of ``vocab_size``."""
+    compat.install()
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    return IndexedDatasetBuilder(str(bin_file), dtype=DType.optimal_dtype(vocab_size))

@@ -1,0 +1,160 @@
+"""The shard of one rank on megatron-core: how it is built, and its face to the rest of the product."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.api import (
+    NO_FLAGS,
+    Boxes,
+    LayerFilter,
+    Replica,
+    Samples,
+    StepFlags,
+    StepResult,
+    TrainingShard,
+    every_layer,
+)
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
+from liver_slurm.engine.megatron.gather import Gather
+from liver_slurm.engine.megatron.groups import collection, make_live
+from liver_slurm.engine.megatron.initial import initialise
+from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
+from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
+from liver_slurm.engine.megatron.sharing import share_storage
+from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.parallel.groups import ProcessGroups
+
+compat.install()
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
+from megatron.core.distributed.finalize_model_grads import finalize_model_grads  # noqa: E402
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
+
+
+class MegatronShard(RankState):
+    """Implements :class:`liver_slurm.engine.api.TrainingShard`, which documents the methods."""
+
+    def boxes(self, chosen: LayerFilter = every_layer) -> Boxes:
+        return state_boxes(self, chosen)
+
+    def replica(self, chosen: LayerFilter = every_layer) -> Replica:
+        return replica_of(self, chosen)
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        yield from unwrap(self.model).parameters()
+        for buffer in self.model.buffers:
+            yield buffer.grad_data
+        for optimizer in self.inner_optimizers():
+            for group in optimizer.optimizer.param_groups:
+                for parameter in group["params"]:
+                    moments = optimizer.optimizer.state[parameter]
+                    yield from (parameter, moments["exp_avg"], moments["exp_avg_sq"])
+
+    def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
+        parameters = dict(unwrap(self.model).named_parameters())
+        for param in self.spec.params:
+            held = optimizer_state(self, parameters[param.name]) if param.trained else None
+            if held is not None:
+                yield param.layer, held.tensors["exp_avg"]
+                yield param.layer, held.tensors["exp_avg_sq"]
+
+    def updates(self) -> LiveUpdates:
+        return LiveUpdates(self)
+
+    def share_storage(self, live: TrainingShard) -> None:
+        assert isinstance(live, RankState), "both worlds of a run are trained by one engine"
+        share_storage(live, self)
+
+    def derive_weights(self, adam_step: int) -> Gather:
+        return complete(self, adam_step)
+
+    def make_live(self) -> None:
+        make_live(self.world, self.config.train.seed)
+
+    def train_step(
+        self,
+        samples: Samples,
+        step: int,
+        flags: StepFlags = NO_FLAGS,
+        before_update: Callable[[float], None] | None = None,
+    ) -> StepResult:
+        return train_step(self, samples, step, flags, before_update)
+
+    def clear_caches(self) -> None:
+        # The cache of their forward keeps megatron's rotary embeddings, and with them a process group and its threads.
+        for module in unwrap(self.model).modules():
+            if hasattr(type(module).forward, "cache_clear"):
+                type(module).forward.cache_clear()
+
+
+def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
+    """Build this rank's model and optimizer; see :meth:`liver_slurm.engine.api.Engine.build`."""
+    with world.scope():
+        groups = collection(world)
+        transformer, module = build_model(config, groups, world.layout, world.place.pp)
+        # The distributed optimizer's constructor moves trained weights into a buffer, from storage of their own.
+        materialise(module, device, hollow=not fresh and config.train.distributed_optimizer)
+        if fresh:
+            initialise(module, config)  # before fp32 masters are copied from it
+        model = DistributedDataParallel(
+            transformer,
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=config.train.distributed_optimizer,
+                average_in_collective=False,
+            ),
+            module,
+            pg_collection=groups,
+        )
+        transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
+        optimizer = get_megatron_optimizer(
+            _optimizer_config(config, transformer), [model], use_gloo_process_groups=False, pg_collection=groups
+        )
+        shard = MegatronShard(
+            config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)
+        )
+        _seed_adam(shard, fresh)
+        return shard
+
+
+def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
+    train = config.train
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=train.lr,
+        min_lr=train.min_lr,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_eps=train.adam_eps,
+        clip_grad=train.clip_grad,
+        bf16=transformer.bf16,
+        params_dtype=transformer.params_dtype,
+        use_distributed_optimizer=train.distributed_optimizer,
+    )
+
+
+def _seed_adam(state: RankState, storage: bool) -> None:
+    """Create what AdamW makes lazily in its first step, so that there is storage to receive into and to save."""
+    make = torch.zeros_like if storage else _without_storage
+    for optimizer in state.inner_optimizers():
+        for group in optimizer.optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.optimizer.state[parameter].update(
+                    step=torch.tensor(0.0), exp_avg=make(parameter), exp_avg_sq=make(parameter)
+                )
+
+
+def _without_storage(parameter: torch.Tensor) -> torch.Tensor:
+    moment = torch.empty_like(parameter)
+    moment.untyped_storage().resize_(0)
+    return moment

@@ -1,0 +1,49 @@
+"""Cutover: from the live world to the target world, at the step that all members have agreed on.
+
+Each worker moves what state is left to move, proves it, votes, and does what the coordinator's verdict says. How state
+moves decides when training goes on: :mod:`~liver_slurm.worker.cutover.blocking` stands still until the verdict,
+:mod:`~liver_slurm.worker.cutover.overlapped` runs the new world's first forward and backward pass meanwhile.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.cutover import blocking, overlapped
+from liver_slurm.worker.cutover.participant import Outcome, Participant
+from liver_slurm.worker.directives import Directives
+from liver_slurm.worker.target_world import TargetWorld
+from liver_slurm.worker.train_loop import TrainLoop
+
+__all__ = ["Cutover", "Outcome"]
+
+
+class Cutover:
+    """Takes one worker through its cutovers; called by the training thread only."""
+
+    def __init__(
+        self, name: str, device: torch.device, loop: TrainLoop, directives: Directives, control: ControlThread
+    ) -> None:
+        self._participant = Participant(name, device, loop, directives, control)
+
+    def noticed(self) -> None:
+        """Record that this worker will go away: once it is in no world it exits at once. Callable from any thread."""
+        self._participant.leaving = True
+
+    def run(self, target: TargetWorld, step: int, stop: bool) -> Outcome:
+        """Cut over with ``step`` steps completed.
+
+        Args:
+            stop: this worker's ``stop`` flag for the new world's first step, which mode overlap makes part of this.
+
+        Raises:
+            TransferError: the transfer failed after state of the old world was freed; the worker cannot go on.
+            RuntimeError: a peer was lost after the commit.
+        """
+        transfer = target.transfer
+        assert transfer is not None
+        if isinstance(transfer, LiveTransfer):
+            return overlapped.cut_over(self._participant, target, transfer, step, stop)
+        return blocking.cut_over(self._participant, target, transfer, step)

@@ -1,0 +1,49 @@
+"""Blocking cutover (mode ``pause``): training stands still until all state has moved and the verdict is there."""
+
+from __future__ import annotations
+
+import time
+
+from liver_slurm.base.errors import LiverError
+from liver_slurm.protocol.messages import Commit
+from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.worker import fault_injection
+from liver_slurm.worker.cutover.participant import Outcome, Participant
+from liver_slurm.worker.target_world import TargetWorld
+
+
+def cut_over(worker: Participant, target: TargetWorld, transfer: BlockingTransfer, step: int) -> Outcome:
+    """Move all state, vote, wait for the verdict and follow it; ``step`` steps are completed.
+
+    Raises:
+        TransferError: the transfer failed after state of the old world was freed.
+    """
+    adam_step = _move(worker, target, transfer, step)
+    verdict = worker.verdict(target)
+    if not isinstance(verdict, Commit):
+        return worker.stay(target, verdict)
+    fault_injection.reach("commit", worker.name)
+    if target.state is None:
+        return worker.leave(target)
+    target.state.set_step(adam_step)
+    worker.loop.make_live(target.state)
+    worker.enter(target, target.state, step)
+    worker.post_entered(target, step, time.time(), 0.0)
+    return Outcome.ENTERED
+
+
+def _move(worker: Participant, target: TargetWorld, transfer: BlockingTransfer, step: int) -> int:
+    """Run the transfer and vote; returns the live world's update counter."""
+    pause = worker.pause()
+    try:
+        fault_injection.reach("stream", worker.name)
+        stats, agreed = transfer.run(worker.counters(step))
+        target.holds(target.held_bytes + stats.staging_peak_bytes)
+        if target.late is not None:
+            stats += worker.move_late(target, target.late, step).moved
+        fault_injection.reach("streamed", worker.name)
+    except LiverError as error:
+        worker.vote_no(target, error)
+        return step
+    worker.vote_yes(target, pause, stats)
+    return agreed[0]

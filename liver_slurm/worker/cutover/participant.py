@@ -1,0 +1,221 @@
+"""One worker's part in a cutover, whatever moves the state: vote, enter, leave or stay, and free the old world."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.checkpoint import Checkpointer
+from liver_slurm.engine.storage import release
+from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, WorldEntered
+from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
+from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
+from liver_slurm.transfer.live_transfer import LiveTransferStats
+from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.directives import Directives, Leave
+from liver_slurm.worker.target_world import TargetWorld
+from liver_slurm.worker.train_loop import TrainLoop
+
+log = logging.getLogger(__name__)
+
+_LOST = "the old world's state was being freed for layers that stream.memory_limit had left no room for"
+
+Verdict = Commit | Abort | Leave
+
+
+class Outcome(enum.Enum):
+    """Where a worker is after a cutover."""
+
+    ENTERED = enum.auto()
+    """In the new world."""
+    STAYED = enum.auto()
+    """Where it was before: there is no new world."""
+    LEFT = enum.auto()
+    """In no world: it is a standby again."""
+    EXIT = enum.auto()
+    """Told to exit."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Start of the pause, as a vote reports it."""
+
+    paused_at: float
+    """End of the last step in the old world, seconds since the epoch; 0.0 on a joiner."""
+    gap_seconds: float
+    """Usual gap between two steps."""
+
+
+@dataclass
+class Participant:
+    """A worker in a cutover: its training loop, its directives, and its connection to the coordinator."""
+
+    name: str
+    device: torch.device
+    loop: TrainLoop
+    directives: Directives
+    control: ControlThread
+    leaving: bool = False
+    """A notice has come: the worker exits as soon as it is in no world."""
+
+    def pause(self) -> Pause:
+        """The pause that begins now."""
+        return Pause(self.loop.stopped_at, self.loop.gap())
+
+    def verdict(self, target: TargetWorld) -> Verdict:
+        """Wait for the coordinator's verdict on the target world."""
+        return self.directives.verdict(target.membership.generation)
+
+    # ---- state
+
+    def counters(self, step: int) -> list[int] | None:
+        """The live world's update counter, which joiners take over; None on a joiner."""
+        live = self.loop.live
+        return [max(live.steps(), default=step)] if live is not None else None
+
+    def move_late(self, target: TargetWorld, late: LayerwiseTransfer, step: int) -> LayerwiseStats:
+        """Move the layers that had no room beside the old world, once all others are proven here."""
+        stats = late.run(self.counters(step))
+        target.holds(stats.peak_bytes)
+        return stats
+
+    # ---- the vote
+
+    def vote_yes(
+        self,
+        target: TargetWorld,
+        pause: Pause,
+        paused: BlockingTransferStats,
+        overlapped: LiveTransferStats | None = None,
+    ) -> None:
+        """Vote for the commit: everything has arrived and is proven.
+
+        Args:
+            paused: what moved while training stood still.
+            overlapped: what moved while training ran.
+        """
+        early = overlapped or LiveTransferStats()
+        self.control.post(
+            Streamed(
+                worker=self.name,
+                generation=target.membership.generation,
+                ok=True,
+                seconds=early.seconds + paused.seconds,
+                plan_seconds=target.plan_seconds,
+                bytes_sent=early.bytes_sent + paused.bytes_sent,
+                bytes_early=early.bytes_early,
+                bytes_gradients=early.bytes_gradients,
+                bytes_received=early.bytes_received + paused.bytes_received,
+                bytes_local=early.bytes_local + paused.bytes_local,
+                staging_peak_bytes=max(early.staging_peak_bytes, paused.staging_peak_bytes),
+                gradient_staging_bytes=early.gradient_staging_bytes,
+                memory_peak_bytes=_memory_peak(self.device),
+                state_peak_bytes=target.state_peak_bytes,
+                late_layers=len(target.late) if target.late is not None else 0,
+                digests_checked=early.digests_checked + paused.digests_checked,
+                hook_seconds=early.exposed_seconds,
+                paused_at=pause.paused_at,
+                gap_seconds=pause.gap_seconds,
+            )
+        )
+
+    def vote_no(self, target: TargetWorld, error: Exception) -> None:
+        """Vote against the commit, then close the connections, so that peers which wait for this worker fail now too.
+
+        In this order: the peers' failures are only consequences, and the first reason is the one in the event log.
+
+        Raises:
+            TransferError: state of the old world has been freed, so this worker cannot go on.
+        """
+        log.error("generation %d: %s", target.membership.generation, error)
+        if not target.no_way_back:
+            self.control.post(
+                Streamed(
+                    worker=self.name,
+                    generation=target.membership.generation,
+                    ok=False,
+                    error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
+            )
+            self.control.drain()
+        if target.transfer is not None:
+            target.transfer.abort()
+        if target.no_way_back:
+            raise TransferError(f"{error}; {_LOST}") from error
+
+    # ---- the verdict
+
+    def enter(self, target: TargetWorld, state: TrainingShard, step: int) -> None:
+        """Enter the new world with ``step`` steps completed, and free the old one in the background."""
+        old = self.loop.live
+        writer = self.loop.enter(state, step)
+        self.directives.start_at(step)
+        _retire_in_background(target, old, writer)
+
+    def post_entered(self, target: TargetWorld, step: int, started: float, gate_seconds: float) -> None:
+        """Report that the new world was entered.
+
+        Args:
+            started: start of its first forward pass, seconds since the epoch.
+            gate_seconds: how long its first update waited for the commit.
+        """
+        self.control.post(
+            WorldEntered(
+                worker=self.name,
+                generation=target.membership.generation,
+                step=step,
+                time=started,
+                gate_seconds=gate_seconds,
+            )
+        )
+
+    def leave(self, target: TargetWorld) -> Outcome:
+        """Leave the old world: the new one is committed and this worker is not in it."""
+        old = self.loop.live
+        if self.leaving:
+            # At once, so that Slurm hands the node over in a second; a checkpoint that is being written is lost.
+            self.control.post(Leaving(worker=self.name, reason="not in the new world"))
+            return Outcome.EXIT
+        _retire_in_background(target, old, self.loop.leave())
+        return Outcome.LEFT
+
+    def stay(self, target: TargetWorld, verdict: Verdict) -> Outcome:
+        """Stay in the old world, whose state is as it was: there is no new world for this worker.
+
+        Raises:
+            TransferError: state of the old world has been freed.
+        """
+        if target.no_way_back and isinstance(verdict, Abort):
+            raise TransferError(f"{verdict.reason}; {_LOST}")
+        target.discard()
+        return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
+
+
+def _retire_in_background(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None) -> None:
+    """Free the old world off the critical path."""
+    threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
+
+
+def _retire(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None) -> None:
+    """Free the old world, once a checkpoint of it that is still being written is complete."""
+    target.close_transfer()
+    if writer is not None:
+        writer.wait()
+    if old is not None:
+        old.world.destroy()
+        release(old, target.state)
+
+
+def _memory_peak(device: torch.device) -> int:
+    """Peak memory of this process in bytes: allocated on its GPU, or resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
