@@ -75,7 +75,6 @@ def build_world(
     if rank is None:
         raise ValueError(f"{worker} is no member of generation {membership.generation}")
     layout = membership.layout
-    tp, pp, dp = layout.coordinates(rank)
 
     made: dict[tuple[int, ...], Any] = {}
 
@@ -86,17 +85,17 @@ def build_world(
             made[tuple(ranks)] = c10d.make_group(store, name, ranks, rank, backend, timeout, device)
         return made[tuple(ranks)]
 
-    stages = [layout.rank(tp, stage, dp) for stage in range(layout.pp)]
+    everybody, stages = layout.group(rank, "tp", "pp", "dp"), layout.group(rank, "pp")
     groups = {
-        "world": make("world", list(range(layout.size))),
-        "tp": make("tp", [layout.rank(shard, pp, dp) for shard in range(layout.tp)]),
-        "dp": make("dp", [layout.rank(tp, pp, replica) for replica in range(layout.dp)]),
+        "world": make("world", everybody),
+        "tp": make("tp", layout.group(rank, "tp")),
+        "dp": make("dp", layout.group(rank, "dp")),
         "pp": make("pp", stages),
-        "mp": make("mp", sorted(layout.rank(t, p, dp) for t in range(layout.tp) for p in range(layout.pp))),
-        "self": make("self", [rank]),
+        "mp": make("mp", layout.group(rank, "tp", "pp")),
+        "self": make("self", layout.group(rank)),
     }
     name = f"generation{membership.generation}/host"
-    groups["host"] = c10d.make_group(store, name, list(range(layout.size)), rank, "gloo", timeout, torch.device("cpu"))
+    groups["host"] = c10d.make_group(store, name, everybody, rank, "gloo", timeout, torch.device("cpu"))
     if rank in (stages[0], stages[-1]):
         groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
     if rank == stages[0]:

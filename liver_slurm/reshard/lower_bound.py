@@ -58,21 +58,22 @@ class _Held:
 
     def __init__(self, world: WorldSpec, boxes: ShardBoxes, shares: Shares) -> None:
         layout = world.layout
-        self._layout, self._cut = layout, shares.cut
+        replicas = layout.groups("dp")  # row: shard; a holder is a row, or where replicas differ an element
+        self._holder = np.empty(layout.size, dtype=np.int64)
+        self._holder[replicas] = np.arange(replicas.size).reshape(replicas.shape)
+        if not shares.cut:
+            self._holder //= layout.dp
         row, inside, shape = cut(boxes.shape[shares.box], shares.start, shares.end)
         order = np.argsort(shares.who[row], kind="stable")
         row, inside, self.shape = row[order], inside[order], shape[order]
         box = shares.box[row]
         self.tensor, self.offset = boxes.tensor[box], boxes.offset[box] + inside
-        holders = layout.size if shares.cut else layout.tp * layout.pp
+        holders = replicas.size if shares.cut else len(replicas)
         self.bounds = np.searchsorted(shares.who[row], np.arange(holders + 1))
 
     def holder_of(self, rank: Ints) -> Ints:
         """The holder whose boxes each rank has."""
-        group, tp = np.divmod(rank, self._layout.tp)
-        pp, dp = np.divmod(group, self._layout.dp)
-        shard = tp + self._layout.tp * pp
-        return np.asarray(shard * self._layout.dp + dp if self._cut else shard, dtype=np.int64)
+        return np.asarray(self._holder[rank], dtype=np.int64)
 
     def bytes(self, unit: Ints) -> Ints:
         """Bytes of each holder; ``unit``: bytes of an element of each tensor."""

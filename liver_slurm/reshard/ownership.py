@@ -94,8 +94,8 @@ def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes
     rows: list[tuple[int, ...]] = []
     params = 0
     layout = world.layout
-    for shard in range(layout.tp * layout.pp):
-        for param in world.shards[shard % layout.tp, shard // layout.tp].params:
+    for shard, key in enumerate(layout.shards()):
+        for param in world.shards[key].params:
             trains = param.group is not None
             for tensor, _, offset, shape, start, _ in param.boxes:
                 low, high = padding[len(shape)]
@@ -119,11 +119,10 @@ def state_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
     layout = world.layout
     tables = []
     params = 0
-    for shard in range(layout.tp * layout.pp):
-        place = shard % layout.tp, shard // layout.tp
-        table = world.range_table(*place)
+    for shard, key in enumerate(layout.shards()):
+        table = world.range_table(*key)
         tables.append(table + np.array([params, shard * layout.dp, 0, 0], dtype=np.int64))
-        params += len(world.shards[place].params)
+        params += len(world.shards[key].params)
     param, who, start, end = np.concatenate(tables).T
     # Boxes of one parameter are neighbours in the table of boxes.
     first = np.searchsorted(boxes.param, param, side="left")
@@ -196,13 +195,12 @@ def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
 
 def _ranks(layout: Layout, sets: RankSets, is_cut: bool) -> RankSets:
     """From sets of holders, as :class:`Shares` number them, to sets of ranks."""
-    replicas = np.zeros(1, np.int64) if is_cut else np.arange(layout.dp, dtype=np.int64)
-    shard, dp = np.divmod(sets.ranks, layout.dp) if is_cut else (sets.ranks, np.zeros_like(sets.ranks))
-    pp, tp = np.divmod(shard, layout.tp)
-    ranks = (tp + layout.tp * (dp + layout.dp * pp))[:, None] + layout.tp * replicas
-    number = np.repeat(np.arange(len(sets), dtype=np.int64), sets.sizes * len(replicas))
+    replicas = layout.groups("dp")
+    ranks = replicas.reshape(-1, 1)[sets.ranks] if is_cut else replicas[sets.ranks]
+    sizes = sets.sizes * ranks.shape[1]
+    number = np.repeat(np.arange(len(sets), dtype=np.int64), sizes)
     ranks = ranks.reshape(-1)
-    return RankSets.sized(ranks[np.lexsort([ranks, number])], sets.sizes * len(replicas))
+    return RankSets.sized(ranks[np.lexsort([ranks, number])], sizes)
 
 
 def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:

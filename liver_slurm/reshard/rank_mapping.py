@@ -84,12 +84,12 @@ def number(
     worth = _Worth(source, target, np.array([NOBODY if rank is None else rank for rank in kept], np.int64), depth)
     plain = np.arange(target.size, dtype=np.int64)
     place = _hosts(hosts, target.tp)
-    teams = form_teams(source.tp, target.tp, worth.rank, place)
+    teams = form_teams(source, target.tp, worth.rank, place)
     order = np.empty(target.size, dtype=np.int64)
-    order[(_slots(worth, teams)[:, None] * target.tp + np.arange(target.tp)).reshape(-1)] = teams.reshape(-1)
+    order[target.groups("tp")[_slots(worth, teams)]] = teams
     if target.size <= _FEW:
         order = _exchanged(worth, order, place)
-    spread, spread_plain = _spread(place[order], target.tp), _spread(place, target.tp)
+    spread, spread_plain = _spread(place[order], target), _spread(place, target)
     share, share_plain = worth.kept_share(order), worth.kept_share(plain)
     if spread < spread_plain:
         return order.tolist(), f"tensor parallel groups on fewer hosts ({spread} instead of {spread_plain})"
@@ -104,9 +104,9 @@ def _hosts(hosts: Sequence[str], tp: int) -> Ints:
     return np.zeros(len(hosts), dtype=np.int64) if tp == 1 or len(names) == len(hosts) else place.astype(np.int64)
 
 
-def _spread(place: Ints, tp: int) -> int:
+def _spread(place: Ints, target: Layout) -> int:
     """Hosts that each tensor parallel group is on, summed."""
-    groups = np.sort(place.reshape(-1, tp), axis=1)
+    groups = np.sort(place[target.groups("tp")], axis=1)
     return int((np.diff(groups, axis=1) != 0).sum()) + len(groups)
 
 
@@ -141,31 +141,31 @@ class _Worth:
     def across(self, member: Ints, tp: Ints) -> Floats:
         """Share of the model's width that members hold, and need as tensor parallel ranks ``tp``; 0 for joiners."""
         ours, theirs = self.source.tp, self.target.tp
-        mine = self.rank[member] % ours
+        mine = self.source.coordinate("tp", self.rank[member])
         low, high = np.maximum(mine / ours, tp / theirs), np.minimum((mine + 1) / ours, (tp + 1) / theirs)
         return np.where(self.rank[member] == NOBODY, 0.0, np.maximum(high - low, 0.0))
 
     def stage(self, member: Ints) -> Ints:
         """Source stages of members; any for a joiner."""
-        return self.rank[member] // (self.source.tp * self.source.dp) % self.source.pp
+        return self.source.coordinate("pp", self.rank[member])
 
     def before(self, member: Ints) -> tuple[Floats, Floats]:
         """Interval of the depth whose optimizer state each member holds, where replicas cut it."""
-        replica = self.rank[member] // self.source.tp % self.source.dp
+        replica = self.source.coordinate("dp", self.rank[member])
         return _interval(self.depth.source, self.stage(member), replica, self.source.dp)
 
-    def after(self, slot: Ints) -> tuple[Floats, Floats]:
-        """The same for the target's (pp, dp) places; ``slot``: dp + DP·pp."""
-        return _interval(self.depth.target, slot // self.target.dp, slot % self.target.dp, self.target.dp)
+    def after(self, rank: Ints) -> tuple[Floats, Floats]:
+        """The same for target ranks."""
+        stage, replica = self.target.coordinate("pp", rank), self.target.coordinate("dp", rank)
+        return _interval(self.depth.target, stage, replica, self.target.dp)
 
     def kept(self, member: Ints, rank: Ints) -> Floats:
         """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
-        slot = rank // self.target.tp
-        kept = self.whole * self.stages[self.stage(member), slot // self.target.dp]
+        kept = self.whole * self.stages[self.stage(member), self.target.coordinate("pp", rank)]
         if self.depth.cut:
-            (low, high), (start, end) = self.before(member), self.after(slot)
+            (low, high), (start, end) = self.before(member), self.after(rank)
             kept = kept + self.depth.state * np.maximum(np.minimum(high, end) - np.maximum(low, start), 0.0)
-        return np.asarray(self.across(member, rank % self.target.tp) * kept, dtype=float)
+        return np.asarray(self.across(member, self.target.coordinate("tp", rank)) * kept, dtype=float)
 
     def kept_share(self, order: Ints) -> float:
         """Share of the target world's bytes that are where they are needed already."""
@@ -183,14 +183,14 @@ def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int
 
 
 def _slots(worth: _Worth, teams: Teams) -> Ints:
-    """A (pp, dp) place for each team, as dp + DP·pp: the most valuable pairs of team and place first."""
+    """A place for each team, as a row of ``target.groups("tp")``: the most valuable pairs of team and place first."""
     count, stages, replicas = len(teams), worth.target.pp, worth.target.dp
     seat = np.arange(teams.shape[1], dtype=np.int64)
     width = worth.across(teams, seat)
     # What a team keeps on any place of a stage.
     common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(teams)]).sum(axis=1)
     team, slot, value = _own_places(worth, teams, width)
-    value = value + common[team, slot // replicas]
+    value = value + common[team, worth.target.coordinate("pp", worth.target.groups("tp")[slot, 0])]
     anywhere, stage = np.nonzero(common > 0)
     # Places are tried from the most to the least valuable; a place of a stage's own comes as stage + all places.
     teams_of = np.concatenate([team, anywhere])
@@ -225,7 +225,7 @@ def _own_places(worth: _Worth, teams: Teams, width: Floats) -> tuple[Ints, Ints,
     low, high = worth.before(teams[team, seat])
     # Places in the order of depth: within a stage from the last replica to the first.
     places = np.arange(len(teams), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
-    start, end = worth.after(places)
+    start, end = worth.after(worth.target.groups("tp")[places, 0])
     first = np.searchsorted(end, low, side="right")
     count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
     at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)

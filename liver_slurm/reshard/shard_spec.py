@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
 from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
 from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_ranges, owned_table
@@ -120,7 +120,7 @@ class WorldSpec:
     """
 
     layout: Layout
-    shards: Mapping[tuple[int, int], ShardSpec]
+    shards: Mapping[ShardKey, ShardSpec]
     distributed_optimizer: bool
     precision: str
     bucket_size: int | None = None

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.shard_spec import ShardSpec
 
-Shards = dict[tuple[int, int], ShardSpec]
-"""By (tp, pp)."""
+Shards = dict[ShardKey, ShardSpec]
 
 _PLACES = list[tuple[int, int, ShardSpec]]
 
@@ -50,9 +49,8 @@ def publish(store: Store, side: str, layout: Layout, rank: int, shard: ShardSpec
         store.set(f"{side}/{place.tp}/{place.pp}", pack({(place.tp, place.pp): shard}))
     if rank == 0:
         shards: Shards = {}
-        for pp in range(layout.pp):
-            for tp in range(layout.tp):
-                shards |= unpack(store.get(f"{side}/{tp}/{pp}"))
+        for tp, pp in layout.shards():
+            shards |= unpack(store.get(f"{side}/{tp}/{pp}"))
         store.set(f"{side}/all", pack(shards))
 
 
@@ -61,7 +59,7 @@ def learn(store: Store, side: str) -> Shards:
     return unpack(store.get(f"{side}/all"))
 
 
-def pack(shards: Mapping[tuple[int, int], ShardSpec]) -> bytes:
+def pack(shards: Mapping[ShardKey, ShardSpec]) -> bytes:
     """Shards as one object; neighbours differ in little but their offsets, which is what makes it small."""
     return zlib.compress(msgspec.msgpack.encode([(*place, shard) for place, shard in shards.items()]))
 

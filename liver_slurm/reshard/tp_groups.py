@@ -7,20 +7,22 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.rank_sets import NOBODY, Ints
 
 Teams = Ints
 """[groups, tp]: numbers of the members of each group, by tensor parallel rank."""
 
 
-def form_teams(source_tp: int, target_tp: int, rank: Ints, host: Ints) -> Teams:
+def form_teams(source: Layout, target_tp: int, rank: Ints, host: Ints) -> Teams:
     """Put all members into groups of ``target_tp``.
 
     As many groups as possible are on one host. Members that were in one group stay together, each on a tensor parallel
     rank whose part of the matrices it has, as far as that goes.
 
     Args:
-        source_tp, target_tp: tensor parallel sizes of the worlds.
+        source: layout of the world that members come from.
+        target_tp: tensor parallel size of the target.
         rank: source rank of each member, or :data:`NOBODY`.
         host: number of each member's host.
     """
@@ -32,26 +34,26 @@ def form_teams(source_tp: int, target_tp: int, rank: Ints, host: Ints) -> Teams:
     teams: list[list[int]] = []
     rest: list[int] = []
     for pool in pools.values():
-        formed, left = _form(source_tp, target_tp, pool, ranks)
+        formed, left = _form(source, target_tp, pool, ranks)
         teams += formed
         rest += left
-    formed, _ = _form(source_tp, target_tp, rest, ranks)
+    formed, _ = _form(source, target_tp, rest, ranks)
     return np.array(teams + formed, dtype=np.int64).reshape(-1, target_tp)
 
 
-def _form(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) -> tuple[list[list[int]], list[int]]:
+def _form(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> tuple[list[list[int]], list[int]]:
     """As many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
     teams = [[NOBODY] * target_tp for _ in range(len(pool) // target_tp)]
     placed: set[int] = set()
     begin = 0
-    for unit, several in _units(source_tp, target_tp, pool, ranks):
+    for unit, several in _units(source, target_tp, pool, ranks):
         end = min(begin + several, len(teams))
-        placed.update(_seat(source_tp, teams[begin:end], unit, ranks))
+        placed.update(_seat(source, teams[begin:end], unit, ranks))
         begin = end
     # Survivors whose old group got no team of its own take what suits them, then all others what is left.
     waiting = [member for member in pool if member not in placed]
     survivors = [member for member in waiting if ranks[member] != NOBODY]
-    placed.update(_seat(source_tp, teams, survivors, ranks))
+    placed.update(_seat(source, teams, survivors, ranks))
     others = iter([member for member in waiting if member not in placed])
     for team in teams:
         for seat, member in enumerate(team):
@@ -60,12 +62,12 @@ def _form(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) -> 
     return teams, list(others)
 
 
-def _units(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) -> Iterable[tuple[list[int], int]]:
+def _units(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> Iterable[tuple[list[int], int]]:
     """Survivors that were neighbours, the fullest units first, and how many groups they make.
 
     Neighbours make one group of the target where that is at least as wide as the source's, else several.
     """
-    width, several = (target_tp, 1) if target_tp >= source_tp else (source_tp, source_tp // target_tp)
+    width, several = (target_tp, 1) if target_tp >= source.tp else (source.tp, source.tp // target_tp)
     units: dict[int, list[int]] = defaultdict(list)
     for member in pool:
         if ranks[member] != NOBODY:
@@ -74,7 +76,7 @@ def _units(source_tp: int, target_tp: int, pool: list[int], ranks: list[int]) ->
         yield unit, min(several, len(unit))
 
 
-def _seat(source_tp: int, teams: list[list[int]], members: list[int], ranks: list[int]) -> list[int]:
+def _seat(source: Layout, teams: list[list[int]], members: list[int], ranks: list[int]) -> list[int]:
     """Give each member a free seat whose part of the matrices overlaps its own; who got one."""
     if not teams:
         return []
@@ -86,9 +88,8 @@ def _seat(source_tp: int, teams: list[list[int]], members: list[int], ranks: lis
                 free[seat].append(number)
     seated = []
     # From the first tensor parallel rank to the last: those that fit several seats leave the later ones to others.
-    for member in sorted(members, key=lambda member: (ranks[member] % source_tp, ranks[member])):
-        tp = ranks[member] % source_tp
-        for seat in range(tp * seats // source_tp, -(-(tp + 1) * seats // source_tp)):
+    for tp, _, member in sorted((source.coordinate("tp", ranks[member]), ranks[member], member) for member in members):
+        for seat in range(tp * seats // source.tp, -(-(tp + 1) * seats // source.tp)):
             if free[seat]:
                 teams[free[seat].pop()][seat] = member
                 seated.append(member)

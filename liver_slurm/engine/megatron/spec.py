@@ -23,7 +23,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.model import build_model, unwrap
 from liver_slurm.parallel import c10d
-from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
 from liver_slurm.reshard.tensors import ITEMSIZE
 
@@ -87,10 +87,10 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
 
 
 @lru_cache(maxsize=32)
-def _shards(encoded: bytes, layout: Layout) -> dict[tuple[int, int], ShardSpec]:
+def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
     """Shards by (tp, pp)."""
     config = msgspec.json.decode(encoded, type=JobConfig)
-    shards: dict[tuple[int, int], ShardSpec] = {}
+    shards: dict[ShardKey, ShardSpec] = {}
     for pp in range(layout.pp):
         # Stages between the first and the last differ in nothing but the numbers of their layers, as long as the model
         # is this product's own: a large world's shards are then known in the time that three stages take.
@@ -196,21 +196,26 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
 
 def _collection(layout: Layout, tp: int, pp: int) -> Any:
     """Groups of the first data parallel replica at (tp, pp), as far as building a model asks for them."""
-    one, tensor, pipeline = _Sizes(1, 0), _Sizes(layout.tp, tp), _Sizes(layout.pp, pp)
-    data = _Sizes(layout.dp, 0)
+    rank = layout.rank(tp, pp, 0)
+
+    def along(*axes: Axis) -> _Sizes:
+        group = layout.group(rank, *axes)
+        return _Sizes(len(group), group.index(rank))
+
+    one, tensor, pipeline, data, model = _Sizes(1, 0), along("tp"), along("pp"), along("dp"), along("tp", "pp")
     return ProcessGroupCollection(
         tp=tensor,
         pp=pipeline,
         dp=data,
-        mp=_Sizes(layout.tp * layout.pp, tp + layout.tp * pp),
+        mp=model,
         embd=None,
         pos_embd=None,
         cp=one,
         ep=one,
         tp_cp=tensor,
         tp_ep=tensor,
-        tp_ep_pp=_Sizes(layout.tp * layout.pp, tp + layout.tp * pp),
-        tp_dp_cp=_Sizes(layout.size, layout.rank(tp, pp, 0)),
+        tp_ep_pp=model,
+        tp_dp_cp=along("tp", "pp", "dp"),
         dp_cp=data,
         expt_tp=tensor,
         expt_dp=data,

@@ -1,0 +1,87 @@
+"""Layouts: their text, and the arithmetic between ranks, coordinates, groups and shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liver_slurm.parallel.layout import RANK_ORDER, Axis, Coordinates, Layout
+
+sizes = st.integers(1, 5)
+layouts = st.builds(Layout, sizes, sizes, sizes)
+axes = st.lists(st.sampled_from(RANK_ORDER), unique=True)
+
+
+def test_text() -> None:
+    assert str(Layout(2, 1, 3)) == "tp2pp1dp3"
+    assert Layout.parse(" tp2pp1dp3\n") == Layout(tp=2, pp=1, dp=3)
+
+
+@pytest.mark.parametrize("text", ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3"])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write one as tp2pp1dp2"):
+        Layout.parse(text)
+
+
+@given(layouts)
+def test_text_round_trip(layout: Layout) -> None:
+    assert Layout.parse(str(layout)) == layout
+
+
+def test_ranks_are_megatrons() -> None:
+    """Order tp, dp, pp from fast to slow, as megatron-core's RankGenerator has it by default."""
+    layout = Layout(tp=2, pp=2, dp=3)
+    assert [layout.coordinates(rank) for rank in (0, 1, 2, 6, 11)] == [
+        Coordinates(tp=0, pp=0, dp=0),
+        Coordinates(tp=1, pp=0, dp=0),
+        Coordinates(tp=0, pp=0, dp=1),
+        Coordinates(tp=0, pp=1, dp=0),
+        Coordinates(tp=1, pp=1, dp=2),
+    ]
+    assert layout.groups("tp").tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+    assert layout.groups("dp").tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
+    assert layout.groups("pp").tolist() == [[0, 6], [1, 7], [2, 8], [3, 9], [4, 10], [5, 11]]
+    assert layout.groups("tp", "pp").tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+
+
+@given(layouts)
+def test_coordinates_and_rank_are_inverse_and_agree_with_the_matrix(layout: Layout) -> None:
+    matrix = layout.rank_matrix()
+    assert matrix.size == layout.size
+    for rank in range(layout.size):
+        place = layout.coordinates(rank)
+        assert layout.rank(**place._asdict()) == rank
+        assert matrix[tuple(place._asdict()[axis] for axis in RANK_ORDER)] == rank
+        assert place == tuple(layout.coordinate(axis, rank) for axis in Coordinates._fields)  # type: ignore[call-overload]
+
+
+@given(layouts)
+def test_coordinate_of_many_ranks(layout: Layout) -> None:
+    ranks = np.arange(-1, layout.size)
+    for axis in RANK_ORDER:
+        found = layout.coordinate(axis, ranks)
+        assert found[1:].tolist() == [getattr(layout.coordinates(rank), axis) for rank in range(layout.size)]
+        assert 0 <= found[0] < getattr(layout, axis), "a member without a rank"
+
+
+@given(layouts, axes)
+def test_groups_partition_the_ranks(layout: Layout, axes: list[Axis]) -> None:
+    groups = layout.groups(*axes)
+    assert sorted(groups.reshape(-1).tolist()) == list(range(layout.size))
+    for group in groups.tolist():
+        assert group == sorted(group)
+        others = [
+            tuple(c for axis, c in layout.coordinates(rank)._asdict().items() if axis not in axes) for rank in group
+        ]
+        assert len(set(others)) == 1
+        assert all(layout.group(rank, *axes) == group for rank in group)
+
+
+@given(layouts)
+def test_rows_of_replicas_are_the_shards(layout: Layout) -> None:
+    assert len(layout.shards()) == len(layout.groups("dp"))
+    for key, row in zip(layout.shards(), layout.groups("dp").tolist(), strict=True):
+        for dp, rank in enumerate(row):
+            assert layout.coordinates(rank) == (*key, dp)
