@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.app import processes
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, ControlError, LiverError
 from liver_slurm.config.load import check_job, load_job
 from liver_slurm.config.schema import JobConfig
@@ -60,19 +61,20 @@ def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Jo
     client = connect()
     if submitted and (problems := check_submittable(config, client)):
         raise BadInput("\n".join(problems))
-    run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)
-    job_id = ""
-    try:
-        if submitted:
-            job_id = submit_live(config, run_dir, client)
-        else:
-            write_live(config, run_dir)
-    except SubmissionUnknown:
-        raise
-    except BaseException:
-        shutil.rmtree(run_dir.path)  # it is ours, new, and nobody knows of it
-        raise
-    record_run(run_dir, job_id)
+    with interrupts.orderly():
+        run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)
+        job_id = ""
+        try:
+            if submitted:
+                job_id = submit_live(config, run_dir, client)
+            else:
+                write_live(config, run_dir)
+        except SubmissionUnknown:
+            raise
+        except BaseException:
+            shutil.rmtree(run_dir.path)  # it is ours, new, and nobody knows of it
+            raise
+        record_run(run_dir, job_id)
     return Job(run_dir)
 
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 import psutil
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import ControlError
 from liver_slurm.config.load import save_job
 from liver_slurm.config.schema import ComponentSection, JobConfig
@@ -27,7 +27,7 @@ from liver_slurm.rundir.event_log import EventLog, read_events
 from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, write_run_info
-from liver_slurm.scheduler.local.process import adopt_orphans, start, worker_environment
+from liver_slurm.scheduler.local.process import start, worker_environment
 
 CANCELLED = 3
 """The coordinator's exit code for a run that was cancelled."""
@@ -35,10 +35,10 @@ POLL = 0.1
 """Seconds between looks at the processes."""
 RESTARTS = 5
 """How often a coordinator that was killed or broke down is started again."""
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a run that Ctrl-C has cancelled, as shells have it."""
 GOODBYE = 15.0
 """Seconds that processes have to end once the coordinator has."""
+HURRY = 2.0
+"""Seconds that all have to end when the run is interrupted; a person waits."""
 
 
 def run_local(
@@ -50,7 +50,9 @@ def run_local(
     resume: Path | None = None,
     on_progress: Callable[[], None] | None = None,
 ) -> int:
-    """Run a job on this machine until it ends; call it from the main thread. SIGINT and SIGTERM cancel the run.
+    """Run a job on this machine until it ends; call it from the main thread.
+
+    SIGINT and SIGTERM cancel the run; its processes have a moment to end by themselves.
 
     Args:
         config: job of ``run_dir``, which :func:`liver_slurm.rundir.registry.create_run` has made.
@@ -62,26 +64,29 @@ def run_local(
         on_progress: called about ten times a second while the run lives.
 
     Returns:
-        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled; :data:`INTERRUPTED` if it was
-        cancelled by SIGINT.
+        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled.
+
+    Raises:
+        KeyboardInterrupt: a signal has cancelled it, and it is over.
     """
     save_job(_on_this_machine(config, workers, standbys), run_dir.job_file)
     if resume is not None:
         write_run_info(run_dir, msgspec.structs.replace(read_run_info(run_dir), resumed_from=str(resume)))
-    adopt_orphans()
+    interrupts.adopt_orphans()  # standbys outlive a coordinator that is killed
     before = frozenset(child.pid for child in psutil.Process().children())
     runner = _Runner(run_dir, [f"{step}:{layout}" for step, layout in resizes], on_progress, before)
-    handlers = {number: signal.signal(number, runner.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        gpus = any(component.gpus_per_task for component in config.live.component)
-        return runner.run(workers, standbys, gpus)
-    finally:
-        end_all([child for child in psutil.Process().children() if child.pid not in before])
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    gpus = any(component.gpus_per_task for component in config.live.component)
+    with interrupts.orderly():
+        try:
+            return runner.run(workers, standbys, gpus)
+        except KeyboardInterrupt as error:
+            runner.cancel(interrupts.number_of(error))
+            raise
+        finally:
+            runner.end_all()
 
 
-def end_all(processes: Sequence[psutil.Process]) -> None:
+def _end_all(processes: Sequence[psutil.Process]) -> None:
     """Kill these processes and everything below them, and wait until they are gone."""
     doomed = {one.pid: one for process in processes for one in (process, *_descendants(process))}
     for process in doomed.values():
@@ -115,16 +120,21 @@ class _Runner:
         self._next_reap = 0.0
         self._coordinator: subprocess.Popen[bytes] | None = None
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
-        self._stopping: signal.Signals | None = None
         self._untold: dict[str, str] = {}
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Cancel: the coordinator tells everybody. A second Ctrl-C does not wait for that."""
-        if self._stopping is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._stopping = signal.Signals(number)
+    def cancel(self, number: signal.Signals) -> None:
+        """End the run: its coordinator tells everybody, if it can; the event log says that it was cancelled."""
         if self._coordinator is not None:
             self._coordinator.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed, with the others
+                self._coordinator.wait(timeout=HURRY)
+        self.end_all()
+        if not self._has_ended():
+            self._say_cancelled(number)
+
+    def end_all(self) -> None:
+        """Kill what is left of the run's processes; of standbys, those whose coordinator was killed."""
+        _end_all([child for child in psutil.Process().children() if child.pid not in self._foreign])
 
     def run(self, workers: int, standbys: int, gpus: bool) -> int:
         """Start everything, wait for the coordinator's word, let the rest end by itself."""
@@ -146,11 +156,6 @@ class _Runner:
                 if self._on_progress is not None:
                     self._on_progress()
                 time.sleep(POLL)
-            elif self._stopping is not None and not self._has_ended():
-                self._say_cancelled(self._stopping)
-                return self._cancelled
-            elif code == CANCELLED:
-                return self._cancelled
             elif code in range(BROKE_DOWN):
                 return code
             elif restarts >= RESTARTS:
@@ -158,10 +163,6 @@ class _Runner:
             else:
                 restarts += 1
                 self._start_coordinator()
-
-    @property
-    def _cancelled(self) -> int:
-        return INTERRUPTED if self._stopping is signal.SIGINT else CANCELLED
 
     def _has_ended(self) -> bool:
         """Whether a coordinator has said so; one that a signal meets early ends with any code."""

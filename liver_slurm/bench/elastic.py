@@ -107,7 +107,7 @@ def walk(config: JobConfig, layouts: Sequence[Layout], steps: int = 5, seconds: 
 
     Raises:
         LiverError: the run failed, or did not get there.
-        KeyboardInterrupt: somebody cancelled the run.
+        KeyboardInterrupt: Ctrl-C, or somebody cancelled the run.
     """
     run_dir = create_run(config)
     guide = Walk(run_dir, layouts, steps, seconds)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
+
+from liver_slurm.base import interrupts
 
 MEMORY_DISK = Path("/dev/shm")
 PREFIX = "liver-bench-"
@@ -47,18 +46,9 @@ def describe(gpu: bool) -> dict[str, Any]:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A fresh folder on the memory disk, removed at the end: also after Ctrl-C, and when SIGTERM ends the process.
+    """A fresh folder on the memory disk, removed at the end: also after Ctrl-C, and when SIGTERM ends the command.
 
     Where there is no memory disk it lies in the folder for temporary files.
     """
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    where = MEMORY_DISK if MEMORY_DISK.is_dir() else None
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=where) as name:
-            yield Path(name)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with interrupts.temporary_folder(PREFIX, MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
+        yield folder

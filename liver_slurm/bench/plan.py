@@ -12,16 +12,15 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
 from liver_slurm.bench.plan_rank import Orders, Report
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
@@ -193,12 +192,11 @@ def _orders(worlds: list[WorldSpec], numbered: _Numbered) -> Orders:
 
 
 def _in_own_process(orders: Orders, packed: list[bytes], runs: int) -> Report:
-    with tempfile.TemporaryDirectory(prefix="liver-bench-") as name:
-        folder = Path(name)
+    with interrupts.temporary_folder("liver-bench-") as folder:
         (folder / "orders").write_bytes(msgspec.msgpack.encode(orders))
         for side, one in zip(("source", "target"), packed, strict=True):
             (folder / side).write_bytes(one)
-        command = [sys.executable, "-m", "liver_slurm.bench.plan_rank", name, str(runs)]
+        command = [sys.executable, "-m", "liver_slurm.bench.plan_rank", str(folder), str(runs)]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines()

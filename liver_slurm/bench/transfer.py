@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import multiprocessing
 import os
-import signal
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import torch
@@ -175,25 +175,25 @@ def _two_ends() -> Iterator[_Ends]:
     """This process as the sender, and another one as the receiver."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the other process inherits it
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    here, there = multiprocessing.Pipe()
+    here, there = Pipe()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        receiver = multiprocessing.get_context("spawn").Process(
-            target=_receiver, args=(there, store.port, server.getsockname()[1]), daemon=True
+        # Not multiprocessing's: in a session of its own it does not hear a terminal's Ctrl-C, which is for us.
+        receiver = subprocess.Popen(
+            [sys.executable, "-m", __name__, *map(str, (there.fileno(), store.port, server.getsockname()[1]))],
+            pass_fds=[there.fileno()],
+            start_new_session=True,
         )
-        # It inherits this: Ctrl-C is for us, and we end it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        receiver.start()
-        signal.signal(signal.SIGINT, before)
         there.close()
+        server.settimeout(_TIMEOUT.total_seconds())
         stream, _ = server.accept()
     with closing(_Links(0, store.port, stream)) as links, here:
         try:
             yield _Ends(links, here)
             here.send(None)
-            receiver.join()
+            receiver.wait()
         finally:
             receiver.kill()  # before connections that close make it fail, and say so
-            receiver.join()
+            receiver.wait()
 
 
 def _receiver(orders: Connection, store_port: int, stream_port: int) -> None:
@@ -206,3 +206,8 @@ def _receiver(orders: Connection, store_port: int, stream_port: int) -> None:
             orders.send("ready")
             links.move(name, slots, count)
             orders.send("done")
+
+
+if __name__ == "__main__":
+    descriptor, *ports = map(int, sys.argv[1:])
+    _receiver(Connection(descriptor), *ports)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, LiverError
 
 COMMANDS = {
@@ -43,8 +44,6 @@ examples:
 
 `liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
-INTERRUPTED = 130
-
 
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as all our errors do; subparsers are of the same kind."""
@@ -55,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+    """Run the command that the arguments name; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(arguments)
@@ -66,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"liver-slurm: error: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("liver-slurm: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return interrupts.say(error)
     except BrokenPipeError:
         # `liver-slurm events JOB | head`: the reader has seen enough. What is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,4 +114,4 @@ def _module(name: str | None) -> ModuleType:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run_command(main)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.cli.common import (
     JOB_FILES,
@@ -76,17 +77,22 @@ def run(args: argparse.Namespace) -> int:
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0
     check_resizes(config, resizes, args.workers + args.standbys, start)
-    from liver_slurm.app.local_run import INTERRUPTED, run_local
+    from liver_slurm.app.local_run import CANCELLED, run_local
     from liver_slurm.cli.view import ProgressView
 
-    run_dir = create_run(config, resume)
-    record_run(run_dir)
-    print(f"run directory {run_dir.path}", file=sys.stderr)
-    with ProgressView(run_dir, run_dir.path.name):
-        code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
+    with interrupts.orderly():
+        run_dir = create_run(config, resume)
+        record_run(run_dir)
+        print(f"run directory {run_dir.path}", file=sys.stderr)
+        try:
+            with ProgressView(run_dir, run_dir.path.name):
+                code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
+        except KeyboardInterrupt:
+            _report(run_dir, args.json, CANCELLED)
+            raise
     _report(run_dir, args.json, code)
     # The coordinator has further codes of its own, such as for a run that was cancelled.
-    return code if code in (0, BadInput.exit_code, INTERRUPTED) else LiverError.exit_code
+    return code if code in (0, BadInput.exit_code) else LiverError.exit_code
 
 
 def parse_resize(text: str) -> tuple[int, Layout]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from liver_slurm.base import interrupts
 from liver_slurm.cli.common import (
     JOB_FILES,
     RUN_FILES,
@@ -75,13 +76,18 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(prepared)
         return 0
-    job = submit_config(config, args.resume)
-    if args.json:
-        print_json({"job_id": job.job_id, "run_dir": str(job.run_dir.path)})
-        sys.stdout.flush()
-    else:
-        _print_next(job.job_id, str(job.run_dir.path))
-    return _wait(job) if args.wait else 0
+    with interrupts.orderly():
+        job = submit_config(config, args.resume)
+        try:
+            if args.json:
+                print_json({"job_id": job.job_id, "run_dir": str(job.run_dir.path)})
+                sys.stdout.flush()
+            else:
+                _print_next(job.job_id, str(job.run_dir.path))
+            return _wait(job) if args.wait else 0
+        except KeyboardInterrupt as error:
+            left = f"job {job.job_id} runs on; liver-slurm status {job.job_id} shows it, cancel ends it"
+            raise interrupts.Interrupted(interrupts.number_of(error), left) from None
 
 
 def _print_next(job_id: str, run_dir: str) -> None:
@@ -99,12 +105,8 @@ def _print_next(job_id: str, run_dir: str) -> None:
 def _wait(job: Job) -> int:
     from liver_slurm.cli.view import ProgressView
 
-    try:
-        with ProgressView(job.run_dir, f"{job.run_dir.path.name} (job {job.job_id})"):
-            document = job.wait()
-    except KeyboardInterrupt:
-        print(f"job {job.job_id} runs on; liver-slurm status {job.job_id} shows it, cancel ends it", file=sys.stderr)
-        raise
+    with ProgressView(job.run_dir, f"{job.run_dir.path.name} (job {job.job_id})"):
+        document = job.wait()
     state, reason = document["state"], document["reason"]
     print(f"job {job.job_id} {state} at step {document['step']}" + (f": {reason}" if reason else ""), file=sys.stderr)
     return 0 if state == "finished" else 1

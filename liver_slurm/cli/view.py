@@ -7,6 +7,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from liver_slurm.base import interrupts
 from liver_slurm.cli.common import bytes_text, seconds_text
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.rundir.paths import RunDir
@@ -62,6 +63,8 @@ class ProgressView:
     def _print_changes(self) -> None:
         while True:
             last = self._stop.is_set()  # asked first, so that the final state is still printed
+            if interrupts.interrupted():
+                return  # there is one line more, and it is not ours
             self._print_if_changed(self.document())
             if last:
                 return

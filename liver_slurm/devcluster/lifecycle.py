@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, ClusterError
 from liver_slurm.devcluster import accounting, processes
 from liver_slurm.devcluster.conf import Machine, parse_version, render
@@ -63,12 +64,17 @@ def up(spec: ClusterSpec) -> Cluster:
         # The ports are ours for certain only when the daemons listen on them.
         with port_lock():
             ports = choose_block(spec.nodes, spec.port)
-            _make_folders(spec, directory)
-            try:
-                return _start(spec, directory, programs, ports)
-            except BaseException:
-                processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
-                raise
+            with interrupts.orderly():
+                try:
+                    _make_folders(spec, directory)
+                    return _start(spec, directory, programs, ports)
+                except KeyboardInterrupt:
+                    processes.end(processes.cluster_processes(directory.slurm_conf), patience=0.0)
+                    _remove_files(directory)  # nobody has to read the logs of it
+                    raise
+                except BaseException:
+                    processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
+                    raise
 
 
 def down(path: Path) -> None:
@@ -87,10 +93,14 @@ def down(path: Path) -> None:
         survivors = processes.end(processes.cluster_processes(directory.slurm_conf), patience=5.0)
         if survivors:
             raise ClusterError(f"processes {[process.pid for process in survivors]} of {path} could not be ended")
-        for folder in directory.folders:
-            if folder.exists():
-                shutil.rmtree(folder)
-        directory.record.unlink(missing_ok=True)
+        _remove_files(directory)
+
+
+def _remove_files(directory: ClusterDir) -> None:
+    for folder in directory.folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+    directory.record.unlink(missing_ok=True)
 
 
 def status(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.network import reachable_host
 from liver_slurm.config.schema import JobConfig
@@ -112,17 +113,22 @@ def look_around(config: JobConfig, where: Sequence[Place], token_file: str | Non
     """Look at one node of each place, all at the same time; every job has ended when this returns."""
     name = job_name()
     dialogues: list[NodeDialogue] = []
-    try:
-        with probe.listen() as server, ThreadPoolExecutor(max(1, len(where))) as pool:
-            try:
-                for place in where:  # one by one, so that those that have started are ended if another cannot be
-                    script = probe_script(config, token_file, place.gpus > 0)
-                    dialogues += [NodeDialogue(place, script, name, wait)]
-                looks = _hold(dialogues, pool, [reachable_host(None), server.getsockname()[1]], wait)
-            finally:  # before the pool's own end, which waits for threads that wait for these
-                _close(dialogues)
-    finally:
-        _end_jobs(name)
+    with interrupts.orderly():
+        try:
+            with probe.listen() as server, ThreadPoolExecutor(max(1, len(where))) as pool:
+                try:
+                    for place in where:  # one by one, so that those that have started are ended if another cannot be
+                        script = probe_script(config, token_file, place.gpus > 0)
+                        dialogues += [NodeDialogue(place, script, name, wait)]
+                    looks = _hold(dialogues, pool, [reachable_host(None), server.getsockname()[1]], wait)
+                finally:  # before the pool's own end, which waits for threads that wait for these
+                    _close(dialogues, 0.0 if interrupts.interrupted() else probe.CONNECT_TIMEOUT)
+        except KeyboardInterrupt:
+            # Also what no dialogue knows of yet, and what the look at this machine waits for.
+            interrupts.end_descendants()
+            raise
+        finally:
+            _end_jobs(name)
     return [look or _unseen(dialogue, wait) for look, dialogue in zip(looks, dialogues, strict=True)]
 
 
@@ -143,11 +149,11 @@ def _hold(
     return list(pool.map(talk, dialogues, hellos))
 
 
-def _close(dialogues: Sequence[NodeDialogue]) -> None:
+def _close(dialogues: Sequence[NodeDialogue], patience: float) -> None:
     for dialogue in dialogues:
         dialogue.hang_up()
     for dialogue in dialogues:
-        dialogue.wait(probe.CONNECT_TIMEOUT)
+        dialogue.wait(patience)
         dialogue.close()
 
 
@@ -221,15 +227,13 @@ def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
         return
     token = secrets.token_hex(16)
     file = folder / f"{probe.TOKEN_FILE}-{token[:8]}"
-    try:
-        file.write_text(token)
-    except OSError:  # a full or a read-only file system: the report of the folder says so
-        yield None, None
-        return
-    try:
+    with interrupts.temporary(file):
+        try:
+            file.write_text(token)
+        except OSError:  # a full or a read-only file system: the report of the folder says so
+            yield None, None
+            return
         yield str(file), token
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _requirements(transport: str) -> dict[str, str]:

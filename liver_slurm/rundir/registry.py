@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +50,17 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
         _check_resumable(config, resume)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
-    for folder in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby):
-        folder.mkdir()
-    keys.create(run_dir.secrets)
-    save_job(config, run_dir.job_file)
-    resumed_from = str(resume.path) if resume is not None else ""
-    info = RunInfo(run_id=secrets.token_hex(16), name=config.job.name, created=time.time(), resumed_from=resumed_from)
-    write_run_info(run_dir, info)
+    try:
+        for folder in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby):
+            folder.mkdir()
+        keys.create(run_dir.secrets)
+        save_job(config, run_dir.job_file)
+        from_run = str(resume.path) if resume is not None else ""
+        info = RunInfo(run_id=secrets.token_hex(16), name=config.job.name, created=time.time(), resumed_from=from_run)
+        write_run_info(run_dir, info)
+    except KeyboardInterrupt:
+        shutil.rmtree(run_dir.path)
+        raise
     return run_dir
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.checks import unreadable_data
 from liver_slurm.config.schema import JobConfig
@@ -53,16 +54,14 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
     except OSError as error:
         raise BadInput(f"cannot make the folder {prefix.parent}: {error.strerror}") from None
     try:
-        count, tokens = _write(paths, bin_file, idx_file, tokenizer)
-        if not tokens:
-            raise BadInput(f"there is no text in {', '.join(str(path) for path in paths)}")
-        bin_file.replace(f"{prefix}.bin")
-        idx_file.replace(f"{prefix}.idx")
+        with interrupts.temporary(bin_file, idx_file):
+            count, tokens = _write(paths, bin_file, idx_file, tokenizer)
+            if not tokens:
+                raise BadInput(f"there is no text in {', '.join(str(path) for path in paths)}")
+            bin_file.replace(f"{prefix}.bin")
+            idx_file.replace(f"{prefix}.idx")
     except OSError as error:
         raise BadInput(f"cannot write {prefix}.bin: {error.strerror}") from None
-    finally:
-        bin_file.unlink(missing_ok=True)
-        idx_file.unlink(missing_ok=True)
     return PreparedData(str(prefix), count, tokens, tokenizer.vocab_size)
 
 

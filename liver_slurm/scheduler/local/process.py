@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_libc = ctypes.CDLL(None, use_errno=True)  # here and not in the child, which may not take locks between fork and exec
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # here and not in the child, which may not take locks between fork and exec
 
 
 def start(
@@ -41,12 +41,6 @@ def start(
             start_new_session=True,
             preexec_fn=_tie_to_parent(die_with_parent) if die_with_parent is not None else None,
         )
-
-
-def adopt_orphans() -> None:
-    """Become the parent of processes whose own parent dies: standbys outlive a coordinator that is killed."""
-    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:

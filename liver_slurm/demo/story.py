@@ -7,10 +7,7 @@ two, a job of a higher tier takes them away, and when that is over the run grows
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from typing import TypeVar
 
 from liver_slurm.app.api import Job, submit_config
 from liver_slurm.app.local_run import run_local
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
 from liver_slurm.cli.common import RECONFIGURATION_HEADERS, print_table, reconfiguration_rows, seconds_text
 from liver_slurm.config.load import load_job
@@ -43,8 +41,9 @@ LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
 
 def main() -> int:
     """Run the demo; returns the exit code."""
-    job_file = Path(__file__).parents[1] / "configs" / "gpt-tiny.toml"
-    with _folder() as folder:
+    job_file = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
+    # If the demo fails the folder stays, as the logs that the message names lie in it.
+    with interrupts.temporary_folder("liver-demo-", keep_failed=True) as folder:
         begun = time.monotonic()
         say = _Narrator(begun)
         overrides = [
@@ -54,21 +53,14 @@ def main() -> int:
             f"elastic.layouts={LAYOUTS}",
             "checkpoint.every=0",
         ]
-        directory = folder / "cluster"
-        say("cluster up: 5 nodes, partitions live, prod and scavenger")
-        cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
-        os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
-        try:
+        with _cluster(folder / "cluster", say):
             job = submit_config(load_job(job_file, overrides))
             say(f"liver-slurm submit configs/gpt-tiny.toml: job {job.job_id}")
             try:
                 _story(job, say)
-            except BaseException:
+            except Exception:
                 job.cancel()
                 raise
-        finally:
-            down(directory)
-            say("cluster down")
         say("the undisturbed run: the same job on two workers, as plain processes")
         undisturbed = create_run(load_job(job_file, [*overrides, "standby.max_jobs=0"], workers=2))
         code = run_local(load_job(job_file, [*overrides, "standby.max_jobs=0"], workers=2), undisturbed, 2, 0)
@@ -78,11 +70,17 @@ def main() -> int:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for cluster and runs; if the demo fails it stays, as the logs that the message names lie in it."""
-    path = Path(tempfile.mkdtemp(prefix="liver-demo-"))
-    yield path
-    shutil.rmtree(path)
+def _cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A cluster for the block, with SLURM_CONF pointing at it."""
+    say("cluster up: 5 nodes, partitions live, prod and scavenger")
+    cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
+    os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
+    try:
+        yield
+    finally:
+        if not interrupts.interrupted():  # else it is killed, with everything that the demo has started
+            down(directory)
+            say("cluster down")
 
 
 class _Narrator:
@@ -184,11 +182,3 @@ def _verdict(job: Job, expected: Sequence[tuple[int, float]], say: Callable[[str
         f"largest relative difference {worst:.1e} (allowed: {TOLERANCE:.0e})"
     )
     return 0 if equal else 1
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LiverError as error:
-        print(f"liver-slurm: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""The demo: an elastic training job on a real Slurm cluster on this machine."""

@@ -1,0 +1,191 @@
+"""Ctrl-C and SIGTERM end every long command, at any moment of its life: soon, in one line, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interrupting import Command, Outcome, interrupt, slowness, usual_seconds
+
+from liver_slurm.app.api import find
+from liver_slurm.config.load import load_job
+from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.registry import create_run
+from liver_slurm.scheduler.slurm.client import CommandClient
+
+ROOT = Path(__file__).parents[2]
+JOB = str(ROOT / "configs" / "gpt-tiny.toml")
+TEXT = str(ROOT / "README.md")
+SECONDS = 5.0
+"""In which an interrupted command ends, on a machine that is as quick as :func:`slowness` counts."""
+MOMENTS = int(os.environ.get("LIVER_INTERRUPTS", "100"))
+ENDLESS = ("--set", "train.steps=100000", "--set", "checkpoint.every=0", "--set", f'data.paths=["{TEXT}"]')
+PROGRESS = r"run directory .*|[a-z ]+, step \d+ of .*"
+BENCH = r"\d+/\d+ .*"
+
+
+def quiet_run(folder: Path) -> str:
+    """A run directory of which nobody knows whether it is over: whoever follows it goes on."""
+    run_dir = create_run(load_job(JOB, [f"job.run_root={folder}/runs"]))
+    run_dir.events.write_text('{"time": 1.0, "event": "world_live", "generation": 0}\n' * 20)
+    (run_dir.logs / "coordinator.log").write_text("a line\n" * 20)
+    return str(run_dir.path)
+
+
+def texts(folder: Path) -> str:
+    """A file that takes seconds to tokenize."""
+    text = folder / "corpus.txt"
+    text.write_text("To be tokenized, again and again. " * 2_000_000)
+    return str(text)
+
+
+COMMANDS = (
+    Command("bench transfer", lambda _: ["liver_slurm", "bench", "transfer", "--quick"]),
+    Command(
+        "run",
+        lambda folder: (
+            ["liver_slurm", "run", JOB, "--workers", "2", "--standbys", "1", *ENDLESS]
+            + ["--set", f"job.run_root={folder}/runs"]
+        ),
+        says=PROGRESS,
+    ),
+    Command("bench plan", lambda _: ["liver_slurm", "bench", "plan", "--quick"]),
+    Command("bench reconfigure", lambda _: ["liver_slurm", "bench", "reconfigure", "--quick"], says=BENCH, longest=30),
+    Command("bench overhead", lambda _: ["liver_slurm", "bench", "overhead", "--quick"], says=BENCH, longest=30),
+    Command(
+        "data prepare",
+        lambda folder: ["liver_slurm", "data", "prepare", texts(folder), "--output", str(folder / "made")],
+    ),
+    Command("doctor", lambda _: ["liver_slurm", "doctor", JOB, "--no-jobs"], environment={"SLURM_CONF": "/nowhere"}),
+    Command("events", lambda folder: ["liver_slurm", "events", quiet_run(folder), "--follow"], longest=2),
+    Command("logs", lambda folder: ["liver_slurm", "logs", quiet_run(folder), "--follow"], longest=2),
+    Command("plan", lambda _: ["liver_slurm", "plan", JOB, "--from", "tp2pp1dp1", "--to", "tp1pp2dp1"]),
+)
+NAMES = [command.name for command in COMMANDS]
+needs_slurm = pytest.mark.skipif(shutil.which("srun") is None, reason="no Slurm on this machine")
+SLURM_COMMANDS = (
+    Command("cluster up", lambda folder: ["liver_slurm", "cluster", "up", "--dir", str(folder / "cluster")]),
+    Command("demo", lambda _: ["liver_slurm.demo"], longest=60),
+)
+JOB_COMMANDS = (
+    Command(
+        "submit --wait",
+        lambda folder: ["liver_slurm", "submit", JOB, "--wait", *ENDLESS, "--set", f"job.run_root={folder}/runs"],
+        says=PROGRESS,
+        adds=r": job \d+ runs on; .*",
+        hands_on=True,
+    ),
+    Command(
+        "doctor with jobs",
+        lambda folder: ["liver_slurm", "doctor", JOB, "--set", f"job.run_root={folder}"],
+    ),
+)
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_some_moments(name: str, tmp_path: Path) -> None:
+    command = COMMANDS[NAMES.index(name)]
+    for number, at in enumerate((0.2, 1.5, 8.0)):
+        outcome = interrupt(command, tmp_path / str(number), at)
+        assert not outcome.problems(command, signal.SIGINT, SECONDS * slowness())
+
+
+def test_a_run_says_who_cancelled_it(tmp_path: Path) -> None:
+    command = COMMANDS[NAMES.index("run")]
+
+    def trains(_: object) -> bool:
+        return any((tmp_path / "run" / "runs").glob("*/metrics.jsonl"))
+
+    outcome = interrupt(command, tmp_path / "run", trains, signal.SIGTERM, again=0.1)
+    assert not outcome.problems(command, signal.SIGTERM, SECONDS * slowness())
+    (events,) = (tmp_path / "run" / "runs").glob("*/events.jsonl")
+    (ended,) = [event for event in read_events(events) if event["event"] == "run_ended"]
+    assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGTERM")
+    assert "cancelled by SIGTERM" in (tmp_path / "run" / "stdout").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_moment(name: str, tmp_path: Path) -> None:
+    at_random_moments(COMMANDS[NAMES.index(name)], tmp_path)
+
+
+@needs_slurm
+@pytest.mark.long
+@pytest.mark.slurm
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("command", SLURM_COMMANDS, ids=lambda command: command.name)
+def test_any_moment_of_a_cluster(command: Command, tmp_path: Path) -> None:
+    def nothing_is_left(folder: Path, outcome: Outcome) -> list[str]:
+        left = folder / "cluster"
+        return [] if outcome.finished or outcome.code == 0 or not left.exists() else [f"left: {left}"]
+
+    at_random_moments(command, Path(os.environ.get("LIVER_SHORT_TMP", "/tmp")), nothing_is_left)
+
+
+@pytest.mark.long
+@pytest.mark.slurm
+@pytest.mark.cluster(nodes=3, cpus_per_node=2, gpus_per_node=0)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("command", JOB_COMMANDS, ids=lambda command: command.name)
+def test_any_moment_of_a_job(
+    command: Command, tmp_path: Path, client: CommandClient, eventually: Callable[..., Any]
+) -> None:
+    def only_what_it_says(folder: Path, outcome: Outcome) -> list[str]:
+        """A job that is there is named by the line; a run directory has a job."""
+        said = set(re.findall(r"job (\d+) runs on", outcome.err))
+        found = {job.leader for job in client.jobs() if not job.is_over and not job.ends}
+        runs = {find(path).job_id for path in (folder / "runs").glob("*")}
+        client.cancel(sorted(found))
+        eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 120)
+        return [] if found <= said and runs == said else [f"jobs {found}, said {said}, run directories of {runs}"]
+
+    at_random_moments(command, tmp_path, only_what_it_says)
+
+
+def at_random_moments(
+    command: Command, folder: Path, check: Callable[[Path, Outcome], list[str]] = lambda _folder, _outcome: []
+) -> None:
+    """Interrupt the command :data:`MOMENTS` times, and print what was seen."""
+    chance = random.Random(command.name)
+    work = folder / f"i{os.getpid()}"
+    usual = usual_seconds(command, work)
+    shutil.rmtree(work)
+    outcomes: list[Outcome] = []
+    failures: list[str] = []
+    for number in range(MOMENTS):
+        sent = signal.SIGTERM if number % 4 == 3 else signal.SIGINT
+        outcome = interrupt(
+            command,
+            work,
+            chance.uniform(0.0, usual),
+            sent,
+            group=number % 3 != 2,
+            again=chance.uniform(0.0, 1.5) if number % 5 == 4 else None,
+        )
+        problems = outcome.problems(command, sent, SECONDS * slowness()) + check(work, outcome)
+        failures += [f"{command.name} {sent.name} at {outcome.at:.3f} s: {problem}" for problem in problems]
+        for problem in problems:
+            print(failures[-1] if problem == problems[-1] else problem, flush=True)
+        outcomes.append(outcome)
+        shutil.rmtree(work)
+    print(summary(command, usual, outcomes, failures), flush=True)
+    assert not failures, "\n".join(failures)
+
+
+def summary(command: Command, usual: float, outcomes: list[Outcome], failures: list[str]) -> str:
+    """One line of figures."""
+    seconds = sorted(one.seconds for one in outcomes if not one.finished)
+    return (
+        f"{command.name}: {len(outcomes)} interrupts in {usual:.1f} s of life, {len(outcomes) - len(seconds)} of them "
+        f"after its end, {sum(not one.armed and not one.finished for one in outcomes)} before our code; seconds to the "
+        f"end: median {seconds[len(seconds) // 2]:.2f}, most {seconds[-1]:.2f}; {len(failures)} failures"
+    )
