@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from coordinator_lab import job, until
+from coordinator_lab import PATIENCE, job, until
+from interrupting import default_signals
 
 from liver_slurm.base.errors import ControlError
 from liver_slurm.base.jsonl import read_lines
@@ -43,7 +44,7 @@ class LocalRun:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(SCRIPT), str(self.run_dir.path), *arguments]
         with (self.run_dir.logs / "runner.log").open("ab") as log:
-            self.runner = subprocess.Popen(command, stdout=log, stderr=log)
+            self.runner = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=default_signals)
         return self.runner
 
     def processes(self, what: str = "") -> list[psutil.Process]:
@@ -87,12 +88,12 @@ def test_grows_gives_back_and_outlives_its_coordinator(long_run: LocalRun) -> No
     until(lambda: run.count("recovered") == 1, "a new coordinator", 150)
     standby = run.processes("--name standby-local-1")[0]
     standby.send_signal(signal.SIGTERM)
-    standby.wait(30)
+    standby.wait(PATIENCE)
     # Shrunk, then grown: the freed place is used again.
     until(lambda: min(run.sizes()[grown:], default=4) < 4 and run.sizes()[-1] == 4, "the run grows again", 150)
     assert run.count("notice") == 1
     runner.terminate()
-    assert runner.wait(40) == 3
+    assert runner.wait(PATIENCE) == 143
     steps = [line["step"] for line in read_lines(run.run_dir.metrics)]
     assert steps == list(range(1, len(steps) + 1)), "every step once"
     assert run.processes() == []
@@ -100,17 +101,17 @@ def test_grows_gives_back_and_outlives_its_coordinator(long_run: LocalRun) -> No
 
 def test_finishes(tmp_path: Path) -> None:
     run = LocalRun(tmp_path, steps=5)
-    assert run.start("1", "0").wait(60) == 0
+    assert run.start("1", "0").wait(PATIENCE) == 0
     assert [line["step"] for line in read_lines(run.run_dir.metrics)] == [1, 2, 3, 4, 5]
     assert run.processes() == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals, code: int) -> None:
     runner = long_run.start("2", "1")
     until(lambda: long_run.step() > 1, "training", 150)
     runner.send_signal(number)
-    assert runner.wait(40) == code
+    assert runner.wait(PATIENCE) == code
     (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert ended["reason"] == f"cancelled by {number.name}"
     assert long_run.processes() == []
@@ -120,7 +121,7 @@ def test_a_run_that_is_cancelled_before_its_coordinator_listens_says_so(long_run
     runner = long_run.start("2", "0")
     until(lambda: bool(long_run.processes("liver_slurm.coordinator")), "the coordinator's process is there")
     runner.send_signal(signal.SIGINT)
-    assert runner.wait(40) == 130
+    assert runner.wait(PATIENCE) == 130
     (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGINT")
     assert (ended["generation"], ended["step"]) == (-1, 0)
@@ -132,14 +133,14 @@ def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> 
     until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training", 150)
     runner.kill()
     runner.wait()
-    until(lambda: not long_run.processes(), "all processes are gone", 30)
+    until(lambda: not long_run.processes(), "all processes are gone")
 
 
 def test_a_live_worker_that_is_killed_fails_the_run_at_once(long_run: LocalRun) -> None:
     runner = long_run.start("2", "0")
     until(lambda: long_run.step() > 1, "training", 150)
     long_run.processes("--name live-1")[0].kill()
-    assert runner.wait(40) == 1
+    assert runner.wait(PATIENCE) == 1
     (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert "of the live world was lost" in ended["reason"]
     assert "submit --resume" in ended["reason"]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import psutil
 import pytest
+from interrupting import Command, interrupt, slowness
 
 from liver_slurm.bench.transfer import RAW, STAGING, table
 
-COMMAND = [sys.executable, "-m", "liver_slurm.cli.main", "bench", "transfer"]
+COMMAND = ["liver_slurm", "bench", "transfer"]
 
 
 @pytest.mark.timeout(180)
 def test_document_has_its_fields() -> None:
-    done = subprocess.run([*COMMAND, "--quick", "--json"], capture_output=True, text=True, timeout=170, check=True)
+    command = [sys.executable, "-m", *COMMAND, "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=True)
     document = json.loads(done.stdout)
     assert document["bench"] == "transfer"
     cases = document["cases"]
@@ -35,16 +35,11 @@ def test_document_has_its_fields() -> None:
     assert len(table(document).splitlines()) == len(cases) + 2
 
 
-def test_ctrl_c_ends_both_ends_in_one_line(eventually: Callable[..., Any]) -> None:
-    # a session of its own: all its processes get the signal, as from a terminal
-    bench = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        root = psutil.Process(bench.pid)
-        both = eventually(lambda: [one for one in root.children() if len(one.net_connections()) > 1], "two ends")
-        os.killpg(bench.pid, signal.SIGINT)
-        out, err = bench.communicate(timeout=30)
-        assert (out, err) == ("", "liver-slurm: interrupted\n")
-        assert bench.returncode in (130, -signal.SIGINT)  # a shell says 130 of both
-        assert psutil.wait_procs(both, timeout=10)[1] == []
-    finally:
-        bench.kill()
+def test_ctrl_c_ends_both_ends_in_one_line(tmp_path: Path) -> None:
+    def both_ends(root: psutil.Process) -> bool:
+        return any(len(one.net_connections()) > 1 for one in root.children())
+
+    bench = Command("bench transfer", lambda _: COMMAND)
+    outcome = interrupt(bench, tmp_path / "bench", both_ends)
+    assert not outcome.problems(bench, signal.SIGINT, 5.0 * slowness())
+    assert (tmp_path / "bench" / "stdout").read_text() == ""

@@ -16,7 +16,7 @@ from interrupting import Command, Outcome, interrupt, slowness, usual_seconds
 
 from liver_slurm.app.api import find
 from liver_slurm.config.load import load_job
-from liver_slurm.rundir.events import read_events
+from liver_slurm.rundir.event_log import read_documents
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.scheduler.slurm.client import CommandClient
 
@@ -29,6 +29,11 @@ MOMENTS = int(os.environ.get("LIVER_INTERRUPTS", "100"))
 ENDLESS = ("--set", "train.steps=100000", "--set", "checkpoint.every=0", "--set", f'data.paths=["{TEXT}"]')
 PROGRESS = r"run directory .*|[a-z ]+, step \d+ of .*"
 BENCH = r"\d+/\d+ .*"
+
+
+def runs_in(folder: Path) -> list[str]:
+    """Where the job's run directories are made."""
+    return ["--set", f"job.run_root={folder}/runs"]
 
 
 def quiet_run(folder: Path) -> str:
@@ -50,10 +55,7 @@ COMMANDS = (
     Command("bench transfer", lambda _: ["liver_slurm", "bench", "transfer", "--quick"]),
     Command(
         "run",
-        lambda folder: (
-            ["liver_slurm", "run", JOB, "--workers", "2", "--standbys", "1", *ENDLESS]
-            + ["--set", f"job.run_root={folder}/runs"]
-        ),
+        lambda folder: ["liver_slurm", "run", JOB, "--workers", "2", "--standbys", "1", *ENDLESS, *runs_in(folder)],
         says=PROGRESS,
     ),
     Command("bench plan", lambda _: ["liver_slurm", "bench", "plan", "--quick"]),
@@ -77,7 +79,7 @@ SLURM_COMMANDS = (
 JOB_COMMANDS = (
     Command(
         "submit --wait",
-        lambda folder: ["liver_slurm", "submit", JOB, "--wait", *ENDLESS, "--set", f"job.run_root={folder}/runs"],
+        lambda folder: ["liver_slurm", "submit", JOB, "--wait", *ENDLESS, *runs_in(folder)],
         says=PROGRESS,
         adds=r": job \d+ runs on; .*",
         hands_on=True,
@@ -106,7 +108,7 @@ def test_a_run_says_who_cancelled_it(tmp_path: Path) -> None:
     outcome = interrupt(command, tmp_path / "run", trains, signal.SIGTERM, again=0.1)
     assert not outcome.problems(command, signal.SIGTERM, SECONDS * slowness())
     (events,) = (tmp_path / "run" / "runs").glob("*/events.jsonl")
-    (ended,) = [event for event in read_events(events) if event["event"] == "run_ended"]
+    (ended,) = [event for event in read_documents(events) if event["event"] == "run_ended"]
     assert (ended["outcome"], ended["reason"]) == ("cancelled", "cancelled by SIGTERM")
     assert "cancelled by SIGTERM" in (tmp_path / "run" / "stdout").read_text()
 

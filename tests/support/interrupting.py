@@ -138,7 +138,7 @@ def usual_seconds(command: Command, folder: Path) -> float:
 
 
 def slowness() -> float:
-    """How much longer than on a quick machine, which does nothing else, a command takes that does little; at least 1."""
+    """How much longer a command that does little takes than on a quick and idle machine; at least 1."""
     begun = time.monotonic()
     subprocess.run([*PYTHON, "liver_slurm", "--help"], stdout=subprocess.DEVNULL, check=True)
     return max(1.0, (time.monotonic() - begun) / 0.1)
@@ -227,13 +227,15 @@ def _processes_left(pid: int, mark: str, folder: Path, children: list[psutil.Pro
     deadline = time.monotonic() + VANISH
     while (left := look()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    described = []
-    for process in left:
-        try:
-            described.append(f"process {process.pid} {process.status()} {' '.join(process.cmdline())[:200]}")
-            process.kill()
-        except psutil.NoSuchProcess:
-            described.append(f"process {process.pid}, which has ended meanwhile")
+    return [_kill(process) for process in left]
+
+
+def _kill(process: psutil.Process) -> str:
+    try:
+        described = f"process {process.pid} {process.status()} {' '.join(process.cmdline())[:200]}"
+        process.kill()
+    except psutil.NoSuchProcess:
+        return f"process {process.pid}, which has ended meanwhile"
     return described
 
 
