@@ -27,10 +27,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the reference."""
-    from liver_slurm.config.reference import reference, sections
+    from liver_slurm.config.keys import sections
+    from liver_slurm.config.reference import reference
 
     if args.json:
-        print_json([asdict(key) for section in sections() for key in section.keys])
+        print_json([asdict(key) for section in sections(documented=True) for key in section.keys])
     else:
         sys.stdout.write(reference())
     return 0

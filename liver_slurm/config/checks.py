@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from liver_slurm.config.decode import Problem
 from liver_slurm.config.layouts import feasible_layouts, impossible, live_workers
+from liver_slurm.config.problem import Problem, join, shown
 from liver_slurm.config.schema import JobConfig, StandbySection
+from liver_slurm.config.types import MAX_INT, is_text
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
 
@@ -114,6 +115,25 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
         yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
 
 
+def _extra(config: JobConfig) -> Iterator[Problem]:
+    """Find what is passed through unread and would not survive JSON."""
+    for key, value in _leaves("model.extra", config.model.extra):
+        number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
+        if not number and not (isinstance(value, str) and is_text(value)):
+            yield Problem(key, f"{shown(value)} is not allowed; allowed: text, numbers, true, false, lists, tables")
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(join(key, str(name)), inner)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{key}.{index}", inner)
+    else:
+        yield key, value
+
+
 def _components(config: JobConfig) -> Iterator[Problem]:
     if not config.live.component:
         yield Problem("live.component", "[] is not allowed; allowed: at least one [[live.component]]")
@@ -168,13 +188,13 @@ def _data_files(config: JobConfig) -> Iterator[Problem]:
     for text in config.data.paths:
         if reason := unreadable_data(Path(text)):
             allowed = "text files, folders, or .bin/.idx prefixes that can be read"
-            yield Problem("data.paths", f'"{text}" {reason}; allowed: {allowed}')
+            yield Problem("data.paths", f"{shown(text)} {reason}; allowed: {allowed}")
 
 
 def _tokenizer_file(config: JobConfig) -> Iterator[Problem]:
     text = config.data.tokenizer
     if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
-        yield Problem("data.tokenizer", f'"{text}" is not a readable file; allowed: "byte", or a tokenizer.json')
+        yield Problem("data.tokenizer", f'{shown(text)} is not a readable file; allowed: "byte", or a tokenizer.json')
 
 
 def unreadable_data(path: Path) -> str | None:
@@ -207,6 +227,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.provider"), _data_given),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
+    (("model.extra",), _extra),
     (("live.component",), _components),
     (("live.component", "standby.gpus_per_task", "standby.unit"), _one_device),
     (("standby.partitions", "standby.max_jobs", "standby.unit"), _standby_partitions),

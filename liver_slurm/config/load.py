@@ -14,7 +14,7 @@ import tomli
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.checks import cross_check
-from liver_slurm.config.decode import Decoder, Problem, walk_keys
+from liver_slurm.config.problem import join
 from liver_slurm.config.schema import JobConfig, JobSection
 from liver_slurm.config.types import expand_path
 
@@ -70,9 +70,10 @@ def load_site(site: Path | None = None) -> JobConfig:
     document = _Document()
     if (path := _site_path(site)) is not None:
         document.merge(_read(path), path.name)
-    decoder = Decoder(known_keys=document.known)
-    config = decoder.table(JobConfig, _plain_times(document.table))
-    problems = [one for one in decoder.problems if not one.text.startswith("is missing")]
+    from liver_slurm.config.decode import decode
+
+    config, problems = decode(_plain_times(document.table))
+    problems = [one for one in problems if not one.missing]
     if problems:
         raise BadInput("\n".join(f"{path}: {one.key}: {one.text}" for one in problems))
     return config
@@ -124,19 +125,18 @@ class _Document:
     def __init__(self) -> None:
         self.table: Table = {}
         self.origins: dict[str, str] = {}
-        self.known = tuple(walk_keys(JobConfig))
 
     def merge(self, table: Mapping[str, Any], origin: str) -> None:
         self._merge(self.table, table, "", origin)
 
     def _merge(self, into: Table, table: Mapping[str, Any], prefix: str, origin: str) -> None:
         for name, value in table.items():
-            key = prefix + name
+            key = join(prefix, str(name))
             self.origins[key] = origin
             if isinstance(value, dict):
                 inner = into.get(name)
                 into[name] = dict(inner) if isinstance(inner, dict) else {}
-                self._merge(into[name], value, key + ".", origin)
+                self._merge(into[name], value, key, origin)
             else:
                 into[name] = value
 
@@ -173,11 +173,11 @@ class _Document:
         standby.update({"nodes_per_job": 1, "tasks_per_node": 1, "unit": []})
 
     def validated(self, name: str, files: bool) -> JobConfig:
-        decoder = Decoder(known_keys=self.known)
-        config = decoder.table(JobConfig, _plain_times(self.table))
-        problems = decoder.problems
-        if config.model.provider is not None:
-            problems = [one for one in problems if not _left_to_provider(one)]
+        from liver_slurm.config.decode import decode
+
+        config, problems = decode(_plain_times(self.table))
+        if config.model.provider is not None:  # it may know the sizes itself
+            problems = [one for one in problems if not (one.missing and one.key.startswith("model."))]
         bad = {problem.key for problem in problems if problem.spoils}
         problems = [*problems, *cross_check(config, bad, files)]
         if problems:
@@ -190,10 +190,6 @@ class _Document:
                 return self.origins[key]
             key = key.rpartition(".")[0]
         return default
-
-
-def _left_to_provider(problem: Problem) -> bool:
-    return problem.key.startswith("model.") and problem.text.startswith("is missing")
 
 
 def _site_path(site: Path | None) -> Path | None:

@@ -12,6 +12,7 @@ from liver_slurm.config.types import (
     Bytes,
     Count,
     Decay,
+    Flag,
     FunctionName,
     LayoutText,
     Natural,
@@ -25,6 +26,7 @@ from liver_slurm.config.types import (
     SlurmMemory,
     SlurmSignal,
     SlurmTime,
+    Text,
     TokenizerText,
 )
 
@@ -67,19 +69,19 @@ class ModelSection:
     """Width of one head; default: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
     """Vocabulary; default: the tokenizer's. May be larger than the tokenizer's, not smaller."""
-    share_embeddings_and_output_weights: bool = True
+    share_embeddings_and_output_weights: Flag = True
     """Tie the output layer to the input embedding."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Kind of normalization."""
     layernorm_epsilon: Positive = 1e-5
     """Epsilon of the normalization."""
-    gated_linear_unit: bool = True
+    gated_linear_unit: Flag = True
     """Gated MLP (SwiGLU with activation_func silu)."""
     activation_func: Literal["silu", "gelu", "relu"] = "silu"
     """Activation of the MLP."""
-    add_bias_linear: bool = False
+    add_bias_linear: Flag = False
     """Biases in linear layers."""
-    add_qkv_bias: bool = False
+    add_qkv_bias: Flag = False
     """Bias in the fused query/key/value projection only."""
     rotary_base: Count = 10000
     """Base of the rotary position embedding."""
@@ -141,7 +143,7 @@ class TrainSection:
     """Initial weights and the order of samples are functions of it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Weights and activations; bf16 keeps fp32 masters and moments."""
-    distributed_optimizer: bool = True
+    distributed_optimizer: Flag = True
     """Shard optimizer state over data parallel ranks."""
 
 
@@ -159,11 +161,11 @@ class ComponentSection:
     """GPUs a worker: 0 or 1."""
     mem: SlurmMemory | None = None
     """Memory a node, as Slurm's --mem."""
-    constraint: str | None = None
+    constraint: Text | None = None
     """Node features, as Slurm's --constraint."""
-    exclude: str | None = None
+    exclude: Text | None = None
     """Nodes to keep away from, as Slurm's --exclude."""
-    partition: str | None = None
+    partition: Text | None = None
     """Partition of this component; default: live.partition."""
 
 
@@ -171,27 +173,27 @@ class ComponentSection:
 class LiveSection:
     """The guaranteed part: one heterogeneous Slurm job."""
 
-    partition: str | None = None
+    partition: Text | None = None
     """Partition of the live workers."""
-    coordinator_partition: str | None = None
+    coordinator_partition: Text | None = None
     """Partition of the coordinator's one CPU task; default: live.partition."""
     time: SlurmTime = "24:00:00"
     """Time limit of the live job, as Slurm's --time."""
-    account: str | None = None
+    account: Text | None = None
     """Slurm account."""
-    qos: str | None = None
+    qos: Text | None = None
     """Slurm QOS."""
-    requeue: bool = True
+    requeue: Flag = True
     """Slurm may start the live job again (scontrol requeue, preemption in REQUEUE mode): the run then goes on from its
     newest checkpoint in the same run directory. False: such a job ends, and the run with it."""
-    successor: bool = True
+    successor: Flag = True
     """Before the time limit submit the same job again, to which the run moves over while it trains. False: a checkpoint
     is written before the limit, and the run ends."""
     successor_lead: Seconds | None = None
     """How long before the time limit that is; default: a tenth of it, 10 minutes at least, at most half of it."""
-    setup: tuple[str, ...] = ()
+    setup: tuple[Text, ...] = ()
     """Shell lines to run before each of the job's processes: module load, exports."""
-    python: str | None = None
+    python: Text | None = None
     """Python interpreter on the nodes; default: the one that submits."""
     component: tuple[ComponentSection, ...] = (ComponentSection(),)
     """Worker components, each [[live.component]]; together they are one world."""
@@ -211,11 +213,11 @@ class UnitSection:
     """GPUs a worker: 0 or 1."""
     mem: SlurmMemory | None = None
     """Memory a node, as Slurm's --mem."""
-    constraint: str | None = None
+    constraint: Text | None = None
     """Node features, as Slurm's --constraint."""
-    exclude: str | None = None
+    exclude: Text | None = None
     """Nodes to keep away from, as Slurm's --exclude."""
-    partitions: tuple[str, ...] | None = None
+    partitions: tuple[Text, ...] | None = None
     """Scavenger partitions for this size, best first."""
     max_jobs: Natural | None = None
     """Standby jobs of this size at most; all together never more than standby.max_jobs."""
@@ -225,7 +227,7 @@ class UnitSection:
 class StandbySection:
     """The reclaimable part: ordinary jobs, one per unit."""
 
-    partitions: tuple[str, ...] = ()
+    partitions: tuple[Text, ...] = ()
     """Scavenger partitions to watch, best first."""
     max_jobs: Natural = 0
     """Standby jobs at most; 0: the run is never resized by capacity."""
@@ -244,19 +246,19 @@ class StandbySection:
     """GPUs a worker: 0 or 1."""
     mem: SlurmMemory | None = None
     """Memory a node, as Slurm's --mem."""
-    constraint: str | None = None
+    constraint: Text | None = None
     """Node features, as Slurm's --constraint."""
-    exclude: str | None = None
+    exclude: Text | None = None
     """Nodes to keep away from, as Slurm's --exclude."""
     time: SlurmTime = "4:00:00"
     """Time limit of a standby job; finite, because backfill plans with it."""
-    account: str | None = None
+    account: Text | None = None
     """Slurm account; default: live.account."""
-    qos: str | None = None
+    qos: Text | None = None
     """Slurm QOS of standby jobs."""
     signal: SlurmSignal | None = None
     """Warning signal before the time limit, as Slurm's --signal, e.g. ``USR2@60``."""
-    policy: str = "greedy"
+    policy: Text = "greedy"
     """When to grow: ``greedy`` as soon as it makes a step faster; ``hysteresis`` only by workers that have stayed for
     ``hold``; ``cost-aware`` if the time that it saves while they may be expected to stay exceeds its measured cost; or
     the name of a policy of another package (entry-point group ``liver_slurm.policies``)."""
@@ -313,7 +315,7 @@ class StreamSection:
     memory_limit: Bytes | None = None
     """Memory that weights, masters, moments and gradient buffers of the old and the new world, staging and staged
     gradients may take on one worker during a resize; default: no limit. Layers that do not fit move in the pause."""
-    interface: str | None = None
+    interface: Text | None = None
     """Network interface for collectives and state, e.g. ``ib0``; default: chosen by gloo and NCCL."""
 
 
@@ -325,9 +327,9 @@ class CheckpointSection:
     """Steps between checkpoints; 0: none in between."""
     keep: Natural = 2
     """Checkpoints that are kept, newest first; 0: all."""
-    at_end: bool = True
+    at_end: Flag = True
     """Write one after the last step."""
-    asynchronous: bool = True
+    asynchronous: Flag = True
     """Write beside training, from a copy of the state. One that is due while another is written comes after it."""
 
 

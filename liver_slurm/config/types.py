@@ -1,6 +1,7 @@
-"""Types of job file values: what is allowed, how text becomes a value. The schema names them, the decoder reads them.
+"""Types of job file values: what is allowed, how text becomes a value. The schema names them, pydantic obeys them.
 
-Each is ``Annotated[TYPE, Rule]``; to other programs (msgspec, mypy) it is just ``TYPE``.
+Each is ``Annotated[TYPE, Allowed]``; to other programs (msgspec, mypy) it is just ``TYPE``. Nothing here imports
+pydantic, as every worker reads the schema.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ MAX_INT = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a value must be besides its type.
+class Allowed:
+    """What a value may be, for pydantic and for people."""
 
-    ``parse`` gets the value and returns the one to keep, or raises ValueError. With ``raw`` it gets what the file
-    holds, before the type is looked at: "16MiB" for a number of bytes.
-    """
+    text: str
+    parse: Callable[[Any], Any] | None = None
+    """Gets what the file holds and returns the value, or raises ValueError, with a reason where the text above does
+    not say it all."""
+    limits: tuple[tuple[str, float], ...] = ()
+    """Limits of a number: pairs of ``gt``, ``ge``, ``lt`` or ``le`` and the limit."""
 
-    allowed: str
-    parse: Callable[[Any], Any]
-    raw: bool = False
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Have pydantic check the type, without taking 1 or "yes" for true, and the limits; ``parse`` goes before."""
+        from pydantic_core.core_schema import no_info_before_validator_function
 
+        schema = {**handler(source), **dict(self.limits), "strict": True}
+        return schema if self.parse is None else no_info_before_validator_function(self.parse, schema)
 
-def _limits(allowed: str, holds: Callable[[Any], bool]) -> Rule:
-    def parse(value: Any) -> Any:
-        if not holds(value):
-            raise ValueError(allowed)
-        return value
-
-    return Rule(allowed, parse)
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Add the text, which :mod:`liver_slurm.config.keys` reads."""
+        return {**handler(schema), "allowed": self.text}
 
 
 _BYTE_UNITS = {"": 1, "b": 1} | {
@@ -55,10 +57,10 @@ def parse_bytes(value: object) -> int:
     """
     match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-z]*)", str(value).strip().lower(), re.ASCII)
     if isinstance(value, bool) or match is None or match[2] not in _BYTE_UNITS:
-        raise ValueError("not a size")
+        raise ValueError
     size = int(float(match[1]) * _BYTE_UNITS[match[2]]) if "." in match[1] else int(match[1]) * _BYTE_UNITS[match[2]]
     if not 1 <= size <= MAX_INT:
-        raise ValueError("not a size")
+        raise ValueError
     return size
 
 
@@ -73,7 +75,7 @@ def parse_duration(value: object) -> float:
     """
     text = str(value).strip().lower()
     if isinstance(value, bool):
-        raise ValueError("not a duration")
+        raise ValueError
     if isinstance(value, (int, float)):
         seconds = float(value) if abs(value) <= MAX_INT else 0.0
     elif match := re.fullmatch(r"(?:(\d{1,6}):)?(\d{1,6}):([0-5]\d)", text, re.ASCII):
@@ -81,9 +83,9 @@ def parse_duration(value: object) -> float:
     elif match := re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ms|s|m|min|h|d|)", text, re.ASCII):
         seconds = float(match[1]) * _SECONDS[match[2]]
     else:
-        raise ValueError("not a duration")
+        raise ValueError
     if not 0 < seconds <= MAX_INT:
-        raise ValueError("not a duration")
+        raise ValueError
     return seconds
 
 
@@ -101,26 +103,27 @@ def parse_slurm_time(value: object) -> str:
     """
     text = str(value)
     if isinstance(value, bool) or _SLURM_TIME.fullmatch(text) is None or not re.search(r"[1-9]", text):
-        raise ValueError("not a Slurm time")
+        raise ValueError
     return text
 
 
-def _matching(allowed: str, pattern: str, raw: bool = False) -> Rule:
+def _matching(text: str, pattern: str, *, numbers: bool = False) -> Allowed:
     compiled = re.compile(pattern, re.ASCII)
+    kinds = (str, int) if numbers else (str,)
 
     def parse(value: object) -> str:
-        if isinstance(value, bool) or compiled.fullmatch(str(value)) is None:
-            raise ValueError(allowed)
+        if not isinstance(value, kinds) or isinstance(value, bool) or compiled.fullmatch(str(value)) is None:
+            raise ValueError
         return str(value)
 
-    return Rule(allowed, parse, raw)
+    return Allowed(text, parse)
 
 
-def expand_path(text: str) -> str:
-    """An absolute path; ``~``, environment variables and ``$PYTHON_STDLIB`` (the interpreter's library) are expanded.
+def expand_path(text: object) -> str:
+    """Make a path absolute, with ``~``, environment variables and ``$PYTHON_STDLIB`` (Python's library) expanded.
 
     Raises:
-        ValueError: empty, holds a NUL, or names a variable that is not set.
+        ValueError: no text, or an empty one; it names a variable that is not set; the working directory is gone.
     """
     known = {"PYTHON_STDLIB": sysconfig.get_path("stdlib"), **os.environ}
 
@@ -130,35 +133,55 @@ def expand_path(text: str) -> str:
             raise ValueError(f"${name} is not set")
         return known[name]
 
-    if not text.strip() or "\0" in text:
-        raise ValueError("not a path")
-    return os.path.abspath(os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", replace, text)))
+    if not isinstance(text, str) or not text.strip() or not is_text(text):
+        raise ValueError
+    try:
+        return os.path.abspath(os.path.expanduser(re.sub(r"\$(?:(\w+)|\{(\w+)\})", replace, text)))
+    except FileNotFoundError:
+        raise ValueError("the working directory is gone") from None
 
 
-def _parse_layout(text: str) -> str:
-    layout = Layout.parse(text)
+def _parse_layout(text: object) -> str:
+    try:
+        layout = Layout.parse(str(text))
+    except ValueError:
+        raise ValueError from None
     if layout.size > MAX_INT:
-        raise ValueError("too large")
+        raise ValueError
     return str(layout)
 
 
-_LAYOUT = Rule('a layout such as "tp2pp1dp2"', _parse_layout)
-_PATH = Rule("a path", expand_path)
+def is_text(value: str) -> bool:
+    """Tell whether a string can be written to a file: no NUL, no half of a surrogate pair (a byte of an argument)."""
+    return re.search("[\0\ud800-\udfff]", value) is None
 
-Count = Annotated[int, _limits(">= 1", lambda value: 1 <= value <= MAX_INT)]
-Natural = Annotated[int, _limits(">= 0", lambda value: 0 <= value <= MAX_INT)]
-OneOrNone = Annotated[int, _limits("0 or 1", lambda value: value in (0, 1))]
-Positive = Annotated[float, _limits("> 0", lambda value: value > 0)]
-NonNegative = Annotated[float, _limits(">= 0", lambda value: value >= 0)]
-Share = Annotated[float, _limits("> 0 and <= 1", lambda value: 0 < value <= 1)]
-Decay = Annotated[float, _limits(">= 0 and < 1", lambda value: 0 <= value < 1)]
-Bytes = Annotated[int, Rule('a size >= 1 such as 16777216, "16MiB" or "0.5GB"', parse_bytes, raw=True)]
+
+def _parse_text(value: object) -> str:
+    if not isinstance(value, str) or not is_text(value):
+        raise ValueError
+    return value
+
+
+def _number(text: str, **limits: float) -> Allowed:
+    return Allowed(text, limits=tuple(limits.items()))
+
+
+Flag = Annotated[bool, Allowed("true or false")]
+Count = Annotated[int, _number("a whole number >= 1", ge=1, le=MAX_INT)]
+Natural = Annotated[int, _number("a whole number >= 0", ge=0, le=MAX_INT)]
+OneOrNone = Annotated[int, _number("a whole number 0 or 1", ge=0, le=1)]
+Positive = Annotated[float, _number("a number > 0", gt=0)]
+NonNegative = Annotated[float, _number("a number >= 0", ge=0)]
+Share = Annotated[float, _number("a number > 0 and <= 1", gt=0, le=1)]
+Decay = Annotated[float, _number("a number >= 0 and < 1", ge=0, lt=1)]
+SIZE = Allowed('a size >= 1 such as 16777216, "16MiB" or "0.5GB"', parse_bytes)
+Bytes = Annotated[int, SIZE]
 """A size in bytes; a job file may write it as 16777216, "16MiB" or "0.5GB"."""
-Seconds = Annotated[float, Rule('a duration > 0 such as 90, "90s", "15m" or "1:30:00"', parse_duration, raw=True)]
+Seconds = Annotated[float, Allowed('a duration > 0 such as 90, "90s", "15m" or "1:30:00"', parse_duration)]
 """A duration in seconds; a job file may write it as 90, "90s", "15m" or "1:30:00"."""
-SlurmTime = Annotated[str, Rule('a Slurm time such as "30" (minutes), "4:00:00" or "1-12"', parse_slurm_time, raw=True)]
+SlurmTime = Annotated[str, Allowed('a Slurm time such as "30" (minutes), "4:00:00" or "1-12"', parse_slurm_time)]
 SlurmMemory = Annotated[
-    str, _matching('memory a node as Slurm has it, such as "4000M" or "16G"', r"\d+[KMGT]?", raw=True)
+    str, _matching('memory a node as Slurm has it, such as "4000M" or "16G"', r"\d+[KMGT]?", numbers=True)
 ]
 SlurmSignal = Annotated[
     str, _matching('a signal and lead time such as "USR2@60"', r"([BR]{1,2}:)?(SIG)?([A-Z][A-Z0-9]*|[1-9]\d?)(@\d+)?")
@@ -168,9 +191,10 @@ RunName = Annotated[
 ]
 _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 FunctionName = Annotated[str, _matching('a function as "package.module:function"', f"{_DOTTED}:{_DOTTED}")]
-LayoutText = Annotated[str, _LAYOUT]
-PathText = Annotated[str, _PATH]
+LayoutText = Annotated[str, Allowed('a layout such as "tp2pp1dp2"', _parse_layout)]
+PathText = Annotated[str, Allowed("a path", expand_path)]
 TokenizerText = Annotated[
     str,
-    Rule('"byte", or the path of a tokenizer.json', lambda text: text if text == "byte" else expand_path(text)),
+    Allowed('"byte", or the path of a tokenizer.json', lambda text: text if text == "byte" else expand_path(text)),
 ]
+Text = Annotated[str, Allowed("text", _parse_text)]
