@@ -81,7 +81,88 @@ def sections() -> str:
     return "\n".join(rows)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"layers": layers, "rooms": rooms, "sections": sections}
+def messages() -> str:
+    """Render a table of each direction's messages, with the first sentence of each docstring."""
+    tree = ast.parse((PACKAGE / "protocol" / "messages.py").read_text())
+    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    parts = []
+    for union, title in (
+        ("FromWorker", "worker to coordinator"),
+        ("ToWorker", "coordinator to worker"),
+        ("FromClient", "client to coordinator, answered by `Reply`"),
+    ):
+        rows = [f"| {title} | says |", "|---|---|", *(f"| `{name}` | {told[name]} |" for name in _members(tree, union))]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def records() -> str:
+    """Render the table of the journal's records."""
+    tree = ast.parse((PACKAGE / "coordinator" / "core" / "records.py").read_text())
+    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    rows = [f"| `{name}` | {told[name]} |" for name in _members(tree, "Record")]
+    return "\n".join(["| record | says |", "|---|---|", *rows])
+
+
+def citations() -> str:
+    """Render which test files show each invariant."""
+    found = cited()
+    rows = []
+    for number in invariants():
+        files = sorted({path for path, _ in found.get(number, ())})
+        rows.append(f"| {number} | {', '.join(f'[{path.stem}](../{path})' for path in files)} |")
+    return "\n".join(["| invariant | shown by |", "|---|---|", *rows])
+
+
+def invariants() -> list[str]:
+    """Return the numbers of all invariants of docs/protocol.md, in its order."""
+    return re.findall(r"^- \*\*(LS-\d+)\*\*", (ROOT / "docs" / "protocol.md").read_text(), flags=re.MULTILINE)
+
+
+def cited() -> dict[str, list[tuple[Path, str]]]:
+    """Return, for each number that a test cites, the file and the name of each such test."""
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text()
+        if "LS-" not in text:
+            continue
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            tests = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+            machine = isinstance(node, ast.ClassDef) and any(
+                isinstance(base, ast.Name) and base.id == "RuleBasedStateMachine" for base in node.bases
+            )
+            if tests or machine:
+                for number in re.findall(r"\bLS-\d+\b", "\n".join(lines[node.lineno - 1 : node.end_lineno])):
+                    found.setdefault(number, []).append((path.relative_to(ROOT), node.name))
+    return found
+
+
+def first_sentence(node: ast.ClassDef) -> str:
+    """Return the first sentence of a class's docstring, in Markdown."""
+    text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+    text = re.split(r"(?<=[.!]) (?=[A-Z])", text)[0]
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+
+
+def _members(tree: ast.Module, union: str) -> list[str]:
+    """Return the names in ``union = Union[…]``."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == union:
+            assert isinstance(node.value, ast.Subscript)
+            assert isinstance(node.value.slice, ast.Tuple)
+            return [name.id for name in node.value.slice.elts if isinstance(name, ast.Name)]
+    raise KeyError(f"there is no union {union}")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "layers": layers,
+    "rooms": rooms,
+    "sections": sections,
+    "messages": messages,
+    "records": records,
+    "citations": citations,
+}
 
 
 def main(arguments: list[str]) -> int:

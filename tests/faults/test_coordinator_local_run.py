@@ -80,6 +80,7 @@ def long_run(tmp_path: Path) -> Iterator[LocalRun]:
 
 
 def test_grows_gives_back_and_outlives_its_coordinator(long_run: LocalRun) -> None:
+    # LS-1, LS-14, LS-26
     run, runner = long_run, long_run.start("2", "2")
     # Perhaps in two steps: the second standby may be warm much later than the first.
     until(lambda: run.sizes()[-1:] == [4], "the run grows", 150)
@@ -108,6 +109,7 @@ def test_finishes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels_and_leaves_nothing(long_run: LocalRun, number: signal.Signals, code: int) -> None:
+    # LS-26
     runner = long_run.start("2", "1")
     until(lambda: long_run.step() > 1, "training", 150)
     runner.send_signal(number)

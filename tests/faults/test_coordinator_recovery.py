@@ -78,6 +78,7 @@ def test_in_stream_the_attempt_is_aborted_and_made_anew(lab: Lab) -> None:
 
 
 def test_after_the_commit_record_the_new_world_is_the_live_one(lab: Lab) -> None:
+    # LS-8
     start(lab)
     lab.worker("standby-a", "--at", "commit=hang")  # the others enter, and the coordinator dies waiting for this one
     in_phase(lab, "cutover")
@@ -127,6 +128,7 @@ def test_a_member_that_does_not_come_back_fails_the_run(tmp_path: Path) -> None:
 
 
 def test_a_second_coordinator_is_refused(lab: Lab) -> None:
+    # LS-13
     start(lab)
     first = lab.processes["coordinator"]
     try:

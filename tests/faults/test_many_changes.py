@@ -35,6 +35,7 @@ def change(run: WorkerLab, times: int) -> None:
 
 
 def test_threads_and_connections_do_not_grow(run: WorkerLab) -> None:
+    # LS-27
     live = [psutil.Process(run.pid(name)) for name in ("live-0", "live-1")]
 
     def held() -> list[int]:

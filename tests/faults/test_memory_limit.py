@@ -82,6 +82,7 @@ def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) 
 
 @pytest.mark.parametrize("mode", ["overlap", "pause"])
 def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
+    # LS-23, LS-24
     config = config_in(tmp_path, mode)
     limit = tight(config)
     run = started(labs, config, limit)
@@ -95,6 +96,7 @@ def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Pa
 
 
 def test_a_limit_that_cannot_be_met(labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
+    # LS-24
     config = config_in(tmp_path)
     least = survivor(config).peak(0)
     run = started(labs, config, least - 1)

@@ -64,6 +64,7 @@ def resume(first: WorkerLab) -> dict[int, float]:
 def test_orphaned_workers_save_one_step_and_a_resumed_run_goes_on(
     number: signal.Signals, tmp_path: Path, undisturbed: dict[int, float]
 ) -> None:
+    # LS-14
     run = WorkerLab(config(tmp_path))
     try:
         run.slow.touch()

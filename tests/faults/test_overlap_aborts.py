@@ -54,6 +54,7 @@ def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) 
 
 
 def test_one_joiner_after_the_other_fails(run: WorkerLab, undisturbed: WorkerLab) -> None:
+    # LS-7
     # While state arrives and training runs; before its vote.
     for count, (name, point) in enumerate([("standby-a", "received"), ("standby-b", "streamed")], start=1):
         run.real_worker(name, f"kill@{point}")

@@ -58,6 +58,7 @@ def test_a_round_trip_at_one_step_is_bitwise(
     tmp_path: Path,
     undisturbed: tuple[dict[int, float], Path],
 ) -> None:
+    # LS-3, LS-4
     standbys = 2 if "tp1pp1dp4" in layouts else 0
     losses, checkpoint, committed = trained(
         job(tmp_path, steps=STEPS, stream=StreamSection(mode=mode, transport=transport)),

@@ -61,6 +61,7 @@ def assert_close(losses: dict[int, float], expected: dict[int, float]) -> None:
 def test_joiners_that_die_or_send_other_bytes_change_nothing(
     tmp_path: Path, make: Make, undisturbed: dict[int, float]
 ) -> None:
+    # LS-7, LS-18
     run = make(job(tmp_path))
     pids = {name: run.processes[name].pid for name in LIVE}
     run.committed_to("tp1pp1dp2")
@@ -100,6 +101,7 @@ def test_a_joiner_that_is_too_slow_is_given_up(tmp_path: Path, make: Make, undis
 
 
 def test_notices_shrink_the_world_and_the_rest_stays(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
+    # LS-4, LS-9
     run = make(job(tmp_path))
     pids = {name: run.processes[name].pid for name in LIVE}
     # A joiner is late to enter: the coordinator says the commit again, and again, and nothing comes of it.

@@ -17,6 +17,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def test_a_job_that_is_started_again_beside_its_own_zombies(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # LS-13
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     old = {"coordinator": lab.coordinator()}
     for name in ("live-0", "live-1"):

@@ -102,6 +102,7 @@ def stranger(server: ControlServer, *, public: bytes, secret: bytes, server_key:
 
 
 def test_strangers_are_kept_out_and_counted(run_dir: RunDir, start: Callable[[int], ControlServer]) -> None:
+    # LS-16
     server = start(1)
     pair = zmq.curve_keypair()
     own = keys.load(run_dir.secrets)

@@ -74,6 +74,7 @@ def prod_job(folder: Path, nodes: int, seconds: int) -> str:
 
 @pytest.mark.timeout(600)
 def test_grow_be_preempted_and_grow_again(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
+    # LS-1, LS-4, LS-18
     job = submit(config(tmp_path, steps=STEPS))
     pace = partial(paced_samples.pace, tmp_path / "runs")
     try:
@@ -112,6 +113,7 @@ def losses_without_resize(tmp_path: Path) -> list[float]:
 
 
 def test_cancel_ends_everything_that_was_started(tmp_path: Path, client: CommandClient, eventually: Eventually) -> None:
+    # LS-26
     job = submit(config(tmp_path, steps=100_000))
     eventually(lambda: to(job, "tp2pp1dp2"), "grown to 4 workers", 90)
     pids = [worker["pid"] for worker in job.status()["workers"]]

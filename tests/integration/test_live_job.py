@@ -67,6 +67,7 @@ def scontrol(*words: str) -> None:
 def test_a_requeued_job_goes_on_from_its_newest_checkpoint(
     tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:
+    # LS-17
     job = submit(config(tmp_path, 40, "checkpoint.every=10"))
     eventually(lambda: reached(job, 12), "12 steps", 90)
     before = [(line.step, line.loss) for line in job.metrics()][:10]

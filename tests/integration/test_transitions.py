@@ -68,6 +68,7 @@ COMBINATIONS = pytest.mark.parametrize(
 
 @COMBINATIONS
 def test_every_transition_of_up_to_four_workers_is_bitwise(distributed: bool, tied: bool, tmp_path: Path) -> None:
+    # LS-3
     (result,) = walk(LAYOUTS, 4, [{"precision": "fp32", "distributed": distributed, "tied": tied}], tmp_path)
     assert result["transitions"] == 10 * 9
     assert result["boxes"]

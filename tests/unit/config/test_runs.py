@@ -85,6 +85,7 @@ def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> N
 
 
 def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
+    # LS-25
     run_dir = create_run(config)
     with pytest.raises(BadInput, match="there is no complete checkpoint"):
         create_run(config, run_dir)

@@ -119,6 +119,7 @@ def with_metrics(folder: Path, last: int, checkpoints: list[int], resume: RunDir
 def test_the_newest_checkpoint_whose_steps_are_written_down(
     tmp_path: Path, last: int, checkpoints: list[int], expected: int
 ) -> None:
+    # LS-17
     run_dir = with_metrics(tmp_path, last, checkpoints)
     journal = Journal(run_dir.journal)
     record = begin_anew(run_dir, journal, "because")

@@ -137,6 +137,7 @@ def test_a_job_with_a_notice_is_replaced_but_counts_for_max_jobs() -> None:
 
 
 def test_nothing_is_done_while_blind() -> None:
+    # LS-20
     blind = View(
         1000.0,
         CapacitySnapshot(1000.0, (standby(1, "pending"),), (Headroom(0, "a", 9),), blind="no answer"),

@@ -250,6 +250,7 @@ def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
 
 
 def test_a_blind_look_proves_nothing(run: Run) -> None:
+    # LS-20
     look(run)
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (), blind="slurmctld does not answer")))
     assert departure(run) is None

@@ -46,6 +46,7 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_one_coordinator_at_a_time(tmp_path: Path) -> None:
+    # LS-13
     first = Journal(tmp_path / "journal.sqlite", patience=0.1)
     with pytest.raises(LiverError, match="does another coordinator of this run live"):
         Journal(tmp_path / "journal.sqlite", patience=0.1)
@@ -67,6 +68,7 @@ def test_what_is_no_journal_is_said(tmp_path: Path) -> None:
 
 
 def test_no_write_ahead_log(tmp_path: Path) -> None:
+    # LS-6
     journal = Journal(tmp_path / "journal.sqlite")
     journal.append(RECORDS[0])
     assert not list(tmp_path.glob("*-wal"))

@@ -97,6 +97,7 @@ def test_a_whole_reconfiguration(run: Run) -> None:
 
 
 def test_the_commit_record_comes_before_any_commit(run: Run) -> None:
+    # LS-6
     grow(run)
     run.prepare_all()
     run.agree()
@@ -211,6 +212,7 @@ def test_one_worker_of_a_standby_job_speaks_for_all_of_it(run: Run) -> None:
 
 
 def test_a_notice_after_the_commit_queues(run: Run) -> None:
+    # LS-9
     grow(run)
     run.prepare_all()
     run.agree()
@@ -256,6 +258,7 @@ def test_standby_jobs_are_launched_and_a_refusal_waits() -> None:
 
 
 def test_duplicates_late_and_impossible_messages_change_nothing_and_are_counted(run: Run) -> None:
+    # LS-15
     grow(run)
     run.say(m.Prepared(worker="live-0", generation=1, ok=True))
     before = run.state
@@ -481,6 +484,7 @@ def test_a_checkpoint_on_request(run: Run) -> None:
 
 
 def test_a_commit_that_was_lost_with_a_connection_is_sent_again(run: Run) -> None:
+    # LS-8, LS-15
     grow(run)
     run.prepare_all()
     run.agree()
@@ -502,6 +506,7 @@ def restarted(run: Run) -> Run:
 
 @pytest.mark.parametrize("heard", [(), ("live-0",), ("live-0", "live-1", "standby-a", "standby-b")])
 def test_a_coordinator_that_died_between_the_record_and_the_commit(run: Run, heard: tuple[str, ...]) -> None:
+    # LS-8
     grow(run)
     run.prepare_all()
     run.agree()
@@ -597,6 +602,7 @@ def test_requests_survive(run: Run) -> None:
 
 
 def test_a_fresh_world_0_after_a_restart_has_a_fresh_number() -> None:
+    # LS-10
     run = Run()
     run.register("live-0")
     run.register("live-1")

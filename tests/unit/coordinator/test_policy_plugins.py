@@ -208,6 +208,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     ],
 )
 def test_a_policy_of_others_cannot_break_the_run(theirs: Callable[[Any], None], function: Any, word: str) -> None:
+    # LS-19
     theirs(function)
     decision, reason = decide(look({"s0": 5.0}), config("theirs"))
     assert decision == Stay()
@@ -215,6 +216,7 @@ def test_a_policy_of_others_cannot_break_the_run(theirs: Callable[[Any], None], 
 
 
 def test_notices_and_requests_are_not_its_business(theirs: Callable[[Any], None]) -> None:
+    # LS-19
     theirs(lambda seen, wanted: (Stay(), "lazy"))
     assert decide(look({"s0": 5.0}), config("theirs")) == (Stay(), "lazy")
     leaving = look({}, members="l0 s0", leaving=frozenset({"s0"}))

@@ -37,6 +37,7 @@ def test_never_overwritten(secrets: Path) -> None:
 @pytest.mark.parametrize("what", ["", "coordinator.key_secret", "member.key_secret"])
 @pytest.mark.parametrize("mode", [0o750, 0o704])
 def test_open_permissions_are_refused(secrets: Path, what: str, mode: int) -> None:
+    # LS-16
     (secrets / what).chmod(mode)
     with pytest.raises(ControlError, match="open to other users"):
         keys.load(secrets)

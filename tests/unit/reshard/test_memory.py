@@ -35,6 +35,7 @@ def walk(worker: Footprint, early: int, staged_gradients: int) -> list[int]:
 
 @given(footprints(), st.integers(1, 12000))
 def test_nothing_that_was_accepted_exceeds_the_limit(worker: Footprint, limit: int) -> None:
+    # LS-24
     early, reason = choose_early(worker, limit)
     assert str(limit) in reason
     if early == NO_ROOM:

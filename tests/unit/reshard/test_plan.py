@@ -110,6 +110,7 @@ def nbytes(plan: TransferPlan, move: Move) -> int:
 @few
 @given(transfers())
 def test_every_target_box_arrives_once_and_bitwise_there_and_back(case: Any) -> None:
+    # LS-3
     source, target, keep = case
     state = whole_state(source)
     arrived = transfer(plan_transfer(source, target, keep), hold(source, state))

@@ -56,6 +56,7 @@ class Rank:
 def test_boxes_follow_bit_for_bit(
     rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int, block: int
 ) -> None:
+    # LS-3
     random = torch.Generator().manual_seed(seed)
     source = Rank(torch.randn(rows, columns, generator=random))
     source.train(torch.randn(rows, columns, generator=random), 1e-3)  # moments that are not zero

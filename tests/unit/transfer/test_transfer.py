@@ -98,6 +98,7 @@ def both(first: BlockingTransfer, second: BlockingTransfer) -> list[BlockingTran
 
 @pytest.mark.parametrize("room", [strided, lambda *names: {name: torch.zeros(SHAPES[name]) for name in names}])
 def test_boxes_cross_and_staging_keeps_its_limit(worker: Worker, room: Callable[..., Boxes]) -> None:
+    # LS-3, LS-23
     held = values("large", "small"), values("wide", "tiny")
     arrived = room("wide", "tiny"), room("large", "small")
     workers = [worker(me, held[me], arrived[me]) for me in (0, 1)]
@@ -116,6 +117,7 @@ def test_boxes_cross_and_staging_keeps_its_limit(worker: Worker, room: Callable[
 
 @pytest.mark.parametrize("name", ["large", "small"])
 def test_a_box_that_arrives_otherwise_than_it_was_is_found(worker: Worker, name: str) -> None:
+    # LS-12
     held, arrived = values("large", "small"), strided("large", "small")
     _, second = both(worker(0, held, {}), worker(1, {}, arrived, spoil=name))
     assert isinstance(second, TransferError)

@@ -89,6 +89,7 @@ def test_state_then_the_end_then_its_digests() -> None:
 
 
 def test_a_digest_that_differs() -> None:
+    # LS-12
     other = torch.tensor(*digests([held(2.0)])).view(torch.uint8)
     with pytest.raises(TransferError, match="the digest of what arrived differs"):
         receive(message(Kind.STATE, 0, STATE), message(Kind.END, 0), message(Kind.DIGESTS, 0, other))

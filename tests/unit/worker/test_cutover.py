@@ -355,6 +355,7 @@ def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:
 
 
 def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_after(lab: Callable[..., Lab]) -> None:
+    # LS-11
     run = lab(Live)
     run.transfer.proves.clear()
     train, begun = run.loop.train, threading.Event()
@@ -452,6 +453,7 @@ def test_something_else_due_at_the_same_step_keeps_the_first_update_from_being_m
 def test_without_a_commit_the_old_world_is_as_it_was(
     lab: Callable[..., Lab], mode: Any, verdict: Verdict, outcome: str
 ) -> None:
+    # LS-7
     run = lab(mode, verdict)
     assert run.run().name == outcome
     run.nothing_of_the_old_world_is_lost()
@@ -532,6 +534,7 @@ def test_a_failure_of_the_engine_is_one_too(lab: Callable[..., Lab]) -> None:
 
 
 def test_digests_that_differ_end_the_first_step_before_its_update(lab: Callable[..., Lab]) -> None:
+    # LS-12
     run = lab(Live)
     run.transfer.fails_to_prove = TransferError("digest of x differs")
     assert run.run() is Outcome.STAYED

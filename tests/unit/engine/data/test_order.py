@@ -20,6 +20,7 @@ def test_bijective_over_any_size(size: int, seed: int, epoch: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 200), st.integers(0, 500), st.integers(1, 60), st.data())
 def test_any_cut_reads_the_same_order(size: int, first: int, count: int, data: st.DataObject) -> None:
+    # LS-2
     cut = data.draw(st.integers(0, count))
     whole = sample_numbers(first, count, size, seed=7)
     parts = [sample_numbers(first, cut, size, seed=7), sample_numbers(first + cut, count - cut, size, seed=7)]

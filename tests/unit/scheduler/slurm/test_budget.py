@@ -43,6 +43,7 @@ def test_what_is_older_than_a_minute_is_not_counted() -> None:
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=40), st.floats(1, 600))
 def test_on_average_the_budget_is_kept(costs: list[int], per_minute: float) -> None:
+    # LS-22
     clock = Clock()
     budget = QueryBudget(per_minute, clock)
     for cost in costs:

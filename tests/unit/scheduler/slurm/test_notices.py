@@ -174,6 +174,7 @@ times = st.one_of(st.none(), st.integers(900, 1400).map(float))
 def test_no_deadline_is_later_than_slurm_kills(
     state: str, preempt_time: float | None, end_time: float | None, kill_wait: int, start: int | None
 ) -> None:
+    # LS-21
     job = JobInfo("7", state, "scavenger", ("n1",), preempt_time, 0, "", "", 600.0, end_time, "x", "")
     terms = Terms(float(kill_wait), {}, None, 60.0, 300.0)
     found = standby_job(job, {}, [] if start is None else [reservation(start, "MAINT")], terms, NOW)

@@ -1,0 +1,62 @@
+"""The house rules that no linter checks: sizes, rooms of the coordinator, and where a module's tests are found."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = (ROOT / "liver_slurm", ROOT / "plugins", ROOT / "docs", ROOT / "examples")
+MODULE_LINES, FUNCTION_LINES = 400, 60
+
+TO_BE_CUT = {
+    "liver_slurm/bench/restart_worker.py: main",
+    "liver_slurm/transfer/live_transfer.py: __init__",
+    "liver_slurm/worker/target_world.py: prepare",
+}
+"""Functions that are longer still."""
+
+
+def modules(*roots: Path) -> Iterator[Path]:
+    """Yield every Python file below the roots, caches left out."""
+    for root in roots:
+        yield from (path for path in sorted(root.rglob("*.py")) if "__pycache__" not in path.parts)
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield each function's name and its number of lines, decorators left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def test_modules_are_short() -> None:
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules(*PRODUCT)}
+    assert {name: lines for name, lines in long.items() if lines > MODULE_LINES} == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}: {name}": lines
+        for path in modules(*PRODUCT)
+        for name, lines in functions(ast.parse(path.read_text()))
+        if lines > FUNCTION_LINES
+    }
+    assert set(long) <= TO_BE_CUT, long
+
+
+def test_the_coordinator_has_two_rooms() -> None:
+    folder = ROOT / "liver_slurm" / "coordinator"
+    files = [path for path in modules(folder) if path.name != "__init__.py"]
+    assert {path.parent.name for path in files} == {"coordinator", "core", "runtime"}
+
+
+def test_sizes_are_counted() -> None:
+    tree = ast.parse("def short(): pass\n\n@decorated\ndef long(\n    a,\n):\n    return a\n")
+    assert dict(functions(tree)) == {"short": 1, "long": 4}
+    with pytest.raises(SyntaxError):
+        ast.parse("def")
