@@ -104,6 +104,24 @@ def records() -> str:
     return "\n".join(["| record | says |", "|---|---|", *rows])
 
 
+def events() -> str:
+    """Render the table of events, with the keys that each has beside ``time``, ``event`` and ``generation``."""
+    import typing
+
+    import msgspec
+
+    from liver_slurm.rundir import events as known
+
+    tree = ast.parse(Path(known.__file__).read_text())
+    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    rows = ["| event | says | keys |", "|---|---|---|"]
+    for kind in typing.get_args(known.Event):
+        keys = [field.encode_name for field in msgspec.structs.fields(kind)]
+        shown = ", ".join(f"`{key}`" for key in keys if key not in ("time", "generation"))
+        rows.append(f"| `{known.event_name(kind)}` | {told[kind.__name__]} | {shown} |")
+    return "\n".join(rows)
+
+
 def citations() -> str:
     """Render which test files show each invariant."""
     found = cited()
@@ -161,6 +179,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sections": sections,
     "messages": messages,
     "records": records,
+    "events": events,
     "citations": citations,
 }
 
