@@ -138,13 +138,11 @@ def main(orders: Orders, rank: int) -> None:
     train(orders.steps)
     probes, failures = _probe(state, folder, step) if orders.probe else ({}, {})
     chosen = saved.fastest(probes, world) if orders.save == "fastest" else orders.save
-    saved_at = 0.0
     if chosen:
         saved.FORMATS[chosen][0](state, folder, step)  # the first one pays for what later ones do not
         saved.clear(state, folder)
         train(2)
         saved.FORMATS[chosen][0](state, folder, step)
-        saved_at = time.time()
     report = Report(
         begun=BEGUN,
         imported=imported,
@@ -158,7 +156,7 @@ def main(orders: Orders, rank: int) -> None:
         probes=probes,
         failures=failures,
         save=chosen,
-        saved=saved_at,
+        saved=time.time() if chosen else 0.0,
     )
     report_file(orders, rank).write_bytes(msgspec.json.encode(report))
     os._exit(0)  # no destructors: this is how a job ends fastest
