@@ -78,6 +78,20 @@ def start_without_a_worker() -> Story:
     return run
 
 
+@story
+def start_with_lost_workers() -> Story:
+    """Before training a lost standby is harmless, a lost live worker is not."""
+    run = Story()
+    run.register("live-0")
+    for name in ("standby-a", "standby-b", "live-1"):
+        run.register(name, warm=False)
+    run.leave("standby-a", reason="SIGTERM")
+    run.say(m.Failed(worker="standby-b", generation=-1, step=0, error="boom"))
+    run.leave("live-1", reason="SIGTERM")
+    run.leave("live-0")
+    return run
+
+
 # ---- grow and shrink -----------------------------------------------------------------------------------------------
 
 
