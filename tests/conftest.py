@@ -101,9 +101,9 @@ def client(cluster: Cluster) -> CommandClient:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
-    """``eventually(check, what, timeout=30)``: the first true value of ``check()``; fails if none comes in time."""
+    """``eventually(check, what, timeout=120)``: the first true value of ``check()``; fails if none comes in time."""
 
-    def wait(check: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    def wait(check: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
         deadline = time.monotonic() + timeout
         while True:
             value = check()

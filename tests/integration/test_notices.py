@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from notice_lab import NoticeRun, Row, partition, slurm
+from notice_lab import PATIENCE, NoticeRun, Row, partition, slurm
 
 pytestmark = [
     pytest.mark.slurm,
@@ -44,9 +44,12 @@ def test_preemption_with_the_other_modes_and_graces(notices: NoticeRun) -> None:
 def test_what_admins_do(notices: NoticeRun) -> None:
     (standby,) = notices.grown()
     notices.notice(Row("scontrol suspend"), standby, lambda: slurm("scontrol", "suspend", standby), node_frees=False)
-    notices.eventually(lambda: notices.announced(standby, "suspension"), "the coordinator knows that it is suspended")
+    notices.eventually(
+        lambda: notices.announced(standby, "suspension"), "the coordinator knows that it is suspended", PATIENCE
+    )
     (waiting,) = notices.job.status()["standbys"]
-    notices.eventually(lambda: psutil.Process(waiting["pid"]).status() == psutil.STATUS_STOPPED, "it is stopped")
+    process = psutil.Process(waiting["pid"])
+    notices.eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped", PATIENCE)
     slurm("scontrol", "resume", standby)
     assert notices.grown() == [standby], "it counts again"
 

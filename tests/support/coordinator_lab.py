@@ -46,7 +46,7 @@ def job(workers: int = 2, steps: int = 1_000_000, **job: Any) -> JobConfig:
     return replace(config, job=replace(config.job, **job))
 
 
-PATIENCE = 90.0
+PATIENCE = 300.0
 """Seconds for what takes one or two where nothing else runs."""
 
 

@@ -20,18 +20,19 @@ from liver_slurm.rundir.metrics import read_metrics
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.scheduler.slurm.client import CommandClient
 
-STEPS = 240
+STEPS = 400
 ACTING, WAITING = 0.25, 1.5
-"""Seconds of a step while a notice is acted upon, and while a standby starts, which takes long and needs no steps."""
+"""Seconds of a step while a notice is acted upon, and while a standby starts, which takes long and needs no steps; of
+later steps a tenth of the time that it has taken, so that a run on a slow machine does not end before its test."""
 SHOWN = ("time", "event", "worker", "kind", "reason", "deadline", "from", "to", "step", "in_world")
-PATIENCE = 90.0
+PATIENCE = 300.0
 """Seconds for a standby to start, or a world to change, on a machine that others use too."""
 Eventually = Callable[..., Any]
 
 
 def slurm(*command: str) -> str:
     """Run one of Slurm's commands."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
 
 
 def partition(**settings: Any) -> None:
@@ -104,11 +105,18 @@ class NoticeRun:
 
     def pace(self, seconds: float) -> None:
         """How long a step takes from now on."""
-        paced_samples.pace(self.config.job.run_root, seconds)
+        paced_samples.pace(self.config.job.run_root, seconds, share=0.1)
 
     @property
     def _slow(self) -> Path:
         return Path(self.config.job.run_root) / paced_samples.SLOW
+
+    def joining(self) -> str:
+        """The standby job of a worker that a target world is being prepared for; empty: of none."""
+        over = self.events("reconfiguration_committed") + self.events("reconfiguration_aborted")
+        started = self.events("reconfiguration_started")
+        under_way = len(started) > len(over) and bool(started[-1]["joiners"])
+        return started[-1]["joiners"][0].split("-")[1] if under_way else ""
 
     def alive(self) -> None:
         """Fail at once, with its reason, if the run is over."""
@@ -145,6 +153,7 @@ class NoticeRun:
 
     def notice(self, row: Row, standby: str, cause: Callable[[], object], node_frees: bool = True) -> None:
         """Cause a notice, wait until the world goes on without the standby job, and until its node is free."""
+        self.pace(ACTING)
         began = time.time()
         cause()
         if node_frees:
@@ -191,13 +200,13 @@ class NoticeRun:
             print({key: value for key, value in event.items() if key in SHOWN})
         self.job.cancel()
         slurm("scancel", "-u", slurm("id", "-un"))
-        self.eventually(lambda: all(each.is_over for each in self.client.jobs()), "an empty queue", 60)
+        self.eventually(lambda: all(each.is_over for each in self.client.jobs()), "an empty queue", PATIENCE)
 
     def finish(self) -> None:
         """The run completes; each step is trained once, with the losses of a run that nobody disturbed."""
         self.alive()
         self._slow.unlink()
-        ended = self.eventually(lambda: self.events("run_ended"), "the run is complete", 180)
+        ended = self.eventually(lambda: self.events("run_ended"), "the run is complete", worker_lab.WHOLE_RUN)
         assert ended[0]["outcome"] == "finished", ended
         lines = list(self.job.metrics())
         assert [line.step for line in lines] == list(range(1, STEPS + 1))

@@ -13,7 +13,7 @@ from liver_slurm.config.schema import JobConfig
 
 SLOW = "slow"
 """While the file of this name lies in job.run_root, each step takes a while, so that a test can act between steps: as
-many seconds as it says, if it says a number."""
+many seconds as it says, if it says a number; and at least a share of the time since it said so, if it says another."""
 PACE, MANY, LONG = 0.3, 40, 3.0
 """Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
 FOLDER = Path(__file__).parent
@@ -27,12 +27,12 @@ OVERRIDES = (
 """What makes a job file's run one that a test paces, and whose steps cost little."""
 
 
-def pace(run_root: Path | str, seconds: float) -> None:
-    """How long a step takes from now on; 0: as long as it needs."""
+def pace(run_root: Path | str, seconds: float, share: float = 0.0) -> None:
+    """How long a step takes from now on, and at least which share of the time since now; 0: as long as it needs."""
     run_root = Path(run_root)
     run_root.mkdir(parents=True, exist_ok=True)
     fresh = run_root / f"{SLOW}.fresh"
-    fresh.write_text(str(seconds))
+    fresh.write_text(f"{seconds} {share}")
     fresh.replace(run_root / SLOW)
 
 
@@ -50,10 +50,20 @@ class PacedSamples:
 
     def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
         step, self._step = self._step, first // self._global
-        if self._step != step and self._slow.exists():
-            wanted = self._slow.read_text()
-            time.sleep(float(wanted) if wanted else self._pace if self._step < self._many else LONG)
+        if self._step != step:
+            time.sleep(self._seconds())
         return np.stack([self._sample(number) for number in range(first, first + count)]).astype(np.int64)
+
+    def _seconds(self) -> float:
+        try:
+            wanted = [float(word) for word in self._slow.read_text().split()]
+            since = self._slow.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+        if wanted:
+            seconds, share = (*wanted, 0.0)[:2]
+            return max(seconds, share * (time.time() - since))
+        return self._pace if self._step < self._many else LONG
 
     def _sample(self, number: int) -> np.ndarray[Any, Any]:
         row = np.random.default_rng(number).integers(0, self._vocab, self._length)

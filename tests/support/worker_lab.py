@@ -29,17 +29,17 @@ from liver_slurm.config.schema import (
 from liver_slurm.protocol.messages import WorkerEnded
 from liver_slurm.rundir.metrics import read_metrics
 
-STARTUP = 120.0
+STARTUP = 600.0
 """Seconds that real workers may take to start, on a machine that has other things to do."""
 
-WHOLE_RUN = 150.0
+WHOLE_RUN = 900.0
 """Seconds that a run at full speed may take there."""
 
 
 def job(folder: Path, steps: int = 80, live: int = 2, **changes: Any) -> JobConfig:
     """A tiny model, fp32; worlds of one to four data parallel workers."""
     config = JobConfig(
-        job=JobSection(run_root=str(folder), heartbeat=0.2, lost_after=30.0, prepare_timeout=60.0),
+        job=JobSection(run_root=str(folder), heartbeat=0.2, lost_after=30.0, prepare_timeout=300.0),
         model=ModelSection(
             num_layers=2, hidden_size=32, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=48, vocab_size=61
         ),
