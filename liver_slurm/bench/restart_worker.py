@@ -101,10 +101,8 @@ def main(orders: Orders, rank: int) -> None:
         import torch.distributed as dist
 
         from liver_slurm.bench import saved
-        from liver_slurm.engine.api import every_layer
         from liver_slurm.engine.data.samples import open_samples
         from liver_slurm.engine.megatron.shard import build_shard
-        from liver_slurm.engine.storage import Moments
         from liver_slurm.parallel.groups import build_world
         from liver_slurm.parallel.layout import Layout
         from liver_slurm.parallel.membership import Membership
@@ -117,14 +115,12 @@ def main(orders: Orders, rank: int) -> None:
     world = build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
     grouped = time.time()
     state = build_shard(config, world, device, fresh=not orders.load)
-    if orders.load:
-        Moments(state, None).allocate(every_layer)
     state.make_live()
     samples = open_samples(config, ())
     built = time.time()
     folder, step = Path(orders.folder), orders.step
     if orders.load:
-        saved.FORMATS[orders.load][1](state, folder, step)
+        saved.load(orders.load, state, folder, step)
     loaded = time.time()
     first = state.train_step(samples, step)
     step, ends = step + 1, [first.end]

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from liver_slurm.engine.api import every_layer
 from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path, load_checkpoint
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.shard import MegatronShard
+from liver_slurm.engine.storage import Moments
 from liver_slurm.parallel.groups import ProcessGroups
 
 Save = Callable[[MegatronShard, Path, int], None]
@@ -80,6 +82,12 @@ FORMATS: dict[str, tuple[Save, Load]] = {
     "torch_dist": (save_torch_dist, load_torch_dist),
 }
 """The product's own first: its step counter is the one that is compared."""
+
+
+def load(name: str, state: MegatronShard, folder: Path, step: int) -> None:
+    """Load a checkpoint into a shard that was not built fresh, whose moments have no storage yet."""
+    Moments(state, None).allocate(every_layer)
+    FORMATS[name][1](state, folder, step)
 
 
 def clear(state: MegatronShard, folder: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_worker_without_its_control_thread_ends(lab: Lab) -> None:
 
     lab.start(silence, breaks)
     lab.thread.join(PATIENCE)
-    assert lab.agenda.at_boundary(0) == Leave("companion failed: no such run")
+    assert lab.agenda.at_boundary(0) == Leave("control thread failed: no such run")
     assert lab.channel.closed
     with pytest.raises(RuntimeError, match="has died"):
         lab.thread.drain()

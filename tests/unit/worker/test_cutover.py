@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.parallel.groups import Membership
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import (
     Abort,
     Commit,
@@ -29,8 +29,8 @@ from liver_slurm.protocol.messages import (
 from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
 from liver_slurm.transfer.layerwise import LayerwiseStats
 from liver_slurm.transfer.live_transfer import LiveTransfer, LiveTransferStats
-from liver_slurm.worker import cutover, fault_injection
-from liver_slurm.worker.cutover import Cutover, Outcome
+from liver_slurm.worker import fault_injection
+from liver_slurm.worker.cutover import Cutover, Outcome, participant
 from liver_slurm.worker.directives import Directives, Due
 from liver_slurm.worker.target_world import TargetWorld
 
@@ -98,6 +98,10 @@ class State:
 
     def set_step(self, step: int) -> None:
         self._log.append(f"{self.name} is at update {step}")
+
+    def derive_weights(self, adam_step: int) -> Any:
+        self._log.append(f"weights of {self.name} from update {adam_step}")
+        return SimpleNamespace(wait=lambda: self._log.append("weights are there"))
 
     def destroy(self) -> None:
         self._log.append(f"destroy {self.name}")
@@ -308,16 +312,11 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lab]:
     def make(transfer: type[Blocking] | type[Live], verdict: Verdict = commit) -> Lab:
         made = Lab(transfer, verdict)
 
-        def complete(state: State, adam_step: int) -> Any:
-            made.log.append(f"weights of {state.name} from update {adam_step}")
-            return SimpleNamespace(wait=lambda: made.log.append("weights are there"))
-
         def release(old: State, _new: State | None) -> None:
             made.log.append(f"free {old.name}")
             made.freed.set()
 
-        monkeypatch.setattr(cutover, "complete", complete)
-        monkeypatch.setattr(cutover, "release", release)
+        monkeypatch.setattr(participant, "release", release)
         return made
 
     return make
