@@ -15,10 +15,9 @@ import msgspec
 import psutil
 
 from liver_slurm.base import interrupts
-from liver_slurm.base.errors import ControlError
+from liver_slurm.base.errors import ControlError, ExitCode
 from liver_slurm.config.load import save_job
 from liver_slurm.config.schema import ComponentSection, JobConfig
-from liver_slurm.coordinator.__main__ import BROKE_DOWN
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.client import request
@@ -29,8 +28,6 @@ from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, write_run_info
 from liver_slurm.scheduler.local.process import start, worker_environment
 
-CANCELLED = 3
-"""The coordinator's exit code for a run that was cancelled."""
 POLL = 0.1
 """Seconds between looks at the processes."""
 RESTARTS = 5
@@ -64,7 +61,7 @@ def run_local(
         on_progress: called about ten times a second while the run lives.
 
     Returns:
-        the coordinator's exit code: 0 finished, 1 failed, 2 bad input, 3 cancelled.
+        the coordinator's exit code, see :class:`ExitCode`.
 
     Raises:
         KeyboardInterrupt: a signal has cancelled it, and it is over.
@@ -156,10 +153,10 @@ class _Runner:
                 if self._on_progress is not None:
                     self._on_progress()
                 time.sleep(POLL)
-            elif code in range(BROKE_DOWN):
+            elif code in range(ExitCode.BROKE_DOWN):
                 return code
             elif restarts >= RESTARTS:
-                return 1
+                return ExitCode.FAILED
             else:
                 restarts += 1
                 self._start_coordinator()
@@ -178,7 +175,7 @@ class _Runner:
             RunEnded(
                 generation=document["generation"],
                 outcome="cancelled",
-                exit_code=CANCELLED,
+                exit_code=ExitCode.CANCELLED,
                 reason=reason,
                 step=document["step"],
             )

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the product's processes; ``sbatch/live.sh.j2`` reads those of the coordinator."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    CANCELLED = 3
+    """Of a coordinator: the run was cancelled, or its job is taken away; it is not started again."""
+    HANDED_OVER = 4
+    """Of a coordinator: another job goes on with the run."""
+    BROKE_DOWN = 70
+    """Of a coordinator: not the run but it itself failed; it may be started again."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells have it."""
+
 
 class LiverError(Exception):
     """Something went wrong that a user can act on; the message is one line that says what and what to do."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class BadInput(LiverError):
     """The user's input is at fault: a job file, an option, a path. Nothing was submitted, nothing was changed."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class ClusterError(LiverError):

@@ -32,9 +32,9 @@ class QueryBudget:
             self._asked.extend([now] * queries)
             self._next = max(self._next, now) + queries * MINUTE / self.per_minute
 
-    def due(self) -> float:
-        """The clock's time from which on another look keeps the budget."""
-        return self._next
+    def wait(self) -> float:
+        """Seconds until another look keeps the budget; 0 or less: it does now."""
+        return self._next - self._clock()
 
     def last_minute(self) -> int:
         """How many were asked in the last minute."""

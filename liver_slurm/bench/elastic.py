@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.app.local_run import run_local
-from liver_slurm.base.errors import ControlError, LiverError
+from liver_slurm.base.errors import ControlError, ExitCode, LiverError
 from liver_slurm.bench.figures import Reconfigured, usual
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
@@ -34,8 +34,6 @@ from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
-CANCELLED = 3
-"""Exit code of a run that was cancelled."""
 PATIENCE = 180.0
 """Seconds without a new world after which a run is given up."""
 TAKEN = (
@@ -115,9 +113,9 @@ def walk(config: JobConfig, layouts: Sequence[Layout], steps: int = 5, seconds: 
     # stand by all the same.
     code = run_local(config, run_dir, max(layout.size for layout in layouts), standbys=0, on_progress=guide.look)
     events = list(read_events(run_dir.events)) if run_dir.events.exists() else []
-    if code == CANCELLED and not guide.over:
+    if code == ExitCode.CANCELLED and not guide.over:
         raise KeyboardInterrupt
-    if guide.problem or code != CANCELLED:
+    if guide.problem or code != ExitCode.CANCELLED:
         raise LiverError(f"{guide.problem or _why(events)}{said(run_dir)}")
     return measured(events, list(read_metrics(run_dir.metrics)))
 

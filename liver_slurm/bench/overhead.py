@@ -24,9 +24,9 @@ from typing import Any
 from tabulate import tabulate
 
 from liver_slurm.app.local_run import run_local
-from liver_slurm.base.errors import LiverError
+from liver_slurm.base.errors import ExitCode, LiverError
 from liver_slurm.bench import machine
-from liver_slurm.bench.elastic import CANCELLED, said
+from liver_slurm.bench.elastic import said
 from liver_slurm.bench.figures import usual
 from liver_slurm.bench.jobs import SIZES, job
 from liver_slurm.bench.restart import train_alone
@@ -133,7 +133,7 @@ def _elastic(config: JobConfig, layout: Layout, steps: int, seconds: float) -> _
     run_dir = create_run(config)
     watch = Watch(run_dir, steps, seconds)
     code = run_local(config, run_dir, layout.size, standbys=0, on_progress=watch.look)
-    if code == CANCELLED and watch.used is None:
+    if code == ExitCode.CANCELLED and watch.used is None:
         raise KeyboardInterrupt
     if watch.used is None:
         raise LiverError(f"the run ended with {code} before it was measured{said(run_dir)}")

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from liver_slurm.base import interrupts
-from liver_slurm.base.errors import BadInput, LiverError
+from liver_slurm.base.errors import ExitCode, LiverError
 
 COMMANDS = {
     "submit": "submit a job file to Slurm",
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit, without the usage that argparse prints first."""
-        self.exit(BadInput.exit_code, f"liver-slurm: error: {message}; see {self.prog} --help\n")
+        self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from liver_slurm.base import interrupts
-from liver_slurm.base.errors import BadInput, LiverError
+from liver_slurm.base.errors import BadInput, ExitCode, LiverError
 from liver_slurm.cli.common import (
     JOB_FILES,
     RECONFIGURATION_HEADERS,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0
     check_resizes(config, resizes, args.workers + args.standbys, start)
-    from liver_slurm.app.local_run import CANCELLED, run_local
+    from liver_slurm.app.local_run import run_local
     from liver_slurm.cli.view import ProgressView
 
     with interrupts.orderly():
@@ -88,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
             with ProgressView(run_dir, run_dir.path.name):
                 code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
         except KeyboardInterrupt:
-            _report(run_dir, args.json, CANCELLED)
+            _report(run_dir, args.json, ExitCode.CANCELLED)
             raise
     _report(run_dir, args.json, code)
     # The coordinator has further codes of its own, such as for a run that was cancelled.
-    return code if code in (0, BadInput.exit_code) else LiverError.exit_code
+    return code if code in (ExitCode.DONE, ExitCode.BAD_INPUT) else ExitCode.FAILED
 
 
 def parse_resize(text: str) -> tuple[int, Layout]:
@@ -151,8 +151,8 @@ def result_document(files: RunFiles) -> dict[str, Any]:
 def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
     files = RunFiles(run_dir)
     files.refresh()
-    if code in (LiverError.exit_code, BadInput.exit_code) and not files.over:
-        error = BadInput if code == BadInput.exit_code else LiverError
+    if code in (ExitCode.FAILED, ExitCode.BAD_INPUT) and not files.over:
+        error = BadInput if code == ExitCode.BAD_INPUT else LiverError
         raise error(f"the coordinator ended and said nothing of the run's end; see {run_dir.logs / 'coordinator.log'}")
     result = result_document(files)
     if as_json:

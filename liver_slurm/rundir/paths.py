@@ -33,8 +33,8 @@ class RunDir:
         return self.path / "coordinator.json"
 
     @property
-    def claim_file(self) -> Path:
-        """Which start of the live job the run belongs to, JSON."""
+    def fence_file(self) -> Path:
+        """The fencing token: which start of the guaranteed job may act, JSON."""
         return self.path / "claim.json"
 
     @property

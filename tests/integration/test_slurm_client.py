@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from liver_slurm.base.clock import SystemClock
 from liver_slurm.base.errors import BadInput, ClusterError
 from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import StandbySection
 from liver_slurm.coordinator.core.io import CapacitySeen
-from liver_slurm.coordinator.runtime.background_calls import SupplyWatch
+from liver_slurm.coordinator.runtime.scheduler_calls import Scheduler, SchedulerCalls
 from liver_slurm.devcluster import processes
 from liver_slurm.devcluster.lifecycle import Cluster, find_programs
 from liver_slurm.rundir.paths import RunDir
@@ -266,11 +267,11 @@ class Held:
         self.run_dir = RunDir(folder)
         self.config = load_job(JOB, [f"standby.max_jobs={QUEUED}"])
         self.source = SlurmStandbys(self.config, self.run_dir, client, standby_main)
-        self.watch = SupplyWatch(self.source, 0.1, budget)
+        self.calls = SchedulerCalls(Scheduler(self.source), SystemClock(), 0.1, budget)
 
     def seen(self) -> CapacitySnapshot | None:
         """The newest look, if there was one since."""
-        looks = [given.supply for given in self.watch.poll(time.time()) if isinstance(given, CapacitySeen)]
+        looks = [given.supply for given in self.calls.poll(time.time()) if isinstance(given, CapacitySeen)]
         return looks[-1] if looks else None
 
 
@@ -300,7 +301,7 @@ def test_hundreds_of_jobs_cost_no_more_than_one(cluster: Cluster, tmp_path: Path
         # At most one query in five seconds, as it comes.
         assert StandbySection().queries_per_minute <= 12
     finally:
-        held.watch.close(end_jobs=False)
+        held.calls.close(run_over=False)
         slurm("scancel", blocker)
         slurm("scancel", "--name", name)
         eventually(lambda: not [job for job in client.jobs() if not job.is_over], "an empty queue", 60)
@@ -323,4 +324,4 @@ def test_slurmctld_away(cluster: Cluster, tmp_path: Path, eventually: Eventually
         subprocess.run([find_programs(False)["slurmctld"]], check=True, timeout=60)
     eventually(lambda: (look := held.seen()) is not None and look.blind is None, "the watch is back", 120)
     assert client.jobs() is not None
-    held.watch.close(end_jobs=False)
+    held.calls.close(run_over=False)

@@ -1,91 +1,78 @@
-"""Talks to the standby source in a thread of its own: a scheduler may take its time, a worker's notice may not wait."""
+"""Calls to a scheduler that may take its time, in a thread; what comes of them become inputs of the core."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+from liver_slurm.base.clock import Clock
 from liver_slurm.base.errors import ClusterError
-from liver_slurm.base.query_budget import QueryBudget
-from liver_slurm.coordinator.core.io import CapacitySeen, Input, LaunchRefused
-from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyProvider
+from liver_slurm.coordinator.core.io import Input
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
+Done = Callable[[T, float], Sequence[Input]]
+"""Makes inputs of what a call returned, given the time; runs in the thread that polls."""
+Failed = Callable[[str, float], Sequence[Input]]
+"""Makes inputs of the error of a call that the scheduler refused."""
 
 
-class SupplyWatch:
-    """Runs the source's calls one after another, in the order in which they were asked for.
+class BackgroundCalls:
+    """Makes calls one after another, and answers them in that order.
 
-    So a look at the supply that is asked for after a launch sees the launched jobs.
+    So a look that is asked for after a launch shows what was launched. One call may be repeated: the look.
     """
 
-    def __init__(self, source: StandbyProvider, interval: float, budget: QueryBudget | None = None) -> None:
-        """``interval``: seconds from one look to the next, if ``budget``, which counts the source's queries, allows."""
-        self._source, self._interval, self._budget = source, interval, budget
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="standby-source")
-        self._pending: list[tuple[Future[Any], Callable[[Future[Any], float], Input | None]]] = []
-        self._looking = False
+    def __init__(self, name: str, clock: Clock) -> None:
+        """``name``: of the thread, which starts with the first call."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._clock = clock
+        self._pending: deque[tuple[Future[Any], Callable[[Future[Any], float], Sequence[Input]]]] = deque()
+        self._look: Callable[[], None] | None = None
         self._next_look = 0.0
-        self._last = CapacitySnapshot(time=0.0, jobs=())
+
+    def ask(self, call: Callable[[], T], done: Done[T], failed: Failed) -> None:
+        """Make a call after those that were asked for before it."""
+        self._pending.append((self._thread.submit(call), partial(_answer, done, failed)))
+
+    def repeat(self, look: Callable[[], T], done: Done[T], failed: Failed) -> None:
+        """Make this call now, and again when :meth:`look_in` says; ``done`` and ``failed`` say it."""
+        self._look = partial(self.ask, look, done, failed)
+
+    def look_in(self, seconds: float) -> None:
+        """Set when the next look is taken, seconds from now."""
+        self._next_look = self._clock.now() + seconds
 
     def poll(self, now: float) -> list[Input]:
-        """What has come of earlier calls; asks for the next look when it is time."""
-        done = [(future, handle) for future, handle in self._pending if future.done()]
-        self._pending = [entry for entry in self._pending if not entry[0].done()]
-        inputs = [given for future, handle in done if (given := handle(future, now)) is not None]
-        if not self._looking and time.monotonic() >= self._next_look:
-            self._looking = True
-            self._pending.append((self._thread.submit(self._source.observe), self._seen))
-        return inputs
+        """Inputs that have come of earlier calls; takes the next look when it is due."""
+        given: list[Input] = []
+        while self._pending and self._pending[0][0].done():
+            future, answer = self._pending.popleft()
+            given += answer(future, now)
+        if self._look is not None and self._clock.now() >= self._next_look:
+            self._next_look = math.inf  # until it has come
+            self._look()
+        return given
 
-    def launch(self, count: int, unit: int, partition: str) -> None:
-        """Start standby jobs of a unit in a partition."""
-        self._pending.append((self._thread.submit(self._source.launch, count, unit, partition), _launched))
-
-    def release(self, job_id: str) -> None:
-        """End one standby job."""
-        self._pending.append((self._thread.submit(self._source.release, job_id), _released))
-
-    def close(self, *, end_jobs: bool = True) -> None:
-        """End all standby jobs, or leave them to the coordinator that goes on with the run.
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Make one last call, if any, after all that were asked for; wait for it and end the thread.
 
         Raises:
-            ClusterError: some may still be there.
+            Exception: what the last call raised.
         """
         try:
-            if end_jobs:
-                self._thread.submit(self._source.close).result()
+            if last is not None:
+                self._thread.submit(last).result()
         finally:
             self._thread.shutdown()
 
-    def _seen(self, future: Future[CapacitySnapshot], now: float) -> Input:
-        self._looking = False
-        self._next_look = time.monotonic() + self._interval
-        if self._budget is not None:
-            self._next_look = max(self._next_look, self._budget.due())
-        try:
-            self._last = future.result()
-        except ClusterError as error:
-            self._last = replace(self._last, blind=str(error))
-        asked = self._budget.last_minute() if self._budget is not None else None
-        return CapacitySeen(now, replace(self._last, queries=asked))
 
-
-def _launched(future: Future[list[str]], now: float) -> Input | None:
+def _answer(done: Done[T], failed: Failed, call: Future[T], now: float) -> Sequence[Input]:
     try:
-        log.info("standby jobs started: %s", ", ".join(future.result()))
+        value = call.result()
     except ClusterError as error:
-        return LaunchRefused(now, str(error))
-    return None
-
-
-def _released(future: Future[None], now: float) -> Input | None:
-    try:
-        future.result()
-    except ClusterError as error:
-        log.warning("a standby job could not be ended: %s", error)  # its time limit ends it
-    return None
+        return failed(str(error), now)
+    return done(value, now)

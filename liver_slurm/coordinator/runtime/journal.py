@@ -7,13 +7,13 @@ logs do not work.
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from liver_slurm.base.errors import LiverError
+from liver_slurm.base.clock import Clock, SystemClock
+from liver_slurm.base.errors import ExitCode, LiverError
 from liver_slurm.coordinator.core.records import Record
 
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -23,19 +23,24 @@ _TABLE = "CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, time REAL 
 class JournalBusy(LiverError):
     """Another process has the journal open."""
 
-    exit_code = 70  # as for a coordinator that broke down: it may be let go of, so it is tried again
+    exit_code = ExitCode.BROKE_DOWN  # it may be let go of, so it is tried again
 
 
 class Journal:
     """Appends and reads records; used by one coordinator process at a time."""
 
-    def __init__(self, path: Path, patience: float = 5.0) -> None:
-        """Open or make the journal; ``patience``: seconds that another process may take to let go of it.
+    def __init__(self, path: Path, clock: Clock | None = None, patience: float = 5.0) -> None:
+        """Open or make the journal.
+
+        Args:
+            clock: dates the records; default: the machine's.
+            patience: seconds that another process may take to let go of it.
 
         Raises:
             JournalBusy: another coordinator of this run has it open.
             LiverError: the file is damaged.
         """
+        self._clock = clock or SystemClock()
         try:
             self._database = sqlite3.connect(path, isolation_level=None, timeout=patience)
             self._database.execute("PRAGMA journal_mode = DELETE")
@@ -54,7 +59,7 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Add one record; it is on disk when this returns."""
-        row = (time.time(), msgspec.json.encode(record).decode())
+        row = (self._clock.now(), msgspec.json.encode(record).decode())
         self._database.execute("INSERT INTO records (time, record) VALUES (?, ?)", row)
 
     def read(self) -> list[Record]:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 
+from liver_slurm.base.clock import Clock
 from liver_slurm.coordinator.core.io import (
     Action,
     Emit,
     Finish,
     FromPeer,
-    GiveBack,
     Input,
     Journal,
-    Launch,
-    Release,
     Send,
-    SubmitSuccessor,
     Tick,
 )
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.step import step
-from liver_slurm.coordinator.runtime.background_calls import SupplyWatch
-from liver_slurm.coordinator.runtime.claim import Claim
-from liver_slurm.coordinator.runtime.journal import Journal as JournalFile
-from liver_slurm.coordinator.runtime.live_job_watch import LiveJobWatch
-from liver_slurm.coordinator.runtime.node_return import NodeReturn
-from liver_slurm.coordinator.runtime.stopping import Stopping
+from liver_slurm.coordinator.runtime.ownership import Lease
+from liver_slurm.coordinator.runtime.scheduler_calls import SchedulerCalls
 from liver_slurm.protocol.messages import StatusRequest
 from liver_slurm.protocol.server import ControlServer
 from liver_slurm.rundir.event_log import EventLog
@@ -41,17 +33,6 @@ _LOGGED = ("time", "event")
 """Keys of an event that stand at the beginning of its line in the process's log."""
 
 
-class Clock:
-    """Seconds since the epoch that never jump: a corrected system clock must not make everybody look silent."""
-
-    def __init__(self) -> None:
-        self._base = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        """The time."""
-        return self._base + time.monotonic()
-
-
 class Loop:
     """Feeds one run's state machine until it says that the process may end."""
 
@@ -59,19 +40,13 @@ class Loop:
         self,
         state: RunState,
         server: ControlServer,
-        journal: JournalFile,
+        lease: Lease,
         events: EventLog,
-        watch: SupplyWatch | None,
-        live_job: LiveJobWatch | None,
-        stopping: Stopping,
-        claim: Claim,
+        calls: SchedulerCalls,
         clock: Clock,
-        node_return: NodeReturn | None,
     ) -> None:
-        self._state, self._server, self._journal, self._events = state, server, journal, events
-        self._watch, self._live_job, self._stopping = watch, live_job, stopping
-        self._claim, self._clock = claim, clock
-        self._node_return = node_return
+        self._state, self._server, self._lease = state, server, lease
+        self._events, self._calls, self._clock = events, calls, clock
         self._finish: Finish | None = None
 
     def announce(self, host: str) -> None:
@@ -90,18 +65,17 @@ class Loop:
         """Serve until the run is over.
 
         Raises:
-            Outdated: Slurm has started the live job again, and this coordinator is of an earlier start.
+            Fenced: Slurm has started the guaranteed job again, and this coordinator is of an earlier start.
         """
         next_tick = 0.0
         while self._finish is None:
-            self._claim.check()
+            self._lease.fence.check()
             for peer, message in self._server.receive(TICK):
                 if isinstance(message, StatusRequest):
                     self._state = replace(self._state, rejected={**self._state.rejected, **self._server.rejected})
                 self._feed(FromPeer(self._clock.now(), peer, message))
-            for source in (self._watch, self._live_job, self._stopping, self._node_return):
-                for given in source.poll(self._clock.now()) if source is not None else ():
-                    self._feed(given)
+            for given in self._calls.poll(self._clock.now()):
+                self._feed(given)
             # After the messages: whoever has just been heard of is not silent.
             if self._clock.now() >= next_tick:
                 self._feed(Tick(self._clock.now()))
@@ -113,24 +87,14 @@ class Loop:
         if isinstance(action, Send):
             self._server.send(action.peer, action.message)
         elif isinstance(action, Journal):
-            self._journal.append(action.record)
+            self._lease.journal.append(action.record)
         elif isinstance(action, Emit):
             document = self._events.append(action.event)
             log.info("%s %s", document["event"], {key: document[key] for key in document if key not in _LOGGED})
         elif isinstance(action, Finish):
             self._finish = action
-        elif isinstance(action, SubmitSuccessor):
-            assert self._live_job is not None, "whoever has seen the live job can submit"
-            self._live_job.submit()
-        elif isinstance(action, GiveBack):
-            assert self._node_return is not None, "asked of heterogeneous jobs only"
-            self._node_return.give_back(action)
-        elif self._watch is None:
-            log.warning("there is nobody to do %s", action)
-        elif isinstance(action, Launch):
-            self._watch.launch(action.count, action.unit, action.partition)
-        elif isinstance(action, Release):
-            self._watch.release(action.job_id)
+        else:
+            self._calls.perform(action)
 
     def _feed(self, given: Input) -> None:
         if self._finish is None:

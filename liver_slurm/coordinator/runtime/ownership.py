@@ -1,20 +1,29 @@
-"""Which job's coordinator may act: never two at once.
+"""Which coordinator owns the run: never two at once.
 
-The journal says it. A coordinator holds it exclusively while it lives; what it has written there last, that it has
-started or that it has handed over, names the job whose coordinator goes on. Any other one waits until that job is over.
+Two things say it. The journal is the lease: a coordinator holds it exclusively while it lives, and what it has
+written there last, that it has started or that it has handed over, names the job whose coordinator goes on; any other
+one waits until that job is over. The fencing token in the run directory says which start of that job may act: Slurm
+may have given up a coordinator that still runs and holds the journal, as on a node of which only slurmd died.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from liver_slurm.base.errors import ClusterError
+import msgspec
+
+from liver_slurm.base.clock import Clock
+from liver_slurm.base.errors import ClusterError, ExitCode, LiverError
+from liver_slurm.base.files import replace_file
 from liver_slurm.coordinator.core import recovery
 from liver_slurm.coordinator.core.records import EpochStarted, HandedOver, Record
-from liver_slurm.coordinator.runtime.journal import Journal, read_unless_held
+from liver_slurm.coordinator.runtime.journal import Journal, JournalBusy, read_unless_held
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import read_run_info
+from liver_slurm.scheduler.ports import JobStart
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +31,85 @@ LOOK = 0.5
 """Seconds between looks at the journal: training has no coordinator in that time."""
 ASK = 5.0
 """Seconds between questions to Slurm, asked only while nobody holds the journal."""
+FENCE_LOOK = 1.0
+"""Seconds between looks at the fencing token; a new coordinator waits several times as long for the journal."""
+
+
+class Fenced(LiverError):
+    """The job was started again since: this process has no part in the run any more."""
+
+    exit_code = ExitCode.CANCELLED  # as if told to end: nobody starts it again
+
+
+class FencingToken:
+    """The start of the job that may act, as the run directory says."""
+
+    def __init__(self, file: Path, start: JobStart, clock: Clock) -> None:
+        self._file, self._start, self._clock = file, start, clock
+        self._next_look = 0.0
+
+    def take(self) -> None:
+        """Write that this start of the job may act.
+
+        Raises:
+            Fenced: a later start of the same job may.
+        """
+        self._check()
+        replace_file(self._file, msgspec.json.encode(self._start))
+
+    def check(self) -> None:
+        """Look whether this start may still act, at most every :data:`FENCE_LOOK` seconds; raises like :meth:`take`."""
+        if self._start.job_id and self._clock.now() >= self._next_look:
+            self._next_look = self._clock.now() + FENCE_LOOK
+            self._check()
+
+    def _check(self) -> None:
+        try:
+            held = msgspec.json.decode(self._file.read_bytes(), type=JobStart)
+        except FileNotFoundError:
+            return
+        if held.job_id == self._start.job_id and held.restarts > self._start.restarts:
+            raise Fenced(f"job {held.job_id} was started again ({held.restarts} times): the run is not ours any more")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What the coordinator that owns the run has."""
+
+    journal: Journal
+    records: list[Record]
+    """What the journal held when it was opened."""
+    fence: FencingToken
+
+
+def acquire(
+    run_dir: RunDir, start: JobStart, has_ended: Callable[[str], bool], clock: Clock, *, wait: bool
+) -> Lease | None:
+    """The run, once the coordinator of this start of the job may act; None: another job goes on with it.
+
+    Args:
+        has_ended: whether a job has, as Slurm says; raises ClusterError.
+        wait: for the job that may act to hand over, or to end.
+
+    Raises:
+        Fenced: a later start of the same job may act.
+        LiverError: another coordinator of this run acts, and it was not to be waited for.
+    """
+    fence = FencingToken(run_dir.fence_file, start, clock)
+    if not wait:
+        fence.take()
+    try:
+        journal, records = open_journal(run_dir.journal, start.job_id, has_ended, clock, wait=wait)
+    except JournalBusy:
+        # We may have died between handing over and the end of our process; the successor has said who it is.
+        if start.job_id and read_run_info(run_dir).job_id not in ("", start.job_id):
+            return None
+        raise
+    if journal is None:
+        return None
+    if wait:
+        fence.take()
+    return Lease(journal, records, fence)
 
 
 def holder(records: Sequence[Record]) -> str:
@@ -31,22 +119,15 @@ def holder(records: Sequence[Record]) -> str:
 
 
 def open_journal(
-    path: Path, job_id: str, has_ended: Callable[[str], bool], *, wait: bool
+    path: Path, job_id: str, has_ended: Callable[[str], bool], clock: Clock, *, wait: bool
 ) -> tuple[Journal | None, list[Record]]:
     """The journal and its records, as soon as the coordinator of job ``job_id`` may act; no journal if it may not.
 
-    Args:
-        path: the journal.
-        job_id: our own job; empty: none.
-        has_ended: whether a job has, as Slurm says; raises ClusterError.
-        wait: for the job that may act to hand over, or to end.
-
-    Raises:
-        LiverError: another coordinator of this run acts, and it was not to be waited for.
+    ``job_id``: our own job; empty: none. The rest, and what is raised, as for :func:`acquire`.
     """
     while True:
-        granted = _wait_for_turn(path, job_id, has_ended) if wait else ""
-        journal = Journal(path)
+        granted = _wait_for_turn(path, job_id, has_ended, clock) if wait else ""
+        journal = Journal(path, clock)
         records = journal.read()
         now = holder(records)
         # Looked at again, because another one may have opened it in the meantime.
@@ -60,7 +141,7 @@ def open_journal(
             return None, records
 
 
-def _wait_for_turn(journal: Path, job_id: str, has_ended: Callable[[str], bool]) -> str:
+def _wait_for_turn(journal: Path, job_id: str, has_ended: Callable[[str], bool], clock: Clock) -> str:
     """The job in whose place that of ``job_id`` may act, once it may; its own if it was handed over to."""
     next_question = 0.0
     while True:
@@ -69,12 +150,12 @@ def _wait_for_turn(journal: Path, job_id: str, has_ended: Callable[[str], bool])
             now = holder(records)
             if now in ("", job_id) or recovery.ended(records) is not None:
                 return now
-            if time.monotonic() >= next_question:
-                next_question = time.monotonic() + ASK
+            if clock.now() >= next_question:
+                next_question = clock.now() + ASK
                 try:
                     if has_ended(now):
                         log.info("job %s is over without having handed over", now)
                         return now
                 except ClusterError as error:
                     log.warning("%s", error)
-        time.sleep(LOOK)
+        clock.sleep(LOOK)

@@ -1,28 +1,20 @@
-"""The live job's time limit: what is decided when, the handover in the state machine, and whose turn it is."""
+"""The guaranteed job's time limit: what is decided when, and the handover in the state machine."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from coordinator_states import Run
 
-from liver_slurm.base.errors import ClusterError
-from liver_slurm.coordinator.__main__ import _take_run
 from liver_slurm.coordinator.core import recovery
 from liver_slurm.coordinator.core.io import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
 from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
-from liver_slurm.coordinator.core.records import BegunAnew, Committed, Ended, EpochStarted, HandedOver
+from liver_slurm.coordinator.core.records import Ended, EpochStarted, HandedOver
 from liver_slurm.coordinator.core.state import Phase
 from liver_slurm.coordinator.core.successor import Outlook, decide, lead, margin
-from liver_slurm.coordinator.runtime import ownership
-from liver_slurm.coordinator.runtime.journal import Journal, JournalBusy, read_unless_held
-from liver_slurm.coordinator.runtime.live_job_watch import LiveJobWatch
 from liver_slurm.protocol import messages as m
-from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import RunInfo, record_successor, write_run_info
 from liver_slurm.scheduler.ports import JobStart, LiveJob, SuccessorJob
 
 HOUR = 3600.0
@@ -241,27 +233,6 @@ def test_cancelling_a_run_ends_a_successor_that_waits(run: Run) -> None:
     (finish,) = [action for action in run.actions if isinstance(action, Finish)]
     assert (finish.code, finish.over, finish.successor) == (3, True, "")
 
-    done: list[str] = []
-
-    class Source:
-        def observe(self) -> LiveJob:
-            raise ClusterError("away")
-
-        def submit(self) -> str:
-            done.append("submit")
-            return "8"
-
-        def close(self) -> None:
-            done.append("close")
-
-    watch = LiveJobWatch(Source())
-    watch.submit()
-    watch.close(run_over=finish.over)
-    assert done == ["submit", "close"], "one that is being submitted this very moment, too"
-    watch = LiveJobWatch(Source())
-    watch.close(run_over=False)
-    assert done == ["submit", "close"]
-
 
 def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(run: Run) -> None:
     look(run, 200.0, PENDING)
@@ -306,102 +277,3 @@ def test_the_limits_own_signal_does_not_cancel_a_run_that_has_a_successor(run: R
     run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
     assert run.state.phase is Phase.INTERRUPTED
     assert not run.journaled(Ended)
-
-
-# ---- whose turn it is ----------------------------------------------------------------------------------------------
-
-
-def committed(*members: str) -> Committed:
-    return Committed(
-        generation=0, layout="tp1pp1dp1", members=members, source_layout="", source_members=(), source_generation=-1,
-        step=0, cause="start", reason="", summary={},
-    )  # fmt: skip
-
-
-SEVEN, EIGHT = EpochStarted(epoch=1, job_id="7"), EpochStarted(epoch=2, job_id="8")
-
-
-def test_who_holds_the_journal() -> None:
-    assert ownership.holder([]) == ""
-    assert ownership.holder([SEVEN, committed("live-0")]) == "7"
-    assert ownership.holder([SEVEN, HandedOver(job_id="8")]) == "8"
-    assert ownership.holder([SEVEN, HandedOver(job_id="8"), EIGHT, HandedOver(job_id="9")]) == "9"
-
-
-@pytest.mark.parametrize(
-    ("records", "anew_in"),
-    [
-        ([SEVEN, committed("live-0")], True),
-        ([SEVEN, committed("live-0", "standby-3-0")], True),
-        ([SEVEN, committed("live-8-0", "standby-3-0")], False),  # killed between its commit and the handover
-        ([SEVEN, committed("live-0"), Ended(code=1, reason="")], False),
-        ([SEVEN], False),
-        ([SEVEN, committed("live-0"), BegunAnew(checkpoint="", step=0, steps_lost=0, reason="")], False),
-        ([SEVEN, committed("live-8-0"), HandedOver(job_id="8"), EIGHT, committed("live-8-0")], False),
-    ],
-)
-def test_when_a_successor_begins_anew(records: list[Any], anew_in: bool) -> None:
-    assert (recovery.why_anew(records, JobStart("8")) is not None) is anew_in
-
-
-def write(path: Path, *records: Any) -> None:
-    journal = Journal(path)
-    for record in records:
-        journal.append(record)
-    journal.close()
-
-
-def test_the_successor_waits_for_the_journal_and_for_the_record_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "journal.sqlite"
-    held = Journal(path)
-    held.append(SEVEN)
-    held.append(committed("live-8-0"))
-    looks = 0
-
-    def next_look(_seconds: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
-            assert read_unless_held(path) is None
-            held.close()  # killed, and about to be started again: job 7 runs
-        elif looks == 2:
-            assert len(read_unless_held(path) or ()) == 2
-            write(path, HandedOver(job_id="8"))
-
-    monkeypatch.setattr("liver_slurm.coordinator.runtime.ownership.time.sleep", next_look)
-    journal, records = ownership.open_journal(path, "8", lambda job: False, wait=True)
-    assert looks == 2
-    assert journal is not None
-    assert ownership.holder(records) == "8"
-    journal.close()
-    # Job 7's coordinator is started again, too late.
-    assert ownership.open_journal(path, "7", lambda job: False, wait=False)[0] is None
-
-
-def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    write(path, SEVEN, committed("live-0"))
-    asked: list[str] = []
-
-    def is_over(job: str) -> bool:
-        asked.append(job)
-        return True
-
-    journal, _ = ownership.open_journal(path, "8", is_over, wait=True)
-    assert journal is not None
-    journal.close()
-    assert asked == ["7"]
-
-
-def test_a_coordinator_that_died_after_it_handed_over_leaves_the_run_to_the_successor(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
-    write_run_info(run_dir, RunInfo(run_id="r", name="n", created=0.0, job_id="7"))
-    write(run_dir.journal, SEVEN, committed("live-8-0"), HandedOver(job_id="8"))
-    held = Journal(run_dir.journal)
-    with pytest.raises(JournalBusy):  # whoever holds it may be of our own job, about to let go: tried again
-        _take_run(run_dir, JobStart("7"), "")
-    record_successor(run_dir, "8")
-    assert _take_run(run_dir, JobStart("7"), "") is None
-    held.close()

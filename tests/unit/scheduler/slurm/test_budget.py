@@ -21,13 +21,13 @@ class Clock:
 def test_a_look_is_followed_by_a_gap_for_each_of_its_queries() -> None:
     clock = Clock()
     budget = QueryBudget(12, clock)
-    assert budget.due() == 100.0
+    assert budget.wait() == 0.0
     budget.spend()
     budget.spend(2)
-    assert budget.due() == 115.0
+    assert budget.wait() == 15.0
     clock.now = 130.0
     budget.spend()
-    assert budget.due() == 135.0
+    assert budget.wait() == 5.0
 
 
 def test_what_is_older_than_a_minute_is_not_counted() -> None:
@@ -47,8 +47,8 @@ def test_on_average_the_budget_is_kept(costs: list[int], per_minute: float) -> N
     clock = Clock()
     budget = QueryBudget(per_minute, clock)
     for cost in costs:
-        clock.now = max(clock.now, budget.due())
+        clock.now += max(0.0, budget.wait())
         budget.spend(cost)
     gap = MINUTE / per_minute
     # The last look is paid for by the gap that follows it.
-    assert sum(costs) * gap <= (budget.due() - 100.0) * (1 + 1e-9)
+    assert sum(costs) * gap <= (clock.now + budget.wait() - 100.0) * (1 + 1e-9)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from coordinator_lab import until
 
-from liver_slurm.base.errors import ClusterError
-from liver_slurm.coordinator.core.io import GiveBack, GivenBack, Input
-from liver_slurm.coordinator.runtime.node_return import NodeReturn
 from liver_slurm.scheduler.slurm.node_release import LiveNodes
 from liver_slurm.scheduler.slurm.records import JobInfo
 
@@ -73,35 +68,3 @@ def test_what_an_earlier_coordinator_has_given_back_is_not_asked_of_slurm_again(
     assert nodes.give_back(1, 1)[0] == ()
     assert nodes.give_back(2, 0)[0] == ()
     assert (slurm.updated, slurm.cancelled) == ([], [])
-
-
-class Returner:
-    """Takes nodes when it is let, or until it is told not to wait."""
-
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
-
-    def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
-        if component == 1:
-            return ("n3",), True
-        if component == 2:
-            raise ClusterError("scontrol: no")
-        assert self.stopped.wait(30)
-        raise ClusterError("the coordinator has ended")
-
-    def stop(self) -> None:
-        self.stopped.set()
-
-
-def test_answers_come_from_a_thread_that_nobody_waits_for() -> None:
-    returns = NodeReturn(Returner())
-
-    def answer(order: GiveBack) -> list[Input]:
-        returns.give_back(order)
-        return until(lambda: returns.poll(5.0), "an answer")
-
-    assert answer(GiveBack(1, 2)) == [GivenBack(5.0, 1, 2, ("n3",), again=True)]
-    assert answer(GiveBack(2, 0)) == [GivenBack(5.0, 2, 0, error="scontrol: no")]
-    returns.give_back(GiveBack(3, 0))
-    assert returns.poll(5.0) == []
-    returns.close()

@@ -1,0 +1,182 @@
+"""All that the coordinator asks of its scheduler while it runs, and what its inputs are then.
+
+Each port has a thread of its own: a submission that hangs must not hold up the question why our job ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from liver_slurm.base.clock import Clock
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.query_budget import QueryBudget
+from liver_slurm.coordinator.core.io import (
+    CapacitySeen,
+    GiveBack,
+    GivenBack,
+    Input,
+    Interrupted,
+    Launch,
+    LaunchRefused,
+    LiveJobSeen,
+    Release,
+    StopAsked,
+    SubmitSuccessor,
+    SuccessorAnswer,
+)
+from liver_slurm.coordinator.runtime.background_calls import BackgroundCalls
+from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, LiveJob, LiveJobSource, NodeReturner, StandbyProvider
+
+log = logging.getLogger(__name__)
+
+SELDOM, OFTEN = 60.0, 15.0
+"""Seconds between looks at our job: while there is no successor, and while there is one, whose workers speak for it."""
+
+Order = Launch | Release | SubmitSuccessor | GiveBack
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The ports of one scheduler; one that is None is not there."""
+
+    standbys: StandbyProvider | None = None
+    guaranteed_job: LiveJobSource | None = None
+    nodes: NodeReturner | None = None
+    fate: Callable[[], tuple[Fate, str]] | None = None
+    """Says what becomes of our job, and why; None: it is no Slurm job, and a signal ends the run."""
+
+
+class SchedulerCalls:
+    """Carries the core's orders to the scheduler, and brings back answers, looks and the meaning of signals."""
+
+    def __init__(
+        self, scheduler: Scheduler, clock: Clock, interval: float = 5.0, budget: QueryBudget | None = None
+    ) -> None:
+        """``interval``: seconds from one look at the standbys to the next, if ``budget``, which counts what is asked
+        of the scheduler, allows."""
+        self._scheduler, self._interval, self._budget = scheduler, interval, budget
+        names = ("standbys", "guaranteed-job", "fate", "node-release")
+        self._lanes = tuple(BackgroundCalls(name, clock) for name in names)
+        self._standbys, self._job, self._fate, self._nodes = self._lanes
+        self._capacity = CapacitySnapshot(time=0.0, jobs=())
+        self._submitting = self._asking = False
+        self._signal: str | None = None
+        if scheduler.standbys is not None:
+            self._standbys.repeat(scheduler.standbys.observe, self._capacity_seen, self._blind)
+        if scheduler.guaranteed_job is not None:
+            self._job.repeat(scheduler.guaranteed_job.observe, self._job_seen, self._job_unseen)
+
+    def signalled(self, name: str) -> None:
+        """Note that a signal has come; may be called from its handler."""
+        self._signal = name
+
+    def poll(self, now: float) -> list[Input]:
+        """Inputs that have come of earlier calls, and of signals."""
+        given: list[Input] = []
+        if self._signal is not None and not self._asking:
+            name, self._signal = self._signal, None
+            if self._scheduler.fate is None:
+                given.append(StopAsked(now, f"cancelled by {name}"))
+            else:
+                self._asking = True
+                self._fate.ask(self._scheduler.fate, self._fate_known, self._fate_unknown)
+        return [*given, *(one for lane in self._lanes for one in lane.poll(now))]
+
+    def perform(self, order: Order) -> None:
+        """Ask the scheduler for what the core has decided."""
+        standbys, job, nodes = self._scheduler.standbys, self._scheduler.guaranteed_job, self._scheduler.nodes
+        if isinstance(order, SubmitSuccessor):
+            assert job is not None, "only those who have seen the guaranteed job submit its successor"
+            self._submitting = True
+            self._job.ask(job.submit, self._submitted, self._not_submitted)
+            self._job.look_in(OFTEN)
+        elif isinstance(order, GiveBack):
+            assert nodes is not None, "asked of heterogeneous jobs only"
+            which = (order.component, order.keep)
+            self._nodes.ask(
+                lambda: nodes.give_back(*which),
+                lambda freed, now: [GivenBack(now, *which, *freed)],
+                lambda error, now: [GivenBack(now, *which, error=error)],
+            )
+        elif standbys is None:
+            log.warning("there is nobody to do %s", order)
+        elif isinstance(order, Launch):
+            launch = partial(standbys.launch, order.count, order.unit, order.partition)
+            self._standbys.ask(launch, _launched, lambda error, now: [LaunchRefused(now, error)])
+        else:
+            # One that could not be ended is ended by its time limit.
+            self._standbys.ask(partial(standbys.release, order.job_id), lambda _none, _now: [], _not_released)
+
+    def stop_waiting(self) -> None:
+        """Let no call wait for nodes any more; what the scheduler was told holds."""
+        if self._scheduler.nodes is not None:
+            self._scheduler.nodes.stop()
+
+    def close(self, *, run_over: bool) -> None:
+        """End standby jobs and the successor if the run is over; else they are left to the coordinator that goes on."""
+        self.stop_waiting()
+        for lane, port, left in (
+            (self._standbys, self._scheduler.standbys, "standby jobs"),
+            (self._job, self._scheduler.guaranteed_job, "a successor job"),
+            (self._nodes, None, ""),
+            (self._fate, None, ""),
+        ):
+            try:
+                lane.close(port.close if port is not None and run_over else None)
+            except ClusterError as error:  # noqa: PERF203 - each lane is closed, whatever became of the others
+                log.error("%s may be left: %s", left, error)
+
+    def _capacity_seen(self, look: CapacitySnapshot, now: float) -> list[Input]:
+        self._capacity = look
+        self._standbys.look_in(max(self._interval, self._budget.wait() if self._budget is not None else 0.0))
+        queries = self._budget.last_minute() if self._budget is not None else None
+        return [CapacitySeen(now, replace(look, queries=queries))]
+
+    def _blind(self, error: str, now: float) -> list[Input]:
+        return self._capacity_seen(replace(self._capacity, blind=error), now)
+
+    def _job_seen(self, job: LiveJob, now: float) -> list[Input]:
+        self._job.look_in(OFTEN if job.successor is not None or self._submitting else SELDOM)
+        return [LiveJobSeen(now, job)]
+
+    def _job_unseen(self, error: str, _now: float) -> list[Input]:
+        log.warning("the guaranteed job's time limit could not be asked for: %s", error)
+        self._job.look_in(OFTEN)
+        return []
+
+    def _submitted(self, job_id: str, now: float) -> list[Input]:
+        self._submitting = False
+        return [SuccessorAnswer(now, job_id=job_id)]
+
+    def _not_submitted(self, error: str, now: float) -> list[Input]:
+        self._submitting = False
+        return [SuccessorAnswer(now, error=error)]
+
+    def _fate_known(self, fate: tuple[Fate, str], now: float) -> list[Input]:
+        self._asking = False
+        return [meaning(*fate, now)]
+
+    def _fate_unknown(self, error: str, now: float) -> list[Input]:
+        self._asking = False
+        # The journal must not call a run over that may be in the queue: if it is not, Slurm's own record says so.
+        return [Interrupted(now, f"told to end, and Slurm does not say why: {error}", requeued=True)]
+
+
+def meaning(fate: Fate, reason: str, now: float) -> Input:
+    """What a signal to the coordinator means, given what becomes of its job: cancelled, requeued or preempted."""
+    if fate in ("requeued", "preempted"):
+        return Interrupted(now, reason, requeued=fate == "requeued")
+    return StopAsked(now, "cancelled by a signal" if fate == "running" else f"cancelled: {reason}")
+
+
+def _launched(job_ids: list[str], _now: float) -> list[Input]:
+    log.info("standby jobs started: %s", ", ".join(job_ids))
+    return []
+
+
+def _not_released(error: str, _now: float) -> list[Input]:
+    log.warning("a standby job could not be ended: %s", error)
+    return []

@@ -1,0 +1,275 @@
+"""Calls to a scheduler in threads: a slow or silent one holds nothing up and proves nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from coordinator_lab import until
+
+from liver_slurm.base.clock import FakeClock
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.query_budget import QueryBudget
+from liver_slurm.coordinator.core.io import (
+    CapacitySeen,
+    GiveBack,
+    GivenBack,
+    Input,
+    Interrupted,
+    Launch,
+    LaunchRefused,
+    LiveJobSeen,
+    Release,
+    StopAsked,
+    SubmitSuccessor,
+    SuccessorAnswer,
+)
+from liver_slurm.coordinator.runtime.scheduler_calls import OFTEN, SELDOM, Scheduler, SchedulerCalls
+from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, LiveJob, StandbyJob, SuccessorJob
+
+Come = Callable[..., list[Input]]
+
+
+class Standbys:
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+        self.silent = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def observe(self) -> CapacitySnapshot:
+        self.may_answer.wait(10)
+        if self.silent:
+            raise ClusterError("slurmctld does not answer")
+        return CapacitySnapshot(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
+
+    def launch(self, count: int, unit: int, partition: str) -> list[str]:
+        if self.silent:
+            raise ClusterError("refused")
+        self.jobs += [f"j{number}" for number in range(count)]
+        return self.jobs
+
+    def release(self, job_id: str) -> None:
+        self.jobs.remove(job_id)
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+class GuaranteedJob:
+    """Notes what is done, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.successor: SuccessorJob | None = None
+        self.error = ""
+
+    def _do(self, what: str) -> None:
+        self.done.append(what)
+        if self.error:
+            raise ClusterError(self.error)
+
+    def observe(self) -> LiveJob:
+        self._do("observe")
+        return LiveJob(10.0, 10.0, self.successor)
+
+    def submit(self) -> str:
+        self._do("submit")
+        return "8"
+
+    def close(self) -> None:
+        self._do("close")
+
+
+class Nodes:
+    """Takes nodes when it is let, or until it is told not to wait."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
+        if component == 1:
+            return ("n3",), True
+        if component == 2:
+            raise ClusterError("scontrol: no")
+        assert self.stopped.wait(30)
+        raise ClusterError("the coordinator has ended")
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(100.0)
+
+
+def come(calls: SchedulerCalls, now: float = 5.0) -> list[Input]:
+    return until(lambda: calls.poll(now), "an answer")
+
+
+# ---- standbys ------------------------------------------------------------------------------------------------------
+
+
+def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None:
+    standbys = Standbys()
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    assert come(calls) == [CapacitySeen(5.0, CapacitySnapshot(1.0, ()))]
+    calls.perform(Launch(2, 0, "a"))
+    clock.advance(4.0)
+    (seen,) = come(calls)
+    assert isinstance(seen, CapacitySeen)
+    assert len(seen.supply.jobs) == 2
+    calls.perform(Release("j0"))
+    calls.close(run_over=False)
+    assert standbys.jobs == ["j1"], "left to the coordinator that goes on"
+    again = SchedulerCalls(Scheduler(standbys), clock)
+    again.close(run_over=True)
+    assert standbys.jobs == []
+
+
+def test_a_slow_scheduler_holds_nothing_up(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.may_answer.clear()
+    calls = SchedulerCalls(Scheduler(standbys), clock)
+    assert calls.poll(1.0) == calls.poll(2.0) == []
+    standbys.may_answer.set()
+    assert come(calls)
+    calls.close(run_over=True)
+
+
+def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.jobs = ["kept"]
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    come(calls)
+    standbys.silent = True
+    clock.advance(4.0)
+    (blind,) = come(calls)
+    assert isinstance(blind, CapacitySeen)
+    assert blind.supply.blind == "slurmctld does not answer"
+    assert [job.job_id for job in blind.supply.jobs] == ["kept"]
+    calls.perform(Launch(1, 0, "a"))
+    assert come(calls, 6.0) == [LaunchRefused(6.0, "refused")]
+    calls.close(run_over=True)
+
+
+def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
+    standbys = Standbys()
+    budget = QueryBudget(per_minute=1.0, clock=clock.now)
+
+    def ask() -> CapacitySnapshot:
+        budget.spend(3)
+        return CapacitySnapshot(time=1.0, jobs=())
+
+    standbys.observe = ask  # type: ignore[method-assign]
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0, budget)
+    (seen,) = come(calls)
+    assert isinstance(seen, CapacitySeen)
+    assert seen.supply.queries == 3
+    # A launch, which is no question, is not held up; when it is done, no further look was taken.
+    clock.advance(179.0)
+    calls.perform(Launch(1, 0, "a"))
+    until(lambda: standbys.jobs, "a job")
+    assert calls.poll(6.0) == []
+    clock.advance(1.0)
+    assert come(calls)
+    calls.close(run_over=True)
+
+
+def test_nobody_to_launch(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    SchedulerCalls(Scheduler(), clock).perform(Launch(1))
+    assert "there is nobody to do Launch" in caplog.text
+
+
+# ---- our own job ---------------------------------------------------------------------------------------------------
+
+
+def test_our_job_is_looked_at_more_often_once_there_is_a_successor(clock: FakeClock) -> None:
+    job = GuaranteedJob()
+    calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
+    assert come(calls) == [LiveJobSeen(5.0, LiveJob(10.0, 10.0))]
+    clock.advance(SELDOM - 1)
+    assert calls.poll(6.0) == []
+    calls.perform(SubmitSuccessor())
+    job.successor = SuccessorJob("8", "PENDING")
+    assert come(calls, 7.0) == [SuccessorAnswer(7.0, job_id="8")]
+    for _ in range(2):
+        clock.advance(OFTEN)
+        assert come(calls, 8.0) == [LiveJobSeen(8.0, LiveJob(10.0, 10.0, job.successor))]
+    calls.close(run_over=False)
+    assert job.done == ["observe", "submit", "observe", "observe"]
+
+
+def test_a_successor_that_is_being_submitted_this_very_moment_is_ended_too(clock: FakeClock) -> None:
+    job = GuaranteedJob()
+    calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
+    calls.perform(SubmitSuccessor())
+    calls.close(run_over=True)
+    assert job.done == ["submit", "close"]
+
+
+def test_refused_and_unseen(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    job = GuaranteedJob()
+    job.error = "Invalid qos"
+    calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
+    calls.poll(1.0)
+    calls.perform(SubmitSuccessor())
+    assert come(calls) == [SuccessorAnswer(5.0, error="Invalid qos")]
+    assert "could not be asked for: Invalid qos" in caplog.text
+    calls.close(run_over=True)
+    assert "a successor job may be left: Invalid qos" in caplog.text
+
+
+# ---- nodes that are given back -------------------------------------------------------------------------------------
+
+
+def test_nodes_are_given_back_and_not_waited_for_at_the_end(clock: FakeClock) -> None:
+    calls = SchedulerCalls(Scheduler(nodes=Nodes()), clock)
+    calls.perform(GiveBack(1, 2))
+    assert come(calls) == [GivenBack(5.0, 1, 2, ("n3",), again=True)]
+    calls.perform(GiveBack(2, 0))
+    assert come(calls) == [GivenBack(5.0, 2, 0, error="scontrol: no")]
+    calls.perform(GiveBack(3, 0))
+    assert calls.poll(5.0) == []
+    calls.close(run_over=True)
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fate", "meant"),
+    [
+        (("requeued", "job 7 was requeued"), Interrupted(5.0, "job 7 was requeued", requeued=True)),
+        (("preempted", "job 7 is being preempted"), Interrupted(5.0, "job 7 is being preempted", requeued=False)),
+        (("running", "job 7 runs"), StopAsked(5.0, "cancelled by a signal")),
+        (("over", "job 7 is CANCELLED"), StopAsked(5.0, "cancelled: job 7 is CANCELLED")),
+    ],
+)
+def test_what_a_signal_means_is_what_becomes_of_the_job(clock: FakeClock, fate: tuple[Fate, str], meant: Input) -> None:
+    calls = SchedulerCalls(Scheduler(fate=lambda: fate), clock)
+    calls.signalled("SIGTERM")
+    assert come(calls) == [meant]
+    calls.signalled("SIGTERM")  # and again: the answer may be another one by then
+    assert come(calls) == [meant]
+    calls.close(run_over=True)
+
+
+def test_a_signal_that_nobody_can_explain(clock: FakeClock) -> None:
+    def ask() -> Any:
+        raise ClusterError("squeue did not answer")
+
+    calls = SchedulerCalls(Scheduler(fate=ask), clock)
+    calls.signalled("SIGTERM")
+    (meant,) = come(calls)
+    assert isinstance(meant, Interrupted)
+    assert meant.requeued, "the journal must not call a run over that may be in the queue"
+    calls.close(run_over=True)
+    alone = SchedulerCalls(Scheduler(), clock)
+    alone.signalled("SIGINT")
+    assert alone.poll(5.0) == [StopAsked(5.0, "cancelled by SIGINT")]
