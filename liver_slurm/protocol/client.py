@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from liver_slurm.base.errors import ControlError
-from liver_slurm.protocol.messages import FromClient, Reply, decode_to_client, encode
+from liver_slurm.protocol.messages import FromClient, Reply
+from liver_slurm.protocol.wire import decode_to_client, encode
 from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
 

@@ -106,13 +106,9 @@ class BoundaryVote(Message, frozen=True, kw_only=True):
     """Steps completed or begun by this worker; a boundary at or below it cannot be met."""
 
 
-class Streamed(Message, frozen=True, kw_only=True):
-    """All moves of this worker are done and its digests compared: its vote for or against the commit."""
+class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker's part of a transfer took: for people and policies, nothing is decided from it."""
 
-    worker: str
-    generation: int
-    ok: bool
-    error: str = ""
     seconds: float = 0.0
     plan_seconds: float = 0.0
     bytes_sent: int = 0
@@ -137,6 +133,19 @@ class Streamed(Message, frozen=True, kw_only=True):
     gradient_staging_bytes: int = 0
     hook_seconds: float = 0.0
     """How long training waited in the optimizer's hooks for gradients to leave."""
+
+
+class Streamed(Message, frozen=True, kw_only=True):
+    """The worker's vote for or against the commit; for: all its moves are done and its digests compared.
+
+    On the wire ``report`` is no field of its own but its fields are, see :mod:`liver_slurm.protocol.wire`.
+    """
+
+    worker: str
+    generation: int
+    ok: bool
+    error: str = ""
+    report: TransferReport = TransferReport()
 
 
 class WorldEntered(Message, frozen=True, kw_only=True):
@@ -346,34 +355,4 @@ ToWorker = Union[  # noqa: UP007
     Welcome, Alive, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Leave
 ]
 FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest, WorkerEnded]  # noqa: UP007
-ToClient = Reply
 ToCoordinator = Union[FromWorker, FromClient]  # noqa: UP007
-
-_encoder = msgspec.msgpack.Encoder()
-_to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decoder(ToCoordinator)
-_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
-_to_client: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-
-
-def encode(message: Message) -> bytes:
-    """One message as msgpack."""
-    return _encoder.encode(message)
-
-
-def decode_to_coordinator(data: bytes) -> ToCoordinator:
-    """Decode what a worker or client sent.
-
-    Raises:
-        msgspec.DecodeError: not one of our messages, or a field of a wrong type.
-    """
-    return _to_coordinator.decode(data)
-
-
-def decode_to_worker(data: bytes) -> ToWorker:
-    """Decode what the coordinator sent to a worker; raises like :func:`decode_to_coordinator`."""
-    return _to_worker.decode(data)
-
-
-def decode_to_client(data: bytes) -> Reply:
-    """Decode what the coordinator sent to a client; raises like :func:`decode_to_coordinator`."""
-    return _to_client.decode(data)

@@ -11,7 +11,8 @@ import zmq
 import zmq.auth.thread
 from zmq.utils.monitor import recv_monitor_message
 
-from liver_slurm.protocol.messages import Message, ToCoordinator, decode_to_coordinator, encode
+from liver_slurm.protocol.messages import Message, ToCoordinator
+from liver_slurm.protocol.wire import decode_to_coordinator, encode
 from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
 

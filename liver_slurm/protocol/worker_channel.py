@@ -21,9 +21,8 @@ from liver_slurm.protocol.messages import (
     ToWorker,
     Welcome,
     WorldEntered,
-    decode_to_worker,
-    encode,
 )
+from liver_slurm.protocol.wire import decode_to_worker, encode
 from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
 

@@ -128,7 +128,10 @@ class Run:
             paused = self.now if old else 0.0
             self.say(
                 m.Streamed(
-                    worker=name, generation=attempt.target.generation, ok=True, paused_at=paused, gap_seconds=0.01
+                    worker=name,
+                    generation=attempt.target.generation,
+                    ok=True,
+                    report=m.TransferReport(paused_at=paused, gap_seconds=0.01),
                 )
             )
 

@@ -151,12 +151,14 @@ class FakeWorker:
                         generation=generation,
                         ok=ok,
                         error="" if ok else "told to",
-                        bytes_received=10,
-                        bytes_local=5,
-                        staging_peak_bytes=7,
-                        digests_checked=3,
-                        paused_at=paused,
-                        gap_seconds=0.001,
+                        report=m.TransferReport(
+                            bytes_received=10,
+                            bytes_local=5,
+                            staging_peak_bytes=7,
+                            digests_checked=3,
+                            paused_at=paused,
+                            gap_seconds=0.001,
+                        ),
                     )
                 )
 

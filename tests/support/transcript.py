@@ -225,17 +225,19 @@ class Story(Run):
                     worker=name,
                     generation=prepare.generation,
                     ok=True,
-                    seconds=number / 8,
-                    plan_seconds=number / 64,
-                    bytes_sent=1000 if old else 0,
-                    bytes_received=0 if old else 1000 * number,
-                    bytes_local=10 * number,
-                    staging_peak_bytes=4096 + number,
-                    memory_peak_bytes=8192 + number,
-                    state_peak_bytes=6144 + number,
-                    digests_checked=number,
-                    paused_at=self.now if old else 0.0,
-                    gap_seconds=0.01 if old else 0.0,
+                    report=m.TransferReport(
+                        seconds=number / 8,
+                        plan_seconds=number / 64,
+                        bytes_sent=1000 if old else 0,
+                        bytes_received=0 if old else 1000 * number,
+                        bytes_local=10 * number,
+                        staging_peak_bytes=4096 + number,
+                        memory_peak_bytes=8192 + number,
+                        state_peak_bytes=6144 + number,
+                        digests_checked=number,
+                        paused_at=self.now if old else 0.0,
+                        gap_seconds=0.01 if old else 0.0,
+                    ),
                 )
             )
 
@@ -343,7 +345,9 @@ def _pairs(value: Any, left_out: Mapping[str, Any] | None = None) -> list[tuple[
     found = []
     for name, default in _defaults(value).items():
         held = getattr(value, name)
-        if held != default and (left_out or {}).get(name, MISSING) != held:
+        if isinstance(held, m.TransferReport):  # as it is on the wire
+            found += _pairs(held)
+        elif held != default and (left_out or {}).get(name, MISSING) != held:
             found.append((FIELDS.get((_class(value), name), name), held))
     return found
 

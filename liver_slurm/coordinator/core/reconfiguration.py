@@ -180,7 +180,7 @@ def streamed(turn: Transition, message: Streamed) -> None:
     attempt = replace(attempt, streamed={**attempt.streamed, message.worker: message})
     turn.update(attempt=attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
-        stream_s = max(vote.seconds for vote in attempt.streamed.values())
+        stream_s = max(vote.report.seconds for vote in attempt.streamed.values())
         told = events.ReconfigurationStreamed(stream_s=stream_s, reason=attempt.reason)
         turn.emit(told, attempt.target.generation)
         commit(turn, attempt, held.step)

@@ -31,10 +31,10 @@ def _mode(turn: Transition, attempt: Attempt) -> str:
 
 def summary(turn: Transition, attempt: Attempt, step: int) -> CommitStats:
     """What the commit record says, once all have voted for the commit at ``step``."""
-    votes = list(attempt.streamed.values())
+    votes = [vote.report for vote in attempt.streamed.values()]
     remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
     source = attempt.source
-    old_votes = [attempt.streamed[member] for member in source.members] if source else []
+    old_votes = [attempt.streamed[member].report for member in source.members] if source else []
     # A world that never trained a step stood still from its own beginning, where the pause before it ended.
     trained = source is None or source.step < step
     return CommitStats(

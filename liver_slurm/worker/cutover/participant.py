@@ -13,7 +13,7 @@ from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import TrainingShard
 from liver_slurm.engine.checkpoint import Checkpointer
 from liver_slurm.engine.storage import release
-from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, WorldEntered
+from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, TransferReport, WorldEntered
 from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
 from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransferStats
@@ -101,29 +101,26 @@ class Participant:
             overlapped: what moved while training ran.
         """
         early = overlapped or LiveTransferStats()
-        self.control.post(
-            Streamed(
-                worker=self.name,
-                generation=target.membership.generation,
-                ok=True,
-                seconds=early.seconds + paused.seconds,
-                plan_seconds=target.plan_seconds,
-                bytes_sent=early.bytes_sent + paused.bytes_sent,
-                bytes_early=early.bytes_early,
-                bytes_gradients=early.bytes_gradients,
-                bytes_received=early.bytes_received + paused.bytes_received,
-                bytes_local=early.bytes_local + paused.bytes_local,
-                staging_peak_bytes=max(early.staging_peak_bytes, paused.staging_peak_bytes),
-                gradient_staging_bytes=early.gradient_staging_bytes,
-                memory_peak_bytes=_memory_peak(self.device),
-                state_peak_bytes=target.state_peak_bytes,
-                late_layers=len(target.late) if target.late is not None else 0,
-                digests_checked=early.digests_checked + paused.digests_checked,
-                hook_seconds=early.exposed_seconds,
-                paused_at=pause.paused_at,
-                gap_seconds=pause.gap_seconds,
-            )
+        report = TransferReport(
+            seconds=early.seconds + paused.seconds,
+            plan_seconds=target.plan_seconds,
+            bytes_sent=early.bytes_sent + paused.bytes_sent,
+            bytes_early=early.bytes_early,
+            bytes_gradients=early.bytes_gradients,
+            bytes_received=early.bytes_received + paused.bytes_received,
+            bytes_local=early.bytes_local + paused.bytes_local,
+            staging_peak_bytes=max(early.staging_peak_bytes, paused.staging_peak_bytes),
+            gradient_staging_bytes=early.gradient_staging_bytes,
+            memory_peak_bytes=_memory_peak(self.device),
+            state_peak_bytes=target.state_peak_bytes,
+            late_layers=len(target.late) if target.late is not None else 0,
+            digests_checked=early.digests_checked + paused.digests_checked,
+            hook_seconds=early.exposed_seconds,
+            paused_at=pause.paused_at,
+            gap_seconds=pause.gap_seconds,
         )
+        vote = Streamed(worker=self.name, generation=target.membership.generation, ok=True, report=report)
+        self.control.post(vote)
 
     def vote_no(self, target: TargetWorld, error: Exception) -> None:
         """Vote against the commit, then close the connections, so that peers which wait for this worker fail now too.

@@ -116,7 +116,9 @@ class AnyOrder(RuleBasedStateMachine):
             generation = attempt.target.generation if attempt else 0
             if ok:
                 self.voted.add((name, generation))
-            self.run.say(m.Streamed(worker=name, generation=generation, ok=ok, error="x", paused_at=1.0))
+            self.run.say(
+                m.Streamed(worker=name, generation=generation, ok=ok, error="x", report=m.TransferReport(paused_at=1.0))
+            )
 
     @rule(name=ANYBODY)
     def enters(self, name: str) -> None:

@@ -344,13 +344,14 @@ def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab])
 def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking)
     run.run()
-    vote = run.vote
-    assert (vote.ok, vote.generation, vote.seconds, vote.plan_seconds) == (True, GENERATION, 0.5, 0.75)
-    assert (vote.bytes_sent, vote.bytes_received, vote.bytes_local, vote.bytes_early) == (100, 200, 300, 0)
-    assert (vote.staging_peak_bytes, vote.digests_checked, vote.late_layers) == (4096, 7, 0)
-    assert (vote.paused_at, vote.gap_seconds) == (100.0, 0.25)
-    assert vote.state_peak_bytes == 1000 + 4096
-    assert vote.memory_peak_bytes > 1 << 20
+    vote, report = run.vote, run.vote.report
+    assert (vote.ok, vote.generation) == (True, GENERATION)
+    assert (report.seconds, report.plan_seconds) == (0.5, 0.75)
+    assert (report.bytes_sent, report.bytes_received, report.bytes_local, report.bytes_early) == (100, 200, 300, 0)
+    assert (report.staging_peak_bytes, report.digests_checked, report.late_layers) == (4096, 7, 0)
+    assert (report.paused_at, report.gap_seconds) == (100.0, 0.25)
+    assert report.state_peak_bytes == 1000 + 4096
+    assert report.memory_peak_bytes > 1 << 20
 
 
 def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_after(lab: Callable[..., Lab]) -> None:
@@ -380,12 +381,12 @@ def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_af
 def test_the_vote_has_the_figures_of_both(lab: Callable[..., Lab]) -> None:
     run = lab(Live)
     run.run()
-    vote = run.vote
-    assert (vote.seconds, vote.hook_seconds) == (0.25, 0.125)
-    assert (vote.bytes_sent, vote.bytes_early, vote.bytes_gradients) == (1000, 800, 100)
-    assert (vote.bytes_received, vote.bytes_local, vote.digests_checked) == (2000, 3000, 9)
-    assert (vote.staging_peak_bytes, vote.gradient_staging_bytes) == (64, 32)
-    assert vote.state_peak_bytes == 1000 + 64 + 32
+    report = run.vote.report
+    assert (report.seconds, report.hook_seconds) == (0.25, 0.125)
+    assert (report.bytes_sent, report.bytes_early, report.bytes_gradients) == (1000, 800, 100)
+    assert (report.bytes_received, report.bytes_local, report.digests_checked) == (2000, 3000, 9)
+    assert (report.staging_peak_bytes, report.gradient_staging_bytes) == (64, 32)
+    assert report.state_peak_bytes == 1000 + 64 + 32
 
 
 @both
@@ -593,10 +594,10 @@ def test_late_layers_move_when_all_else_is_proven(lab: Callable[..., Lab], mode:
     run.in_order(*first, "late layers", "say Streamed yes", "enter new at 40")
     if mode is Live:
         run.in_order("late layers", "weights of new from update 41", "say Streamed yes")
-    vote = run.vote
-    assert (vote.late_layers, vote.state_peak_bytes, vote.staging_peak_bytes) == (2, 9000, 5000)
+    report = run.vote.report
+    assert (report.late_layers, report.state_peak_bytes, report.staging_peak_bytes) == (2, 9000, 5000)
     sent, checked = (110, 11) if mode is Blocking else (1010, 13)
-    assert (vote.bytes_sent, vote.digests_checked) == (sent, checked)
+    assert (report.bytes_sent, report.digests_checked) == (sent, checked)
 
 
 @both
