@@ -129,7 +129,7 @@ def _layout(config: JobConfig, option: str, text: str) -> Layout:
         layout = Layout.parse(text)
     except ValueError as error:
         raise BadInput(f"{option}: {error}") from None
-    reason = impossible(layout, config.model, config.train)
+    reason = impossible(layout, config.model, config.data, config.train)
     if reason is not None:
         raise BadInput(f"{option} {layout}: {reason}")
     return layout

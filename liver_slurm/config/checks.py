@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from liver_slurm.config.layouts import feasible_layouts, impossible, live_workers
+from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.problem import Problem, join, shown
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.types import MAX_INT, is_text
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
 
+LONGEST_PATH = 4096
 Check = Callable[[JobConfig], Iterator[Problem]]
 
 
@@ -49,6 +50,14 @@ def _heads(config: JobConfig) -> Iterator[Problem]:
             f"{model.hidden_size} is not a multiple of num_attention_heads {model.num_attention_heads}; "
             "allowed: a multiple, or give kv_channels",
         )
+
+
+def _rotated_width(config: JobConfig) -> Iterator[Problem]:
+    model, width = config.model, head_width(config.model)
+    if model.provider is None and width % 2 and int(width * model.rotary_percent) == width:
+        key = "model.hidden_size" if model.kv_channels is None else "model.kv_channels"
+        text = f"makes heads of width {width}, all of it rotated in pairs"
+        yield Problem(key, f"{getattr(model, key.removeprefix('model.'))} {text}; allowed: an even width of a head")
 
 
 def _query_groups(config: JobConfig) -> Iterator[Problem]:
@@ -90,7 +99,7 @@ def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
     if not config.elastic.layouts:
         yield Problem("elastic.layouts", '[] is not allowed; allowed: "auto", or at least one layout')
     for text in config.elastic.layouts:
-        if reason := impossible(Layout.parse(text), config.model, config.train):
+        if reason := impossible(Layout.parse(text), config.model, config.data, config.train):
             yield Problem("elastic.layouts", f'"{text}" is impossible for this model: {reason}')
 
 
@@ -107,7 +116,7 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
     if elastic.layouts != "auto" and elastic.initial not in elastic.layouts:
         listed = ", ".join(elastic.layouts)
         yield Problem("elastic.initial", f'"{initial}" is not in elastic.layouts; allowed: {listed}')
-    elif reason := impossible(initial, config.model, config.train):
+    elif reason := impossible(initial, config.model, config.data, config.train):
         yield Problem("elastic.initial", f'"{initial}" is impossible for this model: {reason}')
     if initial.size > workers:
         yield Problem("elastic.initial", f'"{initial}" needs {initial.size} workers; allowed: at most {workers}, live')
@@ -188,13 +197,16 @@ def _data_files(config: JobConfig) -> Iterator[Problem]:
     for text in config.data.paths:
         if reason := unreadable_data(Path(text)):
             allowed = "text files, folders, or .bin/.idx prefixes that can be read"
-            yield Problem("data.paths", f"{shown(text)} {reason}; allowed: {allowed}")
+            yield Problem("data.paths", f"{shown(text, LONGEST_PATH)} {reason}; allowed: {allowed}")
 
 
 def _tokenizer_file(config: JobConfig) -> Iterator[Problem]:
     text = config.data.tokenizer
     if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
-        yield Problem("data.tokenizer", f'{shown(text)} is not a readable file; allowed: "byte", or a tokenizer.json')
+        yield Problem(
+            "data.tokenizer",
+            f'{shown(text, LONGEST_PATH)} is not a readable file; allowed: "byte", or a tokenizer.json',
+        )
 
 
 def unreadable_data(path: Path) -> str | None:
@@ -221,6 +233,7 @@ _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _LAYOUT = ("model", *_BATCH)
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, _heads),
+    ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), _rotated_width),
     (("model.num_attention_heads", "model.num_query_groups"), _query_groups),
     (_BATCH, _batches),
     (("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps"), _learning_rate),

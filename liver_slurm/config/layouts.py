@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-from liver_slurm.config.schema import JobConfig, LiveSection, ModelSection, TrainSection
+from collections.abc import Iterator
+
+from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
 
+BYTE_VOCABULARY = 257
+"""Tokens of the tokenizer ``byte``: the bytes, and the end of a document."""
+VOCABULARY_MULTIPLE = 128
+"""The vocabulary is padded to a multiple of this, whatever tp is: every layout has the same global shapes."""
+
+
+def padded_vocabulary(size: int) -> int:
+    """Count the rows of the embedding for a vocabulary of ``size`` tokens."""
+    return -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
 
 def live_workers(live: LiveSection) -> int:
-    """Workers of the live job, all components together."""
+    """Count the workers of the live job, all components together."""
     return sum(component.nodes * component.tasks_per_node for component in live.component)
 
 
-def impossible(layout: Layout, model: ModelSection, train: TrainSection) -> str | None:
-    """Why the model cannot have this layout; None: it can. Sizes that a model provider leaves out are not judged."""
-    heads, tp = model.num_attention_heads, layout.tp
-    groups = model.num_query_groups or heads
-    ffn = model.ffn_hidden_size or 4 * model.hidden_size
-    if heads % tp:
-        return f"tp{tp} does not divide num_attention_heads {heads}"
-    if groups and groups % tp and tp % groups:
-        return f"of tp{tp} and num_query_groups {groups} neither divides the other"
-    if ffn % tp:
-        return f"tp{tp} does not divide ffn_hidden_size {ffn}"
+def impossible(layout: Layout, model: ModelSection, data: DataSection, train: TrainSection) -> str | None:
+    """Say why the model cannot have this layout; None: it can.
+
+    Sizes that a model provider leaves out are not judged, nor is what only the built-in model has.
+    """
+    for reason in _tp_reasons(layout.tp, model, data):
+        return reason
     if model.num_layers and layout.pp > model.num_layers:
         return f"pp{layout.pp} is more than num_layers {model.num_layers}"
     microbatches = train.global_batch_size // train.micro_batch_size
     if layout.dp > microbatches:
         return f"dp{layout.dp} is more than the {microbatches} microbatches of one step"
     return None
+
+
+def _tp_reasons(tp: int, model: ModelSection, data: DataSection) -> Iterator[str]:
+    """Find the dimensions that megatron-core would cut into ``tp`` equal parts and cannot."""
+    heads = model.num_attention_heads
+    groups = model.num_query_groups or heads
+    ffn = model.ffn_hidden_size or 4 * model.hidden_size
+    if heads % tp:
+        yield f"tp{tp} does not divide num_attention_heads {heads}"
+    if groups and groups % tp and tp % groups:
+        yield f"of tp{tp} and num_query_groups {groups} neither divides the other"
+    if ffn % tp:
+        yield f"tp{tp} does not divide ffn_hidden_size {ffn}"
+    if model.provider is not None:
+        return
+    width = head_width(model)
+    if width * (heads + 2 * groups) % tp:
+        yield f"tp{tp} does not divide the {heads} heads and 2 × {groups} query groups of width {width}, together"
+    size = model.vocab_size or (BYTE_VOCABULARY if data.tokenizer == "byte" else None)
+    if size is not None and padded_vocabulary(size) % tp:
+        yield f"tp{tp} does not divide {padded_vocabulary(size)}, the vocabulary padded to {VOCABULARY_MULTIPLE}s"
+    if size is None and VOCABULARY_MULTIPLE % tp:
+        yield f"tp{tp} may not divide the padded vocabulary: write the tokenizer's as model.vocab_size"
+
+
+def head_width(model: ModelSection) -> int:
+    """Give the width of one attention head; 0 where a model provider leaves the sizes out."""
+    return model.kv_channels or model.hidden_size // max(1, model.num_attention_heads)
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
@@ -60,7 +96,9 @@ def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
         candidates = _all_layouts(config, bound)
     else:
         candidates = [Layout.parse(text) for text in config.elastic.layouts]
-    fitting = [one for one in candidates if one.size <= bound and not impossible(one, config.model, config.train)]
+    fitting = [
+        one for one in candidates if one.size <= bound and not impossible(one, config.model, config.data, config.train)
+    ]
     return sorted(fitting, key=lambda one: -one.size)
 
 

@@ -32,20 +32,22 @@ def join(section: str, name: str) -> str:
     return f"{section}.{part}" if section else part
 
 
-def shown(value: object) -> str:
-    """Show a value as a job file would have it, short and on one line."""
+def shown(value: object, longest: int = LONGEST) -> str:
+    """Show a value as a job file would have it, in one line of at most ``longest`` characters."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, (list, tuple)):
-        return _short("[" + ", ".join(shown(one) for one in value[:LONGEST]) + "]")
-    return _short(f'"{value}"' if isinstance(value, str) else str(value))
+        return one_line("[" + ", ".join(shown(one) for one in value[:longest]) + "]", longest)
+    return one_line(f'"{value}"' if isinstance(value, str) else value, longest)
 
 
-def _short(text: str) -> str:
-    text = text if text.isprintable() else text.encode("unicode_escape").decode()
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "…"
+def one_line(text: object, longest: int = 1000) -> str:
+    """Write a text in one line of at most ``longest`` characters, with escapes such as ``\\n`` for unprintable ones."""
+    line = " ".join(str(text).split()) if isinstance(text, Exception) else str(text)
+    line = line if line.isprintable() else line.encode("unicode_escape").decode()
+    return line if len(line) <= longest else line[: longest - 3] + "…"
 
 
 def nearest(key: str, known: Collection[str]) -> str | None:

@@ -138,5 +138,5 @@ def why_impossible(layout: Layout, config: JobConfig) -> str | None:
     limit = config.elastic.max_workers
     if limit is not None and layout.size > limit:
         return f"{layout} has {layout.size} workers, more than elastic.max_workers {limit}"
-    reason = impossible(layout, config.model, config.train)
+    reason = impossible(layout, config.model, config.data, config.train)
     return f"{layout} is impossible: {reason}" if reason else None

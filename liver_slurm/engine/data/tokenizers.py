@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.layouts import BYTE_VOCABULARY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """Each byte of the UTF-8 text is a token; 256 ends a document."""
 
-    vocab_size = 257
+    vocab_size = BYTE_VOCABULARY
     eod = 256
 
     def encode(self, text: str) -> NDArray[np.int64]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import torch
 
+from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.model import padded_vocabulary, unwrap, vocabulary
+from liver_slurm.engine.megatron.model import unwrap, vocabulary
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.reshard.shard_spec import BoxSpec
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.config.layouts import stage_layers
+from liver_slurm.config.layouts import padded_vocabulary, stage_layers
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
@@ -20,16 +20,8 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  #
 from megatron.core.transformer.module import Float16Module  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-VOCABULARY_MULTIPLE = 128
-"""The vocabulary is padded to a multiple of this, whatever tp is: every layout has the same global shapes."""
-
 _ACTIVATIONS = {"silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "relu": torch.nn.functional.relu}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def padded_vocabulary(size: int) -> int:
-    """Rows of the embedding for a vocabulary of ``size`` tokens."""
-    return math.ceil(size / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:

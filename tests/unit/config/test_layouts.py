@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from liver_slurm.config.layouts import feasible_layouts, impossible
 from liver_slurm.config.schema import (
     ComponentSection,
+    DataSection,
     ElasticSection,
     JobConfig,
     LiveSection,
     ModelSection,
     TrainSection,
 )
+from liver_slurm.engine.megatron.spec import world_spec
 from liver_slurm.parallel.layout import Layout
 
 MODEL = ModelSection(num_layers=4, hidden_size=64, num_attention_heads=8, num_query_groups=4)
 TRAIN = TrainSection(steps=1, seq_length=8, micro_batch_size=2, global_batch_size=16)
+DATA = DataSection()
 CONFIG = JobConfig(model=MODEL, train=TRAIN, live=LiveSection(component=(ComponentSection(tasks_per_node=2),)))
 
 
@@ -33,15 +38,35 @@ CONFIG = JobConfig(model=MODEL, train=TRAIN, live=LiveSection(component=(Compone
     ],
 )
 def test_reasons(layout: str, reason: str | None) -> None:
-    assert impossible(Layout.parse(layout), MODEL, TRAIN) == reason
+    assert impossible(Layout.parse(layout), MODEL, DATA, TRAIN) == reason
 
 
 def test_reasons_of_query_groups_and_the_mlp() -> None:
     model = dataclasses.replace(MODEL, num_attention_heads=12, num_query_groups=3)
-    assert impossible(Layout(2, 1, 1), model, TRAIN) == "of tp2 and num_query_groups 3 neither divides the other"
-    assert impossible(Layout(6, 1, 1), dataclasses.replace(model, ffn_hidden_size=12), TRAIN) is None
+    assert impossible(Layout(2, 1, 1), model, DATA, TRAIN) == "of tp2 and num_query_groups 3 neither divides the other"
+    assert impossible(Layout(6, 1, 1), dataclasses.replace(model, ffn_hidden_size=12), DATA, TRAIN) is None
     model = dataclasses.replace(MODEL, ffn_hidden_size=90)
-    assert impossible(Layout(4, 1, 1), model, TRAIN) == "tp4 does not divide ffn_hidden_size 90"
+    assert impossible(Layout(4, 1, 1), model, DATA, TRAIN) == "tp4 does not divide ffn_hidden_size 90"
+
+
+def test_reasons_of_the_vocabulary() -> None:
+    model = dataclasses.replace(MODEL, num_attention_heads=24, hidden_size=384, num_query_groups=None)
+    tp3 = Layout(3, 1, 1)
+    assert impossible(tp3, model, DATA, TRAIN) is None  # 257 bytes are padded to 384
+    for size, rows in ((1001, 1024), (32000, 32000), (384, None), (50257, None)):
+        reason = impossible(tp3, dataclasses.replace(model, vocab_size=size), DATA, TRAIN)
+        assert reason == (rows and f"tp3 does not divide {rows}, the vocabulary padded to 128s")
+    file = DataSection(tokenizer="tokenizer.json")
+    assert impossible(Layout(8, 1, 1), model, file, TRAIN) is None
+    assert "write the tokenizer's as model.vocab_size" in str(impossible(tp3, model, file, TRAIN))
+    assert impossible(tp3, dataclasses.replace(model, provider="mine:model"), file, TRAIN) is None
+
+
+def test_reasons_of_the_fused_projection() -> None:
+    model = ModelSection(num_layers=2, hidden_size=40, num_attention_heads=8, num_query_groups=1, ffn_hidden_size=64)
+    reason = impossible(Layout(4, 1, 1), model, DATA, TRAIN)
+    assert reason == "tp4 does not divide the 8 heads and 2 × 1 query groups of width 5, together"
+    assert impossible(Layout(4, 1, 1), dataclasses.replace(model, kv_channels=6), DATA, TRAIN) is None
 
 
 def test_auto_takes_all_and_keeps_tp_inside_a_node() -> None:
@@ -61,3 +86,21 @@ def test_a_list_is_kept_in_order_among_equals() -> None:
     config = dataclasses.replace(CONFIG, elastic=elastic)
     assert [str(one) for one in feasible_layouts(config, 2)] == ["tp1pp2dp1", "tp1pp1dp2", "tp1pp1dp1"]
     assert feasible_layouts(config, 0) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_what_is_possible_can_be_built(data: st.DataObject) -> None:
+    heads = data.draw(st.sampled_from([3, 4, 5, 6, 8, 12]))
+    model = ModelSection(
+        num_layers=data.draw(st.integers(1, 3)),
+        hidden_size=heads * 2 * data.draw(st.integers(1, 8)),
+        num_attention_heads=heads,
+        num_query_groups=data.draw(st.sampled_from([group for group in range(1, heads + 1) if heads % group == 0])),
+        ffn_hidden_size=data.draw(st.sampled_from([60, 64, 120])),
+        kv_channels=data.draw(st.none() | st.integers(1, 8).map(lambda half: 2 * half)),
+        vocab_size=data.draw(st.sampled_from([None, 100, 257, 300, 1001, 32000])),
+    )
+    layout = Layout(data.draw(st.sampled_from([1, 2, 3, 4, 5, 6])), data.draw(st.integers(1, 3)), 1)
+    assume(impossible(layout, model, DATA, TRAIN) is None)
+    assert world_spec(JobConfig(model=model, train=TRAIN), layout).layout == layout

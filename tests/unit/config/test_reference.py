@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,16 +23,6 @@ def test_every_section_and_key_has_a_text() -> None:
     keys = [key for section in sections(documented=True) for key in section.keys]
     assert [key.name for key in keys if not key.text] == []
     assert [section.name for section in sections(documented=True) if not section.text] == []
-
-
-def test_the_readme_names_every_key() -> None:
-    text = (FILE.parents[1] / "README.md").read_text()
-    rows = re.findall(r"^\| `\[+([\w.]+)\]+` \|(.*)\|$", text, flags=re.MULTILINE)
-    assert sorted(name for name, _ in rows) == sorted(section.name for section in sections())
-    for section in sections():
-        row = dict(rows)[section.name]
-        missing = [key.name for key in section.keys if f"`{key.name.rpartition('.')[2]}`" not in row]
-        assert not missing, "README.md, Configuration: name the key in its section's row"
 
 
 def test_nothing_is_set_in_it() -> None:

@@ -1,0 +1,160 @@
+"""One job as plain tables, merged from the site file, the job file and overrides; each key knows where it came from."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.config.problem import Problem, join, one_line
+
+Table = dict[str, Any]
+
+
+class Document:
+    """Tables merged from several places; what is merged later goes before what was there."""
+
+    def __init__(self) -> None:
+        self._table: Table = {}
+        self._origins: dict[str, str] = {}
+
+    def tables(self) -> Table:
+        """Return the tables as the schema knows them.
+
+        TOML reads an unquoted 04:00:00 as a time of day; here it is a duration, as text.
+        """
+        plain: Table = _plain_times(self._table)
+        return plain
+
+    def merge(self, table: Mapping[str, Any], origin: str) -> None:
+        """Put tables over those that are there, key by key.
+
+        Args:
+            origin: the name of their file, for messages.
+        """
+        self._merge(self._table, table, "", origin)
+
+    def _merge(self, into: Table, table: Mapping[str, Any], section: str, origin: str) -> None:
+        for name, value in table.items():
+            key = join(section, str(name))
+            self._origins[key] = origin
+            if isinstance(value, dict):
+                inner = into.get(name)
+                into[name] = dict(inner) if isinstance(inner, dict) else {}
+                self._merge(into[name], value, key, origin)
+            else:
+                into[name] = value
+
+    def override(self, text: str) -> None:
+        """Apply one ``section.key=value``; a number in the key counts the tables of a list from 0.
+
+        Raises:
+            BadInput: it is not of that form, or names no place.
+        """
+        key, equals, value = (part.strip() for part in text.partition("="))
+        parts = key.split(".")
+        if not equals or len(parts) < 2 or not all(parts):
+            raise BadInput(f"--set {one_line(text)}: not an override; write section.key=value, such as train.lr=1e-3")
+        place: Any = self._table
+        try:
+            for index, name in enumerate(parts[:-1]):
+                default: Any = [] if parts[index + 1].isdecimal() else {}
+                place = _element(place, name, default)
+            _put(place, parts[-1], parse_value(value))
+        except (AttributeError, IndexError, TypeError, ValueError):
+            reason = f"there is no place {one_line(key)}; see the job file for what it is part of"
+            raise BadInput(f"--set {one_line(text)}: {reason}") from None
+        self._origins[key] = "--set"
+        self._origins.setdefault(parts[0], "--set")
+
+    def replace_resources(self, workers: int, standbys: int) -> None:
+        """Ask for plain processes in place of Slurm resources: one component of ``workers``, single standbys."""
+        live, standby = self._table.setdefault("live", {}), self._table.setdefault("standby", {})
+        if not isinstance(live, dict) or not isinstance(standby, dict):
+            return  # decoding says so
+        match live.get("component"):
+            case [dict() as first, *_]:
+                pass
+            case _:
+                first = {}
+        kept = {name: first[name] for name in ("cpus_per_task", "gpus_per_task") if name in first}
+        live["component"] = [{**kept, "nodes": 1, "tasks_per_node": workers}]
+        standby.update({"gpus_per_task": 0, **kept, "partitions": ["local"], "max_jobs": standbys})
+        standby.update({"nodes_per_job": 1, "tasks_per_node": 1, "unit": []})
+
+    def line(self, problem: Problem, default: str) -> str:
+        """Write a problem down in one line, with the file or option that its key came from.
+
+        Args:
+            default: what stands for the file of a key that came from nowhere, as one that is missing does.
+        """
+        key = problem.key
+        while key and key not in self._origins:
+            key = key.rpartition(".")[0]
+        return f"{self._origins.get(key, default)}: {problem.key}: {problem.text}"
+
+
+def read_toml(path: Path) -> Table:
+    """Read a TOML file.
+
+    Raises:
+        BadInput: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomli.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except (tomli.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise BadInput(f"{path}: not TOML: {one_line(error)}") from None
+
+
+def parse_value(text: str) -> Any:
+    """Read a TOML value, or else take the text itself; likewise what TOML would take for a date or a time of day."""
+    try:
+        parsed = tomli.loads(f"value = {text}")
+    except (tomli.TOMLDecodeError, RecursionError, ValueError):
+        return text
+    value = parsed["value"]
+    return text if len(parsed) > 1 or isinstance(value, (datetime.date, datetime.time)) else value
+
+
+def without_none(value: Any) -> Any:
+    """Copy nested tables without the keys whose value is None, which is how TOML says it."""
+    if isinstance(value, dict):
+        return {name: without_none(inner) for name, inner in value.items() if inner is not None}
+    return [without_none(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _element(place: Any, name: str, default: Any) -> Any:
+    if isinstance(place, list):
+        if int(name) == len(place):
+            place.append(default)
+        return place[int(name)]
+    return place.setdefault(name, default)
+
+
+def _put(place: Any, name: str, value: Any) -> None:
+    if isinstance(place, list):
+        if int(name) == len(place):
+            place.append(value)
+        place[int(name)] = value
+    elif isinstance(place, dict):
+        place[name] = value
+    else:
+        raise TypeError(name)
+
+
+def _plain_times(value: Any) -> Any:
+    if isinstance(value, datetime.time):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {name: _plain_times(inner) for name, inner in value.items()}
+    return [_plain_times(inner) for inner in value] if isinstance(value, list) else value
