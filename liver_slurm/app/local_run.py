@@ -26,6 +26,7 @@ from liver_slurm.rundir.event_log import EventLog, read_events
 from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, write_run_info
+from liver_slurm.rundir.worker_names import guaranteed_prefix, worker_name
 from liver_slurm.scheduler.local.process import start, worker_environment
 
 POLL = 0.1
@@ -137,7 +138,8 @@ class _Runner:
         """Start everything, wait for the coordinator's word, let the rest end by itself."""
         self._start_coordinator()
         for index in range(workers):
-            self._start_worker(f"live-{index}", worker_environment(index, workers + standbys, gpus))
+            name = worker_name(guaranteed_prefix(), index)
+            self._start_worker(name, worker_environment(index, workers + standbys, gpus))
         code = self._wait()
         psutil.wait_procs([psutil.Process(process.pid) for process in self._workers.values()], timeout=GOODBYE)
         return code

@@ -36,6 +36,17 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def move_into_place(fresh: Path, path: Path) -> None:
+    """Give a file that is written the name of another one, which it replaces; both are on disk when this returns."""
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's entries on disk: after a rename, that the new name is there."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

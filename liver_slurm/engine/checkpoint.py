@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +17,15 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.api import Boxes, TrainingShard
 from liver_slurm.parallel import c10d
+from liver_slurm.rundir.checkpoints import (
+    begin_checkpoint,
+    checkpoint_path,
+    part_path,
+    prune_checkpoints,
+    publish_checkpoint,
+    read_meta,
+)
 
-_META = "liver.json"
-_PREFIX = "step-"
 _FORMAT = 1
 
 
@@ -177,11 +180,10 @@ class Checkpointer:
         done(Written(step, path, error, seconds, stall if self._asynchronous else seconds))
 
     def _write_files(self, boxes: Boxes, step: int, counters: dict[str, int], path: Path) -> None:
-        part = path.with_name(f".{path.name}.part")
+        part = part_path(path)
         world = self._state.world
         if world.rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
+            begin_checkpoint(path)
         host = world.groups["host"]
         with c10d.default_group(host):
             torch.distributed.barrier(group=host)
@@ -192,25 +194,9 @@ class Checkpointer:
             )
         if world.rank == 0:
             meta = {"format": _FORMAT, "step": step, "layout": str(world.layout), **counters}
-            (part / _META).write_text(json.dumps(meta))
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(part, path)
-            self._prune()
-
-    def _prune(self) -> None:
-        if self._keep > 0:
-            for path in list_checkpoints(self._folder)[: -self._keep]:
-                shutil.rmtree(path)
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
-    return folder / f"{_PREFIX}{step:08d}"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"{_PREFIX}*/{_META}"))
+            publish_checkpoint(path, meta)
+            if self._keep > 0:
+                prune_checkpoints(self._folder, self._keep)
 
 
 def load_checkpoint(state: TrainingShard, path: Path) -> int:
@@ -222,10 +208,7 @@ def load_checkpoint(state: TrainingShard, path: Path) -> int:
     Raises:
         BadInput: it is no checkpoint, or of another model.
     """
-    try:
-        meta = json.loads((path / _META).read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is no checkpoint of liver-slurm: {error}") from error
+    meta = read_meta(path)
     if meta.get("format") != _FORMAT:
         raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {_FORMAT}")
     wanted = _as_state_dict(state.boxes(), _global_shapes(state))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from liver_slurm.base.errors import ControlError
+from liver_slurm.base.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,7 @@ class Address:
 
 def write(file: Path, address: Address) -> None:
     """Replace ``file``; a reader sees the old address or the new one, never half of one."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        json.dump(asdict(address), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)
+    replace_file(file, json.dumps(asdict(address)).encode(), 0o600)
 
 
 def read(file: Path) -> Address:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from liver_slurm.base.files import replacing
 from liver_slurm.base.jsonl import LineWriter, read_lines, read_tail
 
 
@@ -63,14 +63,10 @@ def truncate_metrics(path: Path, step: int) -> None:
 
     The file is replaced, so what a process that had it open still writes (one of a lost world) goes nowhere.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("wb") as stream:
+    with replacing(path) as stream:
         for line in read_lines(path):
             if line.get("step", step + 1) <= step:
                 stream.write(msgspec.json.encode(line) + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(path)
 
 
 def read_metrics(path: Path) -> Iterator[StepMetrics]:

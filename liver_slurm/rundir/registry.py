@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.base.files import replace_file
 from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
+from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 from liver_slurm.rundir.paths import RunDir
 
 
@@ -85,10 +87,8 @@ def read_run_info(run_dir: RunDir) -> RunInfo:
 
 
 def write_run_info(run_dir: RunDir, info: RunInfo) -> None:
-    """Replace ``run.json`` atomically."""
-    fresh = run_dir.run_file.with_name(f".{run_dir.run_file.name}.{os.getpid()}")
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
-    fresh.replace(run_dir.run_file)
+    """Replace ``run.json``."""
+    replace_file(run_dir.run_file, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
 
 
 def record_run(run_dir: RunDir, job_id: str = "") -> None:
@@ -150,17 +150,6 @@ def list_runs() -> list[tuple[RunDir, RunInfo]]:
     return sorted(found, key=lambda one: (-one[1].created, one[0].path.name))
 
 
-def newest_checkpoint(run_dir: RunDir, at_most: int | None = None) -> Path | None:
-    """Folder of the run's newest complete checkpoint: folders are renamed to ``step-N`` when they are complete.
-
-    ``at_most``: the newest of those with so many steps or fewer.
-    """
-    found = [one for one in run_dir.checkpoints.glob("step-*") if one.is_dir() and one.name[5:].isdecimal()]
-    return max(
-        (one for one in found if at_most is None or checkpoint_step(one) <= at_most), key=checkpoint_step, default=None
-    )
-
-
 def resume_step(run_dir: RunDir) -> int:
     """Steps that are completed in the run's newest checkpoint.
 
@@ -168,15 +157,10 @@ def resume_step(run_dir: RunDir) -> int:
         BadInput: it is no run directory, or has none.
     """
     read_run_info(run_dir)
-    saved = newest_checkpoint(run_dir)
+    saved = newest_checkpoint(run_dir.checkpoints)
     if saved is None:
         raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
     return checkpoint_step(saved)
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """Steps that are completed in a checkpoint's folder."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:

@@ -1,8 +1,58 @@
-"""Names of workers: who made them, and how to take them apart. The only module that knows the syntax."""
+"""Names of workers: made here and taken apart here, and nowhere else.
+
+``live-3``            task 3 of the guaranteed job that began the run
+``live-1234-3``       task 3 of guaranteed job 1234, which took the run over from another one
+``standby-1234-0``    task 0 of standby job 1234
+``standby-local-2``   the third standby of a run of plain processes
+
+Workers that people start by hand may have any name.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
 
-def live_names(job_id: str) -> str:
-    """First part of the names of a successor's workers, as its batch script gives them."""
-    return f"live-{job_id}"
+Role = Literal["live", "standby"]
+"""Where a worker was started, as messages say it: in the run's guaranteed job, or in a standby job."""
+
+
+def guaranteed_prefix(successor: str = "") -> str:
+    """First part of the names of a guaranteed job's workers; ``successor``: its id, if it took the run over."""
+    return f"live-{successor}" if successor else "live"
+
+
+def standby_prefix(job_id: str) -> str:
+    """First part of the names of a standby job's workers."""
+    return f"standby-{job_id}"
+
+
+def worker_name(prefix: str, number: int | str) -> str:
+    """The name of one worker of several with one first part."""
+    return f"{prefix}-{number}"
+
+
+def local_standby_name(number: int) -> str:
+    """The name of a standby that is a plain process; its job has the same."""
+    return worker_name(standby_prefix("local"), number)
+
+
+def is_guaranteed(name: str) -> bool:
+    """Whether a worker of this name is one of a guaranteed job's."""
+    return name.startswith("live-")
+
+
+def is_of_successor(name: str, job_id: str) -> bool:
+    """Whether a worker of this name is one of guaranteed job ``job_id``, which took the run over."""
+    return name.startswith(worker_name(guaranteed_prefix(job_id), ""))
+
+
+def task_number(name: str, job_id: str) -> int | None:
+    """The number that srun gave this worker of guaranteed job ``job_id``; None: the name is not of that job's."""
+    prefix, _, number = name.rpartition("-")
+    of_job = prefix in (guaranteed_prefix(), guaranteed_prefix(job_id))
+    return int(number) if of_job and number.isdecimal() else None
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key under which ``live-2`` comes before ``live-10``."""
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in name.split("-"))

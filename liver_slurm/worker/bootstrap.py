@@ -8,10 +8,10 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Literal
 
 from liver_slurm.base.imports import quick_imports
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.worker_names import Role, guaranteed_prefix, standby_prefix, worker_name
 from liver_slurm.worker.signals import signal_pipe
 
 
@@ -20,18 +20,18 @@ def standby_main(run_dir: str) -> None:
     main(Path(run_dir), "standby", task_name("standby"))
 
 
-def task_name(role: Literal["live", "standby"], first: str | None = None) -> str:
+def task_name(role: Role, first: str | None = None) -> str:
     """Name of this Slurm task's worker, unique in the run, which has one live job and any number of standby jobs.
 
     Args:
         first: first part of the name, which a live job gives that succeeds another one.
     """
     task = os.environ.get("SLURM_PROCID", "0")
-    standard = "live" if role == "live" else f"standby-{os.environ.get('SLURM_JOB_ID', '0')}"
-    return f"{first or standard}-{task}"
+    standard = guaranteed_prefix() if role == "live" else standby_prefix(os.environ.get("SLURM_JOB_ID", "0"))
+    return worker_name(first or standard, task)
 
 
-def main(path: Path, role: Literal["live", "standby"], name: str) -> None:
+def main(path: Path, role: Role, name: str) -> None:
     """Run a worker until it is told to leave, then exit with 0, or with 1 if it failed. Does not return."""
     # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
@@ -50,7 +50,7 @@ def main(path: Path, role: Literal["live", "standby"], name: str) -> None:
     os._exit(code)
 
 
-def _work(run_dir: RunDir, role: Literal["live", "standby"], name: str, signals: int) -> None:
+def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
     from liver_slurm.config.load import read_job
     from liver_slurm.rundir.registry import read_run_info
 

@@ -12,7 +12,7 @@ from coordinator_lab import until
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
-from liver_slurm.engine.checkpoint import list_checkpoints
+from liver_slurm.rundir.checkpoints import list_checkpoints
 
 ORPHAN_TIMEOUT, STEPS = 3.0, 40
 

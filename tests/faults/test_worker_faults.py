@@ -14,7 +14,7 @@ from worker_lab import STARTUP, WorkerLab, job
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 from liver_slurm.coordinator.core.membership import COMMIT_PATIENCE
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
-from liver_slurm.rundir.registry import newest_checkpoint
+from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 
 LIVE = ("live-0", "live-1")
 Make = Callable[..., WorkerLab]
@@ -149,9 +149,9 @@ def test_a_resumed_run_goes_on_in_another_layout(tmp_path: Path, make: Make, und
     assert first.ask(CancelRequest()).ok
     assert all(undisturbed[step] == loss for step, loss in first.finish(code=3).items())
 
-    saved = newest_checkpoint(first.run_dir)
+    saved = newest_checkpoint(first.run_dir.checkpoints)
     assert saved is not None
-    step = int(saved.name.removeprefix("step-"))
+    step = checkpoint_step(saved)
     second = make(replace(config, elastic=replace(config.elastic, layouts=("tp2pp1dp1",))), first)
     losses = second.finish()
     assert list(losses) == list(range(step + 1, config.train.steps + 1))

@@ -137,7 +137,7 @@ def test_round_trip(
     # Here: they import what a machine without torch lacks.
     from checkpoint_files import assert_same
 
-    from liver_slurm.engine.checkpoint import checkpoint_path
+    from liver_slurm.rundir.checkpoints import checkpoint_path
 
     undisturbed = run(tmp_path / "undisturbed", initial, precision, distributed, [], workers, 0)
     expected = losses(undisturbed)

@@ -14,11 +14,12 @@ import torch.distributed as dist
 from transition_worker import DEVICE, Patterned, Walker, job
 
 from liver_slurm.engine.api import TrainingShard
-from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path
+from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
+from liver_slurm.rundir.checkpoints import checkpoint_path
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
 STEPS = 3

@@ -9,7 +9,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from liver_slurm.engine.checkpoint import list_checkpoints
+from liver_slurm.rundir.checkpoints import list_checkpoints
 
 
 def newest(folder: Path) -> Path:

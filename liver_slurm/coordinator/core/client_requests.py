@@ -25,6 +25,7 @@ from liver_slurm.protocol.messages import (
     StatusRequest,
     WorkerEnded,
 )
+from liver_slurm.rundir.worker_names import is_guaranteed
 
 
 def handle(turn: Transition, peer: bytes, message: FromClient) -> None:
@@ -61,7 +62,7 @@ def _worker_ended(turn: Transition, message: WorkerEnded) -> None:
     state = turn.state
     if message.worker in state.workers:
         membership.lose(turn, message.worker, message.reason)
-    elif state.phase in (Phase.STARTING, Phase.RECOVERING) and message.worker.startswith("live"):
+    elif state.phase in (Phase.STARTING, Phase.RECOVERING) and is_guaranteed(message.worker):
         log = f"{state.settings.run_dir}/logs/{message.worker}.log"
         end(turn, Phase.FAILED, 1, f"{message.worker} ended before it registered ({message.reason}); see {log}")
 

@@ -17,7 +17,7 @@ from liver_slurm.coordinator.core.state import Phase, RunState
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import live_names
+from liver_slurm.rundir.worker_names import task_number
 
 
 def judge(state: RunState, goal: ResizeGoal) -> None:
@@ -135,9 +135,9 @@ def _workers(state: RunState, job_id: str) -> dict[int, str]:
     """Names of a live job's workers by the number that ``srun`` gave them."""
     found = {}
     for worker in state.workers.values():
-        names, _, number = worker.name.rpartition("-")
-        if worker.role == "live" and worker.job_id == job_id and names in ("live", live_names(job_id)):
-            found[int(number)] = worker.name
+        number = task_number(worker.name, job_id)
+        if worker.role == "live" and worker.job_id == job_id and number is not None:
+            found[number] = worker.name
     return found
 
 

@@ -16,6 +16,7 @@ from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
+from liver_slurm.rundir.worker_names import natural_key
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
@@ -53,7 +54,7 @@ def _start(turn: Transition) -> None:
             end(turn, Phase.FAILED, 1, chosen)
             return
         layout, reason = chosen
-        members = tuple(sorted(warm, key=natural)[: layout.size])
+        members = tuple(sorted(warm, key=natural_key)[: layout.size])
         reconfiguration.begin(turn, layout, members, "start", reason)
     elif turn.now > state.started + state.settings.config.job.start_timeout:
         end(turn, Phase.FAILED, 1, f"only {len(warm)} of {wanted} live workers were ready in time; see their logs")
@@ -71,11 +72,6 @@ def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
     if not layouts:
         return f"elastic.layouts has none for the {workers} live workers; add one, or set elastic.initial"
     return choose(layouts, config, None, lambda layout: ())
-
-
-def natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which ``live-2`` comes before ``live-10``."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("-"))
 
 
 def _recover(turn: Transition) -> None:
@@ -203,7 +199,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     idle = [worker for worker in state.workers.values() if worker.name not in apart]
     ready = sorted(
         (worker for worker in idle if worker.warm and worker.departure is None and not worker.dismissed),
-        key=lambda worker: (worker.arrived, natural(worker.name)),
+        key=lambda worker: (worker.arrived, natural_key(worker.name)),
     )
     return api.Snapshot(
         now=state.now,

@@ -25,7 +25,7 @@ from liver_slurm.coordinator.core.state import Attempt, Phase, RunState, Setting
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy.types import ResizeGoal
-from liver_slurm.rundir.worker_names import live_names
+from liver_slurm.rundir.worker_names import is_guaranteed, is_of_successor
 from liver_slurm.scheduler.ports import JobStart
 
 
@@ -146,6 +146,5 @@ def _why_not_succeed(records: Sequence[Record], before: str, job_id: str) -> str
     last = next((one for one in reversed(records) if isinstance(one, Committed | BegunAnew | Ended)), None)
     if not isinstance(last, Committed):
         return None
-    own = live_names(job_id) + "-"
-    lost = [member for member in last.members if member.startswith("live-") and not member.startswith(own)]
+    lost = [member for member in last.members if is_guaranteed(member) and not is_of_successor(member, job_id)]
     return f"job {before} ended before job {job_id} could take over" if lost else None

@@ -14,9 +14,10 @@ from pathlib import Path
 from liver_slurm.base.errors import BadInput
 from liver_slurm.coordinator.core.records import BegunAnew
 from liver_slurm.coordinator.runtime.journal import Journal
+from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 from liver_slurm.rundir.metrics import last_metrics, truncate_metrics
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import checkpoint_step, newest_checkpoint, read_run_info
+from liver_slurm.rundir.registry import read_run_info
 from liver_slurm.scheduler.ports import JobStart
 
 
@@ -43,7 +44,7 @@ def begin_anew(run_dir: RunDir, journal: Journal, reason: str) -> BegunAnew:
 
 def _newest(run_dir: RunDir, reached: int) -> tuple[str, int]:
     # One beyond the metrics is the last work of a world whose steps nobody has seen: they would never be written down.
-    own = newest_checkpoint(run_dir, at_most=reached)
+    own = newest_checkpoint(run_dir.checkpoints, at_most=reached)
     if own is not None:
         return str(own), checkpoint_step(own)
     return first_checkpoint(read_run_info(run_dir).resumed_from)
@@ -57,7 +58,7 @@ def first_checkpoint(resumed_from: str) -> tuple[str, int]:
     """
     if not resumed_from:
         return "", 0
-    folder = newest_checkpoint(RunDir(Path(resumed_from)))
+    folder = newest_checkpoint(RunDir(Path(resumed_from)).checkpoints)
     if folder is None:
         raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
     return str(folder), checkpoint_step(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput
+from liver_slurm.base.files import move_into_place
 from liver_slurm.config.checks import unreadable_data
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.data.documents import documents
@@ -58,8 +59,8 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
             count, tokens = _write(paths, bin_file, idx_file, tokenizer)
             if not tokens:
                 raise BadInput(f"there is no text in {', '.join(str(path) for path in paths)}")
-            bin_file.replace(f"{prefix}.bin")
-            idx_file.replace(f"{prefix}.idx")
+            move_into_place(bin_file, Path(f"{prefix}.bin"))
+            move_into_place(idx_file, Path(f"{prefix}.idx"))
     except OSError as error:
         raise BadInput(f"cannot write {prefix}.bin: {error.strerror}") from None
     return PreparedData(str(prefix), count, tokens, tokenizer.vocab_size)

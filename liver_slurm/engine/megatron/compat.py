@@ -16,7 +16,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import marshal
-import os
 import re
 import sys
 import warnings
@@ -24,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
+
+from liver_slurm.base.files import replace_file
 
 _PREFIX = "megatron.core."
 
@@ -92,11 +93,8 @@ def compiled(source: str, path: str) -> CodeType:
             return known
     code: CodeType = compile(source, path, "exec", dont_inherit=True)
     if not sys.dont_write_bytecode:
-        fresh = kept.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):  # not to be written to: compiled each time, as Python does it too
-            with fresh.open("xb") as file:  # not together with a process of that number on another node
-                file.write(version + marshal.dumps(code))
-            fresh.replace(kept)
+            replace_file(kept, version + marshal.dumps(code))
     return code
 
 

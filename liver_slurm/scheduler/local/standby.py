@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import psutil
 
+from liver_slurm.base.files import replace_file
 from liver_slurm.config.load import read_job
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.worker_names import local_standby_name
 from liver_slurm.scheduler.local.process import start, worker_environment
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
@@ -42,7 +43,7 @@ class _Started:
 
 
 class LocalStandbys:
-    """:class:`liver_slurm.scheduler.ports.StandbySource` of up to ``count`` processes at a time.
+    """:class:`liver_slurm.scheduler.ports.StandbyProvider` of up to ``count`` processes at a time.
 
     What it started is written down in the run directory: the standbys outlive a coordinator that is killed, and the
     next one must know them.
@@ -61,28 +62,28 @@ class LocalStandbys:
         return self._file.exists()
 
     def observe(self) -> CapacitySnapshot:
-        """See :class:`StandbySource`."""
+        """See :class:`StandbyProvider`."""
         _reap()
         jobs = tuple(StandbyJob(one.job_id, "running", (os.uname().nodename,)) for one in self._alive())
         return CapacitySnapshot(time=time.time(), jobs=jobs, room=(Headroom(0, "", self._count - len(jobs)),))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
-        """See :class:`StandbySource`; there is one unit, and one place for it."""
+        """See :class:`StandbyProvider`; there is one unit, and one place for it."""
         return [self._launch() for _ in range(count)]
 
     def release(self, job_id: str) -> None:
-        """See :class:`StandbySource`."""
+        """See :class:`StandbyProvider`."""
         _end([process for one in self._started if one.job_id == job_id and (process := one.process()) is not None])
 
     def close(self) -> None:
-        """See :class:`StandbySource`."""
+        """See :class:`StandbyProvider`."""
         _end([process for one in self._started if (process := one.process()) is not None])
 
     def _alive(self) -> list[_Started]:
         return [one for one in self._started if one.process() is not None]
 
     def _launch(self) -> str:
-        name = f"standby-local-{len(self._started)}"
+        name = local_standby_name(len(self._started))
         arguments = [str(self._run_dir.path), "--role", "standby", "--name", name]
         taken = {one.index for one in self._alive()}
         index = next(free for free in itertools.count(self._live) if free not in taken)
@@ -92,7 +93,7 @@ class LocalStandbys:
         child = start("liver_slurm.worker", arguments, self._run_dir.worker_log(name), environment, None)
         self._started.append(_Started(name, child.pid, psutil.Process(child.pid).create_time(), index))
         child.returncode = 0  # subprocess must not wait for it: _reap does
-        _write(self._file, json.dumps([asdict(one) for one in self._started]))
+        replace_file(self._file, json.dumps([asdict(one) for one in self._started]).encode())
         return name
 
 
@@ -121,9 +122,3 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return  # ended by itself in between
-
-
-def _write(file: Path, text: str) -> None:
-    fresh = file.with_name(f".{file.name}")
-    fresh.write_text(text)
-    fresh.replace(file)

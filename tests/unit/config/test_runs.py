@@ -13,7 +13,9 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.config.load import read_job
 from liver_slurm.config.schema import JobConfig, JobSection, ModelSection, TrainSection
 from liver_slurm.rundir import registry
-from liver_slurm.rundir.registry import create_run, find_run, list_runs, newest_checkpoint, read_run_info, record_run
+from liver_slurm.rundir.checkpoints import begin_checkpoint, checkpoint_path, publish_checkpoint
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run, find_run, list_runs, read_run_info, record_run
 
 
 @pytest.fixture
@@ -84,14 +86,21 @@ def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> N
     assert list_runs() == []
 
 
+def saved(run_dir: RunDir, step: int) -> None:
+    path = checkpoint_path(run_dir.checkpoints, step)
+    begin_checkpoint(path)
+    publish_checkpoint(path, {"step": step})
+
+
 def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
     # LS-25
     run_dir = create_run(config)
     with pytest.raises(BadInput, match="there is no complete checkpoint"):
         create_run(config, run_dir)
-    for name in ("step-00000009", "step-00000100", ".step-00000200.tmp", "step-00000300.tmp"):
-        (run_dir.checkpoints / name).mkdir()
-    assert newest_checkpoint(run_dir) == run_dir.checkpoints / "step-00000100"
+    (run_dir.checkpoints / "step-00000200").mkdir()  # half removed, by a version that did not rename it first
+    with pytest.raises(BadInput, match="there is no complete checkpoint"):
+        create_run(config, run_dir)
+    saved(run_dir, 100)
     more = dataclasses.replace(config, train=TrainSection(steps=101))
     assert read_run_info(create_run(more, run_dir)).resumed_from == str(run_dir.path)
 
@@ -100,7 +109,7 @@ def test_resuming_needs_the_same_model_and_steps_that_are_left(config: JobConfig
     model = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8)
     before = dataclasses.replace(config, model=model, train=TrainSection(steps=100))
     run_dir = create_run(before)
-    (run_dir.checkpoints / "step-00000100").mkdir()
+    saved(run_dir, 100)
     spelt_out = dataclasses.replace(model, num_query_groups=8, kv_channels=8, ffn_hidden_size=256, init_method_std=0.5)
     create_run(dataclasses.replace(before, model=spelt_out, train=TrainSection(steps=101, lr=1.0)), run_dir)
 

@@ -16,6 +16,7 @@ from liver_slurm.coordinator.core.state import Phase
 from liver_slurm.coordinator.runtime.journal import Journal
 from liver_slurm.coordinator.runtime.restart import begin_anew, job_start
 from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.checkpoints import begin_checkpoint, checkpoint_path, publish_checkpoint
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
@@ -108,7 +109,9 @@ def with_metrics(folder: Path, last: int, checkpoints: list[int], resume: RunDir
         values: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "tokens": 1, "consumed_samples": step}
         writer.append(StepMetrics(step=step, generation=0, layout="tp1pp1dp1", start=0.0, end=0.0, **values))
     for step in checkpoints:
-        (run_dir.checkpoints / f"step-{step:08d}").mkdir()
+        path = checkpoint_path(run_dir.checkpoints, step)
+        begin_checkpoint(path)
+        publish_checkpoint(path, {"step": step})
     return run_dir
 
 
