@@ -49,6 +49,16 @@ def layers() -> str:
     return "\n".join(["```text", *(f"  │  {row}" for row in rows), "  ▼", "```"])
 
 
+def contracts() -> str:
+    """Render the table of import-linter's other contracts, which say in their names what holds."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    names = sorted(contract["name"] for contract in found if contract["type"] != "layers")
+    rows = [
+        f"| {number} | {told[:1].upper()}{told[1:]}. |" for number, _, told in (name.partition(": ") for name in names)
+    ]
+    return "\n".join(["| contract | says |", "|---|---|", *rows])
+
+
 def packages() -> list[str]:
     """Return every package of the product as a dotted name below ``liver_slurm``, plugins included."""
     plugins = ROOT / "plugins"  # liver_slurm/plugins is a link to it, which glob does not follow
@@ -175,6 +185,7 @@ def _members(tree: ast.Module, union: str) -> list[str]:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "layers": layers,
+    "contracts": contracts,
     "rooms": rooms,
     "sections": sections,
     "messages": messages,

@@ -90,7 +90,7 @@ class ModelSection:
     init_method_std: Positive = 0.02
     """Standard deviation of initial weights."""
     provider: FunctionName | None = None
-    """Your own model: ``package.module:function``, see the README; the keys above are handed to it."""
+    """Your own model: ``package.module:function``, see docs/models.md; the keys above are handed to it."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of megatron-core's TransformerConfig, passed through as they are."""
 
@@ -104,7 +104,7 @@ class DataSection:
     tokenizer: TokenizerText = "byte"
     """``byte``, or the path of a Hugging Face ``tokenizer.json``."""
     provider: FunctionName | None = None
-    """Your own data: ``package.module:function``, see the README."""
+    """Your own data: ``package.module:function``, see docs/models.md."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,16 @@ def test_every_section_and_key_has_a_text() -> None:
     assert [section.name for section in sections(documented=True) if not section.text] == []
 
 
+def test_the_documents_name_every_key() -> None:
+    text = (FILE.parents[1] / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `\[+([\w.]+)\]+` \|.*\|(.*)\|$", text, flags=re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(section.name for section in sections())
+    for section in sections():
+        row = dict(rows)[section.name]
+        missing = [key.name for key in section.keys if f"`{key.name.rpartition('.')[2]}`" not in row]
+        assert not missing, "run `make docs`"
+
+
 def test_nothing_is_set_in_it() -> None:
     def is_empty(value: object) -> bool:
         inner = value.values() if isinstance(value, dict) else value
