@@ -307,7 +307,7 @@ class Lab:
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lab]:
-    """Makes a lab, with an engine that completes weights and frees storage on paper."""
+    """Makes a lab whose old world's storage is freed on paper."""
 
     def make(transfer: type[Blocking] | type[Live], verdict: Verdict = commit) -> Lab:
         made = Lab(transfer, verdict)
