@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.api import Boxes, TrainingShard
 from liver_slurm.parallel import c10d
+from liver_slurm.parallel.torch_private import wrapper_tensor
 from liver_slurm.rundir.checkpoints import (
     begin_checkpoint,
     checkpoint_path,
@@ -41,7 +42,7 @@ class _BoxTensor(torch.Tensor):  # type: ignore[misc]
     @staticmethod
     def __new__(cls, global_shape: torch.Size, boxes: dict[tuple[int, ...], torch.Tensor]) -> _BoxTensor:
         dtype = next(iter(boxes.values())).dtype
-        self: _BoxTensor = torch.Tensor._make_wrapper_subclass(cls, global_shape, dtype=dtype)
+        self: _BoxTensor = wrapper_tensor(cls, global_shape, dtype)
         self.global_shape, self.boxes = global_shape, boxes
         return self
 

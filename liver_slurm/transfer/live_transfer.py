@@ -18,6 +18,7 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, Updates
+from liver_slurm.parallel.torch_private import copy_all
 from liver_slurm.reshard.chunks import Chunk, schedule
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
@@ -32,7 +33,6 @@ from liver_slurm.transfer.optimizer_replay import (
     Fixed,
     Index,
     Trained,
-    copy_all,
     digests,
 )
 from liver_slurm.transfer.receiver import Arrivals, Receiver

@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.parallel.torch_private import copy_all
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece, inside
 from liver_slurm.transfer.checksum import digests as digests_of
@@ -256,11 +257,6 @@ def digests(contents: Iterable[Content], pool: Executor | None = None) -> list[l
         return list(pool.map(lambda content: digests([content])[0], contents))
     words = iter(digests_of(view for content in contents for view in content.views()))
     return [list(map(signed, islice(words, content.boxes))) for content in contents]
-
-
-def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """Copy each source to its target; on a GPU in a few launches where they lie alike."""
-    torch._foreach_copy_(list(targets), list(sources))
 
 
 def _gather(views: Sequence[torch.Tensor], buffer: torch.Tensor) -> None:

@@ -143,6 +143,24 @@ def index_header() -> bytes:
     return header
 
 
+def fix_replica_of_embeddings() -> None:
+    """Let a tied embedding's sharded state dict name data parallel replica 0, whatever megatron's globals are.
+
+    It asks them for a replica id, which is not used here; they may be unset, or another world's.
+    """
+    from megatron.core import parallel_state
+    from megatron.core.models.common.language_module import language_module
+
+    class Replica0:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(parallel_state, name)
+
+        def get_data_parallel_rank(self, *_arguments: Any, **_options: Any) -> int:
+            return 0
+
+    language_module.parallel_state = Replica0()
+
+
 def set_globals(groups: dict[str, Any], ranks: dict[str, list[int] | None]) -> None:
     """Set the globals of ``parallel_state`` that parts of megatron-core still read.
 

@@ -167,9 +167,7 @@ def materialise(model: torch.nn.Module, device: torch.device, hollow: bool = Fal
     """
     replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None:
-                continue
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(parameter) not in replaced:
                 if hollow and parameter.requires_grad:
                     values = torch.zeros((), dtype=parameter.dtype, device=device).expand(parameter.shape)
@@ -178,4 +176,4 @@ def materialise(model: torch.nn.Module, device: torch.device, hollow: bool = Fal
                 real = torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
                 real.__dict__.update(parameter.__dict__)
                 replaced[id(parameter)] = real
-            module._parameters[name] = replaced[id(parameter)]
+            module.register_parameter(name, replaced[id(parameter)])

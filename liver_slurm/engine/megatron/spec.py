@@ -29,10 +29,8 @@ from liver_slurm.reshard.tensors import ITEMSIZE
 
 compat.install()
 
-from megatron.core import parallel_state  # noqa: E402
 from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory  # noqa: E402
-from megatron.core.models.common.language_module import language_module  # noqa: E402
 from megatron.core.optimizer import get_standard_config_overrides  # noqa: E402
 from megatron.core.optimizer.optimizer_config import OptimizerConfig  # noqa: E402
 from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402
@@ -51,21 +49,7 @@ class _Sizes:
         return self._rank
 
 
-class _ParallelState:
-    """megatron's globals, with a fixed answer to which data parallel replica this is.
-
-    A tied embedding's entry asks it for a replica id, which is not used here; the globals may be unset, or another
-    world's.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(parallel_state, name)
-
-    def get_data_parallel_rank(self, *_arguments: Any, **_options: Any) -> int:
-        return 0
-
-
-language_module.parallel_state = _ParallelState()
+compat.fix_replica_of_embeddings()
 
 
 def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:

@@ -1,0 +1,18 @@
+"""Private functions of torch that the product uses, other than those of torch.distributed (see ``c10d``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each source to its target; on a GPU in a few launches where they lie alike."""
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def wrapper_tensor(cls: type[Any], shape: torch.Size, dtype: torch.dtype) -> Any:
+    """An instance of ``cls``, a subclass of Tensor, that has a shape and a dtype but no data."""
+    return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
