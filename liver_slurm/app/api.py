@@ -44,31 +44,33 @@ def submit(job: JobConfig | str | Path, /, *, resume: str | Path | None = None, 
 
 def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Submit a validated config; the rest as :func:`submit`."""
-    return _create(config, resume, submitted=True)
+    from liver_slurm.policy import engine
+    from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.submit import Submission
+
+    engine.named(config.standby.policy)
+    submission = Submission.for_cluster(config, connect())
+    return _create(submission.config, resume, submission.submit)
 
 
 def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Make a run directory with the batch script in it and submit nothing: for sbatch by hand. As :func:`submit`."""
-    return _create(config, resume, submitted=False)
-
-
-def _create(config: JobConfig, resume: str | Path | None, submitted: bool) -> Job:
     from liver_slurm.policy import engine
-    from liver_slurm.scheduler.slurm.connect import connect
-    from liver_slurm.scheduler.slurm.submit import SubmissionUnknown, check_submittable, submit_live, write_live
+    from liver_slurm.scheduler.slurm.submit import Submission
 
     engine.named(config.standby.policy)
-    client = connect()
-    if submitted and (problems := check_submittable(config, client)):
-        raise BadInput("\n".join(problems))
+    submission = Submission.by_hand(config)
+    return _create(submission.config, resume, submission.write)
+
+
+def _create(config: JobConfig, resume: str | Path | None, hand_on: Callable[[RunDir], str | None]) -> Job:
+    """Make a run directory, which ``hand_on`` gets; what that returns is the job's id."""
+    from liver_slurm.scheduler.slurm.submit import SubmissionUnknown
+
     with interrupts.orderly():
         run_dir = create_run(config, find_run(str(resume)) if resume is not None else None)
-        job_id = ""
         try:
-            if submitted:
-                job_id = submit_live(config, run_dir, client)
-            else:
-                write_live(config, run_dir)
+            job_id = hand_on(run_dir) or ""
         except SubmissionUnknown:
             raise
         except BaseException:

@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     """Submit; with --wait the exit code says how the run ended."""
     config = load_job(job_file(args), args.overrides)
     if args.dry_run:
-        from liver_slurm.scheduler.slurm.batch import render_live
+        from liver_slurm.scheduler.slurm.submit import Submission
 
-        sys.stdout.write(render_live(config, new_run_dir(config)))
+        sys.stdout.write(Submission.by_hand(config).script(new_run_dir(config)))
         return 0
     from liver_slurm.app.api import prepare_config, submit_config
 

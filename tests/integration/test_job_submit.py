@@ -19,7 +19,7 @@ from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.batch import read_template
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
-from liver_slurm.scheduler.slurm.submit import submit_live
+from liver_slurm.scheduler.slurm.submit import Submission
 from liver_slurm.worker.bootstrap import standby_main
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=2, cpus_per_node=2, gpus_per_node=0)]
@@ -118,7 +118,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
     two = (ComponentSection(), ComponentSection(partition="prod"))
     standby = StandbySection(partitions=("scavenger",), max_jobs=1, time="4:00:00")
     config = JobConfig(live=LiveSection(partition=None, python=python, component=two), standby=standby)
-    job = submit_live(config, run_dir, client)
+    job = Submission.for_cluster(config, client).submit(run_dir)
     assert [info.partition for info in client.jobs([job])] == ["live", "live", "prod"]
     assert {info.comment for info in client.jobs([job])} == {str(run_dir.path)}
 
@@ -127,7 +127,9 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
 
     reclaimable = (ComponentSection(), ComponentSection(partition="scavenger"))
     with pytest.raises(ClusterError, match="no part of a live job can be in scavenger: Slurm would take back"):
-        submit_live(JobConfig(live=LiveSection(python=python, component=reclaimable)), run_dir, client)
+        Submission.for_cluster(JobConfig(live=LiveSection(python=python, component=reclaimable)), client).submit(
+            run_dir
+        )
     wrong = JobConfig(standby=StandbySection(partitions=("prod",), max_jobs=1))
     with pytest.raises(ClusterError, match=r"a standby job was refused: .*standbys belong"):
         SlurmStandbys(wrong, run_dir, client, standby_main).launch(1)

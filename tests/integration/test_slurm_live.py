@@ -14,7 +14,7 @@ from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, 
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.batch import render_live
 from liver_slurm.scheduler.slurm.client import CommandClient
-from liver_slurm.scheduler.slurm.submit import check_submittable, submit_live
+from liver_slurm.scheduler.slurm.submit import Submission, check_submittable
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, gpus_per_node=2)]
 
@@ -86,7 +86,7 @@ def test_two_components_with_different_resources_are_one_world(
     )
     config = run.config(component=components, setup=("export SETUP_DONE='a \"b\"'",))
     run.touch("crash-3")
-    job = submit_live(config, run.dir, client, ["--extra", "two words"])
+    job = Submission.for_cluster(config, client).submit(run.dir, ["--extra", "two words"])
 
     eventually(lambda: all(run.log(f"live-{rank}.log").count("setup=") for rank in range(5)), "5 workers started")
     eventually(lambda: run.log("coordinator.log").count("setup="), "the coordinator started")
@@ -114,7 +114,7 @@ def test_a_coordinator_that_dies_is_started_again(
     client: CommandClient, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     run = Run(tmp_path / "run", "kill\n70\n3")
-    job = submit_live(run.config(), run.dir, client)
+    job = Submission.for_cluster(run.config(), client).submit(run.dir)
     eventually(lambda: run.starts() == 3, "three starts")
     assert {one.state for one in client.jobs([job])} == {"RUNNING"}
     assert len(re.findall(r"pid=\d+", run.log("live-0.log"))) == 1, "the worker was not touched"
@@ -134,7 +134,7 @@ def test_the_coordinators_failure_is_the_jobs(
     run = Run(tmp_path / "run", str(code))
     run.touch("end-coordinator")
     run.touch("end-workers")
-    job = submit_live(run.config(), run.dir, client)
+    job = Submission.for_cluster(run.config(), client).submit(run.dir)
     assert eventually(lambda: over(client, job), "the job is over")[0] == "FAILED"
     assert run.starts() == 1
 
@@ -143,7 +143,7 @@ def test_a_missing_interpreter_is_not_tried_again(
     client: CommandClient, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     run = Run(tmp_path / "run", "0")
-    job = submit_live(run.config(python="/no/such/python"), run.dir, client)
+    job = Submission.for_cluster(run.config(python="/no/such/python"), client).submit(run.dir)
     assert eventually(lambda: over(client, job), "the job is over")[0] == "FAILED"
     assert "/no/such/python" in run.log("coordinator.log")
     assert "starting it again" not in run.log(f"slurm-{job}.out")
@@ -151,7 +151,7 @@ def test_a_missing_interpreter_is_not_tried_again(
 
 def test_scancel_ends_everything(client: CommandClient, tmp_path: Path, eventually: Callable[..., Any]) -> None:
     run = Run(tmp_path / "run", "0")
-    job = submit_live(run.config(), run.dir, client)
+    job = Submission.for_cluster(run.config(), client).submit(run.dir)
     eventually(lambda: run.starts() == 1 and run.log("live-0.log"), "the run started")
     client.cancel([job])
     eventually(lambda: over(client, job), "the job is over", timeout=20)
@@ -198,6 +198,6 @@ def test_check_submittable(client: CommandClient, tmp_path: Path) -> None:
     ]
     before = client.jobs()
     with pytest.raises(BadInput, match="wants 5 nodes"):
-        submit_live(config, run.dir, client)
+        Submission.for_cluster(config, client).submit(run.dir)
     assert client.jobs() == before
     assert not run.dir.batch_script.exists()

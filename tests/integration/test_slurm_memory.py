@@ -14,7 +14,7 @@ from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.headroom import Unit, idle_units
-from liver_slurm.scheduler.slurm.submit import submit_live
+from liver_slurm.scheduler.slurm.submit import Submission
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=3, extra=("SelectTypeParameters=CR_Core_Memory",))]
 
@@ -30,7 +30,7 @@ def test_steps_get_their_components_memory(
     components = (ComponentSection(mem="512M"), ComponentSection(mem="600M"))
     live = LiveSection(partition="live", time="10:00", python=str(python), component=components)
     before = client.nodes("live")
-    job = submit_live(JobConfig(live=live), run_dir, client)
+    job = Submission.for_cluster(JobConfig(live=live), client).submit(run_dir)
 
     def memory() -> list[str]:
         """Memory of each step that is not the batch script, by step."""

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 
@@ -47,12 +48,10 @@ def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -
     ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this.
 
     Raises:
-        BadInput: a value cannot be said in a header; a line for each reason.
+        BadInput: a value has a line break in it, which would be another header line; a line for each.
     """
-    components = [_coordinator(config, run_dir)]
-    components += [_workers(config, component, run_dir) for component in config.live.component]
-    problems = header_problems(config) + _line_breaks(components)
-    if problems:
+    components = _components(config, run_dir)
+    if problems := _line_breaks(components):
         raise BadInput("\n".join(problems))
     template = _environment().from_string(read_template("live.sh.j2"))
     return template.render(
@@ -90,7 +89,7 @@ def header_problems(config: JobConfig) -> list[str]:
                 f"live.component[{number}].mem: not given, but live.component[{given}].mem is, "
                 "and Slurm would carry it over; give both or neither"
             )
-    return problems
+    return problems + _line_breaks(_components(config, RunDir(Path(config.job.run_root))))
 
 
 def read_template(name: str) -> str:
@@ -113,6 +112,11 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+
+
+def _components(config: JobConfig, run_dir: RunDir) -> list[_Component]:
+    workers = [_workers(config, component, run_dir) for component in config.live.component]
+    return [_coordinator(config, run_dir), *workers]
 
 
 def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:

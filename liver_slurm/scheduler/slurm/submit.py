@@ -1,9 +1,10 @@
-"""Handing a live job to Slurm, after looking whether this cluster can ever run it."""
+"""Handing a guaranteed job to Slurm, after looking whether this cluster can ever run it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from liver_slurm.base.errors import BadInput, ClusterError
 from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
@@ -18,35 +19,73 @@ from liver_slurm.scheduler.slurm.parsing import parse_duration, parse_memory
 from liver_slurm.scheduler.slurm.records import NodeInfo, PartitionInfo
 
 
-def submit_live(config: JobConfig, run_dir: RunDir, client: SlurmClient, arguments: Sequence[str] = ()) -> str:
-    """Write the live job's script into the run directory and submit it; returns the job's id.
-
-    ``arguments`` reach the coordinator's command line.
-
-    Raises:
-        BadInput: the cluster can never run the job; a line for each reason, and nothing was submitted.
-        SubmissionUnknown: Slurm stopped answering before it could be seen whether it has taken the job.
-        ClusterError: Slurm refused it or did not answer, and has no such job.
-        KeyboardInterrupt: somebody wanted it no more; the job is ended if Slurm has taken it.
-    """
-    problems = check_submittable(config, client)
-    if problems:
-        raise BadInput("\n".join(problems))
-    write_live(config, run_dir)
-    try:
-        return client.submit(run_dir.batch_script, arguments)
-    except (NotAnswering, KeyboardInterrupt) as error:
-        taken = _taken(client, run_dir, config.job.name, str(error) or "interrupted")
-        if not taken:
-            raise
-        if isinstance(error, KeyboardInterrupt):
-            client.cancel([taken])
-            raise
-        return taken
-
-
 class SubmissionUnknown(ClusterError):
     """The job may be in the queue, so its run directory must stay."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A guaranteed job that was checked, once, and may be handed to Slurm or to whoever does that by hand."""
+
+    config: JobConfig
+    client: SlurmClient | None
+    """None: no cluster was asked whether it can run the job, and none is to get it from here."""
+
+    @classmethod
+    def for_cluster(cls, config: JobConfig, client: SlurmClient) -> Submission:
+        """Check the job against the cluster that it will be submitted to.
+
+        Raises:
+            BadInput: the cluster can never run the job; a line for each reason.
+            ClusterError: Slurm did not answer.
+        """
+        return cls(_without(check_submittable(config, client), config), client)
+
+    @classmethod
+    def by_hand(cls, config: JobConfig) -> Submission:
+        """Check only whether a batch script can say what the job wants.
+
+        Raises:
+            BadInput: it cannot; a line for each reason.
+        """
+        return cls(_without(header_problems(config), config), None)
+
+    def script(self, run_dir: RunDir) -> str:
+        """The batch script of a run in ``run_dir``."""
+        return render_live(self.config, run_dir)
+
+    def write(self, run_dir: RunDir) -> None:
+        """Write the batch script into the run directory."""
+        run_dir.batch_script.write_text(self.script(run_dir))
+
+    def submit(self, run_dir: RunDir, arguments: Sequence[str] = ()) -> str:
+        """Write the batch script and submit it; returns the job's id.
+
+        ``arguments`` reach the coordinator's command line.
+
+        Raises:
+            SubmissionUnknown: Slurm stopped answering before it could be seen whether it has taken the job.
+            ClusterError: Slurm refused it or did not answer, and has no such job.
+            KeyboardInterrupt: somebody wanted it no more; the job is ended if Slurm has taken it.
+        """
+        assert self.client is not None, "a job that is submitted by hand is not submitted from here"
+        self.write(run_dir)
+        try:
+            return self.client.submit(run_dir.batch_script, arguments)
+        except (NotAnswering, KeyboardInterrupt) as error:
+            taken = _taken(self.client, run_dir, self.config.job.name, str(error) or "interrupted")
+            if not taken:
+                raise
+            if isinstance(error, KeyboardInterrupt):
+                self.client.cancel([taken])
+                raise
+            return taken
+
+
+def _without(problems: Sequence[str], config: JobConfig) -> JobConfig:
+    if problems:
+        raise BadInput("\n".join(problems))
+    return config
 
 
 def _taken(client: SlurmClient, run_dir: RunDir, name: str, why: str) -> str:
@@ -59,15 +98,6 @@ def _taken(client: SlurmClient, run_dir: RunDir, name: str, why: str) -> str:
             f"it, and scancel ends it; its run directory is {run_dir.path}"
         ) from error
     return found[0] if found else ""
-
-
-def write_live(config: JobConfig, run_dir: RunDir) -> None:
-    """Write the live job's script into the run directory.
-
-    Raises:
-        BadInput: a value cannot be said in a header; a line for each reason.
-    """
-    run_dir.batch_script.write_text(render_live(config, run_dir))
 
 
 def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:
@@ -91,8 +121,8 @@ def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:
         units = standby_units(config.standby)
         for index, standby in enumerate(units):
             where = "standby" if not config.standby.unit else f"standby.unit[{index}]"
+            unit = check.unit(where, standby, standby.nodes_per_job)
             for number, name in enumerate(standby.partitions):
-                unit = check.unit(where, standby, standby.nodes_per_job)
                 key = f"{where}.partitions[{number}]"
                 check.request(key, "standby.time", name, standby.time, where, standby.nodes_per_job, unit)
     return list(dict.fromkeys([*header_problems(config), *check.problems]))

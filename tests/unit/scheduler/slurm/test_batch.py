@@ -14,6 +14,7 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import ComponentSection, JobConfig, JobSection, LiveSection
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.batch import render_live
+from liver_slurm.scheduler.slurm.submit import Submission
 
 RUN_DIR = RunDir(Path("/shared/runs/liver-20260102-030405-abcd"))
 PYTHON = "/opt/liver/bin/python"
@@ -100,8 +101,9 @@ def test_interpreter_of_the_job_file_is_taken() -> None:
 
 def test_a_line_break_cannot_smuggle_in_an_option() -> None:
     config = JobConfig(live=LiveSection(account="lab\n#SBATCH --uid=0"))
-    with pytest.raises(BadInput, match=r"account.*line break"):
-        render_live(config, RUN_DIR, PYTHON)
+    for render in (lambda: render_live(config, RUN_DIR, PYTHON), lambda: Submission.by_hand(config)):
+        with pytest.raises(BadInput, match=r"account.*line break"):
+            render()
 
 
 def components(*given: dict[str, str]) -> JobConfig:
@@ -123,4 +125,4 @@ def test_memory_is_asked_for_by_all_or_by_none_before() -> None:
     assert headers(components({"mem": "4G"}, {"mem": "8G"}), "mem") == [["2G"], ["4G"], ["8G"]]
     assert headers(components({}, {"mem": "8G"}), "mem") == [[], [], ["8G"]]
     with pytest.raises(BadInput, match=r"live.component\[1\].mem: not given, but live.component\[0\].mem is"):
-        render_live(components({"mem": "4G"}, {}), RUN_DIR, PYTHON)
+        Submission.by_hand(components({"mem": "4G"}, {}))

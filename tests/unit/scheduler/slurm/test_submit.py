@@ -13,7 +13,7 @@ from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, 
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.command import NotAnswering
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo
-from liver_slurm.scheduler.slurm.submit import SubmissionUnknown, check_submittable, submit_live
+from liver_slurm.scheduler.slurm.submit import Submission, SubmissionUnknown, check_submittable
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_standbys_count_only_if_there_may_be_any(cluster_of_two: Any) -> None:
 
 def test_submit(cluster_of_two: Any, tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    assert submit_live(live(), run_dir, cluster_of_two, ["--x"]) == "77"
+    assert Submission.for_cluster(live(), cluster_of_two).submit(run_dir, ["--x"]) == "77"
     assert cluster_of_two.submitted == [(run_dir.batch_script, ("--x",))]
     assert "#SBATCH hetjob" in run_dir.batch_script.read_text()
 
@@ -133,31 +133,44 @@ def lost_answer(cluster_of_two: Any, make_job: Callable[..., JobInfo], monkeypat
 
 def test_a_job_whose_number_was_lost_is_found(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
     lost_answer(RunDir(tmp_path), NotAnswering("sbatch did not answer"))
-    assert submit_live(live(), RunDir(tmp_path), cluster_of_two) == "77"
+    assert Submission.for_cluster(live(), cluster_of_two).submit(RunDir(tmp_path)) == "77"
     assert cluster_of_two.cancelled == []
 
 
 def test_a_job_that_was_not_taken_is_refused(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
     lost_answer(RunDir(tmp_path), NotAnswering("sbatch did not answer"), taken=False)
     with pytest.raises(NotAnswering):
-        submit_live(live(), RunDir(tmp_path), cluster_of_two)
+        Submission.for_cluster(live(), cluster_of_two).submit(RunDir(tmp_path))
 
 
 def test_an_interrupted_submission_leaves_no_job(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
     lost_answer(RunDir(tmp_path), KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        submit_live(live(), RunDir(tmp_path), cluster_of_two)
+        Submission.for_cluster(live(), cluster_of_two).submit(RunDir(tmp_path))
     assert cluster_of_two.cancelled == ["77"]
 
 
 def test_what_cannot_be_seen_is_said(cluster_of_two: Any, tmp_path: Path, lost_answer: Any) -> None:
     lost_answer(RunDir(tmp_path), NotAnswering("no answer"), answers=False)
     with pytest.raises(SubmissionUnknown, match=r"no answer; whether .* is unknown: .*squeue --name=liver .*scancel"):
-        submit_live(live(), RunDir(tmp_path), cluster_of_two)
+        Submission.for_cluster(live(), cluster_of_two).submit(RunDir(tmp_path))
 
 
 def test_nothing_is_submitted_that_can_never_run(cluster_of_two: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no partition"):
-        submit_live(live(partition="x"), RunDir(tmp_path), cluster_of_two)
+        Submission.for_cluster(live(partition="x"), cluster_of_two).submit(RunDir(tmp_path))
     assert cluster_of_two.submitted == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cluster_is_asked_once_a_submit(
+    cluster_of_two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("partitions", "nodes"):
+        answer = getattr(cluster_of_two, name)
+        monkeypatch.setattr(
+            cluster_of_two, name, lambda *of, answer=answer, name=name: (asked.append(name), answer(*of))[1]
+        )
+    Submission.for_cluster(live(), cluster_of_two).submit(RunDir(tmp_path))
+    assert asked == ["partitions", "nodes"]
