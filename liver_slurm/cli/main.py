@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -25,16 +24,14 @@ COMMANDS = {
     "checkpoint": "write a checkpoint soon",
     "cancel": "end a run and everything that it started",
     "plan": "what a change of layout would move, with no cluster and no weights",
-    "report": "a run's reconfigurations, as a table or a picture",
     "config": "every key of a job file, with its meaning and default",
     "data": "make training data from text",
     "cluster": "a real multi-node Slurm on this machine",
-    "simulate": "a policy against a trace of capacity",
     "bench": "measure on this machine",
     "doctor": "whether this machine and cluster have what a run needs",
     "completion": "a script that makes bash or zsh complete these commands",
 }
-"""All subcommands with their help; one is there when its module is. A table, so that --help imports none of them."""
+"""All subcommands, each a module of this package, with their help. A table, so that --help imports none of them."""
 
 EPILOG = """\
 examples:
@@ -76,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def full_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands, all imported; for what looks at the commands themselves."""
     parser, subparsers = _bare_parser()
-    for name in _available():
+    for name in COMMANDS:
         _module(name).add_parser(subparsers)
     return parser
 
@@ -94,19 +91,15 @@ def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser, subparsers = _bare_parser()
     wanted = next((text for text in arguments if not text.startswith("-")), None)
-    if wanted in _available():
+    if wanted in COMMANDS:
         module = _module(wanted)
         module.add_parser(subparsers)
         for subparser in subparsers.choices.values():
             subparser.set_defaults(run=module.run)
     else:
-        for name in _available():
+        for name in COMMANDS:
             subparsers.add_parser(name, help=COMMANDS[name])
     return parser.parse_args(arguments)
-
-
-def _available() -> list[str]:
-    return [name for name in COMMANDS if (Path(__file__).parent / f"{name}.py").exists()]
 
 
 def _module(name: str | None) -> ModuleType:

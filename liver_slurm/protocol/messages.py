@@ -45,6 +45,7 @@ class Register(Message, frozen=True, kw_only=True):
     generation: int = -1
     """Generation of the world that it trains in; -1: in none."""
     rank: int = -1
+    """Not read; stays because workers of earlier versions send it."""
     step: int = 0
     """Completed optimizer steps of the run, as far as this worker knows."""
     warm: bool = False

@@ -95,7 +95,6 @@ class Worker:
             restarts=self._identity.restarts,
             device=str(self._identity.device),
             generation=live.world.membership.generation if live else -1,
-            rank=live.world.rank if live else -1,
             step=self._loop.step,
             warm=self._warm,
         )

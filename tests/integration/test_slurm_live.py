@@ -100,7 +100,6 @@ def test_two_components_with_different_resources_are_one_world(
     assert [one.job_id for one in infos] == [f"{job}+{number}" for number in range(3)]
     assert [len(one.nodes) for one in infos] == [1, 2, 1]
     assert {one.comment for one in infos} == {str(run.dir.path)}
-    assert infos[0].batch_host == infos[0].nodes[0]
     assert infos[1].time_limit == 600
 
     # Worker 3 has crashed long ago; that took no other with it.

@@ -57,7 +57,6 @@ class FakeWorker:
             job_id=self.name if self.role == "standby" else "live",
             device="cpu",
             generation=self.generation,
-            rank=self.rank,
             step=self.step,
             warm=True,
         )

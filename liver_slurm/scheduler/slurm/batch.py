@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, ExitCode
 from liver_slurm.config.schema import ComponentSection, JobConfig
 from liver_slurm.rundir.paths import RunDir
 
@@ -21,6 +21,15 @@ for some: Slurm would carry it over to components that do not."""
 # Options of every step of workers: all of the job's memory; and one that leaves, or whose node dies, must not take the
 # others with it.
 WORKER_STEP = ("--mem=0", "--export=ALL", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
+
+LAST_WORDS = (
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.BAD_INPUT,
+    ExitCode.CANCELLED,
+    ExitCode.HANDED_OVER,
+)
+"""Exit codes after which a coordinator is not started again."""
 
 Options = list[tuple[str, str | None]]
 
@@ -59,6 +68,8 @@ def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -
         run_dir=shlex.quote(str(run_dir.path)),
         python=shlex.quote(python or config.live.python or sys.executable),
         setup=config.live.setup,
+        codes=ExitCode,
+        last_words=LAST_WORDS,
         # --overlap: the step of a coordinator that was killed may hold its CPU for a moment longer.
         coordinator=_Step(
             f"--het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task={COORDINATOR_CPUS}",

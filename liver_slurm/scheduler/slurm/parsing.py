@@ -23,17 +23,12 @@ JOB_FIELDS = (
     "PreemptTime",
     "RestartCnt",
     "Reason",
-    "BatchHost",
     "TimeLimit",
     "EndTime",
     "Name",
     "Comment",
     "QOS",
     "JobID",
-    "SubmitTime",
-    "StartTime",
-    "Feature",
-    "Dependency",
 )
 NODE_FIELDS = (
     "NodeList",
@@ -80,17 +75,12 @@ def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
             preempt_time=_epoch(row["PreemptTime"]),
             restarts=_number(row["RestartCnt"]) or 0,
             reason=plain_text(row["Reason"]),
-            batch_host=plain_text(row["BatchHost"]),
             time_limit=parse_duration(row["TimeLimit"]),
             end_time=_epoch(row["EndTime"]),
             name=row["Name"],
             comment=plain_text(row["Comment"]),
             qos=plain_text(row["QOS"]),
             number=_number(row["JobID"]) or 0,
-            submit_time=_epoch(row["SubmitTime"]),
-            start_time=_epoch(row["StartTime"]),
-            features=plain_text(row["Feature"]),
-            dependency=plain_text(row["Dependency"]),
         )
         for row in split_fields(output, JOB_FIELDS)
     ]

@@ -57,7 +57,6 @@ class PyslurmClient:
 
     def __init__(self, commands: CommandClient, slurm_conf: str | None, budget: QueryBudget | None = None) -> None:
         self._commands = commands
-        self._slurm_conf = slurm_conf
         self._budget = budget
         self._library = load_library(slurm_conf)
         self._accounts_gpus: bool | None = None
@@ -184,17 +183,12 @@ def job_info(job: Any, expand: Expand) -> JobInfo:
         preempt_time=_epoch(job.preempt_time),
         restarts=job.requeue_count or 0,
         reason=plain_text(job.state_reason or ""),
-        batch_host=job.batch_host or "",
         time_limit=None if job.time_limit is None else job.time_limit * 60.0,
         end_time=_epoch(job.end_time),
         name=job.name or "",
         comment=job.comment or "",
         qos=job.qos or "",
         number=job.id,
-        submit_time=_epoch(job.submit_time),
-        start_time=_epoch(job.start_time),
-        features=",".join(job.constraints),
-        dependency=_dependency(job.dependencies),
     )
 
 
@@ -275,17 +269,3 @@ def _gpus(gres: Mapping[str, Any]) -> int:
     if "gpu" in gres and len([name for name in gres if name.startswith("gpu:")]) > 0:
         return int(gres["gpu"])
     return sum(int(count) for name, count in gres.items() if name == "gpu" or name.startswith("gpu:"))
-
-
-def _dependency(dependencies: Mapping[str, Any] | None) -> str:
-    """``afterok:7:8,singleton`` of the dictionary that pyslurm makes of it."""
-    if not dependencies:
-        return ""
-    parts = [
-        ":".join([kind, *(str(job) for job in jobs)])
-        for kind, jobs in dependencies.items()
-        if isinstance(jobs, list) and jobs
-    ]
-    if dependencies.get("singleton"):
-        parts.append("singleton")
-    return ("?" if dependencies.get("satisfy") == "any" else ",").join(parts)

@@ -36,8 +36,6 @@ class JobInfo:
     """How often it was requeued."""
     reason: str
     """Why it is pending; empty if there is no reason."""
-    batch_host: str
-    """Node that runs the batch script; empty while there is none."""
     time_limit: float | None
     """Seconds; None: no limit."""
     end_time: float | None
@@ -48,13 +46,6 @@ class JobInfo:
     number: int = 0
     """Its own numeric id: that of a heterogeneous job's component differs from its leader's, and scontrol and scancel
     take it to mean this component alone."""
-    submit_time: float | None = None
-    start_time: float | None = None
-    """When it started, or is expected to; None: unknown."""
-    features: str = ""
-    """The ``--constraint`` that it asked for."""
-    dependency: str = ""
-    """What it waits for, in Slurm's words."""
 
     @property
     def leader(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from liver_slurm.cli import main
 from liver_slurm.cli.main import COMMANDS, full_parser
 from liver_slurm.rundir.paths import RunDir
 
@@ -19,6 +20,11 @@ TINY = str(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
 SCRIPTS_AND_STREAMS = {"completion", "logs", "cluster env"}
 """Commands whose answer is for a shell, or is a file as it is."""
 WIDTH = 120
+
+
+def test_every_command_of_the_table_is_there() -> None:
+    modules = {path.stem for path in Path(main.__file__).parent.glob("*.py")}
+    assert set(COMMANDS) == modules - {"__init__", "common", "main", "view"}
 
 
 def walk(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:

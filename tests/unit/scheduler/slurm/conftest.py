@@ -117,7 +117,6 @@ def make_job() -> Callable[..., JobInfo]:
             partition="scavenger",
             restarts=0,
             reason="",
-            batch_host="",
             time_limit=600.0,
             **values,
         )

@@ -11,7 +11,7 @@ from liver_slurm.scheduler.slurm.records import JobInfo
 
 JOB = JobInfo(
     job_id="7+0", state="RUNNING", partition="live", nodes=("n1",), preempt_time=None, restarts=1, reason="",
-    batch_host="n1", time_limit=None, end_time=None, name="x", comment="",
+    time_limit=None, end_time=None, name="x", comment="",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from liver_slurm.scheduler.slurm.standby import carries_mark, standby_job_name
 RUN, OTHER = RunDir(Path("/runs/x-1")), RunDir(Path("/runs/x-2"))
 LIVE = JobInfo(
     job_id="7+0", state="RUNNING", partition="live", nodes=("n1",), preempt_time=None, restarts=0, reason="",
-    batch_host="n1", time_limit=None, end_time=None, name="x", comment="/runs/x-1",
+    time_limit=None, end_time=None, name="x", comment="/runs/x-1",
 )  # fmt: skip
 
 

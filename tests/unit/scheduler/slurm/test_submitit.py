@@ -130,7 +130,6 @@ def _info(job_id: str, state: str) -> JobInfo:
         preempt_time=None,
         restarts=0,
         reason="",
-        batch_host="",
         time_limit=None,
         end_time=None,
         name="own",
