@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from liver_slurm.app import processes
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, ControlError, LiverError
 from liver_slurm.config.load import check_job, load_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
+from liver_slurm.observability.status import RunStatus
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, FromClient, ResizeRequest, StatusRequest
 from liver_slurm.rundir.event_log import follow_documents, read_documents
@@ -111,21 +114,23 @@ class Job:
         files = RunFiles(self.run_dir)
         files.refresh()
         if files.over or not self.run_dir.address_file.exists():
-            return self._from_files(files)
+            return self._from_files(files).document()
         try:
             result = self._request(StatusRequest(), timeout)
         except ControlError as error:
-            return {**self._from_files(files), "coordinator": str(error)}
-        return {**result, **files.identity(), **files.metrics(), "source": "coordinator"}
+            return replace(self._from_files(files), coordinator=str(error)).document()
+        status = files.status()
+        metrics = {"loss": status.loss, "consumed_samples": status.consumed_samples}
+        return {**result, **files.identity(), **metrics, "source": "coordinator"}
 
-    def _from_files(self, files: RunFiles) -> dict[str, Any]:
-        document = {**files.document(), "source": "files"}
+    def _from_files(self, files: RunFiles) -> RunStatus:
+        status = replace(files.status(), source="files")
         if files.over:
-            return document
+            return status
         found = processes.find(self.run_dir)
         if found.alive is False:
-            return {**document, "state": found.state, "reason": f"it never said how it ended: {found.why}"}
-        return {**document, "reason": document["reason"] or found.why}
+            return replace(status, state=found.state, reason=f"it never said how it ended: {found.why}")
+        return replace(status, reason=status.reason or found.why)
 
     def events(self, follow: bool = False) -> Iterator[Document]:
         """The run's events; with ``follow`` also those to come, until the run is over."""

@@ -171,15 +171,15 @@ class _Runner:
         """In the coordinator's place, which the signal ended before it could write anything down."""
         files = RunFiles(self._run_dir)
         files.refresh()
-        document, reason = files.document(), f"cancelled by {number.name}"
+        status, reason = files.status(), f"cancelled by {number.name}"
         log = EventLog(self._run_dir.events)
         log.append(
             RunEnded(
-                generation=document["generation"],
+                generation=status.generation,
                 outcome="cancelled",
                 exit_code=ExitCode.CANCELLED,
                 reason=reason,
-                step=document["step"],
+                step=status.step,
             )
         )
         log.close()

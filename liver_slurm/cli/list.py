@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from msgspec.structs import replace
+
 from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import RUN_FILES, Subparsers, add_json, moment, new_parser, print_json, print_table
 from liver_slurm.config.load import read_job
@@ -44,11 +46,11 @@ def overview() -> list[dict[str, Any]]:
     found = processes.find_all([files.run_dir for files in watched if not files.over])
     documents = []
     for files in watched:
-        document = {**files.document(), "created": files.created}
-        if (look := found.get(files.run_dir)) is not None and look.alive is False:
-            document.update(state=look.state, reason=look.why)
-        document["certain"] = look is None or look.alive is not None
-        documents.append(document)
+        look = found.get(files.run_dir)
+        status = replace(files.status(), created=files.created, certain=look is None or look.alive is not None)
+        if look is not None and look.alive is False:
+            status = replace(status, state=look.state, reason=look.why)
+        documents.append(status.document())
     return documents
 
 

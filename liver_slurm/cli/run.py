@@ -137,14 +137,14 @@ def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], work
 
 def result_document(files: RunFiles) -> dict[str, Any]:
     """What ``run --json`` prints."""
-    document = files.document()
+    status = files.status()
     return {
-        "run_dir": document["run_dir"],
-        "state": document["state"],
-        "steps": document["step"],
-        "final_loss": document["loss"],
+        "run_dir": status.run_dir,
+        "state": status.state,
+        "steps": status.step,
+        "final_loss": status.loss,
         "reconfigurations": reconfiguration_table(files.summary.reconfigurations),
-        "reason": document["reason"],
+        "reason": status.reason,
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+
+from msgspec import UNSET
 
 from liver_slurm.cli import list as list_command
 from liver_slurm.cli.common import RUN_FILES, Subparsers, add_job, add_json, new_parser, print_json, print_table
 from liver_slurm.cli.view import progress_rows
+from liver_slurm.observability.status import RunStatus, WorkerStatus, from_status
 
 DESCRIPTION = """\
 What a run is doing: its state, step, layout, workers, standbys, and why it last changed. The coordinator is asked;
@@ -38,27 +40,27 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(document)
     else:
-        _print(document)
+        _print(from_status(document))
     return 0
 
 
-def _print(document: dict[str, Any]) -> None:
-    rows = [("run", document["run_dir"]), ("job", document["job_id"] or "plain processes"), *progress_rows(document)]
-    if "coordinator" in document:
-        rows.append(("coordinator", document["coordinator"]))
-    queries = document.get("queries") or {}
-    if queries.get("last_minute") is not None:
-        rows.append(("slurmctld", f"{queries['last_minute']} queries in the last minute of {queries['per_minute']:g}"))
+def _print(status: RunStatus) -> None:
+    rows = [("run", str(status.run_dir)), ("job", status.job_id or "plain processes"), *progress_rows(status)]
+    if status.coordinator is not UNSET:
+        rows.append(("coordinator", status.coordinator))
+    if status.queries is not UNSET and status.queries.last_minute is not None:
+        asked, most = status.queries.last_minute, status.queries.per_minute
+        rows.append(("slurmctld", f"{asked} queries in the last minute of {most:g}"))
     for name, value in rows:
         print(f"{name + ':':<13}{value}")
-    workers = [*document["workers"], *document["standbys"]]
+    workers = [*status.workers, *status.standbys]
     if workers:
         print()
-        print_table(
-            (_worker_row(worker) for worker in workers), ("rank", "worker", "host", "device", "job", "pid", "notice")
-        )
+        print_table(map(_worker_row, workers), ("rank", "worker", "host", "device", "job", "pid", "notice"))
 
 
-def _worker_row(worker: dict[str, Any]) -> list[object]:
-    rank = worker.get("rank", worker.get("role", "standby"))  # live workers have no rank before world 0
-    return [rank, *(worker.get(name) for name in ("worker", "host", "device", "job_id", "pid", "notice"))]
+def _worker_row(worker: WorkerStatus) -> list[object]:
+    # Live workers have no rank before world 0; files do not tell what a worker's role is.
+    rank = worker.rank if worker.rank is not UNSET else "standby" if worker.role is UNSET else worker.role
+    rest = (worker.worker, worker.host, worker.device, worker.job_id, worker.pid, worker.notice)
+    return [rank, *(None if value is UNSET else value for value in rest)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from liver_slurm.base import interrupts
 from liver_slurm.cli.common import bytes_text, seconds_text
 from liver_slurm.observability.run_view import RunFiles
+from liver_slurm.observability.status import RunStatus
 from liver_slurm.rundir.paths import RunDir
 
 if TYPE_CHECKING:
@@ -54,70 +55,69 @@ class ProgressView:
         if self._thread is not None:
             self._thread.join()
 
-    def document(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """The run's status as of now, from its files."""
         with self._lock:
             self._files.refresh()
-            return self._files.document()
+            return self._files.status()
 
     def _print_changes(self) -> None:
         while True:
             last = self._stop.is_set()  # asked first, so that the final state is still printed
             if interrupts.interrupted():
                 return  # there is one line more, and it is not ours
-            self._print_if_changed(self.document())
+            self._print_if_changed(self.status())
             if last:
                 return
             self._stop.wait(INTERVAL)
 
-    def _print_if_changed(self, document: dict[str, Any]) -> None:
+    def _print_if_changed(self, status: RunStatus) -> None:
         # A new line for each tenth of the way, and for whatever changes besides steps.
-        tenth = document["step"] * 10 // max(1, document["steps"])
-        target = document["target"]["layout"] if document["target"] else ""
-        change = f"{document['state']} {document['generation']} {target} {document['reason']} {tenth}"
+        tenth = status.step * 10 // max(1, status.steps)
+        target = status.target.layout if status.target else ""
+        change = f"{status.state} {status.generation} {target} {status.reason} {tenth}"
         if change != self._shown:
-            told, self._shown, self._told = self._told, change, f"{document['generation']} {document['reason']}"
-            print(progress_line(document, brief=told == self._told), file=sys.stderr, flush=True)
+            told, self._shown, self._told = self._told, change, f"{status.generation} {status.reason}"
+            print(progress_line(status, brief=told == self._told), file=sys.stderr, flush=True)
 
     def _panel(self) -> RenderableType:
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        document = self.document()
+        status = self.status()
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold")
         grid.add_column()
-        for name, value in progress_rows(document):
+        for name, value in progress_rows(status):
             grid.add_row(name, value)
-        bar = ProgressBar(total=max(1, document["steps"]), completed=document["step"], width=60)
+        bar = ProgressBar(total=max(1, status.steps), completed=status.step, width=60)
         outer = Table.grid()
         outer.add_row(grid)
         outer.add_row(bar)
         return Panel(outer, title=self._title, title_align="left", expand=False)
 
 
-def progress_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
     """Name and value of each line of the live view."""
-    target, last = document["target"], document["last_reconfiguration"]
-    layout = document["layout"] or "-"
-    loss = document["loss"]
+    target, last = status.target, status.reconfiguration
+    layout = status.layout or "-"
     rows = [
-        ("state", document["state"]),
-        ("step", f"{document['step']} of {document['steps']}"),
-        ("loss", "-" if loss is None else f"{loss:.4f}"),
-        ("layout", f"{layout} → {target['layout']}" if target else f"{layout} (generation {document['generation']})"),
-        ("workers", f"{len(document['workers'])}, and {len(document['standbys'])} standbys"),
+        ("state", status.state),
+        ("step", f"{status.step} of {status.steps}"),
+        ("loss", f"{status.loss:.4f}" if isinstance(status.loss, float) else "-"),
+        ("layout", f"{layout} → {target.layout}" if target else f"{layout} (generation {status.generation})"),
+        ("workers", f"{len(status.workers)}, and {len(status.standbys)} standbys"),
     ]
-    if last:
-        text = f"{last['from']} → {last['to']} at step {last['cutover_step']}, pause {seconds_text(last['pause_s'])}"
-        rows.append(("last change", f"{text}, {bytes_text(last.get('bytes_moved'))}"))
-    if document["reason"]:
-        rows.append(("reason", document["reason"]))
+    if last is not None:
+        text = f"{last.source} → {last.to} at step {last.cutover_step}, pause {seconds_text(last.pause_s)}"
+        rows.append(("last change", f"{text}, {bytes_text(last.bytes_moved)}"))
+    if status.reason:
+        rows.append(("reason", status.reason))
     return rows
 
 
-def progress_line(document: dict[str, Any], brief: bool = False) -> str:
+def progress_line(status: RunStatus, brief: bool = False) -> str:
     """The same in one line; ``brief``: without the last change and the reason."""
-    rows = [row for row in progress_rows(document) if not brief or row[0] not in ("last change", "reason")]
+    rows = [row for row in progress_rows(status) if not brief or row[0] not in ("last change", "reason")]
     return ", ".join(value if name == "state" else f"{name} {value}" for name, value in rows)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from liver_slurm.base.jsonl import LineReader
 from liver_slurm.config.load import read_job
+from liver_slurm.observability.status import RunStatus
 from liver_slurm.observability.summary import OVER, RunSummary
 from liver_slurm.rundir.metrics import StepMetrics, last_metrics
 from liver_slurm.rundir.paths import RunDir
@@ -41,16 +44,11 @@ class RunFiles:
         """Whether the run has ended, as of the last refresh."""
         return self.summary.state in OVER
 
-    def document(self) -> dict[str, Any]:
-        """The status document as of the last refresh, with the run's names and its newest metrics."""
-        return {**self.summary.document(self.steps, self.last), **self.identity(), **self.metrics()}
+    def status(self) -> RunStatus:
+        """The run's status as of the last refresh, with its names and its newest metrics."""
+        return msgspec.structs.replace(self.summary.status(self.steps, self.last), **self.identity())
 
-    def identity(self) -> dict[str, Any]:
-        """Keys of the status document that say which run it is."""
+    def identity(self) -> dict[str, str]:
+        """Fields of the status that say which run it is."""
         info = self._info
         return {"run_id": info.run_id, "name": info.name, "job_id": info.job_id, "run_dir": str(self.run_dir.path)}
-
-    def metrics(self) -> dict[str, Any]:
-        """Keys of the status document that come from the metrics."""
-        last = self.last
-        return {"loss": last.loss if last else None, "consumed_samples": last.consumed_samples if last else 0}

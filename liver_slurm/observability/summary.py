@@ -1,10 +1,11 @@
-"""What a run's files say about it: the status document, and the table of reconfigurations. Pure."""
+"""What a run's files say about it: its status, and the table of reconfigurations. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from liver_slurm.observability.status import RunStatus, TargetStatus, WorkerStatus
 from liver_slurm.rundir import events
 from liver_slurm.rundir.events import Document, from_document
 from liver_slurm.rundir.metrics import StepMetrics
@@ -24,8 +25,8 @@ class RunSummary:
         self.generation = -1
         self.layout: str | None = None
         self.members: tuple[str, ...] = ()
-        self.target: Document | None = None
-        self.standbys: dict[str, Document] = {}
+        self.target: TargetStatus | None = None
+        self.standbys: dict[str, WorkerStatus] = {}
         self.reconfigurations: list[Document] = []
         """Lines of the reconfigurations that are over, with all keys that their version wrote."""
         self.step = 0
@@ -37,11 +38,13 @@ class RunSummary:
             case events.CoordinatorStarted():
                 self.state = "training" if self.members else "starting"
             case events.StandbyReady():
-                self.standbys[event.worker] = {"host": event.host, "job_id": event.job_id, "warm": True}
+                self.standbys[event.worker] = WorkerStatus(
+                    worker=event.worker, host=event.host, job_id=event.job_id, warm=True
+                )
             case events.WorkerLeft() | events.WorkerLost():
                 self.standbys.pop(event.worker, None)
             case events.ReconfigurationStarted():
-                self.target = {"generation": event.generation, "layout": event.to}
+                self.target = TargetStatus(generation=event.generation, layout=event.to)
                 self.reason = event.reason
             case events.ReconfigurationAborted():
                 self.target, self.reason = None, f"aborted: {event.reason}"
@@ -60,25 +63,27 @@ class RunSummary:
                 self.state, self.target, self.standbys = event.outcome, None, {}
                 self.reason, self.step = event.reason, max(self.step, event.step)
 
-    def document(self, steps: int, last: StepMetrics | None) -> Document:
-        """The status document of ``status --json``, from files alone.
+    def status(self, steps: int, last: StepMetrics | None) -> RunStatus:
+        """The run's status, from files alone.
 
         Args:
             steps: steps of the whole run.
             last: newest line of the metrics.
         """
-        return {
-            "state": self.state,
-            "step": max(self.step, last.step if last is not None else 0),
-            "steps": steps,
-            "generation": self.generation,
-            "layout": self.layout,
-            "target": self.target,
-            "workers": [{"rank": rank, "worker": worker} for rank, worker in enumerate(self.members)],
-            "standbys": [{"worker": worker, **fields} for worker, fields in self.standbys.items()],
-            "last_reconfiguration": self.reconfigurations[-1] if self.reconfigurations else None,
-            "reason": self.reason,
-        }
+        return RunStatus(
+            state=self.state,
+            step=max(self.step, last.step if last is not None else 0),
+            steps=steps,
+            generation=self.generation,
+            layout=self.layout,
+            target=self.target,
+            workers=[WorkerStatus(rank=rank, worker=worker) for rank, worker in enumerate(self.members)],
+            standbys=list(self.standbys.values()),
+            last_reconfiguration=self.reconfigurations[-1] if self.reconfigurations else None,
+            reason=self.reason,
+            loss=last.loss if last is not None else None,
+            consumed_samples=last.consumed_samples if last is not None else 0,
+        )
 
     def _world_live(self, event: events.WorldLive) -> None:
         self.state, self.target = "training", None

@@ -29,7 +29,7 @@ LIVE = {
 
 
 def document(*events: dict[str, Any]) -> dict[str, Any]:
-    return summarize(events).document(steps=100, last=None)
+    return summarize(events).status(steps=100, last=None).document()
 
 
 def test_before_anything_happened() -> None:
