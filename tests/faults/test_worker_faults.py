@@ -12,7 +12,7 @@ from coordinator_lab import until
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
-from liver_slurm.coordinator.core.membership import COMMIT_PATIENCE
+from liver_slurm.coordinator.core.reconfiguration import COMMIT_PATIENCE
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
 from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 

@@ -15,7 +15,7 @@ import pytest
 from liver_slurm import Job, submit
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import ElasticSection, JobConfig, ModelSection, StandbySection, TrainSection, UnitSection
-from liver_slurm.coordinator.core import capacity
+from liver_slurm.coordinator.core import standby_scaling
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
@@ -51,8 +51,8 @@ class Capacity:
     def look(self) -> list[tuple[str, int, str]]:
         """One turn; returns (state, unit, partition) of each job that was there."""
         supply = self.source.observe()
-        view = capacity.View(time.time(), supply, 2, asked=self.asked, useless_since=self.useless_since)
-        decision, _ = capacity.decide(view, self.config)
+        view = standby_scaling.View(time.time(), supply, 2, asked=self.asked, useless_since=self.useless_since)
+        decision, _ = standby_scaling.decide(view, self.config)
         self.useless_since = decision.useless_since
         for job in decision.end:
             self.source.release(job)

@@ -79,8 +79,8 @@ class Run:
     @property
     def live(self) -> World:
         """The live world."""
-        assert self.state.live is not None
-        return self.state.live
+        assert self.state.world.live is not None
+        return self.state.world.live
 
     def sent(self, kind: type[Any], actions: list[Action] | None = None) -> list[tuple[str, Any]]:
         """(receiver, message) of every message of a kind."""
@@ -107,21 +107,21 @@ class Run:
 
     def agree(self) -> None:
         """All voters accept the open cutover boundary."""
-        held = self.state.cutover
+        held = self.state.barriers.cutover
         assert held is not None
         for name in sorted(held.voters):
             self.say(m.BoundaryVote(worker=name, boundary=held.number, step=held.step, accepted=True, current_step=0))
 
     def prepare_all(self) -> None:
         """All involved have prepared."""
-        attempt = self.state.attempt
+        attempt = self.state.world.attempt
         assert attempt is not None
         for name in attempt.involved:
             self.say(m.Prepared(worker=name, generation=attempt.target.generation, ok=True))
 
     def stream_all(self, names: tuple[str, ...] | None = None) -> None:
         """All involved (or only some) have streamed."""
-        attempt = self.state.attempt
+        attempt = self.state.world.attempt
         assert attempt is not None
         for name in attempt.involved if names is None else names:
             old = attempt.source is not None and name in attempt.source.members

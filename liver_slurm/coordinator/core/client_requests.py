@@ -6,110 +6,99 @@ from collections.abc import Sequence
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
-from liver_slurm.coordinator.core import membership, node_release, resize_queue
-from liver_slurm.coordinator.core.io import Action
-from liver_slurm.coordinator.core.lifecycle import end
-from liver_slurm.coordinator.core.records import RequestTaken
-from liver_slurm.coordinator.core.state import Phase, RunState, Worker
+from liver_slurm.coordinator.core import lifecycle, node_release, resize_queue, step_barrier
+from liver_slurm.coordinator.core.io import Action, FromPeer
+from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.status import document
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.transition import Transition, WorkerGone
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.engine import why_impossible
 from liver_slurm.policy.types import ResizeGoal
-from liver_slurm.protocol.messages import (
-    CancelRequest,
-    CheckpointRequest,
-    FromClient,
-    Reply,
-    ResizeRequest,
-    StatusRequest,
-    WorkerEnded,
-)
+from liver_slurm.protocol.messages import Reply, ResizeRequest, WorkerEnded
 from liver_slurm.rundir.worker_names import is_guaranteed
 
 
-def handle(turn: Transition, peer: bytes, message: FromClient) -> None:
-    """Do what a client asks, and answer it."""
-    if isinstance(message, StatusRequest):
-        turn.answer(peer, Reply(ok=True, result=document(turn.state)))
-        return
-    if isinstance(message, WorkerEnded):
-        _worker_ended(turn, message)
-        turn.answer(peer, Reply(ok=True))
-        return
-    if turn.state.phase.over:
-        told = "the run is over: " if turn.state.phase.ends_run else "ask again in a moment: "
-        turn.answer(peer, Reply(ok=False, error=told + turn.state.reason))
-        return
-    if isinstance(message, CancelRequest):
-        turn.answer(peer, Reply(ok=True))
-        end(turn, Phase.CANCELLED, 3, "cancelled on request")
-    elif isinstance(message, CheckpointRequest):
-        _checkpoint(turn, peer)
-    else:
-        _resize(turn, peer, message)
+def status(t: Transition, given: FromPeer) -> None:
+    """Answer with the status document."""
+    t.answer(given.peer, Reply(ok=True, result=document(t.state)))
 
 
-def _checkpoint(turn: Transition, peer: bytes) -> None:
-    if turn.state.live is None:
-        turn.answer(peer, Reply(ok=False, error="the run has not begun to train; there is nothing to save yet"))
+def cancel(t: Transition, given: FromPeer) -> None:
+    """End the run."""
+    if not _refused_when_over(t, given):
+        t.answer(given.peer, Reply(ok=True))
+        lifecycle.end(t, RunPhase.CANCELLED, 3, "cancelled on request")
+
+
+def checkpoint(t: Transition, given: FromPeer) -> None:
+    """Have a checkpoint written at the next step that all can stop at."""
+    if _refused_when_over(t, given):
         return
-    turn.update(checkpoint_wanted=True)
-    turn.answer(peer, Reply(ok=True, result={"step": turn.state.step}))
+    if t.state.world.live is None:
+        t.answer(given.peer, Reply(ok=False, error="the run has not begun to train; there is nothing to save yet"))
+        return
+    step_barrier.want_checkpoint(t)
+    t.answer(given.peer, Reply(ok=True, result={"step": t.state.step}))
 
 
-def _worker_ended(turn: Transition, message: WorkerEnded) -> None:
-    state = turn.state
-    if message.worker in state.workers:
-        membership.lose(turn, message.worker, message.reason)
-    elif state.phase in (Phase.STARTING, Phase.RECOVERING) and is_guaranteed(message.worker):
+def _refused_when_over(t: Transition, given: FromPeer) -> bool:
+    if not t.state.over:
+        return False
+    told = "the run is over: " if t.state.lifecycle.phase.ends_run else "ask again in a moment: "
+    t.answer(given.peer, Reply(ok=False, error=told + t.state.reason))
+    return True
+
+
+def worker_ended(t: Transition, given: FromPeer) -> None:
+    """Handle the end of a worker's process, as whoever has started it says."""
+    state, message = t.state, given.message
+    assert isinstance(message, WorkerEnded)
+    if message.worker in state.membership:
+        t.signal(WorkerGone(message.worker, message.reason))
+    elif state.phase in (RunPhase.STARTING, RunPhase.RECOVERING) and is_guaranteed(message.worker):
         log = f"{state.settings.run_dir}/logs/{message.worker}.log"
-        end(turn, Phase.FAILED, 1, f"{message.worker} ended before it registered ({message.reason}); see {log}")
+        failure = f"{message.worker} ended before it registered ({message.reason}); see {log}"
+        lifecycle.end(t, RunPhase.FAILED, 1, failure)
 
 
-def _resize(turn: Transition, peer: bytes, message: ResizeRequest) -> None:
+def acknowledge(t: Transition, given: FromPeer) -> None:
+    """Answer that what was said is noted."""
+    t.answer(given.peer, Reply(ok=True))
+
+
+# ---- resizes -------------------------------------------------------------------------------------------------------
+
+
+def resize(t: Transition, given: FromPeer) -> None:
+    """Put a resize on the queue, if it can be fulfilled."""
+    if _refused_when_over(t, given):
+        return
+    message = given.message
+    assert isinstance(message, ResizeRequest)
     try:
-        goal = judge(turn.state, message)
+        goal = judge(t.state, message)
     except BadInput as error:
-        turn.answer(peer, Reply(ok=False, error=str(error)))
+        t.answer(given.peer, Reply(ok=False, error=str(error)))
         return
     if goal.at_step < 0:
-        _make_way(turn, goal)
-    take(turn, goal)
+        _make_way(t, goal)
+    resize_queue.take(t, goal)
     wanted = str(goal.layout) if goal.layout else ""
     result = {"request": goal.number, "layout": wanted, "workers": goal.workers, "at_step": goal.at_step}
     if goal.give_back:
-        leaving, nodes, why_not_more = node_release.go_first(turn.state, goal)
+        node_release.forget_refusals(t)
+        leaving, nodes, why_not_more = node_release.go_first(t.state, goal)
         result["give_back"] = {"workers": list(leaving), "nodes": nodes, "reason": why_not_more}
     if goal.at_step < 0:
-        result["waits_for_workers"] = _missing(turn.state, goal)
-    turn.answer(peer, Reply(ok=True, result=result))
+        result["waits_for_workers"] = _missing(t.state, goal)
+    t.answer(given.peer, Reply(ok=True, result=result))
 
 
-def _make_way(turn: Transition, later: ResizeGoal) -> None:
+def _make_way(t: Transition, later: ResizeGoal) -> None:
     """A request that waits for workers, maybe for ever, holds up no later one."""
-    for goal in turn.state.requests:
-        if goal.at_step < 0 and _missing(turn.state, goal):
-            resize_queue.give_up(turn, goal, f"a later request, {later.number}, takes its place")
-
-
-def take(turn: Transition, goal: ResizeGoal) -> None:
-    """Put an accepted request on the list: those for now before those that are scheduled."""
-    now = [other for other in turn.state.requests if other.at_step < 0]
-    later = [other for other in turn.state.requests if other.at_step >= 0]
-    (later if goal.at_step >= 0 else now).append(goal)
-    turn.update(requests=(*now, *later), next_request=goal.number + 1)
-    if goal.give_back:
-        turn.update(refused={})  # whoever asks again wants it tried again
-    layout = str(goal.layout) if goal.layout else ""
-    turn.journal(
-        RequestTaken(
-            number=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step, give_back=goal.give_back
-        )
-    )
-    if turn.state.phase is Phase.STEADY:
-        resize_queue.hold(turn)
-    turn.stir()
+    for goal in t.state.resizes.goals:
+        if goal.at_step < 0 and _missing(t.state, goal):
+            resize_queue.give_up(t, goal, f"a later request, {later.number}, takes its place")
 
 
 def schedule(state: RunState, wishes: Sequence[ResizeRequest]) -> tuple[RunState, list[Action]]:
@@ -118,10 +107,10 @@ def schedule(state: RunState, wishes: Sequence[ResizeRequest]) -> tuple[RunState
     Raises:
         BadInput: one of them can never be fulfilled.
     """
-    turn = Transition(state, state.now)
+    t = Transition(state, state.now)
     for wish in wishes:
-        take(turn, judge(turn.state, wish))
-    return turn.state, turn.actions
+        resize_queue.take(t, judge(t.state, wish))
+    return t.state, t.actions
 
 
 def judge(state: RunState, message: ResizeRequest) -> ResizeGoal:
@@ -143,7 +132,7 @@ def judge(state: RunState, message: ResizeRequest) -> ResizeGoal:
         _check_step(state, message.at_step)
     else:
         _check_workers(state, size)
-    goal = ResizeGoal(state.next_request, layout, size, message.at_step, give_back=message.give_back)
+    goal = ResizeGoal(state.resizes.next_number, layout, size, message.at_step, give_back=message.give_back)
     if goal.give_back:
         node_release.judge(state, goal)
     return goal
@@ -163,7 +152,7 @@ def _layout(message: ResizeRequest) -> Layout | None:
 
 
 def _check_step(state: RunState, step: int) -> None:
-    last = max((goal.at_step for goal in state.requests), default=-1)
+    last = max((goal.at_step for goal in state.resizes.goals), default=-1)
     if step <= state.step:
         raise BadInput(f"step {step} is over: the run has completed {state.step} steps")
     if step >= state.settings.config.train.steps:
@@ -173,18 +162,14 @@ def _check_step(state: RunState, step: int) -> None:
 
 
 def _check_workers(state: RunState, size: int) -> None:
-    if state.live is None:
+    if state.world.live is None:
         raise BadInput("the run has not begun to train; ask again when `status` says that it is training")
-    staying = _staying(state)
+    staying, standbys = state.membership.staying, state.settings.standby_workers
     guaranteed = sum(worker.role == "live" for worker in staying)
-    if size <= max(len(staying), guaranteed + state.settings.standby_workers):
+    if size <= max(len(staying), guaranteed + standbys):
         return
-    inside = sum(worker.name in state.live.members for worker in staying)
-    more = (
-        f", and {state.settings.standby_workers} at most come with standby jobs"
-        if state.settings.standby_workers
-        else ""
-    )
+    inside = sum(worker.name in state.world.members for worker in staying)
+    more = f", and {standbys} at most come with standby jobs" if standbys else ""
     raise BadInput(
         f"{size} workers are needed and {len(staying)} are there: "
         f"{inside} in the live world, {len(staying) - inside} standing by{more}"
@@ -193,8 +178,4 @@ def _check_workers(state: RunState, size: int) -> None:
 
 def _missing(state: RunState, goal: ResizeGoal) -> int:
     """Workers that have still to come for a request."""
-    return max(0, goal.workers - len(_staying(state)))
-
-
-def _staying(state: RunState) -> list[Worker]:
-    return [worker for worker in state.workers.values() if worker.departure is None and not worker.dismissed]
+    return max(0, goal.workers - len(state.membership.staying))

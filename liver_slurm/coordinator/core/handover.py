@@ -1,4 +1,4 @@
-"""The live job's time limit: a successor job's workers join, world and coordinator move over, the old job ends.
+"""Handover at the guaranteed job's time limit: a successor job's workers join, world and coordinator move over.
 
 The successor's workers register like any others, as guaranteed ones of another job. Once all are there, those of our
 own job get a notice, and the policy plans a world without them. When that world is live, this coordinator writes down
@@ -8,171 +8,264 @@ journal as a coordinator that is started again does. Where the successor is not 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from liver_slurm.coordinator.core import eviction, interruption, resize_queue
-from liver_slurm.coordinator.core.io import Interrupted, LiveJobSeen, SubmitSuccessor, SuccessorAnswer
-from liver_slurm.coordinator.core.lifecycle import HANDED_OVER, end
+from liver_slurm.coordinator.core import lifecycle, resize_queue
+from liver_slurm.coordinator.core.io import LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer, Tick
 from liver_slurm.coordinator.core.records import HandedOver
-from liver_slurm.coordinator.core.state import Eviction, Phase, RunState, Worker
-from liver_slurm.coordinator.core.successor import Outlook, decide, margin
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.state import Handover, RunPhase, RunState
+from liver_slurm.coordinator.core.transition import EvictionHeard, TimeIsUp, Transition, Writer
+from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.rundir import events
-from liver_slurm.scheduler.ports import SuccessorJob
+from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
 
 KILLED = 5.0
 """Seconds before the time limit by which the workers have been told to leave."""
+ASSUMED_SAVE = 120.0
+"""Seconds that a checkpoint takes while none was written yet."""
+SPARE = 30.0
+"""Seconds beside the checkpoint itself: a boundary to agree on, and workers that end before Slurm ends them."""
+LONGEST_MARGIN = 0.25
+"""Share of the time limit that is kept for the last checkpoint at most."""
+SHORTEST_LEAD, LEAD_SHARE, LONGEST_LEAD = 600.0, 0.1, 0.5
+"""The default lead: a tenth of the time limit, ten minutes at least, half of the limit at most."""
+TRIES = 3
+"""Successors that are submitted for one job: one that ends before it takes over may have had a broken node."""
+
+_write = Writer(Handover, __name__)
 
 
-def seen(turn: Transition, given: LiveJobSeen) -> None:
-    """One look at the live job and its successor."""
-    before = turn.state.live_job.successor if turn.state.live_job is not None else None
-    after = given.job.successor
-    turn.update(live_job=given.job)
-    if before is not None and (after is None or after.job_id != before.job_id):
-        turn.emit(events.SuccessorLost(job_id=before.job_id))
+@dataclass(frozen=True)
+class Outlook:
+    """What the decision may look at."""
+
+    now: float
+    job: LiveJob
+    lead: float | None
+    """Seconds before the limit to submit the successor, as the user wants it; None: :func:`lead`."""
+    save_s: float | None
+    """Seconds that the last checkpoint took."""
+    remaining_s: float | None
+    """Seconds that the steps to come take at today's pace; None: not known."""
+    tries: int
+    """Successors submitted so far."""
+    refused: str
+    """Why there can be none; empty: there can."""
+    submitting: bool
+    """One is being submitted."""
+    joined: int
+    """Workers of the successor that can join a world."""
+    wanted: int
+    """Workers that it will have."""
 
 
-def answered(turn: Transition, given: SuccessorAnswer) -> None:
-    """The successor was submitted, or refused."""
-    turn.update(submitting=False, successor_refused=given.error)
+Decision = Literal["stay", "submit", "hand over", "save"]
+
+
+def decide(outlook: Outlook) -> tuple[Decision, str]:
+    """What to do about the guaranteed job's time limit, and why.
+
+    A world on the successor's workers is planned as soon as they are all there; whoever has less time left than the
+    last checkpoint needs writes it and ends.
+    """
+    end = outlook.job.end_time
+    if end is None:
+        return "stay", "the live job has no time limit"
+    left, successor = end - outlook.now, outlook.job.successor
+    kept = margin(outlook.job.time_limit, outlook.save_s)
+    last_step = outlook.remaining_s
+    if left <= kept and last_step is not None and last_step + (outlook.save_s or kept / 2) < left:
+        return "stay", f"the last step is {last_step:.0f} s away, the live job's time limit {left:.0f} s"
+    if left <= kept:
+        return "save", f"{left:.0f} s before the live job's time limit, {_standing(outlook)}"
+    if successor is not None and outlook.joined >= outlook.wanted:
+        return "hand over", f"job {successor.job_id} is ready to take over"
+    if successor is not None or outlook.submitting:
+        return "stay", _standing(outlook)
+    # One that is submitted later than that has no chance to take over in time.
+    ahead = max(outlook.lead if outlook.lead is not None else lead(outlook.job.time_limit), 2 * kept)
+    if left > ahead:
+        return "stay", f"{left:.0f} s until the live job's time limit"
+    if last_step is not None and last_step < left - kept:
+        return "stay", f"the last step is {last_step:.0f} s away, the live job's time limit {left:.0f} s"
+    if outlook.tries >= TRIES or outlook.refused:
+        return "stay", _standing(outlook)
+    return "submit", f"{left:.0f} s until the live job's time limit"
+
+
+def lead(time_limit: float | None) -> float:
+    """Seconds before the limit at which a successor is submitted where the user does not say: time for its queue."""
+    limit = time_limit if time_limit is not None else SHORTEST_LEAD / LONGEST_LEAD
+    return min(LONGEST_LEAD * limit, max(SHORTEST_LEAD, LEAD_SHARE * limit))
+
+
+def margin(time_limit: float | None, save_s: float | None) -> float:
+    """Seconds before the limit at which the last checkpoint is begun: twice its time, and :data:`SPARE`."""
+    wanted = 2 * (save_s if save_s is not None else ASSUMED_SAVE) + SPARE
+    return wanted if time_limit is None else min(wanted, LONGEST_MARGIN * time_limit)
+
+
+def _standing(outlook: Outlook) -> str:
+    """How far the successor is."""
+    successor = outlook.job.successor
+    if successor is not None and successor.state == "PENDING":
+        return f"successor job {successor.job_id} waits in the queue: {successor.why or 'no reason given'}"
+    if successor is not None:
+        return f"successor job {successor.job_id}: {outlook.joined} of {outlook.wanted} workers are ready"
+    if outlook.refused:
+        return f"there is no successor: {outlook.refused}"
+    if outlook.tries >= TRIES:
+        return f"{outlook.tries} successors have ended before they took over"
+    return "there is no successor yet"
+
+
+# ---- carrying it out ----------------------------------------------------------------------------------------------
+
+
+def seen(t: Transition, given: LiveJobSeen) -> None:
+    """Handle one look at the guaranteed job and its successor."""
+    before, after = t.state.handover.successor, given.job.successor
+    _write(t, replace(t.state.handover, job=given.job))
+    if before and (after is None or after.job_id != before):
+        t.emit(events.SuccessorLost(job_id=before))
+
+
+def answered(t: Transition, given: SuccessorAnswer) -> None:
+    """Handle a successor that was submitted, or refused."""
+    known = replace(t.state.handover, submitting=False, refused=given.error)
     if given.error:
-        how = f"liver-slurm submit --resume {turn.state.settings.run_dir}"
-        then = f"a checkpoint before the time limit; go on with {how}"
-        turn.emit(events.SuccessorRefused(reason=given.error, then=then))
+        _write(t, known)
+        then = f"a checkpoint before the time limit; go on with {t.state.settings.how_to_resume}"
+        t.emit(events.SuccessorRefused(reason=given.error, then=then))
         return
-    turn.emit(events.SuccessorSubmitted(job_id=given.job_id))
-    if turn.state.live_job is not None:  # known before the next look, so that it is not submitted twice
-        following = SuccessorJob(given.job_id, "PENDING")
-        turn.update(live_job=replace(turn.state.live_job, successor=following))
+    if known.job is not None:  # known before the next look, so that it is not submitted twice
+        known = replace(known, job=replace(known.job, successor=SuccessorJob(given.job_id, "PENDING")))
+    _write(t, known)
+    t.emit(events.SuccessorSubmitted(job_id=given.job_id))
 
 
-def advance(turn: Transition) -> None:
+def stop_asked(t: Transition, given: StopAsked) -> None:
+    """Handle a signal to the coordinator: at the time limit a successor goes on with the run, else it is cancelled."""
+    job = t.state.handover.job
+    if job is not None and job.successor and job.end_time is not None and t.now >= job.end_time - KILLED:
+        lifecycle.end(t, RunPhase.INTERRUPTED, lifecycle.INTERRUPTED, "the live job's time limit")
+    else:
+        lifecycle.end(t, RunPhase.CANCELLED, 3, given.reason)
+
+
+def advance(t: Transition, _: Tick) -> None:
     """Do what the time limit calls for."""
-    state = turn.state
-    if state.live_job is None or state.interrupted or state.phase in (Phase.STARTING, Phase.RECOVERING):
+    state, job = t.state, t.state.handover.job
+    if job is None or state.interruption.reason or state.over:
         return
-    if state.phase.over or state.phase is Phase.FINISHING:
+    if state.phase in (RunPhase.STARTING, RunPhase.RECOVERING, RunPhase.FINISHING):
         return
     if _moved(state):
-        _hand_over(turn)
+        _hand_over(t)
         return
-    decision, reason = decide(_outlook(turn))
+    decision, reason = decide(_outlook(state, job))
     if decision == "save":
-        _save(turn, reason)
+        _save(t, job, reason)
     elif decision == "submit":
-        turn.update(submitting=True, successor_tries=state.successor_tries + 1)
-        turn.actions.append(SubmitSuccessor())
-        turn.emit(events.SuccessorWanted(reason=reason))
-    _announce(turn, reason if decision == "hand over" else None)
+        _write(t, replace(state.handover, submitting=True, tries=state.handover.tries + 1))
+        t.actions.append(SubmitSuccessor())
+        t.emit(events.SuccessorWanted(reason=reason))
+    if decision != "hand over":
+        _take_back(t)
+    elif state.steady:  # reconfigurations never overlap, and this one can wait
+        _announce(t, job, reason)
 
 
-def timed_out(state: RunState) -> bool:
-    """Whether a signal to the coordinator is the time limit's, and a successor can go on with the run."""
-    job = state.live_job
-    return bool(job and job.successor and job.end_time is not None and state.now >= job.end_time - KILLED)
+# ---- who belongs to which job --------------------------------------------------------------------------------------
 
 
 def kept_out(state: RunState) -> frozenset[str]:
-    """Guaranteed workers of other jobs, which have no part in the next world: those of the successor until all of them
-    are there, and those of a job that has handed over."""
+    """Guaranteed workers of other jobs, which have no part in the next world.
+
+    They are those of the successor until all of them are there, and those of a job that has handed over.
+    """
     own_job = state.settings.job_id
-    if not own_job or is_why(state):
+    if not own_job or announced(state):
         return frozenset()
-    others = (worker for worker in state.workers.values() if worker.role == "live" and worker.job_id != own_job)
-    return frozenset(worker.name for worker in others)
+    return frozenset(worker.name for worker in state.membership.with_role("live") if worker.job_id != own_job)
 
 
-def is_why(state: RunState) -> bool:
-    """Our own job's workers leave because the successor takes over."""
-    departures_of_own = [worker.departure for worker in _own(state)]
-    return any(departure is not None and departure.kind == "successor" for departure in departures_of_own)
+def announced(state: RunState) -> bool:
+    """Whether our own job's workers leave because the successor takes over."""
+    departures = [worker.departure for worker in state.own_workers]
+    return any(departure is not None and departure.kind == "successor" for departure in departures)
 
 
 def under_way(state: RunState) -> bool:
-    """The run is moving to the successor: our own job's workers have notice of it, or the world has moved already."""
-    members = state.live.members if state.live is not None else ()
-    inside = (state.workers[name] for name in members if name in state.workers)
-    return is_why(state) or any(one.role == "live" and one.job_id != state.settings.job_id for one in inside)
+    """Whether the run moves to the successor: our own job's workers know, or the world has moved already."""
+    own_job = state.settings.job_id
+    return announced(state) or any(worker.role == "live" and worker.job_id != own_job for worker in state.members)
 
 
-def _outlook(turn: Transition) -> Outlook:
-    state, job = turn.state, turn.state.live_job
-    assert job is not None
-    config = state.settings.config
-    remaining = resize_queue.seconds_until(turn, config.train.steps)
-    successor = job.successor.job_id if job.successor is not None else ""
+def _moved(state: RunState) -> bool:
+    """Whether the live world trains on the successor's workers, and nothing else is under way."""
+    barriers, successor = state.barriers, state.handover.successor
+    if not successor or not state.steady or barriers.checkpoint is not None or barriers.checkpoint_wanted:
+        return False
+    members = state.members
+    guaranteed = any(worker.job_id == successor for worker in members)
+    own_job = state.settings.job_id
+    return guaranteed and not any(worker.role == "live" and worker.job_id == own_job for worker in members)
+
+
+# ---- steps of the handover -----------------------------------------------------------------------------------------
+
+
+def _outlook(state: RunState, job: LiveJob) -> Outlook:
+    config, handover = state.settings.config, state.handover
+    remaining = resize_queue.seconds_until(state, config.train.steps)
+    workers = state.membership.of_job(handover.successor, "live")
     return Outlook(
-        now=turn.now,
+        now=state.now,
         job=job,
         lead=config.live.successor_lead,
-        save_s=state.save_seconds,
+        save_s=state.barriers.save_seconds,
         remaining_s=remaining if remaining > 0 else None,
-        tries=state.successor_tries,
-        refused=state.successor_refused if config.live.successor else "live.successor is false",
-        submitting=state.submitting,
-        joined=sum(_can_join(worker, successor) for worker in state.workers.values()),
+        tries=handover.tries,
+        refused=handover.refused if config.live.successor else "live.successor is false",
+        submitting=handover.submitting,
+        joined=sum(worker.warm and worker.departure is None for worker in workers),
         wanted=state.settings.live_workers,
     )
 
 
-def _can_join(worker: Worker, successor: str) -> bool:
-    return worker.role == "live" and worker.job_id == successor and worker.warm and worker.departure is None
-
-
-def _own(state: RunState) -> list[Worker]:
-    """Workers of the job that this coordinator belongs to."""
-    return [one for one in state.workers.values() if one.role == "live" and one.job_id == state.settings.job_id]
-
-
-def _announce(turn: Transition, reason: str | None) -> None:
-    """Give our own job's workers notice once the successor can take over; take it back if it no longer can."""
-    state, job = turn.state, turn.state.live_job
-    assert job is not None
-    if reason is not None and (state.phase is not Phase.STEADY or state.attempt is not None):
-        return  # reconfigurations never overlap, and this one can wait
-    for worker in _own(state):
-        known = worker.announced if worker.announced is not None and worker.announced.kind == "successor" else None
-        if worker.dismissed or (known is None) == (reason is None):
-            continue
-        word = None
-        if reason is not None:
-            assert job.end_time is not None
-            last = job.end_time - margin(job.time_limit, state.save_seconds)
-            word = Eviction("successor", reason, deadline=last, at=turn.now)
-        eviction.revise(turn, worker.name, announced=word)
-
-
-def _moved(state: RunState) -> bool:
-    """The live world trains on the successor's workers, and nothing else is under way."""
-    job, live = state.live_job, state.live
-    if job is None or job.successor is None or live is None or state.phase is not Phase.STEADY:
-        return False
-    own = {worker.name for worker in _own(state)}
-    guaranteed = any(
-        state.workers[name].job_id == job.successor.job_id for name in live.members if name in state.workers
-    )
-    busy = state.attempt is not None or state.checkpoint is not None or state.checkpoint_wanted
-    return guaranteed and not busy and not own.intersection(live.members)
-
-
-def _hand_over(turn: Transition) -> None:
-    job = turn.state.live_job
-    assert job is not None
-    assert job.successor is not None
-    turn.journal(HandedOver(job_id=job.successor.job_id))
-    end(turn, Phase.HANDED_OVER, HANDED_OVER, f"job {job.successor.job_id} goes on with the run")
-
-
-def _save(turn: Transition, reason: str) -> None:
-    """Write a checkpoint and end, so that the successor can go on from it whenever it starts."""
-    state, job = turn.state, turn.state.live_job
-    assert job is not None
+def _announce(t: Transition, job: LiveJob, reason: str) -> None:
+    """Give our own job's workers notice: the successor can take over."""
     assert job.end_time is not None
-    if state.attempt is not None and state.attempt.committed:
+    last = job.end_time - margin(job.time_limit, t.state.barriers.save_seconds)
+    word = Eviction("successor", reason, deadline=last, at=t.now)
+    for worker in t.state.own_workers:
+        if not worker.dismissed and not _has_notice(worker):
+            t.signal(EvictionHeard(worker.name, {"announced": word}))
+
+
+def _take_back(t: Transition) -> None:
+    """Take our own job's workers' notice back: the successor can no longer take over."""
+    for worker in t.state.own_workers:
+        if not worker.dismissed and _has_notice(worker):
+            t.signal(EvictionHeard(worker.name, {"announced": None}))
+
+
+def _has_notice(worker: Worker) -> bool:
+    return worker.announced is not None and worker.announced.kind == "successor"
+
+
+def _hand_over(t: Transition) -> None:
+    successor = t.state.handover.successor
+    t.journal(HandedOver(job_id=successor))
+    lifecycle.end(t, RunPhase.HANDED_OVER, lifecycle.HANDED_OVER, f"job {successor} goes on with the run")
+
+
+def _save(t: Transition, job: LiveJob, reason: str) -> None:
+    """Write a checkpoint and end, so that the successor can go on from it whenever it starts."""
+    attempt = t.state.world.attempt
+    if attempt is not None and attempt.committed:
         return  # the run moves over in this moment
-    resumes = job.successor is not None
-    turn.update(interrupted_for_good=not resumes)
-    interruption.interrupt(turn, Interrupted(turn.now, reason, requeued=True))
-    if not turn.state.phase.over:
-        turn.update(interrupted_until=max(turn.now, job.end_time - KILLED))
+    assert job.end_time is not None
+    t.signal(TimeIsUp(reason, until=max(t.now, job.end_time - KILLED), resumes=job.successor is not None))

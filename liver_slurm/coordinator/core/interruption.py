@@ -1,59 +1,71 @@
-"""Slurm takes the live job's nodes and will start the job again: save what was reached, then leave at once."""
+"""Interruption: Slurm takes the guaranteed job's nodes. Save what was reached, then leave at once."""
 
 from __future__ import annotations
 
-from liver_slurm.coordinator.core import reconfiguration
-from liver_slurm.coordinator.core.io import Interrupted
-from liver_slurm.coordinator.core.lifecycle import INTERRUPTED, end
-from liver_slurm.coordinator.core.state import Phase
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core import lifecycle, step_barrier
+from liver_slurm.coordinator.core.io import Interrupted, Tick
+from liver_slurm.coordinator.core.state import Interruption, RunPhase
+from liver_slurm.coordinator.core.transition import RunInterrupted, TimeIsUp, Transition, Writer
 from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir import events
 
 SAVING = 20.0
 """Seconds that the last checkpoint may take. Slurm kills after KillWait, 30 s by default; leaving frees the nodes."""
 
+_write = Writer(Interruption, __name__)
 
-def interrupt(turn: Transition, given: Interrupted) -> None:
+
+def interrupted(t: Transition, given: Interrupted) -> None:
     """Save, and once the job is in the queue again leave.
 
     While only its grace time runs the workers stay: a job that ends by itself in it is not started again.
     """
-    state = turn.state
-    if state.phase.over or state.interrupted_until is not None:
+    _begin(t, given.reason, t.now + SAVING if given.requeued else None, for_good=False)
+
+
+def time_is_up(t: Transition, news: TimeIsUp) -> None:
+    """Save and leave before the guaranteed job's time limit ends it."""
+    _begin(t, news.reason, news.until, for_good=not news.resumes)
+
+
+def _begin(t: Transition, reason: str, until: float | None, *, for_good: bool) -> None:
+    state = t.state
+    if state.over or state.interruption.until is not None:
         return
-    turn.emit(events.LiveJobTaken(reason=given.reason, step=state.step))
-    if state.attempt is not None and not state.attempt.committed and state.attempt.source is not None:
-        reconfiguration.abort(turn, given.reason)
-    turn.update(
-        interrupted=given.reason,
-        interrupted_at=state.step,
-        interrupted_until=turn.now + SAVING if given.requeued else None,
-        checkpoint_wanted=state.live is not None,
-    )
-    if state.live is None or state.phase is Phase.RECOVERING:
-        leave(turn)
+    t.emit(events.LiveJobTaken(reason=reason, step=state.step))
+    _write(t, Interruption(reason, state.step, until, for_good))
+    t.signal(RunInterrupted(reason))
 
 
-def saved(turn: Transition, message: CheckpointWritten) -> None:
-    """A checkpoint is written, or has failed: there is nothing more to wait for if it was the last one wanted."""
-    state = turn.state
-    if state.interrupted_until is not None and message.step >= state.interrupted_at:
-        leave(turn)
+def save_or_leave(t: Transition, _: RunInterrupted) -> None:
+    """Write a last checkpoint, or leave at once if there is nothing to save or nobody who could."""
+    live = t.state.world.live
+    step_barrier.want_checkpoint(t, wanted=live is not None)
+    if live is None or t.state.lifecycle.phase is RunPhase.RECOVERING:
+        leave(t)
 
 
-def watch(turn: Transition) -> None:
+def saved(t: Transition, message: CheckpointWritten) -> None:
+    """Leave when the last checkpoint that was wanted is written, or has failed."""
+    interruption = t.state.interruption
+    if interruption.until is not None and message.step >= interruption.at_step:
+        leave(t)
+
+
+def watch(t: Transition, _: Tick) -> None:
     """Leave when the time for the last checkpoint is up."""
-    until = turn.state.interrupted_until
-    if until is not None and turn.now >= until:
-        leave(turn)
+    until = t.state.interruption.until
+    if until is not None and t.now >= until:
+        leave(t)
 
 
-def leave(turn: Transition) -> None:
+def leave(t: Transition) -> None:
     """End this coordinator and its workers, not the run."""
-    state = turn.state
-    if state.interrupted_until is not None and state.interrupted_for_good:
-        how = f"continue from the newest checkpoint: liver-slurm submit --resume {state.settings.run_dir}"
-        end(turn, Phase.STOPPED, 1, f"{state.interrupted}; {how}")
-    elif state.interrupted_until is not None:
-        end(turn, Phase.INTERRUPTED, INTERRUPTED, state.interrupted)
+    interruption = t.state.interruption
+    if interruption.until is None:
+        return
+    if interruption.for_good:
+        how = f"continue from the newest checkpoint: {t.state.settings.how_to_resume}"
+        lifecycle.end(t, RunPhase.STOPPED, 1, f"{interruption.reason}; {how}")
+    else:
+        lifecycle.end(t, RunPhase.INTERRUPTED, lifecycle.INTERRUPTED, interruption.reason)

@@ -1,12 +1,15 @@
-"""How a run ends: the outcome is decided once, everybody is told to leave, the process waits for them a little."""
+"""The run's life cycle: the outcome is decided once, all are told to leave, the process waits for them a little."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from liver_slurm.coordinator.core.io import Finish
-from liver_slurm.coordinator.core.records import AttemptAborted, Ended
-from liver_slurm.coordinator.core.state import Phase, RunState, Worker
-from liver_slurm.coordinator.core.transition import Transition
-from liver_slurm.protocol.messages import Abort, Leave
+from liver_slurm.coordinator.core.records import Ended
+from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState
+from liver_slurm.coordinator.core.transition import LastStepTrained, RunEnding, Transition, WorldCommitted, Writer
+from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.protocol.messages import Leave
 from liver_slurm.rundir import events
 
 INTERRUPTED = 3
@@ -16,61 +19,90 @@ HANDED_OVER = 4
 GOODBYE = 10.0
 """Seconds that workers have to leave once the outcome is decided."""
 
+_write = Writer(Lifecycle, __name__)
 
-def end(turn: Transition, phase: Phase, code: int, reason: str) -> None:
+
+def _enter(t: Transition, phase: RunPhase) -> None:
+    _write(t, replace(t.state.lifecycle, phase=phase))
+
+
+def training_begins(t: Transition, _: WorldCommitted) -> None:
+    """The run trains once world 0 is committed."""
+    if t.state.lifecycle.phase is RunPhase.STARTING:
+        _enter(t, RunPhase.TRAINING)
+
+
+def recovered(t: Transition) -> None:
+    """The run trains again: every member of the live world has registered with this coordinator."""
+    _enter(t, RunPhase.TRAINING)
+
+
+def last_step_trained(t: Transition, news: LastStepTrained) -> None:
+    """End the run when all members have trained its last step; until then no other world is begun."""
+    if news.by_all:
+        end(t, RunPhase.FINISHED, 0, f"all {news.step} steps are trained")
+    elif t.state.world.attempt is None and t.state.lifecycle.phase is not RunPhase.FINISHING:
+        _enter(t, RunPhase.FINISHING)
+        t.explain("the last step is trained")
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------
+
+
+def end(t: Transition, phase: RunPhase, code: int, reason: str) -> None:
     """Decide the run's outcome; what comes later does not change it.
 
     A job that Slurm takes away and starts again loses its workers, which is no failure of the run.
     """
-    state = turn.state
-    if state.phase.over:
+    if t.state.over:
         return
-    if phase is Phase.FAILED and state.interrupted_until is not None and not state.interrupted_for_good:
-        phase, code, reason = Phase.INTERRUPTED, INTERRUPTED, state.interrupted
-    attempt = state.attempt
-    if attempt is not None and not attempt.committed:
-        generation = attempt.target.generation
-        turn.journal(AttemptAborted(generation=generation, reason=reason))
-        turn.send(attempt.involved, Abort(epoch=state.settings.epoch, generation=generation, reason=reason))
-    if phase is Phase.INTERRUPTED:
-        turn.emit(events.Interrupted(reason=reason, step=state.step))
-    elif phase is Phase.HANDED_OVER:
-        turn.emit(events.HandedOver(reason=reason, step=state.step))
+    interruption = t.state.interruption
+    if phase is RunPhase.FAILED and interruption.resumes:
+        phase, code, reason = RunPhase.INTERRUPTED, INTERRUPTED, interruption.reason
+    t.signal(RunEnding(phase, code, reason))
+
+
+def run_ending(t: Transition, news: RunEnding) -> None:
+    """Write the outcome down, and tell those to leave who have no part in what comes."""
+    state = t.state
+    if state.over:
+        return
+    step, reason = state.step, news.reason
+    if news.phase is RunPhase.INTERRUPTED:
+        t.emit(events.Interrupted(reason=reason, step=step))
+    elif news.phase is RunPhase.HANDED_OVER:
+        t.emit(events.HandedOver(reason=reason, step=step))
     else:
-        turn.journal(Ended(code=code, reason=reason))
-        turn.emit(events.RunEnded(outcome=phase.value, exit_code=code, reason=reason, step=state.step))
-    turn.update(
-        phase=phase,
-        outcome=(code, reason),
-        reason=reason,
-        attempt=None,
-        cutover=None,
-        checkpoint=None,
-        checkpoint_wanted=False,
-        requests=(),
-        closing_deadline=turn.now + GOODBYE,
-    )
-    going = [worker.name for worker in state.workers.values() if must_go(turn.state, worker)]
-    turn.send(going, Leave(epoch=state.settings.epoch, reason=reason))
+        t.journal(Ended(code=news.code, reason=reason))
+        t.emit(events.RunEnded(outcome=news.phase.value, exit_code=news.code, reason=reason, step=step))
+    deadline = t.now + GOODBYE
+    outcome = (news.code, reason)
+    _write(t, replace(state.lifecycle, phase=news.phase, outcome=outcome, closing_deadline=deadline))
+    t.explain(reason)
+    going = [worker.name for worker in state.membership.workers.values() if must_go(t.state, worker)]
+    t.send(going, Leave(epoch=state.settings.epoch, reason=reason))
 
 
 def must_go(state: RunState, worker: Worker) -> bool:
-    """The outcome is decided, and this worker has no part in what comes; idle standbys and successors have."""
+    """Whether the outcome is decided and a worker has no part in what comes; idle standbys and successors may have."""
+    phase = state.lifecycle.phase
+    if not phase.over:
+        return False
     of_our_job = worker.role == "live" and state.settings.job_id in ("", worker.job_id)
-    if state.phase is Phase.HANDED_OVER:
+    if phase is RunPhase.HANDED_OVER:
         return of_our_job
-    if state.phase is not Phase.INTERRUPTED:
-        return state.outcome is not None
-    return of_our_job or worker.generation >= 0 or (state.live is not None and worker.name in state.live.members)
+    if phase is not RunPhase.INTERRUPTED:
+        return True
+    return of_our_job or worker.generation >= 0 or worker.name in state.world.members
 
 
-def close_when_alone(turn: Transition) -> None:
-    """The process may end when all workers are gone, or have had time enough."""
-    state = turn.state
-    if state.outcome is None or state.closed:
+def close_when_alone(t: Transition) -> None:
+    """End the process when all workers are gone, or have had time enough."""
+    state, lifecycle = t.state, t.state.lifecycle
+    if lifecycle.outcome is None or lifecycle.closed:
         return
-    if not any(must_go(state, worker) for worker in state.workers.values()) or turn.now >= state.closing_deadline:
-        turn.update(closed=True)
-        following = state.live_job.successor if state.live_job is not None else None
-        successor = following.job_id if following is not None and not state.phase.ends_run else ""
-        turn.actions.append(Finish(*state.outcome, over=state.phase.ends_run, successor=successor))
+    waits = any(must_go(state, worker) for worker in state.membership.workers.values())
+    if not waits or t.now >= lifecycle.closing_deadline:
+        _write(t, replace(lifecycle, closed=True))
+        over = lifecycle.phase.ends_run
+        t.actions.append(Finish(*lifecycle.outcome, over=over, successor="" if over else state.handover.successor))

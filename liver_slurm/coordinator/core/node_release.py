@@ -1,27 +1,116 @@
-"""Carrying out what :mod:`giving` decides: workers that a request leaves out exit, then Slurm takes their nodes back.
+"""Node release: guaranteed nodes that a resize leaves out go back to Slurm, once their workers have exited.
 
-It concerns the job that the coordinator belongs to. A request holds until the next one: a successor job, or the same
-job when Slurm starts it again, has all the nodes of the job file, and gives back what the request leaves out.
+Slurm takes the last nodes of a component (``scontrol update NumNodes``) where this Slurm can; without accounting it can
+do so once, and then the component can only be ended as a whole. Component 0, the coordinator's, always stays. All of
+this concerns the job that the coordinator belongs to. A request holds until the next one: a successor job, or the same
+job when Slurm starts it again, has all the nodes of the job file, and releases what the request leaves out.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
-from liver_slurm.coordinator.core import giving, handover, reconfiguration
-from liver_slurm.coordinator.core.io import GiveBack, GivenBack
+from liver_slurm.config.schema import LiveSection
+from liver_slurm.coordinator.core import handover, membership
+from liver_slurm.coordinator.core.io import GiveBack, GivenBack, Tick
+from liver_slurm.coordinator.core.parts import NodeRelease
 from liver_slurm.coordinator.core.records import NodesGivenBack
-from liver_slurm.coordinator.core.state import Phase, RunState
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.state import RunState
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import task_number
 
+_write = Writer(NodeRelease, __name__)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One worker component of the live job, as far as it is still there."""
+
+    number: int
+    """From 1."""
+    nodes: tuple[range, ...]
+    """Numbers of each node's workers, in the order in which Slurm holds the nodes."""
+    shrinkable: bool = True
+    """Slurm can take single nodes of it."""
+
+    def left(self, needed: Collection[int]) -> int:
+        """Nodes that it keeps if of all workers only these are needed."""
+        taken = [at for at, node in enumerate(self.nodes) if any(worker in needed for worker in node)]
+        if not taken:
+            return 0
+        return taken[-1] + 1 if self.shrinkable else len(self.nodes)
+
+
+def components(live: LiveSection, nodes_left: Mapping[int, int], unshrinkable: Collection[int]) -> list[Component]:
+    """The components of a live job, with their workers as ``srun`` numbers them: node by node, through all components.
+
+    Args:
+        live: of the job file.
+        nodes_left: nodes left to those components that have released some.
+        unshrinkable: components that Slurm takes no single node of.
+    """
+    found, first = [], 0
+    for number, section in enumerate(live.component, start=1):
+        each, end = section.tasks_per_node, first + section.nodes * section.tasks_per_node
+        nodes = tuple(range(start, start + each) for start in range(first, end, each))
+        first, left = end, nodes_left.get(number, section.nodes)
+        if left:
+            found.append(Component(number, nodes[:left], number not in unshrinkable))
+    return found
+
+
+def leavers(parts: Sequence[Component], there: Collection[int], count: int) -> tuple[tuple[int, ...], int, str]:
+    """Which of the workers ``there`` go, ``count`` at most (0 or less: none), so that nodes become free.
+
+    First whole components that Slurm takes in no other way, then node by node, from the last one on.
+
+    Returns:
+        the workers; how many nodes that frees; and why ``count`` workers free no more, or "" if each frees its node.
+    """
+    chosen: list[int] = []
+    freed = 0
+
+    def take(nodes: Sequence[range]) -> bool:
+        nonlocal freed
+        going = [worker for node in reversed(nodes) for worker in reversed(node) if worker in there]
+        fits = len(going) <= count - len(chosen)
+        if fits:
+            freed += len(nodes)
+            chosen.extend(going)
+        return fits
+
+    rigid = [part.number for part in reversed(parts) if not part.shrinkable and not take(part.nodes)]
+    for part in reversed(parts):
+        left = len(part.nodes) if part.shrinkable else 0
+        while left and take(part.nodes[left - 1 : left]):
+            left -= 1
+    rest = count - len(chosen)
+    if rest <= 0:
+        return tuple(chosen), freed, ""
+    whole = f", and component {', '.join(map(str, sorted(rigid)))} only whole" if rigid else ""
+    why = f"{rest} worker{'s' if rest > 1 else ''} more will be in no world: a node goes back with all of its workers"
+    return tuple(chosen), freed, why + whole
+
+
+def largest(parts: Sequence[Component], there: Collection[int]) -> int:
+    """Workers of the largest world of those ``there`` that leaves a node free; 0: there is none."""
+    costs = [
+        sum(worker in there for node in (part.nodes[-1:] if part.shrinkable else part.nodes) for worker in node)
+        for part in parts
+    ]
+    return max(0, len(there) - min(costs, default=len(there)))
+
+
+# ---- carrying it out ----------------------------------------------------------------------------------------------
+
 
 def judge(state: RunState, goal: ResizeGoal) -> None:
-    """Whether a request lets nodes of the live job go.
+    """Check that a request lets nodes of the guaranteed job go.
 
     Raises:
         BadInput: it does not, or not now.
@@ -35,10 +124,10 @@ def judge(state: RunState, goal: ResizeGoal) -> None:
     if handover.under_way(state):
         # Which nodes are free is judged by the job that holds the world, and in a moment that is another one.
         raise BadInput("--give-back: the run is moving to its successor job; ask again when `status` shows that job")
-    parts, there, size = _components(state), _staying(state, job_id), _world_size(state, goal)
-    if giving.leavers(parts, there, len(there) - size)[1]:
+    parts, there, size = _components(state), _undismissed(state, job_id), _world_size(state, goal)
+    if leavers(parts, there, len(there) - size)[1]:
         return
-    most = giving.largest(parts, there)
+    most = largest(parts, there)
     instead = f"ask for {most} or fewer" if most else "none of its nodes can go"
     why = "a node goes back with all of its workers" if size < len(there) else "that is no smaller world"
     raise BadInput(
@@ -54,70 +143,57 @@ def go_first(state: RunState, goal: ResizeGoal | None) -> tuple[tuple[str, ...],
     """
     if goal is None or not goal.give_back:
         return (), 0, ""
-    successor = state.live_job.successor if state.live_job is not None and handover.is_why(state) else None
-    job_id = successor.job_id if successor is not None else state.settings.job_id
-    parts = giving.components(state.settings.config.live, {}, ()) if successor is not None else _components(state)
-    there = _staying(state, job_id)
-    chosen, nodes, why = giving.leavers(parts, there, len(there) - _world_size(state, goal))
+    successor = state.handover.successor if handover.announced(state) else ""
+    parts = components(state.settings.config.live, {}, ()) if successor else _components(state)
+    there = _undismissed(state, successor or state.settings.job_id)
+    chosen, nodes, why = leavers(parts, there, len(there) - _world_size(state, goal))
     return tuple(there[number] for number in chosen), nodes, why
 
 
-def advance(turn: Transition) -> None:
+def advance(t: Transition, _: Tick) -> None:
     """While the run is as its last request left it: who is on a node that can go exits, and free nodes go."""
-    state = turn.state
-    pinned, live, settings = state.pinned, state.live, state.settings
-    if pinned is None or not pinned.give_back or not settings.heterogeneous or state.requests:
+    state, settings = t.state, t.state.settings
+    goal = state.resizes.size_ceiling
+    if goal is None or not goal.give_back or not settings.heterogeneous or state.resizes.goals:
         return
-    if live is None or state.phase is not Phase.STEADY or state.interrupted or handover.under_way(state):
+    if not state.steady or state.interruption.reason or handover.under_way(state):
         return
     # Workers that are still there may not have registered yet with a coordinator that was started again.
-    known = settings.epoch == 1 or turn.now > state.started + settings.config.job.lost_after
+    known = settings.epoch == 1 or t.now > state.lifecycle.started + settings.config.job.lost_after
     own = _workers(state, settings.job_id)
-    needed = {number for number, name in own.items() if name in live.members}
+    needed = {number for number, name in own.items() if name in state.world.members}
     for part in _components(state):
         left = part.left(needed)
-        if left == len(part.nodes) or state.refused.get(part.number) == left:
+        if left == len(part.nodes) or state.release.refused_releases.get(part.number) == left:
             continue
         # All at once: without accounting Slurm takes nodes of a component only once.
         going = [own[number] for node in part.nodes[left:] for number in node if number in own]
-        for name in going:
-            if not state.workers[name].dismissed:
-                reconfiguration.dismiss(turn, name, "its node is given back")
-        if known and not going and turn.state.giving_back is None:
-            turn.update(giving_back=part.number)
-            turn.actions.append(GiveBack(part.number, left))
+        for worker in state.membership.of(going):
+            if not worker.dismissed:
+                membership.dismiss(t, worker.name, "its node is given back")
+        if known and not going and t.state.release.releasing is None:
+            _write(t, replace(t.state.release, releasing=part.number))
+            t.actions.append(GiveBack(part.number, left))
 
 
-def given(turn: Transition, answer: GivenBack) -> None:
-    """Slurm has taken nodes back, or refused to."""
-    turn.update(giving_back=None)
+def given(t: Transition, answer: GivenBack) -> None:
+    """Handle Slurm's answer: it has taken nodes back, or refused to."""
+    release, component = t.state.release, answer.component
     if answer.error:
-        state = turn.state
-        turn.update(fixed=state.fixed | {answer.component}, refused={**state.refused, answer.component: answer.kept})
-        turn.emit(events.NodesKept(component=answer.component, reason=answer.error))
+        refused = {**release.refused_releases, component: answer.kept}
+        declined = release.declined | {component}
+        _write(t, replace(release, releasing=None, declined=declined, refused_releases=refused))
+        t.emit(events.NodesKept(component=component, reason=answer.error))
         return
-    record = NodesGivenBack(
-        job_id=turn.state.settings.job_id, component=answer.component, kept=answer.kept, again=answer.again
-    )
-    turn.journal(record)
-    turn.state = noted(turn.state, record)
-    turn.emit(events.NodesGivenBack(component=answer.component, nodes=answer.nodes, kept=answer.kept))
+    _write(t, replace(release, releasing=None))
+    job_id = t.state.settings.job_id
+    t.journal(NodesGivenBack(job_id=job_id, component=component, kept=answer.kept, again=answer.again))
+    t.emit(events.NodesGivenBack(component=component, nodes=answer.nodes, kept=answer.kept))
 
 
-def noted(state: RunState, record: NodesGivenBack) -> RunState:
-    """The state with what the record says, if that is of the live job and not of one before it."""
-    if record.job_id != state.settings.job_id:
-        return state
-    fixed = state.fixed if record.again else state.fixed | {record.component}
-    return replace(state, kept={**state.kept, record.component: record.kept}, fixed=fixed)
-
-
-def begun_anew(state: RunState) -> RunState:
-    """The state when the run begins anew: its job has all nodes again, and the request that gave some back is due."""
-    pinned = state.pinned
-    if pinned is not None and pinned.give_back:
-        state = replace(state, pinned=None, requests=(pinned, *state.requests))
-    return replace(state, kept={}, fixed=frozenset())
+def forget_refusals(t: Transition) -> None:
+    """Let Slurm be asked again for what it has refused: whoever asks again wants it tried again."""
+    _write(t, replace(t.state.release, refused_releases={}))
 
 
 def _world_size(state: RunState, goal: ResizeGoal) -> int:
@@ -127,20 +203,21 @@ def _world_size(state: RunState, goal: ResizeGoal) -> int:
     return feasible_layouts(state.settings.config, goal.workers)[0].size
 
 
-def _components(state: RunState) -> list[giving.Component]:
-    return giving.components(state.settings.config.live, state.kept, state.fixed)
+def _components(state: RunState) -> list[Component]:
+    return components(state.settings.config.live, state.release.nodes_left, state.release.unshrinkable)
 
 
 def _workers(state: RunState, job_id: str) -> dict[int, str]:
-    """Names of a live job's workers by the number that ``srun`` gave them."""
+    """Names of a guaranteed job's workers by the number that ``srun`` gave them."""
     found = {}
-    for worker in state.workers.values():
+    for worker in state.membership.of_job(job_id, "live"):
         number = task_number(worker.name, job_id)
-        if worker.role == "live" and worker.job_id == job_id and number is not None:
+        if number is not None:
             found[number] = worker.name
     return found
 
 
-def _staying(state: RunState, job_id: str) -> dict[int, str]:
-    own = _workers(state, job_id)
-    return {number: name for number, name in own.items() if not state.workers[name].dismissed}
+def _undismissed(state: RunState, job_id: str) -> dict[int, str]:
+    """The workers of :func:`_workers` that were not told to leave."""
+    workers = state.membership.workers
+    return {number: name for number, name in _workers(state, job_id).items() if not workers[name].dismissed}

@@ -1,15 +1,18 @@
-"""What a run does next by itself, at the end of each turn: form world 0, recover, ask the policy, save."""
+"""Planning: what a run does next by itself, at the end of each transition: start, recover, save, ask the policy."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from liver_slurm.config.layouts import feasible_layouts
-from liver_slurm.coordinator.core import handover, node_release, reconfiguration, resize_queue
-from liver_slurm.coordinator.core import step_barrier as boundaries
-from liver_slurm.coordinator.core.lifecycle import end
-from liver_slurm.coordinator.core.state import Phase, RunState
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core import (
+    handover,
+    lifecycle,
+    node_release,
+    reconfiguration,
+    resize_queue,
+    step_barrier,
+)
+from liver_slurm.coordinator.core.state import Planning, RunPhase, RunState
+from liver_slurm.coordinator.core.transition import Transition, WorkerLost, Writer
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose
@@ -21,43 +24,64 @@ from liver_slurm.rundir.worker_names import natural_key
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
 
+_write = Writer(Planning, __name__)
 
-def advance(turn: Transition) -> None:
+
+def advance(t: Transition) -> None:
     """Do what the state calls for."""
-    phase = turn.state.phase
-    if phase is Phase.STARTING and turn.state.attempt is None:
-        _start(turn)
-    elif phase is Phase.RECOVERING:
-        _recover(turn)
-    if turn.state.phase is Phase.STEADY:
-        _checkpoint(turn)
-        _watch_hold(turn)
-        if not turn.state.interrupted:  # a world without the live job's workers would have no coordinator
-            _plan(turn)
+    phase = t.state.phase
+    if phase is RunPhase.STARTING:
+        _start(t)
+    elif phase in (RunPhase.RECOVERING, RunPhase.FINISHING):
+        _await_members(t)
+    if t.state.steady:
+        step_barrier.propose_checkpoint(t)
+        _watch_hold(t)
+        if not t.state.interruption.reason:  # a world without the guaranteed workers would have no coordinator
+            _plan(t)
+
+
+def _planned(t: Transition) -> None:
+    """Note that what the policy was to be asked for is decided."""
+    t.replanned()
+    _write(t, Planning())
+
+
+def worker_lost(t: Transition, news: WorkerLost) -> None:
+    """Decide how the run goes on without a lost worker: a member of the live world, or one that training waits for."""
+    worker, state = news.worker, t.state
+    if news.in_world:
+        how = f"continue from the newest checkpoint: {state.settings.how_to_resume}"
+        failure = f"{worker.name} of the live world was lost ({news.reason}); {how}"
+        lifecycle.end(t, RunPhase.FAILED, 1, failure)
+    elif worker.role == "live" and state.phase is RunPhase.STARTING:
+        lifecycle.end(t, RunPhase.FAILED, 1, f"{worker.name} was lost before training began: {news.reason}")
 
 
 # ---- before training -----------------------------------------------------------------------------------------------
 
 
-def _start(turn: Transition) -> None:
-    """The first world, of the run or since it began anew, is formed as soon as all live workers are warm."""
-    state, wanted = turn.state, turn.state.settings.live_workers
-    live = [worker for worker in state.workers.values() if worker.role == "live"]
-    leaving = [worker for worker in live if worker.departure is not None]
-    warm = [worker.name for worker in live if worker.warm]
+def _start(t: Transition) -> None:
+    """Form the first world, of the run or since it began anew, as soon as all guaranteed workers are warm."""
+    state, wanted = t.state, t.state.settings.live_workers
+    guaranteed = state.membership.with_role("live")
+    leaving = [worker for worker in guaranteed if worker.departure is not None]
+    warm = [worker.name for worker in guaranteed if worker.warm]
     if leaving:
         names = ", ".join(sorted(worker.name for worker in leaving))
-        end(turn, Phase.FAILED, 1, f"{names} will go away before training began")
+        lifecycle.end(t, RunPhase.FAILED, 1, f"{names} will go away before training began")
     elif len(warm) >= wanted:
         chosen = initial_layout(state, len(warm))
         if isinstance(chosen, str):
-            end(turn, Phase.FAILED, 1, chosen)
+            lifecycle.end(t, RunPhase.FAILED, 1, chosen)
             return
         layout, reason = chosen
         members = tuple(sorted(warm, key=natural_key)[: layout.size])
-        reconfiguration.begin(turn, layout, members, "start", reason)
-    elif turn.now > state.started + state.settings.config.job.start_timeout:
-        end(turn, Phase.FAILED, 1, f"only {len(warm)} of {wanted} live workers were ready in time; see their logs")
+        _planned(t)
+        reconfiguration.begin(t, layout, members, "start", reason)
+    elif t.now > state.lifecycle.started + state.settings.config.job.start_timeout:
+        failure = f"only {len(warm)} of {wanted} live workers were ready in time; see their logs"
+        lifecycle.end(t, RunPhase.FAILED, 1, failure)
 
 
 def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
@@ -74,154 +98,137 @@ def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
     return choose(layouts, config, None, lambda layout: ())
 
 
-def _recover(turn: Transition) -> None:
+def _await_members(t: Transition) -> None:
     """Go on when every member of the committed world has registered with this coordinator."""
-    state, live = turn.state, turn.state.live
+    state, live = t.state, t.state.world.live
     assert live is not None, "a run without a committed world starts, it does not recover"
-    missing = [member for member in live.members if member not in state.workers]
+    missing = state.membership.missing(live.members)
     if missing:
-        if turn.now > state.started + state.settings.config.job.lost_after:
-            end(
-                turn,
-                Phase.FAILED,
-                1,
+        if t.now > state.lifecycle.started + state.settings.config.job.lost_after:
+            failure = (
                 f"{', '.join(missing)} of the live world did not come back to the restarted coordinator; continue "
-                f"from the newest checkpoint: liver-slurm submit --resume {state.settings.run_dir}",
+                f"from the newest checkpoint: {state.settings.how_to_resume}"
             )
+            lifecycle.end(t, RunPhase.FAILED, 1, failure)
         return
-    turn.emit(events.Recovered(layout=str(live.layout), members=live.members, step=state.step))
-    phase = Phase.CUTOVER if state.attempt is not None else Phase.STEADY
-    turn.update(phase=phase, reason="recovered from the journal")
-    if phase is Phase.STEADY:
-        resize_queue.hold(turn)
-    turn.stir()
+    if state.phase is RunPhase.FINISHING:
+        return
+    t.emit(events.Recovered(layout=str(live.layout), members=live.members, step=state.step))
+    lifecycle.recovered(t)
+    t.explain("recovered from the journal")
+    if t.state.steady:
+        resize_queue.hold(t)
+    t.request_replan()
 
 
 # ---- steady --------------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(turn: Transition) -> None:
-    """Propose a wanted checkpoint's step, unless training is about to stop for a resize anyway."""
-    state = turn.state
-    if not state.checkpoint_wanted or state.checkpoint is not None:
-        return
-    at = boundaries.next_step(turn)
-    if state.cutover is not None and at >= state.cutover.step:
-        return
-    turn.update(checkpoint_wanted=False)
-    if at <= state.settings.config.train.steps:
-        boundaries.propose(turn, "checkpoint", at)
-
-
-def _watch_hold(turn: Transition) -> None:
+def _watch_hold(t: Transition) -> None:
     """Training that waits for a resize which cannot be prepared does not wait for ever."""
-    state, held = turn.state, turn.state.cutover
+    state, held = t.state, t.state.barriers.cutover
     if held is None:
         return
     if state.step >= held.step and not held.reached:
-        turn.update(cutover=replace(held, reached=turn.now))
-        turn.stir()
-    elif held.reached and turn.now > held.reached + state.settings.config.job.prepare_timeout:
-        goal = next(goal for goal in state.requests if goal.number == held.request)
-        resize_queue.give_up(turn, goal, f"training stood at step {held.step} for it too long: {state.reason}")
+        step_barrier.reached(t)
+        t.request_replan()
+    elif held.reached and t.now > held.reached + state.settings.config.job.prepare_timeout:
+        goal = state.resizes.goal(held.request)
+        assert goal is not None, "training is held for a request that waits"
+        resize_queue.give_up(t, goal, f"training stood at step {held.step} for it too long: {state.reason}")
 
 
-def _plan(turn: Transition) -> None:
-    state = turn.state
-    if not state.replan and (state.replan_at is None or turn.now < state.replan_at):
+def _plan(t: Transition) -> None:
+    """Ask the policy, if something has changed or its time has come, and do what it says."""
+    state, again = t.state, t.state.planning.look_again
+    if not state.replan and (again is None or t.now < again):
         return
     stopped = _stopped(state)
     if stopped:
-        turn.update(reason=f"training stands: {', '.join(stopped)} suspended")
+        t.explain(f"training stands: {', '.join(stopped)} suspended")
         return
-    turn.update(replan=False, replan_at=None)
-    resize_queue.hold(turn)
-    due, look_again = _due(turn)
-    seen = snapshot(turn.state, due)
+    _planned(t)
+    resize_queue.hold(t)
+    due, look_again = _due(t.state)
+    seen = snapshot(t.state, due)
     decision, reason = engine.decide(seen, state.settings.config)
-    turn.update(reason=reason)
-    if seen.leaving and isinstance(decision, api.Stay) and turn.state.checkpoint is None:
-        turn.update(checkpoint_wanted=True)  # the live world is about to break: what it has reached is worth saving
+    t.explain(reason)
+    if seen.leaving and isinstance(decision, api.Stay) and t.state.barriers.checkpoint is None:
+        step_barrier.want_checkpoint(t)  # the live world is about to break: what it has reached is worth saving
     if isinstance(decision, api.Fulfilled):
         assert due is not None
-        resize_queue.let_go(turn, due.number)
-        resize_queue.close(turn, due.number, fulfilled=True)
-        turn.stir()
+        resize_queue.let_go(t, due.number)
+        resize_queue.close(t, due.number, fulfilled=True)
+        t.request_replan()
     elif isinstance(decision, api.Wait):
-        turn.update(replan_at=min(decision.until, look_again or decision.until))
+        _write(t, Planning(min(decision.until, look_again or decision.until)))
     elif isinstance(decision, api.Change):
-        request = due if decision.cause == "request" else None
-        members = _ranked(turn.state, decision)
-        cause = "successor" if handover.is_why(turn.state) and decision.cause == "notice" else decision.cause
-        reconfiguration.begin(turn, decision.layout, members, cause, reason, request)
+        _change(t, decision, reason, due)
     else:
-        turn.update(replan_at=look_again)
+        _write(t, Planning(look_again))
+
+
+def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | None) -> None:
+    """Begin the reconfiguration that the policy has decided on."""
+    state, live = t.state, t.state.world.live
+    assert live is not None
+    hosts = {worker.name: worker.host for worker in state.membership.of(decision.members)}
+    # In the order in which they keep most of their state.
+    members, _ = rank_order(live, decision.layout, decision.members, hosts, state.settings.config)
+    cause = "successor" if decision.cause == "notice" and handover.announced(state) else decision.cause
+    request = due if decision.cause == "request" else None
+    reconfiguration.begin(t, decision.layout, members, cause, reason, request)
 
 
 def _stopped(state: RunState) -> list[str]:
     """Members that were suspended before they could leave: no reconfiguration can have them take part."""
-    members = state.live.members if state.live is not None else ()
-    departures = {member: state.workers[member].departure for member in members if member in state.workers}
+    departures = [(worker.name, worker.departure) for worker in state.members]
     return [
-        member
-        for member, departure in departures.items()
+        name
+        for name, departure in departures
         if departure is not None and departure.returns and departure.deadline <= state.now
     ]
 
 
-def _ranked(state: RunState, change: api.Change) -> tuple[str, ...]:
-    """The next world's members in the order in which they keep most of their state."""
-    assert state.live is not None
-    hosts = {member: state.workers[member].host for member in change.members}
-    members, _ = rank_order(state.live, change.layout, change.members, hosts, state.settings.config)
-    return members
-
-
-def _due(turn: Transition) -> tuple[ResizeGoal | None, float | None]:
+def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
     """The request whose turn it is; or when to look at the next one again."""
-    if not turn.state.requests:
+    if not state.resizes.goals:
         return None, None
-    goal = turn.state.requests[0]
+    goal = state.resizes.goals[0]
     if goal.at_step < 0:
         return goal, None
-    ahead = resize_queue.seconds_until(turn, goal.at_step)
+    ahead = resize_queue.seconds_until(state, goal.at_step)
     if ahead <= AHEAD:
         return goal, None
-    return None, turn.now + min(ahead - AHEAD, AHEAD)
+    return None, state.now + min(ahead - AHEAD, AHEAD)
 
 
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """What the policy may look at."""
-    live = state.live
+    live, history = state.world.live, state.history
     assert live is not None
-    members = frozenset(live.members)
-    apart = members | handover.kept_out(state)
-    idle = [worker for worker in state.workers.values() if worker.name not in apart]
+    apart = frozenset(live.members) | handover.kept_out(state)
     ready = sorted(
-        (worker for worker in idle if worker.warm and worker.departure is None and not worker.dismissed),
+        (worker for worker in state.membership.available if worker.name not in apart),
         key=lambda worker: (worker.arrived, natural_key(worker.name)),
     )
     return api.Snapshot(
         now=state.now,
         live=live,
-        leaving=frozenset(
-            member for member in live.members if member in state.workers and state.workers[member].departure is not None
-        ),
+        leaving=frozenset(worker.name for worker in state.members if worker.departure is not None),
         ready=tuple(worker.name for worker in ready),
-        guaranteed=frozenset(worker.name for worker in state.workers.values() if worker.role == "live"),
-        last_arrival=state.last_arrival,
+        guaranteed=frozenset(worker.name for worker in state.membership.with_role("live")),
+        last_arrival=state.membership.last_arrival,
         due=due,
-        go_first=frozenset(node_release.go_first(state, due or state.pinned)[0]),
-        pinned=state.pinned,
+        go_first=frozenset(node_release.go_first(state, due or state.resizes.size_ceiling)[0]),
+        pinned=state.resizes.size_ceiling,
         automatic=state.settings.automatic,
-        backoff=state.backoff,
+        backoff=state.world.backoff,
         arrived={worker.name: worker.arrived for worker in ready},
         unit_of={worker.name: worker.job_id for worker in ready},
-        live_since=state.live_since,
-        step_seconds=max(
-            (state.workers[name].step_seconds for name in live.members if name in state.workers), default=0.0
-        ),
+        live_since=history.steady_since,
+        step_seconds=state.step_seconds,
         steps_left=max(0, state.settings.config.train.steps - state.step),
-        measured=state.measured,
-        lives=state.lives,
+        measured=history.measured,
+        lives=history.spans,
     )

@@ -1,4 +1,4 @@
-"""The way from one world to the next: PREPARE → STREAM → CUTOVER → RETIRE, and ABORT from anywhere before the commit.
+"""Two-phase reconfiguration protocol: prepare, stream, cut over, retire; abort at any point before the commit record.
 
 World 0 takes the same way without a source: there is nothing to stop and nothing to stream, so the commit follows
 Prepared.
@@ -8,67 +8,78 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import msgspec
 
-from liver_slurm.coordinator.core import resize_queue
-from liver_slurm.coordinator.core import step_barrier as boundaries
-from liver_slurm.coordinator.core.lifecycle import end
+from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
+from liver_slurm.coordinator.core.parts import Attempt, Cause, ReconfigurationPhase, WorldState
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
-from liver_slurm.coordinator.core.state import Attempt, Phase
-from liver_slurm.coordinator.core.summary import route, summary
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.status import route, summary
+from liver_slurm.coordinator.core.transition import (
+    BarrierMoved,
+    HeardInWorld,
+    Registered,
+    RunEnding,
+    Transition,
+    WorldCommitted,
+    Writer,
+)
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy import stream_schedule
 from liver_slurm.policy.types import Backoff, ResizeGoal
-from liver_slurm.protocol.messages import Abort, Commit, Leave, Prepare, Prepared, Streamed, WorldEntered
+from liver_slurm.protocol.messages import Abort, Commit, Prepare, Prepared, Streamed, WorldEntered
 from liver_slurm.rundir import events
 
+COMMIT_PATIENCE = 5.0
+"""Seconds after which a member that has not entered its world is told of the commit again."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds before the same target world is tried again; doubled with each failure."""
-REQUEST_TRIES = 3
-"""After so many failed reconfigurations an explicit request is given up."""
+
+_write = Writer(WorldState, __name__)
+
+
+def _put(t: Transition, attempt: Attempt | None) -> None:
+    _write(t, replace(t.state.world, attempt=attempt))
 
 
 # ---- PREPARE -------------------------------------------------------------------------------------------------------
 
 
 def begin(
-    turn: Transition,
+    t: Transition,
     layout: Layout,
     members: tuple[str, ...],
-    cause: Literal["start", "notice", "request", "capacity", "successor"],
+    cause: Cause,
     reason: str,
     request: ResizeGoal | None = None,
 ) -> None:
     """Start the way to a world of ``members`` in rank order; its generation number was never used before."""
-    state, settings = turn.state, turn.state.settings
-    assert state.attempt is None, "reconfigurations never overlap"
-    source, generation = state.live, state.next_generation
-    target = World(generation, layout, members, step=settings.start_step)
+    state, settings = t.state, t.state.settings
+    assert state.world.attempt is None, "reconfigurations never overlap"
+    source, generation = state.world.live, state.world.next_generation
+    until = resize_queue.seconds_until(state, request.at_step) if request else 0.0
     attempt = Attempt(
-        target=target,
+        target=World(generation, layout, members, step=settings.start_step),
         source=source,
         reason=reason,
         cause=cause,
-        started=turn.now,
-        deadline=deadline_from(
-            turn, turn.now + (resize_queue.seconds_until(turn, request.at_step) if request else 0.0)
-        ),
+        started=t.now,
+        deadline=_deadline_from(t, t.now + until),
         request=request.number if request else -1,
     )
-    held = state.cutover
+    held = state.barriers.cutover
     if held is not None and held.request != attempt.request:
-        boundaries.withdraw(turn, "cutover")
-    turn.update(attempt=attempt, next_generation=generation + 1, phase=Phase.PREPARE, replan=False, replan_at=None)
+        step_barrier.withdraw(t, "cutover")
+    _put(t, attempt)
     old = source.members if source else ()
-    turn.journal(
+    t.journal(
         AttemptStarted(generation=generation, layout=str(layout), members=members, source_members=old, reason=reason)
     )
     if source is not None:
-        turn.emit(events.ReconfigurationStarted(**route(attempt), reason=reason), generation)
+        t.emit(events.ReconfigurationStarted(**route(attempt), reason=reason), generation)
+    involved = state.membership.of(attempt.involved)
     message = Prepare(
         epoch=settings.epoch,
         generation=generation,
@@ -80,122 +91,115 @@ def begin(
         store_host=settings.store_host,
         store_port=settings.store_port,
         checkpoint="" if source else settings.checkpoint,
-        hosts={name: state.workers[name].host for name in attempt.involved if name in state.workers} if source else {},
+        hosts={worker.name: worker.host for worker in involved} if source else {},
     )
-    turn.send(attempt.involved, message)
+    t.send(attempt.involved, message)
 
 
-def prepared(turn: Transition, message: Prepared) -> None:
-    """One worker has built its part of the target world, or could not."""
-    attempt = turn.state.attempt
+def prepared(t: Transition, message: Prepared) -> None:
+    """Handle a worker that has built its part of the target world, or could not."""
+    attempt = t.state.world.attempt
     if attempt is None or attempt.committed or message.generation != attempt.target.generation:
-        return turn.reject("late")
+        return t.reject("late")
     if message.worker not in attempt.involved:
-        return turn.reject("impossible")
+        return t.reject("impossible")
     if message.worker in attempt.prepared:
-        return turn.reject("duplicate")
+        return t.reject("duplicate")
     if not message.ok:
-        return abort(turn, f"{message.worker} could not prepare: {message.error}")
+        return abort(t, f"{message.worker} could not prepare: {message.error}")
     attempt = replace(attempt, prepared={**attempt.prepared, message.worker: message})
-    turn.update(attempt=attempt)
-    if len(attempt.prepared) < len(attempt.involved):
-        return None
-    attempt = replace(attempt, prepare_s=turn.now - attempt.started)
-    turn.update(attempt=attempt)
+    if not attempt.ready:
+        return _put(t, attempt)
+    attempt = replace(attempt, prepare_s=t.now - attempt.started)
     if attempt.source is None:
-        return commit(turn, attempt, attempt.target.step)
-    attempt = _schedule(turn, attempt)
+        return _commit(t, attempt, attempt.target.step)
+    attempt = _schedule(t, attempt)
+    _put(t, attempt)
     plan = attempt.schedule
     told = events.ReconfigurationPrepared(prepare_s=attempt.prepare_s, reason=attempt.reason)
     if plan is not None:
         told = msgspec.structs.replace(told, stream_steps=plan.steps, wire_s=plan.wire_s, reason=plan.reason)
-    turn.emit(told, attempt.target.generation)
-    return _ask_to_stop(turn, attempt)
+    t.emit(told, attempt.target.generation)
+    return _ask_to_stop(t, attempt)
 
 
 # ---- STREAM --------------------------------------------------------------------------------------------------------
 
 
-def _ask_to_stop(turn: Transition, attempt: Attempt) -> None:
-    """All are prepared: stop training at a step that all agree on, unless they are asked to already."""
-    held, checkpoint = turn.state.cutover, turn.state.checkpoint
-    if held is None:
-        after_checkpoint = checkpoint.step + 1 if checkpoint is not None else 0
-        step = boundaries.next_step(turn, at_least=after_checkpoint) + (
-            attempt.schedule.steps if attempt.schedule else 0
-        )
-        boundaries.propose(turn, "cutover", step, generation=attempt.target.generation, request=attempt.request)
-    boundary_moved(turn)
-
-
-def _schedule(turn: Transition, attempt: Attempt) -> Attempt:
+def _schedule(t: Transition, attempt: Attempt) -> Attempt:
     """In mode overlap: from which step on state streams; the attempt's deadline moves with it."""
-    state, config = turn.state, turn.state.settings.config
+    state, config = t.state, t.state.settings.config
     if config.stream.mode != "overlap":
         return attempt
-    now_at = boundaries.next_step(turn)
-    until = state.cutover.step if state.cutover is not None else config.train.steps - 1
+    now_at, held = step_barrier.next_step(t), state.barriers.cutover
+    until = held.step if held is not None else config.train.steps - 1
     chosen = stream_schedule.schedule(
         stream_schedule.wire_seconds(attempt.prepared.values()),
-        resize_queue.seconds_until(turn, state.step + 1),
-        _gone(turn) - turn.now,
+        resize_queue.seconds_until(state, state.step + 1),
+        _first_gone(t) - t.now,
         max(0, until - now_at),
     )
-    ahead = resize_queue.seconds_until(turn, until if state.cutover is not None else now_at + chosen.steps)
-    attempt = replace(attempt, schedule=chosen, deadline=deadline_from(turn, turn.now + ahead + chosen.exposed_s))
-    turn.update(attempt=attempt)
-    return attempt
+    ahead = resize_queue.seconds_until(state, until if held is not None else now_at + chosen.steps)
+    return replace(attempt, schedule=chosen, deadline=_deadline_from(t, t.now + ahead + chosen.exposed_s))
 
 
-def boundary_moved(turn: Transition) -> None:
-    """The cutover's boundary got a vote or a new step: go on, wait, or give up."""
-    state, attempt = turn.state, turn.state.attempt
-    held = state.cutover
+def _ask_to_stop(t: Transition, attempt: Attempt) -> None:
+    """All are prepared: stop training at a step that all agree on, unless they are asked to already."""
+    barriers = t.state.barriers
+    if barriers.cutover is None:
+        after_checkpoint = barriers.checkpoint.step + 1 if barriers.checkpoint is not None else 0
+        ahead = attempt.schedule.steps if attempt.schedule is not None else 0
+        step = step_barrier.next_step(t, at_least=after_checkpoint) + ahead
+        step_barrier.propose(t, "cutover", step, generation=attempt.target.generation, request=attempt.request)
+    t.signal(BarrierMoved())
+
+
+def barrier_moved(t: Transition, _: BarrierMoved) -> None:
+    """The cutover's barrier got a vote or a new step: go on, wait, or give up."""
+    state, attempt = t.state, t.state.world.attempt
+    held = state.barriers.cutover
     if held is None or held.confirmed:
         return
     if held.step >= state.settings.config.train.steps:
-        boundaries.withdraw(turn, "cutover")
-        if attempt is not None and not attempt.committed:
-            abort(turn, "the run ends before the new world could take over")
-        return
-    ready = attempt is not None and not attempt.committed and len(attempt.prepared) == len(attempt.involved)
-    if attempt is not None and ready and held.agreed:
+        step_barrier.withdraw(t, "cutover")
+        if state.world.pending is not None:
+            abort(t, "the run ends before the new world could take over")
+    elif attempt is not None and attempt.ready and held.agreed:
         begin = held.step - attempt.schedule.steps if attempt.schedule is not None else -1
-        boundaries.confirm(turn, held, attempt.involved, attempt.target.generation, begin)
-        turn.enter(Phase.STREAM)
+        step_barrier.confirm(t, held, attempt.involved, attempt.target.generation, begin)
+        _put(t, replace(attempt, phase=ReconfigurationPhase.STREAM))
 
 
-def streamed(turn: Transition, message: Streamed) -> None:
-    """One worker has moved its state and compared digests: a vote for or against the commit."""
-    attempt, held = turn.state.attempt, turn.state.cutover
+def streamed(t: Transition, message: Streamed) -> None:
+    """Handle a worker that has moved its state and compared digests: a vote for or against the commit."""
+    attempt, held = t.state.world.attempt, t.state.barriers.cutover
     if attempt is None or attempt.committed or message.generation != attempt.target.generation:
-        return turn.reject("late")
+        return t.reject("late")
     if message.worker not in attempt.involved or (message.ok and (held is None or not held.confirmed)):
-        return turn.reject("impossible")
+        return t.reject("impossible")
     if not message.ok:
         # In mode overlap also after a yes: its first step in the new world failed.
-        return abort(turn, f"{message.worker} could not stream: {message.error}")
+        return abort(t, f"{message.worker} could not stream: {message.error}")
     if message.worker in attempt.streamed:
-        return turn.reject("duplicate")
+        return t.reject("duplicate")
     attempt = replace(attempt, streamed={**attempt.streamed, message.worker: message})
-    turn.update(attempt=attempt)
+    _put(t, attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
         stream_s = max(vote.report.seconds for vote in attempt.streamed.values())
         told = events.ReconfigurationStreamed(stream_s=stream_s, reason=attempt.reason)
-        turn.emit(told, attempt.target.generation)
-        commit(turn, attempt, held.step)
+        t.emit(told, attempt.target.generation)
+        _commit(t, attempt, held.step)
     return None
 
 
 # ---- CUTOVER -------------------------------------------------------------------------------------------------------
 
 
-def commit(turn: Transition, attempt: Attempt, step: int) -> None:
+def _commit(t: Transition, attempt: Attempt, step: int) -> None:
     """Write the commit record, then tell everybody. The target world is the live one from here on."""
-    target, source = replace(attempt.target, step=step), attempt.source
-    stats = None if source is None else summary(turn, attempt, step)
-    deadline = turn.now + turn.state.settings.config.job.prepare_timeout
-    attempt = replace(attempt, target=target, committed=True, committed_at=turn.now, stats=stats, deadline=deadline)
+    target, source = attempt.target, attempt.source
+    _put(t, attempt)
+    stats = None if source is None else summary(t.state, attempt, step)
     record = Committed(
         generation=target.generation,
         layout=str(target.layout),
@@ -208,134 +212,170 @@ def commit(turn: Transition, attempt: Attempt, step: int) -> None:
         reason=attempt.reason,
         summary={} if stats is None else stats.to_document(),
     )
-    turn.journal(record)
-    turn.update(attempt=attempt, live=target, cutover=None, backoff=None, phase=Phase.CUTOVER)
+    t.journal(record)
     if attempt.request >= 0:
-        resize_queue.close(turn, attempt.request, fulfilled=True)
+        resize_queue.close(t, attempt.request, fulfilled=True)
     # Before they hear of the commit, so that members stop also at the very step that the new world begins with.
-    resize_queue.hold(turn, told=False)
-    turn.send(attempt.involved, commit_message(turn, target))
-    _dismiss_departing(turn)
+    resize_queue.hold(t, told=False)
+    t.send(attempt.involved, _commit_message(t))
+    _dismiss_departing(t)
+    t.signal(WorldCommitted())
 
 
-def commit_message(turn: Transition, world: World) -> Commit:
-    """The Commit of a world whose commit record is written."""
-    return Commit(epoch=turn.state.settings.epoch, generation=world.generation, step=world.step)
+def _commit_message(t: Transition) -> Commit:
+    """The Commit of the live world, whose commit record is written."""
+    live = t.state.world.live
+    assert live is not None
+    return Commit(epoch=t.state.settings.epoch, generation=live.generation, step=live.step)
 
 
-def entered(turn: Transition, message: WorldEntered) -> None:
-    """One member begins the first forward pass of the new world."""
-    attempt = turn.state.attempt
+def _dismiss_departing(t: Transition) -> None:
+    """Those with a notice are in no world any more: they leave, so that Slurm has its node back in a second."""
+    members = t.state.world.members
+    for worker in t.state.membership.workers.values():
+        departure = worker.departure
+        if departure is None or departure.returns or worker.dismissed:
+            continue
+        if worker.name not in members:
+            membership.dismiss(t, worker.name, departure.reason)
+
+
+def tell_commit(t: Transition, news: Registered) -> None:
+    """Tell a worker of the last commit, if it may have missed it while its coordinator was away."""
+    worker, live = t.state.membership.workers[news.name], t.state.world.live
+    if live is None or worker.generation == live.generation:
+        return
+    if worker.generation >= 0 or worker.name in live.members:
+        t.send([worker.name], _commit_message(t))
+
+
+def tell_left_attempt(t: Transition, news: Registered) -> None:
+    """Tell a worker to abort the attempt that the last coordinator left."""
+    left = t.state.world.left_attempt
+    if news.first and left is not None and news.name in left[1]:
+        reason = "the coordinator was restarted"
+        t.send([news.name], Abort(epoch=t.state.settings.epoch, generation=left[0], reason=reason))
+
+
+def heard(t: Transition, news: HeardInWorld) -> None:
+    """A member may have missed the commit, or stand in the new world without having entered it."""
+    live, attempt = t.state.world.live, t.state.world.attempt
+    if live is None or attempt is None:
+        return
+    if news.generation < live.generation:
+        if news.name in live.members and t.now > attempt.committed_at + COMMIT_PATIENCE:
+            t.send([news.name], _commit_message(t))
+        return
+    # Held at its first step for the next resize, a world has no forward pass to report: to be in it is enough.
+    stands = attempt.committed and news.generation == live.generation and resize_queue.stands_at_start(t.state)
+    if stands and news.name in live.members and news.name not in attempt.entered:
+        entered(t, WorldEntered(worker=news.name, generation=live.generation, step=live.step, time=t.now))
+
+
+def entered(t: Transition, message: WorldEntered) -> None:
+    """Handle a member that begins the first forward pass of the new world."""
+    attempt = t.state.world.attempt
     if attempt is None or not attempt.committed or message.generation != attempt.target.generation:
-        return turn.reject("late")
+        return t.reject("late")
     if message.worker not in attempt.target.members or message.step != attempt.target.step:
-        return turn.reject("impossible")
+        return t.reject("impossible")
     if message.worker in attempt.entered:
-        return turn.reject("duplicate")
-    turn.change_worker(message.worker, generation=message.generation)
+        return t.reject("duplicate")
+    membership.entered(t, message.worker, message.generation)
     attempt = replace(attempt, entered={**attempt.entered, message.worker: message})
-    turn.update(attempt=attempt)
+    _put(t, attempt)
     if len(attempt.entered) == len(attempt.target.members):
-        _retire(turn, attempt)
+        _retire(t, attempt)
     return None
 
 
-def stands(turn: Transition, worker: str) -> None:
-    """A member of the new world was heard of in it, where training stands at its first step for the next resize."""
-    attempt = turn.state.attempt
-    if attempt is None or not attempt.committed or not resize_queue.stands_at_start(turn.state):
-        return
-    target = attempt.target
-    if worker in target.members and worker not in attempt.entered:
-        entered(turn, WorldEntered(worker=worker, generation=target.generation, step=target.step, time=turn.now))
+# ---- RETIRE --------------------------------------------------------------------------------------------------------
 
 
-def _retire(turn: Transition, attempt: Attempt) -> None:
+def _retire(t: Transition, attempt: Attempt) -> None:
     """Everybody trains in the new world: what is left is to say so."""
-    turn.enter(Phase.RETIRE)
+    _put(t, replace(attempt, phase=ReconfigurationPhase.RETIRE))
     target = attempt.target
-    turn.journal(Entered(generation=target.generation))
+    t.journal(Entered(generation=target.generation))
     if attempt.stats is not None:
         began = max(message.time for message in attempt.entered.values())
         gate_s = max(message.gate_seconds for message in attempt.entered.values())
-        done = attempt.stats.committed(target.generation, turn.now, began, gate_s)
-        turn.update(last_reconfiguration=done)
-        turn.emit(done)
-    turn.emit(events.WorldLive(layout=str(target.layout), members=target.members, step=target.step))
-    turn.update(attempt=None, phase=Phase.STEADY, reason=attempt.reason)
-    turn.stir()
+        done = attempt.stats.committed(target.generation, t.now, began, gate_s)
+        _write(t, replace(t.state.world, last=done))
+        t.emit(done)
+    t.emit(events.WorldLive(layout=str(target.layout), members=target.members, step=target.step))
+    t.explain(attempt.reason)
+    t.request_replan()
 
 
 # ---- ABORT ---------------------------------------------------------------------------------------------------------
 
 
-def abort(turn: Transition, reason: str) -> None:
+def abort(t: Transition, reason: str) -> None:
     """Give the target world up; the live world trains on as if nothing had happened."""
-    attempt = turn.state.attempt
+    attempt = t.state.world.attempt
     assert attempt is not None
+    generation = attempt.target.generation
+    _drop(t, attempt, reason)
+    if attempt.source is None:
+        t.emit(events.WorldFailed(reason=reason), generation)
+        failure = f"the first world, generation {generation}, could not be formed: {reason}"
+        return lifecycle.end(t, RunPhase.FAILED, 1, failure)
+    held = t.state.barriers.cutover
+    keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
+    if not (keep and held is not None and held.step == resize_queue.at_step(t.state, held.request)):
+        step_barrier.withdraw(t, "cutover")
+    t.emit(events.ReconfigurationAborted(reason=reason, **route(attempt)), generation)
+    _back_off(t, attempt)
+    t.explain(f"aborted: {reason}")
+    return t.request_replan()
+
+
+def _drop(t: Transition, attempt: Attempt, reason: str) -> None:
     assert not attempt.committed, "after the commit record there is no way back"
     generation = attempt.target.generation
-    turn.journal(AttemptAborted(generation=generation, reason=reason))
-    turn.send(attempt.involved, Abort(epoch=turn.state.settings.epoch, generation=generation, reason=reason))
-    turn.update(attempt=None)
-    if attempt.source is None:
-        turn.emit(events.WorldFailed(reason=reason), generation)
-        end(turn, Phase.FAILED, 1, f"the first world, generation {generation}, could not be formed: {reason}")
-        return
-    held = turn.state.cutover
-    keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
-    if not (keep and held is not None and held.step == resize_queue.at_step(turn, held.request)):
-        boundaries.withdraw(turn, "cutover")
-    turn.emit(events.ReconfigurationAborted(reason=reason, **route(attempt)), generation)
-    _back_off(turn, attempt)
-    turn.update(phase=Phase.STEADY, reason=f"aborted: {reason}")
-    turn.stir()
+    t.journal(AttemptAborted(generation=generation, reason=reason))
+    t.send(attempt.involved, Abort(epoch=t.state.settings.epoch, generation=generation, reason=reason))
 
 
-def _back_off(turn: Transition, attempt: Attempt) -> None:
-    target, last = attempt.target, turn.state.backoff
+def _back_off(t: Transition, attempt: Attempt) -> None:
+    target, last = attempt.target, t.state.world.backoff
     same = last is not None and (last.layout, last.members) == (target.layout, target.members)
     failures = last.failures + 1 if last is not None and same else 1
     wait = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF)
-    turn.update(backoff=Backoff(target.layout, target.members, turn.now + wait, failures))
-    goals = [
-        replace(goal, failures=goal.failures + 1) if goal.number == attempt.request else goal
-        for goal in turn.state.requests
-    ]
-    turn.update(requests=tuple(goals))
-    for goal in goals:
-        if goal.failures >= REQUEST_TRIES:
-            resize_queue.give_up(turn, goal, f"{goal.failures} reconfigurations for it were aborted")
+    _write(t, replace(t.state.world, backoff=Backoff(target.layout, target.members, t.now + wait, failures)))
+    resize_queue.failed(t, attempt.request)
 
 
-# ---- helpers -------------------------------------------------------------------------------------------------------
+def run_ending(t: Transition, news: RunEnding) -> None:
+    """Drop the attempt."""
+    pending = t.state.world.pending
+    if pending is not None:
+        _drop(t, pending, news.reason)
+    elif t.state.world.attempt is not None:
+        _put(t, None)
 
 
-def deadline_from(turn: Transition, start: float) -> float:
-    """When to give up: the preparation's time, counted from ``start``, is up, or :func:`_gone`."""
-    return min(start + turn.state.settings.config.job.prepare_timeout, _gone(turn))
+def hurry(t: Transition, deadline: float) -> None:
+    """Give the attempt less time: a member that it needs is gone by ``deadline``."""
+    attempt = t.state.world.attempt
+    assert attempt is not None
+    _put(t, replace(attempt, deadline=min(attempt.deadline, deadline)))
 
 
-def _gone(turn: Transition) -> float:
+def give_time_back(t: Transition) -> None:
+    """Give the attempt the time that it has by now: a deadline was estimated too early."""
+    attempt = t.state.world.attempt
+    assert attempt is not None
+    _put(t, replace(attempt, deadline=_deadline_from(t, attempt.started)))
+
+
+def _deadline_from(t: Transition, start: float) -> float:
+    """When to give up: the preparation's time, counted from ``start``, is up, or the first member is gone."""
+    return min(start + t.state.settings.config.job.prepare_timeout, _first_gone(t))
+
+
+def _first_gone(t: Transition) -> float:
     """When the first member that holds state will be gone; infinity if none will."""
-    state = turn.state
-    members = state.live.members if state.live else ()
-    departures = (state.workers[member].departure for member in members if member in state.workers)
+    departures = (worker.departure for worker in t.state.members)
     return min((departure.deadline for departure in departures if departure is not None), default=math.inf)
-
-
-def _dismiss_departing(turn: Transition) -> None:
-    """Those with a notice are in no world any more: they leave, so that Slurm has its node back in a second."""
-    members = turn.state.live.members if turn.state.live else ()
-    for worker in list(turn.state.workers.values()):
-        departure = worker.departure
-        if departure is None or departure.returns or worker.dismissed:
-            continue
-        if worker.name not in members:
-            dismiss(turn, worker.name, departure.reason)
-
-
-def dismiss(turn: Transition, name: str, reason: str) -> None:
-    """Tell a worker to exit."""
-    turn.send([name], Leave(epoch=turn.state.settings.epoch, reason=reason))
-    turn.change_worker(name, dismissed=True)

@@ -1,87 +1,119 @@
-"""Explicit resize requests: the list of those to come, and making training wait for a scheduled one."""
+"""Resize queue: the explicit requests to come, and making training wait for a scheduled one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from liver_slurm.coordinator.core import step_barrier as boundaries
-from liver_slurm.coordinator.core.records import RequestClosed
+from liver_slurm.coordinator.core import step_barrier
+from liver_slurm.coordinator.core.parts import ResizeQueue
+from liver_slurm.coordinator.core.records import RequestClosed, RequestTaken
 from liver_slurm.coordinator.core.state import RunState
-from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.transition import Registered, Transition, Writer
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
 
+TRIES = 3
+"""After so many failed reconfigurations an explicit request is given up."""
 
-def hold(turn: Transition, *, told: bool = True) -> None:
+_write = Writer(ResizeQueue, __name__)
+
+
+def take(t: Transition, goal: ResizeGoal) -> None:
+    """Put an accepted request on the list: those for now before those that are scheduled."""
+    layout = str(goal.layout) if goal.layout else ""
+    t.journal(
+        RequestTaken(
+            number=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step, give_back=goal.give_back
+        )
+    )
+    if t.state.steady:
+        hold(t)
+    t.request_replan()
+
+
+def close(t: Transition, number: int, *, fulfilled: bool) -> None:
+    """Take a request off the list."""
+    t.journal(RequestClosed(number=number, fulfilled=fulfilled))
+
+
+def give_up(t: Transition, goal: ResizeGoal, reason: str) -> None:
+    """An explicit request cannot be fulfilled: say so, and let training go on."""
+    let_go(t, goal.number)
+    close(t, goal.number, fulfilled=False)
+    wanted = str(goal.layout or f"{goal.workers} workers")
+    t.emit(events.ResizeGivenUp(request=goal.number, wanted=wanted, reason=reason))
+    t.request_replan()
+
+
+def failed(t: Transition, number: int) -> None:
+    """Count a failed reconfiguration for a request, and give it up after :data:`TRIES` of them."""
+    goals = [
+        replace(goal, failures=goal.failures + 1) if goal.number == number else goal for goal in t.state.resizes.goals
+    ]
+    _write(t, replace(t.state.resizes, goals=tuple(goals)))
+    for goal in goals:
+        if goal.failures >= TRIES:
+            give_up(t, goal, f"{goal.failures} reconfigurations for it were aborted")
+
+
+# ---- making training wait ------------------------------------------------------------------------------------------
+
+
+def hold(t: Transition, *, told: bool = True) -> None:
     """Make training wait at the next scheduled request's step, however far the preparation is by then.
 
     Args:
+        t: the transition.
         told: the live world's members know that they are its members. Until then none has begun its first step, and
             each can still be stopped before it.
     """
-    state = turn.state
-    if state.live is None or state.cutover is not None or not state.requests:
+    state, live = t.state, t.state.world.live
+    if live is None or state.barriers.cutover is not None or not state.resizes.goals:
         return
-    goal, nearest = state.requests[0], state.step + 1 if told else state.live.step
-    if goal.at_step >= nearest and not state.phase.over:
-        boundaries.propose(turn, "cutover", goal.at_step, request=goal.number)
+    goal, nearest = state.resizes.goals[0], state.step + 1 if told else live.step
+    if goal.at_step >= nearest and not state.over:
+        step_barrier.propose(t, "cutover", goal.at_step, request=goal.number)
 
 
-def hold_at_start(turn: Transition, worker: str) -> None:
-    """A member comes to a restarted coordinator: no member of a world that is not entered yet may begin its first step
-    if a resize is scheduled there; those that heard the last coordinator's word of it stand, so all must."""
-    state = turn.state
-    if state.attempt is None or not state.attempt.committed:
+def hold_at_start(t: Transition, news: Registered) -> None:
+    """Hold a world that is not entered yet at its first step, if a resize is scheduled there.
+
+    A restarted coordinator does so when a member comes: those that heard the last coordinator's proposal stand there,
+    so all must.
+    """
+    state, attempt = t.state, t.state.world.attempt
+    if not news.first or attempt is None or not attempt.committed:
         return
-    if state.cutover is not None:
-        boundaries.say_again(turn, state.cutover, worker)
-    elif not state.attempt.entered:
-        hold(turn, told=False)
+    if state.barriers.cutover is not None:
+        step_barrier.repeat(t, news.name)
+    elif not attempt.entered:
+        hold(t, told=False)
 
 
 def stands_at_start(state: RunState) -> bool:
-    """Training is held at the very step that the live world begins with: there is no forward pass to report."""
-    held = state.cutover
-    return held is not None and state.live is not None and held.step == state.live.step
+    """Whether training is held at the very step that the live world begins with: there is no forward pass to report."""
+    held, live = state.barriers.cutover, state.world.live
+    return held is not None and live is not None and held.step == live.step
 
 
-def close(turn: Transition, number: int, *, fulfilled: bool) -> None:
-    """Take a request off the list."""
-    for goal in turn.state.requests:
-        if goal.number == number and fulfilled:
-            turn.update(pinned=goal)
-    turn.update(requests=tuple(goal for goal in turn.state.requests if goal.number != number))
-    turn.journal(RequestClosed(number=number, fulfilled=fulfilled))
-
-
-def let_go(turn: Transition, number: int) -> None:
+def let_go(t: Transition, number: int) -> None:
     """Nothing is to be done at a request's step after all: let training go on, or wait for the next request there."""
-    held = turn.state.cutover
+    held = t.state.barriers.cutover
     if held is None or held.request != number or held.confirmed:
         return
-    others = [goal for goal in turn.state.requests if goal.number != number]
+    others = t.state.resizes.without(number)
     if others and others[0].at_step == held.step:
-        turn.update(cutover=replace(held, request=others[0].number, reached=0.0))
+        step_barrier.serve(t, others[0].number)
     else:
-        boundaries.withdraw(turn, "cutover")
+        step_barrier.withdraw(t, "cutover")
 
 
-def give_up(turn: Transition, goal: ResizeGoal, reason: str) -> None:
-    """An explicit request cannot be fulfilled: say so, and let training go on."""
-    let_go(turn, goal.number)
-    close(turn, goal.number, fulfilled=False)
-    wanted = str(goal.layout or f"{goal.workers} workers")
-    turn.emit(events.ResizeGivenUp(request=goal.number, wanted=wanted, reason=reason))
-    turn.stir()
-
-
-def seconds_until(turn: Transition, step: int) -> float:
+def seconds_until(state: RunState, step: int) -> float:
     """Estimated time until training reaches ``step``; 0.0 while no step time is known."""
-    members = turn.state.live.members if turn.state.live else ()
-    seconds = [turn.state.workers[member].step_seconds for member in members if member in turn.state.workers]
-    return max(0, step - turn.state.step) * max(seconds, default=0.0)
+    return max(0, step - state.step) * state.step_seconds
 
 
-def at_step(turn: Transition, request: int) -> int:
+def at_step(state: RunState, request: int) -> int:
     """The step that a pending request is scheduled for; -1: as soon as possible, or not pending."""
-    return next((goal.at_step for goal in turn.state.requests if goal.number == request), -1)
+    goal = state.resizes.goal(request)
+    return goal.at_step if goal is not None else -1

@@ -1,66 +1,74 @@
-"""What the coordinator knows about a run. Values only: :mod:`machine` makes new ones out of old ones."""
+"""What the coordinator knows about a run: values only, in parts that are each written by one module, see :data:`PARTS`.
+
+The parts here are the memory of one coordinator process; those of :mod:`parts` outlive it, and :mod:`workers` has the
+registered workers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal
+from typing import Any, NamedTuple, Union
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.parallel.membership import World
-from liver_slurm.policy.stream_schedule import StreamSchedule
-from liver_slurm.policy.survival import Life
-from liver_slurm.policy.types import Backoff, Measured, ResizeGoal
-from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
-from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
-from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, NoticeKind
+from liver_slurm.coordinator.core.parts import (
+    Barriers,
+    History,
+    NodeRelease,
+    ReconfigurationPhase,
+    ResizeQueue,
+    WorldState,
+)
+from liver_slurm.coordinator.core.records import BegunAnew, Record
+from liver_slurm.coordinator.core.workers import Membership, Worker
+from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, StandbyJob
 
 
-class Phase(str, Enum):
-    """Where a run is; PREPARE to RETIRE are the phases of a reconfiguration."""
+class RunPhase(str, Enum):
+    """Where a run is in its life."""
 
     STARTING = "starting"
+    """There is no live world yet."""
     RECOVERING = "recovering"
-    STEADY = "steady"
-    PREPARE = "prepare"
-    STREAM = "stream"
-    CUTOVER = "cutover"
-    RETIRE = "retire"
+    """There is one, and a restarted coordinator waits for its members."""
+    TRAINING = "training"
     FINISHING = "finishing"
+    """A member has trained the last step."""
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
     STOPPED = "stopped"
-    """The live job's time limit has come, and nothing goes on with the run by itself: it can be resumed."""
-
+    """The guaranteed job's time limit has come, and nothing goes on with the run by itself: it can be resumed."""
     INTERRUPTED = "interrupted"
-    """Slurm has taken the live job's nodes and will start it again: the process ends, the run does not."""
-
+    """Slurm has taken the guaranteed job's nodes and will start it again: the process ends, the run does not."""
     HANDED_OVER = "handed over"
     """The successor job's coordinator goes on with the run."""
 
     @property
     def over(self) -> bool:
         """The outcome is decided; only good-byes are left."""
-        return self.ends_run or self in (Phase.INTERRUPTED, Phase.HANDED_OVER)
+        return self.ends_run or self in (RunPhase.INTERRUPTED, RunPhase.HANDED_OVER)
 
     @property
     def ends_run(self) -> bool:
         """No other coordinator goes on with the run."""
-        return self in (Phase.FINISHED, Phase.FAILED, Phase.CANCELLED, Phase.STOPPED)
+        return self in (RunPhase.FINISHED, RunPhase.FAILED, RunPhase.CANCELLED, RunPhase.STOPPED)
+
+
+Phase = Union[RunPhase, ReconfigurationPhase]  # noqa: UP007
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What does not change while one coordinator process lives."""
+    """What does not change while one coordinator process runs."""
 
     config: JobConfig
     run_id: str
     run_dir: str
     epoch: int
     live_workers: int
-    """Live workers that world 0 waits for."""
+    """Guaranteed workers that world 0 waits for."""
     store_host: str
     store_port: int
     checkpoint: str = ""
@@ -71,132 +79,100 @@ class Settings:
     standby_workers: int = 0
     """Workers that standby jobs can bring at most; 0: nobody starts any."""
     job_id: str = ""
-    """The live job; empty: plain processes."""
+    """The guaranteed job; empty: plain processes."""
     restarts: int = 0
     """How often Slurm has started it again."""
     heterogeneous: bool = False
     """It is a heterogeneous job, whose components can give nodes back."""
 
-
-@dataclass(frozen=True)
-class Eviction:
-    """A notice, as the coordinator keeps it."""
-
-    kind: NoticeKind | Literal["signal", "over", "successor"]
-    """``signal``: it does not say why; ``over``: the job is over, its processes have not ended yet; ``successor``:
-    another job takes the place of its job."""
-    reason: str
-    deadline: float
-    """When the worker will be gone at the earliest, seconds since the epoch; infinity: nobody will kill it."""
-    at: float
-    """When it was first heard of."""
-
     @property
-    def returns(self) -> bool:
-        """The worker will be back by itself: it is only suspended, and is not told to exit."""
-        return self.kind == "suspension"
+    def how_to_resume(self) -> str:
+        """What a user does to go on with the run, for messages."""
+        return f"liver-slurm submit --resume {self.run_dir}"
 
-    @property
-    def explains_signals(self) -> bool:
-        """It is why a signal came, and its deadline is the scheduler's own, where a signal's is an estimate."""
-        return self.kind in ("preemption", "time limit", "ending")
+    def apply(self, record: Record) -> Settings:
+        """Fold one record in: a run that begins anew starts from another checkpoint."""
+        if isinstance(record, BegunAnew):
+            return replace(self, checkpoint=record.checkpoint, start_step=record.step)
+        return self
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One registered worker."""
+class Lifecycle:
+    """The run's life cycle."""
 
-    name: str
-    peer: bytes
-    role: Literal["live", "standby"]
-    host: str
-    pid: int
-    job_id: str
-    device: str
-    arrived: float
-    """When it became warm; orders joiners."""
-    seen: float
-    """When it was last heard of."""
-    generation: int = -1
-    step: int = 0
-    step_at: float = 0.0
-    """When it said so."""
-    step_seconds: float = 0.0
-    warm: bool = False
-    rejected: int = 0
-    signalled: Eviction | None = None
-    """What the worker itself has said."""
-    announced: Eviction | None = None
-    """What the scheduler says of its job, as long as it says so."""
-    dismissed: bool = False
-    """Was told to leave."""
-    finished: bool = False
-
-    @property
-    def departure(self) -> Eviction | None:
-        """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
-        signalled, announced = self.signalled, self.announced
-        if signalled is None or announced is None:
-            return signalled or announced
-        if announced.returns and signalled.returns:
-            return signalled  # the record has it at once, the worker is stopped a little later
-        # A signal that comes when the announced time is up is the last one, and leaves a moment more.
-        if announced.explains_signals:
-            return announced if signalled.at < announced.deadline else signalled
-        return min(announced, signalled, key=lambda departure: departure.deadline)
+    phase: RunPhase = RunPhase.STARTING
+    started: float = 0.0
+    """When this coordinator started, seconds since the epoch."""
+    outcome: tuple[int, str] | None = None
+    """Exit code and reason, once decided."""
+    closing_deadline: float = 0.0
+    """When the process ends although workers are left."""
+    closed: bool = False
+    """The process was told to end."""
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """A step at which the live world's members agree to stop."""
+class Interruption:
+    """The guaranteed job's nodes are being taken away."""
 
-    number: int
-    purpose: Literal["cutover", "checkpoint"]
-    step: int
-    voters: frozenset[str]
-    generation: int = -1
-    accepted: frozenset[str] = frozenset()
-    confirmed: bool = False
-    request: int = -1
-    """Number of the scheduled request that it was proposed for, ahead of the reconfiguration itself; -1: none."""
-    reached: float = 0.0
-    """When training was first seen to stand there; 0.0: not yet."""
+    reason: str = ""
+    """Empty: they are not."""
+    at_step: int = -1
+    """Steps completed by then: a checkpoint from there on is the last one wanted."""
+    until: float | None = None
+    """When the workers are told to leave, whether that checkpoint is written or not; None: Slurm ends them."""
+    for_good: bool = False
+    """Nobody goes on with the run by itself."""
 
     @property
-    def agreed(self) -> bool:
-        """Every member can stop there."""
-        return self.accepted == self.voters
+    def resumes(self) -> bool:
+        """Workers are going to be told to leave, and the run goes on by itself later."""
+        return self.until is not None and not self.for_good
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One reconfiguration, from its Prepare to the last member's WorldEntered. World 0 is one without a source."""
+class StandbyPool:
+    """Standby jobs and the capacity for more."""
 
-    target: World
-    source: World | None
-    reason: str
-    cause: Literal["start", "notice", "request", "capacity", "successor"]
-    started: float
-    deadline: float
-    request: int = -1
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    prepare_s: float = 0.0
-    schedule: StreamSchedule | None = None
-    """In mode overlap, once all are prepared."""
-    streamed: Mapping[str, Streamed] = field(default_factory=dict)
-    committed: bool = False
-    committed_at: float = 0.0
-    stats: CommitStats | None = None
-    """After the commit, unless this is world 0: what the event log will say, but for the pause."""
-    entered: Mapping[str, WorldEntered] = field(default_factory=dict)
+    capacity: CapacitySnapshot | None = None
+    """As last seen; None: not yet."""
+    launch_after: float = 0.0
+    useless_since: Mapping[str, float] = field(default_factory=dict)
+    """Since when each standby job that is of no use has been so, seconds since the epoch."""
 
-    involved: tuple[str, ...] = ()
-    """Old members and new, each once, old ranks first. Kept, because every vote asks for it: there may be thousands."""
+    @property
+    def jobs(self) -> tuple[StandbyJob, ...]:
+        """Our standby jobs, as last seen."""
+        return self.capacity.jobs if self.capacity is not None else ()
 
-    def __post_init__(self) -> None:
-        if not self.involved:
-            old = self.source.members if self.source else ()
-            object.__setattr__(self, "involved", tuple(dict.fromkeys((*old, *self.target.members))))
+
+@dataclass(frozen=True)
+class Handover:
+    """The guaranteed job's time limit and its successor job."""
+
+    job: LiveJob | None = None
+    """As last seen; None: not yet, or the run has no successors."""
+    submitting: bool = False
+    tries: int = 0
+    refused: str = ""
+    """Why the successor was refused, if it was."""
+
+    @property
+    def successor(self) -> str:
+        """Id of the successor job; empty: there is none."""
+        return self.job.successor.job_id if self.job is not None and self.job.successor is not None else ""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """When the policy looks at the run again by itself."""
+
+    look_again: float | None = None
+    """Seconds since the epoch; None: only when something changes."""
 
 
 @dataclass(frozen=True)
@@ -204,84 +180,108 @@ class RunState:
     """Everything that :func:`liver_slurm.coordinator.core.step.step` decides from."""
 
     settings: Settings
-    phase: Phase
     now: float
     """Time of the last input, seconds since the epoch."""
-    started: float
-    workers: Mapping[str, Worker] = field(default_factory=dict)
-    live: World | None = None
-    attempt: Attempt | None = None
-    cutover: Boundary | None = None
-    checkpoint: Boundary | None = None
-    checkpoint_wanted: bool = False
-    requests: tuple[ResizeGoal, ...] = ()
-    """Not yet fulfilled, in the order in which they will be."""
-    pinned: ResizeGoal | None = None
-    """The last fulfilled request: the run does not grow beyond it by itself."""
-    supply: CapacitySnapshot | None = None
-    launch_after: float = 0.0
-    last_arrival: float = 0.0
+    lifecycle: Lifecycle
+    interruption: Interruption = Interruption()
+    membership: Membership = field(default_factory=Membership)
+    world: WorldState = field(default_factory=WorldState)
+    barriers: Barriers = field(default_factory=Barriers)
+    resizes: ResizeQueue = field(default_factory=ResizeQueue)
+    standbys: StandbyPool = field(default_factory=StandbyPool)
+    handover: Handover = Handover()
+    release: NodeRelease = field(default_factory=NodeRelease)
+    history: History = field(default_factory=History)
+    planning: Planning = Planning()
+
     replan: bool = True
     """Something changed that the policy should look at."""
-    replan_at: float | None = None
     reason: str = ""
-    """The policy's last word."""
-    backoff: Backoff | None = None
-    last_reconfiguration: ReconfigurationCommitted | None = None
-    kept: Mapping[int, int] = field(default_factory=dict)
-    """Nodes left to each component of the live job that has given some back."""
-    fixed: frozenset[int] = frozenset()
-    """Components of which Slurm takes no single node."""
-    refused: Mapping[int, int] = field(default_factory=dict)
-    """Nodes that a component would have been left with, had Slurm not refused to take the others."""
-    giving_back: int | None = None
-    """Component that Slurm is asked to take nodes of."""
-    live_since: float = 0.0
-    """When the last reconfiguration was over, seconds since the epoch; 0.0: there was none."""
-    measured: tuple[Measured, ...] = ()
-    """What past reconfigurations took, oldest first."""
-    lives: tuple[Life, ...] = ()
-    """How long standby jobs have been there, oldest first."""
-    useless_since: Mapping[str, float] = field(default_factory=dict)
-    """Since when each standby job that is of no use has been so, seconds since the epoch."""
-    next_generation: int = 0
-    anew_from: int = 0
-    """Worlds of generations below this one are lost: the run has begun anew since."""
-    next_boundary: int = 0
-    next_request: int = 0
-    open_attempt: tuple[int, frozenset[str]] | None = None
-    """Generation and workers of an attempt that the last coordinator did not get to commit; they are told of it."""
-    open_boundaries: tuple[int, ...] = ()
-    """Boundaries that the last coordinator left open; workers are told to forget them."""
+    """Why the run is as it is: the last decision's reason, for people."""
     rejected: Mapping[str, int] = field(default_factory=dict)
-    interrupted: str = ""
-    """Why Slurm takes the live job's nodes away, if it does."""
-    interrupted_at: int = -1
-    """Steps completed by then: a checkpoint from there on is the last one wanted."""
-    interrupted_until: float | None = None
-    """When the workers are told to leave, whether that checkpoint is written or not; None: Slurm ends them."""
-    interrupted_for_good: bool = False
-    """Nobody goes on with the run by itself."""
-    live_job: LiveJob | None = None
-    """As last seen; None: not yet, or the run has no successors."""
-    submitting: bool = False
-    successor_tries: int = 0
-    successor_refused: str = ""
-    """Why the successor was refused, if it was."""
-    save_seconds: float | None = None
-    """That the last checkpoint took."""
-    outcome: tuple[int, str] | None = None
-    closing_deadline: float = 0.0
-    closed: bool = False
+    """Messages that changed nothing, by kind."""
+    story: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    """The last inputs, records and changes of phase, for :class:`~.transition.InvalidTransition`."""
+
+    @property
+    def phase(self) -> Phase:
+        """The phase as the status document tells it: the reconfiguration's while the run starts or trains."""
+        run, reconfiguration = self.lifecycle.phase, self.world.phase
+        if run is RunPhase.TRAINING:
+            return reconfiguration
+        if run is RunPhase.STARTING and reconfiguration is not ReconfigurationPhase.STEADY:
+            return reconfiguration
+        return run
+
+    @property
+    def over(self) -> bool:
+        """The outcome is decided; only good-byes are left."""
+        return self.lifecycle.phase.over
+
+    @property
+    def steady(self) -> bool:
+        """The live world trains, and no other is on its way."""
+        return self.phase is ReconfigurationPhase.STEADY
 
     @property
     def step(self) -> int:
         """Completed optimizer steps of the run, as far as the coordinator has heard."""
-        members = self.live.members if self.live else ()
-        heard = [self.workers[member].step for member in members if member in self.workers]
-        return max([self.live.step if self.live else self.settings.start_step, *heard])
+        live = self.world.live
+        return max([live.step if live else self.settings.start_step, *(worker.step for worker in self.members)])
 
     @property
     def generation(self) -> int:
         """Of the live world; -1: there is none yet."""
-        return self.live.generation if self.live else -1
+        return self.world.generation
+
+    @property
+    def members(self) -> list[Worker]:
+        """Registered members of the live world, in rank order."""
+        return self.membership.of(self.world.members)
+
+    @property
+    def step_seconds(self) -> float:
+        """Duration of one step in the live world; 0.0: not known yet."""
+        return max((worker.step_seconds for worker in self.members), default=0.0)
+
+    @property
+    def own_workers(self) -> list[Worker]:
+        """Guaranteed workers of the job that this coordinator belongs to."""
+        return self.membership.of_job(self.settings.job_id, "live")
+
+    def apply(self, record: Record) -> RunState:
+        """Fold one record of the journal into every part."""
+        patience = self.settings.config.job.prepare_timeout
+        return replace(
+            self,
+            settings=self.settings.apply(record),
+            world=self.world.apply(record, self.now, patience),
+            barriers=self.barriers.apply(record),
+            resizes=self.resizes.apply(record),
+            release=self.release.apply(record, self.settings.job_id),
+            history=self.history.apply(record),
+        )
+
+
+class Part(NamedTuple):
+    """Where a part of the state is, and who writes it."""
+
+    field: str
+    """Of :class:`RunState`."""
+    owner: str
+    """The one module of the core that writes it; see :class:`~.transition.Writer`."""
+
+
+PARTS: dict[type[Any], Part] = {
+    Lifecycle: Part("lifecycle", "lifecycle"),
+    Interruption: Part("interruption", "interruption"),
+    Membership: Part("membership", "membership"),
+    WorldState: Part("world", "reconfiguration"),
+    Barriers: Part("barriers", "step_barrier"),
+    ResizeQueue: Part("resizes", "resize_queue"),
+    StandbyPool: Part("standbys", "standby_scaling"),
+    Handover: Part("handover", "handover"),
+    NodeRelease: Part("release", "node_release"),
+    History: Part("history", "history"),
+    Planning: Part("planning", "planning"),
+}

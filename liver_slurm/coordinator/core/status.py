@@ -1,22 +1,23 @@
-"""The status document that clients get."""
+"""What the coordinator tells of a run: the status document for clients, and a reconfiguration for the event log."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from liver_slurm.coordinator.core.state import Phase, RunState, Worker
-from liver_slurm.rundir.events import ReconfigurationCommitted, to_document
-
-_TRAINING = (Phase.STEADY, Phase.PREPARE, Phase.STREAM, Phase.CUTOVER, Phase.RETIRE)
+from liver_slurm.coordinator.core.parts import Attempt
+from liver_slurm.coordinator.core.state import RunPhase, RunState
+from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted, Route, to_document
+from liver_slurm.scheduler.ports import StandbyJob
 
 
 def document(state: RunState) -> dict[str, Any]:
     """What the run is doing, ready for JSON."""
-    live, attempt = state.live, state.attempt
-    ranks = {member: rank for rank, member in enumerate(live.members)} if live else {}
-    standbys = [worker for worker in state.workers.values() if worker.name not in ranks]
-    target = attempt.target if attempt is not None and not attempt.committed else None
-    jobs = state.supply.jobs if state.supply else ()
+    live, pending, pool = state.world.live, state.world.pending, state.standbys
+    target = pending.target if pending is not None else None
+    members = frozenset(state.world.members)
+    standbys = [worker for worker in state.membership.workers.values() if worker.name not in members]
     return {
         "run_id": state.settings.run_id,
         "state": _state(state),
@@ -28,34 +29,51 @@ def document(state: RunState) -> dict[str, Any]:
         "layout": str(live.layout) if live else None,
         "target": {"generation": target.generation, "layout": str(target.layout)} if target else None,
         "workers": [
-            {"rank": rank, **_worker(state.workers[member])}
-            for member, rank in ranks.items()
-            if member in state.workers
+            {"rank": rank, **_worker(state.membership.workers[member])}
+            for rank, member in enumerate(state.world.members)
+            if member in state.membership
         ],
         "standbys": [{"warm": worker.warm, **_worker(worker)} for worker in standbys],
-        "standby_jobs": [
-            {
-                "job_id": job.job_id,
-                "state": job.state,
-                "nodes": list(job.nodes),
-                "notice": job.notice.kind if job.notice else None,
-            }
-            for job in jobs
-        ],
-        "successor": state.live_job.successor.job_id if state.live_job and state.live_job.successor else None,
-        "scheduler": state.supply.blind if state.supply else None,
+        "standby_jobs": [_job(job) for job in pool.jobs],
+        "successor": state.handover.successor or None,
+        "scheduler": pool.capacity.blind if pool.capacity else None,
         "queries": {
-            "last_minute": state.supply.queries if state.supply else None,
+            "last_minute": pool.capacity.queries if pool.capacity else None,
             "per_minute": state.settings.config.standby.queries_per_minute,
         },
-        "requests": [
-            {"request": goal.number, "layout": str(goal.layout or ""), "workers": goal.workers, "at_step": goal.at_step}
-            for goal in state.requests
-        ],
-        "last_reconfiguration": _stats(state.last_reconfiguration),
+        "requests": [] if state.over else [_request(goal) for goal in state.resizes.goals],
+        "last_reconfiguration": _stats(state.world.last),
         "reason": state.reason,
-        "rejected": {**state.rejected, "by_workers": sum(worker.rejected for worker in state.workers.values())},
+        "rejected": {**state.rejected, "by_workers": sum(one.rejected for one in state.membership.workers.values())},
     }
+
+
+def _state(state: RunState) -> str:
+    """The run's state in one word: "training" whatever is prepared beside it."""
+    training = state.world.live is not None and state.lifecycle.phase in (RunPhase.STARTING, RunPhase.TRAINING)
+    return "training" if training else state.lifecycle.phase.value
+
+
+def _stats(last: ReconfigurationCommitted | None) -> dict[str, Any] | None:
+    if last is None:
+        return None
+    fields = to_document(last)
+    del fields["event"]
+    return {"generation": fields.pop("generation"), **fields}
+
+
+def _job(job: StandbyJob) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "state": job.state,
+        "nodes": list(job.nodes),
+        "notice": job.notice.kind if job.notice else None,
+    }
+
+
+def _request(goal: ResizeGoal) -> dict[str, Any]:
+    layout = str(goal.layout or "")
+    return {"request": goal.number, "layout": layout, "workers": goal.workers, "at_step": goal.at_step}
 
 
 def _worker(worker: Worker) -> dict[str, Any]:
@@ -72,15 +90,59 @@ def _worker(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _stats(last: ReconfigurationCommitted | None) -> dict[str, Any] | None:
-    if last is None:
-        return None
-    fields = to_document(last)
-    del fields["event"]
-    return {"generation": fields.pop("generation"), **fields}
+# ---- a reconfiguration ---------------------------------------------------------------------------------------------
 
 
-def _state(state: RunState) -> str:
-    if state.phase not in _TRAINING:
-        return state.phase.value
-    return "training" if state.live else "starting"
+def route(attempt: Attempt) -> Route:
+    """Who goes where."""
+    old = attempt.source.members if attempt.source else ()
+    new = attempt.target.members
+    before, after = frozenset(old), frozenset(new)
+    return {
+        "source": str(attempt.source.layout) if attempt.source else "",
+        "to": str(attempt.target.layout),
+        "cause": attempt.cause,
+        "members": new,
+        "joiners": tuple(member for member in new if member not in before),
+        "leavers": tuple(member for member in old if member not in after),
+    }
+
+
+def _mode(state: RunState, attempt: Attempt) -> str:
+    """What was done: overlap whose state had to wait for the pause was a pause."""
+    schedule = attempt.schedule
+    paused = schedule is not None and schedule.steps == 0 and schedule.wire_s > 0
+    return "pause" if paused else state.settings.config.stream.mode
+
+
+def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
+    """What the commit record says, once all have voted for the commit at ``step``."""
+    votes = [vote.report for vote in attempt.streamed.values()]
+    remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
+    source = attempt.source
+    old_votes = [attempt.streamed[member].report for member in source.members] if source else []
+    # A world that never trained a step stood still from its own beginning, where the pause before it ended.
+    trained = source is None or source.step < step
+    return CommitStats(
+        **route(attempt),
+        reason=attempt.reason,
+        mode=_mode(state, attempt),
+        cutover_step=step,
+        prepare_s=attempt.prepare_s,
+        plan_s=max(vote.plan_seconds for vote in votes),
+        stream_s=max(vote.seconds for vote in votes),
+        bytes_moved=remote + local,
+        bytes_remote=remote,
+        bytes_local=local,
+        bytes_early=sum(vote.bytes_early for vote in votes),
+        bytes_gradients=sum(vote.bytes_gradients for vote in votes),
+        hook_s=max(vote.hook_seconds for vote in votes),
+        gradient_staging_bytes=max(vote.gradient_staging_bytes for vote in votes),
+        staging_peak_bytes=max(vote.staging_peak_bytes for vote in votes),
+        memory_peak_bytes=max(vote.memory_peak_bytes for vote in votes),
+        state_peak_bytes=max(vote.state_peak_bytes for vote in votes),
+        late_layers=max(vote.late_layers for vote in votes),
+        digests_checked=sum(vote.digests_checked for vote in votes),
+        paused_at=max(vote.paused_at for vote in old_votes) if trained else attempt.started,
+        gap_s=max(vote.gap_seconds for vote in old_votes),
+    )

@@ -1,7 +1,8 @@
-"""Agreeing on a step at which all members of the live world stop, without a collective of theirs.
+"""Step barrier: all members of the live world agree on a step to stop at, without a training collective.
 
-A boundary is proposed ahead of where training is now, so that the word arrives in time; one member that can no longer
-stop there makes it be proposed again, further ahead, under the same number.
+A boundary is proposed ahead of where training is now, so that the proposal arrives in time; one member that can no
+longer stop there makes it be proposed again, further ahead, under the same number. What is proposed or withdrawn is
+journaled, so that a coordinator that takes over can release members that wait.
 """
 
 from __future__ import annotations
@@ -10,121 +11,202 @@ import math
 from dataclasses import replace
 from typing import Literal
 
+from liver_slurm.coordinator.core.parts import Barriers, Boundary
 from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryProposed
-from liver_slurm.coordinator.core.state import Boundary
-from liver_slurm.coordinator.core.transition import Transition
-from liver_slurm.protocol.messages import BoundaryVote, ConfirmBoundary, ProposeBoundary, WithdrawBoundary
+from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
+from liver_slurm.protocol.messages import (
+    BoundaryVote,
+    CheckpointWritten,
+    ConfirmBoundary,
+    ProposeBoundary,
+    WithdrawBoundary,
+)
+from liver_slurm.rundir import events
 
 REACTION = 0.15
 """Seconds that a proposal may take until every member has seen it; a generous figure for a network and a busy node."""
 
 Slot = Literal["cutover", "checkpoint"]
 
+_write = Writer(Barriers, __name__)
 
-def next_step(turn: Transition, at_least: int = 0) -> int:
+
+def _put(t: Transition, boundary: Boundary) -> None:
+    _fill(t, boundary.purpose, boundary)
+
+
+def _fill(t: Transition, slot: Slot, boundary: Boundary | None) -> None:
+    barriers = t.state.barriers
+    cutover = slot == "cutover"
+    _write(t, replace(barriers, cutover=boundary) if cutover else replace(barriers, checkpoint=boundary))
+
+
+# ---- proposals and votes -------------------------------------------------------------------------------------------
+
+
+def next_step(t: Transition, at_least: int = 0) -> int:
     """The nearest step that every member of the live world can probably still stop at."""
-    live, step, lead = turn.state.live, turn.state.step, 1
-    if live is not None:
-        for member in live.members:
-            worker = turn.state.workers.get(member)
-            if worker is None or worker.step_seconds <= 0:
-                continue
+    step, lead = t.state.step, 1
+    for worker in t.state.members:
+        if worker.step_seconds > 0:
             # Heartbeats are old news: count the steps that were made since.
-            step = max(step, math.ceil(worker.step + (turn.now - worker.step_at) / worker.step_seconds))
+            step = max(step, math.ceil(worker.step + (t.now - worker.step_at) / worker.step_seconds))
             lead = max(lead, math.ceil(REACTION / worker.step_seconds))
     return max(step + lead, at_least)
 
 
-def propose(turn: Transition, slot: Slot, step: int, *, generation: int = -1, request: int = -1) -> None:
+def propose(t: Transition, slot: Slot, step: int, *, generation: int = -1, request: int = -1) -> None:
     """Ask the live world's members to stop before beginning ``step`` + 1 steps."""
-    live = turn.state.live
-    assert live is not None
-    number = turn.state.next_boundary
-    boundary = Boundary(number, slot, step, frozenset(live.members), generation=generation, request=request)
-    turn.update(next_boundary=number + 1, **{slot: boundary})
-    turn.journal(BoundaryProposed(boundary=number))
-    _send_proposal(turn, boundary)
+    number, voters = t.state.barriers.next_number, frozenset(t.state.world.members)
+    boundary = Boundary(number, slot, step, voters, generation=generation, request=request)
+    _put(t, boundary)
+    t.journal(BoundaryProposed(boundary=number))
+    _send_proposal(t, boundary)
 
 
-def propose_again(turn: Transition, boundary: Boundary, step: int) -> None:
-    """Replace a proposal that somebody could not meet."""
-    boundary = replace(boundary, step=step, accepted=frozenset(), reached=0.0)
-    turn.update(**{boundary.purpose: boundary})
-    _send_proposal(turn, boundary)
-
-
-def say_again(turn: Transition, boundary: Boundary, worker: str) -> None:
-    """Send a proposal to a voter that may have missed it; its vote counts once."""
-    if worker in boundary.voters and not boundary.confirmed:
-        turn.send([worker], _proposal(turn, boundary))
-
-
-def vote(turn: Transition, message: BoundaryVote) -> Boundary | None:
-    """Take one vote in; the boundary if this vote was news, None if it changed nothing."""
-    boundary = _find(turn, message.boundary)
+def vote(t: Transition, message: BoundaryVote) -> None:
+    """Handle one member's vote on a proposal."""
+    boundary = _find(t, message.boundary)
     if boundary is None or boundary.confirmed or message.step != boundary.step:
-        turn.reject("late")
-        return None
+        return t.reject("late")
     if message.worker not in boundary.voters:
-        turn.reject("impossible")
-        return None
+        return t.reject("impossible")
     if not message.accepted:
         # Twice the usual lead: the usual one was too short just now.
-        ahead = next_step(turn, at_least=message.current_step + 1)
-        propose_again(turn, boundary, ahead + max(1, ahead - max(turn.state.step, message.current_step)))
-        return _find(turn, message.boundary)
-    if message.worker in boundary.accepted:
-        turn.reject("duplicate")
-        return None
-    boundary = replace(boundary, accepted=boundary.accepted | {message.worker})
-    turn.update(**{boundary.purpose: boundary})
-    return boundary
+        ahead = next_step(t, at_least=message.current_step + 1)
+        step = ahead + max(1, ahead - max(t.state.step, message.current_step))
+        boundary = replace(boundary, step=step, accepted=frozenset(), reached=0.0)
+        _put(t, boundary)
+        _send_proposal(t, boundary)
+    elif message.worker in boundary.accepted:
+        return t.reject("duplicate")
+    else:
+        boundary = replace(boundary, accepted=boundary.accepted | {message.worker})
+        _put(t, boundary)
+    if boundary.purpose == "cutover":
+        return t.signal(BarrierMoved())
+    return _checkpoint_moved(t, boundary)
+
+
+def _checkpoint_moved(t: Transition, boundary: Boundary) -> None:
+    if boundary.agreed:
+        confirm(t, boundary, tuple(sorted(boundary.voters)))
+        _fill(t, "checkpoint", None)
+    elif boundary.step > t.state.settings.config.train.steps:
+        withdraw(t, "checkpoint")  # the run's end comes first, and may write one of its own
 
 
 def confirm(
-    turn: Transition, boundary: Boundary, receivers: tuple[str, ...], generation: int = -1, begin: int = -1
+    t: Transition, boundary: Boundary, receivers: tuple[str, ...], generation: int = -1, begin: int = -1
 ) -> None:
-    """All accepted: make it final. ``begin``: the step from which on state streams."""
-    turn.update(**{boundary.purpose: replace(boundary, confirmed=True, generation=generation)})
-    turn.journal(BoundaryClosed(boundary=boundary.number))
+    """Make a boundary final: all have accepted it. ``begin``: the step from which on state streams."""
+    _put(t, replace(boundary, confirmed=True, generation=generation))
+    t.journal(BoundaryClosed(boundary=boundary.number))
     message = ConfirmBoundary(
-        epoch=turn.state.settings.epoch,
+        epoch=t.state.settings.epoch,
         boundary=boundary.number,
         step=boundary.step,
         purpose=boundary.purpose,
         generation=generation,
         begin=begin,
     )
-    turn.send(receivers, message)
+    t.send(receivers, message)
 
 
-def withdraw(turn: Transition, slot: Slot) -> None:
+def withdraw(t: Transition, slot: Slot) -> None:
     """Take back what is proposed or confirmed, if anything; members that wait there train on."""
-    boundary: Boundary | None = getattr(turn.state, slot)
+    barriers = t.state.barriers
+    boundary = barriers.cutover if slot == "cutover" else barriers.checkpoint
     if boundary is None:
         return
-    turn.update(**{slot: None})
-    turn.send(sorted(boundary.voters), WithdrawBoundary(epoch=turn.state.settings.epoch, boundary=boundary.number))
+    _fill(t, slot, None)
+    t.send(sorted(boundary.voters), WithdrawBoundary(epoch=t.state.settings.epoch, boundary=boundary.number))
     if not boundary.confirmed:
-        turn.journal(BoundaryClosed(boundary=boundary.number))
+        t.journal(BoundaryClosed(boundary=boundary.number))
 
 
-def _find(turn: Transition, number: int) -> Boundary | None:
-    for boundary in (turn.state.cutover, turn.state.checkpoint):
+def serve(t: Transition, request: int) -> None:
+    """Let the cutover's boundary hold training for another request at the same step."""
+    held = t.state.barriers.cutover
+    assert held is not None
+    _put(t, replace(held, request=request, reached=0.0))
+
+
+def reached(t: Transition) -> None:
+    """Note that training stands at the cutover's boundary from now on."""
+    held = t.state.barriers.cutover
+    assert held is not None
+    _put(t, replace(held, reached=t.now))
+
+
+def _find(t: Transition, number: int) -> Boundary | None:
+    for boundary in (t.state.barriers.cutover, t.state.barriers.checkpoint):
         if boundary is not None and boundary.number == number:
             return boundary
     return None
 
 
-def _send_proposal(turn: Transition, boundary: Boundary) -> None:
-    turn.send(sorted(boundary.voters), _proposal(turn, boundary))
+def _send_proposal(t: Transition, boundary: Boundary) -> None:
+    t.send(sorted(boundary.voters), _proposal(t, boundary))
 
 
-def _proposal(turn: Transition, boundary: Boundary) -> ProposeBoundary:
+def _proposal(t: Transition, boundary: Boundary) -> ProposeBoundary:
     return ProposeBoundary(
-        epoch=turn.state.settings.epoch,
+        epoch=t.state.settings.epoch,
         boundary=boundary.number,
         step=boundary.step,
         purpose=boundary.purpose,
         generation=boundary.generation,
     )
+
+
+# ---- members that a coordinator takes over --------------------------------------------------------------------------
+
+
+def repeat(t: Transition, worker: str) -> None:
+    """Send the cutover's proposal to a voter that may have missed it; its vote counts once."""
+    held = t.state.barriers.cutover
+    if held is not None and worker in held.voters and not held.confirmed:
+        t.send([worker], _proposal(t, held))
+
+
+def tell_left_open(t: Transition, news: Registered) -> None:
+    """Tell a worker to forget the boundaries that the last coordinator left open."""
+    for number in t.state.barriers.left_open if news.first else ():
+        t.send([news.name], WithdrawBoundary(epoch=t.state.settings.epoch, boundary=number))
+
+
+def run_ending(t: Transition, _: RunEnding) -> None:
+    """Forget all boundaries: the members are told to leave."""
+    _write(t, replace(t.state.barriers, cutover=None, checkpoint=None, checkpoint_wanted=False))
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def want_checkpoint(t: Transition, *, wanted: bool = True) -> None:
+    """Note that a checkpoint is wanted, or no longer; :func:`propose_checkpoint` sees to it."""
+    _write(t, replace(t.state.barriers, checkpoint_wanted=wanted))
+
+
+def propose_checkpoint(t: Transition) -> None:
+    """Propose a wanted checkpoint's step, unless training is about to stop for a resize anyway."""
+    barriers = t.state.barriers
+    if not barriers.checkpoint_wanted or barriers.checkpoint is not None:
+        return
+    at = next_step(t)
+    if barriers.cutover is not None and at >= barriers.cutover.step:
+        return
+    want_checkpoint(t, wanted=False)
+    if at <= t.state.settings.config.train.steps:
+        propose(t, "checkpoint", at)
+
+
+def checkpoint_written(t: Transition, message: CheckpointWritten) -> None:
+    """Handle a checkpoint that is written, or has failed."""
+    step, seconds, stall_s = message.step, message.seconds, message.stall_seconds
+    if not message.ok:
+        t.emit(events.CheckpointFailed(step=step, seconds=seconds, stall_s=stall_s, error=message.error))
+    else:
+        t.emit(events.CheckpointWritten(step=step, seconds=seconds, stall_s=stall_s, path=message.path))
+        _write(t, replace(t.state.barriers, save_seconds=seconds))

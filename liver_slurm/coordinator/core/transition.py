@@ -1,61 +1,278 @@
-"""One turn of the state machine: a draft of the next state, and the actions collected on the way."""
+"""One transition of the state: a draft of the next state, the actions and the signals collected on the way.
+
+News travels in two ways. A module calls those below it (barriers, the journal, messages) directly. What concerns its
+neighbours or those above it becomes a signal; :data:`~.step.REACTIONS` says who reacts to it, in which order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
 
 from liver_slurm.coordinator.core.io import Action, Emit, Journal, Send
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import Record
-from liver_slurm.coordinator.core.state import Phase, RunState, Worker
-from liver_slurm.protocol.messages import Message
+from liver_slurm.coordinator.core.state import PARTS, Phase, RunPhase, RunState
+from liver_slurm.coordinator.core.workers import Eviction, Worker
+from liver_slurm.protocol.messages import Message, Register
 from liver_slurm.rundir.events import Event
+from liver_slurm.scheduler.ports import CapacitySnapshot
+
+REMEMBERED = 40
+"""Inputs, records and changes of phase that a state remembers for its story."""
+LONGEST = 300
+"""Characters of an entry of the story, when it is told."""
+
+# ---- changes of phase ----------------------------------------------------------------------------------------------
+
+_STARTING, _RECOVERING, _TRAINING, _FINISHING = (
+    RunPhase.STARTING,
+    RunPhase.RECOVERING,
+    RunPhase.TRAINING,
+    RunPhase.FINISHING,
+)
+_STEADY, _PREPARE, _STREAM, _CUTOVER, _RETIRE = ReconfigurationPhase
+_ENDS: dict[Phase, str] = {
+    RunPhase.FAILED: "it cannot go on",
+    RunPhase.CANCELLED: "cancelled on request or by a signal",
+    RunPhase.STOPPED: "time limit, and no successor",
+    RunPhase.INTERRUPTED: "the guaranteed job starts again",
+}
+
+TRANSITIONS: dict[tuple[Phase, Phase], str] = {
+    (_STARTING, _TRAINING): "commit record of world 0",
+    (_RECOVERING, _TRAINING): "every member has registered again",
+    (_TRAINING, _FINISHING): "a member has trained the last step",
+    (_RECOVERING, _FINISHING): "a member has trained the last step",
+    (_TRAINING, RunPhase.FINISHED): "all members have trained the last step",
+    (_FINISHING, RunPhase.FINISHED): "all members have trained the last step",
+    (_TRAINING, RunPhase.HANDED_OVER): "the successor job goes on",
+    **{(run, end): why for run in (_STARTING, _RECOVERING, _TRAINING, _FINISHING) for end, why in _ENDS.items()},
+    (_STEADY, _PREPARE): "a target world is chosen",
+    (_PREPARE, _STREAM): "all are prepared, and all stop at one step",
+    (_PREPARE, _CUTOVER): "commit record of world 0, which has nothing to stream",
+    (_STREAM, _CUTOVER): "every vote is yes: commit record",
+    (_CUTOVER, _RETIRE): "all members have entered",
+    (_RETIRE, _STEADY): "old state is freed",
+    (_PREPARE, _STEADY): "abort",
+    (_STREAM, _STEADY): "abort",
+    (_CUTOVER, _STEADY): "the run ends before all have entered",
+}
+"""Every change of phase that there is, of a run and of a reconfiguration, and what brings it about."""
+
+
+class Told(NamedTuple):
+    """One entry of a state's story."""
+
+    time: float
+    what: Any
+    """An input, a record, or a pair of phases."""
+
+    def __str__(self) -> str:
+        if isinstance(self.what, tuple):
+            return f"{self.time:.3f} {' → '.join(phase.value for phase in self.what)}"
+        text = repr(self.what)
+        return f"{self.time:.3f} {text if len(text) <= LONGEST else text[:LONGEST] + '…'}"
+
+
+class InvalidTransition(Exception):
+    """A change of phase that the protocol does not have: a defect. It carries the way that led to it."""
+
+    def __init__(self, before: Phase, after: Phase, story: Iterable[Told]) -> None:
+        self.before, self.after, self.story = before, after, tuple(story)
+        lines = "\n".join(f"  {told}" for told in self.story)
+        super().__init__(f"there is no way from {before.value} to {after.value}; what came before:\n{lines}")
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A process may register under its name."""
+
+    peer: bytes
+    message: Register
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A worker has registered."""
+
+    name: str
+    first: bool
+    """For the first time with this coordinator."""
+    warm: bool
+
+
+@dataclass(frozen=True)
+class HeardInWorld:
+    """A heartbeat of a worker came while a committed world is being entered."""
+
+    name: str
+    generation: int
+    """Of the world that it is in."""
+
+
+@dataclass(frozen=True)
+class WorkerGone:
+    """A worker is gone without having been told to go."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """A worker that the run counted on was lost, and is no longer registered."""
+
+    worker: Worker
+    reason: str
+    in_world: bool
+    """It was a member of the live world."""
+
+
+@dataclass(frozen=True)
+class CapacityObserved:
+    """The scheduler has shown the standby jobs."""
+
+    before: CapacitySnapshot | None
+    now: CapacitySnapshot
+
+
+@dataclass(frozen=True)
+class EvictionHeard:
+    """Something new is said of when a worker goes away: by itself, or by the scheduler."""
+
+    name: str
+    words: dict[str, Eviction | None]
+    """``signalled`` and ``announced`` of :class:`~.workers.Worker`, those that are new; None: nothing any more."""
+
+
+@dataclass(frozen=True)
+class EvictionChanged:
+    """Another notice of a worker counts than before."""
+
+    worker: Worker
+    """As it was before."""
+    before: Eviction | None
+    now: Eviction | None
+
+
+@dataclass(frozen=True)
+class BarrierMoved:
+    """The cutover's barrier got a vote, or a new step."""
+
+
+@dataclass(frozen=True)
+class WorldCommitted:
+    """The commit record of a world is written."""
+
+
+@dataclass(frozen=True)
+class LastStepTrained:
+    """Members of the live world have trained the run's last step."""
+
+    step: int
+    by_all: bool
+
+
+@dataclass(frozen=True)
+class TimeIsUp:
+    """The guaranteed job's time limit is near, and no successor is ready to take over."""
+
+    reason: str
+    until: float
+    """When the workers must have been told to leave, seconds since the epoch."""
+    resumes: bool
+    """A successor job goes on with the run, whenever it starts."""
+
+
+@dataclass(frozen=True)
+class RunInterrupted:
+    """The guaranteed job's nodes are being taken away."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunEnding:
+    """The outcome of the run, or of this coordinator's part of it, is decided."""
+
+    phase: RunPhase
+    code: int
+    reason: str
+
+
+Signal = Union[  # noqa: UP007
+    Admitted,
+    Registered,
+    HeardInWorld,
+    WorkerGone,
+    WorkerLost,
+    CapacityObserved,
+    EvictionHeard,
+    EvictionChanged,
+    BarrierMoved,
+    WorldCommitted,
+    LastStepTrained,
+    TimeIsUp,
+    RunInterrupted,
+    RunEnding,
+]
+
+
+# ---- the draft -----------------------------------------------------------------------------------------------------
 
 
 class Transition:
-    """Handlers change ``state`` through the methods here; the state that came in stays as it was."""
+    """A draft of the next state. Parts are changed by their owner's :class:`Writer`, or by a record."""
 
     def __init__(self, state: RunState, now: float) -> None:
-        self.state = replace(state, now=now)
+        self._state = replace(state, now=now)
+        self._signals: list[Signal] = []
         self.now = now
+        self.elapsed = now - state.now
+        """Seconds since the last input."""
         self.actions: list[Action] = []
 
-    def update(self, **changes: Any) -> None:
-        """Replace fields of the state."""
-        self.state = replace(self.state, **changes)
+    @property
+    def state(self) -> RunState:
+        """The state as it is by now."""
+        return self._state
 
-    def stir(self) -> None:
-        """Let the policy look at the run at the end of this turn."""
-        self.update(replan=True)
+    def signal(self, signal: Signal) -> None:
+        """Tell the other modules; they react when the caller is done."""
+        self._signals.append(signal)
 
-    def enter(self, phase: Phase) -> None:
-        """Change the phase."""
-        self.update(phase=phase)
+    def take_signals(self) -> list[Signal]:
+        """What was signalled since the last call."""
+        taken, self._signals = self._signals, []
+        return taken
 
-    def change_worker(self, name: str, **changes: Any) -> None:
-        """Replace fields of one registered worker."""
-        self.put_worker(replace(self.state.workers[name], **changes))
+    def request_replan(self) -> None:
+        """Request a policy evaluation at the end of this transition."""
+        self._state = replace(self._state, replan=True)
 
-    def put_worker(self, worker: Worker) -> None:
-        """Add or replace one worker."""
-        self.update(workers={**self.state.workers, worker.name: worker})
+    def replanned(self) -> None:
+        """Withdraw the request for a policy evaluation: it was made."""
+        self._state = replace(self._state, replan=False)
 
-    def forget_worker(self, name: str) -> None:
-        """Remove one worker."""
-        self.update(workers={other: worker for other, worker in self.state.workers.items() if other != name})
+    def explain(self, reason: str) -> None:
+        """Say why the run is as it is."""
+        self._state = replace(self._state, reason=reason)
 
     def reject(self, kind: str) -> None:
         """Count a message that changes nothing."""
-        rejected = self.state.rejected
-        self.update(rejected={**rejected, kind: rejected.get(kind, 0) + 1})
+        rejected = self._state.rejected
+        self._state = replace(self._state, rejected={**rejected, kind: rejected.get(kind, 0) + 1})
 
     def send(self, names: Iterable[str], message: Message) -> None:
         """Send to those of the named workers that are registered."""
-        workers = self.state.workers
-        self.actions.extend(Send(workers[name].peer, message) for name in names if name in workers)
+        self.actions.extend(Send(worker.peer, message) for worker in self._state.membership.of(names))
 
     def answer(self, peer: bytes, message: Message) -> None:
         """Send to a peer, registered or not."""
@@ -63,9 +280,56 @@ class Transition:
 
     def emit(self, event: Event, generation: int | None = None) -> None:
         """Append to the event log; ``generation`` is the live world's unless another is meant."""
-        number = self.state.generation if generation is None else generation
+        number = self._state.generation if generation is None else generation
         self.actions.append(Emit(msgspec.structs.replace(event, generation=number)))
 
     def journal(self, record: Record) -> None:
-        """Make a record durable before whatever comes after it in this turn."""
+        """Fold a record into the state, and make it durable before whatever comes after it in this transition."""
+        self.remember(record)
+        self._become(self._state.apply(record))
         self.actions.append(Journal(record))
+
+    def remember(self, what: Any) -> None:
+        """Add to the story."""
+        story = (*self._state.story, Told(self.now, what))[-REMEMBERED:]
+        self._state = replace(self._state, story=story)
+
+    def _become(self, state: RunState) -> None:
+        """Take over another draft, if its phases may follow the present ones."""
+        before = self._state
+        self._state = state
+        moves: list[tuple[Phase, Phase]] = [
+            (before.lifecycle.phase, state.lifecycle.phase),
+            (before.world.phase, state.world.phase),
+        ]
+        for move in moves:
+            if move[0] is not move[1]:
+                if move not in TRANSITIONS:
+                    raise InvalidTransition(*move, state.story)
+                self.remember(move)
+
+
+P = TypeVar("P")
+
+
+class Writer(Generic[P]):
+    """The right to replace a part of the state, which only the part's owner can have."""
+
+    def __init__(self, part: type[P], module: str) -> None:
+        """Claim a part.
+
+        Args:
+            part: type of the part.
+            module: ``__name__`` of the module that claims it.
+
+        Raises:
+            TypeError: the part belongs to another module.
+        """
+        field, owner = PARTS[part]
+        if module.rpartition(".")[2] != owner:
+            raise TypeError(f"{part.__name__} is written by {owner}, not by {module}")
+        self._field = field
+
+    def __call__(self, t: Transition, part: P) -> None:
+        """Replace the part."""
+        t._become(replace(t.state, **{self._field: part}))  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator.core.io import Finish, Interrupted, Release
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import BegunAnew, Ended, EpochStarted, Record
 from liver_slurm.coordinator.core.recovery import ended, recover, why_anew
-from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.runtime.journal import Journal
 from liver_slurm.coordinator.runtime.restart import begin_anew, job_start
 from liver_slurm.protocol import messages as m
@@ -64,7 +65,7 @@ def test_an_outcome_before_the_new_beginning_is_none() -> None:
 
 def test_the_next_world_loads_the_checkpoint_and_has_a_generation_of_its_own(run: Run) -> None:
     state = recover([*run.records, ANEW], settings(epoch=2), START)
-    assert (state.phase, state.live, state.generation) == (Phase.STARTING, None, -1)
+    assert (state.phase, state.world.live, state.generation) == (RunPhase.STARTING, None, -1)
     again = Run(state)
     again.register("live-0")
     again.register("live-1")
@@ -74,7 +75,7 @@ def test_the_next_world_loads_the_checkpoint_and_has_a_generation_of_its_own(run
     assert {(commit.generation, commit.step) for _, commit in again.sent(m.Commit)} == {(1, 7)}
     # A coordinator that is started again within the same start of the job goes on with that world.
     third = recover([*run.records, ANEW, *again.records], settings(epoch=3), START)
-    assert (third.phase, third.generation, third.next_generation) == (Phase.RECOVERING, 1, 2)
+    assert (third.phase, third.generation, third.world.next_generation) == (RunPhase.RECOVERING, 1, 2)
 
 
 def test_processes_of_the_lost_world_change_nothing(run: Run) -> None:
@@ -82,13 +83,13 @@ def test_processes_of_the_lost_world_change_nothing(run: Run) -> None:
     again.register("live-0", generation=0, steps=9, job_id="7", pid=1)
     again.register("live-1", job_id="7", restarts=0, pid=2)
     assert [name for name, _ in again.sent(m.Refused)] == ["live-0", "live-1"]
-    assert again.state.workers == {}
+    assert again.state.membership.workers == {}
     again.say(m.Heartbeat(worker="live-0", generation=0, step=10, step_seconds=1.0, warm=True))
     again.say(m.Finished(worker="live-0", step=10))
     assert again.state.step == 7
     again.register("live-0", job_id="7", restarts=1, pid=3)
     again.register("live-1", job_id="7", restarts=1, pid=4)
-    assert again.state.phase is Phase.PREPARE
+    assert again.state.phase is ReconfigurationPhase.PREPARE
 
 
 def test_standbys_of_the_lost_world_end_and_idle_ones_are_used_again(run: Run) -> None:
@@ -96,7 +97,7 @@ def test_standbys_of_the_lost_world_end_and_idle_ones_are_used_again(run: Run) -
     again.register("standby-a", generation=0, steps=9)
     again.register("standby-b")
     assert [action.job_id for action in again.actions if isinstance(action, Release)] == ["standby-a"]
-    assert set(again.state.workers) == {"standby-b"}
+    assert set(again.state.membership.workers) == {"standby-b"}
 
 
 # ---- which checkpoint ----------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def requeued(run: Run) -> None:
 def test_a_requeued_job_saves_and_leaves_without_an_outcome(run: Run) -> None:
     run.register("standby-a")
     requeued(run)
-    held = run.state.checkpoint
+    held = run.state.barriers.checkpoint
     assert held is not None
     for name in ("live-0", "live-1"):
         run.say(m.BoundaryVote(worker=name, boundary=held.number, step=held.step, accepted=True, current_step=0))
@@ -171,15 +172,15 @@ def test_an_earlier_checkpoint_is_not_the_one_that_is_waited_for(run: Run) -> No
     requeued(run)
     for ok in (True, False):
         run.say(m.CheckpointWritten(worker="live-0", step=5, ok=ok, path="p", error="no space"))
-        assert run.state.phase is not Phase.INTERRUPTED
+        assert run.state.phase is not RunPhase.INTERRUPTED
     run.say(m.CheckpointWritten(worker="live-0", step=9, ok=False, path="p", error="no space"))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
 
 
 def test_workers_that_are_killed_meanwhile_are_no_failure(run: Run) -> None:
     requeued(run)
     run.say(m.Failed(worker="live-1", generation=0, step=3, error="killed"))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
     assert run.journaled(Ended) == []
 
 
@@ -188,25 +189,25 @@ def test_a_checkpoint_that_does_not_come_is_not_waited_for_for_ever(run: Run) ->
     for _ in range(25):
         run.tick(1.0)
         for name in ("live-0", "live-1"):
-            if name in run.state.workers:
+            if name in run.state.membership.workers:
                 run.say(m.Heartbeat(worker=name, generation=0, step=0, step_seconds=0.1, warm=True))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
 
 
 def test_while_only_the_grace_time_runs_the_workers_save_and_stay(run: Run) -> None:
     run.feed(Interrupted(run.now, "job 7 is being preempted", requeued=False))
-    held = run.state.checkpoint
+    held = run.state.barriers.checkpoint
     assert held is not None
     run.say(m.CheckpointWritten(worker="live-0", step=held.step, ok=True, path="p"))
     run.tick(1.0)
     assert not run.sent(m.Leave)
     requeued(run)
     run.say(m.CheckpointWritten(worker="live-0", step=held.step + 1, ok=True, path="p"))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
 
 
 def test_a_run_that_has_not_begun_to_train_leaves_at_once() -> None:
     run = Run()
     run.register("live-0")
     requeued(run)
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED

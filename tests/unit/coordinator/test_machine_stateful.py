@@ -50,20 +50,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.generation_of = dict.fromkeys(LIVE, 0)
 
     def alive(self, name: str) -> bool:
-        return name in self.run.state.workers and not self.run.state.phase.over
+        return name in self.run.state.membership.workers and not self.run.state.over
 
     # ---- what may happen
 
     @rule(name=st.sampled_from(STANDBYS))
     def comes(self, name: str) -> None:
-        if name not in self.run.state.workers:
+        if name not in self.run.state.membership.workers:
             self.generation_of[name] = -1
-            self.run.register(name, pid=self.run.state.next_generation)
+            self.run.register(name, pid=self.run.state.world.next_generation)
 
     @rule(beats=st.sampled_from([1, 1, 3, 40]))
     def time_passes(self, beats: int) -> None:
         for _ in range(beats):
-            for name, worker in self.run.state.workers.items():
+            for name, worker in self.run.state.membership.workers.items():
                 generation = self.generation_of.get(name, -1)
                 step = worker.step + 10 if generation >= 0 else 0
                 self.run.say(m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=1.0, warm=True))
@@ -77,24 +77,24 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def all_prepare(self) -> None:
-        attempt = self.run.state.attempt
+        attempt = self.run.state.world.attempt
         for name in attempt.involved if attempt else ():
             self.prepares(name, True, 0)
 
     @rule(name=ANYBODY, ok=st.sampled_from([True, True, True, False]), late=st.sampled_from([0, 0, 0, 1]))
     def prepares(self, name: str, ok: bool, late: int) -> None:
         if self.alive(name):
-            generation = self.run.state.next_generation - 1 - late
+            generation = self.run.state.world.next_generation - 1 - late
             self.run.say(m.Prepared(worker=name, generation=generation, ok=ok, error="x"))
 
     @rule()
     def all_vote(self) -> None:
-        for name in sorted(self.run.state.workers):
+        for name in sorted(self.run.state.membership.workers):
             self.votes(name, True)
 
     @rule(name=ANYBODY, accepted=st.booleans())
     def votes(self, name: str, accepted: bool) -> None:
-        held = self.run.state.cutover
+        held = self.run.state.barriers.cutover
         if held is not None and self.alive(name):
             current = held.step - 1 if accepted else held.step + 2
             self.run.say(
@@ -105,13 +105,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def all_stream(self) -> None:
-        attempt = self.run.state.attempt
+        attempt = self.run.state.world.attempt
         for name in attempt.involved if attempt else ():
             self.streams(name, True)
 
     @rule(name=ANYBODY, ok=st.sampled_from([True, True, True, False]))
     def streams(self, name: str, ok: bool) -> None:
-        attempt = self.run.state.attempt
+        attempt = self.run.state.world.attempt
         if self.alive(name):
             generation = attempt.target.generation if attempt else 0
             if ok:
@@ -122,7 +122,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(name=ANYBODY)
     def enters(self, name: str) -> None:
-        live = self.run.state.live
+        live = self.run.state.world.live
         if self.alive(name) and live is not None and name in live.members:
             self.generation_of[name] = live.generation
             self.run.say(m.WorldEntered(worker=name, generation=live.generation, step=live.step, time=self.run.now))
@@ -140,7 +140,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([*STANDBYS, "live-1"]))
     def leaves(self, name: str) -> None:
-        needed = self.run.live.members if self.run.state.live else ()
+        needed = self.run.live.members if self.run.state.world.live else ()
         if self.alive(name) and name not in needed:
             self.run.say(m.Leaving(worker=name, reason="x"))
 
@@ -162,27 +162,27 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def all_leave_that_may(self) -> None:
-        for name in [worker.name for worker in self.run.state.workers.values() if worker.dismissed]:
+        for name in [worker.name for worker in self.run.state.membership.workers.values() if worker.dismissed]:
             self.leaves(name)
         self.run.tick(1.0)
 
     @rule(refused=st.booleans())
     def slurm_takes_nodes(self, refused: bool) -> None:
-        if self.run.state.giving_back is not None:
-            self.run.feed(GivenBack(self.run.now, self.run.state.giving_back, 1, error="x" if refused else ""))
+        if self.run.state.release.releasing is not None:
+            self.run.feed(GivenBack(self.run.now, self.run.state.release.releasing, 1, error="x" if refused else ""))
 
-    @precondition(lambda self: self.epoch < 5 and not self.run.state.phase.over)
+    @precondition(lambda self: self.epoch < 5 and not self.run.state.over)
     @rule()
     def coordinator_is_killed(self) -> None:
         self.check()
         self.epoch += 1
-        old, names = self.run, sorted(self.run.state.workers)
+        old, names = self.run, sorted(self.run.state.membership.workers)
         self.run = Run(recover(old.records, settings(config=self.config, epoch=self.epoch, **JOB), old.now))
         self.run.actions = [Journal(record) for record in old.records]
         self.seen = len(self.run.actions)
         self.open = None
         for name in names:
-            known = old.state.workers[name]
+            known = old.state.membership.workers[name]
             self.run.register(name, self.generation_of.get(name, -1), known.step, job_id=known.job_id)
 
     # ---- what always holds
@@ -192,8 +192,8 @@ class AnyOrder(RuleBasedStateMachine):
         for action in self.run.actions[self.seen :]:
             self.look_at(action)
         self.seen = len(self.run.actions)
-        if self.run.state.live is not None and self.live is not None:
-            assert self.run.state.live == self.live, "only a commit changes the live world"
+        if self.run.state.world.live is not None and self.live is not None:
+            assert self.run.state.world.live == self.live, "only a commit changes the live world"
 
     def look_at(self, action: Action) -> None:
         record = action.record if isinstance(action, Journal) else None
@@ -219,7 +219,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert action.message.generation not in self.committed
         elif isinstance(action, GiveBack):
             assert (action.component, action.keep) == (1, 1), "world 0's first worker is in every world"
-            assert "live-1" not in {*self.run.state.workers, *self.run.live.members}, "nobody is on a node that goes"
+            assert "live-1" not in {*self.run.state.membership.workers, *self.run.live.members}, (
+                "nobody is on a node that goes"
+            )
         elif isinstance(action, Emit) and isinstance(action.event, ReconfigurationCommitted):
             assert action.event.generation in self.committed
 

@@ -10,8 +10,8 @@ from coordinator_lab import job
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core import capacity
-from liver_slurm.coordinator.core.capacity import View
+from liver_slurm.coordinator.core import standby_scaling
+from liver_slurm.coordinator.core.standby_scaling import View
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy.api import Change, Fulfilled, Snapshot, Stay, Wait
@@ -181,7 +181,7 @@ def test_launches(idle: int, states: list[Any], options: dict[str, Any], launche
     config = job()
     config = replace(config, standby=replace(config.standby, **{"max_jobs": 3, **options}))
     jobs = tuple(StandbyJob(str(number), state) for number, state in enumerate(states))
-    decision, _ = capacity.decide(
+    decision, _ = standby_scaling.decide(
         View(0.0, CapacitySnapshot(0.0, jobs, (Headroom(0, "", idle),)), guaranteed=2), config
     )
     assert sum(order.count for order in decision.start) == launched
@@ -194,7 +194,7 @@ def test_no_launch_while_blind_or_without_use() -> None:
 
     def launched(config: JobConfig, **more: Any) -> int:
         supply = CapacitySnapshot(0.0, (), (Headroom(0, "", 5),), blind=more.pop("blind", None))
-        return sum(order.count for order in capacity.decide(View(0.0, supply, 2, **more), config)[0].start)
+        return sum(order.count for order in standby_scaling.decide(View(0.0, supply, 2, **more), config)[0].start)
 
     assert launched(config) == 3
     assert launched(config, blind="no answer") == 0

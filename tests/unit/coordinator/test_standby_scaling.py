@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from liver_slurm.config.schema import JobConfig, UnitSection
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
-from liver_slurm.coordinator.core.capacity import Decision, Order, View, decide, useful_workers
 from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Release
 from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.standby_scaling import Decision, Order, View, decide, useful_workers
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import ResizeGoal
@@ -114,7 +114,7 @@ def test_extra_standbys_are_ended_after_a_while_the_youngest_idle_one_first() ->
 def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None:
     wanted = config()
     pinned = ResizeGoal(1, Layout(1, 1, 2), 2)
-    view = look([standby(9), standby(10)], Headroom(0, "a", 2), pinned=pinned)
+    view = look([standby(9), standby(10)], Headroom(0, "a", 2), size_ceiling=pinned)
     assert set(decided(view, wanted).useless_since) == {"9", "10"}
     assert decided(view, wanted).start == ()
     assert decided(replace(view, asked=6), wanted).start == (Order(0, "a", 2),)
@@ -152,7 +152,7 @@ def test_nothing_is_done_while_blind() -> None:
 
 def test_a_partition_that_takes_standbys_back_too_soon_is_left_alone() -> None:
     lives = tuple(Life(str(n), "a", 1000.0 + 100 * n, 1010.0 + 100 * n, True) for n in range(3))
-    view = look([], Headroom(0, "a", 2), Headroom(0, "b", 1), now=1215.0, lives=lives)
+    view = look([], Headroom(0, "a", 2), Headroom(0, "b", 1), now=1215.0, spans=lives)
     decision, reason = decide(view, config())
     assert decision.start == (Order(0, "b", 1),)
     assert "a took 3 in a row too soon, left alone for 25 s" in reason
@@ -281,8 +281,8 @@ def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
     assert "2 of 4 are ready" in run.state.reason
     run.register("standby-1-0", job_id="1")
     run.register("standby-2-0", job_id="2")
-    assert run.state.attempt is not None
-    assert (str(run.state.attempt.target.layout), run.state.attempt.cause) == ("tp1pp1dp4", "request")
+    assert run.state.world.attempt is not None
+    assert (str(run.state.world.attempt.target.layout), run.state.world.attempt.cause) == ("tp1pp1dp4", "request")
 
 
 def test_a_request_that_no_standby_could_ever_fill_is_refused() -> None:
@@ -299,8 +299,8 @@ def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
     assert reply(run, m.ResizeRequest(layout="tp2pp1dp1")).ok
     (given_up,) = run.events("resize_given_up")
     assert "takes its place" in given_up["reason"]
-    assert run.state.attempt is not None
-    assert str(run.state.attempt.target.layout) == "tp2pp1dp1"
+    assert run.state.world.attempt is not None
+    assert str(run.state.world.attempt.target.layout) == "tp2pp1dp1"
 
 
 def test_extra_standbys_leave_and_their_job_is_ended() -> None:

@@ -8,7 +8,8 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.io import CapacitySeen
-from liver_slurm.coordinator.core.state import Eviction, Phase, Worker
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, EvictionNotice, StandbyJob
 
@@ -30,7 +31,7 @@ def reconfigure(run: Run) -> None:
     run.agree()
     run.stream_all()
     run.enter_all(after=0.1)
-    assert run.state.phase is Phase.STEADY or run.state.attempt is not None
+    assert run.state.phase is ReconfigurationPhase.STEADY or run.state.world.attempt is not None
 
 
 def look(run: Run, notice: EvictionNotice | None = None, state: Any = "running", grace: float = 30.0) -> None:
@@ -44,12 +45,12 @@ def sigterm(run: Run, **details: Any) -> None:
 
 
 def departure(run: Run, name: str = "standby-a") -> Eviction | None:
-    return run.state.workers[name].departure
+    return run.state.membership.workers[name].departure
 
 
 def target(run: Run) -> tuple[str, ...]:
-    assert run.state.attempt is not None
-    return tuple(sorted(run.state.attempt.target.members))
+    assert run.state.world.attempt is not None
+    return tuple(sorted(run.state.world.attempt.target.members))
 
 
 def beat(run: Run, *names: str) -> None:
@@ -61,8 +62,8 @@ def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
     look(run, grace=5.0)
     sigterm(run)
     assert departure(run) == Eviction("signal", "SIGTERM", run.now + 5.0, run.now)
-    assert run.state.attempt is not None
-    assert run.state.attempt.deadline == run.now + 5.0
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.deadline == run.now + 5.0
 
 
 def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: Run) -> None:
@@ -81,14 +82,14 @@ def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) ->
     assert found is not None
     assert (found.kind, found.deadline) == ("preemption", run.now + seconds)
     assert [event["deadline"] for event in run.events("notice_changed")] == [run.now + seconds]
-    assert run.state.attempt is not None
-    assert run.state.attempt.deadline == min(run.now + seconds, run.state.attempt.started + 300.0)
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.deadline == min(run.now + seconds, run.state.world.attempt.started + 300.0)
 
 
 def test_a_word_without_a_deadline_does_not_lengthen_a_signals(run: Run) -> None:
     look(run, EvictionNotice("node", "node n1 is drained"))
     assert run.events("notice")[0]["deadline"] is None
-    assert run.state.attempt is not None, "no deadline, yet it leaves"
+    assert run.state.world.attempt is not None, "no deadline, yet it leaves"
     sigterm(run)
     found = departure(run)
     assert found is not None
@@ -126,8 +127,8 @@ def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run)
     assert run.events("notice_changed")[-1]["deadline"] is None
     run.tick(2.0)
     assert target(run) == ("live-0", "live-1", "standby-b")
-    assert run.state.attempt is not None
-    assert run.state.attempt.deadline > run.now + 100.0
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.deadline > run.now + 100.0
 
 
 def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
@@ -145,7 +146,7 @@ def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
     look(run)
     assert departure(run) is None
     assert [event["kind"] for event in run.events("notice_withdrawn")] == ["reservation"]
-    assert run.state.attempt is None, "nobody leaves, so the shrink is off"
+    assert run.state.world.attempt is None, "nobody leaves, so the shrink is off"
     assert "standby-a stays" in run.events("reconfiguration_aborted")[-1]["reason"]
     assert not run.sent(m.Leave)
 
@@ -153,12 +154,12 @@ def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
 def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
     look(run, EvictionNotice("node", "node n1 is drained"))
     run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now))
-    attempt = run.state.attempt
+    attempt = run.state.world.attempt
     assert attempt is not None
     assert target(run) == ("live-0", "live-1")
     look(run)
     assert departure(run) is None
-    assert run.state.attempt == attempt
+    assert run.state.world.attempt == attempt
     reconfigure(run)
     assert "standby-b" not in run.live.members
 
@@ -176,8 +177,8 @@ def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after
     look(
         run, EvictionNotice("suspension", "the job is suspended"), "suspended"
     )  # Slurm says so before it stops anything
-    assert run.state.attempt is not None
-    assert run.state.attempt.deadline == run.now + 2
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.deadline == run.now + 2
     reconfigure(run)
     assert "standby-a" not in run.live.members
     assert not run.sent(m.Leave), "it is not told to exit"
@@ -185,8 +186,8 @@ def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after
         run.tick(1.0)
         look(run, EvictionNotice("suspension", "the job is suspended"), "suspended")
         beat(run, "live-0", "live-1", "standby-b")
-    assert "standby-a" in run.state.workers
-    assert run.state.attempt is None, "it does not count as ready"
+    assert "standby-a" in run.state.membership.workers
+    assert run.state.world.attempt is None, "it does not count as ready"
     run.say(m.Notice(worker="standby-a", reason="SIGCONT", time=run.now, withdrawn=True))
     run.tick(0.3)
     assert "standby-a" in target(run)
@@ -199,14 +200,14 @@ def test_training_stands_while_a_member_is_suspended_that_could_not_leave_in_tim
     for _ in range(20):
         look(run, EvictionNotice("suspension", "the job is suspended"), "suspended")
         run.tick(0.1)
-    assert run.state.attempt is None
+    assert run.state.world.attempt is None
     assert len(run.events("reconfiguration_aborted")) == aborted, "nothing is begun that cannot succeed"
     assert run.state.reason == "training stands: standby-a suspended"
     look(run)
     assert departure(run) is not None, "an old look proves nothing"
     run.say(m.Notice(worker="standby-a", reason="SIGCONT", time=run.now, withdrawn=True))
     assert departure(run) is None
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 def test_a_sigtstp_that_was_no_suspension_is_forgotten(run: Run) -> None:
@@ -238,7 +239,7 @@ def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -
     assert (found.kind, found.deadline) == ("over", before + 5.0), "it was not over when it was last seen"
     assert target(run) == ("live-0", "live-1", "standby-b")
     reconfigure(run)
-    assert not run.state.phase.over
+    assert not run.state.over
 
 
 def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
@@ -260,7 +261,7 @@ def test_all_standbys_at_once_are_one_shrink(run: Run) -> None:
     sigterm(run)
     run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now, deadline=run.now + 3.0))
     reconfigure(run)
-    while run.state.attempt is not None:
+    while run.state.world.attempt is not None:
         reconfigure(run)
     assert run.live.members == ("live-0", "live-1")
     assert sorted(name for name, _ in run.sent(m.Leave)) == ["standby-a", "standby-b"]

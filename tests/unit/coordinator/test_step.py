@@ -10,9 +10,10 @@ from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator.core import client_requests
 from liver_slurm.coordinator.core.io import CapacitySeen, Finish, Launch, Release, Send, StopAsked
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.core.recovery import recover
-from liver_slurm.coordinator.core.state import Phase
+from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
@@ -29,7 +30,7 @@ def grow(run: Run) -> None:
     run.register("standby-a")
     run.register("standby-b")
     run.tick(0.3)
-    assert run.state.phase is Phase.PREPARE
+    assert run.state.phase is ReconfigurationPhase.PREPARE
 
 
 def test_world_0_waits_for_all_live_workers_and_ranks_them_by_number() -> None:
@@ -37,7 +38,7 @@ def test_world_0_waits_for_all_live_workers_and_ranks_them_by_number() -> None:
     run.register("live-10")
     run.register("standby-a")
     run.register("live-2")
-    assert run.state.attempt is None
+    assert run.state.world.attempt is None
     run.register("live-1")
     (_, prepare), *_ = run.sent(m.Prepare)
     assert prepare.members == ["live-1", "live-2", "live-10"]
@@ -48,9 +49,9 @@ def test_a_live_worker_that_is_not_warm_is_waited_for() -> None:
     run = Run()
     run.register("live-0")
     run.register("live-1", warm=False)
-    assert run.state.attempt is None
+    assert run.state.world.attempt is None
     run.say(m.Heartbeat(worker="live-1", generation=-1, step=0, step_seconds=0.0, warm=True))
-    assert run.state.attempt is not None
+    assert run.state.world.attempt is not None
 
 
 def test_world_0_that_does_not_come_fails_the_run() -> None:
@@ -58,10 +59,10 @@ def test_world_0_that_does_not_come_fails_the_run() -> None:
     run.register("live-0")
     for _ in range(1000):
         run.tick(1.0)
-        if run.state.phase.over:
+        if run.state.over:
             break
         run.say(m.Heartbeat(worker="live-0", generation=-1, step=0, step_seconds=0.0, warm=True))
-    assert run.state.outcome == (1, "only 1 of 2 live workers were ready in time; see their logs")
+    assert run.state.lifecycle.outcome == (1, "only 1 of 2 live workers were ready in time; see their logs")
 
 
 def test_a_resumed_run_starts_at_its_checkpoint() -> None:
@@ -75,7 +76,7 @@ def test_a_resumed_run_starts_at_its_checkpoint() -> None:
 
 def test_a_whole_reconfiguration(run: Run) -> None:
     grow(run)
-    generation = run.state.next_generation - 1
+    generation = run.state.world.next_generation - 1
     assert {name for name, _ in run.sent(m.Prepare)[2:]} == {"live-0", "live-1", "standby-a", "standby-b"}
     run.prepare_all()
     assert {name for name, _ in run.sent(m.ProposeBoundary)} == {"live-0", "live-1"}
@@ -93,7 +94,7 @@ def test_a_whole_reconfiguration(run: Run) -> None:
     assert event["generation"] == generation
     for name in ("started", "prepared", "streamed"):
         assert run.events(f"reconfiguration_{name}")[-1]["reason"]
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 def test_the_commit_record_comes_before_any_commit(run: Run) -> None:
@@ -112,19 +113,19 @@ def test_the_commit_record_comes_before_any_commit(run: Run) -> None:
 def test_a_refused_boundary_is_proposed_again_further_ahead(run: Run) -> None:
     grow(run)
     run.prepare_all()
-    first = run.state.cutover
+    first = run.state.barriers.cutover
     assert first is not None
     run.say(m.BoundaryVote(worker="live-0", boundary=first.number, step=first.step, accepted=True, current_step=0))
     refusal = m.BoundaryVote(
         worker="live-1", boundary=first.number, step=first.step, accepted=False, current_step=first.step + 3
     )
     run.say(refusal)
-    second = run.state.cutover
+    second = run.state.barriers.cutover
     assert second is not None
     assert (second.number, second.accepted) == (first.number, frozenset())
     assert second.step > first.step + 3
     run.say(m.BoundaryVote(worker="live-0", boundary=first.number, step=first.step, accepted=True, current_step=0))
-    assert run.state.cutover == second, "a vote on the old step is late"
+    assert run.state.barriers.cutover == second, "a vote on the old step is late"
     assert run.state.rejected["late"] == 1
 
 
@@ -133,8 +134,8 @@ def test_a_proposal_leaves_time_for_the_message(run: Run) -> None:
         run.say(m.Heartbeat(worker=name, generation=0, step=100, step_seconds=0.01, warm=True))
     grow(run)  # 0.3 s, 30 steps later
     run.prepare_all()
-    assert run.state.cutover is not None
-    assert run.state.cutover.step >= 100 + 30 + 15
+    assert run.state.barriers.cutover is not None
+    assert run.state.barriers.cutover.step >= 100 + 30 + 15
 
 
 @pytest.mark.parametrize("when", ["prepare", "boundary", "stream"])
@@ -150,24 +151,24 @@ def test_a_member_lost_before_the_commit(run: Run, when: str, who: str) -> None:
     run.say(m.Failed(worker=who, generation=0, step=0, error="boom"))
     aborts = {name for name, _ in run.sent(m.Abort)}
     assert aborts == {"live-0", "live-1", "standby-a", "standby-b"} - {who}
-    assert run.state.live == before
+    assert run.state.world.live == before
     if who == "live-1":
-        assert run.state.phase is Phase.FAILED
+        assert run.state.phase is RunPhase.FAILED
         assert "submit --resume /runs/r" in run.state.reason
     else:
-        assert run.state.phase in (Phase.STEADY, Phase.PREPARE)
+        assert run.state.phase in (ReconfigurationPhase.STEADY, ReconfigurationPhase.PREPARE)
         assert not run.sent(m.Leave)
 
 
 def test_the_same_target_is_not_tried_again_at_once(run: Run) -> None:
     grow(run)
     run.say(m.Prepared(worker="standby-a", generation=1, ok=False, error="no memory"))
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
     assert "tried again in 1.0 s" in run.state.reason
     run.tick(0.9)
-    assert run.state.attempt is None
+    assert run.state.world.attempt is None
     run.tick(0.2)
-    assert run.state.attempt is not None
+    assert run.state.world.attempt is not None
     assert [record.generation for record in run.journaled(AttemptStarted)] == [0, 1, 2]
     run.say(m.Prepared(worker="standby-a", generation=2, ok=False, error="no memory"))
     assert "tried again in 2.0 s" in run.state.reason
@@ -178,8 +179,8 @@ def test_a_notice_of_a_joiner_aborts_and_plans_without_it(run: Run) -> None:
     actions = run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
     assert run.sent(m.Abort, actions)
     assert [name for name, _ in run.sent(m.Leave, actions)] == ["standby-a"]
-    assert run.state.attempt is not None
-    assert sorted(run.state.attempt.target.members) == ["live-0", "live-1", "standby-b"]
+    assert run.state.world.attempt is not None
+    assert sorted(run.state.world.attempt.target.members) == ["live-0", "live-1", "standby-b"]
 
 
 def test_a_notice_of_a_leaver_shrinks_at_once_and_dismisses_it_with_the_commit(run: Run) -> None:
@@ -190,7 +191,7 @@ def test_a_notice_of_a_leaver_shrinks_at_once_and_dismisses_it_with_the_commit(r
     run.enter_all()
     actions = run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, deadline=run.now + 9))
     assert run.sent(m.Prepare, actions), "in the same turn"
-    attempt = run.state.attempt
+    attempt = run.state.world.attempt
     assert attempt is not None
     assert attempt.target.members == ("live-0", "live-1", "standby-b")
     assert attempt.deadline == run.now + 9
@@ -201,7 +202,7 @@ def test_a_notice_of_a_leaver_shrinks_at_once_and_dismisses_it_with_the_commit(r
     run.say(m.Leaving(worker="standby-a", reason="SIGTERM"))
     assert not run.events("worker_lost")
     run.enter_all()
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 def test_one_worker_of_a_standby_job_speaks_for_all_of_it(run: Run) -> None:
@@ -218,10 +219,10 @@ def test_a_notice_after_the_commit_queues(run: Run) -> None:
     run.agree()
     run.stream_all()
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
-    assert run.state.phase is Phase.CUTOVER
+    assert run.state.phase is ReconfigurationPhase.CUTOVER
     run.enter_all()
-    assert run.state.attempt is not None
-    assert "standby-a" not in run.state.attempt.target.members
+    assert run.state.world.attempt is not None
+    assert "standby-a" not in run.state.world.attempt.target.members
 
 
 def test_a_deadline_that_passes_aborts(run: Run) -> None:
@@ -240,7 +241,7 @@ def test_silence_is_loss_and_a_hung_standbys_job_is_ended(run: Run) -> None:
             run.say(m.Heartbeat(worker=name, generation=0, step=0, step_seconds=0.1, warm=True))
     assert [event["worker"] for event in run.events("worker_lost")] == ["standby-a"]
     assert Release("standby-a") in run.actions
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 def test_standby_jobs_are_launched_and_a_refusal_waits() -> None:
@@ -297,9 +298,9 @@ def test_finishing(run: Run) -> None:
     steps = run.state.settings.config.train.steps
     run.say(m.Finished(worker="live-0", step=steps))
     assert run.sent(m.Abort)
-    assert run.state.phase is Phase.FINISHING
+    assert run.state.phase is RunPhase.FINISHING
     run.say(m.Finished(worker="live-1", step=steps))
-    assert run.state.phase is Phase.FINISHED
+    assert run.state.phase is RunPhase.FINISHED
     assert len(run.sent(m.Leave)) == 4
     for name in ("live-0", "live-1", "standby-a"):
         run.say(m.Leaving(worker=name, reason=""))
@@ -310,14 +311,14 @@ def test_finishing(run: Run) -> None:
 
 def test_cancelling_waits_for_nobody_for_ever(run: Run) -> None:
     run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
-    assert run.state.outcome == (3, "cancelled by SIGTERM")
+    assert run.state.lifecycle.outcome == (3, "cancelled by SIGTERM")
     run.tick(10.1)
     assert run.actions[-1] == Finish(3, "cancelled by SIGTERM")
 
 
 def test_a_scheduled_resize_holds_training_until_it_is_prepared(run: Run) -> None:
     run.say(m.ResizeRequest(layout="tp2pp1dp2", at_step=5))
-    held = run.state.cutover
+    held = run.state.barriers.cutover
     assert held is not None
     assert held.step == 5
     run.agree()
@@ -325,7 +326,7 @@ def test_a_scheduled_resize_holds_training_until_it_is_prepared(run: Run) -> Non
     run.register("standby-a")
     run.register("standby-b")
     run.tick()
-    assert run.state.attempt is not None, "a request does not wait for the settling time"
+    assert run.state.world.attempt is not None, "a request does not wait for the settling time"
     run.prepare_all()
     assert len(run.sent(m.ConfirmBoundary)) == 4
     run.stream_all()
@@ -348,7 +349,7 @@ def test_two_resizes_at_one_step_let_no_step_be_trained_between_them(run: Run) -
     run.stream_all()
     kinds = [type(action.message) for action in run.actions[before:] if isinstance(action, Send)]
     assert kinds.index(m.Commit) > kinds.index(m.ProposeBoundary), "stopped before they hear that they may go on"
-    assert (run.live.step, run.state.cutover and run.state.cutover.step) == (5, 5)
+    assert (run.live.step, run.state.barriers.cutover and run.state.barriers.cutover.step) == (5, 5)
     run.agree()
     assert not run.events("reconfiguration_committed")
 
@@ -363,7 +364,7 @@ def test_two_resizes_at_one_step_let_no_step_be_trained_between_them(run: Run) -
     second = run.events("reconfiguration_committed")[1]
     assert (second["to"], second["cutover_step"], run.live.step) == ("tp1pp1dp2", 5, 5)
     assert second["pause_s"] == pytest.approx(3.0 + 0.5 - 0.01), "from where the first one's ended"
-    assert run.state.requests == ()
+    assert run.state.resizes.goals == ()
 
 
 def test_a_heartbeat_from_a_world_that_trains_is_no_word_that_it_was_entered(run: Run) -> None:
@@ -372,9 +373,9 @@ def test_a_heartbeat_from_a_world_that_trains_is_no_word_that_it_was_entered(run
     run.prepare_all()
     run.stream_all()
     stand(run)
-    assert run.state.phase is Phase.CUTOVER
+    assert run.state.phase is ReconfigurationPhase.CUTOVER
     run.enter_all()
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 @pytest.mark.parametrize("how", ["given up", "nothing to do"])
@@ -390,8 +391,8 @@ def test_training_still_waits_for_the_second_resize_at_a_step_if_the_first_comes
         run.tick(5.0)
         for name in ("live-0", "live-1"):
             run.say(m.Heartbeat(worker=name, generation=0, step=5, step_seconds=0.1, warm=True))
-        if run.state.attempt is not None and run.state.attempt.target.generation > generation:
-            generation = run.state.attempt.target.generation
+        if run.state.world.attempt is not None and run.state.world.attempt.target.generation > generation:
+            generation = run.state.world.attempt.target.generation
             run.say(m.Prepared(worker="live-0", generation=generation, ok=False, error="x"))
     run.tick()
     assert not run.sent(m.WithdrawBoundary)
@@ -429,7 +430,7 @@ def test_a_request_that_fails_three_times_is_given_up(run: Run) -> None:
         run.say(m.Prepared(worker="live-0", generation=generation, ok=False, error="x"))
     assert run.events("resize_given_up")
     assert run.sent(m.WithdrawBoundary)
-    assert run.state.requests == ()
+    assert run.state.resizes.goals == ()
 
 
 def test_training_is_not_held_for_ever_for_workers_that_do_not_come(run: Run) -> None:
@@ -450,14 +451,14 @@ def test_a_notice_goes_before_a_scheduled_resize(run: Run) -> None:
     for name in run.live.members:
         run.say(m.Heartbeat(worker=name, generation=1, step=1, step_seconds=1.0, warm=True))
     run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=50))
-    assert run.state.cutover is not None
+    assert run.state.barriers.cutover is not None
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
     assert run.sent(m.WithdrawBoundary), "or training would stand where the request holds it"
     run.prepare_all()
     run.agree()
     run.stream_all()
-    assert run.state.cutover is not None, "held again, in the new world"
-    assert (run.state.cutover.step, run.state.cutover.voters) == (50, frozenset(run.live.members))
+    assert run.state.barriers.cutover is not None, "held again, in the new world"
+    assert (run.state.barriers.cutover.step, run.state.barriers.cutover.voters) == (50, frozenset(run.live.members))
 
 
 def test_a_world_that_can_only_break_is_saved() -> None:
@@ -466,7 +467,7 @@ def test_a_world_that_can_only_break_is_saved() -> None:
     run.train("live-0", "live-1")
     run.say(m.Notice(worker="live-1", reason="SIGTERM", time=run.now))
     run.tick()
-    assert run.state.attempt is None
+    assert run.state.world.attempt is None
     assert {proposal.purpose for _, proposal in run.sent(m.ProposeBoundary)} == {"checkpoint"}
 
 
@@ -512,16 +513,16 @@ def test_a_coordinator_that_died_between_the_record_and_the_commit(run: Run, hea
     run.agree()
     run.stream_all()
     new = restarted(run)
-    assert new.state.phase is Phase.RECOVERING
+    assert new.state.phase is RunPhase.RECOVERING
     for name in ("live-0", "live-1", "standby-a", "standby-b"):
         generation = 1 if name in heard else 0 if name.startswith("live") else -1
         actions = new.register(name, generation)
         assert bool(new.sent(m.Commit, actions)) == (name not in heard)
-    assert new.state.phase is Phase.CUTOVER
+    assert new.state.phase is ReconfigurationPhase.CUTOVER
     new.enter_all()
     (event,) = new.events("reconfiguration_committed")
     assert event["to"] == "tp1pp1dp4"
-    assert new.state.phase is Phase.STEADY
+    assert new.state.phase is ReconfigurationPhase.STEADY
 
 
 @pytest.mark.parametrize("heard", [(), ("live-0",), ("live-0", "live-1")])
@@ -556,7 +557,7 @@ def test_a_coordinator_that_died_in_retire(run: Run) -> None:
     new = restarted(run)
     for name in run.live.members:
         assert not new.sent(m.Commit, new.register(name, 1))
-    assert (new.state.phase, new.live) == (Phase.STEADY, run.live)
+    assert (new.state.phase, new.live) == (ReconfigurationPhase.STEADY, run.live)
 
 
 @pytest.mark.parametrize("phase", ["prepare", "boundary", "stream"])
@@ -575,8 +576,8 @@ def test_a_coordinator_that_died_before_the_record(run: Run, phase: str) -> None
     assert new.events("recovered")
     assert new.live == run.live
     new.tick(0.3)
-    assert new.state.attempt is not None
-    assert new.state.attempt.target.generation == 2, "numbers are never used again"
+    assert new.state.world.attempt is not None
+    assert new.state.world.attempt.target.generation == 2, "numbers are never used again"
 
 
 def test_a_leaver_that_missed_the_commit_is_told(run: Run) -> None:
@@ -588,7 +589,7 @@ def test_a_leaver_that_missed_the_commit_is_told(run: Run) -> None:
     new = restarted(run)
     new.register("live-0", 1)
     assert new.sent(m.Commit, new.register("live-1", 0))
-    assert new.state.pinned is not None
+    assert new.state.resizes.size_ceiling is not None
 
 
 def test_requests_survive(run: Run) -> None:
@@ -596,9 +597,9 @@ def test_requests_survive(run: Run) -> None:
     new = restarted(run)
     for name in ("live-0", "live-1"):
         new.register(name, 0, 3)
-    assert new.state.cutover is not None
-    assert new.state.cutover.step == 90
-    assert new.state.requests == run.state.requests
+    assert new.state.barriers.cutover is not None
+    assert new.state.barriers.cutover.step == 90
+    assert new.state.resizes.goals == run.state.resizes.goals
 
 
 def test_a_fresh_world_0_after_a_restart_has_a_fresh_number() -> None:
@@ -607,7 +608,7 @@ def test_a_fresh_world_0_after_a_restart_has_a_fresh_number() -> None:
     run.register("live-0")
     run.register("live-1")
     new = restarted(run)
-    assert new.state.phase is Phase.STARTING
+    assert new.state.phase is RunPhase.STARTING
     new.register("live-0")
     actions = new.register("live-1")
     assert {prepare.generation for _, prepare in new.sent(m.Prepare, actions)} == {1}

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
-from liver_slurm.coordinator.core.giving import Component, components, largest, leavers
 from liver_slurm.coordinator.core.io import GiveBack, GivenBack, LiveJobSeen
+from liver_slurm.coordinator.core.node_release import Component, components, largest, leavers
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import BegunAnew, HandedOver, NodesGivenBack
 from liver_slurm.coordinator.core.recovery import recover
-from liver_slurm.coordinator.core.state import Phase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
 
@@ -140,7 +140,7 @@ def change_over(run: Run) -> None:
     run.stream_all()
     run.enter_all()
     run.tick()
-    assert run.state.phase is Phase.STEADY
+    assert run.state.phase is ReconfigurationPhase.STEADY
 
 
 def leave(run: Run, *names: str) -> None:
@@ -189,7 +189,7 @@ def test_a_worker_that_frees_no_node_stays() -> None:
     assert told(run) == ["live-2", "live-3"]
     leave(run, "live-2", "live-3")
     assert orders(run) == [GiveBack(1, 1)]
-    assert set(run.state.workers) == {"live-0", "live-1"}
+    assert set(run.state.membership.workers) == {"live-0", "live-1"}
 
 
 def test_what_slurm_refuses_is_said_and_asked_again_only_on_request(run: Run) -> None:
@@ -237,9 +237,9 @@ def test_a_restarted_coordinator_goes_on_giving_back(run: Run) -> None:
     assert orders(again) == [GiveBack(1, 2)]
     again.feed(GivenBack(again.now, 1, 2, ("n3", "n4"), again=False))
     third = recover([*run.records, *again.records], replace(run.state.settings, epoch=3), again.now)
-    assert (dict(third.kept), set(third.fixed)) == ({1: 2}, {1})
-    assert third.pinned is not None
-    assert third.pinned.give_back
+    assert (dict(third.release.nodes_left), set(third.release.unshrinkable)) == ({1: 2}, {1})
+    assert third.resizes.size_ceiling is not None
+    assert third.resizes.size_ceiling.give_back
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_request_that_frees_no_node_is_refused(shapes: list[Shape], workers: i
     reply = ask(run, workers)
     assert reply.ok is (not words)
     assert words in reply.error
-    assert bool(run.state.requests) is (not words)
+    assert bool(run.state.resizes.goals) is (not words)
 
 
 def test_a_run_that_is_no_heterogeneous_job_has_nothing_to_give_back() -> None:
@@ -285,8 +285,8 @@ def successor_comes(run: Run) -> None:
     for number in (3, 1, 2, 0):
         run.register(f"live-8-{number}", job_id="8")
         run.tick(1.0)
-    for name in list(run.state.workers):
-        if name in run.state.workers:
+    for name in list(run.state.membership.workers):
+        if name in run.state.membership.workers:
             generation = run.live.generation if name in run.live.members else -1
             run.say(m.Heartbeat(worker=name, generation=generation, step=1, step_seconds=0.1, warm=True))
     run.tick()
@@ -302,7 +302,7 @@ def test_workers_of_a_successor_are_not_told_to_leave(run: Run) -> None:
 
 def test_nothing_is_given_back_while_the_run_moves(run: Run) -> None:
     successor_comes(run)
-    assert run.state.attempt is not None
+    assert run.state.world.attempt is not None
     assert "is moving to its successor job" in ask(run, 2).error
     change_over_to_successor(run)
     assert orders(run) == []
@@ -321,19 +321,19 @@ def change_over_to_successor(run: Run) -> None:
 def test_a_successor_has_all_nodes_and_gives_back_what_the_request_leaves_out(run: Run) -> None:
     given_back(run)
     successor_comes(run)
-    assert run.state.attempt is not None
-    assert set(run.state.attempt.target.members) == {"live-8-0", "live-8-1"}, "its last nodes can go"
+    assert run.state.world.attempt is not None
+    assert set(run.state.world.attempt.target.members) == {"live-8-0", "live-8-1"}, "its last nodes can go"
     change_over_to_successor(run)
     own = replace(run.state.settings, epoch=2, job_id="8")
     after = Run(recover(run.records, own, run.now))
-    assert (after.state.kept, after.state.fixed) == ({}, frozenset()), "that was job 7"
+    assert (after.state.release.nodes_left, after.state.release.unshrinkable) == ({}, frozenset()), "that was job 7"
     for number in range(4):
         generation = run.live.generation if number < 2 else -1
         after.register(f"live-8-{number}", generation=generation, steps=run.live.step, job_id="8")
     for _ in range(6):
         after.tick(1.0)
-        for name in list(after.state.workers):
-            worker = after.state.workers[name]
+        for name in list(after.state.membership.workers):
+            worker = after.state.membership.workers[name]
             after.say(m.Heartbeat(worker=name, generation=worker.generation, step=2, step_seconds=0.1, warm=True))
     after.tick()
     assert told(after) == ["live-8-2", "live-8-3"]
@@ -351,13 +351,13 @@ def test_a_successor_keeps_its_nodes_once_a_later_request_wants_more(run: Run) -
     successor_comes(run)
     change_over_to_successor(run)
     after = recover(run.records, replace(run.state.settings, epoch=2, job_id="8"), run.now)
-    assert after.pinned is not None
-    assert not after.pinned.give_back
+    assert after.resizes.size_ceiling is not None
+    assert not after.resizes.size_ceiling.give_back
 
 
 def test_a_job_that_slurm_starts_again_has_all_nodes_and_gives_the_same_ones_back(run: Run) -> None:
     given_back(run)
     anew = BegunAnew(checkpoint="", step=0, steps_lost=0, reason="requeued")
     again = recover([*run.records, anew], replace(run.state.settings, epoch=2, restarts=1), run.now)
-    assert (again.kept, again.fixed, again.pinned) == ({}, frozenset(), None)
-    assert [(goal.workers, goal.give_back) for goal in again.requests] == [(2, True)]
+    assert (again.release.nodes_left, again.release.unshrinkable, again.resizes.size_ceiling) == ({}, frozenset(), None)
+    assert [(goal.workers, goal.give_back) for goal in again.resizes.goals] == [(2, True)]

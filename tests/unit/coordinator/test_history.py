@@ -96,20 +96,22 @@ def test_lives_are_kept_and_recovered(run: Run) -> None:
         run.register(f"standby-{number}-0", job_id=str(number))
     run.tick(10.0)
     run.say(m.Notice(worker="standby-7-0", reason="SIGTERM", time=run.now, deadline=run.now + 30))
-    assert [(one.job_id, one.partition, one.ended, one.taken) for one in run.state.lives] == [
+    assert [(one.job_id, one.partition, one.ended, one.taken) for one in run.state.history.spans] == [
         ("7", "p", begin + 10.0, True),
         ("8", "p", None, False),
         ("9", "p", None, False),
     ]
     new = Run(recover(run.records, settings(epoch=2), run.now + 5.0))
-    assert new.state.lives == run.state.lives, "a restarted coordinator knows since when each has been there"
+    assert new.state.history.spans == run.state.history.spans, (
+        "a restarted coordinator knows since when each has been there"
+    )
     for name in ("live-0", "live-1"):
         new.register(name, 0)
     new.register("standby-8-0", job_id="8")
     seen(new, "8", "9")
-    assert new.state.lives == run.state.lives, "9 has yet to register"
+    assert new.state.history.spans == run.state.history.spans, "9 has yet to register"
     seen(new, "8")
-    assert [(one.job_id, one.ended, one.taken) for one in new.state.lives[1:]] == [
+    assert [(one.job_id, one.ended, one.taken) for one in new.state.history.spans[1:]] == [
         ("8", None, False),
         ("9", new.now, True),
     ]
@@ -120,7 +122,7 @@ def test_one_that_becomes_ready_with_a_heartbeat_is_seen(run: Run) -> None:
     run.say(m.Heartbeat(worker="standby-7-0", generation=-1, step=0, step_seconds=0.0, warm=True))
     warm_at = run.now
     run.tick(0.1)
-    assert [(one.job_id, one.began) for one in run.state.lives] == [("7", warm_at)]
+    assert [(one.job_id, one.began) for one in run.state.history.spans] == [("7", warm_at)]
 
 
 def test_one_that_we_end_was_not_taken(run: Run) -> None:
@@ -135,7 +137,7 @@ def test_one_that_we_end_was_not_taken(run: Run) -> None:
             run.say(m.Heartbeat(worker=name, generation=-1, step=0, step_seconds=0.0, warm=True))
         seen(run, "7")
     assert run.events("standby_release")[0]["job_id"] == "7"
-    (one,) = run.state.lives
+    (one,) = run.state.history.spans
     assert (one.ended is not None, one.taken) == (True, False)
     assert run.sent(m.Leave)[0][0] == "standby-7-0"
 
@@ -149,8 +151,8 @@ def test_reconfigurations_are_measured_and_recovered(run: Run) -> None:
     run.agree()
     run.stream_all()
     run.enter_all()
-    (one,) = run.state.measured
+    (one,) = run.state.history.measured
     assert (one.generation, one.added, one.prepare_s) == (1, 2, pytest.approx(2.0))
     assert one.exposed_s == pytest.approx(run.events("reconfiguration_committed")[0]["exposed_s"])
     again = recover(run.records, settings(epoch=2), run.now)
-    assert (again.measured, again.live_since) == ((one,), run.state.live_since)
+    assert (again.history.measured, again.history.steady_since) == ((one,), run.state.history.steady_since)

@@ -9,11 +9,12 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core import recovery
+from liver_slurm.coordinator.core.handover import Outlook, decide, lead, margin
 from liver_slurm.coordinator.core.io import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
 from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import Ended, EpochStarted, HandedOver
-from liver_slurm.coordinator.core.state import Phase
-from liver_slurm.coordinator.core.successor import Outlook, decide, lead, margin
+from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import JobStart, LiveJob, SuccessorJob
 
@@ -114,7 +115,7 @@ def look(run: Run, left: float, successor: SuccessorJob | None = None) -> None:
 
 
 def beat(run: Run) -> None:
-    for worker in list(run.state.workers.values()):
+    for worker in list(run.state.membership.workers.values()):
         run.say(m.Heartbeat(worker=worker.name, generation=worker.generation, step=1, step_seconds=0.1, warm=True))
 
 
@@ -156,15 +157,15 @@ def test_a_successor_is_submitted_once(run: Run) -> None:
 def test_the_world_moves_when_all_of_the_successors_workers_are_there(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run, 1)
-    assert run.state.attempt is None, "part of the successor is no reason to grow"
+    assert run.state.world.attempt is None, "part of the successor is no reason to grow"
     successors(run, 2)
-    attempt = run.state.attempt
+    attempt = run.state.world.attempt
     assert attempt is not None
     assert (attempt.cause, set(attempt.target.members)) == ("successor", {"live-8-0", "live-8-1"})
     change_over(run)
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
     assert run.journaled(HandedOver) == [HandedOver(job_id="8")]
-    assert run.state.phase is Phase.HANDED_OVER
+    assert run.state.phase is RunPhase.HANDED_OVER
     for name in ("live-0", "live-1"):
         run.say(m.Leaving(worker=name, reason="dismissed"))
     finish = next(action for action in run.actions if isinstance(action, Finish))
@@ -184,20 +185,20 @@ def test_the_successors_coordinator_goes_on_where_the_journal_ends(run: Run) -> 
     for name in ("live-8-0", "live-8-1"):
         next_run.register(name, generation=1, job_id="8")
     next_run.register("live-0", generation=0, job_id="7")  # has not heard that it is to leave
-    assert next_run.state.phase in (Phase.STEADY, Phase.CUTOVER, Phase.RETIRE)
+    assert next_run.state.lifecycle.phase is RunPhase.TRAINING
     next_run.tick(5.0)
-    assert next_run.state.attempt is None or next_run.state.attempt.committed, "no world with a worker of the old job"
+    assert next_run.state.world.pending is None, "no world with a worker of the old job"
 
 
 def test_a_successor_that_is_lost_before_the_commit_changes_nothing(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run)
-    assert run.state.attempt is not None
+    assert run.state.world.attempt is not None
     run.say(m.Failed(worker="live-8-0", generation=-1, step=0, error="node failed"))
     run.tick()
-    assert run.state.attempt is None
-    assert run.state.phase is Phase.STEADY
-    assert all(worker.departure is None for worker in run.state.workers.values())
+    assert run.state.world.attempt is None
+    assert run.state.phase is ReconfigurationPhase.STEADY
+    assert all(worker.departure is None for worker in run.state.membership.workers.values())
     assert set(run.live.members) == {"live-0", "live-1"}
     assert len(run.events("notice_withdrawn")) == 2
 
@@ -210,14 +211,14 @@ def test_a_notice_during_a_handover_plans_it_again_without_that_worker(run: Run)
     assert "standby-a" in run.live.members
     look(run, 1000.0, RUNNING)
     successors(run)
-    attempt = run.state.attempt
+    attempt = run.state.world.attempt
     assert attempt is not None
     assert set(attempt.target.members) == {"live-8-0", "live-8-1", "standby-a"}
     run.prepare_all()
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, deadline=run.now + 60.0))
     assert "standby-a will go away" in run.events("reconfiguration_aborted")[-1]["reason"]
     run.tick(2.0)
-    attempt = run.state.attempt
+    attempt = run.state.world.attempt
     assert attempt is not None
     assert set(attempt.target.members) == {"live-8-0", "live-8-1"}
     change_over(run)
@@ -236,13 +237,13 @@ def test_cancelling_a_run_ends_a_successor_that_waits(run: Run) -> None:
 
 def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(run: Run) -> None:
     look(run, 200.0, PENDING)
-    proposal = run.state.checkpoint
+    proposal = run.state.barriers.checkpoint
     assert proposal is not None
     number, at = proposal.number, proposal.step
     for name in run.live.members:
         run.say(m.BoundaryVote(worker=name, boundary=number, step=at, accepted=True, current_step=0))
     run.say(m.CheckpointWritten(worker="live-0", step=proposal.step, ok=True, path="step-1", seconds=3.0))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
     assert not run.journaled(Ended)
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
     for name in ("live-0", "live-1"):
@@ -255,7 +256,7 @@ def test_workers_of_a_successor_that_came_too_late_stay_for_the_new_beginning(ru
     successors(run, 1)
     look(run, 200.0, RUNNING)
     run.tick(196.0)
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
 
 
@@ -275,5 +276,5 @@ def test_where_there_can_be_none_the_run_ends_and_says_how_to_go_on(run: Run) ->
 def test_the_limits_own_signal_does_not_cancel_a_run_that_has_a_successor(run: Run) -> None:
     look(run, 3.0, PENDING)
     run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
-    assert run.state.phase is Phase.INTERRUPTED
+    assert run.state.phase is RunPhase.INTERRUPTED
     assert not run.journaled(Ended)

@@ -1,0 +1,94 @@
+"""Abort causes: the news that make a reconfiguration be given up before its commit record, or hurry."""
+
+from __future__ import annotations
+
+from liver_slurm.coordinator.core import lifecycle, reconfiguration, resize_queue, step_barrier
+from liver_slurm.coordinator.core.io import Tick
+from liver_slurm.coordinator.core.parts import Attempt
+from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.transition import (
+    EvictionChanged,
+    LastStepTrained,
+    RunInterrupted,
+    Transition,
+    WorkerLost,
+)
+from liver_slurm.coordinator.core.workers import Eviction
+
+_VOTES = "the old world's votes"
+
+
+def worker_lost(t: Transition, news: WorkerLost) -> None:
+    """Give an attempt up that has lost a worker."""
+    pending = t.state.world.pending
+    if pending is not None and news.worker.name in pending.involved:
+        reconfiguration.abort(t, f"{news.worker.name} was lost: {news.reason}")
+
+
+def eviction_changed(t: Transition, news: EvictionChanged) -> None:
+    """Let an eviction notice join the attempt that is under way, or end it; one that is taken back may end it, too."""
+    pending, name = t.state.world.pending, news.worker.name
+    if pending is None:
+        return
+    if news.now is None:
+        assert news.before is not None
+        _stays(t, pending, name, news.before)
+        return
+    if news.before is not None and pending.deadline == news.before.deadline < news.now.deadline:
+        reconfiguration.give_time_back(t)  # what had to be done by then has until the nearest deadline that is left
+    if pending.source is None:
+        return
+    if name in pending.target.members:
+        reconfiguration.abort(t, f"{name} will go away: {news.now.reason}")
+    elif name in t.state.world.members:
+        _leaves_with(t, name, news.now)
+
+
+def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None:
+    """Give an attempt up that leaves a worker out which stays after all, if it has no other reason."""
+    if name not in t.state.world.members or name in pending.target.members:
+        return
+    others = t.state.membership.of(pending.involved)
+    if pending.cause in ("notice", "successor") and all(other.departure is None for other in others):
+        reconfiguration.abort(t, f"{name} stays: {before.reason} no longer holds")
+
+
+def _leaves_with(t: Transition, name: str, departure: Eviction) -> None:
+    """Let a worker leave with the reconfiguration under way, unless that is scheduled for too late a step."""
+    held = t.state.barriers.cutover
+    step = held.step if held is not None else t.state.step
+    if resize_queue.seconds_until(t.state, step) > (departure.deadline - t.now) / 2:
+        reconfiguration.abort(t, f"{name} will go away before step {step}: {departure.reason}")
+    else:
+        reconfiguration.hurry(t, departure.deadline)
+
+
+def last_step_trained(t: Transition, news: LastStepTrained) -> None:
+    """Give the next world up when the run ends in this one, and let nobody wait at a boundary."""
+    attempt = t.state.world.attempt
+    if news.by_all or (attempt is not None and attempt.committed):
+        return
+    if attempt is not None:
+        reconfiguration.abort(t, "the run has reached its last step")
+    step_barrier.withdraw(t, "cutover")
+    step_barrier.withdraw(t, "checkpoint")
+
+
+def run_interrupted(t: Transition, news: RunInterrupted) -> None:
+    """Give the next world up when the guaranteed job's nodes are taken."""
+    pending = t.state.world.pending
+    if pending is not None and pending.source is not None:
+        reconfiguration.abort(t, news.reason)
+
+
+def watch_deadline(t: Transition, _: Tick) -> None:
+    """Give up what is not ready when its time is over; a committed world that is not entered fails the run."""
+    attempt = t.state.world.attempt
+    if attempt is None or t.now < attempt.deadline:
+        return
+    waited, missing = f"after {t.now - attempt.started:.1f} s", ", ".join(attempt.missing)
+    if not attempt.committed:
+        reconfiguration.abort(t, f"not ready {waited}; still missing: {missing or _VOTES}")
+    else:
+        failure = f"{missing} did not enter generation {attempt.target.generation} {waited}"
+        lifecycle.end(t, RunPhase.FAILED, 1, failure)
