@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +12,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core.io import Action, Emit, FromPeer, Journal, Send, Tick
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.recovery import recover
-from liver_slurm.coordinator.core.state import RunState, Settings
+from liver_slurm.coordinator.core.state import RunState, Settings, broken_invariants
 from liver_slurm.coordinator.core.step import step
 from liver_slurm.parallel.membership import World
 from liver_slurm.protocol import messages as m
@@ -34,11 +35,39 @@ def settings(config: JobConfig | None = None, workers: int = 2, epoch: int = 1, 
     return Settings(**{**fields, **changes})
 
 
+def durable(state: RunState, over: bool | None = None) -> dict[str, Any]:
+    """What outlives a coordinator: of two states that are equal in this, a run can go on from either.
+
+    Args:
+        state: the state.
+        over: the run, or this coordinator's part of it, is over, and nobody waits for a committed world to be entered.
+    """
+    world, barriers, resizes, release = state.world, state.barriers, state.resizes, state.release
+    entering = None
+    if world.attempt is not None and world.attempt.committed and not (state.over if over is None else over):
+        source = world.attempt.source
+        left = (source.generation, source.layout, source.members) if source is not None else None
+        entering = (world.attempt.target, left, world.attempt.cause, world.attempt.reason, world.attempt.stats)
+    ceiling = resizes.size_ceiling
+    return {
+        "origin": (state.settings.checkpoint, state.settings.start_step),
+        "world": (world.live, world.next_generation, world.lost_below, world.unresolved, entering),
+        "barriers": (barriers.next_number, barriers.unclosed),
+        "goals": [replace(goal, failures=0) for goal in resizes.goals],
+        "ceiling": ceiling and replace(ceiling, failures=0),
+        "next_request": resizes.next_number,
+        "release": (release.nodes_left, release.spent),
+        "history": state.history,
+    }
+
+
 class Run:
     """A machine with its clock and everything that it has done so far."""
 
     def __init__(self, state: RunState | None = None, **options: Any) -> None:
         self.state = state or recover([], settings(**options), START)
+        self.whole_journal = state is None
+        """All records since the run's beginning are in ``actions``."""
         self.now = self.state.now
         self.actions: list[Action] = []
 
@@ -53,9 +82,16 @@ class Run:
         return self.feed(Tick(self.now))
 
     def feed(self, given: Any) -> list[Action]:
-        """Any input."""
+        """Any input; what holds after every step is checked."""
+        before = self.state
         self.state, actions = step(self.state, given)
         self.actions += actions
+        assert broken_invariants(self.state) == []
+        if not any(isinstance(action, Journal) for action in actions):
+            assert durable(self.state) == durable(before), "what outlives the coordinator changes with a record only"
+        elif self.whole_journal:
+            recovered = recover(self.records, self.state.settings, self.now)
+            assert durable(self.state) == durable(recovered, over=self.state.over), "another one would go on from here"
         return actions
 
     def register(self, name: str, generation: int = -1, steps: int = 0, **changes: Any) -> list[Action]:

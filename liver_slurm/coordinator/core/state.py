@@ -285,3 +285,41 @@ PARTS: dict[type[Any], Part] = {
     History: Part("history", "history"),
     Planning: Part("planning", "planning"),
 }
+
+
+def broken_invariants(state: RunState) -> list[str]:
+    """What holds after every step, whatever came in, and does not hold in this state; tests ask after each step."""
+    world, barriers, lifecycle = state.world, state.barriers, state.lifecycle
+    attempt, pending, held, goals = world.attempt, world.pending, barriers.cutover, state.resizes.goals
+    streams = world.phase is ReconfigurationPhase.STREAM
+    starting = lifecycle.phase is RunPhase.STARTING
+    numbers = [goal.number for goal in goals]
+    members = set(world.members)
+    waits = held is not None and not held.confirmed
+    rules = {
+        "a committed world is the live one": attempt is None or attempt is pending or attempt.target == world.live,
+        "a target world grows out of the live one": pending is None or pending.source == world.live,
+        "a target world has the newest generation": pending is None
+        or pending.target.generation == world.next_generation - 1,
+        "a target world is in the journal": pending is None or pending.target.generation in world.unresolved,
+        "state streams once all are prepared and have stopped": not streams
+        or (attempt is not None and attempt.ready and held is not None and held.confirmed),
+        "there is a live world unless the run starts": state.over or starting == (world.live is None),
+        "a run that finishes begins no other world": lifecycle.phase is not RunPhase.FINISHING or attempt is None,
+        "an outcome is decided when the run is over": state.over == (lifecycle.outcome is not None),
+        "what is over has no attempt and no barrier": not state.over
+        or (attempt, held, barriers.checkpoint) == (None, None, None),
+        "the live world's members stop for a cutover": held is None or held.voters == members,
+        "a proposal is in the journal": held is None or held.confirmed or held.number in barriers.unclosed,
+        "training waits for a request that waits": not waits
+        or held is None
+        or held.request < 0
+        or held.request in numbers,
+        "requests are in their order": list(goals) == sorted(goals, key=lambda goal: max(goal.at_step, -1)),
+        "numbers of requests are used once": len({*numbers}) == len(numbers)
+        and max(numbers, default=-1) < state.resizes.next_number,
+        "no member of the live world was told to leave": state.over
+        or not any(worker.dismissed for worker in state.members),
+        "workers have their own names": all(name == worker.name for name, worker in state.membership.workers.items()),
+    }
+    return [rule for rule, holds in rules.items() if not holds]

@@ -28,20 +28,9 @@ LONGEST = 300
 
 # ---- changes of phase ----------------------------------------------------------------------------------------------
 
-_STARTING, _RECOVERING, _TRAINING, _FINISHING = (
-    RunPhase.STARTING,
-    RunPhase.RECOVERING,
-    RunPhase.TRAINING,
-    RunPhase.FINISHING,
-)
+_GOING_ON = (RunPhase.STARTING, RunPhase.RECOVERING, RunPhase.TRAINING, RunPhase.FINISHING)
+_STARTING, _RECOVERING, _TRAINING, _FINISHING = _GOING_ON
 _STEADY, _PREPARE, _STREAM, _CUTOVER, _RETIRE = ReconfigurationPhase
-_ENDS: dict[Phase, str] = {
-    RunPhase.FAILED: "it cannot go on",
-    RunPhase.CANCELLED: "cancelled on request or by a signal",
-    RunPhase.STOPPED: "time limit, and no successor",
-    RunPhase.INTERRUPTED: "the guaranteed job starts again",
-}
-
 TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_STARTING, _TRAINING): "commit record of world 0",
     (_RECOVERING, _TRAINING): "every member has registered again",
@@ -50,7 +39,10 @@ TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_TRAINING, RunPhase.FINISHED): "all members have trained the last step",
     (_FINISHING, RunPhase.FINISHED): "all members have trained the last step",
     (_TRAINING, RunPhase.HANDED_OVER): "the successor job goes on",
-    **{(run, end): why for run in (_STARTING, _RECOVERING, _TRAINING, _FINISHING) for end, why in _ENDS.items()},
+    **{(phase, RunPhase.FAILED): "it cannot go on" for phase in _GOING_ON},
+    **{(phase, RunPhase.CANCELLED): "cancelled on request or by a signal" for phase in _GOING_ON},
+    **{(phase, RunPhase.INTERRUPTED): "the guaranteed job starts again" for phase in _GOING_ON},
+    **{(phase, RunPhase.STOPPED): "time limit, and no successor" for phase in _GOING_ON if phase is not _RECOVERING},
     (_STEADY, _PREPARE): "a target world is chosen",
     (_PREPARE, _STREAM): "all are prepared, and all stop at one step",
     (_PREPARE, _CUTOVER): "commit record of world 0, which has nothing to stream",
@@ -227,6 +219,8 @@ Signal = Union[  # noqa: UP007
 
 # ---- the draft -----------------------------------------------------------------------------------------------------
 
+P = TypeVar("P")
+
 
 class Transition:
     """A draft of the next state. Parts are changed by their owner's :class:`Writer`, or by a record."""
@@ -289,6 +283,11 @@ class Transition:
         self._become(self._state.apply(record))
         self.actions.append(Journal(record))
 
+    def replace_part(self, writer: Writer[P], part: P) -> None:
+        """Replace the part that a writer may write."""
+        changes: dict[str, Any] = {writer.field: part}
+        self._become(replace(self._state, **changes))
+
     def remember(self, what: Any) -> None:
         """Add to the story."""
         story = (*self._state.story, Told(self.now, what))[-REMEMBERED:]
@@ -309,9 +308,6 @@ class Transition:
                 self.remember(move)
 
 
-P = TypeVar("P")
-
-
 class Writer(Generic[P]):
     """The right to replace a part of the state, which only the part's owner can have."""
 
@@ -328,8 +324,8 @@ class Writer(Generic[P]):
         field, owner = PARTS[part]
         if module.rpartition(".")[2] != owner:
             raise TypeError(f"{part.__name__} is written by {owner}, not by {module}")
-        self._field = field
+        self.field = field
 
     def __call__(self, t: Transition, part: P) -> None:
         """Replace the part."""
-        t._become(replace(t.state, **{self._field: part}))  # type: ignore[arg-type]
+        t.replace_part(self, part)

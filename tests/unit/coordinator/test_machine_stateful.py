@@ -179,6 +179,7 @@ class AnyOrder(RuleBasedStateMachine):
         old, names = self.run, sorted(self.run.state.membership.workers)
         self.run = Run(recover(old.records, settings(config=self.config, epoch=self.epoch, **JOB), old.now))
         self.run.actions = [Journal(record) for record in old.records]
+        self.run.whole_journal = True
         self.seen = len(self.run.actions)
         self.open = None
         for name in names:

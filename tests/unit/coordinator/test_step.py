@@ -383,7 +383,8 @@ def test_training_still_waits_for_the_second_resize_at_a_step_if_the_first_comes
     run = Run()
     wishes = ["tp2pp1dp1" if how == "given up" else "tp1pp1dp2", "tp1pp2dp1"]
     scheduled = [m.ResizeRequest(layout=layout, at_step=5) for layout in wishes]
-    run.state, _ = client_requests.schedule(run.state, scheduled)
+    run.state, actions = client_requests.schedule(run.state, scheduled)
+    run.actions += actions
     run.train("live-0", "live-1")
     run.agree()
     generation = 0
@@ -600,6 +601,28 @@ def test_requests_survive(run: Run) -> None:
     assert new.state.barriers.cutover is not None
     assert new.state.barriers.cutover.step == 90
     assert new.state.resizes.goals == run.state.resizes.goals
+
+
+def test_a_member_that_died_while_the_run_finished_without_a_coordinator(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    new = restarted(run)
+    new.register("live-0", 0, steps)
+    new.say(m.Finished(worker="live-0", step=steps))
+    assert new.state.phase is RunPhase.FINISHING
+    for _ in range(3):
+        new.tick(2.0)
+        new.say(m.Heartbeat(worker="live-0", generation=0, step=steps, step_seconds=0.1, warm=True))
+    assert new.state.lifecycle.outcome is not None
+    assert "live-1 of the live world did not come back" in new.state.reason
+
+
+def test_all_members_finish_while_the_coordinator_comes_back(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    new = restarted(run)
+    for name in ("live-0", "live-1"):
+        new.register(name, 0, steps)
+        new.say(m.Finished(worker=name, step=steps))
+    assert new.state.lifecycle.outcome == (0, f"all {steps} steps are trained")
 
 
 def test_a_fresh_world_0_after_a_restart_has_a_fresh_number() -> None:
