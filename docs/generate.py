@@ -122,8 +122,9 @@ def events() -> str:
 
     from liver_slurm.rundir import events as known
 
-    tree = ast.parse(Path(known.__file__).read_text())
-    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    home = Path(known.__file__).parent
+    trees = [ast.parse((home / name).read_text()) for name in ("events.py", "reconfiguration_events.py")]
+    told = {node.name: first_sentence(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     rows = ["| event | says | keys |", "|---|---|---|"]
     for kind in typing.get_args(known.Event):
         keys = [field.encode_name for field in msgspec.structs.fields(kind)]

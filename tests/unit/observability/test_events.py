@@ -17,8 +17,8 @@ from liver_slurm.rundir.event_log import read_documents, read_events
 from liver_slurm.rundir.events import Event, UnknownEvent, event_name, from_document, to_document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-WRITTEN = (GOLDEN / "events-0.jsonl").read_bytes().splitlines()
-"""Lines of versions whose events had no types; all later versions read them, and write the same."""
+WRITTEN = [line for version in (0, 1) for line in (GOLDEN / f"events-{version}.jsonl").read_bytes().splitlines()]
+"""Lines of each schema version (0: events had no types); all later versions read them, and write the same."""
 NAMES = {event_name(kind) for kind in get_args(Event)}
 PACKAGE = Path(liver_slurm.__file__).parent
 
