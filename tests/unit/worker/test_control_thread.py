@@ -147,11 +147,11 @@ class Lab:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
-        self.worker, self.agenda, self.clock = Worker(self.log), Directives(), Clock()
+        self.worker, self.directives, self.clock = Worker(self.log), Directives(), Clock()
         read, self._write = os.pipe()
         os.set_blocking(read, False)
         worker: Any = self.worker
-        self.thread = ControlThread(RunDir(Path("/nowhere")), worker, self.agenda, read, BEAT, ORPHAN)
+        self.thread = ControlThread(RunDir(Path("/nowhere")), worker, self.directives, read, BEAT, ORPHAN)
         self._patch = monkeypatch
         self.channel = Channel(self.clock, ())
 
@@ -211,8 +211,8 @@ def test_a_target_world_is_prepared_by_the_worker(lab: Lab) -> None:
 
 
 def test_a_proposed_boundary_is_answered_with_where_training_is(lab: Lab) -> None:
-    lab.agenda.start_at(5)
-    assert isinstance(lab.agenda.at_boundary(5), Train), "step 5 is begun"
+    lab.directives.start_at(5)
+    assert isinstance(lab.directives.at_boundary(5), Train), "step 5 is begun"
     near, far = (ProposeBoundary(epoch=1, boundary=7, step=step, purpose="cutover") for step in (5, 6))
     votes = lab.play(comes(near, far))
     assert votes == [
@@ -223,24 +223,24 @@ def test_a_proposed_boundary_is_answered_with_where_training_is(lab: Lab) -> Non
 
 def test_state_leaves_before_training_hears_that_a_boundary_is_final(lab: Lab) -> None:
     confirm = ConfirmBoundary(epoch=1, boundary=7, step=6, purpose="cutover", generation=3, begin=4)
-    note: Any = lab.agenda.confirm
-    lab.agenda.confirm = lambda message: (lab.log.append("final"), note(message))  # type: ignore[assignment,method-assign,func-returns-value]
+    note: Any = lab.directives.confirm
+    lab.directives.confirm = lambda message: (lab.log.append("final"), note(message))  # type: ignore[assignment,method-assign,func-returns-value]
     lab.play(comes(confirm))
     assert lab.log == ["confirmed 6, from 4", "final"]
-    assert lab.agenda.at_boundary(6) == Due("cutover", 3, 6)
+    assert lab.directives.at_boundary(6) == Due("cutover", 3, 6)
 
 
 def test_a_withdrawn_boundary_holds_nobody(lab: Lab) -> None:
     propose = ProposeBoundary(epoch=1, boundary=7, step=6, purpose="checkpoint")
     lab.play(comes(propose, WithdrawBoundary(epoch=1, boundary=7)))
-    assert isinstance(lab.agenda.at_boundary(6), Train)
+    assert isinstance(lab.directives.at_boundary(6), Train)
 
 
 def test_a_commit_counts_once_and_only_where_its_world_is_known(lab: Lab) -> None:
     lab.worker.expected = {3}
     commit = Commit(epoch=1, generation=3, step=6)
     lab.play(comes(Commit(epoch=1, generation=2, step=5), commit, commit))
-    assert lab.agenda.idle() == Enter(3, 6)
+    assert lab.directives.idle() == Enter(3, 6)
     assert lab.channel.rejected == 2
     assert lab.beats()[-1].rejected == 2, "the coordinator is told"
 
@@ -252,16 +252,16 @@ def test_an_abort_ends_the_target_world_and_frees_who_waits_for_its_verdict(lab:
     abort = Abort(epoch=1, generation=3, reason="no")
     lab.play(comes(propose, abort))
     assert lab.log == ["give up 3"]
-    assert isinstance(lab.agenda.at_boundary(6), Train), "its boundary is off"
-    lab.agenda.leave("nobody has answered")
-    assert lab.agenda.verdict(3) == (abort if waits else Leave("nobody has answered"))
+    assert isinstance(lab.directives.at_boundary(6), Train), "its boundary is off"
+    lab.directives.leave("nobody has answered")
+    assert lab.directives.verdict(3) == (abort if waits else Leave("nobody has answered"))
 
 
 @pytest.mark.parametrize("order", [LeaveOrder(epoch=1, reason="done"), Refused(reason="done")])
 def test_an_order_to_leave_ends_all_target_worlds(lab: Lab, order: Any) -> None:
     lab.play(comes(order))
     assert lab.log == ["give up -1"]
-    assert lab.agenda.at_boundary(0) == Leave("done")
+    assert lab.directives.at_boundary(0) == Leave("done")
 
 
 # ---- heartbeats ----------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_a_worker_without_its_control_thread_ends(lab: Lab) -> None:
 
     lab.start(silence, breaks)
     lab.thread.join(PATIENCE)
-    assert lab.agenda.at_boundary(0) == Leave("control thread failed: no such run")
+    assert lab.directives.at_boundary(0) == Leave("control thread failed: no such run")
     assert lab.channel.closed
     with pytest.raises(RuntimeError, match="has died"):
         lab.thread.drain()
@@ -390,14 +390,14 @@ def test_a_signal_in_a_world_is_a_notice_and_the_coordinator_decides(lab: Lab) -
     sent = lab.play(lab.signal(signal.SIGTERM))
     assert sent == [Notice(worker=NAME, reason="SIGTERM", time=6000.0)]
     assert lab.log == ["noticed"]
-    assert isinstance(lab.agenda.at_boundary(0), Train)
+    assert isinstance(lab.directives.at_boundary(0), Train)
 
 
 def test_a_signal_in_no_world_is_a_good_bye(lab: Lab) -> None:
     lab.worker.in_world = False
     sent = lab.play(lab.signal(signal.SIGUSR2))
     assert sent == [Notice(worker=NAME, reason="SIGUSR2", time=6000.0), Leaving(worker=NAME, reason="SIGUSR2")]
-    assert lab.agenda.idle() == Leave("SIGUSR2")
+    assert lab.directives.idle() == Leave("SIGUSR2")
 
 
 def test_a_suspension_is_announced_with_its_deadline_and_taken_back(lab: Lab) -> None:
@@ -425,10 +425,10 @@ def test_a_message_of_another_epoch_changes_nothing_and_is_counted(server: tuple
     run_dir, coordinator = server
     log: list[str] = []
     worker: Any = Worker(log)
-    agenda = Directives()
+    directives = Directives()
     signals, _ = os.pipe()
     os.set_blocking(signals, False)
-    thread = ControlThread(run_dir, worker, agenda, signals, 0.05, ORPHAN)
+    thread = ControlThread(run_dir, worker, directives, signals, 0.05, ORPHAN)
     thread.start()
     heard: list[tuple[bytes, Any]] = []
 
@@ -452,6 +452,6 @@ def test_a_message_of_another_epoch_changes_nothing_and_is_counted(server: tuple
     hear(Heartbeat, lambda beat: beat.rejected == 2)
     until(lambda: "give up 4" in log, "the order of this coordinator is carried out")
     assert log == ["give up 4"]
-    assert isinstance(agenda.at_boundary(0), Train)
+    assert isinstance(directives.at_boundary(0), Train)
     thread.close()
     assert thread.failure is None

@@ -40,46 +40,46 @@ RESULT: Any = "what the first step did"
 Verdict = Callable[[Directives, Streamed], None]
 
 
-def commit(agenda: Directives, _vote: Streamed) -> None:
+def commit(directives: Directives, _vote: Streamed) -> None:
     """All votes are yes."""
-    agenda.decide(Commit(epoch=1, generation=GENERATION, step=STEP))
+    directives.decide(Commit(epoch=1, generation=GENERATION, step=STEP))
 
 
-def abort(agenda: Directives, _vote: Streamed) -> None:
+def abort(directives: Directives, _vote: Streamed) -> None:
     """Somebody has said no, or was not ready in time."""
-    agenda.abort(Abort(epoch=1, generation=GENERATION, reason="not ready after 4 s"), waited_for=True)
+    directives.abort(Abort(epoch=1, generation=GENERATION, reason="not ready after 4 s"), waited_for=True)
 
 
-def leave(agenda: Directives, _vote: Streamed) -> None:
+def leave(directives: Directives, _vote: Streamed) -> None:
     """The run is over."""
-    agenda.leave("cancelled on request")
+    directives.leave("cancelled on request")
 
 
-def vanish(agenda: Directives, _vote: Streamed) -> None:
+def vanish(directives: Directives, _vote: Streamed) -> None:
     """The coordinator has gone for good."""
-    agenda.alone()
+    directives.alone()
 
 
 # ---- the fakes -----------------------------------------------------------------------------------------------------
 
 
-class Companion:
+class Control:
     """Takes what the worker says, and has the coordinator answer a vote."""
 
-    def __init__(self, log: list[str], agenda: Directives, verdict: Verdict) -> None:
+    def __init__(self, log: list[str], directives: Directives, verdict: Verdict) -> None:
         self.posted: list[Any] = []
         self.committed = False
         """The commit record is written: a no comes too late."""
-        self._log, self._agenda, self._verdict = log, agenda, verdict
+        self._log, self._directives, self._verdict = log, directives, verdict
 
     def post(self, message: Any) -> None:
         vote = f" {'yes' if message.ok else 'no'}" if isinstance(message, Streamed) else ""
         self._log.append(f"say {type(message).__name__}{vote}")
         self.posted.append(message)
         if isinstance(message, Streamed) and message.ok:
-            self._verdict(self._agenda, message)
+            self._verdict(self._directives, message)
         elif isinstance(message, Streamed) and not self.committed:
-            abort(self._agenda, message)
+            abort(self._directives, message)
 
     def drain(self) -> None:
         self._log.append("drain")
@@ -242,15 +242,15 @@ class Lab:
 
     def __init__(self, transfer: type[Blocking] | type[Live], verdict: Verdict = commit) -> None:
         self.log: list[str] = []
-        self.agenda = Directives()
+        self.directives = Directives()
         self.old, self.new = State("old", self.log), State("new", self.log)
         self.loop = Loop(self.log, self.old)
-        self.companion = Companion(self.log, self.agenda, verdict)
+        self.control = Control(self.log, self.directives, verdict)
         self.transfer: Any = transfer(self.log)
         self.freed = threading.Event()
         loop: Any = self.loop
-        companion: Any = self.companion
-        self.cutover = Cutover(NAME, torch.device("cpu"), loop, self.agenda, companion)
+        control: Any = self.control
+        self.cutover = Cutover(NAME, torch.device("cpu"), loop, self.directives, control)
         state: Any = self.new
         self.target = TargetWorld(
             Membership(GENERATION, Layout.parse("tp1pp1dp2"), (NAME, "live-1")),
@@ -282,7 +282,7 @@ class Lab:
         return self.cutover.run(self.target, STEP, stop)
 
     def said(self, kind: type[Any]) -> list[Any]:
-        return [message for message in self.companion.posted if isinstance(message, kind)]
+        return [message for message in self.control.posted if isinstance(message, kind)]
 
     @property
     def vote(self) -> Streamed:
@@ -338,7 +338,7 @@ def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab])
     run.in_order("close transfer", "the old world's checkpoint is written", "destroy old", "free old")
     (entered,) = run.said(WorldEntered)
     assert (entered.worker, entered.generation, entered.step, entered.gate_seconds) == (NAME, GENERATION, STEP, 0.0)
-    assert run.agenda.at_boundary(STEP), "training goes on at the very step"
+    assert run.directives.at_boundary(STEP), "training goes on at the very step"
 
 
 def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:
@@ -398,7 +398,7 @@ def test_a_joiner_has_nothing_to_leave(lab: Callable[..., Lab], mode: Any) -> No
     if mode is Blocking:
         assert run.transfer.counters is None, "it has none of its own"
     over = ProposeBoundary(epoch=1, boundary=8, step=STEP - 1, purpose="checkpoint")
-    assert not run.agenda.propose(over)[0], "it knows which step the new world begins with"
+    assert not run.directives.propose(over)[0], "it knows which step the new world begins with"
 
 
 @both
@@ -436,13 +436,13 @@ def test_who_is_told_to_stop_says_so_in_the_new_worlds_first_step(lab: Callable[
 
 def test_something_else_due_at_the_same_step_keeps_the_first_update_from_being_made(lab: Callable[..., Lab]) -> None:
     run = lab(Live)
-    run.agenda.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
+    run.directives.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
     assert run.run() is Outcome.ENTERED
     assert "update" not in run.log
     assert "completed" not in run.log
     run.in_order("enter new at 40", "say WorldEntered")
-    run.agenda.confirm(ConfirmBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
-    assert run.agenda.at_boundary(STEP) == Due("cutover", 4, STEP)
+    run.directives.confirm(ConfirmBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
+    assert run.directives.at_boundary(STEP) == Due("cutover", 4, STEP)
 
 
 # ---- abort ---------------------------------------------------------------------------------------------------------
@@ -484,8 +484,8 @@ def test_a_leaver_stays_where_it_is(lab: Callable[..., Lab], mode: Any) -> None:
 
 
 def test_a_verdict_that_came_while_the_worker_was_stopped_is_heard_when_it_goes_on(lab: Callable[..., Lab]) -> None:
-    run = lab(Blocking, lambda _agenda, _vote: None)
-    abort(run.agenda, Streamed(worker=NAME, generation=GENERATION, ok=True))
+    run = lab(Blocking, lambda _directives, _vote: None)
+    abort(run.directives, Streamed(worker=NAME, generation=GENERATION, ok=True))
     assert run.run() is Outcome.STAYED, "its own yes came too late"
     run.nothing_of_the_old_world_is_lost()
 
@@ -500,7 +500,7 @@ def test_at_the_deadline_the_coordinator_ends_a_transfer_that_waits_for_a_peer(l
     # What the control thread does with an Abort.
     waited_for = run.target.give_up()
     assert waited_for
-    run.agenda.abort(Abort(epoch=1, generation=GENERATION, reason="not ready after 300 s"), waited_for)
+    run.directives.abort(Abort(epoch=1, generation=GENERATION, reason="not ready after 300 s"), waited_for)
     training.join(PATIENCE)
     assert outcome == [Outcome.STAYED]
     run.nothing_of_the_old_world_is_lost()
@@ -545,7 +545,7 @@ def test_digests_that_differ_end_the_first_step_before_its_update(lab: Callable[
 
 
 def test_a_peer_that_is_lost_in_the_first_step_takes_nothing_with_it(lab: Callable[..., Lab]) -> None:
-    run = lab(Live, lambda _agenda, _vote: None)
+    run = lab(Live, lambda _directives, _vote: None)
     run.loop.fails_before = "connection closed by peer"
     assert run.run() is Outcome.STAYED
     assert "connection closed by peer" in [vote.error for vote in run.said(Streamed)]
@@ -562,10 +562,10 @@ def test_a_failure_after_the_commit_is_one_of_the_worker(lab: Callable[..., Lab]
 
 
 def test_so_is_one_that_meets_a_commit(lab: Callable[..., Lab]) -> None:
-    run = lab(Live, lambda _agenda, _vote: None)
+    run = lab(Live, lambda _directives, _vote: None)
     run.loop.fails_before = "connection closed by peer"
-    run.companion.committed = True
-    commit(run.agenda, Streamed(worker=NAME, generation=GENERATION, ok=True))
+    run.control.committed = True
+    commit(run.directives, Streamed(worker=NAME, generation=GENERATION, ok=True))
     with pytest.raises(RuntimeError, match="closed by peer"):
         run.run()
 

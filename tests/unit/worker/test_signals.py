@@ -16,8 +16,8 @@ from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.directives import Directives, Leave
 
 
-class Subject:
-    """A worker, as its companion sees it."""
+class Port:
+    """A worker, as its control thread sees it."""
 
     name = "standby-7-0"
 
@@ -43,19 +43,19 @@ class Channel:
 
 
 class Worker:
-    """A companion that is given signals."""
+    """A control thread that is given signals."""
 
     def __init__(self, engaged: bool) -> None:
         read, self._write = os.pipe()
         os.set_blocking(read, False)
-        self.subject, self.agenda, self.channel = Subject(engaged), Directives(), Channel()
-        subject: Any = self.subject
-        self._companion = ControlThread(RunDir(Path("/nowhere")), subject, self.agenda, read, 1.0, 600.0)
+        self.port, self.directives, self.channel = Port(engaged), Directives(), Channel()
+        port: Any = self.port
+        self._control = ControlThread(RunDir(Path("/nowhere")), port, self.directives, read, 1.0, 600.0)
 
     def get(self, *numbers: signal.Signals) -> None:
         channel: Any = self.channel
         os.write(self._write, bytes(numbers))
-        self._companion._read_signals(channel)
+        self._control._read_signals(channel)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
@@ -66,7 +66,7 @@ def test_a_standby_that_no_world_counts_on_goes_by_itself(number: signal.Signals
     assert isinstance(notice, Notice)
     assert isinstance(leaving, Leaving)
     assert (notice.reason, notice.deadline, leaving.reason) == (number.name, None, number.name)
-    assert worker.agenda.idle() == Leave(number.name)
+    assert worker.directives.idle() == Leave(number.name)
 
 
 def test_one_that_is_in_a_world_or_joins_one_waits_for_the_coordinators_word() -> None:
@@ -74,7 +74,7 @@ def test_one_that_is_in_a_world_or_joins_one_waits_for_the_coordinators_word() -
     worker.get(signal.SIGCONT, signal.SIGTERM)
     (notice,) = worker.channel.sent
     assert (notice.reason, notice.suspended, notice.withdrawn) == ("SIGTERM", False, False)
-    assert worker.subject.was_noticed
+    assert worker.port.was_noticed
 
 
 @pytest.mark.parametrize("engaged", [True, False])
@@ -87,7 +87,7 @@ def test_a_suspension_is_no_good_bye(engaged: bool) -> None:
     worker.get(signal.SIGCONT)
     worker.get(signal.SIGCONT)
     assert [message.withdrawn for message in worker.channel.sent] == [False, True]
-    assert not worker.subject.was_noticed
+    assert not worker.port.was_noticed
 
 
 def test_signals_can_be_lost_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,178 @@
+"""The transfer of one worker's state: what is built from a plan moves every box, bit for bit, in both modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from target_lab import Workers, at_once, same, snapshot
+from tiny_engine import LAYERS, Counting, TinyEngine, TinyShard
+
+from liver_slurm.engine.api import Boxes, LayerFilter, every_layer
+from liver_slurm.engine.storage import held_bytes
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
+from liver_slurm.protocol.messages import Prepare
+from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.worker import target_world
+from liver_slurm.worker.memory_agreement import MemoryAgreement
+from liver_slurm.worker.state_transfer import TransferEndpoints
+from liver_slurm.worker.target_world import TargetWorld
+
+STEPS = 3
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Workers]:
+    """Workers a and b; ``request``: settings of [stream]."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    made = Workers(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+def trained(workers: Workers, steps: int = STEPS) -> TargetWorld:
+    """Worker a's first world, some steps on."""
+    live = workers.first_world()
+    shard = live.state
+    assert isinstance(shard, TinyShard)
+    for step in range(steps):
+        shard.train_step(Counting(), step)
+    return live
+
+
+pause = pytest.mark.parametrize("workers", [{"mode": "pause"}], indirect=True)
+overlap = pytest.mark.parametrize("workers", [{"mode": "overlap"}], indirect=True)
+
+
+@pause
+def test_in_mode_pause_all_boxes_move_at_once(workers: Workers) -> None:
+    live = trained(workers)
+    expected = snapshot(live.state)
+    leaver, joiner = workers.hand_over(live)
+    assert isinstance(leaver.transfer, BlockingTransfer)
+    assert isinstance(joiner.transfer, BlockingTransfer)
+    (sent, counters), (received, joined) = at_once(
+        lambda: leaver.transfer.run([STEPS]),  # type: ignore[union-attr, arg-type]
+        lambda: joiner.transfer.run(None),  # type: ignore[union-attr, arg-type]
+    )
+    assert counters == joined == [STEPS], "the joiner learns the update counter"
+    assert same(snapshot(joiner.state), expected)
+    assert sent.bytes_sent == received.bytes_received >= held_bytes(live.state)
+
+
+@overlap
+def test_in_mode_overlap_boxes_move_while_training_runs(workers: Workers) -> None:
+    live = trained(workers)
+    shard = live.state
+    assert isinstance(shard, TinyShard)
+    leaver, joiner = workers.hand_over(live)
+    assert isinstance(leaver.transfer, LiveTransfer)
+    assert isinstance(joiner.transfer, LiveTransfer)
+    assert joiner.rate > 0.0, "probed"
+    assert (leaver.transfer.state_bytes, joiner.transfer.state_bytes) == (0, held_bytes(shard))
+    for transfer in (leaver.transfer, joiner.transfer):
+        transfer.start()
+    leaver.transfer.attach()
+    leaver.transfer.open()
+    for step in range(STEPS, STEPS + 2):
+        shard.train_step(Counting(), step)
+    steps = at_once(leaver.transfer.finish, joiner.transfer.finish)
+    assert steps == (STEPS + 2, STEPS + 2)
+    at_once(leaver.transfer.prove, joiner.transfer.prove)
+    assert isinstance(joiner.state, TinyShard)
+    joiner.state.derive_weights(STEPS + 2).wait()
+    assert same(snapshot(joiner.state), snapshot(shard))
+    assert joiner.state.steps() == shard.steps()
+    results = [each.train_step(Counting(), STEPS + 2).loss for each in (shard, joiner.state)]
+    assert results[0] == results[1], "both go on alike"
+
+
+@pytest.mark.parametrize("workers", [{"mode": "pause"}, {"mode": "overlap"}], indirect=True)
+def test_late_layers_move_one_after_the_other_and_free_the_old_world(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = trained(workers)
+    expected = snapshot(live.state)
+    monkeypatch.setattr(target_world, "agree_on_memory", lambda *_: MemoryAgreement(early=2))
+    leaver, joiner = workers.hand_over(live)
+    assert [len(target.late or ()) for target in (leaver, joiner)] == [LAYERS - 1] * 2, "layer 0 is early"
+    assert joiner.held_bytes < held_bytes(live.state), "late layers have no moments yet"
+    assert not leaver.no_way_back
+
+    def move(target: TargetWorld, counters: list[int] | None) -> int:
+        transfer, late = target.transfer, target.late
+        assert transfer is not None
+        assert late is not None
+        if isinstance(transfer, LiveTransfer):
+            transfer.start()
+            transfer.finish()
+            transfer.prove()
+            transfer.release()
+        else:
+            transfer.run(counters)
+        return late.run(counters).adam_step
+
+    assert at_once(lambda: move(leaver, [STEPS]), lambda: move(joiner, None)) == (STEPS, STEPS)
+    assert same(snapshot(joiner.state), expected)
+    assert leaver.no_way_back
+    assert held_bytes(joiner.state) > held_bytes(live.state), "the old world's moments are freed"
+
+
+class Secretive(TinyShard):
+    """Keeps a box to itself."""
+
+    def boxes(self, chosen: LayerFilter = every_layer) -> Boxes:
+        return super().boxes(chosen)[1:]
+
+
+@pause
+def test_a_shard_that_holds_other_pieces_than_it_says_is_refused(workers: Workers) -> None:
+    live = trained(workers)
+
+    class Engine(TinyEngine):
+        def build(self, config: Any, world: Any, device: Any, *, fresh: bool) -> TinyShard:
+            return Secretive(config, world, fresh)
+
+    workers.engine = Engine()
+    message = workers.message("a", live)
+    with pytest.raises(RuntimeError, match="rank 0 of tp1pp1dp1 holds other pieces than the plan assumes"):
+        workers.prepare(message, "a", live)
+
+
+# ---- endpoints -----------------------------------------------------------------------------------------------------
+
+
+def prepare_message(hosts: dict[str, str]) -> Prepare:
+    return Prepare(
+        epoch=0,
+        generation=4,
+        layout="tp1pp1dp2",
+        members=["c", "a"],
+        source_generation=3,
+        source_layout="tp2pp1dp1",
+        source_members=["a", "b"],
+        store_host="h",
+        store_port=1,
+        hosts=hosts,
+    )
+
+
+TARGET = Membership(4, Layout(1, 1, 2), ("c", "a"))
+
+
+@pytest.mark.parametrize(("worker", "ranks"), [("a", (0, 1)), ("b", (1, None)), ("c", (None, 0))])
+def test_a_worker_knows_its_place_in_both_worlds(worker: str, ranks: tuple[Any, Any]) -> None:
+    ends = TransferEndpoints(prepare_message({}), worker, None, TARGET, None)
+    assert (ends.source_rank, ends.target_rank) == ranks
+    assert ends.source == Membership(3, Layout(2, 1, 1), ("a", "b"))
+    assert ends.peers.names[ends.me] == worker
+    assert ends.places is None
+
+
+def test_hosts_count_only_if_all_are_known() -> None:
+    known = TransferEndpoints(prepare_message({"a": "x", "b": "y", "c": "x"}), "a", None, TARGET, None)
+    assert known.places == ([("x",), ("y",)], [("x",), ("x",)])
+    assert TransferEndpoints(prepare_message({"a": "x", "b": "y"}), "a", None, TARGET, None).places is None

@@ -1,0 +1,153 @@
+"""A target world: how it is built, and what becomes of it if it is given up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from target_lab import PATIENCE, Workers, same, snapshot
+from tiny_engine import Counting, TinyShard
+
+from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path
+from liver_slurm.engine.storage import held_bytes
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
+from liver_slurm.worker.target_world import TargetWorld
+
+# ---- its life ------------------------------------------------------------------------------------------------------
+
+
+class Fakes:
+    """A target world of a shard and a transfer that only note what is asked of them."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.closed = threading.Event()
+        world = SimpleNamespace(abort=lambda: self.log.append("abort world"), destroy=self._destroy)
+        transfer: Any = SimpleNamespace(
+            abort=lambda: self.log.append("abort transfer"), close=lambda: self.log.append("close transfer")
+        )
+        shard: Any = SimpleNamespace(world=world)
+        self.target = TargetWorld(Membership(1, Layout(1, 1, 1), ("a",)), shard, transfer)
+
+    def _destroy(self) -> None:
+        self.log.append("destroy world")
+        self.closed.set()
+
+
+def test_one_that_is_entered() -> None:
+    fakes = Fakes()
+    assert fakes.target.prepared()
+    assert fakes.target.stream()
+    assert fakes.log == []
+    assert not fakes.target.given_up
+
+
+def test_given_up_while_it_is_built_it_is_discarded_once_built() -> None:
+    fakes = Fakes()
+    assert not fakes.target.give_up(), "training does not wait for it"
+    assert fakes.log == [], "the thread that builds it still uses it"
+    assert not fakes.target.prepared()
+    assert fakes.log == ["close transfer", "destroy world"]
+    assert fakes.target.state is None
+    assert not fakes.target.stream()
+
+
+def test_given_up_when_it_is_built_it_is_discarded_at_once() -> None:
+    fakes = Fakes()
+    assert fakes.target.prepared()
+    assert not fakes.target.give_up()
+    assert fakes.closed.wait(PATIENCE)
+    assert not fakes.target.stream()
+    assert not fakes.target.give_up(), "said again"
+    assert fakes.log == ["close transfer", "destroy world"]
+
+
+def test_given_up_in_the_cutover_whoever_waits_in_it_is_thrown_out() -> None:
+    fakes = Fakes()
+    assert fakes.target.prepared()
+    assert fakes.target.stream()
+    assert fakes.target.give_up(), "training waits for the verdict"
+    assert fakes.target.give_up()
+    assert fakes.log == ["abort transfer", "abort world", "abort transfer"], "discarded by the training thread"
+
+
+def test_there_is_no_way_back_once_late_layers_have_freed_state() -> None:
+    target = Fakes().target
+    assert not target.no_way_back
+    late: Any = SimpleNamespace(freed=False)
+    target.late = late
+    assert not target.no_way_back
+    late.freed = True
+    assert target.no_way_back
+
+
+def test_the_peak_is_the_most_it_ever_held() -> None:
+    target = Fakes().target
+    for nbytes in (3, 7, 5):
+        target.holds(nbytes)
+    assert target.state_peak_bytes == 7
+
+
+# ---- how it is built -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    made = Workers(mode="pause")
+    yield made
+    made.close()
+
+
+def test_a_world_without_a_source_starts_from_the_seed(workers: Workers) -> None:
+    one, other = workers.first_world("a"), workers.first_world("b")
+    assert one.transfer is None
+    assert one.late is None
+    assert one.state is not None
+    assert one.state.steps() == {0}
+    assert same(snapshot(one.state), snapshot(other.state))
+
+
+def test_a_world_without_a_source_starts_from_a_checkpoint(workers: Workers, tmp_path: Path) -> None:
+    first = workers.first_world("a").state
+    assert isinstance(first, TinyShard)
+    for step in range(3):
+        first.train_step(Counting(), step)
+    written: list[Written] = []
+    Checkpointer(first, tmp_path, keep=0, asynchronous=False).save(3, written.append)
+    assert [each.error for each in written] == [""]
+    loaded = workers.first_world("b", str(checkpoint_path(tmp_path, 3))).state
+    assert loaded is not None
+    assert loaded.steps() == {3}
+    assert same(snapshot(loaded), snapshot(first))
+
+
+def test_a_joiner_has_storage_and_whoever_leaves_has_no_shard(workers: Workers) -> None:
+    live = workers.first_world()
+    leaver, joiner = workers.hand_over(live)
+    assert leaver.state is None
+    assert leaver.held_bytes == held_bytes(live.state)
+    assert joiner.state is not None
+    assert joiner.held_bytes == held_bytes(joiner.state) == held_bytes(live.state), "moments too, in mode pause"
+    assert joiner.state_peak_bytes == joiner.held_bytes
+    for target in (leaver, joiner):
+        assert target.transfer is not None
+        assert target.late is None
+        assert target.plan_seconds > 0.0
+        assert target.rate == 0.0
+
+
+def test_a_world_that_cannot_be_built_says_why(workers: Workers) -> None:
+    class Broken:
+        def build(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    engine: Any = Broken()
+    workers.engine = engine
+    with pytest.raises(RuntimeError, match="out of memory"):
+        workers.first_world()
