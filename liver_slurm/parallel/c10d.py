@@ -1,8 +1,8 @@
-"""Everything private of torch.distributed that the product touches, in one place.
+"""Process groups beside a running world: all private names of torch.distributed that the product uses.
 
-torch has one default process group a process and makes groups by a collective over it. Worlds come and go here while
-another one trains, so groups are built straight from a store, and the default group is a property of the world that a
-piece of code runs in. Seen to work on torch 2.11 (CUDA, NCCL) and 2.13 (CPU, gloo).
+torch has one default process group per process and creates groups by a collective over it. Here worlds come and go
+while another one trains, so groups are created directly from a store, and the default group depends on the context that
+code runs in. Tested with torch 2.11 (CUDA, NCCL) and 2.13 (CPU, gloo).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch.distributed import distributed_c10d as c10d
 _override: contextvars.ContextVar[Any] = contextvars.ContextVar("liver_default_group", default=None)
 _registry = threading.Lock()
 _ABORT_TAG = 0x7EAD
-"""Nobody sends with this tag."""
+"""A tag that no message is sent with."""
 
 
 class _ContextualWorld(c10d._World):  # type: ignore[misc]
-    """torch's registry, with a default group that a context may override; all maps stay the process's own."""
+    """torch's registry of groups, with a default group that a context may override; all maps stay process-wide."""
 
     @property
     def default_pg(self) -> Any:
@@ -48,7 +48,7 @@ def _install() -> None:
 
 @contextmanager
 def default_group(group: Any) -> Iterator[None]:
-    """Code of this thread inside the block sees ``group`` as the default one; other threads see what they saw."""
+    """Make ``group`` the default one for this thread inside the block; other threads are not affected."""
     _install()
     token = _override.set(group)
     try:
@@ -58,7 +58,7 @@ def default_group(group: Any) -> Iterator[None]:
 
 
 def set_default_group(group: Any) -> None:
-    """Make ``group`` (or None) the default one of the whole process: autograd's own threads see only this."""
+    """Make ``group`` (or None) the default one of the whole process, the only one that autograd's threads see."""
     _install()
     c10d._world.default_pg = group
     c10d._update_default_pg(group)
@@ -67,15 +67,15 @@ def set_default_group(group: Any) -> None:
 def make_group(
     store: Any, name: str, ranks: list[int], rank: int, backend: str, timeout: timedelta, device: torch.device
 ) -> Any:
-    """Build one process group from ``store``, with no collective over any other group.
+    """Create one process group from ``store``, without a collective over any other group.
 
     Args:
         store: a torch store that all members reach.
-        name: unique in the process and the same on every member: carry the generation in it.
-        ranks: members, in ranks of their world.
+        name: unique in the process and the same on every member, so it should contain the generation.
+        ranks: members, as ranks of their world.
         rank: this process's rank in that world; must be in ``ranks``.
         backend: ``gloo`` or ``nccl``.
-        timeout: of its collectives.
+        timeout: of the group's collectives.
         device: where NCCL connects eagerly, so that no lazy communicator needs the store later.
     """
     _install()
@@ -133,7 +133,11 @@ def _register(group: Any, backend: str, store: Any, name: str, mapping: dict[int
 
 
 def destroy_group(group: Any) -> None:
-    """End one group and forget it. Never the process-wide default one: torch would clear every map with it."""
+    """Destroy one group; never the process-wide default one, with which torch would clear its maps of all groups.
+
+    Raises:
+        ValueError: it is the process-wide default group.
+    """
     if group is c10d._world._default_pg:
         raise ValueError("set another default group before destroying this one")
     with _registry:
@@ -141,10 +145,10 @@ def destroy_group(group: Any) -> None:
 
 
 def abort_group(group: Any, backend: str) -> None:
-    """Close a group's connections, so that whoever waits in it, here or at a peer, leaves with an error.
+    """Close a group's connections, so that every wait in it, here and at its peers, ends with an error.
 
-    gloo has no abort of its own, but closes all of a group's connections when one wait runs out of time: so one is made
-    to. Callable from any thread; the group is of no use afterwards and is still to be destroyed.
+    gloo has no abort, but closes all of a group's connections when one wait times out, so one is made to time out.
+    Callable from any thread; the group cannot be used afterwards and must still be destroyed.
     """
     if group.size() == 1:
         return
@@ -152,5 +156,5 @@ def abort_group(group: Any, backend: str) -> None:
         group.abort()
         return
     nothing = torch.zeros(1, dtype=torch.uint8)
-    with contextlib.suppress(RuntimeError):  # the very error that is wanted
+    with contextlib.suppress(RuntimeError):  # the time-out is what is wanted
         group.recv([nothing], (group.rank() + 1) % group.size(), _ABORT_TAG).wait(timedelta(milliseconds=1))

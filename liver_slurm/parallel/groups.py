@@ -1,4 +1,4 @@
-"""A world: a set of workers with a layout and the process groups they share, numbered by generation."""
+"""Process groups of a world, created beside whatever other worlds the process is in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from liver_slurm.parallel.membership import Membership
 
 @dataclass
 class ProcessGroups:
-    """This process's place in a world, and its groups; build one with :func:`build_world`."""
+    """This process's rank in a world, and its groups; :func:`build_world` creates them."""
 
     membership: Membership
     rank: int
@@ -26,37 +26,37 @@ class ProcessGroups:
     groups: dict[str, Any]
     """``world``, ``tp``, ``dp``, ``pp``, ``mp`` (tensor × pipeline), ``embd`` (first and last pipeline stage; only
     there), ``pos_embd`` (first stage only), ``self`` (this rank alone), and ``host``: all ranks over gloo, for what
-    goes on beside a training world. NCCL's kernels of two worlds on one card may wait for each other for ever."""
+    runs beside a training world: NCCL's kernels of two worlds on one GPU may wait for each other for ever."""
 
     @property
     def layout(self) -> Layout:
-        """Sizes of the dimensions."""
+        """Layout of the world."""
         return self.membership.layout
 
     @property
     def place(self) -> Coordinates:
-        """Where this rank sits."""
+        """Coordinates of this rank."""
         return self.layout.coordinates(self.rank)
 
     @property
     def is_last_stage(self) -> bool:
-        """Has the output layer, and so the loss."""
+        """Whether this rank has the output layer, and so the loss."""
         return self.place.pp == self.layout.pp - 1
 
     @contextmanager
     def scope(self) -> Iterator[ProcessGroups]:
-        """torch calls of this thread inside the block take this world's ``host`` group as the default one."""
+        """Make the ``host`` group the default one for torch calls of this thread inside the block."""
         with c10d.default_group(self.groups["host"]):
             yield self
 
     def destroy(self) -> None:
-        """End all groups; the world must not be the live one."""
+        """Destroy all groups; the world must not be the live one."""
         for group in {id(group): group for group in self.groups.values()}.values():
             c10d.destroy_group(group)
         self.groups = {}
 
     def abort(self) -> None:
-        """Throw whoever waits in a collective of this world out of it."""
+        """End every wait in a collective of this world with an error, here and at the peers."""
         for kind, group in {id(group): (kind, group) for kind, group in self.groups.items()}.values():
             c10d.abort_group(group, "gloo" if kind == "host" else self.backend)
 
@@ -64,9 +64,7 @@ class ProcessGroups:
 def build_world(
     membership: Membership, worker: str, store: Any, backend: str, device: torch.device, timeout: timedelta
 ) -> ProcessGroups:
-    """Build this worker's groups of a world, beside whatever other worlds the process is in.
-
-    Blocks until the members of each group have come; every member must call it.
+    """Create this worker's groups of a world; every member must call it, and it blocks until they all do.
 
     Raises:
         ValueError: the worker is no member.
@@ -79,7 +77,7 @@ def build_world(
     made: dict[tuple[int, ...], Any] = {}
 
     def make(kind: str, ranks: list[int]) -> Any:
-        # Dimensions of size one make many groups the same; each costs sockets and threads, or a NCCL communicator.
+        # Axes of size one make many groups the same; each group costs sockets and threads, or an NCCL communicator.
         if tuple(ranks) not in made:
             name = f"generation{membership.generation}/{kind}/{ranks[0]}-{ranks[-1]}"
             made[tuple(ranks)] = c10d.make_group(store, name, ranks, rank, backend, timeout, device)

@@ -1,4 +1,4 @@
-"""A client's end of the control channel: one question, one answer."""
+"""Client end of the control channel: one request, one reply."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from liver_slurm.rundir.paths import RunDir
 
 
 def request(run_dir: RunDir, message: FromClient, timeout: float = 5.0) -> Reply:
-    """Ask the run's coordinator.
+    """Send a request to the run's coordinator and wait for the reply.
 
     Raises:
-        ControlError: there is no coordinator, it does not answer within ``timeout`` seconds, or it is not ours.
+        ControlError: there is no coordinator, it does not answer within ``timeout`` seconds, or not in our protocol.
     """
     import msgspec
     import zmq  # not at the top: `liver-slurm status` without a job need not pay for it

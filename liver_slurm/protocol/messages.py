@@ -1,11 +1,11 @@
 """Every message of the control channel, as tagged msgspec structs in msgpack: nothing else is decoded from the network.
 
-Two kinds of peers talk to the coordinator: workers, and clients (the CLI, the Python API). Workers never talk to each
-other here.
+Two kinds of peers talk to the coordinator: workers, and clients (the CLI, the Python API). Workers do not talk to each
+other on this channel.
 
-How a step boundary is agreed on without a collective: the coordinator sends :class:`ProposeBoundary` with a step that
-lies ahead; each member votes whether it can still stop there; when all accept, :class:`ConfirmBoundary` makes it final.
-A member that reaches a proposed step before it is confirmed waits there; a new proposal for the same boundary replaces
+Step barrier, without a collective: the coordinator proposes a step that lies ahead (:class:`ProposeBoundary`), each
+member votes whether it can still stop there, and when all accept, :class:`ConfirmBoundary` makes the step final. A
+member that reaches a proposed step before it is confirmed waits there; a new proposal for the same boundary replaces
 the old one.
 """
 
@@ -27,7 +27,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Register(Message, frozen=True, kw_only=True):
-    """A worker says who it is: first at its start, then again whenever it has met a new coordinator (a new epoch)."""
+    """Register a worker: sent at its start, and again to each new coordinator (a new epoch)."""
 
     protocol: int = PROTOCOL
     run_id: str
@@ -37,52 +37,53 @@ class Register(Message, frozen=True, kw_only=True):
     host: str
     pid: int
     job_id: str
-    """Slurm job that it runs in, or the launcher's name for it."""
+    """Slurm job that the worker runs in, or the launcher's name for it."""
     restarts: int = 0
-    """How often Slurm had started that job again when this process began (SLURM_RESTART_COUNT)."""
+    """Times that Slurm had restarted that job when this process began (SLURM_RESTART_COUNT)."""
     device: str
     """``cpu`` or ``cuda:0``."""
     generation: int = -1
-    """Generation of the world that it trains in; -1: in none."""
+    """Generation of the world that the worker trains in; -1: none."""
     rank: int = -1
     """Not read; stays because workers of earlier versions send it."""
     step: int = 0
     """Completed optimizer steps of the run, as far as this worker knows."""
     warm: bool = False
-    """Has finished its warm-up and can join a target world at once."""
+    """The warm-up is finished, so the worker can join a target world at once."""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """Sent every ``job.heartbeat`` seconds, and at once when ``warm`` or ``generation`` changes."""
+    """Report a worker's state every ``job.heartbeat`` seconds, and at once when ``warm`` or ``generation`` changes."""
 
     worker: str
     generation: int
     step: int
     step_seconds: float
-    """Mean of the last steps; 0.0 while none was made."""
+    """Mean duration of the last steps; 0.0 before the first."""
     warm: bool
     rejected: int = 0
-    """Messages that this worker dropped because they were malformed, late, or from a stranger."""
+    """Number of messages that this worker dropped because they were malformed, late, or from a stranger."""
 
 
 class Notice(Message, frozen=True, kw_only=True):
-    """This worker will go away."""
+    """Announce that this worker will go away."""
 
     worker: str
     reason: str
-    """For people: ``SIGTERM``, ``SIGUSR2``, ``time limit``."""
+    """Reason for users: ``SIGTERM``, ``SIGUSR2``, ``time limit``."""
     time: float
-    """When it was seen, seconds since the epoch."""
+    """Time at which the notice was seen, seconds since the epoch."""
     deadline: float | None = None
-    """When it will be gone, seconds since the epoch; None: not known to the worker."""
+    """Time at which the worker will be gone, seconds since the epoch; None: not known to the worker."""
     suspended: bool = False
-    """It will only be stopped, and says when it runs again."""
+    """The worker will only be stopped, and reports when it runs again."""
     withdrawn: bool = False
-    """It was suspended and runs again. The same message, so that a restarted coordinator is told the last one only."""
+    """The worker was suspended and runs again. A field of the same message, so that a restarted coordinator receives
+    only the last of the two."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):
-    """The worker has built its part of the target world, or could not."""
+    """Report that the worker has built its part of the target world, or could not."""
 
     worker: str
     generation: int
@@ -90,13 +91,13 @@ class Prepared(Message, frozen=True, kw_only=True):
     error: str = ""
     seconds: float = 0.0
     state_bytes: int = 0
-    """Of state that other workers will send to this one; mode overlap."""
+    """Bytes of state that other workers will send to this one; mode overlap."""
     rate: float = 0.0
-    """Bytes a second at which a probe from these workers arrived; 0.0: nothing was probed."""
+    """Bytes a second at which a probe from these workers arrived; 0.0: none was sent."""
 
 
 class BoundaryVote(Message, frozen=True, kw_only=True):
-    """Answer to :class:`ProposeBoundary`."""
+    """Answer :class:`ProposeBoundary`."""
 
     worker: str
     boundary: int
@@ -104,7 +105,7 @@ class BoundaryVote(Message, frozen=True, kw_only=True):
     """The step that was proposed."""
     accepted: bool
     current_step: int
-    """Steps completed or begun by this worker; a boundary at or below it cannot be met."""
+    """Steps that this worker has completed or begun; a boundary at or below it cannot be met."""
 
 
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +151,7 @@ class Streamed(Message, frozen=True, kw_only=True):
 
 
 class WorldEntered(Message, frozen=True, kw_only=True):
-    """The worker begins the first forward pass of a generation."""
+    """Report that the worker has begun the first forward pass of a generation."""
 
     worker: str
     generation: int
@@ -162,7 +163,7 @@ class WorldEntered(Message, frozen=True, kw_only=True):
 
 
 class CheckpointWritten(Message, frozen=True, kw_only=True):
-    """A checkpoint is complete on disk (sent by rank 0), or failed (sent by whoever saw it fail)."""
+    """Report that a checkpoint is complete on disk (sent by rank 0), or failed (sent by each rank that saw it fail)."""
 
     worker: str
     step: int
@@ -171,18 +172,18 @@ class CheckpointWritten(Message, frozen=True, kw_only=True):
     error: str = ""
     seconds: float = 0.0
     stall_seconds: float = 0.0
-    """How long training stood still for it."""
+    """Time that training stood still for the checkpoint."""
 
 
 class Finished(Message, frozen=True, kw_only=True):
-    """The worker has trained the run's last step (and the final checkpoint, if one is wanted, is written)."""
+    """Report that the run's last step is trained, and the final checkpoint, if one is wanted, written."""
 
     worker: str
     step: int
 
 
 class Failed(Message, frozen=True, kw_only=True):
-    """The worker cannot go on; its last message."""
+    """Report, as the last message, that the worker cannot go on."""
 
     worker: str
     generation: int
@@ -191,7 +192,7 @@ class Failed(Message, frozen=True, kw_only=True):
 
 
 class Leaving(Message, frozen=True, kw_only=True):
-    """The worker exits now, as it was told to or after a notice while it was in no world."""
+    """Report that the worker exits now: it was told to, or had a notice while it was in no world."""
 
     worker: str
     reason: str
@@ -201,17 +202,17 @@ class Leaving(Message, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Answer to :class:`Register`. A worker whose coordinator's epoch is new has met a restarted coordinator."""
+    """Answer :class:`Register`. A worker that sees a new epoch has met a restarted coordinator."""
 
     run_id: str
     epoch: int
-    """Counts the coordinator's starts; messages of a lower epoch are late."""
+    """Number of the coordinator's start; messages of a lower epoch are late."""
 
 
 class Alive(Message, frozen=True, kw_only=True):
-    """Answer to :class:`Heartbeat`, so that a worker can tell how long its coordinator has been away.
+    """Answer :class:`Heartbeat`, so that a worker can tell how long its coordinator has been away.
 
-    Also the answer to any message of a worker that this coordinator does not know: it has another epoch than the
+    It also answers any message of a worker that this coordinator does not know. Its epoch then differs from the
     worker's, and the worker registers again.
     """
 
@@ -219,13 +220,13 @@ class Alive(Message, frozen=True, kw_only=True):
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """The worker is not wanted (another run, another protocol, a name that is taken): it exits."""
+    """Turn a worker away (another run, another protocol, a name that is taken): it exits."""
 
     reason: str
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Build the target world ``generation``, beside whatever the worker does now."""
+    """Order the worker to build the target world ``generation``, beside whatever it does now."""
 
     epoch: int
     generation: int
@@ -241,11 +242,11 @@ class Prepare(Message, frozen=True, kw_only=True):
     checkpoint: str = ""
     """Directory to load from when there is no source world; empty: start from the seed."""
     hosts: dict[str, str] = {}
-    """Where each worker of both worlds runs, as far as it is known: state comes from near rather than from far."""
+    """Host of each worker of both worlds, where it is known: state is fetched from the same host where possible."""
 
 
 class ProposeBoundary(Message, frozen=True, kw_only=True):
-    """Stop before beginning step ``step`` (that is, with ``step`` steps completed), for ``purpose``."""
+    """Propose to stop before step ``step`` begins (that is, with ``step`` steps completed), for ``purpose``."""
 
     epoch: int
     boundary: int
@@ -257,7 +258,7 @@ class ProposeBoundary(Message, frozen=True, kw_only=True):
 
 
 class ConfirmBoundary(Message, frozen=True, kw_only=True):
-    """All accepted: do what the boundary is for. Joiners of a cutover get it too; for them it starts the streaming."""
+    """Make a boundary final, as all have accepted. Joiners of a cutover get it too, and streaming begins."""
 
     epoch: int
     boundary: int
@@ -265,18 +266,18 @@ class ConfirmBoundary(Message, frozen=True, kw_only=True):
     purpose: Literal["cutover", "checkpoint"]
     generation: int = -1
     begin: int = -1
-    """Step from which on state is streamed while training runs; -1: it moves at the cutover."""
+    """First step in which state is streamed while training runs; -1: state moves at the cutover."""
 
 
 class WithdrawBoundary(Message, frozen=True, kw_only=True):
-    """The boundary is off; a member that waits there trains on."""
+    """Cancel a boundary; a member that waits there trains on."""
 
     epoch: int
     boundary: int
 
 
 class Commit(Message, frozen=True, kw_only=True):
-    """The commit record is written: the target world is the live one. Members enter it, all others leave or wait."""
+    """Announce that the commit record is written. Members enter the target world, all others leave or wait."""
 
     epoch: int
     generation: int
@@ -284,7 +285,7 @@ class Commit(Message, frozen=True, kw_only=True):
 
 
 class Abort(Message, frozen=True, kw_only=True):
-    """The target world is given up; members of the live world train on, joiners are standbys again."""
+    """Give the target world up; members of the live world train on, joiners are standbys again."""
 
     epoch: int
     generation: int
@@ -292,7 +293,7 @@ class Abort(Message, frozen=True, kw_only=True):
 
 
 class Leave(Message, frozen=True, kw_only=True):
-    """Exit now."""
+    """Order the worker to exit now."""
 
     epoch: int
     reason: str
@@ -302,37 +303,40 @@ class Leave(Message, frozen=True, kw_only=True):
 
 
 class StatusRequest(Message, frozen=True, kw_only=True):
-    """What the run is doing; answered by :class:`Reply` with the status document."""
+    """Ask what the run is doing; :class:`Reply` carries the status document."""
 
 
 class ResizeRequest(Message, frozen=True, kw_only=True):
-    """Give one of the two. ``at_step``: cut over exactly there, training waits for the preparation if it must."""
+    """Ask for another layout or another number of workers; one of the two is given.
+
+    ``at_step``: cut over exactly there; training waits for the preparation if it must.
+    """
 
     layout: str = ""
     workers: int = 0
     at_step: int = -1
     give_back: bool = False
-    """Workers of the live job that are in no world then leave, and Slurm gets the nodes back that become free."""
+    """Let guaranteed workers that are in no world afterwards exit, and give nodes that become free back to Slurm."""
 
 
 class CheckpointRequest(Message, frozen=True, kw_only=True):
-    """Write a checkpoint soon."""
+    """Ask for a checkpoint soon."""
 
 
 class CancelRequest(Message, frozen=True, kw_only=True):
-    """End the run and everything that it started."""
+    """Ask to end the run and everything that it started."""
 
 
 class WorkerEnded(Message, frozen=True, kw_only=True):
-    """Whoever started a worker's process saw it end: no need to wait until its silence is noticed."""
+    """Report that a worker's process has ended; its parent sends this, so that its silence need not be waited for."""
 
     worker: str
     reason: str
-    """For people: ``exit code 1``, ``signal 9``."""
+    """Reason for users: ``exit code 1``, ``signal 9``."""
 
 
 class Reply(Message, frozen=True, kw_only=True):
-    """Answer to any client message."""
+    """Answer any client message."""
 
     ok: bool
     error: str = ""

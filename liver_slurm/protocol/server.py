@@ -1,4 +1,4 @@
-"""The coordinator's end of the control channel: a CURVE server that admits only holders of the run's client key."""
+"""Coordinator end of the control channel: a CURVE server that admits only holders of the run's client key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ControlServer:
         self.rejected: Counter[str] = Counter(strangers=0, malformed=0, undelivered=0)
         self._run_dir = run_dir
         self._context = zmq.Context()
-        # The whole of ZAP: any key but the client's is refused during the handshake, before a message can arrive.
+        # ZAP: any key but the client's is refused during the handshake, before a message can arrive.
         self._gate = zmq.auth.thread.ThreadAuthenticator(self._context)
         self._gate.start()
         self._gate.configure_curve_callback("*", credentials_provider=_OnlyKey(pairs.client.public))
@@ -58,11 +58,11 @@ class ControlServer:
         self.address = address.Address(host=host, port=port, epoch=epoch, pid=os.getpid())
 
     def publish(self) -> None:
-        """Tell workers and clients, through the run directory, where to connect."""
+        """Publish the address in the run directory, for workers and clients."""
         address.write(self._run_dir.address_file, self.address)
 
     def receive(self, timeout: float) -> list[tuple[bytes, ToCoordinator]]:
-        """Every message that is there, each with its peer; waits up to ``timeout`` seconds for the first."""
+        """Receive all messages that are there, each with its peer; waits up to ``timeout`` seconds for the first."""
         received: list[tuple[bytes, ToCoordinator]] = []
         deadline = time.monotonic() + timeout
         while self._socket.poll(0 if received else max(0, int((deadline - time.monotonic()) * 1000))):
@@ -77,7 +77,7 @@ class ControlServer:
         return received
 
     def send(self, peer: bytes, message: Message) -> None:
-        """Send without waiting; a peer that is gone is noticed by its silence, not here."""
+        """Send without waiting; a peer that is gone is detected by its silence, not here."""
         try:
             self._socket.send_multipart([peer, encode(message)], flags=zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -86,7 +86,7 @@ class ControlServer:
             self.rejected["undelivered"] += 1
 
     def close(self) -> None:
-        """Close; what was sent goes out first, for two seconds at most."""
+        """Close the socket; messages that were sent go out first, within two seconds."""
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close()
@@ -100,11 +100,11 @@ class ControlServer:
 
 
 class _OnlyKey:
-    """pyzmq's credentials provider that knows one key."""
+    """Credentials provider for pyzmq that accepts one key."""
 
     def __init__(self, public: bytes) -> None:
         self._public = public
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether ``key`` (Z85) may connect."""
+        """Return whether the holder of ``key`` (Z85) may connect."""
         return key == self._public

@@ -39,7 +39,7 @@ _to_client: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 def encode(message: Message) -> bytes:
-    """One message as msgpack."""
+    """Encode one message as msgpack."""
     return _encoder.encode(_FlatStreamed.of(message) if isinstance(message, Streamed) else message)
 
 

@@ -1,4 +1,4 @@
-"""A worker's end of the control channel: keeps the worker registered with whatever coordinator the run has now."""
+"""Worker end of the control channel: keeps the worker registered with the run's present coordinator."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
 
 _RETRY = 1.0
-"""Seconds between registrations that nobody answers; a quarter of it between looks at the coordinator's address."""
+"""Seconds between registrations that are not answered; the coordinator's address is read four times as often."""
 _SILENCE = 1.5
-"""Seconds without a word from the coordinator after which its address is looked at. It answers heartbeats, so with the
-default of one a second a healthy run never looks; less would make every worker read a file a second for nothing."""
+"""Seconds without a message from the coordinator after which its address is read again. It answers heartbeats, so with
+the default of one a second a healthy run never reads it; less would make every worker read a file a second in vain."""
 
 
 class WorkerChannel:
     """DEALER socket of one worker; create and use it in one thread.
 
-    The channel registers by itself: at the start, and whenever it meets a coordinator of another epoch; ``register``
-    is called for the message, so that it tells the worker's present world and step. Until a Welcome came, nothing else
-    is sent. A restarted coordinator also gets the last :class:`Notice`, :class:`WorldEntered` and :class:`Finished`
-    again, since the one they were sent to may have died before it could act; a coordinator ignores what it knows.
+    The channel registers by itself, at the start and whenever it meets a coordinator of another epoch; it calls
+    ``register`` for the message, which carries the worker's present world and step. Nothing else is sent before a
+    Welcome has come. A restarted coordinator also gets the last :class:`Notice`, :class:`WorldEntered` and
+    :class:`Finished` again, because the one they were sent to may have died before it could act; a coordinator ignores
+    what it knows.
 
     ``rejected`` counts messages that were dropped: malformed, or of another epoch than the coordinator's.
     """
 
     def __init__(self, run_dir: RunDir, register: Callable[[], Register]) -> None:
-        """Nothing is connected yet; that happens in :meth:`poll`.
+        """Load the run's keys; the connection is made in :meth:`poll`.
 
         Raises:
             ControlError: the run's keys are missing or open to others.
@@ -66,30 +67,30 @@ class WorkerChannel:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the coordinator that has welcomed this worker; -1: none has yet."""
+        """Epoch of the coordinator that has welcomed this worker; -1: none yet."""
         return self._epoch
 
     @property
     def seconds_since_contact(self) -> float:
-        """How long nothing has come from a coordinator; counted from the channel's start if nothing ever has."""
+        """Seconds since the last message from a coordinator, or since the channel's start if there was none."""
         return time.monotonic() - self._last_contact
 
     def excuse_silence(self) -> None:
-        """Count the coordinator's silence from now on: this process itself was stopped."""
+        """Restart the count of the coordinator's silence, because this process itself was stopped."""
         self._last_contact = time.monotonic()
 
     def send(self, message: FromWorker) -> None:
-        """Send without waiting; kept until a coordinator has welcomed this worker."""
+        """Send without waiting; messages are kept until a coordinator has welcomed this worker."""
         if isinstance(message, Notice | WorldEntered | Finished):
             self._sticky[type(message)] = message
         self._outbox.append(message)
         self._flush()
 
     def poll(self, timeout: float, wake: Sequence[int] = ()) -> list[ToWorker]:
-        """Messages of the coordinator, waiting up to ``timeout`` seconds for the first.
+        """Receive the coordinator's messages; waits up to ``timeout`` seconds for the first.
 
-        Returns early, perhaps with nothing, when one of the file descriptors ``wake`` becomes readable. Welcome and
-        Alive are kept by the channel; all others are for the worker.
+        Returns early, perhaps with nothing, when one of the file descriptors ``wake`` becomes readable. The
+        channel handles Welcome and Alive itself; all others are returned.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -100,14 +101,14 @@ class WorkerChannel:
                 return messages
 
     def close(self, linger: float = 2.0) -> None:
-        """Close; what was sent goes out first, for ``linger`` seconds at most."""
+        """Close the socket; messages that were sent go out first, within ``linger`` seconds."""
         if self._socket is not None:
             self._socket.close(linger=int(linger * 1000))
             self._socket = None
         self._context.term()
 
     def _wait(self, seconds: float, wake: Sequence[int]) -> bool:
-        """Wait for the socket or ``wake``; whether one of ``wake`` is readable."""
+        """Wait for the socket or ``wake``; returns whether one of ``wake`` is readable."""
         poller = zmq.Poller()
         for descriptor in wake:
             poller.register(descriptor, zmq.POLLIN)
@@ -117,11 +118,11 @@ class WorkerChannel:
         return any(descriptor in ready for descriptor in wake)
 
     def _patience(self) -> float:
-        """Seconds for which :meth:`_follow` surely has nothing to do: each wake-up takes CPU time from training."""
+        """Seconds until :meth:`_follow` can have work: each needless wake-up takes CPU time from training."""
         return max(_RETRY / 4, _SILENCE - self.seconds_since_contact) if self._epoch >= 0 else _RETRY / 4
 
     def _follow(self) -> None:
-        """Connect to where the coordinator listens now, and register until it answers."""
+        """Connect to the coordinator's present address, and register until it answers."""
         now = time.monotonic()
         if now >= self._next_look and (self._epoch < 0 or self.seconds_since_contact > _SILENCE):
             self._next_look = now + _RETRY / 4
@@ -134,7 +135,7 @@ class WorkerChannel:
         try:
             found = address.read(self._run_dir.address_file)
         except ControlError:
-            return  # not there yet, or being looked at over a slow file system: the next look will tell
+            return  # not there yet, or not yet visible over a slow file system: it is read again soon
         if found == self._address:
             return
         if self._socket is not None:
@@ -144,7 +145,7 @@ class WorkerChannel:
         self._socket.curve_publickey, self._socket.curve_secretkey = self._client.public, self._client.secret
         self._socket.curve_serverkey = self._server_public
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 2000
-        # A coordinator's node that lost power closes no connection: only a ping that stays unanswered tells.
+        # A node that lost power closes no connection: only a ping that stays unanswered shows it.
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 5000, 15000
         self._socket.linger = 0
         self._socket.connect(found.endpoint)
@@ -164,7 +165,7 @@ class WorkerChannel:
         return messages
 
     def _admit(self, message: ToWorker) -> bool:
-        """Handle Welcome and Alive, drop what is late; whether the message is for the worker."""
+        """Handle Welcome and Alive, and drop late messages; returns whether the message is for the worker."""
         if isinstance(message, Welcome):
             if message.epoch > self._epoch:
                 self._welcomed(message.epoch)
@@ -198,4 +199,4 @@ class WorkerChannel:
         try:
             self._socket.send(encode(message), flags=zmq.NOBLOCK)
         except zmq.Again:
-            self.rejected += 1  # the coordinator has been away for a thousand messages; it will hear the newer ones
+            self.rejected += 1  # the coordinator has been away for a thousand messages; it will get the newer ones
