@@ -154,8 +154,8 @@ class Job:
         Args:
             layout: such as ``tp2pp1dp2``.
             workers: of the next world.
-            give_back: workers of the live job that are left out leave, and nodes that become free go back to Slurm for
-                good; what was accepted says how many.
+            give_back: workers of the guaranteed job that are left out leave, and nodes that become free go back to
+                Slurm for good; what was accepted says how many.
 
         Raises:
             BadInput: neither or both given, not a layout, or one that the run cannot take.

@@ -125,7 +125,7 @@ def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart) -> list[Action]:
 
 
 def _record_job(run_dir: RunDir, job_id: str) -> None:
-    """Note in the run directory which live job this is; the script may have been given to sbatch by hand."""
+    """Note in the run directory which guaranteed job this is; the script may have been given to sbatch by hand."""
     if read_run_info(run_dir).job_id:
         record_successor(run_dir, job_id)
     else:
@@ -187,9 +187,9 @@ def _scheduler(
 
 def _slurm(settings: Settings, run_dir: RunDir, records: Sequence[Record], budget: QueryBudget) -> Scheduler:
     from liver_slurm.scheduler.slurm.connect import connect
+    from liver_slurm.scheduler.slurm.guaranteed_job import SlurmGuaranteedJob
     from liver_slurm.scheduler.slurm.job_fate import job_fate
-    from liver_slurm.scheduler.slurm.live_job import SlurmLiveJob
-    from liver_slurm.scheduler.slurm.node_release import LiveNodes
+    from liver_slurm.scheduler.slurm.node_release import GuaranteedNodes
     from liver_slurm.scheduler.slurm.standby import SlurmStandbys
     from liver_slurm.worker.bootstrap import standby_main
 
@@ -204,15 +204,15 @@ def _slurm(settings: Settings, run_dir: RunDir, records: Sequence[Record], budge
     hurried = connect(timeout=FATE_TIMEOUT, may_wait=False)
     return Scheduler(
         standbys=standbys,
-        guaranteed_job=SlurmLiveJob(config, run_dir, connect(budget=budget, may_wait=False), job_id, earlier),
-        nodes=LiveNodes(connect(may_wait=False), job_id) if settings.heterogeneous else None,
+        guaranteed_job=SlurmGuaranteedJob(config, run_dir, connect(budget=budget, may_wait=False), job_id, earlier),
+        nodes=GuaranteedNodes(connect(may_wait=False), job_id) if settings.heterogeneous else None,
         fate=lambda: job_fate(hurried, job_id, restarts),
     )
 
 
 def _has_ended(job_id: str) -> bool:
     from liver_slurm.scheduler.slurm.connect import connect
-    from liver_slurm.scheduler.slurm.live_job import has_ended
+    from liver_slurm.scheduler.slurm.guaranteed_job import has_ended
 
     return has_ended(connect(), job_id)
 

@@ -69,7 +69,7 @@ class RunDir:
 
     @property
     def batch_script(self) -> Path:
-        """The live job's batch script, as it was submitted."""
+        """The guaranteed job's batch script, as it was submitted."""
         return self.path / "live.sh"
 
     @property

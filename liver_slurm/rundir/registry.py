@@ -30,9 +30,9 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     """Seconds since the epoch."""
     job_id: str = ""
-    """Slurm's id of the live job; empty: not submitted, or a run of plain processes."""
+    """Slurm's id of the guaranteed job; empty: not submitted, or a run of plain processes."""
     earlier_jobs: tuple[str, ...] = ()
-    """Ids of the live jobs before that one, whose time limits are over."""
+    """Ids of the guaranteed jobs before that one, whose time limits are over."""
     resumed_from: str = ""
     """Run directory whose newest checkpoint this run started from."""
 
@@ -106,7 +106,7 @@ def record_run(run_dir: RunDir, job_id: str = "") -> None:
 
 
 def record_successor(run_dir: RunDir, job_id: str) -> None:
-    """Note that another Slurm job is, or will be, the run's live job."""
+    """Note that another Slurm job is, or will be, the run's guaranteed job."""
     info = read_run_info(run_dir)
     if info.job_id and info.job_id != job_id:
         earlier = (*info.earlier_jobs, info.job_id)

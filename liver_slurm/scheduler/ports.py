@@ -95,7 +95,7 @@ class SuccessorJob:
 
 @dataclass(frozen=True)
 class LiveJob:
-    """What Slurm says of the live job and its successor. Times are seconds since the epoch."""
+    """What Slurm says of the guaranteed job and its successor. Times are seconds since the epoch."""
 
     end_time: float | None
     """When its time limit ends it; None: it has none."""
@@ -104,8 +104,8 @@ class LiveJob:
     successor: SuccessorJob | None = None
 
 
-class LiveJobSource(Protocol):
-    """Looks at the live job and submits its successor; methods raise ClusterError when refused."""
+class GuaranteedJobSource(Protocol):
+    """Looks at the guaranteed job and submits its successor; methods raise ClusterError when refused."""
 
     def observe(self) -> LiveJob:
         """One look, with one query."""
@@ -118,11 +118,11 @@ class LiveJobSource(Protocol):
 
 
 Fate = Literal["requeued", "preempted", "running", "over"]
-"""Of the live job: in the queue again; its grace time runs; nothing happens to it; it ends for good."""
+"""Of the guaranteed job: in the queue again; its grace time runs; nothing happens to it; it ends for good."""
 
 
-class NodeReturner(Protocol):
-    """Whoever can take nodes of the live job back."""
+class NodeReleaser(Protocol):
+    """Whoever can take nodes of the guaranteed job back."""
 
     def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
         """Take all but the first ``keep`` nodes of a component; 0: end it.

@@ -1,4 +1,4 @@
-"""The live job's script on a real cluster; a stand-in for Python plays coordinator and workers as the test says."""
+"""The guaranteed job's script on a real cluster; a stand-in for Python plays coordinator and workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, StandbySection
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.slurm.batch import render_live
+from liver_slurm.scheduler.slurm.batch import render_script
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.submit import Submission, check_submittable
 
@@ -164,7 +164,7 @@ def test_workers_that_do_not_end_are_ended(
     run = Run(tmp_path / "run", "0")
     run.touch("stubborn")
     run.touch("end-coordinator")
-    script = render_live(run.config(), run.dir)
+    script = render_script(run.config(), run.dir)
     assert "\nPATIENCE=20\n" in script
     run.dir.batch_script.write_text(script.replace("PATIENCE=20", "PATIENCE=2"))
     job = client.submit(run.dir.batch_script)

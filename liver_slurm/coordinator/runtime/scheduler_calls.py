@@ -28,7 +28,14 @@ from liver_slurm.coordinator.core.io import (
     SuccessorAnswer,
 )
 from liver_slurm.coordinator.runtime.background_calls import BackgroundCalls
-from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, LiveJob, LiveJobSource, NodeReturner, StandbyProvider
+from liver_slurm.scheduler.ports import (
+    CapacitySnapshot,
+    Fate,
+    GuaranteedJobSource,
+    LiveJob,
+    NodeReleaser,
+    StandbyProvider,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +50,8 @@ class Scheduler:
     """The ports of one scheduler; one that is None is not there."""
 
     standbys: StandbyProvider | None = None
-    guaranteed_job: LiveJobSource | None = None
-    nodes: NodeReturner | None = None
+    guaranteed_job: GuaranteedJobSource | None = None
+    nodes: NodeReleaser | None = None
     fate: Callable[[], tuple[Fate, str]] | None = None
     """Says what becomes of our job, and why; None: it is no Slurm job, and a signal ends the run."""
 

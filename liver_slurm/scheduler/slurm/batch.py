@@ -1,4 +1,4 @@
-"""Rendering of the live job's batch script from ``sbatch/live.sh.j2``."""
+"""Rendering of the guaranteed job's batch script from ``sbatch/live.sh.j2``."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class _Step:
     """Default of OMP_NUM_THREADS."""
 
 
-def render_live(config: JobConfig, run_dir: RunDir, python: str | None = None) -> str:
-    """The live job's script.
+def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None) -> str:
+    """The guaranteed job's script.
 
     ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this.
 

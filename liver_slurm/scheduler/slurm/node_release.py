@@ -1,4 +1,4 @@
-"""Giving nodes of the live job back to Slurm, component by component."""
+"""Giving nodes of the guaranteed job back to Slurm, component by component."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PATIENCE = 60.0
 LOOK = 0.5
 
 
-class LiveNodes:
-    """Implements :class:`liver_slurm.scheduler.ports.NodeReturner` for one live job."""
+class GuaranteedNodes:
+    """Implements :class:`liver_slurm.scheduler.ports.NodeReleaser` for one guaranteed job."""
 
     def __init__(self, client: SlurmClient, job_id: str, look: float = LOOK) -> None:
         """``look``: seconds between looks at a component that loses nodes."""
@@ -22,7 +22,7 @@ class LiveNodes:
         self._stopped = threading.Event()
 
     def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
-        """See :class:`NodeReturner`. Slurm drops the last nodes; it has no way to name others (measured)."""
+        """See :class:`NodeReleaser`. Slurm drops the last nodes; it has no way to name others (measured)."""
         before = self._component(component)
         if before is None:
             return (), False
@@ -40,7 +40,7 @@ class LiveNodes:
         raise ClusterError(f"Slurm was told to take nodes of component {component} back, and has not in {PATIENCE:g} s")
 
     def stop(self) -> None:
-        """See :class:`NodeReturner`."""
+        """See :class:`NodeReleaser`."""
         self._stopped.set()
 
     def _component(self, number: int) -> JobInfo | None:

@@ -1,7 +1,7 @@
 """Which of a user's Slurm jobs belong to a run, and ending all of them.
 
-Every job that a run starts carries the run directory as its comment: the live job and its successors under the run's
-name, standby jobs under a name of their own. Two runs of one name differ in the comment.
+Every job that a run starts carries the run directory as its comment: the guaranteed job and its successors under the
+run's name, standby jobs under a name of their own. Two runs of one name differ in the comment.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LOOK = 0.5
 def jobs_of_run(client: SlurmClient, run_dir: RunDir, name: str, job_id: str = "") -> list[JobInfo]:
     """The run's jobs, all components of each, ended ones while Slurm still knows them.
 
-    ``name``: the run's, which its live jobs have. ``job_id``: one that is known to be the run's, whatever its name and
-    comment are: people change scripts.
+    ``name``: the run's, which its guaranteed jobs have. ``job_id``: one that is known to be the run's, whatever its name
+    and comment are: people change scripts.
 
     Raises:
         ClusterError: Slurm does not answer.

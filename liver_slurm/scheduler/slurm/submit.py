@@ -10,7 +10,7 @@ from liver_slurm.base.errors import BadInput, ClusterError
 from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.slurm.batch import COORDINATOR_CPUS, header_problems, render_live
+from liver_slurm.scheduler.slurm.batch import COORDINATOR_CPUS, header_problems, render_script
 from liver_slurm.scheduler.slurm.client import SlurmClient
 from liver_slurm.scheduler.slurm.command import NotAnswering
 from liver_slurm.scheduler.slurm.headroom import Unit, fitting_nodes, make_unit
@@ -52,7 +52,7 @@ class Submission:
 
     def script(self, run_dir: RunDir) -> str:
         """The batch script of a run in ``run_dir``."""
-        return render_live(self.config, run_dir)
+        return render_script(self.config, run_dir)
 
     def write(self, run_dir: RunDir) -> None:
         """Write the batch script into the run directory."""

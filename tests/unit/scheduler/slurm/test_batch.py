@@ -1,4 +1,4 @@
-"""The live job's script: golden files, and that bash and shellcheck have nothing to say about any of them."""
+"""The guaranteed job's script: golden files, and that bash and shellcheck have nothing to say about any of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.schema import ComponentSection, JobConfig, JobSection, LiveSection
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.slurm.batch import render_live
+from liver_slurm.scheduler.slurm.batch import render_script
 from liver_slurm.scheduler.slurm.submit import Submission
 
 RUN_DIR = RunDir(Path("/shared/runs/liver-20260102-030405-abcd"))
@@ -52,12 +52,12 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name: str, golden: Callable[[str, str], None]) -> None:
-    golden(f"{name}.sh", render_live(CASES[name], RUN_DIR, PYTHON))
+    golden(f"{name}.sh", render_script(CASES[name], RUN_DIR, PYTHON))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bash_can_parse_it(name: str) -> None:
-    script = render_live(CASES[name], RUN_DIR, PYTHON)
+    script = render_script(CASES[name], RUN_DIR, PYTHON)
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -66,7 +66,7 @@ def test_bash_can_parse_it(name: str) -> None:
 def test_shellcheck_finds_nothing(name: str) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck on this machine; `make setup` installs it")
-    script = render_live(CASES[name], RUN_DIR, PYTHON)
+    script = render_script(CASES[name], RUN_DIR, PYTHON)
     done = subprocess.run(
         ["shellcheck", "--shell=bash", "-"], input=script, text=True, capture_output=True, check=False, timeout=60
     )
@@ -74,7 +74,7 @@ def test_shellcheck_finds_nothing(name: str) -> None:
 
 
 def test_a_run_directory_with_a_space_is_quoted_everywhere() -> None:
-    script = render_live(JobConfig(), RunDir(Path("/my runs/a")), PYTHON)
+    script = render_script(JobConfig(), RunDir(Path("/my runs/a")), PYTHON)
     assert "#SBATCH --output='/my runs/a/logs/slurm-%j.out'" in script
     assert "export RUN_DIR='/my runs/a'" in script
 
@@ -82,7 +82,7 @@ def test_a_run_directory_with_a_space_is_quoted_everywhere() -> None:
 def test_slurm_may_take_nodes_back_from_a_component() -> None:
     """From 24.11 on «Job is no longer pending execution» is what a job with ntasks-per-node gets to hear."""
     header = [
-        line for line in render_live(CASES["live-gpu"], RUN_DIR, PYTHON).splitlines() if line.startswith("#SBATCH")
+        line for line in render_script(CASES["live-gpu"], RUN_DIR, PYTHON).splitlines() if line.startswith("#SBATCH")
     ]
     assert not [line for line in header if "ntasks-per-node" in line]
     # Without it tasks stay even by each node's least number of CPUs.
@@ -92,16 +92,16 @@ def test_slurm_may_take_nodes_back_from_a_component() -> None:
 
 
 def test_gres_only_with_gpus() -> None:
-    assert "gres" not in render_live(JobConfig(), RUN_DIR, PYTHON)
+    assert "gres" not in render_script(JobConfig(), RUN_DIR, PYTHON)
 
 
 def test_interpreter_of_the_job_file_is_taken() -> None:
-    assert "PYTHON=/site/python\n" in render_live(JobConfig(live=LiveSection(python="/site/python")), RUN_DIR)
+    assert "PYTHON=/site/python\n" in render_script(JobConfig(live=LiveSection(python="/site/python")), RUN_DIR)
 
 
 def test_a_line_break_cannot_smuggle_in_an_option() -> None:
     config = JobConfig(live=LiveSection(account="lab\n#SBATCH --uid=0"))
-    for render in (lambda: render_live(config, RUN_DIR, PYTHON), lambda: Submission.by_hand(config)):
+    for render in (lambda: render_script(config, RUN_DIR, PYTHON), lambda: Submission.by_hand(config)):
         with pytest.raises(BadInput, match=r"account.*line break"):
             render()
 
@@ -112,7 +112,7 @@ def components(*given: dict[str, str]) -> JobConfig:
 
 def headers(config: JobConfig, option: str) -> list[list[str]]:
     """Values of an option in each component's header."""
-    parts = render_live(config, RUN_DIR, PYTHON).split("#SBATCH hetjob")
+    parts = render_script(config, RUN_DIR, PYTHON).split("#SBATCH hetjob")
     return [re.findall(rf"^#SBATCH --{option}=(.*)$", part, re.MULTILINE) for part in parts]
 
 

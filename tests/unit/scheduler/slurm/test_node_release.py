@@ -1,4 +1,4 @@
-"""Giving nodes of the live job back, as Slurm is told."""
+"""Giving nodes of the guaranteed job back, as Slurm is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from liver_slurm.scheduler.slurm.node_release import LiveNodes
+from liver_slurm.scheduler.slurm.node_release import GuaranteedNodes
 from liver_slurm.scheduler.slurm.records import JobInfo
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def nodes(slurm: FakeSlurm, make_job: Callable[..., JobInfo]) -> LiveNodes:
+def nodes(slurm: FakeSlurm, make_job: Callable[..., JobInfo]) -> GuaranteedNodes:
     """Of job 7: a coordinator, and components of three nodes and of one."""
     slurm.infos = [
         make_job("7+0", nodes=("n0",), number=7),
         make_job("7+1", nodes=("n1", "n2", "n3"), number=8),
         make_job("7+2", nodes=("n4",), number=9),
     ]
-    return LiveNodes(slurm, "7", look=0.01)
+    return GuaranteedNodes(slurm, "7", look=0.01)
 
 
 def follows(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, component: int, *changes: dict[str, object]) -> None:
@@ -38,14 +38,16 @@ def follows(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, component: int, *
     monkeypatch.setattr(slurm, "jobs", jobs)
 
 
-def test_the_last_nodes_of_a_component(nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_nodes_of_a_component(
+    nodes: GuaranteedNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     follows(slurm, monkeypatch, 1, {}, {"nodes": ("n1", "n2")})
     assert nodes.give_back(1, 2) == (("n3",), False)
     assert (slurm.updated, slurm.cancelled) == ([("8", {"NumNodes": "2"})], [])
 
 
 def test_a_whole_component_that_takes_its_time(
-    nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    nodes: GuaranteedNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follows(slurm, monkeypatch, 2, {"state": "COMPLETING"}, {"state": "CANCELLED"})
     assert nodes.give_back(2, 0) == (("n4",), False)
@@ -53,7 +55,7 @@ def test_a_whole_component_that_takes_its_time(
 
 
 def test_with_accounting_single_nodes_can_be_given_back_again(
-    nodes: LiveNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    nodes: GuaranteedNodes, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm.settings["AccountingStorageType"] = "accounting_storage/slurmdbd"
     follows(slurm, monkeypatch, 1, {"nodes": ("n1",)})
@@ -61,7 +63,7 @@ def test_with_accounting_single_nodes_can_be_given_back_again(
 
 
 def test_what_an_earlier_coordinator_has_given_back_is_not_asked_of_slurm_again(
-    nodes: LiveNodes, slurm: FakeSlurm
+    nodes: GuaranteedNodes, slurm: FakeSlurm
 ) -> None:
     slurm.infos[1] = replace(slurm.infos[1], nodes=("n1",))
     slurm.infos[2] = replace(slurm.infos[2], state="CANCELLED")

@@ -1,4 +1,4 @@
-"""The live job's time limit, and the successor job that goes on with the run after it."""
+"""The guaranteed job's time limit, and the successor job that goes on with the run after it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ _NOT_OURS_TO_GIVE = ("LIVER_STARTED",)
 """Variables of the coordinator's own step."""
 
 
-class SlurmLiveJob:
-    """:class:`liver_slurm.scheduler.ports.LiveJobSource` on Slurm.
+class SlurmGuaranteedJob:
+    """:class:`liver_slurm.scheduler.ports.GuaranteedJobSource` on Slurm.
 
-    The live job and its successor carry the run's name and, as comment, its run directory. So a coordinator that was
-    started again finds what the one before it submitted, and one query shows both.
+    The guaranteed job and its successor carry the run's name and, as comment, its run directory. So a coordinator that
+    was started again finds what the one before it submitted, and one query shows both.
     """
 
     def __init__(
         self, config: JobConfig, run_dir: RunDir, client: SlurmClient, job_id: str, earlier: Collection[str]
     ) -> None:
-        """``job_id``: the live job; ``earlier``: those before it, which may not have ended yet."""
+        """``job_id``: the guaranteed job; ``earlier``: those before it, which may not have ended yet."""
         self._config, self._run_dir, self._client = config, run_dir, client
         self._job_id, self._earlier = job_id, frozenset(earlier)
         self._by_hand = False
 
     def observe(self) -> LiveJob:
-        """See :class:`LiveJobSource`."""
+        """See :class:`GuaranteedJobSource`."""
         jobs = self._own_jobs()
         live = next((job for job in jobs if job.leader == self._job_id), None)
         self._by_hand = live is None
         live = live or next(iter(self._client.jobs([self._job_id])), None)
         if live is None:
-            raise ClusterError(f"Slurm does not know the live job {self._job_id}")
+            raise ClusterError(f"Slurm does not know the guaranteed job {self._job_id}")
         following = self._following(jobs)
         return LiveJob(live.end_time, live.time_limit, following[0] if following else None)
 
     def submit(self) -> str:
-        """See :class:`LiveJobSource`."""
+        """See :class:`GuaranteedJobSource`."""
         if self._by_hand:
             raise ClusterError(f"job {self._job_id} was made by hand: nothing says how to submit it again")
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_OURS_TO_GIVE}
@@ -54,7 +54,7 @@ class SlurmLiveJob:
         return client.submit(self._run_dir.batch_script)
 
     def close(self) -> None:
-        """See :class:`LiveJobSource`."""
+        """See :class:`GuaranteedJobSource`."""
         self._client.cancel([job.job_id for job in self._following(self._own_jobs())])
 
     def _own_jobs(self) -> list[JobInfo]:
