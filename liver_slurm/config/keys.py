@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from liver_slurm.config import schema as schema_module
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.types import SIZE
 
@@ -45,7 +46,7 @@ class Section:
     repeated: bool
     """The section is a list of tables, written ``[[name]]``."""
     text: str
-    """What it is for; empty unless documentation was asked for."""
+    """What it is for."""
     keys: tuple[Key, ...]
 
 
@@ -106,13 +107,15 @@ def _sections(table: Schema, definitions: Mapping[str, Schema], prefix: str) -> 
         reference = schema.get("$ref") or schema.get("items", {}).get("$ref")
         if reference is None:
             continue
-        inner = definitions[reference.rpartition("/")[2]]
+        kind = reference.rpartition("/")[2]
+        inner = definitions[kind]
         keys = tuple(
             _key(f"{prefix}{name}.{key}", one)
             for key, one in inner["properties"].items()
             if "$ref" not in one and "$ref" not in one.get("items", {})
         )
-        yield Section(f"{prefix}{name}", "items" in schema, _text(schema) or _text(inner), keys)
+        text = _text(schema) or inspect.getdoc(getattr(schema_module, kind)) or ""
+        yield Section(f"{prefix}{name}", "items" in schema, text, keys)
         yield from _sections(inner, definitions, f"{prefix}{name}.")
 
 
