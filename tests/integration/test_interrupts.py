@@ -142,25 +142,41 @@ def test_any_moment_of_a_job(
     command: Command, tmp_path: Path, client: CommandClient, eventually: Callable[..., Any]
 ) -> None:
     def only_what_it_says(folder: Path, outcome: Outcome) -> list[str]:
-        """A job that is there is named by the line; a run directory has a job."""
-        said = set(re.findall(r"job (\d+) runs on", outcome.err))
-        found = {job.leader for job in client.jobs() if not job.is_over and not job.ends}
-        runs = {find(path).job_id for path in (folder / "runs").glob("*")}
-        client.cancel(sorted(found))
-        eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 120)
-        return [] if found <= said and runs == said else [f"jobs {found}, said {said}, run directories of {runs}"]
+        """A run that goes on is named by the line, and there is no job of another."""
+        said = re.findall(r"job (\d+) runs on", outcome.err)
+        runs = [find(path).job_id for path in (folder / "runs").glob("*")]
+        found = empty_queue()
+        return [] if runs == said and (runs or not found) else [f"jobs {found}, said {said}, runs of {runs}"]
 
-    at_random_moments(command, tmp_path, only_what_it_says)
+    def empty_queue() -> list[str]:
+        found = [job.job_id for job in client.jobs() if not job.is_over and not job.ends]
+        client.cancel(found)
+        eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 300)
+        return found
+
+    usual = usual_life(command, tmp_path)
+    empty_queue()
+    at_random_moments(command, tmp_path, only_what_it_says, usual)
+
+
+def usual_life(command: Command, folder: Path) -> float:
+    """Seconds of its life in which a command is interrupted."""
+    work = folder / f"u{os.getpid()}"
+    seconds = usual_seconds(command, work)
+    shutil.rmtree(work)
+    return seconds
 
 
 def at_random_moments(
-    command: Command, folder: Path, check: Callable[[Path, Outcome], list[str]] = lambda _folder, _outcome: []
+    command: Command,
+    folder: Path,
+    check: Callable[[Path, Outcome], list[str]] = lambda _folder, _outcome: [],
+    usual: float | None = None,
 ) -> None:
     """Interrupt the command :data:`MOMENTS` times, and print what was seen."""
     chance = random.Random(command.name)
     work = folder / f"i{os.getpid()}"
-    usual = usual_seconds(command, work)
-    shutil.rmtree(work)
+    usual = usual_life(command, folder) if usual is None else usual
     outcomes: list[Outcome] = []
     failures: list[str] = []
     for number in range(MOMENTS):
@@ -174,9 +190,9 @@ def at_random_moments(
             again=chance.uniform(0.0, 1.5) if number % 5 == 4 else None,
         )
         problems = outcome.problems(command, sent, SECONDS * slowness()) + check(work, outcome)
-        failures += [f"{command.name} {sent.name} at {outcome.at:.3f} s: {problem}" for problem in problems]
-        for problem in problems:
-            print(failures[-1] if problem == problems[-1] else problem, flush=True)
+        said = [f"{command.name} {sent.name} at {outcome.at:.3f} s: {problem}" for problem in problems]
+        failures += said
+        print(*said, sep="\n", end="\n" * bool(said), flush=True)
         outcomes.append(outcome)
         shutil.rmtree(work)
     print(summary(command, usual, outcomes, failures), flush=True)

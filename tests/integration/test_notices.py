@@ -10,6 +10,7 @@ from notice_lab import PATIENCE, NoticeRun, Row, partition, slurm
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.timeout(1800),  # several standbys start, one after the other
     # One CPU a node: coordinator, live worker, standby.
     pytest.mark.cluster(nodes=3, cpus_per_node=1, gpus_per_node=0, grace=15),
 ]

@@ -7,6 +7,7 @@ from notice_lab import ACTING, PATIENCE, NoticeRun, Row, partition, slurm
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.timeout(1800),  # several standbys start, one after the other
     # One CPU a node: coordinator, live worker, two standbys.
     pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0, grace=15),
     # Six samples a step, so that three workers are better than two.
