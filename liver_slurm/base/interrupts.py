@@ -10,8 +10,8 @@ A process that :func:`run_command` runs is ended in one of two ways:
   on the spot after all.
 
 Python runs a signal's handler only when the main thread comes back from C, where a collective may hold it for minutes.
-Hence a thread that the wake-up descriptor tells of each signal: it ends the process if the main thread does not. (Only C
-code that lets no other thread run either, which none does for long, is waited for.)
+Hence a thread that the wake-up descriptor tells of each signal: it ends the process if the main thread does not. (Only
+C code that lets no other thread run either, which none does for long, is waited for.)
 
 A process that was started with SIGINT ignored, as by ``nohup make test &``, goes on ignoring it.
 """

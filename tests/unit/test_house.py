@@ -21,6 +21,28 @@ TO_BE_CUT = {
 """Modules and functions that are longer still."""
 
 
+STORIES = {
+    "house": "the rules of this file",
+    "cli/api": "the Python API does what the commands do",
+    "cli/cli": "what holds for every command",
+    "cli/help": "the help of every command",
+    "cli/json": "the documents of --json are a contract",
+    "config/shipped": "the job files in configs/",
+    "coordinator/machine_stateful": "anything may happen to the core, in any order",
+    "coordinator/transcripts": "stories of the protocol, message by message",
+    "doctor/checks": "facts to findings, of cluster and machine",
+    "engine/data/data": "from text to samples, through all its modules",
+    "scheduler/slurm/submitit": "the users' executor on a cluster that is made up",
+    "scheduler/slurm/templates": "the batch scripts in sbatch/",
+    "docs/code_blocks": "code in the documents",
+    "docs/file_names": "files that the documents name",
+    "docs/links": "links between the documents",
+    "docs/words": "words of the documents",
+}
+"""Test files that are of no single module, with what they tell; all others are named after theirs."""
+RENAMED_SOON = {"coordinator/anew", "coordinator/departures", "coordinator/machine"}
+
+
 def modules(*roots: Path) -> Iterator[Path]:
     """Yield every Python file below the roots, caches left out."""
     for root in roots:
@@ -54,6 +76,22 @@ def test_the_coordinator_has_two_rooms() -> None:
     folder = ROOT / "liver_slurm" / "coordinator"
     files = [path for path in modules(folder) if path.name != "__init__.py"]
     assert {path.parent.name for path in files} == {"coordinator", "core", "runtime"}
+
+
+def test_test_files_are_named_after_a_module_or_listed_as_a_story() -> None:
+    unit = ROOT / "tests" / "unit"
+    found = {str(path.relative_to(unit).with_name(path.stem.removeprefix("test_"))) for path in unit.rglob("test_*.py")}
+    assert found - {name for name in found if _module_of(name)} - RENAMED_SOON == set(STORIES)
+
+
+def _module_of(name: str) -> bool:
+    """Whether a test's name, a path below tests/unit, is that of a module or package in a room of the same name."""
+    room, _, last = name.rpartition("/")
+    rooms = [ROOT / "liver_slurm" / room, ROOT / room]
+    if room == "coordinator":  # its two rooms are small enough to be tested side by side
+        rooms += [rooms[0] / "core", rooms[0] / "runtime"]
+    places = [place for folder in rooms for place in (folder / f"{last}.py", folder / f"{last}.md", folder / last)]
+    return any(place.exists() for place in places) or (room, last) == ("docs", "readme")
 
 
 def test_sizes_are_counted() -> None:
