@@ -28,7 +28,8 @@ def decode(table: Mapping[str, Any]) -> tuple[JobConfig, list[Problem]]:
         errors = {_path(one["loc"], filled): one for one in error.errors(include_url=False)}
     # Each alternative of a union has its complaint; the one on an element says more than the one on the whole list.
     deepest = [path for path in errors if not any(other[: len(path)] == path != other for other in errors)]
-    problems = [_problem(path, errors[path], table) for path in deepest]
+    # Keys that nobody knows come first: a wrong value beside one may be what was meant for another key.
+    problems = sorted((_problem(path, errors[path], table) for path in deepest), key=lambda one: one.spoils)
     return _validated(_without(filled, set(deepest))), problems
 
 

@@ -127,6 +127,7 @@ def test_the_reference_as_json(liver: Callable[..., tuple[int, str, str]]) -> No
         "name": "train.lr",
         "text": "Peak learning rate.",
         "allowed": "a number > 0",
+        "element": "",
         "default": 0.0003,
         "required": False,
     }
