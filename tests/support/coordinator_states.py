@@ -10,6 +10,7 @@ from coordinator_lab import job
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core.io import Action, Emit, FromPeer, Journal, Send, Tick
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import RunState, Settings, broken_invariants
@@ -176,3 +177,20 @@ class Run:
         self.now += after
         for name in self.live.members:
             self.say(m.WorldEntered(worker=name, generation=self.live.generation, step=self.live.step, time=self.now))
+
+    def begin_to_grow(self) -> None:
+        """Two standbys come, and the policy wants them."""
+        self.register("standby-a")
+        self.register("standby-b")
+        self.tick(0.3)
+        assert self.state.phase is ReconfigurationPhase.PREPARE
+
+    def stand(self) -> None:
+        """The new world's members are held before their first step: they say by a heartbeat that they are in it."""
+        for name in self.live.members:
+            generation, step = self.live.generation, self.live.step
+            self.say(m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=0.0, warm=True))
+
+    def restarted(self) -> Run:
+        """The coordinator dies, and another one recovers from the journal a second later."""
+        return Run(recover(self.records, settings(epoch=2), self.now + 1))

@@ -40,7 +40,6 @@ STORIES = {
     "docs/words": "words of the documents",
 }
 """Test files that are of no single module, with what they tell; all others are named after theirs."""
-RENAMED_SOON = {"coordinator/anew", "coordinator/departures", "coordinator/machine"}
 
 
 def modules(*roots: Path) -> Iterator[Path]:
@@ -81,7 +80,7 @@ def test_the_coordinator_has_two_rooms() -> None:
 def test_test_files_are_named_after_a_module_or_listed_as_a_story() -> None:
     unit = ROOT / "tests" / "unit"
     found = {str(path.relative_to(unit).with_name(path.stem.removeprefix("test_"))) for path in unit.rglob("test_*.py")}
-    assert found - {name for name in found if _module_of(name)} - RENAMED_SOON == set(STORIES)
+    assert found - {name for name in found if _module_of(name)} == set(STORIES)
 
 
 def _module_of(name: str) -> bool:

@@ -46,7 +46,7 @@ TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_STEADY, _PREPARE): "a target world is chosen",
     (_PREPARE, _STREAM): "all are prepared, and all stop at one step",
     (_PREPARE, _CUTOVER): "commit record of world 0, which has nothing to stream",
-    (_STREAM, _CUTOVER): "every vote is yes: commit record",
+    (_STREAM, _CUTOVER): "commit record, as every vote is yes",
     (_CUTOVER, _RETIRE): "all members have entered",
     (_RETIRE, _STEADY): "old state is freed",
     (_PREPARE, _STEADY): "abort",

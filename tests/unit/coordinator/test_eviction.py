@@ -58,7 +58,7 @@ def beat(run: Run, *names: str) -> None:
         run.say(m.Heartbeat(worker=name, generation=run.state.generation, step=0, step_seconds=0.1, warm=True))
 
 
-def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
+def test_grace_of_the_job(run: Run) -> None:
     look(run, grace=5.0)
     sigterm(run)
     assert departure(run) == Eviction("signal", "SIGTERM", run.now + 5.0, run.now)
@@ -66,7 +66,7 @@ def test_a_signal_leaves_what_the_cluster_says_of_its_job(run: Run) -> None:
     assert run.state.world.attempt.deadline == run.now + 5.0
 
 
-def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: Run) -> None:
+def test_least_grace_of_all(run: Run) -> None:
     jobs = (StandbyJob("standby-b", "running", grace=20.0), StandbyJob("other", "running", grace=7.0))
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
     sigterm(run)
@@ -74,7 +74,7 @@ def test_of_a_job_that_no_look_has_shown_the_least_grace_of_all_is_assumed(run: 
 
 
 @pytest.mark.parametrize("seconds", [3.0, 600.0])
-def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) -> None:
+def test_the_record_replaces_the_estimate(run: Run, seconds: float) -> None:
     look(run, grace=20.0)
     sigterm(run)
     look(run, EvictionNotice("preemption", "wanted", run.now + seconds))
@@ -86,7 +86,7 @@ def test_the_record_replaces_the_estimate_both_ways(run: Run, seconds: float) ->
     assert run.state.world.attempt.deadline == min(run.now + seconds, run.state.world.attempt.started + 300.0)
 
 
-def test_a_word_without_a_deadline_does_not_lengthen_a_signals(run: Run) -> None:
+def test_a_notice_without_a_deadline(run: Run) -> None:
     look(run, EvictionNotice("node", "node n1 is drained"))
     assert run.events("notice")[0]["deadline"] is None
     assert run.state.world.attempt is not None, "no deadline, yet it leaves"
@@ -96,7 +96,7 @@ def test_a_word_without_a_deadline_does_not_lengthen_a_signals(run: Run) -> None
     assert (found.kind, found.deadline) == ("signal", run.now + 30.0)
 
 
-def test_a_later_signal_counts_if_it_leaves_less_time_or_comes_when_the_first_ones_is_up(run: Run) -> None:
+def test_a_later_signal(run: Run) -> None:
     look(run, grace=10.0)
     sigterm(run)
     first = departure(run)
@@ -111,7 +111,7 @@ def test_a_later_signal_counts_if_it_leaves_less_time_or_comes_when_the_first_on
     assert departure(run) == Eviction("signal", "SIGTERM", run.now + 10.0, run.now)
 
 
-def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run) -> None:
+def test_a_signal_that_nothing_explains(run: Run) -> None:
     look(run, grace=3.0)
     sigterm(run)
     for _ in range(4):
@@ -131,7 +131,7 @@ def test_who_outlives_a_signal_that_nothing_explains_may_leave_at_ease(run: Run)
     assert run.state.world.attempt.deadline > run.now + 100.0
 
 
-def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
+def test_the_last_sigterm_leaves_kill_wait(run: Run) -> None:
     look(run, EvictionNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
     run.now += 10.5
     sigterm(run)
@@ -140,7 +140,7 @@ def test_the_last_sigterm_of_a_grace_time_leaves_kill_wait(run: Run) -> None:
     assert (found.kind, found.deadline) == ("signal", run.now + 5.0)
 
 
-def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
+def test_a_notice_is_taken_back(run: Run) -> None:
     look(run, EvictionNotice("reservation", "node n1 is reserved: maintenance", run.now + 100.0))
     assert target(run) == ("live-0", "live-1", "standby-b")
     look(run)
@@ -151,7 +151,7 @@ def test_a_notice_that_the_record_no_longer_has_is_taken_back(run: Run) -> None:
     assert not run.sent(m.Leave)
 
 
-def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
+def test_others_still_need_the_shrink(run: Run) -> None:
     look(run, EvictionNotice("node", "node n1 is drained"))
     run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now))
     attempt = run.state.world.attempt
@@ -164,7 +164,7 @@ def test_a_withdrawal_leaves_a_shrink_that_others_need_alone(run: Run) -> None:
     assert "standby-b" not in run.live.members
 
 
-def test_what_was_told_to_leave_is_not_asked_back(run: Run) -> None:
+def test_a_dismissed_worker_is_not_asked_back(run: Run) -> None:
     look(run, EvictionNotice("node", "node n1 is drained"))
     reconfigure(run)
     assert [name for name, _ in run.sent(m.Leave)] == ["standby-a"]
@@ -172,7 +172,7 @@ def test_what_was_told_to_leave_is_not_asked_back(run: Run) -> None:
     assert not run.events("notice_withdrawn")
 
 
-def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after_it(run: Run) -> None:
+def test_a_suspended_member_comes_back(run: Run) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
     look(
         run, EvictionNotice("suspension", "the job is suspended"), "suspended"
@@ -193,7 +193,7 @@ def test_a_member_that_will_be_suspended_leaves_the_world_and_counts_again_after
     assert "standby-a" in target(run)
 
 
-def test_training_stands_while_a_member_is_suspended_that_could_not_leave_in_time(run: Run) -> None:
+def test_training_stands_while_a_member_is_suspended(run: Run) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
     run.tick(2.1)
     aborted = len(run.events("reconfiguration_aborted"))
@@ -210,7 +210,7 @@ def test_training_stands_while_a_member_is_suspended_that_could_not_leave_in_tim
     assert run.state.phase is ReconfigurationPhase.STEADY
 
 
-def test_a_sigtstp_that_was_no_suspension_is_forgotten(run: Run) -> None:
+def test_a_sigtstp_without_suspension(run: Run) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
     reconfigure(run)
     for _ in range(6):
@@ -220,7 +220,7 @@ def test_a_sigtstp_that_was_no_suspension_is_forgotten(run: Run) -> None:
     assert departure(run) is None
 
 
-def test_a_real_notice_is_not_replaced_by_a_suspension(run: Run) -> None:
+def test_a_suspension_replaces_no_signal(run: Run) -> None:
     sigterm(run)
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
     found = departure(run)
@@ -228,7 +228,7 @@ def test_a_real_notice_is_not_replaced_by_a_suspension(run: Run) -> None:
     assert found.kind == "signal"
 
 
-def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -> None:
+def test_a_job_that_is_over(run: Run) -> None:
     look(run, grace=5.0)
     before = run.now
     run.now += 2.0
@@ -242,7 +242,7 @@ def test_a_job_that_is_over_leaves_its_workers_the_time_to_hand_over(run: Run) -
     assert not run.state.over
 
 
-def test_a_silent_worker_of_a_job_that_is_over_is_lost(run: Run) -> None:
+def test_a_silent_worker_of_a_job_that_is_over(run: Run) -> None:
     look(run)
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-b")
@@ -257,7 +257,7 @@ def test_a_blind_look_proves_nothing(run: Run) -> None:
     assert departure(run) is None
 
 
-def test_all_standbys_at_once_are_one_shrink(run: Run) -> None:
+def test_all_standbys_at_once(run: Run) -> None:
     sigterm(run)
     run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now, deadline=run.now + 3.0))
     reconfigure(run)
@@ -280,3 +280,12 @@ def test_the_deadline_that_counts() -> None:
     assert worker(None, drained).departure == drained
     assert worker(signal, drained).departure == signal
     assert worker(signal, preempted).departure == preempted
+
+
+def test_one_worker_speaks_for_its_job() -> None:
+    run = Run()
+    run.train("live-0", "live-1")
+    run.register("standby-a", job_id="7")
+    run.register("standby-b", job_id="7")
+    run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
+    assert [event["worker"] for event in run.events("notice")] == ["standby-a", "standby-b"]

@@ -68,16 +68,14 @@ def test_decisions(given: Outlook, decision: str, word: str) -> None:
     assert word in reason
 
 
-def test_without_a_limit_nothing_is_due() -> None:
+def test_without_a_limit() -> None:
     assert decide(replace(outlook(0), job=LiveJob(None, None)))[0] == "stay"
 
 
 @pytest.mark.parametrize("limit", [60.0, 180.0, HOUR, 24 * HOUR, 14 * 24 * HOUR])
 @pytest.mark.parametrize("save", [None, 0.1, 60.0, 3600.0])
 @pytest.mark.parametrize("wish", [None, 1.0])
-def test_a_successor_has_time_to_take_over_whatever_the_limit(
-    limit: float, save: float | None, wish: float | None
-) -> None:
+def test_a_successor_has_time_to_take_over(limit: float, save: float | None, wish: float | None) -> None:
     changes = {"limit": limit, "save_s": save, "lead": wish}
     left = limit
     while decide(outlook(left, **changes))[0] == "stay":
@@ -154,7 +152,7 @@ def test_a_successor_is_submitted_once(run: Run) -> None:
     assert len(submitted(run)) == 2
 
 
-def test_the_world_moves_when_all_of_the_successors_workers_are_there(run: Run) -> None:
+def test_the_world_moves(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run, 1)
     assert run.state.world.attempt is None, "part of the successor is no reason to grow"
@@ -174,7 +172,7 @@ def test_the_world_moves_when_all_of_the_successors_workers_are_there(run: Run) 
     assert not run.journaled(Ended)
 
 
-def test_the_successors_coordinator_goes_on_where_the_journal_ends(run: Run) -> None:
+def test_the_next_coordinator_goes_on(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run)
     change_over(run)
@@ -190,7 +188,7 @@ def test_the_successors_coordinator_goes_on_where_the_journal_ends(run: Run) -> 
     assert next_run.state.world.pending is None, "no world with a worker of the old job"
 
 
-def test_a_successor_that_is_lost_before_the_commit_changes_nothing(run: Run) -> None:
+def test_a_lost_successor(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run)
     assert run.state.world.attempt is not None
@@ -203,7 +201,7 @@ def test_a_successor_that_is_lost_before_the_commit_changes_nothing(run: Run) ->
     assert len(run.events("notice_withdrawn")) == 2
 
 
-def test_a_notice_during_a_handover_plans_it_again_without_that_worker(run: Run) -> None:
+def test_a_notice_during_a_handover(run: Run) -> None:
     run.register("standby-a", job_id="9")
     run.tick(2.0)
     beat(run)
@@ -226,7 +224,7 @@ def test_a_notice_during_a_handover_plans_it_again_without_that_worker(run: Run)
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1", "standby-a"}
 
 
-def test_cancelling_a_run_ends_a_successor_that_waits(run: Run) -> None:
+def test_cancelling_ends_a_successor(run: Run) -> None:
     look(run, 1000.0, PENDING)
     run.say(m.CancelRequest(), peer=b"client")
     for name in ("live-0", "live-1"):
@@ -235,7 +233,7 @@ def test_cancelling_a_run_ends_a_successor_that_waits(run: Run) -> None:
     assert (finish.code, finish.over, finish.successor) == (3, True, "")
 
 
-def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(run: Run) -> None:
+def test_no_successor_in_time(run: Run) -> None:
     look(run, 200.0, PENDING)
     proposal = run.state.barriers.checkpoint
     assert proposal is not None
@@ -251,7 +249,7 @@ def test_without_a_successor_in_time_a_checkpoint_is_written_and_the_job_ends(ru
     assert [action.successor for action in run.actions if isinstance(action, Finish)] == ["8"]
 
 
-def test_workers_of_a_successor_that_came_too_late_stay_for_the_new_beginning(run: Run) -> None:
+def test_a_successor_that_came_too_late(run: Run) -> None:
     look(run, 1000.0, RUNNING)
     successors(run, 1)
     look(run, 200.0, RUNNING)
@@ -260,7 +258,7 @@ def test_workers_of_a_successor_that_came_too_late_stay_for_the_new_beginning(ru
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
 
 
-def test_where_there_can_be_none_the_run_ends_and_says_how_to_go_on(run: Run) -> None:
+def test_where_there_can_be_no_successor(run: Run) -> None:
     look(run, 1000.0)
     run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
     assert "Invalid qos" in run.events("successor_refused")[0]["reason"]
@@ -273,7 +271,7 @@ def test_where_there_can_be_none_the_run_ends_and_says_how_to_go_on(run: Run) ->
     assert "submit --resume" in run.journaled(Ended)[0].reason
 
 
-def test_the_limits_own_signal_does_not_cancel_a_run_that_has_a_successor(run: Run) -> None:
+def test_the_signal_of_the_limit(run: Run) -> None:
     look(run, 3.0, PENDING)
     run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
     assert run.state.phase is RunPhase.INTERRUPTED

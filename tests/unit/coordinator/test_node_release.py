@@ -36,7 +36,7 @@ def everybody(parts: Sequence[Component]) -> list[int]:
 # ---- the decision --------------------------------------------------------------------------------------------------
 
 
-def test_workers_are_numbered_node_by_node_through_all_components() -> None:
+def test_numbers_of_workers() -> None:
     first, second = components(live((2, 2), (3, 1)), {2: 2}, {2})
     assert first == Component(1, (range(2), range(2, 4)))
     assert second == Component(2, (range(4, 5), range(5, 6)), shrinkable=False)
@@ -79,7 +79,7 @@ def test_leavers(
     gone=st.sets(st.integers(0, 40), max_size=6),
     data=st.data(),
 )
-def test_what_is_announced_becomes_free_and_something_does_if_anything_can(
+def test_what_is_announced_becomes_free(
     shapes: list[Shape], fixed: set[int], gone: set[int], data: st.DataObject
 ) -> None:
     parts = components(live(*shapes), {}, fixed)
@@ -149,7 +149,7 @@ def leave(run: Run, *names: str) -> None:
     run.tick()
 
 
-def test_after_the_shrink_workers_leave_and_their_nodes_go(run: Run) -> None:
+def test_workers_leave_and_their_nodes_go(run: Run) -> None:
     assert ask(run, 2).result["give_back"] == {"workers": ["live-3", "live-2"], "nodes": 2, "reason": ""}
     change_over(run)
     assert set(run.live.members) == {"live-0", "live-1"}
@@ -165,7 +165,7 @@ def test_after_the_shrink_workers_leave_and_their_nodes_go(run: Run) -> None:
     assert len(orders(run)) == 1
 
 
-def test_whole_components_and_last_nodes_go_one_after_the_other() -> None:
+def test_components_go_one_after_the_other() -> None:
     run = start((1, 1), (2, 1), (1, 1))
     assert ask(run, 2).result["give_back"] == {"workers": ["live-3", "live-2"], "nodes": 2, "reason": ""}
     change_over(run)
@@ -192,7 +192,7 @@ def test_a_worker_that_frees_no_node_stays() -> None:
     assert set(run.state.membership.workers) == {"live-0", "live-1"}
 
 
-def test_what_slurm_refuses_is_said_and_asked_again_only_on_request(run: Run) -> None:
+def test_what_slurm_refuses(run: Run) -> None:
     ask(run, 2)
     change_over(run)
     leave(run, "live-2", "live-3")
@@ -216,7 +216,7 @@ def test_what_slurm_refuses_is_said_and_asked_again_only_on_request(run: Run) ->
     assert orders(run) == [GiveBack(2, 0)] * 2
 
 
-def test_a_restarted_coordinator_goes_on_giving_back(run: Run) -> None:
+def test_a_restarted_coordinator_goes_on(run: Run) -> None:
     ask(run, 2)
     change_over(run)
     leave(run, "live-3")
@@ -252,7 +252,7 @@ def test_a_restarted_coordinator_goes_on_giving_back(run: Run) -> None:
         ([(1, 4), (2, 1)], 5, ""),
     ],
 )
-def test_a_request_that_frees_no_node_is_refused(shapes: list[Shape], workers: int, words: str) -> None:
+def test_requests_that_free_no_node(shapes: list[Shape], workers: int, words: str) -> None:
     run = start(*shapes)
     reply = ask(run, workers)
     assert reply.ok is (not words)
@@ -260,7 +260,7 @@ def test_a_request_that_frees_no_node_is_refused(shapes: list[Shape], workers: i
     assert bool(run.state.resizes.goals) is (not words)
 
 
-def test_a_run_that_is_no_heterogeneous_job_has_nothing_to_give_back() -> None:
+def test_no_heterogeneous_job() -> None:
     plain = start((2, 1), job_id="", heterogeneous=False)
     assert "no live job of several components in Slurm" in ask(plain, 1).error
     # In one ordinary allocation, as sbatch/single.sh makes it.
@@ -292,7 +292,7 @@ def successor_comes(run: Run) -> None:
     run.tick()
 
 
-def test_workers_of_a_successor_are_not_told_to_leave(run: Run) -> None:
+def test_workers_of_a_successor_stay(run: Run) -> None:
     given_back(run)
     run.feed(LiveJobSeen(run.now, LiveJob(run.now + 1000.0, 14400.0, SuccessorJob("8", "RUNNING"))))
     run.register("live-8-0", job_id="8")
@@ -300,7 +300,7 @@ def test_workers_of_a_successor_are_not_told_to_leave(run: Run) -> None:
     assert told(run) == ["live-2", "live-3"]
 
 
-def test_nothing_is_given_back_while_the_run_moves(run: Run) -> None:
+def test_nothing_is_released_while_the_run_moves(run: Run) -> None:
     successor_comes(run)
     assert run.state.world.attempt is not None
     assert "is moving to its successor job" in ask(run, 2).error
@@ -318,7 +318,7 @@ def change_over_to_successor(run: Run) -> None:
     assert run.journaled(HandedOver) == [HandedOver(job_id="8")]
 
 
-def test_a_successor_has_all_nodes_and_gives_back_what_the_request_leaves_out(run: Run) -> None:
+def test_a_successor_releases_nodes_again(run: Run) -> None:
     given_back(run)
     successor_comes(run)
     assert run.state.world.attempt is not None
@@ -341,7 +341,7 @@ def test_a_successor_has_all_nodes_and_gives_back_what_the_request_leaves_out(ru
     assert orders(after) == [GiveBack(1, 2)]
 
 
-def test_a_successor_keeps_its_nodes_once_a_later_request_wants_more(run: Run) -> None:
+def test_a_later_request_wants_more(run: Run) -> None:
     given_back(run)
     run.register("standby-1-0", job_id="1")
     run.tick(1.0)
@@ -355,7 +355,7 @@ def test_a_successor_keeps_its_nodes_once_a_later_request_wants_more(run: Run) -
     assert not after.resizes.size_ceiling.give_back
 
 
-def test_a_job_that_slurm_starts_again_has_all_nodes_and_gives_the_same_ones_back(run: Run) -> None:
+def test_a_requeued_job_releases_nodes_again(run: Run) -> None:
     given_back(run)
     anew = BegunAnew(checkpoint="", step=0, steps_lost=0, reason="requeued")
     again = recover([*run.records, anew], replace(run.state.settings, epoch=2, restarts=1), run.now)

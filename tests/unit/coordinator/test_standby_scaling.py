@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.config.schema import JobConfig, UnitSection
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
-from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, Launch, LaunchRefused, Release
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.standby_scaling import Decision, Order, View, decide, useful_workers
 from liver_slurm.parallel.layout import Layout
@@ -50,14 +50,14 @@ def decided(view: View, wanted: JobConfig) -> Decision:
 # ---- probe and queue -----------------------------------------------------------------------------------------------
 
 
-def test_probing_starts_only_where_there_is_room() -> None:
+def test_probing_starts_where_there_is_room() -> None:
     wanted = config()
     assert decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 0)), wanted).start == ()
     found = decided(look([], Headroom(0, "a", 1), Headroom(0, "b", 2)), wanted)
     assert found.start == (Order(0, "a", 1), Order(0, "b", 2))
 
 
-def test_queueing_lets_the_rest_wait_in_the_best_partition() -> None:
+def test_queueing_lets_the_rest_wait() -> None:
     wanted = config(launch="queue")
     assert decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 0)), wanted).start == (Order(0, "a", 4),)
     found = decided(look([], Headroom(0, "a", 0), Headroom(0, "b", 1)), wanted)
@@ -101,7 +101,7 @@ def test_probing_takes_back_what_does_not_start() -> None:
 # ---- no more than wanted -------------------------------------------------------------------------------------------
 
 
-def test_extra_standbys_are_ended_after_a_while_the_youngest_idle_one_first() -> None:
+def test_extra_standbys_end_youngest_first() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
     jobs = [standby(9), standby(10), standby(11)]
     view = look(jobs, busy=frozenset({"11"}))
@@ -111,7 +111,7 @@ def test_extra_standbys_are_ended_after_a_while_the_youngest_idle_one_first() ->
     assert decided(later, wanted).end == ("10", "9")
 
 
-def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None:
+def test_a_size_ceiling_and_a_request() -> None:
     wanted = config()
     pinned = ResizeGoal(1, Layout(1, 1, 2), 2)
     view = look([standby(9), standby(10)], Headroom(0, "a", 2), size_ceiling=pinned)
@@ -120,14 +120,14 @@ def test_a_pinned_run_keeps_no_standbys_and_a_request_wants_them_again() -> None
     assert decided(replace(view, asked=6), wanted).start == (Order(0, "a", 2),)
 
 
-def test_with_one_layout_only_a_request_makes_standbys_useful() -> None:
+def test_one_layout_alone() -> None:
     wanted = config(("tp1pp1dp2",))
     assert useful_workers(wanted, 2, 0, None) == 2
     assert decided(look([], Headroom(0, "a", 4)), wanted).start == ()
     assert decided(look([], Headroom(0, "a", 4), asked=4), wanted).start == (Order(0, "a", 2),)
 
 
-def test_a_job_with_a_notice_is_replaced_but_counts_for_max_jobs() -> None:
+def test_a_job_with_a_notice_is_replaced() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"))
     leaving = replace(standby(7), notice=EvictionNotice("preemption", "wanted", 1010.0))
     assert decided(look([leaving], Headroom(0, "a", 1)), wanted).start == (Order(0, "a", 1),)
@@ -147,10 +147,50 @@ def test_nothing_is_done_while_blind() -> None:
     assert decided(replace(blind, useless_since=since), config()) == Decision(useless_since=since)
 
 
+@pytest.mark.parametrize(
+    ("idle", "states", "options", "launched"),
+    [
+        (5, [], {}, 3),
+        (2, [], {}, 2),
+        (5, ["running", "pending"], {}, 1),
+        (5, ["running", "running", "running"], {}, 0),
+        (5, ["running", "running", "ending"], {}, 0),
+        (5, ["ending"], {}, 2),
+        (0, [], {}, 0),
+        (5, [], {"max_jobs": 0}, 0),
+        (5, [], {"nodes_per_job": 2}, 3),
+    ],
+)
+def test_launches(idle: int, states: list[Any], options: dict[str, Any], launched: int) -> None:
+    config = job()
+    config = replace(config, standby=replace(config.standby, **{"max_jobs": 3, **options}))
+    jobs = tuple(StandbyJob(str(number), state) for number, state in enumerate(states))
+    decision, _ = decide(View(0.0, CapacitySnapshot(0.0, jobs, (Headroom(0, "", idle),)), guaranteed=2), config)
+    assert sum(order.count for order in decision.start) == launched
+    assert decision.end == ()
+
+
+def test_no_launch_while_blind_or_without_use() -> None:
+    config = job()
+    config = replace(config, standby=replace(config.standby, max_jobs=3))
+
+    def launched(config: JobConfig, **more: Any) -> int:
+        supply = CapacitySnapshot(0.0, (), (Headroom(0, "", 5),), blind=more.pop("blind", None))
+        return sum(order.count for order in decide(View(0.0, supply, 2, **more), config)[0].start)
+
+    assert launched(config) == 3
+    assert launched(config, blind="no answer") == 0
+    capped = replace(config, elastic=replace(config.elastic, max_workers=3))
+    assert launched(capped) == 1
+    listed = replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp2",)))
+    assert launched(listed) == 0
+    assert launched(listed, asked=4) == 2
+
+
 # ---- back-off ------------------------------------------------------------------------------------------------------
 
 
-def test_a_partition_that_takes_standbys_back_too_soon_is_left_alone() -> None:
+def test_a_partition_rests() -> None:
     lives = tuple(Life(str(n), "a", 1000.0 + 100 * n, 1010.0 + 100 * n, True) for n in range(3))
     view = look([], Headroom(0, "a", 2), Headroom(0, "b", 1), now=1215.0, spans=lives)
     decision, reason = decide(view, config())
@@ -173,7 +213,7 @@ def units(*units: UnitSection, layouts: Any = "auto", **standby: Any) -> JobConf
 PAIR, ONE = UnitSection(tasks_per_node=2), UnitSection(partitions=("c",), max_jobs=2, constraint="big")
 
 
-def test_units_take_from_the_section_what_they_do_not_say() -> None:
+def test_units_inherit_from_the_section() -> None:
     wanted = units(PAIR, ONE)
     assert [workers_per_job(unit) for unit in standby_units(wanted.standby)] == [2, 1]
     assert [unit.partitions for unit in standby_units(wanted.standby)] == [("a", "b"), ("c",)]
@@ -200,7 +240,7 @@ def test_which_unit(missing: int, room: tuple[int, int], start: tuple[Order, ...
     assert decided(look([], Headroom(0, "a", room[0]), Headroom(1, "c", room[1])), wanted).start == start
 
 
-def test_a_unit_that_is_about_to_start_may_take_the_nodes_of_another() -> None:
+def test_units_compete_for_nodes() -> None:
     wanted = units(PAIR, UnitSection(), layouts=("tp1pp1dp2", "tp1pp1dp5"))
     starts = [standby(7, "pending", "a", 0)]
     assert decided(look(starts, Headroom(0, "a", 1), Headroom(1, "a", 2)), wanted).start == ()
@@ -270,7 +310,7 @@ def reply(run: Run, message: m.ResizeRequest) -> m.Reply:
     return answer
 
 
-def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
+def test_a_request_waits_for_standbys() -> None:
     run = waiting_run()
     supply = CapacitySnapshot(run.now, (), (Headroom(0, "a", 3),))
     assert not any(isinstance(action, Launch) for action in run.feed(CapacitySeen(run.now, supply)))
@@ -285,7 +325,7 @@ def test_a_request_waits_for_standbys_that_are_started_for_it() -> None:
     assert (str(run.state.world.attempt.target.layout), run.state.world.attempt.cause) == ("tp1pp1dp4", "request")
 
 
-def test_a_request_that_no_standby_could_ever_fill_is_refused() -> None:
+def test_a_request_that_can_never_be_filled() -> None:
     answer = reply(waiting_run(), m.ResizeRequest(layout="tp1pp1dp7"))
     assert not answer.ok
     assert "7 workers are needed and 2 are there" in answer.error
@@ -293,7 +333,7 @@ def test_a_request_that_no_standby_could_ever_fill_is_refused() -> None:
     assert not reply(waiting_run(standby_workers=0), m.ResizeRequest(layout="tp1pp1dp3")).ok
 
 
-def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
+def test_a_later_request_takes_its_place() -> None:
     run = waiting_run()
     assert reply(run, m.ResizeRequest(layout="tp1pp1dp4")).ok
     assert reply(run, m.ResizeRequest(layout="tp2pp1dp1")).ok
@@ -303,7 +343,7 @@ def test_a_later_request_takes_the_place_of_one_that_waits() -> None:
     assert str(run.state.world.attempt.target.layout) == "tp2pp1dp1"
 
 
-def test_extra_standbys_leave_and_their_job_is_ended() -> None:
+def test_extra_standbys_leave() -> None:
     run = waiting_run(standby_workers=4)
     seen = CapacitySnapshot(run.now, (standby(7),))
     run.register("standby-7-0", job_id="7")
@@ -318,3 +358,14 @@ def test_extra_standbys_leave_and_their_job_is_ended() -> None:
     assert Release("7") in actions
     assert run.sent(m.Leave, actions)
     assert "useful" in run.events("standby_release")[0]["reason"]
+
+
+def test_a_refused_launch_waits() -> None:
+    wanted = job()
+    run = Run(config=replace(wanted, standby=replace(wanted.standby, max_jobs=3)))
+    supply = CapacitySnapshot(run.now, (), (Headroom(0, "", 2),))
+    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))
+    run.feed(LaunchRefused(run.now, "no"))
+    assert Launch(2) not in run.feed(CapacitySeen(run.now, supply))
+    run.now += 31
+    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))

@@ -1,0 +1,75 @@
+"""Which layout is the fastest, and how much state it moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from coordinator_lab import job
+
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy.api import Snapshot
+from liver_slurm.policy.cost_model import choose, estimate, moved_share
+from liver_slurm.policy.types import ResizeGoal
+
+TP1DP2, TP2DP2, DP4 = Layout(1, 1, 2), Layout(2, 1, 2), Layout(1, 1, 4)
+
+
+def allowed(*layouts: str, **elastic: Any) -> JobConfig:
+    config = job()
+    return replace(config, elastic=replace(config.elastic, layouts=layouts, settle=1.0, **elastic))
+
+
+def look(ready: str = "", leaving: str = "", members: str = "l0 l1", layout: Layout = TP1DP2, **more: Any) -> Snapshot:
+    """Workers named l… are guaranteed, s… are standbys."""
+    names = [*members.split(), *ready.split()]
+    fields: dict[str, Any] = {
+        "now": 100.0,
+        "live": World(3, layout, tuple(members.split()), 10),
+        "leaving": frozenset(leaving.split()),
+        "ready": tuple(ready.split()),
+        "guaranteed": frozenset(name for name in names if name.startswith("l")),
+        "last_arrival": 90.0,
+    }
+    return Snapshot(**{**fields, **more})
+
+
+def goal(layout: Layout | None = None, workers: int = 0) -> ResizeGoal:
+    return ResizeGoal(1, layout, layout.size if layout else workers)
+
+
+def test_uneven_replicas_wait_for_the_busiest() -> None:
+    config = job()  # 8 microbatches
+    assert estimate(Layout(1, 1, 4), config) < 0.7 * estimate(Layout(1, 1, 3), config)
+    assert estimate(Layout(1, 1, 5), config) > estimate(Layout(1, 1, 4), config), (
+        "2 microbatches for the busiest of both"
+    )
+
+
+def test_a_deep_pipeline_idles() -> None:
+    config = job()
+    few = replace(config, train=replace(config.train, global_batch_size=2))
+    ratio = estimate(Layout(1, 2, 1), config) / estimate(Layout(1, 1, 1), config)
+    assert estimate(Layout(1, 2, 1), few) / estimate(Layout(1, 1, 1), few) > ratio
+
+
+def test_the_choice_names_the_runner_up() -> None:
+    layout, reason = choose([TP1DP2, DP4], job(), None, lambda one: ())
+    assert layout == DP4
+    assert "tp1pp1dp2" in reason
+
+
+def test_less_moved_state_wins() -> None:
+    config = job()
+    model = replace(config.model, hidden_size=8192)
+    config = replace(config, model=model, train=replace(config.train, global_batch_size=4096))
+    live = World(0, Layout(2, 1, 1), ("a", "b"), 0)
+    members = ("a", "b", "c", "d")
+    near, far = Layout(2, 1, 2), Layout(1, 1, 4)
+    assert moved_share(live, live.layout, ("a", "b")) == 0
+    assert moved_share(live, near, members) < moved_share(live, far, members)
+    assert moved_share(None, near, members) == 1
+    assert moved_share(live, live.layout, ("b", "a")) == 1, "each has the other's half"
+    assert choose([far, near], config, live, lambda one: members)[0] == near

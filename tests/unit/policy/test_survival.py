@@ -1,0 +1,68 @@
+"""How long standbys may be expected to stay, and partitions that rest."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liver_slurm.policy.survival import LONGEST_REST, Life, hazards, resting, until_first_leaves
+
+
+def life(began: float, ended: float | None, taken: bool = True, partition: str = "p") -> Life:
+    return Life(f"{began}", partition, began, ended, taken)
+
+
+def test_the_prior_holds_at_every_age() -> None:
+    rates = hazards([], 900.0, 0.0)
+    for age in (0.0, 59.0, 700.0, 1e6):
+        assert until_first_leaves(rates, [age]) == pytest.approx(900.0)
+    assert until_first_leaves(rates, [0.0, 100.0, 1000.0]) == pytest.approx(300.0)
+    assert until_first_leaves(rates, []) == math.inf
+
+
+def test_many_observations_outweigh_the_prior() -> None:
+    died_young = [life(0.0, 30.0)] * 200
+    assert until_first_leaves(hazards(died_young, 900.0, 0.0), [0.0]) < 60
+    stay = [life(0.0, None)] * 50
+    assert until_first_leaves(hazards(stay, 900.0, 10_000.0), [0.0]) > 10_000
+    released = [life(0.0, 30.0, taken=False)] * 200
+    assert until_first_leaves(hazards(released, 900.0, 0.0), [0.0]) > 900, "those that we ended did not die"
+    mixed = [life(0.0, 30.0)] * 50 + [life(0.0, 8000.0)] * 20
+    rates = hazards(mixed, 900.0, 0.0)
+    assert until_first_leaves(rates, [400.0]) > 1.5 * until_first_leaves(rates, [0.0]), "who has stayed tends to stay"
+
+
+@given(st.lists(st.floats(0, 20_000), max_size=20), st.lists(st.floats(0, 20_000), min_size=1, max_size=4))
+def test_the_integral_is_that_of_the_survival(lengths: list[float], ages: list[float]) -> None:
+    rates = hazards([life(0.0, length) for length in lengths], 900.0, 0.0)
+    found = until_first_leaves(rates, ages)
+    assert 0 < found <= min(until_first_leaves(rates, [age]) for age in ages) * (1 + 1e-9)
+    assert 1 / (len(ages) * max(rates)) <= found * (1 + 1e-9)
+    assert found <= 1 / (len(ages) * min(rates)) * (1 + 1e-9)
+
+
+def test_a_partition_rests_after_three_short_spans() -> None:
+    short = [life(start, start + 20.0) for start in (0.0, 100.0, 200.0, 300.0)]
+    assert resting(short[:2], 130.0, 60.0, 30.0) == {}
+    assert resting(short[:3], 230.0, 60.0, 30.0) == {"p": (250.0, 3)}
+    assert resting(short[:3], 251.0, 60.0, 30.0) == {}
+    assert resting(short, 330.0, 60.0, 30.0) == {"p": (380.0, 4)}
+    many = [life(start * 100.0, start * 100.0 + 20.0) for start in range(100)]
+    assert resting(many, 9930.0, 60.0, 30.0) == {"p": (9920.0 + LONGEST_REST, 100)}
+
+
+@pytest.mark.parametrize(
+    "good",
+    [life(210.0, 290.0), life(150.0, None), life(210.0, 230.0, partition="q"), life(210.0, 230.0, taken=False)],
+    ids=["a long life", "one that stays", "elsewhere", "ended by us"],
+)
+def test_what_does_not_count(good: Life) -> None:
+    short = [life(start, start + 20.0) for start in (0.0, 100.0)]
+    assert resting([*short, good], 295.0, 60.0, 300.0) == {}
+
+
+def test_a_crowd_counts_once() -> None:
+    assert resting([life(0.0, 20.0 + index) for index in range(4)], 30.0, 60.0, 30.0) == {}
