@@ -1,4 +1,4 @@
-"""What clients may ask: each request is judged at once and answered with one line if it cannot be granted."""
+"""Client requests: each is judged at once, and answered with one line if it cannot be granted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _refused_when_over(t: Transition, given: FromPeer) -> bool:
 
 
 def worker_ended(t: Transition, given: FromPeer) -> None:
-    """Handle the end of a worker's process, as whoever has started it says."""
+    """Handle the end of a worker's process, as the launcher that started it reports it."""
     state, message = t.state, given.message
     assert isinstance(message, WorkerEnded)
     if message.worker in state.membership:
@@ -62,7 +62,7 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
 
 
 def acknowledge(t: Transition, given: FromPeer) -> None:
-    """Answer that what was said is noted."""
+    """Acknowledge the message."""
     t.answer(given.peer, Reply(ok=True))
 
 
@@ -95,7 +95,7 @@ def resize(t: Transition, given: FromPeer) -> None:
 
 
 def _make_way(t: Transition, later: ResizeGoal) -> None:
-    """A request that waits for workers, maybe for ever, holds up no later one."""
+    """Give up requests that wait for workers: they may wait for ever, and must not hold up a later one."""
     for goal in t.state.resizes.goals:
         if goal.at_step < 0 and _missing(t.state, goal):
             resize_queue.give_up(t, goal, f"a later request, {later.number}, takes its place")
@@ -177,5 +177,5 @@ def _check_workers(state: RunState, size: int) -> None:
 
 
 def _missing(state: RunState, goal: ResizeGoal) -> int:
-    """Workers that have still to come for a request."""
+    """Return how many workers a request still waits for."""
     return max(0, goal.workers - len(state.membership.staying))

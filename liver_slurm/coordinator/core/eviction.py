@@ -63,7 +63,7 @@ def _resumed(t: Transition, worker: Worker) -> None:
 
 
 def _all_of_job(t: Transition, worker: Worker) -> list[Worker]:
-    """The worker first, then the others of its standby job."""
+    """Return the worker, then the others of its standby job."""
     if worker.role != "standby":
         return [worker]
     others = t.state.membership.of_job(worker.job_id, "standby")
@@ -115,7 +115,7 @@ def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float) -> N
 
 
 def _over(t: Transition, worker: Worker, deadline: float) -> None:
-    """Its job is over. Its processes may still have the time between SIGTERM and SIGKILL, and can hand over in it."""
+    """Handle a worker whose job is over: its processes may have until SIGKILL, and can hand their state over in it."""
     reason, job = f"standby job {worker.job_id} is over", t.state.settings.config.job
     if t.now - worker.seen > membership.BEATS * job.heartbeat or deadline <= t.now:
         t.signal(WorkerGone(worker.name, reason))

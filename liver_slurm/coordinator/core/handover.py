@@ -38,7 +38,7 @@ _write = Writer(Handover, __name__)
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the decision may look at."""
+    """The facts that :func:`decide` needs."""
 
     now: float
     job: LiveJob
@@ -64,7 +64,7 @@ Decision = Literal["stay", "submit", "hand over", "save"]
 
 
 def decide(outlook: Outlook) -> tuple[Decision, str]:
-    """What to do about the guaranteed job's time limit, and why.
+    """Decide what to do about the guaranteed job's time limit, and say why.
 
     A world on the successor's workers is planned as soon as they are all there; whoever has less time left than the
     last checkpoint needs writes it and ends.
@@ -95,19 +95,19 @@ def decide(outlook: Outlook) -> tuple[Decision, str]:
 
 
 def lead(time_limit: float | None) -> float:
-    """Seconds before the limit at which a successor is submitted where the user does not say: time for its queue."""
+    """Return the default lead: seconds before the limit at which a successor is submitted, so that it can queue."""
     limit = time_limit if time_limit is not None else SHORTEST_LEAD / LONGEST_LEAD
     return min(LONGEST_LEAD * limit, max(SHORTEST_LEAD, LEAD_SHARE * limit))
 
 
 def margin(time_limit: float | None, save_s: float | None) -> float:
-    """Seconds before the limit at which the last checkpoint is begun: twice its time, and :data:`SPARE`."""
+    """Return how many seconds before the limit the last checkpoint begins: twice its time, and :data:`SPARE`."""
     wanted = 2 * (save_s if save_s is not None else ASSUMED_SAVE) + SPARE
     return wanted if time_limit is None else min(wanted, LONGEST_MARGIN * time_limit)
 
 
 def _standing(outlook: Outlook) -> str:
-    """How far the successor is."""
+    """Describe how far the successor is."""
     successor = outlook.job.successor
     if successor is not None and successor.state == "PENDING":
         return f"successor job {successor.job_id} waits in the queue: {successor.why or 'no reason given'}"
@@ -181,7 +181,7 @@ def advance(t: Transition, _: Tick) -> None:
 
 
 def kept_out(state: RunState) -> frozenset[str]:
-    """Guaranteed workers of other jobs, which have no part in the next world.
+    """Return the guaranteed workers of other jobs, which have no part in the next world.
 
     They are those of the successor until all of them are there, and those of a job that has handed over.
     """

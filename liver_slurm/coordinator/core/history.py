@@ -14,7 +14,7 @@ from liver_slurm.parallel.layout import Layout
 
 
 def update(t: Transition, before: RunState, *, spans: bool) -> None:
-    """Take note of what this transition has changed.
+    """Record what this transition has changed.
 
     Args:
         t: the transition.
@@ -55,7 +55,7 @@ def _available_standbys(membership: Membership) -> list[Worker]:
 
 
 def _has_gone(t: Transition, before: RunState, job: str) -> bool:
-    """A job that the last coordinator knew is gone when the scheduler says so, not because it has yet to register."""
+    """Whether a job is gone. One that only the last coordinator knew may have yet to register: ask the scheduler."""
     everybody = (*before.membership.workers.values(), *t.state.membership.workers.values())
     if any(worker.job_id == job for worker in everybody):
         return True

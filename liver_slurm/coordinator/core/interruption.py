@@ -16,7 +16,7 @@ _write = Writer(Interruption, __name__)
 
 
 def interrupted(t: Transition, given: Interrupted) -> None:
-    """Save, and once the job is in the queue again leave.
+    """Save, and leave once the job is in the queue again.
 
     While only its grace time runs the workers stay: a job that ends by itself in it is not started again.
     """

@@ -1,4 +1,4 @@
-"""What goes into the coordinator's state machine, and what comes out of it."""
+"""Inputs and actions of the core: what goes into the state machine, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class CapacitySeen:
-    """The standby source looked at the reclaimable capacity."""
+    """The scheduler was asked about standby jobs and the capacity for more."""
 
     time: float
     supply: CapacitySnapshot
@@ -53,7 +53,7 @@ class StopAsked:
 
 @dataclass(frozen=True)
 class GivenBack:
-    """Slurm has taken nodes of a component of the live job back, or refused to."""
+    """Slurm has taken nodes of a component of the guaranteed job back, or refused to."""
 
     time: float
     component: int
@@ -68,7 +68,7 @@ class GivenBack:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Slurm takes the live job's nodes away, and will or may start the job again later."""
+    """Slurm takes the guaranteed job's nodes away, and will or may start the job again later."""
 
     time: float
     reason: str
@@ -78,7 +78,7 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class LiveJobSeen:
-    """Slurm was asked about the live job and its successor."""
+    """Slurm was asked about the guaranteed job and its successor."""
 
     time: float
     job: LiveJob
@@ -144,7 +144,7 @@ class SubmitSuccessor:
 
 @dataclass(frozen=True)
 class GiveBack:
-    """Have Slurm take all but the first ``keep`` nodes of a component of the live job."""
+    """Have Slurm take all but the first ``keep`` nodes of a component of the guaranteed job."""
 
     component: int
     keep: int
@@ -152,7 +152,7 @@ class GiveBack:
 
 @dataclass(frozen=True)
 class Finish:
-    """The coordinator's process ends with this code."""
+    """End the coordinator's process."""
 
     code: int
     reason: str

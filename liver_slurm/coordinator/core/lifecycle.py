@@ -1,4 +1,4 @@
-"""The run's life cycle: the outcome is decided once, all are told to leave, the process waits for them a little."""
+"""The run's life cycle: its outcome is decided once, workers are told to leave, and the process waits for them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _enter(t: Transition, phase: RunPhase) -> None:
 
 
 def training_begins(t: Transition, _: WorldCommitted) -> None:
-    """The run trains once world 0 is committed."""
+    """Note that the run trains, now that world 0 is committed."""
     if t.state.lifecycle.phase is RunPhase.STARTING:
         _enter(t, RunPhase.TRAINING)
 
 
 def recovered(t: Transition) -> None:
-    """The run trains again: every member of the live world has registered with this coordinator."""
+    """Note that the run trains: every member of the live world has registered with this coordinator."""
     _enter(t, RunPhase.TRAINING)
 
 

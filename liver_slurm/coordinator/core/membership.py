@@ -76,7 +76,7 @@ def register(t: Transition, given: Any) -> None:
 
 
 def admit(t: Transition, news: Admitted) -> None:
-    """Take a worker in, and welcome it."""
+    """Register a worker, and tell it so."""
     message, settings = news.message, t.state.settings
     known = t.state.membership.get(message.worker)
     worker = Worker(
@@ -108,7 +108,7 @@ def admit(t: Transition, news: Admitted) -> None:
 
 
 def _refusal(t: Transition, message: Register) -> str | None:
-    """Why a registration is refused; None: it is not."""
+    """Return why a registration is refused; None: it is accepted."""
     settings, known = t.state.settings, t.state.membership.get(message.worker)
     if message.protocol != PROTOCOL:
         return f"protocol {message.protocol} is not the coordinator's {PROTOCOL}: install the same version on both"
@@ -283,7 +283,7 @@ def find_silent(t: Transition, _: Tick) -> None:
 
 
 def _patience(t: Transition, worker: Worker) -> float:
-    """Seconds of silence after which a worker is lost."""
+    """Return the seconds of silence after which a worker is lost."""
     job, departure = t.state.settings.config.job, worker.departure
     if departure is not None and departure.returns and worker.name not in t.state.world.members:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so

@@ -29,7 +29,7 @@ _write = Writer(NodeRelease, __name__)
 
 @dataclass(frozen=True)
 class Component:
-    """One worker component of the live job, as far as it is still there."""
+    """One worker component of the guaranteed job, as far as it is still there."""
 
     number: int
     """From 1."""
@@ -39,7 +39,7 @@ class Component:
     """Slurm can take single nodes of it."""
 
     def left(self, needed: Collection[int]) -> int:
-        """Nodes that it keeps if of all workers only these are needed."""
+        """Return how many nodes it keeps if of all workers only these are needed."""
         taken = [at for at, node in enumerate(self.nodes) if any(worker in needed for worker in node)]
         if not taken:
             return 0
@@ -47,7 +47,7 @@ class Component:
 
 
 def components(live: LiveSection, nodes_left: Mapping[int, int], unshrinkable: Collection[int]) -> list[Component]:
-    """The components of a live job, with their workers as ``srun`` numbers them: node by node, through all components.
+    """Return the components of a guaranteed job, with their workers as ``srun`` numbers them.
 
     Args:
         live: of the job file.
@@ -65,7 +65,7 @@ def components(live: LiveSection, nodes_left: Mapping[int, int], unshrinkable: C
 
 
 def leavers(parts: Sequence[Component], there: Collection[int], count: int) -> tuple[tuple[int, ...], int, str]:
-    """Which of the workers ``there`` go, ``count`` at most (0 or less: none), so that nodes become free.
+    """Choose workers of ``there`` that go, ``count`` at most (0 or less: none), so that nodes become free.
 
     First whole components that Slurm takes in no other way, then node by node, from the last one on.
 
@@ -98,7 +98,7 @@ def leavers(parts: Sequence[Component], there: Collection[int], count: int) -> t
 
 
 def largest(parts: Sequence[Component], there: Collection[int]) -> int:
-    """Workers of the largest world of those ``there`` that leaves a node free; 0: there is none."""
+    """Return the size of the largest world of the workers ``there`` that leaves a node free; 0: there is none."""
     costs = [
         sum(worker in there for node in (part.nodes[-1:] if part.shrinkable else part.nodes) for worker in node)
         for part in parts
@@ -137,7 +137,7 @@ def judge(state: RunState, goal: ResizeGoal) -> None:
 
 
 def go_first(state: RunState, goal: ResizeGoal | None) -> tuple[tuple[str, ...], int, str]:
-    """Guaranteed workers that a world for ``goal`` leaves out before others; nodes that frees; and why no more.
+    """Return the guaranteed workers that a world for ``goal`` leaves out first, the nodes that frees, and why no more.
 
     While the run moves to a successor these are the successor's.
     """
@@ -151,7 +151,7 @@ def go_first(state: RunState, goal: ResizeGoal | None) -> tuple[tuple[str, ...],
 
 
 def advance(t: Transition, _: Tick) -> None:
-    """While the run is as its last request left it: who is on a node that can go exits, and free nodes go."""
+    """Release what the last request leaves out: workers on nodes that can go exit, then the nodes go."""
     state, settings = t.state, t.state.settings
     goal = state.resizes.size_ceiling
     if goal is None or not goal.give_back or not settings.heterogeneous or state.resizes.goals:
@@ -197,7 +197,7 @@ def forget_refusals(t: Transition) -> None:
 
 
 def _world_size(state: RunState, goal: ResizeGoal) -> int:
-    """Of the world that fulfils a request: there may be no layout for just as many workers as are asked for."""
+    """Return the size of the world that fulfils a request; not every number of workers has a layout."""
     if goal.layout is not None:
         return goal.layout.size
     return feasible_layouts(state.settings.config, goal.workers)[0].size
@@ -208,7 +208,7 @@ def _components(state: RunState) -> list[Component]:
 
 
 def _workers(state: RunState, job_id: str) -> dict[int, str]:
-    """Names of a guaranteed job's workers by the number that ``srun`` gave them."""
+    """Return the names of a guaranteed job's workers by the number that ``srun`` gave them."""
     found = {}
     for worker in state.membership.of_job(job_id, "live"):
         number = task_number(worker.name, job_id)
@@ -218,6 +218,6 @@ def _workers(state: RunState, job_id: str) -> dict[int, str]:
 
 
 def _undismissed(state: RunState, job_id: str) -> dict[int, str]:
-    """The workers of :func:`_workers` that were not told to leave."""
+    """Return those of :func:`_workers` that were not told to leave."""
     workers = state.membership.workers
     return {number: name for number, name in _workers(state, job_id).items() if not workers[name].dismissed}

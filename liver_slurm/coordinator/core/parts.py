@@ -44,7 +44,7 @@ REMEMBERED = 200
 
 
 class ReconfigurationPhase(str, Enum):
-    """How far the way to the next world has come."""
+    """The phase of the reconfiguration to the next world."""
 
     STEADY = "steady"
     """There is no target world."""
@@ -106,7 +106,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class WorldState:
-    """The live world and the way to the next one."""
+    """The live world, and the attempt at the next one."""
 
     live: World | None = None
     attempt: Attempt | None = None
@@ -124,17 +124,17 @@ class WorldState:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Of the live world, in rank order; none if there is no live world."""
+        """Members of the live world in rank order; none if there is no live world."""
         return self.live.members if self.live is not None else ()
 
     @property
     def generation(self) -> int:
-        """Of the live world; -1: there is none yet."""
+        """Generation of the live world; -1: there is none yet."""
         return self.live.generation if self.live is not None else -1
 
     @property
     def phase(self) -> ReconfigurationPhase:
-        """Of the attempt; STEADY: there is none."""
+        """Phase of the attempt; STEADY: there is none."""
         return self.attempt.phase if self.attempt is not None else ReconfigurationPhase.STEADY
 
     @property
@@ -144,7 +144,7 @@ class WorldState:
 
     @property
     def next_members(self) -> tuple[str, ...]:
-        """Of the attempt's target world; none if there is no attempt."""
+        """Members of the attempt's target world; none if there is no attempt."""
         return self.attempt.target.members if self.attempt is not None else ()
 
     def apply(self, record: Record, now: float, patience: float) -> WorldState:
@@ -171,7 +171,7 @@ class WorldState:
         return self
 
     def _is_another(self, generation: int) -> bool:
-        """Whether the attempt is another one than that of a generation."""
+        """Whether there is an attempt at another generation."""
         return self.attempt is not None and self.attempt.target.generation != generation
 
     def _without(self, generation: int) -> dict[int, frozenset[str]]:
@@ -217,7 +217,7 @@ class Boundary:
 
     @property
     def agreed(self) -> bool:
-        """Every member can stop there."""
+        """Every member has said that it can stop there."""
         return self.accepted == self.voters
 
 
@@ -310,7 +310,7 @@ class NodeRelease:
         return self.spent | self.declined
 
     def apply(self, record: Record, job_id: str) -> NodeRelease:
-        """Fold one record in; ``job_id``: the guaranteed job, because the record may be of one before it."""
+        """Fold one record in, unless it is of a guaranteed job before ``job_id``."""
         if isinstance(record, NodesGivenBack) and record.job_id == job_id:
             spent = self.spent if record.again else self.spent | {record.component}
             return replace(self, nodes_left={**self.nodes_left, record.component: record.kept}, spent=spent)

@@ -42,7 +42,7 @@ def advance(t: Transition) -> None:
 
 
 def _planned(t: Transition) -> None:
-    """Note that what the policy was to be asked for is decided."""
+    """Note that the policy is being asked, or need not be."""
     t.replanned()
     _write(t, Planning())
 
@@ -85,7 +85,7 @@ def _start(t: Transition) -> None:
 
 
 def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
-    """World 0's layout and why, or why there is none."""
+    """Choose world 0's layout and say why, or say why there is none."""
     config = state.settings.config
     if config.elastic.initial is not None:
         layout = Layout.parse(config.elastic.initial)
@@ -125,7 +125,7 @@ def _await_members(t: Transition) -> None:
 
 
 def _watch_hold(t: Transition) -> None:
-    """Training that waits for a resize which cannot be prepared does not wait for ever."""
+    """Give a scheduled resize up if training has waited for it too long."""
     state, held = t.state, t.state.barriers.cutover
     if held is None:
         return
@@ -181,7 +181,7 @@ def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | 
 
 
 def _stopped(state: RunState) -> list[str]:
-    """Members that were suspended before they could leave: no reconfiguration can have them take part."""
+    """Return members that were suspended before they could leave; they can take part in no reconfiguration."""
     departures = [(worker.name, worker.departure) for worker in state.members]
     return [
         name
@@ -191,7 +191,7 @@ def _stopped(state: RunState) -> list[str]:
 
 
 def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
-    """The request whose turn it is; or when to look at the next one again."""
+    """Return the request whose turn it is; or when to look at the next one again."""
     if not state.resizes.goals:
         return None, None
     goal = state.resizes.goals[0]
@@ -204,7 +204,7 @@ def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
 
 
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
-    """What the policy may look at."""
+    """Build what the policy may look at."""
     live, history = state.world.live, state.history
     assert live is not None
     apart = frozenset(live.members) | handover.kept_out(state)

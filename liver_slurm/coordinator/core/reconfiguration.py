@@ -55,7 +55,7 @@ def begin(
     reason: str,
     request: ResizeGoal | None = None,
 ) -> None:
-    """Start the way to a world of ``members`` in rank order; its generation number was never used before."""
+    """Begin an attempt at a world of ``members`` in rank order; its generation number was never used before."""
     state, settings = t.state, t.state.settings
     assert state.world.attempt is None, "reconfigurations never overlap"
     source, generation = state.world.live, state.world.next_generation
@@ -127,7 +127,7 @@ def prepared(t: Transition, message: Prepared) -> None:
 
 
 def _schedule(t: Transition, attempt: Attempt) -> Attempt:
-    """In mode overlap: from which step on state streams; the attempt's deadline moves with it."""
+    """Choose, in mode overlap, the step from which on state streams; the attempt's deadline moves with it."""
     state, config = t.state, t.state.settings.config
     if config.stream.mode != "overlap":
         return attempt
@@ -144,7 +144,7 @@ def _schedule(t: Transition, attempt: Attempt) -> Attempt:
 
 
 def _ask_to_stop(t: Transition, attempt: Attempt) -> None:
-    """All are prepared: stop training at a step that all agree on, unless they are asked to already."""
+    """Propose a step to stop training at, unless one is proposed already: all are prepared."""
     barriers = t.state.barriers
     if barriers.cutover is None:
         after_checkpoint = barriers.checkpoint.step + 1 if barriers.checkpoint is not None else 0
@@ -155,7 +155,7 @@ def _ask_to_stop(t: Transition, attempt: Attempt) -> None:
 
 
 def barrier_moved(t: Transition, _: BarrierMoved) -> None:
-    """The cutover's barrier got a vote or a new step: go on, wait, or give up."""
+    """React to a vote or a new step of the cutover's barrier: go on, wait, or give up."""
     state, attempt = t.state, t.state.world.attempt
     held = state.barriers.cutover
     if held is None or held.confirmed:
@@ -223,14 +223,14 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
 
 
 def _commit_message(t: Transition) -> Commit:
-    """The Commit of the live world, whose commit record is written."""
+    """Build the Commit of the live world, whose commit record is written."""
     live = t.state.world.live
     assert live is not None
     return Commit(epoch=t.state.settings.epoch, generation=live.generation, step=live.step)
 
 
 def _dismiss_departing(t: Transition) -> None:
-    """Those with a notice are in no world any more: they leave, so that Slurm has its node back in a second."""
+    """Dismiss workers with a notice that are in no world any more, so that Slurm has its node back in a second."""
     members = t.state.world.members
     for worker in t.state.membership.workers.values():
         departure = worker.departure
@@ -258,7 +258,7 @@ def tell_left_attempt(t: Transition, news: Registered) -> None:
 
 
 def heard(t: Transition, news: HeardInWorld) -> None:
-    """A member may have missed the commit, or stand in the new world without having entered it."""
+    """Help a member on that has missed the commit, or that stands in the new world without having entered it."""
     live, attempt = t.state.world.live, t.state.world.attempt
     if live is None or attempt is None:
         return
@@ -293,7 +293,7 @@ def entered(t: Transition, message: WorldEntered) -> None:
 
 
 def _retire(t: Transition, attempt: Attempt) -> None:
-    """Everybody trains in the new world: what is left is to say so."""
+    """Record that all members train in the new world."""
     _put(t, replace(attempt, phase=ReconfigurationPhase.RETIRE))
     target = attempt.target
     t.journal(Entered(generation=target.generation))
@@ -371,11 +371,11 @@ def give_time_back(t: Transition) -> None:
 
 
 def _deadline_from(t: Transition, start: float) -> float:
-    """When to give up: the preparation's time, counted from ``start``, is up, or the first member is gone."""
+    """Return when to give up: the preparation's time, counted from ``start``, is up, or the first member is gone."""
     return min(start + t.state.settings.config.job.prepare_timeout, _first_gone(t))
 
 
 def _first_gone(t: Transition) -> float:
-    """When the first member that holds state will be gone; infinity if none will."""
+    """Return when the first member that holds state will be gone; infinity if none will."""
     departures = (worker.departure for worker in t.state.members)
     return min((departure.deadline for departure in departures if departure is not None), default=math.inf)

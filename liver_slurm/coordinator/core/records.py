@@ -1,4 +1,4 @@
-"""Records of the journal: what a new coordinator must know to go on where the last one stopped."""
+"""Records of the journal: all that a new coordinator needs to go on where the last one stopped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AttemptAborted(_Record, frozen=True, kw_only=True):
 
 
 class Committed(_Record, frozen=True, kw_only=True):
-    """THE commit record: from here on the target world is the live one."""
+    """The commit record: from here on the target world is the live one."""
 
     generation: int
     layout: str
@@ -74,7 +74,7 @@ class BoundaryProposed(_Record, frozen=True, kw_only=True):
 
 
 class BoundaryClosed(_Record, frozen=True, kw_only=True):
-    """Confirmed or withdrawn: nobody waits for this boundary's decision any more."""
+    """A boundary was confirmed or withdrawn: no member waits for the decision any more."""
 
     boundary: int
 
@@ -123,7 +123,7 @@ class Measurement(_Record, frozen=True, kw_only=True):
 
 
 class NodesGivenBack(_Record, frozen=True, kw_only=True):
-    """Slurm has taken nodes of a component of a live job back."""
+    """Slurm has taken nodes of a component of a guaranteed job back."""
 
     job_id: str
     component: int

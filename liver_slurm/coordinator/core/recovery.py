@@ -1,4 +1,4 @@
-"""From the journal to a state: a fresh run starts, an interrupted one goes on where its journal ends. Pure."""
+"""Recovery: fold the journal into a state. A fresh run starts; an interrupted one goes on where its journal ends."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from liver_slurm.scheduler.ports import JobStart
 
 
 def next_epoch(records: Sequence[Record]) -> int:
-    """The epoch of the coordinator that starts now."""
+    """Return the epoch of the coordinator that starts now."""
     return 1 + max((record.epoch for record in records if isinstance(record, EpochStarted)), default=0)
 
 
 def ended(records: Sequence[Record]) -> Ended | None:
-    """The run's outcome, if it was decided before; a run that has begun anew since has none."""
+    """Return the run's outcome, if it was decided before; a run that has begun anew since has none."""
     last = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
     return last if isinstance(last, Ended) else None
 
 
 def recover(records: Sequence[Record], settings: Settings, now: float) -> RunState:
-    """The state in which a coordinator of ``settings`` begins at time ``now``.
+    """Return the state in which a coordinator of ``settings`` begins at time ``now``.
 
-    With a commit record the run is RECOVERING: the committed world lives, whether or not its members have heard so;
-    they register and are told. An attempt without a commit record is over: its workers are told when they register.
-    A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds before only
-    their generation numbers are left, which are never used again.
+    With a commit record the run is RECOVERING: the committed world is the live one, whether or not its members have
+    heard so; they register and are told. An attempt without a commit record is over: its workers are told when they
+    register. A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds before
+    only their generation numbers are left, which are never used again.
     """
     state = RunState(settings=settings, now=now, lifecycle=Lifecycle(started=now))
     for record in records:
@@ -44,7 +44,7 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 
 
 def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
-    """Why the coordinator of ``start`` cannot go on with the journal's live world; None: it can, or there is none.
+    """Return why the coordinator of ``start`` cannot go on with the live world; None: it can, or there is none.
 
     A job that is started again has none of its old processes. That also holds for a run that failed: whoever has Slurm
     start its job again wants it to go on. One that finished, or was cancelled on request, stays so.
@@ -61,7 +61,7 @@ def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
 
 
 def _why_not_succeed(records: Sequence[Record], before: str, job_id: str) -> str | None:
-    """Why the successor cannot go on with the live world: it is not made of its own workers and standbys yet.
+    """Return why the successor cannot go on with the live world: not all guaranteed members are its own.
 
     It may be, although nothing was handed over, if the job before was killed after its last commit record.
     """

@@ -37,7 +37,7 @@ def close(t: Transition, number: int, *, fulfilled: bool) -> None:
 
 
 def give_up(t: Transition, goal: ResizeGoal, reason: str) -> None:
-    """An explicit request cannot be fulfilled: say so, and let training go on."""
+    """Give up a request that cannot be fulfilled, and let training go on."""
     let_go(t, goal.number)
     close(t, goal.number, fulfilled=False)
     wanted = str(goal.layout or f"{goal.workers} workers")
@@ -97,7 +97,7 @@ def stands_at_start(state: RunState) -> bool:
 
 
 def let_go(t: Transition, number: int) -> None:
-    """Nothing is to be done at a request's step after all: let training go on, or wait for the next request there."""
+    """Let training go on beyond a request's step, or wait there for the next request."""
     held = t.state.barriers.cutover
     if held is None or held.request != number or held.confirmed:
         return
@@ -109,11 +109,11 @@ def let_go(t: Transition, number: int) -> None:
 
 
 def seconds_until(state: RunState, step: int) -> float:
-    """Estimated time until training reaches ``step``; 0.0 while no step time is known."""
+    """Estimate the seconds until training reaches ``step``; 0.0 while no step time is known."""
     return max(0, step - state.step) * state.step_seconds
 
 
 def at_step(state: RunState, request: int) -> int:
-    """The step that a pending request is scheduled for; -1: as soon as possible, or not pending."""
+    """Return the step that a waiting request is scheduled for; -1: as soon as possible, or it does not wait."""
     goal = state.resizes.goal(request)
     return goal.at_step if goal is not None else -1

@@ -32,7 +32,7 @@ _write = Writer(StandbyPool, __name__)
 
 @dataclass(frozen=True)
 class View:
-    """What the decision is made from. Times are seconds since the epoch."""
+    """The facts that :func:`decide` needs. Times are seconds since the epoch."""
 
     now: float
     supply: CapacitySnapshot
@@ -63,7 +63,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now."""
+    """Standby jobs to start and to end now."""
 
     start: tuple[Order, ...] = ()
     end: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Stock:
-    """Our standby jobs, sorted out."""
+    """Our standby jobs by what they are good for."""
 
     sizes: tuple[int, ...]
     """Workers a job, of each unit."""
@@ -107,12 +107,12 @@ class _Stock:
         return self.need - self.workers(self.running) - self.workers(self.waiting)
 
     def best_unit(self, missing: int, units: set[int]) -> int:
-        """The largest of ``units`` that does not exceed what is missing, else the smallest; the first of equal ones."""
+        """Return the largest of ``units`` that does not exceed what is missing, else the smallest."""
         return min(units, key=lambda unit: (self.sizes[unit] > missing, abs(missing - self.sizes[unit]), unit))
 
 
 def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
-    """Standby jobs to start and to end now, and why."""
+    """Decide which standby jobs to start and to end now, and say why."""
     if config.standby.max_jobs == 0:
         return Decision(), "standby.max_jobs is 0"
     if view.supply.blind is not None:
@@ -129,7 +129,7 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
 
 
 def useful_workers(config: JobConfig, guaranteed: int, asked: int, ceiling: ResizeGoal | None) -> int:
-    """Workers of the largest world that the run may have or is asked for."""
+    """Return the number of workers of the largest world that the run may have or is asked for."""
     most = guaranteed + most_workers(config.standby)
     if ceiling is not None and ceiling.layout is not None and ceiling.workers <= most:
         return max(asked, ceiling.workers)
@@ -167,7 +167,7 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
 
 
 def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) -> list[Order]:
-    """Jobs to start where there is room, and, with ``launch = "queue"``, jobs to wait for the rest."""
+    """Choose jobs to start where there is headroom and, with ``launch = "queue"``, jobs that wait for the rest."""
     orders: list[Order] = []
     units = standby_units(config.standby)
     in_slurm = view.supply.jobs  # also those that are ending: Slurm still counts them, and so does max_jobs
@@ -175,7 +175,7 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
     slots_of = [unit.max_jobs - sum(job.unit == index for job in in_slurm) for index, unit in enumerate(units)]
 
     def order(unit: int, partition: str, missing: int, most: int) -> int:
-        """Returns the workers that were ordered."""
+        """Order jobs; return how many workers they bring."""
         nonlocal slots
         count = min(slots, slots_of[unit], most, max(1, missing // stock.sizes[unit]))
         if count <= 0:
@@ -210,7 +210,7 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
 def _end(
     view: View, config: JobConfig, stock: _Stock, rests: frozenset[str], start: list[Order]
 ) -> tuple[tuple[str, ...], dict[str, float]]:
-    """Jobs to end now, and since when each job that is there has been of no use."""
+    """Choose jobs to end now, and note since when each job that is there has been of no use."""
     at_once = {job.job_id for job in stock.waiting if job.partition in rests}
     after_a_while: set[str] = set()
     if config.standby.launch == "probe":
@@ -229,7 +229,7 @@ def _end(
 
 
 def _in_the_way(view: View, config: JobConfig, stock: _Stock, start: list[Order]) -> set[str]:
-    """A job that waits in vain where another would start at once, if max_jobs allows no more: it makes way."""
+    """At ``max_jobs``, choose the youngest waiting job that cannot start, if another unit could start now."""
     stuck = [job.job_id for job in stock.waiting if job.job_id not in stock.starting]
     full = len(view.supply.jobs) >= config.standby.max_jobs
     if full and stuck and not start and stock.room and stock.missing_now > 0:
@@ -276,7 +276,7 @@ def scale(t: Transition, _: CapacitySeen) -> None:
 
 
 def view(state: RunState) -> View:
-    """What the decision is made from."""
+    """Build the facts that :func:`decide` needs."""
     world, pool = state.world, state.standbys
     assert pool.capacity is not None
     apart = handover.kept_out(state)  # the successor's workers take the place of ours
@@ -297,7 +297,7 @@ def view(state: RunState) -> View:
 
 
 def _release(t: Transition, job_id: str, reason: str) -> None:
-    """Workers that are there leave by themselves; a job without any, or with some that never came, is ended."""
+    """End a standby job: its workers are told to leave, and the scheduler ends what is left of it."""
     t.emit(events.StandbyRelease(job_id=job_id, reason=reason))
     for worker in t.state.membership.of_job(job_id, "standby"):
         if not worker.dismissed:
@@ -306,7 +306,7 @@ def _release(t: Transition, job_id: str, reason: str) -> None:
 
 
 def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """End the standby job of a lost worker if it was its last one: a job whose workers are silent only holds nodes."""
+    """End the standby job of a lost worker if that was its last one: it would only hold nodes."""
     job_id = news.worker.job_id
     if news.worker.role != "standby" or any(one.job_id == job_id for one in t.state.membership.workers.values()):
         return

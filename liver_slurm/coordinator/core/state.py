@@ -26,7 +26,7 @@ from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, StandbyJob
 
 
 class RunPhase(str, Enum):
-    """Where a run is in its life."""
+    """The phase of a run's life cycle."""
 
     STARTING = "starting"
     """There is no live world yet."""
@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def how_to_resume(self) -> str:
-        """What a user does to go on with the run, for messages."""
+        """The command with which a user goes on with the run, for messages."""
         return f"liver-slurm submit --resume {self.run_dir}"
 
     def apply(self, record: Record) -> Settings:
@@ -231,7 +231,7 @@ class RunState:
 
     @property
     def generation(self) -> int:
-        """Of the live world; -1: there is none yet."""
+        """Generation of the live world; -1: there is none yet."""
         return self.world.generation
 
     @property
@@ -288,7 +288,7 @@ PARTS: dict[type[Any], Part] = {
 
 
 def broken_invariants(state: RunState) -> list[str]:
-    """What holds after every step, whatever came in, and does not hold in this state; tests ask after each step."""
+    """Return the invariants of a state between two steps that do not hold in this one; tests ask after each step."""
     world, barriers, lifecycle = state.world, state.barriers, state.lifecycle
     attempt, pending, held, goals = world.attempt, world.pending, barriers.cutover, state.resizes.goals
     streams = world.phase is ReconfigurationPhase.STREAM

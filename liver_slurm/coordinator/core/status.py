@@ -1,4 +1,4 @@
-"""What the coordinator tells of a run: the status document for clients, and a reconfiguration for the event log."""
+"""Status: the document that clients get, and the figures of a reconfiguration for records and events."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
 
 
 def route(attempt: Attempt) -> Route:
-    """Who goes where."""
+    """Say which workers go from which layout to which."""
     old = attempt.source.members if attempt.source else ()
     new = attempt.target.members
     before, after = frozenset(old), frozenset(new)
@@ -109,7 +109,7 @@ def route(attempt: Attempt) -> Route:
 
 
 def _mode(state: RunState, attempt: Attempt) -> str:
-    """What was done: overlap whose state had to wait for the pause was a pause."""
+    """Return the mode that was used: overlap whose state had to wait for the pause was a pause."""
     schedule = attempt.schedule
     paused = schedule is not None and schedule.steps == 0 and schedule.wire_s > 0
     return "pause" if paused else state.settings.config.stream.mode

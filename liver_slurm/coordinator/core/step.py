@@ -132,7 +132,7 @@ UNTOLD = (m.Heartbeat, m.StatusRequest)
 
 
 def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
-    """The next state, and what is to be done, in order."""
+    """Return the next state, and what is to be done, in order."""
     t = Transition(state, given.time)
     if isinstance(given, FromPeer):
         _message(t, given)

@@ -45,7 +45,7 @@ def _fill(t: Transition, slot: Slot, boundary: Boundary | None) -> None:
 
 
 def next_step(t: Transition, at_least: int = 0) -> int:
-    """The nearest step that every member of the live world can probably still stop at."""
+    """Return the nearest step that every member of the live world can probably still stop at."""
     step, lead = t.state.step, 1
     for worker in t.state.members:
         if worker.step_seconds > 0:

@@ -102,7 +102,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class HeardInWorld:
-    """A heartbeat of a worker came while a committed world is being entered."""
+    """A heartbeat of a worker came while a reconfiguration is under way."""
 
     name: str
     generation: int
