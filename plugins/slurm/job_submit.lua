@@ -57,6 +57,7 @@ local function kind_of(job, user)
     if has(job.script, "liver_slurm.worker") and has(job.script, "--role standby") then
         return "standby"
     end
+    -- A standby that a coordinator of an earlier version submits.
     if has(job.script, "liver_slurm.plugins.submitit") and job.comment ~= nil and has(job.name, "-standby") then
         return "standby"
     end

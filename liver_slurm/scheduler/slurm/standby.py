@@ -28,6 +28,8 @@ RESERVATIONS_EVERY = 15.0
 """Seconds between looks at the reservations, which are made long before they begin."""
 UNIT_MARK = " unit="
 """In a standby job's comment, between the run directory and the number of its unit; absent for the first."""
+SCRIPT_MARK = "# liver_slurm.worker --role standby: a site's job_submit filter knows standbys by this line."
+"""In a standby's batch script, whose command is submitit's own; see ``plugins/slurm/job_submit.lua``."""
 
 
 class SlurmStandbys:
@@ -161,7 +163,11 @@ def submitit_parameters(
         "account": standby.account or config.live.account,
         "qos": standby.qos,
         "wckey": None,
-        "setup": [*config.live.setup, f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"'],
+        "setup": [
+            SCRIPT_MARK,
+            *config.live.setup,
+            f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"',
+        ],
         # From Slurm 22.05 on srun does not take the CPUs of a task from the job. One worker that leaves or dies takes
         # no other of its unit with it.
         "srun_args": [f"--cpus-per-task={standby.cpus_per_task}", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"],

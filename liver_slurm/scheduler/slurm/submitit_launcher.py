@@ -5,7 +5,9 @@ environment and a time limit for ``sbatch``. It hands on the environment of the 
 ever. The coordinator lives inside a Slurm job, whose variables ``sbatch`` and the new job's ``srun`` would take for
 options of theirs (submitit's own ``helpers.clean_env`` also removes ``SLURM_CONF``, and changes the environment of
 all threads). So the environment and the limit are those of this process, see :func:`launch`; everything else that a
-standby needs goes through ``SlurmExecutor.update_parameters``. Its 0.5 s of imports stay out of the coordinator too.
+standby needs goes through ``SlurmExecutor.update_parameters``. The command of the batch script is submitit's, so what
+a site's job_submit filter knows standbys by is a line of ``setup``. submitit's 0.5 s of imports stay out of the
+coordinator, too.
 
 The job id that submitit reads out of ``sbatch``'s output is for the log only. Which jobs are ours follows from Slurm's
 records of our user's jobs, see :class:`liver_slurm.scheduler.slurm.standby.SlurmStandbys`.

@@ -20,6 +20,7 @@
 #SBATCH --time=4:00:00
 
 # setup
+# liver_slurm.worker --role standby: a site's job_submit filter knows standbys by this line.
 module load cuda
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"
 
