@@ -13,8 +13,10 @@ import torch.distributed as dist
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 LAYOUTS = ("tp1pp1dp1", "tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp3")
 WORKERS = 3
+PATIENCE = 900.0
 
 
+@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize(
     ("precision", "distributed"),
     [
@@ -34,7 +36,7 @@ def test_every_layout_loads_what_every_other_saved(precision: str, distributed: 
             command = [sys.executable, str(WORKER), log.stem, *arguments]
             processes.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment))
     try:
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [process.wait(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()
