@@ -1,4 +1,4 @@
-"""Checkpoints: a rank's boxes as tensors of torch.distributed.checkpoint; any layout reads them, bit for bit."""
+"""Checkpoints: each rank writes its boxes with torch.distributed.checkpoint; any layout reads them, bit for bit."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _FORMAT = 1
 
 
 class _BoxTensor(torch.Tensor):  # type: ignore[misc]
-    """All boxes that this rank holds of one global tensor, in the shape of torch.distributed.checkpoint's protocol.
+    """All boxes that this rank holds of one global tensor, as torch.distributed.checkpoint's protocol wants them.
 
-    A wrapper subclass, so that its flattening takes it for a tensor; it has no data of its own.
+    It is a wrapper subclass without data, so that torch's flattening of state dicts takes it for a tensor.
     """
 
     boxes: dict[tuple[int, ...], torch.Tensor]
@@ -95,18 +95,18 @@ def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Written:
-    """A checkpoint that is complete, or failed."""
+    """Result of writing a checkpoint: it is complete, or failed with an error."""
 
     step: int
     path: Path
     error: str
     seconds: float
     stall_seconds: float
-    """How long training stood still."""
+    """Time that training stood still."""
 
 
 class Checkpointer:
-    """Writes checkpoints of one world; every member has one, and calls it at the same steps."""
+    """Writes checkpoints of one world; every member has one and calls it at the same steps."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Checkpointer:
         on_write: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
-        after: the one of the world before, which may still be writing; its checkpoint is waited for first.
+        after: checkpointer of the world before, which may still be writing; its checkpoint is waited for first.
         on_write: called before each checkpoint's files are written.
         """
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
@@ -128,15 +128,18 @@ class Checkpointer:
 
     @property
     def writing(self) -> bool:
-        """A checkpoint is still being written."""
+        """Whether a checkpoint is still being written."""
         here = self._writing is not None and self._writing.is_alive()
         return here or (self._after is not None and self._after.writing)
 
     def save(self, step: int, done: Callable[[Written], None]) -> None:
-        """Write the state after ``step`` steps; ``done`` is called once it is complete, perhaps from another thread.
+        """Write the state after ``step`` steps.
 
-        Asynchronously, training waits only while the state is copied; a checkpoint that is still being written is
-        waited for first.
+        A checkpoint that is still being written is waited for first. In asynchronous mode, training then waits only
+        while the state is copied.
+
+        Args:
+            done: called once it is complete or has failed, perhaps from another thread.
         """
         begun = time.perf_counter()
         self.wait()
@@ -153,7 +156,7 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for a checkpoint that is being written."""
+        """Wait until no checkpoint is being written."""
         after, self._after = self._after, None
         if after is not None:
             after.wait()
@@ -201,10 +204,10 @@ class Checkpointer:
 
 
 def load_checkpoint(state: TrainingShard, path: Path) -> int:
-    """Fill a rank's state from a checkpoint of the same model in whatever layout.
+    """Load a rank's state from a checkpoint of the same model, saved in any layout.
 
     Returns:
-        how many steps it was trained for.
+        the steps that it was trained for.
 
     Raises:
         BadInput: it is no checkpoint, or of another model.

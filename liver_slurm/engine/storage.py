@@ -17,10 +17,10 @@ def held_bytes(*states: TrainingShard | None) -> int:
 
 
 def touch(state: TrainingShard, live: TrainingShard | None) -> None:
-    """Have the machine's memory under what ``state`` does not share with ``live``, whose values are undefined.
+    """Make the pages of storage that ``state`` does not share with ``live`` resident; its values are undefined.
 
-    A CPU's page comes with the first write to it, and half of the time that a box takes to be written is that. A GPU's
-    memory is there when it is allocated.
+    On a CPU a page is allocated at the first write, which would take half of the time of writing a received box. GPU
+    memory is resident once it is allocated.
     """
     for storage in _own(state, live):
         if storage.device.type == "cpu":
@@ -28,10 +28,10 @@ def touch(state: TrainingShard, live: TrainingShard | None) -> None:
 
 
 def release(state: TrainingShard, live: TrainingShard | None) -> None:
-    """Give back the memory under what ``state`` does not share with ``live``: nothing will touch it any more.
+    """Free the storage that ``state`` does not share with ``live``; nothing may use it afterwards.
 
-    Models and optimizers are parts of reference cycles, and Python looks for cycles that have lived long so seldom that
-    a dozen reconfigurations would leave a dozen worlds in memory.
+    Models and optimizers are parts of reference cycles. Python collects old cycles so seldom that a dozen
+    reconfigurations would leave a dozen worlds in memory.
     """
     for storage in _own(state, live):
         if storage.resizable():  # else :func:`reclaim` finds it
@@ -40,12 +40,12 @@ def release(state: TrainingShard, live: TrainingShard | None) -> None:
 
 
 def reclaim() -> None:
-    """Give back what is left of worlds that are over or were given up: cycles, process groups, and the C library's.
+    """Free what is left of worlds that are over or were given up: cycles, process groups, and the C library's heap.
 
-    It holds up all threads of this process for some hundredths of a second, so no step should wait for it.
+    It stalls all threads of this process for some hundredths of a second, so no step should wait for it.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; what one thread freed is seldom of use to another
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only: another thread seldom reuses freed heap
     if trim is not None:
         trim(0)
 
@@ -56,7 +56,7 @@ def _own(state: TrainingShard, live: TrainingShard | None) -> list[torch.Untyped
 
 
 def _storages(*states: TrainingShard | None) -> dict[int, torch.UntypedStorage]:
-    """What lies under the states, by address; nothing for what has no storage now."""
+    """Storages of the shards by address; tensors that have no storage now are left out."""
     found = {}
     for state in filter(None, states):
         for tensor in state.tensors():
@@ -67,10 +67,13 @@ def _storages(*states: TrainingShard | None) -> dict[int, torch.UntypedStorage]:
 
 
 class Moments:
-    """Adam's moments that a rank has for itself, by layer; -1: what is in no layer."""
+    """Adam's moments of one shard that the other world does not share, by layer; -1: no layer."""
 
     def __init__(self, state: TrainingShard | None, other: TrainingShard | None) -> None:
-        """``other``: the other of the two worlds; moments that it keeps in the same tensors are left alone."""
+        """
+        Args:
+            other: shard of the other world; moments that it keeps in the same tensors are left alone.
+        """
         self._by_layer: dict[int, list[torch.Tensor]] = {}
         shared = {id(moment) for _, moment in other.moments()} if other is not None else set()
         if state is not None:
@@ -84,15 +87,15 @@ class Moments:
             moment.untyped_storage().resize_(moment.numel() * moment.element_size())
 
     def free(self, chosen: LayerFilter) -> None:
-        """Take the moments of the chosen layers their storage; views of it must not be touched any more."""
+        """Free the storage of the chosen layers' moments; views of it must not be used afterwards."""
         for moment in self._of(chosen):
             moment.untyped_storage().resize_(0)
 
     def check(self) -> None:
-        """That their storage can be given and taken, before there is no way back.
+        """Check that the moments' storage can be resized, before there is no way back.
 
         Raises:
-            RuntimeError: ``Tensor.numpy()`` was called on one of them, or a share of it went to another process.
+            RuntimeError: ``Tensor.numpy()`` was called on one of them, or it is shared with another process.
         """
         if not all(moment.untyped_storage().resizable() for moment in self._of(every_layer)):
             raise RuntimeError("the storage of Adam's moments is used by something else, so it cannot be freed")

@@ -16,7 +16,6 @@ TO_BE_CUT = {
     "liver_slurm/bench/restart_worker.py: main",
     "liver_slurm/rundir/events.py",
     "liver_slurm/transfer/live_transfer.py: __init__",
-    "liver_slurm/worker/target_world.py: prepare",
 }
 """Modules and functions that are longer still."""
 

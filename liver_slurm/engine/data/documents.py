@@ -1,4 +1,4 @@
-"""Which documents lie at a path: text files, .jsonl files, and folders of sources."""
+"""Find the documents at a path: text files, .jsonl files, and folders of sources."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SUFFIXES = """
 .ini .cfg .cmake .f90
 """
 SOURCE_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Files of a folder that are taken; a file that is named itself is taken whatever its name."""
+"""Suffixes of the files of a folder that are read; a file that is named itself is read whatever its suffix."""
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 
 
 def documents(path: Path) -> Iterator[str]:
-    """Texts at a path: a file is one document, a .jsonl file one a line (its ``text``), a folder those of its files.
+    """Yield the texts at a path: of a file one, of a .jsonl file one a line (its ``text``), of a folder its files'.
 
     A folder is walked in sorted order, so that the result is the same everywhere. Hidden, generated and third-party
     folders are passed over, and in it files that are empty or not UTF-8. Of the Python standard library itself the
@@ -64,7 +64,7 @@ def _file_documents(file: Path, named: bool) -> Iterator[str]:
 
 
 def _json_documents(file: Path) -> Iterator[str]:
-    """Line by line: such files may be larger than memory."""
+    """Read line by line, as such files may be larger than memory."""
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):

@@ -1,6 +1,6 @@
-"""The order of samples: a keyed permutation of each epoch, computed sample by sample; there is nothing to store.
+"""Order of samples: a keyed permutation of each epoch, computed sample by sample, so that nothing is stored.
 
-Where a run stands in its data is then one number, the samples consumed, which no change of layout touches.
+The position of a run in its data is then one number, the samples consumed, which no change of layout affects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MASK = (1 << 64) - 1
 
 
 def permute(indices: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Images of ``indices`` under a permutation of [0, size) that (seed, epoch) chooses.
+    """Permute ``indices`` by the permutation of [0, size) that (seed, epoch) selects.
 
     A balanced Feistel network over the next even power of two, walked until the image lies in range (cycle walking:
     Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002), so it is bijective for any size below 2**62.
@@ -39,7 +39,7 @@ def permute(indices: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDA
 
 
 def sample_numbers(first: int, count: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Which samples of ``size`` are the run's ``first``-th to ``first + count - 1``-th; each epoch in its own order."""
+    """Numbers, below ``size``, of the run's samples ``first`` to ``first + count - 1``; each epoch has its order."""
     import numpy as np
 
     consumed = np.arange(first, first + count, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Making megatron's indexed datasets (.bin and .idx) from text."""
+"""Prepare megatron's indexed datasets (.bin and .idx) from text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedData:
-    """An indexed dataset that was made."""
+    """An indexed dataset that was prepared."""
 
     prefix: str
     """``PREFIX.bin`` and ``PREFIX.idx`` are its files."""
@@ -34,7 +34,7 @@ class PreparedData:
     tokens: int
     """Ends of documents included."""
     vocab_size: int
-    """The tokenizer's; a model that trains on the data has at least so many."""
+    """Size of the tokenizer's vocabulary; a model that trains on the data has at least as many tokens."""
 
 
 def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> PreparedData:
@@ -67,7 +67,7 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
 
 
 def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Returns how many documents and tokens were written."""
+    """Write the files; returns the number of documents and of tokens."""
     import numpy as np
 
     builder = dataset_builder(bin_file, tokenizer.vocab_size)
@@ -86,12 +86,12 @@ def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tok
 
 
 def is_prefix(path: Path) -> bool:
-    """Whether ``path.bin`` and ``path.idx`` are there and no file or folder ``path`` itself."""
+    """Whether ``path.bin`` and ``path.idx`` exist, and no file or folder ``path`` itself."""
     return not path.exists() and all(os.path.isfile(f"{path}{suffix}") for suffix in (".bin", ".idx"))
 
 
 def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
-    """Prefixes of the run's indexed datasets; what the job file names as text is prepared in the run directory, once.
+    """Prefixes of the run's indexed datasets; text of the job file is prepared in the run directory first, once.
 
     Every worker may call it: the first one prepares, the others wait for it. Prepared text comes first, then prepared
     prefixes in the job file's order.
@@ -117,7 +117,7 @@ def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
 
 @contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait for whoever holds the lock, on whatever node; the kernel lets go of it when its holder dies."""
+    """Hold the lock, across nodes; the kernel releases it when its holder dies."""
     with lock.open("wb") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX)

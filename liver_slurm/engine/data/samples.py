@@ -1,4 +1,4 @@
-"""Reading samples: by the number of samples consumed, and nothing else."""
+"""Read samples by their number in the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SampleSource:
-    """Samples from indexed datasets, end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
+    """Samples from indexed datasets, laid end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
 
     The order is a function of (seed, samples consumed); each epoch is shuffled anew. Datasets are read through memory
     maps; one token after a sample's last is its last label, so neighbours share it.
@@ -40,7 +40,6 @@ class SampleSource:
         return self._ends[-1]
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
-        """As :meth:`Samples.batch`."""
         import numpy as np
 
         tokens = np.empty((count, self._seq_length + 1), dtype=np.int64)
@@ -59,13 +58,13 @@ class SampleSource:
 
 
 def open_samples(config: JobConfig, prefixes: Sequence[str]) -> Samples:
-    """The run's samples: from the job's own provider, or else from indexed datasets.
+    """Open the run's samples: from the job's own provider, or else from indexed datasets.
 
     Args:
         prefixes: what :func:`liver_slurm.engine.data.prepare.resolve_data` returned.
 
     Raises:
-        BadInput: no such provider, one that returns something else, or data that is none.
+        BadInput: there is no such provider, it returns something else, or the data is not an indexed dataset.
     """
     if config.data.provider is None:
         return SampleSource(prefixes, config.train.seq_length, config.train.seed)

@@ -1,4 +1,4 @@
-"""Text to tokens: bytes as they are, or any Hugging Face ``tokenizer.json``."""
+"""Tokenizers: bytes as they are, or any Hugging Face ``tokenizer.json``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
-"""What published tokenizers call the end of a document, most specific first."""
+"""Names that published tokenizers give the end of a document, most specific first."""
 
 
 class Tokenizer(Protocol):
-    """What preparing data needs."""
+    """A tokenizer, as far as preparing data needs one."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens are below it, ``eod`` included."""
+        """Number of tokens, ``eod`` included."""
 
     @property
     def eod(self) -> int:
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """Each byte of the UTF-8 text is a token; 256 ends a document."""
+    """Tokenizer whose tokens are the bytes of the UTF-8 text; 256 ends a document."""
 
     vocab_size = BYTE_VOCABULARY
     eod = 256
@@ -74,7 +74,7 @@ class FileTokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """``byte``, or the path of a ``tokenizer.json``.
+    """Load a tokenizer: ``byte``, or the path of a ``tokenizer.json``.
 
     Raises:
         BadInput: the file is not one.
@@ -83,7 +83,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def vocab_size(model_vocab_size: int | None, tokenizer: str) -> int:
-    """The model's vocabulary: what the job file says, or else the tokenizer's.
+    """Size of the model's vocabulary: the job file's, else the tokenizer's.
 
     Raises:
         BadInput: what it says is smaller than the tokenizer's.

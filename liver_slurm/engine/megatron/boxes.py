@@ -1,4 +1,4 @@
-"""The live tensors behind a rank's pieces: for each box of state, a view of where it lies."""
+"""Views of a rank's state, box by box: where each piece of it lies in megatron's tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tup
 
 
 class Held(NamedTuple):
-    """A parameter's optimizer state, as far as it is on this rank: flat elements ``[start, end)`` of the parameter."""
+    """This rank's optimizer state of a parameter: flat elements ``[start, end)`` of the parameter."""
 
     start: int
     end: int
@@ -43,7 +43,10 @@ class Held(NamedTuple):
 
 
 class OwnedBox(NamedTuple):
-    """A box of a weight whose optimizer state is here; ``place``: its first element in the tensors of ``held``."""
+    """A box of a weight whose optimizer state this rank holds.
+
+    ``place`` is its first element in the tensors of ``held``.
+    """
 
     tensor: str
     offset: tuple[int, ...]
@@ -52,7 +55,7 @@ class OwnedBox(NamedTuple):
     held: Held
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The box in one of the tensors that lie as ``held`` says; on the meta device if that has no storage now."""
+        """View of the box in one of the tensors of ``held``; on the meta device if that has no storage now."""
         if not tensor.untyped_storage().nbytes():
             return torch.empty(self.shape, dtype=tensor.dtype, device="meta")
         flat = tensor.detach().view(-1)
@@ -60,7 +63,7 @@ class OwnedBox(NamedTuple):
 
 
 def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
-    """The boxes of one parameter whose optimizer state this rank holds."""
+    """Boxes of one parameter whose optimizer state this rank holds."""
     held = optimizer_state(state, parameter)
     if held is None:
         return
@@ -80,7 +83,7 @@ def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list
 
 
 def optimizer_state(state: RankState, parameter: Any) -> Held | None:
-    """What this rank has of a parameter's optimizer state; None: nothing."""
+    """This rank's optimizer state of a parameter; None: it holds none."""
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:
             found = compat.distributed_state(optimizer, parameter)

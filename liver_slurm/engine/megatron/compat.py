@@ -1,4 +1,4 @@
-"""Run megatron-core on a machine without CUDA, and everything private of it that the product touches, in one place.
+"""Compatibility with megatron-core: an import hook for machines without CUDA, and every private name that is used.
 
 megatron-core names the ``cuda`` device in its sources. Where CUDA is absent an import hook rewrites these names before
 its modules are compiled; where CUDA is present its code is not changed. Call :func:`install` before anything of
@@ -65,7 +65,7 @@ disable_jit_fuser()
 
 
 def rewrite(name: str, source: str) -> str:
-    """``source`` of megatron-core's module ``name`` as it must read where CUDA is absent."""
+    """Rewrite ``source`` of megatron-core's module ``name`` for machines without CUDA."""
     if "cuda" in source:
         for pattern, replacement in _REWRITES:
             source = pattern.sub(replacement, source)
@@ -83,17 +83,17 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def compiled(source: str, path: str) -> CodeType:
-    """The code of a rewritten module, kept in a file of its own beside the one that Python keeps of the original."""
+    """Compile a rewritten module, with a cache file beside the one that Python keeps of the original."""
     kept = Path(importlib.util.cache_from_source(path, optimization="liver"))
     version = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source.encode())
-    with contextlib.suppress(OSError):  # there is none yet
+    with contextlib.suppress(OSError):  # no cache file yet
         content = kept.read_bytes()
         if content.startswith(version):
             known: CodeType = marshal.loads(content[len(version) :])
             return known
     code: CodeType = compile(source, path, "exec", dont_inherit=True)
     if not sys.dont_write_bytecode:
-        with contextlib.suppress(OSError):  # not to be written to: compiled each time, as Python does it too
+        with contextlib.suppress(OSError):  # a read-only folder: compiled each time, as Python does too
             replace_file(kept, version + marshal.dumps(code))
     return code
 
@@ -111,15 +111,15 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Install the hook where CUDA is absent, and silence what megatron-core says at each import; again: nothing.
+    """Install the hook where CUDA is absent, and silence megatron-core's warnings at import; idempotent.
 
     Raises:
         RuntimeError: CUDA is absent and megatron-core was already imported, unchanged.
     """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
-    # It warns, five times over, that it does without Transformer Engine and Apex, as it is meant to here; and of a
-    # default of its own.
+    # It warns, five times over, that Transformer Engine and Apex are missing, as they are meant to be here; and of one
+    # of its own defaults.
     warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
     warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
     import torch

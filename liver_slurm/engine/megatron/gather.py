@@ -1,9 +1,10 @@
-"""The weights of a new world with the distributed optimizer, gathered while its first forward pass runs.
+"""All-gather of a new world's weights, with the distributed optimizer, while its first forward pass runs.
 
-Each replica has derived its share of the weights from its masters. megatron gathers a bucket as a whole; here each goes
-out in segments, in the order in which the forward pass asks for them, so that its first module waits for little. A
-module waits for the parameters that it owns, the rule that megatron's ``overlap_param_gather`` has too. On GPUs it is
-megatron's one gather, which the stream waits for: two NCCL communicators at once are not for a GPU that workers share.
+Each replica has derived its share of the weights from its masters. megatron gathers each bucket as a whole; here
+buckets are sent in segments, in the order in which the forward pass needs them, so that its first module waits for
+little. A module waits for the parameters that it owns, as with megatron's ``overlap_param_gather``. On GPUs it is
+megatron's own gather, which the stream waits for, because two NCCL communicators at once may block each other on a GPU
+that workers share.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 
 _SEGMENT = 1 << 22
-"""Elements that go out together: little enough to be waited for by few modules, enough to be worth a message."""
+"""Elements of a segment: few enough that few modules wait for it, enough to be worth a message."""
 
 
 class Gather:
-    """Weights on their way; every member of the world must make one, at any pace."""
+    """Weights that are being gathered; every member of the world must create one, at any pace."""
 
     def __init__(self, state: RankState) -> None:
         self._parts: dict[int, tuple[list[int], list[Any]]] = {}
-        """Of each buffer's storage: where each segment begins, in elements, and what it is waited for by; in order."""
+        """For each buffer's storage: the first element of each segment, in order, and its pending broadcast."""
         self._hooks: list[Any] = []
         gathered = state.config.train.distributed_optimizer and state.world.layout.dp > 1
         if gathered and state.device.type == "cuda":
@@ -41,7 +42,7 @@ class Gather:
         if not self._parts:
             return
         if state.config.model.provider:
-            self.wait()  # nobody knows whose parameters its modules use
+            self.wait()  # modules of a user's model may use parameters of others
             return
         for module in unwrap(state.model).modules():
             own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
@@ -49,7 +50,7 @@ class Gather:
                 self._hooks.append(module.register_forward_pre_hook(partial(self._before, own)))
 
     def wait(self) -> None:
-        """Wait for all that has not arrived.
+        """Wait for all segments.
 
         Raises:
             RuntimeError: a peer is gone.
@@ -63,7 +64,7 @@ class Gather:
         self._parts.clear()
 
     def _before(self, own: Sequence[torch.Tensor], *_: Any) -> None:
-        """A module's forward pre-hook."""
+        """Wait for a module's own parameters; its forward pre-hook."""
         for parameter in own:
             begins, works = self._parts.get(parameter.untyped_storage().data_ptr(), ([], []))
             begin = parameter.storage_offset()
@@ -72,7 +73,7 @@ class Gather:
                 work.wait()
 
     def _send(self, data: torch.Tensor, members: list[int], group: Any) -> None:
-        """Send this rank's share of a bucket, and take the others'."""
+        """Send this rank's share of a bucket, and receive the others'."""
         begins, works = self._parts.setdefault(data.untyped_storage().data_ptr(), ([], []))
         for begin, end, owner in segments(data.numel(), len(members)):
             work = dist.broadcast(data[begin:end], members[owner], group=group, async_op=True)
@@ -82,7 +83,7 @@ class Gather:
 
 
 def segments(elements: int, replicas: int) -> Iterator[tuple[int, int, int]]:
-    """Begin, end and owner of each segment of a bucket that is shared out evenly, last first.
+    """Begin, end and owner of each segment of a bucket that replicas own in even shares, last first.
 
     megatron lays parameters out in the order in which the backward pass is done with them.
     """

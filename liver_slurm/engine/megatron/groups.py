@@ -1,4 +1,4 @@
-"""A world's groups as megatron-core takes them: a collection for what is handed groups, globals for what is not."""
+"""Process groups for megatron-core: a collection for the parts that are given groups, globals for the others."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def collection(world: ProcessGroups) -> Any:
 
 
 def make_live(world: ProcessGroups, seed: int) -> None:
-    """Make ``world`` the process's live one: torch's default group, and the globals that parts of megatron still read.
+    """Make ``world`` the process's live one: set torch's default group and megatron's globals.
 
-    Those readers are the vocabulary-parallel cross entropy, the memory buffer and the random states of dropout, which
-    must exist even where there is no dropout.
+    The globals are read by the vocabulary-parallel cross entropy, the memory buffer and the random states of dropout,
+    which must exist even where there is no dropout.
     """
     set_default_group(world.groups["world"])
     groups = world.groups

@@ -46,7 +46,7 @@ def _layers(box: BoxSpec) -> Iterator[tuple[int, int, tuple[int, ...], tuple[int
 
 
 def _whole(box: BoxSpec, layer: int, config: JobConfig) -> torch.Tensor:
-    """The whole tensor (one layer of it) that the box is a part of, fp32 on the CPU."""
+    """Values of the whole tensor (of one layer of it) that the box is a part of, fp32 on the CPU."""
     shape = box.global_shape[1:] if box.layered else box.global_shape
     if len(shape) == 1:
         return torch.zeros(shape) if box.tensor.endswith("bias") else torch.ones(shape)

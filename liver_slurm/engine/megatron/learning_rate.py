@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to move when a world changes."""
+"""Learning rate schedule: a pure function of the step, so there is no state to move."""
 
 from __future__ import annotations
 

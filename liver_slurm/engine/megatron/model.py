@@ -1,4 +1,4 @@
-"""The GPT that a job file describes, in any layout, from a world's groups; on the meta device it costs no memory."""
+"""Build the model that a job file describes, in any layout; on the meta device it costs no memory."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "bf16": dtype is torch.bfloat16,
             "calculate_per_token_loss": True,  # replicas may have uneven numbers of microbatches
             "use_cpu_initialization": True,
-            # On the meta device this costs nothing, and it is what marks parameters as tensor parallel, which the
-            # gradient norm asks for; values come later, from the seed by name or from another world.
+            # On the meta device this costs nothing, and it marks parameters as tensor parallel, which the gradient norm
+            # needs; values come later, from the seed by name or from another world.
             "perform_initialization": True,
             # kernels that need Transformer Engine or Apex
             "gradient_accumulation_fusion": False,
@@ -85,8 +85,8 @@ def build_model(
     """
     transformer = transformer_config(config, layout)
     first, last = pp_rank == 0, pp_rank == layout.pp - 1
-    # With its group, a tied embedding is all-reduced between first and last stage when it is built; the weights
-    # are not there yet, and the target's peers must not be waited for here.
+    # With its group, a tied embedding is all-reduced between first and last stage when it is built. The weights do not
+    # exist yet, and the target's peers must not be waited for here.
     embedding_group, groups.embd = groups.embd, None
     try:
         with torch.device(device):
@@ -131,7 +131,7 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, first: bool, last: bo
 
 
 def _without_padding(real: int) -> Any:
-    """A forward hook that takes the padding rows of the vocabulary out of the softmax, so that they never train."""
+    """Forward hook that takes the padding rows of the vocabulary out of the softmax, so that they are never trained."""
 
     def hook(_module: Any, _inputs: Any, output: Any) -> Any:
         logits, bias = output
@@ -142,7 +142,7 @@ def _without_padding(real: int) -> Any:
 
 
 def vocabulary(config: JobConfig) -> int:
-    """Tokens of the model: the job file's number, else the tokenizer's."""
+    """Size of the model's vocabulary: the job file's, else the tokenizer's."""
     if config.model.vocab_size is not None:
         return config.model.vocab_size
     from liver_slurm.engine.data.tokenizers import load_tokenizer
@@ -151,7 +151,7 @@ def vocabulary(config: JobConfig) -> int:
 
 
 def unwrap(model: Any) -> Any:
-    """The model itself, out of ``Float16Module`` and ``DistributedDataParallel``."""
+    """The model inside ``Float16Module`` and ``DistributedDataParallel``."""
     while hasattr(model, "module"):
         model = model.module
     return model
@@ -163,7 +163,7 @@ def materialise(model: torch.nn.Module, device: torch.device, hollow: bool = Fal
     ``Module.to_empty`` would drop the attributes that megatron keeps on parameters, and untie shared ones.
 
     Args:
-        hollow: parameters that are trained get storage elsewhere soon: until then all their elements are one.
+        hollow: trained parameters get storage elsewhere soon; until then all their elements share one.
     """
     replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():

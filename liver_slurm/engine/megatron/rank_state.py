@@ -33,9 +33,9 @@ class RankState:
     pipeline: Any
     """``P2PCommunicator`` between pipeline stages."""
     gradients_used: bool = False
-    """A backward pass may have added to the gradient buffers, which are made of zeros."""
+    """A backward pass may have added to the gradient buffers, which start as zeros."""
     before_zeroing: Callable[[], None] | None = None
-    """Called when gradients are about to go, by a step that begins."""
+    """Called by a step that begins, before it zeroes the gradients."""
 
     @cached_property
     def spec(self) -> ShardSpec:
@@ -49,9 +49,9 @@ class RankState:
                 yield optimizer
 
     def zero_gradients(self) -> None:
-        """Have zeros in the gradient buffers, for a step that begins.
+        """Zero the gradient buffers for a step that begins.
 
-        A world's first step finds them there, and training stands until that step has begun.
+        A world's first step skips this, as its buffers are new and training stands still until that step has begun.
         """
         if self.before_zeroing is not None:
             self.before_zeroing()

@@ -1,4 +1,4 @@
-"""megatron's side of overlap: where trained state and its gradients lie, when it changes, and what follows from it."""
+"""Optimizer replay on megatron-core: views of trained state and gradients, hooks around updates, derived weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class LiveUpdates:
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
             raise RuntimeError("this rank has no optimizer: it trains no parameter")
-        # megatron steps them one after the other, all gradients being final before the first.
+        # megatron steps them one after the other; all gradients are final before the first.
         handles = [
             inner[0].register_step_pre_hook(lambda *_: before()),
             inner[-1].register_step_post_hook(lambda *_: after()),
@@ -89,12 +89,12 @@ class LiveUpdates:
 
 
 def complete(state: RankState, adam_step: int) -> Gather:
-    """Make what follows from masters and moments that have arrived: step counters and weights.
+    """Derive step counters and weights from masters and moments that have arrived.
 
-    With the distributed optimizer weights are gathered over the data parallel group, so all its members must call it.
+    With the distributed optimizer, weights are gathered over the data parallel group, so all its members must call it.
 
     Returns:
-        the weights that are on their way: the first forward pass waits for each where it uses it.
+        the weights that are being gathered; the first forward pass waits for each where it uses it.
     """
     state.set_step(adam_step)
     for optimizer in state.inner_optimizers():

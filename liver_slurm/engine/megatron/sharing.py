@@ -1,8 +1,4 @@
-"""State that stays where it is: a worker whose shard of a parameter is the same in both worlds keeps its storage.
-
-That costs neither time nor memory, and needs no rollback: the new world writes to it first in its first optimizer step,
-which comes after the commit.
-"""
+"""Shared storage: a worker whose shard of a parameter is the same in both worlds keeps it in place."""
 
 from __future__ import annotations
 
@@ -13,9 +9,9 @@ from liver_slurm.engine.megatron.rank_state import RankState
 
 
 def share_storage(old: RankState, new: RankState) -> None:
-    """Let parameters, masters and moments of ``new`` lie where ``old`` has the very same boxes.
+    """Share the storage of boxes that are the same; see :meth:`liver_slurm.engine.api.TrainingShard.share_storage`.
 
-    Not with the distributed optimizer, which keeps parameters in buffers cut for its number of replicas.
+    The distributed optimizer shares nothing, because it keeps parameters in buffers cut for its number of replicas.
     """
     if new.config.train.distributed_optimizer:
         return
@@ -37,7 +33,7 @@ def share_storage(old: RankState, new: RankState) -> None:
 
 
 def _main(parameter: Any) -> Any:
-    """What the optimizer updates for a parameter: its fp32 master, or itself."""
+    """The tensor that the optimizer updates for a parameter: its fp32 master, or itself."""
     return getattr(parameter, "main_param", parameter)
 
 

@@ -1,4 +1,4 @@
-"""What each rank of a world will hold, read from megatron's own metadata of models that exist on the meta device only.
+"""Shard specs of each rank of a world, read from megatron's own metadata of models on the meta device.
 
 A :class:`~liver_slurm.reshard.shard_spec.ShardSpec` comes from ``model.sharded_state_dict()``, whose entries say where
 in the global tensor a parameter, or a part of it, lies. Building a shard on the meta device takes milliseconds and no
@@ -37,7 +37,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: 
 
 
 class _Sizes:
-    """Stands for a process group where only its size and a rank in it are asked for."""
+    """Stand-in for a process group where only its size and a rank in it are used."""
 
     def __init__(self, size: int, rank: int) -> None:
         self._size, self._rank = size, rank
@@ -53,10 +53,10 @@ compat.fix_replica_of_embeddings()
 
 
 def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
-    """What every rank of a world of this layout holds; cached.
+    """State of every rank of a world of this layout; cached.
 
     Raises:
-        PlanError: the model has state that cannot be told from its ``sharded_state_dict``.
+        PlanError: the model has state that its ``sharded_state_dict`` does not describe.
         ValueError: megatron-core refuses the layout for this model.
     """
     return _world_spec(msgspec.json.encode(config), layout)
@@ -65,7 +65,7 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
 @lru_cache(maxsize=32)
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
-    # Of this product's own model all replicas are alike, however many there are.
+    # Replicas of this product's own model are alike, however many there are.
     shards = _shards(encoded, replace(layout, dp=1) if config.model.provider is None else layout)
     return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
 
@@ -76,8 +76,8 @@ def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
     config = msgspec.json.decode(encoded, type=JobConfig)
     shards: dict[ShardKey, ShardSpec] = {}
     for pp in range(layout.pp):
-        # Stages between the first and the last differ in nothing but the numbers of their layers, as long as the model
-        # is this product's own: a large world's shards are then known in the time that three stages take.
+        # Stages between the first and the last differ only in the numbers of their layers, as long as the model is this
+        # product's own: a large world's shards are then known in the time of three stages.
         alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not _shape_fields(config)
         for tp in range(layout.tp):
             shards[tp, pp] = (
@@ -89,12 +89,12 @@ def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
 
 
 def _shape_fields(config: JobConfig) -> list[str]:
-    """Further fields of megatron's config that may make layers differ; what is recomputed does not."""
+    """Extra fields of megatron's config that may make layers differ; those of recomputation do not."""
     return [name for name in config.model.extra if not name.startswith("recompute_")]
 
 
 def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
-    """The shard of the stage after an inner one."""
+    """Shard of the stage after an inner one."""
     step = stage_layers(layers, stages)[1]
 
     def moved(box: BoxSpec) -> BoxSpec:
@@ -104,7 +104,7 @@ def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
 
 
 def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec:
-    """What the model of one (tp, pp) coordinate holds."""
+    """Parameters of the model shard at one (tp, pp) coordinate."""
     groups = _collection(layout, tp, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, model = build_model(config, groups, layout, pp, "meta")
@@ -112,10 +112,10 @@ def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec
 
 
 def shard_spec_of(model: Any) -> ShardSpec:
-    """What a model really holds, whatever wraps it.
+    """Parameters that a model holds, whatever wraps it.
 
     Raises:
-        PlanError: a parameter is not in its ``sharded_state_dict``, or something else that has state is.
+        PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
     """
     inner = unwrap(model)
     boxes: dict[int, list[BoxSpec]] = {id(parameter): [] for parameter in inner.parameters()}
@@ -134,13 +134,13 @@ def shard_spec_of(model: Any) -> ShardSpec:
 
 @contextmanager
 def _some_default_group() -> Iterator[None]:
-    """megatron takes every rank to be 0 of 1 where torch has no default group, even in groups that it is handed."""
+    """Set a default group if torch has none: without it megatron takes every rank to be 0 of 1, in any group."""
     with nullcontext() if dist.is_initialized() else c10d.default_group(_Sizes(1, 0)):
         yield
 
 
 def _parts(entry: Any) -> Iterator[tuple[Any, Any]]:
-    """(parameter, its part as a ``ShardedTensor``) of a sharded state dict's entry; nothing if it has no tensor."""
+    """Pairs of a parameter and its part as a ``ShardedTensor``, for one entry of a sharded state dict."""
     if isinstance(entry, ShardedTensor):
         yield entry.data, entry
     elif isinstance(entry, ShardedTensorFactory):
@@ -179,7 +179,7 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
 
 
 def _collection(layout: Layout, tp: int, pp: int) -> Any:
-    """Groups of the first data parallel replica at (tp, pp), as far as building a model asks for them."""
+    """Groups of the first data parallel replica at (tp, pp), as far as building a model needs them."""
     rank = layout.rank(tp, pp, 0)
 
     def along(*axes: Axis) -> _Sizes:

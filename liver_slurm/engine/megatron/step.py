@@ -59,9 +59,9 @@ def train_step(
 
 
 def _update(state: RankState) -> tuple[bool, float]:
-    """Reduce, clip and step, as ``ChainedOptimizer.step`` does; but a gradient that is not finite changes nothing.
+    """Reduce and clip gradients and update, as ``ChainedOptimizer.step`` does; skip if a gradient is not finite.
 
-    megatron-core looks for that only where it scales the loss. The norm is the same on every rank, so all skip.
+    megatron-core checks for that only where it scales the loss. The norm is the same on every rank, so all skip.
 
     Returns:
         whether the state was updated, and the gradient's norm before clipping.
@@ -80,7 +80,7 @@ def _update(state: RankState) -> tuple[bool, float]:
 
 
 def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Tokens, positions, labels and loss mask of each microbatch; only the first and the last stage look at them."""
+    """Tokens, positions, labels and loss mask of each microbatch; only the first and the last stage read them."""
     train = state.config.train
     mine = share(train, state.world.layout.dp, state.world.place.dp)
     edge = state.world.place.pp in (0, state.world.layout.pp - 1)
