@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 
 from liver_slurm.cli.common import JOB_FILES, Subparsers, add_json, new_parser, print_json
 
@@ -12,6 +11,7 @@ DESCRIPTION = "What job and site files may hold."
 REFERENCE = """\
 Print every key of a job file with what it is for, its type, allowed values and default, as TOML in which every key is a
 comment. configs/reference.toml in the source tree is this text."""
+FIELDS = ("name", "text", "allowed", "default", "required")
 EXAMPLES = ("config reference", "config reference --json")
 
 
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.config.reference import reference
 
     if args.json:
-        print_json([asdict(key) for section in sections(documented=True) for key in section.keys])
+        keys = [key for section in sections(documented=True) for key in section.keys]
+        print_json([{name: getattr(key, name) for name in FIELDS} for key in keys])
     else:
         sys.stdout.write(reference())
     return 0

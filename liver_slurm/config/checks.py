@@ -8,7 +8,16 @@ from pathlib import Path
 
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.problem import Problem, join, shown
-from liver_slurm.config.schema import JobConfig, StandbySection
+from liver_slurm.config.schema import (
+    DataSection,
+    JobConfig,
+    JobSection,
+    LiveSection,
+    ModelSection,
+    StandbySection,
+    StreamSection,
+    TrainSection,
+)
 from liver_slurm.config.types import MAX_INT, is_text
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
@@ -42,8 +51,7 @@ def _inside(key: str, section: str) -> bool:
     return key == section or key.startswith(section + ".")
 
 
-def _heads(config: JobConfig) -> Iterator[Problem]:
-    model = config.model
+def _heads(model: ModelSection) -> Iterator[Problem]:
     if model.num_attention_heads and model.kv_channels is None and model.hidden_size % model.num_attention_heads:
         yield Problem(
             "model.hidden_size",
@@ -52,16 +60,16 @@ def _heads(config: JobConfig) -> Iterator[Problem]:
         )
 
 
-def _rotated_width(config: JobConfig) -> Iterator[Problem]:
-    model, width = config.model, head_width(config.model)
+def _rotated_width(model: ModelSection) -> Iterator[Problem]:
+    width = head_width(model)
     if model.provider is None and width % 2 and int(width * model.rotary_percent) == width:
         key = "model.hidden_size" if model.kv_channels is None else "model.kv_channels"
         text = f"makes heads of width {width}, all of it rotated in pairs"
         yield Problem(key, f"{getattr(model, key.removeprefix('model.'))} {text}; allowed: an even width of a head")
 
 
-def _query_groups(config: JobConfig) -> Iterator[Problem]:
-    heads, groups = config.model.num_attention_heads, config.model.num_query_groups
+def _query_groups(model: ModelSection) -> Iterator[Problem]:
+    heads, groups = model.num_attention_heads, model.num_query_groups
     if groups is not None and heads % groups:
         yield Problem(
             "model.num_query_groups",
@@ -69,8 +77,7 @@ def _query_groups(config: JobConfig) -> Iterator[Problem]:
         )
 
 
-def _batches(config: JobConfig) -> Iterator[Problem]:
-    train = config.train
+def _batches(train: TrainSection) -> Iterator[Problem]:
     if train.global_batch_size % train.micro_batch_size:
         yield Problem(
             "train.global_batch_size",
@@ -79,8 +86,7 @@ def _batches(config: JobConfig) -> Iterator[Problem]:
         )
 
 
-def _learning_rate(config: JobConfig) -> Iterator[Problem]:
-    train = config.train
+def _learning_rate(train: TrainSection) -> Iterator[Problem]:
     if train.min_lr > train.lr:
         yield Problem("train.min_lr", f"{train.min_lr} is above lr; allowed: at most lr {train.lr}")
     end = train.lr_decay_steps
@@ -88,8 +94,8 @@ def _learning_rate(config: JobConfig) -> Iterator[Problem]:
         yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past lr_decay_steps; allowed: <= {end}")
 
 
-def _data_given(config: JobConfig) -> Iterator[Problem]:
-    if not config.data.paths and config.data.provider is None:
+def _data_given(data: DataSection) -> Iterator[Problem]:
+    if not data.paths and data.provider is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
 
 
@@ -124,9 +130,9 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
         yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
 
 
-def _extra(config: JobConfig) -> Iterator[Problem]:
+def _extra(model: ModelSection) -> Iterator[Problem]:
     """Find what is passed through unread and would not survive JSON."""
-    for key, value in _leaves("model.extra", config.model.extra):
+    for key, value in _leaves("model.extra", model.extra):
         number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
         if not number and not (isinstance(value, str) and is_text(value)):
             yield Problem(key, f"{shown(value)} is not allowed; allowed: text, numbers, true, false, lists, tables")
@@ -143,16 +149,15 @@ def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
         yield key, value
 
 
-def _components(config: JobConfig) -> Iterator[Problem]:
-    if not config.live.component:
+def _components(live: LiveSection) -> Iterator[Problem]:
+    if not live.component:
         yield Problem("live.component", "[] is not allowed; allowed: at least one [[live.component]]")
 
 
-def _one_device(config: JobConfig) -> Iterator[Problem]:
-    components = config.live.component
-    keys = [(f"live.component.{index}", one.gpus_per_task) for index, one in enumerate(components)]
-    if config.standby.max_jobs:
-        keys += [(key, unit.gpus_per_task) for key, unit in _unit_keys(config)]
+def _one_device(live: LiveSection, standby: StandbySection) -> Iterator[Problem]:
+    keys = [(f"live.component.{index}", one.gpus_per_task) for index, one in enumerate(live.component)]
+    if standby.max_jobs:
+        keys += [(key, unit.gpus_per_task) for key, unit in _unit_keys(standby)]
     for key, gpus in keys[1:]:
         first, expected = keys[0]
         if gpus != expected:
@@ -160,32 +165,30 @@ def _one_device(config: JobConfig) -> Iterator[Problem]:
             yield Problem(f"{key}.gpus_per_task", text)
 
 
-def _standby_partitions(config: JobConfig) -> Iterator[Problem]:
-    if not config.standby.max_jobs:
+def _standby_partitions(standby: StandbySection) -> Iterator[Problem]:
+    if not standby.max_jobs:
         return
-    text = f"is missing; allowed: at least one partition, as standby.max_jobs is {config.standby.max_jobs}"
-    for key, unit in _unit_keys(config):
+    text = f"is missing; allowed: at least one partition, as standby.max_jobs is {standby.max_jobs}"
+    for key, unit in _unit_keys(standby):
         if not unit.partitions:
             yield Problem(f"{key}.partitions", text)
 
 
-def _unit_keys(config: JobConfig) -> list[tuple[str, StandbySection]]:
-    """Each size of standby job, and where the job file has it."""
-    units = standby_units(config.standby)
-    if not config.standby.unit:
+def _unit_keys(standby: StandbySection) -> list[tuple[str, StandbySection]]:
+    """List each size of standby job, and where the job file has it."""
+    units = standby_units(standby)
+    if not standby.unit:
         return [("standby", units[0])]
     return [(f"standby.unit.{index}", unit) for index, unit in enumerate(units)]
 
 
-def _lost_after(config: JobConfig) -> Iterator[Problem]:
-    job = config.job
+def _lost_after(job: JobSection) -> Iterator[Problem]:
     if job.lost_after < 2 * job.heartbeat:
         text = f"{job.lost_after} is too short; allowed: at least twice job.heartbeat {job.heartbeat}"
         yield Problem("job.lost_after", text)
 
 
-def _memory_limit(config: JobConfig) -> Iterator[Problem]:
-    stream = config.stream
+def _memory_limit(stream: StreamSection) -> Iterator[Problem]:
     if stream.memory_limit is not None and stream.memory_limit <= stream.staging_bytes:
         text = (
             f"{stream.memory_limit} leaves no room for state; allowed: more than staging_bytes {stream.staging_bytes}"
@@ -193,15 +196,15 @@ def _memory_limit(config: JobConfig) -> Iterator[Problem]:
         yield Problem("stream.memory_limit", text)
 
 
-def _data_files(config: JobConfig) -> Iterator[Problem]:
-    for text in config.data.paths:
+def _data_files(data: DataSection) -> Iterator[Problem]:
+    for text in data.paths:
         if reason := unreadable_data(Path(text)):
             allowed = "text files, folders, or .bin/.idx prefixes that can be read"
             yield Problem("data.paths", f"{shown(text, LONGEST_PATH)} {reason}; allowed: {allowed}")
 
 
-def _tokenizer_file(config: JobConfig) -> Iterator[Problem]:
-    text = config.data.tokenizer
+def _tokenizer_file(data: DataSection) -> Iterator[Problem]:
+    text = data.tokenizer
     if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
         yield Problem(
             "data.tokenizer",
@@ -230,24 +233,28 @@ def _divisors(number: int) -> str:
 
 _SHAPE = ("model.num_attention_heads", "model.hidden_size")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
+_SCHEDULE = ("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps")
 _LAYOUT = ("model", *_BATCH)
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
-    (_SHAPE, _heads),
-    ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), _rotated_width),
-    (("model.num_attention_heads", "model.num_query_groups"), _query_groups),
-    (_BATCH, _batches),
-    (("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps"), _learning_rate),
-    (("data.paths", "data.provider"), _data_given),
+    (_SHAPE, lambda job: _heads(job.model)),
+    ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), lambda job: _rotated_width(job.model)),
+    (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
+    (_BATCH, lambda job: _batches(job.train)),
+    (
+        ("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps"),
+        lambda job: _learning_rate(job.train),
+    ),
+    (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
-    (("model.extra",), _extra),
-    (("live.component",), _components),
-    (("live.component", "standby.gpus_per_task", "standby.unit"), _one_device),
-    (("standby.partitions", "standby.max_jobs", "standby.unit"), _standby_partitions),
-    (("job.heartbeat", "job.lost_after"), _lost_after),
-    (("stream.memory_limit", "stream.staging_bytes"), _memory_limit),
+    (("model.extra",), lambda job: _extra(job.model)),
+    (("live.component",), lambda job: _components(job.live)),
+    (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
+    (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
+    (("job.heartbeat", "job.lost_after"), lambda job: _lost_after(job.job)),
+    (("stream.memory_limit", "stream.staging_bytes"), lambda job: _memory_limit(job.stream)),
 )
 _FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
-    (("data.paths[]",), _data_files),
-    (("data.tokenizer",), _tokenizer_file),
+    (("data.paths[]",), lambda job: _data_files(job.data)),
+    (("data.tokenizer",), lambda job: _tokenizer_file(job.data)),
 )

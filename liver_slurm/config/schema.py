@@ -1,6 +1,6 @@
 """The job file: sections and keys. Model and training keys carry megatron-core's names, so a config carries over.
 
-Each key is a field; the string after it is its documentation, and the reference of all keys is generated from here.
+Each key is a field. The string after it is its description, which users read in configs/reference.toml.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from liver_slurm.config.types import (
 
 @dataclass(frozen=True)
 class JobSection:
-    """Names of the run, and how long its parts wait for each other."""
+    """The run's name and place, and how long its parts wait for each other."""
 
     name: RunName = "liver"
-    """Name of the run: in squeue, and the first part of the run directory's name."""
+    """Name of the run, shown by squeue; the run directory's name begins with it."""
     run_root: PathText = "runs"
-    """Folder that run directories are made in; must be on a file system that all nodes share."""
+    """Folder in which run directories are made. It must be on a file system that all nodes share."""
     heartbeat: Seconds = 1.0
-    """How often each worker tells the coordinator that it lives."""
+    """Time between two heartbeats of a worker to the coordinator."""
     lost_after: Seconds = 30.0
-    """A worker that has been silent for so long is lost."""
+    """Time without a heartbeat after which a worker counts as lost."""
     orphan_timeout: Seconds = 600.0
-    """Workers whose coordinator stays away for so long write a checkpoint and end."""
+    """Time without a coordinator after which workers write a checkpoint and end."""
     prepare_timeout: Seconds = 300.0
-    """A target world that is not ready after so long is given up."""
+    """Time that a target world may take to prepare; after it the reconfiguration is aborted."""
     start_timeout: Seconds = 900.0
-    """The run fails if its live workers have not all registered after so long."""
+    """Time that live workers may take to register when the run starts; after it the run fails."""
 
 
 @dataclass(frozen=True)
@@ -60,56 +60,59 @@ class ModelSection:
     hidden_size: Count = 0
     """Width of the residual stream."""
     num_attention_heads: Count = 0
-    """Attention heads; a layout's tp must divide them."""
+    """Attention heads. The tp of each layout must divide them."""
     ffn_hidden_size: Count | None = None
-    """Width of the MLP; default: 4 × hidden_size."""
+    """Width of the MLP. Default: 4 × hidden_size."""
     num_query_groups: Count | None = None
-    """Key/value heads of grouped-query attention; default: num_attention_heads."""
+    """Key/value heads of grouped-query attention. Default: num_attention_heads."""
     kv_channels: Count | None = None
-    """Width of one head; default: hidden_size / num_attention_heads."""
+    """Width of one head. Default: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
-    """Vocabulary; default: the tokenizer's. May be larger than the tokenizer's, not smaller."""
+    """Tokens in the vocabulary, padded to a multiple of 128. Default: the tokenizer's; it may be larger, not
+    smaller."""
     share_embeddings_and_output_weights: Flag = True
     """Tie the output layer to the input embedding."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
-    """Kind of normalization."""
+    """Normalization layer."""
     layernorm_epsilon: Positive = 1e-5
-    """Epsilon of the normalization."""
+    """Epsilon of the normalization layers."""
     gated_linear_unit: Flag = True
-    """Gated MLP (SwiGLU with activation_func silu)."""
+    """Gate the MLP; with activation_func silu that is SwiGLU."""
     activation_func: Literal["silu", "gelu", "relu"] = "silu"
-    """Activation of the MLP."""
+    """Activation function of the MLP."""
     add_bias_linear: Flag = False
-    """Biases in linear layers."""
+    """Give the linear layers biases."""
     add_qkv_bias: Flag = False
-    """Bias in the fused query/key/value projection only."""
+    """Give the fused query/key/value projection a bias, and no other layer."""
     rotary_base: Count = 10000
-    """Base of the rotary position embedding."""
+    """Base of the rotary position embedding's frequencies."""
     rotary_percent: Share = 1.0
-    """Share of each head that is rotated."""
+    """Share of each head's width that the position embedding rotates."""
     init_method_std: Positive = 0.02
-    """Standard deviation of initial weights."""
+    """Standard deviation of the initial weights."""
     provider: FunctionName | None = None
-    """Your own model: ``package.module:function``, see docs/models.md; the keys above are handed to it."""
+    """Function that builds your own model, as ``package.module:function``; it gets the keys above. See
+    docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further fields of megatron-core's TransformerConfig, passed through as they are."""
+    """Further fields of megatron-core's TransformerConfig, passed on unchanged."""
 
 
 @dataclass(frozen=True)
 class DataSection:
-    """What to train on."""
+    """The training data."""
 
     paths: tuple[PathText, ...] = ()
-    """Text files, folders, or .bin/.idx prefixes; ``$PYTHON_STDLIB`` and environment variables are expanded."""
+    """Text files, folders, or .bin/.idx prefixes. Environment variables are expanded, and ``$PYTHON_STDLIB``, the
+    folder of Python's own library."""
     tokenizer: TokenizerText = "byte"
-    """``byte``, or the path of a Hugging Face ``tokenizer.json``."""
+    """Tokenizer: ``byte``, or the path of a Hugging Face ``tokenizer.json``."""
     provider: FunctionName | None = None
-    """Your own data: ``package.module:function``, see docs/models.md."""
+    """Function that gives your own data, as ``package.module:function``. See docs/models.md."""
 
 
 @dataclass(frozen=True)
 class TrainSection:
-    """How to train. The global batch is constant whatever the layout."""
+    """The training schedule and the optimizer. The global batch is the same in every layout."""
 
     steps: Count = 0
     """Optimizer steps of the whole run."""
@@ -118,7 +121,7 @@ class TrainSection:
     micro_batch_size: Count = 1
     """Samples of one microbatch."""
     global_batch_size: Count = 0
-    """Samples of one step; a multiple of micro_batch_size."""
+    """Samples of one optimizer step, a multiple of micro_batch_size."""
     lr: Positive = 3e-4
     """Peak learning rate."""
     min_lr: NonNegative = 0.0
@@ -126,216 +129,220 @@ class TrainSection:
     lr_warmup_steps: Natural = 0
     """Steps of linear warm-up."""
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay."""
+    """Shape of the learning rate's decay."""
     lr_decay_steps: Count | None = None
-    """Step at which min_lr is reached; default: steps."""
+    """Step at which the learning rate reaches min_lr. Default: steps."""
     weight_decay: NonNegative = 0.01
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, applied to matrices only."""
     adam_beta1: Decay = 0.9
-    """Adam's first-moment decay."""
+    """Decay rate of Adam's first moment."""
     adam_beta2: Decay = 0.95
-    """Adam's second-moment decay."""
+    """Decay rate of Adam's second moment."""
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
     clip_grad: NonNegative = 1.0
-    """Global gradient norm to clip at; 0: no clipping."""
+    """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
     seed: Natural = 1234
-    """Initial weights and the order of samples are functions of it."""
+    """Seed of the initial weights and of the order of samples."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Weights and activations; bf16 keeps fp32 masters and moments."""
+    """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
     distributed_optimizer: Flag = True
-    """Shard optimizer state over data parallel ranks."""
+    """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
 
 
 @dataclass(frozen=True)
 class ComponentSection:
-    """One component of workers in the live het job, or the resources of a standby job."""
+    """One component of workers in the live job."""
 
     nodes: Count = 1
     """Nodes of the component."""
     tasks_per_node: Count = 1
-    """Workers a node."""
+    """Workers on each node."""
     cpus_per_task: Count = 1
-    """CPUs a worker."""
+    """CPUs of each worker."""
     gpus_per_task: OneOrNone = 0
-    """GPUs a worker: 0 or 1."""
+    """GPUs of each worker, 0 or 1."""
     mem: SlurmMemory | None = None
-    """Memory a node, as Slurm's --mem."""
+    """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
-    """Node features, as Slurm's --constraint."""
+    """Required node features, as Slurm's --constraint."""
     exclude: Text | None = None
-    """Nodes to keep away from, as Slurm's --exclude."""
+    """Nodes that must not be used, as Slurm's --exclude."""
     partition: Text | None = None
-    """Partition of this component; default: live.partition."""
+    """Partition of this component. Default: live.partition."""
 
 
 @dataclass(frozen=True)
 class LiveSection:
-    """The guaranteed part: one heterogeneous Slurm job."""
+    """The guaranteed part of the run: one heterogeneous Slurm job with the coordinator and the live workers."""
 
     partition: Text | None = None
-    """Partition of the live workers."""
+    """Partition of the live workers. Default: Slurm's default partition."""
     coordinator_partition: Text | None = None
-    """Partition of the coordinator's one CPU task; default: live.partition."""
+    """Partition of the coordinator, which is one task on one CPU. Default: live.partition."""
     time: SlurmTime = "24:00:00"
     """Time limit of the live job, as Slurm's --time."""
     account: Text | None = None
-    """Slurm account."""
+    """Slurm account of the live job."""
     qos: Text | None = None
-    """Slurm QOS."""
+    """Slurm QOS of the live job."""
     requeue: Flag = True
-    """Slurm may start the live job again (scontrol requeue, preemption in REQUEUE mode): the run then goes on from its
-    newest checkpoint in the same run directory. False: such a job ends, and the run with it."""
+    """Let Slurm requeue the live job (scontrol requeue, preemption in REQUEUE mode). The run then resumes from its
+    newest checkpoint in the same run directory. If false, the run ends with the job."""
     successor: Flag = True
-    """Before the time limit submit the same job again, to which the run moves over while it trains. False: a checkpoint
-    is written before the limit, and the run ends."""
+    """Submit the same job again before the time limit and move the run over to it while it trains. If false, the run
+    writes a checkpoint before the limit and ends."""
     successor_lead: Seconds | None = None
-    """How long before the time limit that is; default: a tenth of it, 10 minutes at least, at most half of it."""
+    """Time before the limit at which the successor is submitted. Default: a tenth of the limit, but at least 10 minutes
+    and at most half of the limit."""
     setup: tuple[Text, ...] = ()
-    """Shell lines to run before each of the job's processes: module load, exports."""
+    """Shell lines to run before each of the job's processes, such as ``module load`` and ``export``."""
     python: Text | None = None
-    """Python interpreter on the nodes; default: the one that submits."""
+    """Python interpreter on the nodes. Default: the one that submits the job."""
     component: tuple[ComponentSection, ...] = (ComponentSection(),)
-    """Worker components, each [[live.component]]; together they are one world."""
+    """Worker components, one [[live.component]] each. Their workers train together as one world."""
 
 
 @dataclass(frozen=True)
 class UnitSection:
-    """One size of standby job, where there are several; a key that is left out is as in [standby]."""
+    """One size of standby job, where there are several. A key that is left out has its value from [standby]."""
 
     nodes_per_job: Count | None = None
-    """Nodes of one standby job."""
+    """Nodes of each standby job."""
     tasks_per_node: Count | None = None
-    """Workers a node."""
+    """Workers on each node."""
     cpus_per_task: Count | None = None
-    """CPUs a worker."""
+    """CPUs of each worker."""
     gpus_per_task: OneOrNone | None = None
-    """GPUs a worker: 0 or 1."""
+    """GPUs of each worker, 0 or 1."""
     mem: SlurmMemory | None = None
-    """Memory a node, as Slurm's --mem."""
+    """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
-    """Node features, as Slurm's --constraint."""
+    """Required node features, as Slurm's --constraint."""
     exclude: Text | None = None
-    """Nodes to keep away from, as Slurm's --exclude."""
+    """Nodes that must not be used, as Slurm's --exclude."""
     partitions: tuple[Text, ...] | None = None
-    """Scavenger partitions for this size, best first."""
+    """Reclaimable partitions for this size, best first."""
     max_jobs: Natural | None = None
-    """Standby jobs of this size at most; all together never more than standby.max_jobs."""
+    """Maximum number of standby jobs of this size. All sizes together never exceed standby.max_jobs."""
 
 
 @dataclass(frozen=True)
 class StandbySection:
-    """The reclaimable part: ordinary jobs, one per unit."""
+    """The reclaimable part of the run: ordinary Slurm jobs of one size, or of several."""
 
     partitions: tuple[Text, ...] = ()
-    """Scavenger partitions to watch, best first."""
+    """Reclaimable (scavenger) partitions, best first."""
     max_jobs: Natural = 0
-    """Standby jobs at most; 0: the run is never resized by capacity."""
+    """Maximum number of standby jobs. With 0 the run never grows or shrinks with idle capacity."""
     launch: Literal["probe", "queue"] = "probe"
-    """When standby jobs are submitted. ``probe``: only where nodes are idle right now; nothing of the run waits in the
-    queue, and a job that does not start is taken back. For partitions that are often idle, and where waiting jobs are
-    counted or frowned upon. ``queue``: as many as are useful wait in the queue, and Slurm starts each as soon as there
-    is room. For partitions where other jobs wait too: there, a node is never seen idle."""
+    """When standby jobs are submitted. ``probe`` submits only where nodes are idle right now and cancels a job that
+    does not start; it suits partitions that are often idle, and sites that limit waiting jobs. ``queue`` lets as many
+    jobs as are useful wait in the queue, and Slurm starts each as soon as there is room; it suits partitions where
+    other jobs wait too, so that no node is ever seen idle."""
     nodes_per_job: Count = 1
-    """Nodes of one standby job."""
+    """Nodes of each standby job."""
     tasks_per_node: Count = 1
-    """Workers a node."""
+    """Workers on each node."""
     cpus_per_task: Count = 1
-    """CPUs a worker."""
+    """CPUs of each worker."""
     gpus_per_task: OneOrNone = 0
-    """GPUs a worker: 0 or 1."""
+    """GPUs of each worker, 0 or 1."""
     mem: SlurmMemory | None = None
-    """Memory a node, as Slurm's --mem."""
+    """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
-    """Node features, as Slurm's --constraint."""
+    """Required node features, as Slurm's --constraint."""
     exclude: Text | None = None
-    """Nodes to keep away from, as Slurm's --exclude."""
+    """Nodes that must not be used, as Slurm's --exclude."""
     time: SlurmTime = "4:00:00"
-    """Time limit of a standby job; finite, because backfill plans with it."""
+    """Time limit of each standby job, as Slurm's --time. It must be finite, because Slurm's backfill plans with it."""
     account: Text | None = None
-    """Slurm account; default: live.account."""
+    """Slurm account of standby jobs. Default: live.account."""
     qos: Text | None = None
     """Slurm QOS of standby jobs."""
     signal: SlurmSignal | None = None
-    """Warning signal before the time limit, as Slurm's --signal, e.g. ``USR2@60``."""
+    """Signal that Slurm sends before the time limit, as its --signal, such as ``USR2@60``."""
     policy: Text = "greedy"
-    """When to grow: ``greedy`` as soon as it makes a step faster; ``hysteresis`` only by workers that have stayed for
-    ``hold``; ``cost-aware`` if the time that it saves while they may be expected to stay exceeds its measured cost; or
-    the name of a policy of another package (entry-point group ``liver_slurm.policies``)."""
+    """When to grow. ``greedy`` grows as soon as it makes a step faster. ``hysteresis`` uses only workers that have
+    stayed for ``hold``. ``cost-aware`` grows if the time saved while the workers are expected to stay exceeds the
+    measured cost of growing. A package can add further policies under the entry-point group
+    ``liver_slurm.policies``."""
     hold: Seconds = 60.0
-    """A node that stays for less is not worth the trouble: policy ``hysteresis`` waits so long, a standby job that
-    nothing has had use for for so long is ended, and a standby job that was taken sooner counts for ``back_off``."""
+    """Time that a standby must stay to be worth using. Policy ``hysteresis`` waits this long before it grows, a standby
+    job that has been idle this long is cancelled, and one that Slurm takes back sooner counts towards ``back_off``."""
     back_off: Seconds = 30.0
-    """How long a partition that has taken three standby jobs in a row within ``hold`` is left alone; doubled with each
-    further one, up to an hour."""
+    """Time for which a partition is left alone after it has taken back three standby jobs in a row within ``hold``. It
+    doubles with each further one, up to an hour."""
     expected_life: Seconds = 900.0
-    """How long policy ``cost-aware`` expects a standby job to stay as long as it has seen none go."""
+    """Time that policy ``cost-aware`` expects a standby job to stay, until it has seen one go."""
     unit: tuple[UnitSection, ...] = ()
-    """Standby jobs of several sizes, each [[standby.unit]]; the largest that is still useful is started first, of equal
+    """Sizes of standby jobs, one [[standby.unit]] each. The largest that is still useful is started first; of equal
     ones the one that is listed first. Default: one size, that of [standby]."""
     poll: Seconds = 2.0
-    """How often Slurm is asked for idle capacity and the state of standby jobs, if ``queries_per_minute`` allows."""
+    """Time between two looks at idle capacity and at the state of standby jobs, if ``queries_per_minute`` allows."""
     queries_per_minute: Positive = 12.0
-    """Questions to slurmctld a minute at most, however many standby jobs there are. A look at the supply takes four
-    with one partition, and two more for each further one, and one at the live job two a minute, so the default gives a
-    look in 24 seconds."""
+    """Maximum number of queries to slurmctld in a minute, however many standby jobs there are. A look at capacity takes
+    four queries, and two more for each further partition; watching the live job takes two a minute. The default gives
+    one look in 24 seconds."""
     grace: Seconds | None = None
-    """How long a worker has after a notice that does not say; default: from the cluster's GraceTime and KillWait."""
+    """Time that a worker has after a notice that names no deadline. Default: from the cluster's GraceTime and
+    KillWait."""
 
 
 @dataclass(frozen=True)
 class ElasticSection:
-    """Which layouts the run may take."""
+    """The layouts that the run may take."""
 
     layouts: tuple[LayoutText, ...] | Literal["auto"] = "auto"
-    """Allowed layouts, or ``auto``: every layout that the model can have, chosen by the cost model."""
+    """Allowed layouts, or ``auto`` for every layout that the model can have; the cost model chooses among them."""
     initial: LayoutText | None = None
-    """First layout; default: chosen like any other for the live workers."""
+    """First layout. Default: chosen for the live workers like any other."""
     max_workers: Count | None = None
-    """Workers in a world at most."""
+    """Maximum number of workers in a world."""
     max_tp: Count | None = None
-    """Bound for ``auto``; default: workers of one node."""
+    """Largest tp that ``auto`` considers. Default: the number of workers on one node."""
     settle: Seconds = 1.0
-    """How long new standbys are waited for together before the world grows."""
+    """Time to wait for further standbys before the world grows, so that several join at once."""
 
 
 @dataclass(frozen=True)
 class StreamSection:
-    """How state moves."""
+    """How state moves between workers in a reconfiguration."""
 
     mode: Literal["overlap", "pause"] = "overlap"
-    """``overlap``: state moves while training runs, and is kept current where it arrives. ``pause``: training stands
-    still while state moves."""
+    """``overlap`` moves the state while training runs and keeps it current where it arrives. ``pause`` stops training
+    while the state moves."""
     transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
-    """What carries it; auto: nccl between GPUs in the pause, otherwise shared memory within a machine and tcp between
-    machines. shm: an error if two peers are on different machines. nccl beside training: as auto. ucx: needs the extra
-    ``[ucx]``."""
+    """What carries the state. ``auto`` takes nccl between GPUs in mode ``pause``, and otherwise shared memory within a
+    machine and tcp between machines. ``shm`` is an error if two peers are on different machines. ``nccl`` in mode
+    ``overlap`` is the same as ``auto``. ``ucx`` needs the extra ``[ucx]``."""
     staging_bytes: Bytes = 16 << 20
-    """Staging memory of one worker."""
+    """Maximum staging memory of each worker."""
     memory_limit: Bytes | None = None
-    """Memory that weights, masters, moments and gradient buffers of the old and the new world, staging and staged
-    gradients may take on one worker during a resize; default: no limit. Layers that do not fit move in the pause."""
+    """Maximum memory on each worker during a reconfiguration: weights, master weights, moments and gradient buffers of
+    both worlds, staging and staged gradients. Layers that do not fit move in the pause. Default: no limit."""
     interface: Text | None = None
-    """Network interface for collectives and state, e.g. ``ib0``; default: chosen by gloo and NCCL."""
+    """Network interface for collectives and state, such as ``ib0``. Default: the choice of gloo and NCCL."""
 
 
 @dataclass(frozen=True)
 class CheckpointSection:
-    """Checkpoints: a second line of defence, never part of a resize."""
+    """Checkpoints, a second line of defence; a reconfiguration never needs one."""
 
     every: Natural = 0
-    """Steps between checkpoints; 0: none in between."""
+    """Steps between two checkpoints; with 0 none is written on the way."""
     keep: Natural = 2
-    """Checkpoints that are kept, newest first; 0: all."""
+    """Number of newest checkpoints to keep; 0 keeps all."""
     at_end: Flag = True
-    """Write one after the last step."""
+    """Write a checkpoint after the last step."""
     asynchronous: Flag = True
-    """Write beside training, from a copy of the state. One that is due while another is written comes after it."""
+    """Write checkpoints in the background, from a copy of the state. One that is due while another is being written
+    comes after it."""
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """A whole, validated job file."""
+    """A whole job file."""
 
     job: JobSection = JobSection()
     model: ModelSection = field(default_factory=ModelSection)

@@ -67,7 +67,7 @@ def _partitions(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
             "partitions", "fail", problem, "change the job file or the site file; `sinfo` shows the partitions"
         )
     known = {one.name: one for one in slurm.partitions}
-    for name in wanted_partitions(facts.config, slurm.partitions):
+    for name in wanted_partitions(facts.config.live, facts.config.standby, slurm.partitions):
         if name not in known:
             continue  # one of the problems
         yield _partition(known[name], [node.state for node in slurm.nodes.get(name, ())])
@@ -128,7 +128,7 @@ def _tiers(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
             text = f"{one.name} has the highest PriorityTier, {one.priority_tier}: no job preempts a standby there"
             yield Finding("preemption", "warn", text, "admins: a PriorityTier below that of the other partitions")
     standby = set(facts.config.standby.partitions)
-    for name in wanted_partitions(facts.config, slurm.partitions):
+    for name in wanted_partitions(facts.config.live, facts.config.standby, slurm.partitions):
         if name in standby or name not in known:
             continue
         live = known[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
 from liver_slurm.scheduler.slurm.records import NodeInfo, PartitionInfo
 
 Status = Literal["ok", "warn", "fail"]
@@ -135,15 +135,20 @@ class Facts:
     """Why no node was looked at; empty: some were."""
 
 
-def wanted_partitions(config: JobConfig, known: Sequence[PartitionInfo] = ()) -> dict[str, int]:
-    """Partition → GPUs a worker there, for all that the job uses; ``known`` says which is the default."""
+def wanted_partitions(
+    live: LiveSection, standby: StandbySection, known: Sequence[PartitionInfo] = ()
+) -> dict[str, int]:
+    """Map each partition that the job uses to the GPUs of a worker there.
+
+    Args:
+        known: the cluster's partitions, of which one may be the default.
+    """
     default = next((one.name for one in known if one.is_default), None)
-    live = config.live
     wanted: dict[str, int] = {}
     for name, gpus in (
         *((one.partition or live.partition or default, one.gpus_per_task) for one in live.component),
         (live.coordinator_partition or live.partition or default, 0),
-        *((name, config.standby.gpus_per_task) for name in config.standby.partitions),
+        *((name, standby.gpus_per_task) for name in standby.partitions),
     ):
         if name is not None:
             wanted[name] = max(gpus, wanted.get(name, 0))

@@ -19,7 +19,7 @@ import msgspec
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.network import reachable_host
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
 from liver_slurm.doctor import probe
 from liver_slurm.doctor.facts import Facts, Look, Report, SlurmFacts, wanted_partitions
 from liver_slurm.scheduler.slurm.client import CommandClient
@@ -48,7 +48,7 @@ def gather(config: JobConfig, wait: float | None) -> Facts:
             elif wait is None:
                 not_looked = "--no-jobs was given"
             else:
-                looks = look_around(config, places(config, slurm), token_file, wait)
+                looks = look_around(config, places(config.live, config.standby, slurm), token_file, wait)
             return Facts(
                 config=config,
                 here=here.result(),
@@ -69,7 +69,9 @@ def _ask_slurm(config: JobConfig) -> tuple[SlurmFacts | None, str, bool]:
     try:
         client = connect()
         partitions = client.partitions()
-        names = [one.name for one in partitions if one.name in wanted_partitions(config, partitions)]
+        names = [
+            one.name for one in partitions if one.name in wanted_partitions(config.live, config.standby, partitions)
+        ]
         return (
             SlurmFacts(
                 version=client.version(),
@@ -86,12 +88,11 @@ def _ask_slurm(config: JobConfig) -> tuple[SlurmFacts | None, str, bool]:
         return None, str(error), isinstance(error, NotInstalled)
 
 
-def places(config: JobConfig, slurm: SlurmFacts) -> list[Place]:
-    """Where to look: one node of each partition that the job uses and that is up, as the job itself asks for it."""
+def places(live: LiveSection, standby: StandbySection, slurm: SlurmFacts) -> list[Place]:
+    """Choose where to look: one node of each partition that the job uses and that is up, as the job asks for it."""
     up = {one.name for one in slurm.partitions if one.is_up}
-    live, standby = config.live, config.standby
     found = []
-    for name, gpus in wanted_partitions(config, slurm.partitions).items():
+    for name, gpus in wanted_partitions(live, standby, slurm.partitions).items():
         reclaimable = name in standby.partitions
         component = next((one for one in live.component if (one.partition or live.partition) == name), None)
         asks = standby if reclaimable else component

@@ -164,7 +164,7 @@ def _gpus(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
     if asking:
         return
     config = facts.config
-    if any(wanted_partitions(config).values()) and facts.slurm is not None:
+    if any(wanted_partitions(config.live, config.standby).values()) and facts.slurm is not None:
         yield Finding("gpus", "warn", "not looked: no node with GPUs was seen", "see the lines on nodes above")
     elif facts.here.gpus or facts.here.gpu_error:
         yield _gpus_here(facts.here)

@@ -237,6 +237,6 @@ def test_the_user_signal_is_looked_for_in_the_form_of_the_version(
 
 
 def test_partitions_of_a_job() -> None:
-    assert wanted_partitions(CONFIG) == {"live": 0, "scavenger": 0}
-    assert wanted_partitions(replace(CONFIG, live=LiveSection()), SLURM.partitions) == {"live": 0, "scavenger": 0}
-    assert wanted_partitions(GPU) == {"live": 1, "scavenger": 0}
+    assert wanted_partitions(CONFIG.live, CONFIG.standby) == {"live": 0, "scavenger": 0}
+    assert wanted_partitions(LiveSection(), CONFIG.standby, SLURM.partitions) == {"live": 0, "scavenger": 0}
+    assert wanted_partitions(GPU.live, GPU.standby) == {"live": 1, "scavenger": 0}
