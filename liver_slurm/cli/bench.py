@@ -11,7 +11,7 @@ from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``bench``."""
+    """Add ``bench`` to the commands."""
     width = max(map(len, BENCHES))
     names = "\n".join(f"  {name:<{width}}  {text}" for name, text in BENCHES.items())
     parser = new_parser(
@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the figures."""
+    """Run the benchmark that was named and print its figures."""
     bench = cast(Bench, importlib.import_module(f"liver_slurm.bench.{args.name}"))
     document = bench.run(args.quick)
     if args.json:

@@ -1,4 +1,4 @@
-"""``liver-slurm cancel``."""
+"""``liver-slurm cancel``: end a run and everything that it started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Plain processes are told to end."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``cancel``."""
+    """Add ``cancel`` to the commands."""
     parser = new_parser(
         subparsers,
         "cancel",
@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """End the run."""
+    """Cancel the run and say how it was done."""
     from liver_slurm.app.api import find
 
     job = find(args.job)

@@ -1,4 +1,4 @@
-"""``liver-slurm checkpoint``."""
+"""``liver-slurm checkpoint``: ask a run for a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ask a run to write a checkpoint soon. It lies in checkpoints/ of the run directo
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``checkpoint``."""
+    """Add ``checkpoint`` to the commands."""
     parser = new_parser(
         subparsers,
         "checkpoint",
@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hand the request in."""
+    """Send the request to the run's coordinator."""
     from liver_slurm.app.api import find
 
     accepted = find(args.job).checkpoint()

@@ -24,7 +24,7 @@ FILES = {str(DEFAULT_DIRECTORY): "the cluster's settings, logs and state"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``cluster`` and its verbs."""
+    """Add ``cluster`` and its verbs to the commands."""
     parser = new_parser(subparsers, "cluster", DESCRIPTION, EXAMPLES, files=FILES, see_also=("submit", "doctor"))
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_up(verbs)
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb that was named."""
+    """Run the verb that was named: up, env, status or down."""
     verb: Callable[[argparse.Namespace, Path], int] = args.cluster_verb
     return verb(args, resolve_directory(args.dir))
 

@@ -1,4 +1,4 @@
-"""What subcommands share: options, and printing documents and tables."""
+"""Parts that the commands share: options, and the printing of documents and tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_parser(
     see_also: Sequence[str] = (),
     more: str = "",
 ) -> argparse.ArgumentParser:
-    """A subcommand's parser, whose help has the parts of a manual page and keeps the line breaks of the texts.
+    """Make a command's parser; its help has the parts of a manual page and keeps the line breaks of the texts.
 
     Args:
         examples: command lines without ``liver-slurm``; with a mapping, each with a remark.
@@ -61,7 +61,7 @@ def new_parser(
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:
-    """Two columns; where the first is too wide for that, its remark is on the line below."""
+    """Lay pairs out in two columns; a remark goes on the next line where its first column is too wide."""
     width = max((len(left) for left in pairs if len(left) <= 60), default=0)
     lines = []
     for left, right in pairs.items():
@@ -73,7 +73,7 @@ def _pairs(pairs: Mapping[str, str]) -> str:
 
 
 def add_job(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """The argument that names a run."""
+    """Add the argument that names a run."""
     complete(
         parser.add_argument(
             "job", metavar="JOB", nargs="?" if optional else None, help="Slurm job id, run name, or run directory"
@@ -88,12 +88,12 @@ def complete(argument: argparse.Action, words: str) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser, help_text: str = "print one JSON document and nothing else") -> None:
-    """``--json``."""
+    """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help=help_text)
 
 
 def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False, default: str = "") -> None:
-    """The job file and its overrides.
+    """Add the job file and its overrides.
 
     Args:
         resumable: and --resume, whose run's own job is the default.
@@ -123,7 +123,7 @@ def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False, de
 
 
 def job_file(args: argparse.Namespace) -> str | Path:
-    """The job file that was named, or that of the run to resume.
+    """Return the job file that was named, or that of the run to resume.
 
     Raises:
         BadInput: neither was named, or there is no such run.
@@ -138,12 +138,12 @@ def job_file(args: argparse.Namespace) -> str | Path:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
 def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
-    """A table on stdout; None is shown as a dash."""
+    """Print a table on stdout; None is shown as a dash."""
     from tabulate import tabulate
 
     cells = [["-" if cell is None else cell for cell in row] for row in rows]
@@ -151,19 +151,19 @@ def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Non
 
 
 def moment(seconds: float) -> str:
-    """A time for people, local."""
+    """Write seconds since the epoch as a local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration for people."""
+    """Write a duration with its unit."""
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def bytes_text(size: int | None) -> str:
-    """A size for people."""
+    """Write a number of bytes with a binary unit."""
     if size is None:
         return "-"
     value = float(size)
@@ -175,7 +175,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]]:
-    """Rows of :func:`liver_slurm.observability.summary.reconfiguration_table`, for :data:`RECONFIGURATION_HEADERS`."""
+    """Turn a table of reconfigurations into rows for :data:`RECONFIGURATION_HEADERS`."""
     return [
         [
             row["generation"],

@@ -1,4 +1,4 @@
-"""``liver-slurm completion``: what a shell needs to complete our commands, made by shtab from the parsers."""
+"""``liver-slurm completion``: scripts for shells, which shtab makes from the commands' parsers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = {
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``completion``."""
+    """Add ``completion`` to the commands."""
     listed = "\n".join(f"  {line}\n      {remark}" for line, remark in EXAMPLES.items())
     parser = new_parser(subparsers, "completion", DESCRIPTION, more=f"examples:\n{listed}")
     choices = (*SHELLS, "runs", "layouts")
@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script, or the words."""
+    """Print the script for a shell, or the words that such a script asks for."""
     if args.what in SHELLS:
         sys.stdout.write(script(args.what))
     else:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def script(shell: str) -> str:
-    """The script for ``bash`` or ``zsh``."""
+    """Make the script for ``bash`` or ``zsh``."""
     import shtab
 
     from liver_slurm.cli.main import full_parser
@@ -61,7 +61,7 @@ def script(shell: str) -> str:
 
 
 def runs() -> Iterator[str]:
-    """Job ids and run directories, newest first."""
+    """List the job ids and run directories of all runs, newest first."""
     from liver_slurm.rundir.registry import list_runs
 
     for run_dir, info in list_runs():
@@ -69,7 +69,7 @@ def runs() -> Iterator[str]:
 
 
 def layouts(words: Sequence[str]) -> Iterator[str]:
-    """Allowed layouts of the first job file or run among ``words``; none where it says ``auto``, or is not readable."""
+    """List the allowed layouts of the first job file or run among ``words``; none if they are ``auto``."""
     from liver_slurm.base.errors import BadInput
     from liver_slurm.config.load import load_job
     from liver_slurm.rundir.registry import find_run

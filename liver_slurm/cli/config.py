@@ -16,7 +16,7 @@ EXAMPLES = ("config reference", "config reference --json")
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``config`` and its verb."""
+    """Add ``config`` and its verb to the commands."""
     parser = new_parser(subparsers, "config", DESCRIPTION, EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_json(
@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the reference."""
+    """Print the reference of all keys."""
     from liver_slurm.config.keys import sections
     from liver_slurm.config.reference import reference
 

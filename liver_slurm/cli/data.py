@@ -1,4 +1,4 @@
-"""``liver-slurm data``."""
+"""``liver-slurm data``: make training data from text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = (
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``data`` and its verb."""
+    """Add ``data`` and its verb to the commands."""
     parser = new_parser(subparsers, "data", DESCRIPTION, EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     prepare = new_parser(verbs, "prepare", PREPARE, EXAMPLES)
@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare."""
+    """Tokenize the files into an indexed dataset."""
     from liver_slurm.engine.data.prepare import prepare
     from liver_slurm.engine.data.tokenizers import load_tokenizer
 

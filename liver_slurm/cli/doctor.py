@@ -1,4 +1,4 @@
-"""``liver-slurm doctor``."""
+"""``liver-slurm doctor``: check what a run needs of this machine and this cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = {
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``doctor``."""
+    """Add ``doctor`` to the commands."""
     parser = new_parser(
         subparsers,
         "doctor",
@@ -47,7 +47,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; 1 if something failed."""
+    """Check and print the findings; the exit code is 1 if something failed."""
     from liver_slurm.config.load import load_job, load_site
     from liver_slurm.doctor import diagnose
 

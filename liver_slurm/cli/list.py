@@ -1,4 +1,4 @@
-"""``liver-slurm list``."""
+"""``liver-slurm list``: the runs of this user."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ and that never said how it ended is lost; a question mark after a state: Slurm c
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``list``."""
+    """Add ``list`` to the commands."""
     parser = new_parser(subparsers, "list", DESCRIPTION, ("list", "list --json"), files=RUN_FILES, see_also=("status",))
     add_json(parser, 'print a JSON list of {"job_id", "name", "state", "step", "layout", "run_dir", …}')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print all runs."""
     documents = overview()
     if args.json:
         print_json(documents)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def overview() -> list[dict[str, Any]]:
-    """A short status document a run, from files and one look at the processes of those that are not over."""
+    """Make a short status document of each run, from its files and one look at the processes of those not over."""
     from liver_slurm.app import processes
     from liver_slurm.observability.run_view import RunFiles
     from liver_slurm.rundir.registry import list_runs
@@ -55,7 +55,7 @@ def overview() -> list[dict[str, Any]]:
 
 
 def _readable(run_dir: RunDir) -> bool:
-    """Whether this version can read the run's job; one it cannot must not hide the others."""
+    """Tell whether this version can read the run's job; a run that it cannot read must not hide the others."""
     try:
         read_job(run_dir.job_file)
     except BadInput as error:
@@ -65,7 +65,7 @@ def _readable(run_dir: RunDir) -> bool:
 
 
 def print_overview(documents: list[dict[str, Any]]) -> None:
-    """The table of :func:`overview`."""
+    """Print the documents of :func:`overview` as a table."""
     if not documents:
         print("No runs. Start one: liver-slurm submit configs/gpt-tiny.toml")
         return

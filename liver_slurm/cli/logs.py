@@ -1,4 +1,4 @@
-"""``liver-slurm logs``."""
+"""``liver-slurm logs``: what the coordinator or a worker printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL = 0.2
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``logs``."""
+    """Add ``logs`` to the commands."""
     parser = new_parser(
         subparsers,
         "logs",
@@ -58,7 +58,7 @@ def _wait_for(log: Path, ended: Callable[[], bool]) -> None:
 
 
 def _copy(log: Path, ended: Callable[[], bool] | None) -> None:
-    """Copy a log to stdout; with ``ended`` also what is appended, until that holds."""
+    """Copy a log to stdout; with ``ended``, also what is appended to it until that returns true."""
     with log.open("rb") as stream:
         while True:
             last = ended is None or ended()

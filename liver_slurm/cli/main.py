@@ -1,4 +1,4 @@
-"""``liver-slurm``: finds the subcommand, imports only its module, turns errors into one line and an exit code."""
+"""``liver-slurm``: find the command, import only its module, and turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -42,16 +42,27 @@ examples:
 `liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
 
 
+class _Version(argparse.Action):
+    """The option ``--version``; the version is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print the version and exit."""
+        from importlib.metadata import version
+
+        print(f"liver-slurm {version('liver-slurm')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as all our errors do; subparsers are of the same kind."""
+    """A parser that says in one line what is wrong, as all our errors do; its subparsers are of the same class."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit, without the usage that argparse prints first."""
+        """Exit with one line, without the usage that argparse prints first."""
         self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name; returns the exit code."""
+    """Run the command that the arguments name and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(arguments)
@@ -71,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def full_parser() -> argparse.ArgumentParser:
-    """The parser with all subcommands, all imported; for what looks at the commands themselves."""
+    """Make the parser of all commands, with all modules imported; for completion and tests."""
     parser, subparsers = _bare_parser()
     for name in COMMANDS:
         _module(name).add_parser(subparsers)
@@ -85,6 +96,7 @@ def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
 

@@ -1,4 +1,4 @@
-"""``liver-slurm plan``: what a reconfiguration would move, with no cluster, no GPU and no weights."""
+"""``liver-slurm plan``: what a reconfiguration would move; needs no cluster, no GPU and no weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``plan``."""
+    """Add ``plan`` to the commands."""
     parser = new_parser(
         subparsers,
         "plan",
@@ -48,7 +48,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, and print the plan or a summary of it."""
+    """Plan the transfer and print the plan or a summary of it."""
     from liver_slurm.config.load import load_job
 
     config = load_job(args.job_file, args.overrides, files=False)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def document(plan: TransferPlan) -> dict[str, Any]:
-    """The plan as ``plan --json`` prints it."""
+    """Make the document that ``plan --json`` prints."""
     from liver_slurm.reshard.lower_bound import remote_minimum
 
     return {

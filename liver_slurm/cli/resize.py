@@ -1,4 +1,4 @@
-"""``liver-slurm resize``."""
+"""``liver-slurm resize``: ask a run for another layout or number of workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ takes the place of one that waits."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``resize``."""
+    """Add ``resize`` to the commands."""
     parser = new_parser(
         subparsers,
         "resize",
@@ -36,7 +36,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hand the request in."""
+    """Send the request to the run's coordinator."""
     from liver_slurm.app.api import find
 
     accepted = find(args.job).resize(args.layout, args.workers, give_back=args.give_back)

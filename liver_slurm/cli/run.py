@@ -1,4 +1,4 @@
-"""``liver-slurm run``."""
+"""``liver-slurm run``: a run as plain processes of this machine, without Slurm."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXAMPLES = (
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``run``."""
+    """Add ``run`` to the commands."""
     parser = new_parser(
         subparsers,
         "run",
@@ -65,7 +65,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run to the end; the exit code says how it ended."""
+    """Train until the run ends; the exit code says how it ended."""
     if args.workers < 1:
         raise BadInput(f"--workers: {args.workers} is not allowed; allowed: >= 1")
     if args.standbys < 0:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_resize(text: str) -> tuple[int, Layout]:
-    """Step and layout of ``50:tp2pp1dp2``.
+    """Read the step and the layout of ``50:tp2pp1dp2``.
 
     Raises:
         BadInput: not of that form.
@@ -136,7 +136,7 @@ def check_resizes(config: JobConfig, resizes: Sequence[tuple[int, Layout]], work
 
 
 def result_document(files: RunFiles) -> dict[str, Any]:
-    """What ``run --json`` prints."""
+    """Make the document that ``run --json`` prints."""
     status = files.status()
     return {
         "run_dir": status.run_dir,

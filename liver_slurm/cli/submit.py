@@ -1,4 +1,4 @@
-"""``liver-slurm submit``."""
+"""``liver-slurm submit``: submit a job file to Slurm."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXAMPLES = {
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add ``submit``."""
+    """Add ``submit`` to the commands."""
     parser = new_parser(
         subparsers,
         "submit",
@@ -60,7 +60,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Submit; with --wait the exit code says how the run ended."""
+    """Submit the job; with --wait the exit code says how the run ended."""
     config = load_job(job_file(args), args.overrides)
     if args.dry_run:
         from liver_slurm.scheduler.slurm.submit import Submission

@@ -1,4 +1,4 @@
-"""What must hold between keys of a job, each a function from the config to problems. Pure but for looking at files."""
+"""Checks between the keys of a job, each a function from sections to problems. Only the checks of files do I/O."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ Check = Callable[[JobConfig], Iterator[Problem]]
 
 
 def cross_check(config: JobConfig, bad_keys: set[str], files: bool = True) -> list[Problem]:
-    """All problems between keys.
+    """Find all problems between keys.
 
-    A check that looks at a key in ``bad_keys`` (which failed on its own) is left out: its finding would be an echo;
-    one that looks at ``KEY[]`` judges the good elements of a list. ``files``: also look at data and tokenizer files.
+    A check that reads ``KEY[]`` judges the good elements of a list, whatever the others are.
+
+    Args:
+        bad_keys: keys that are wrong by themselves; a check that reads one is left out, as it would only echo that.
+        files: also look at data and tokenizer files.
     """
     checks = _CHECKS if not files else (*_CHECKS, *_FILE_CHECKS)
     return [
@@ -131,7 +134,7 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
 
 
 def _extra(model: ModelSection) -> Iterator[Problem]:
-    """Find what is passed through unread and would not survive JSON."""
+    """Find values of model.extra, which is passed on unread, that JSON cannot hold."""
     for key, value in _leaves("model.extra", model.extra):
         number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
         if not number and not (isinstance(value, str) and is_text(value)):
@@ -213,7 +216,7 @@ def _tokenizer_file(data: DataSection) -> Iterator[Problem]:
 
 
 def unreadable_data(path: Path) -> str | None:
-    """Why a path of ``data.paths`` cannot be read; None: it is a file, a folder or a .bin/.idx prefix that can."""
+    """Say why a path of ``data.paths`` cannot be read; None: it is a readable file, folder or .bin/.idx prefix."""
     pair = [Path(f"{path}{suffix}") for suffix in (".bin", ".idx")]
     if path.is_dir():
         return None if os.access(path, os.R_OK | os.X_OK) else "is a folder that you may not read"

@@ -1,4 +1,4 @@
-"""From plain tables (TOML, JSON) to the schema's dataclasses, by pydantic; every problem at once, in our own words."""
+"""Decode plain tables (TOML, JSON) into the schema's dataclasses with pydantic, and report every problem at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _validated(table: Mapping[str, Any]) -> JobConfig:
 
 
 def _with_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Write defaults out, so that they pass the same rules: a path becomes absolute, a required key is missed."""
+    """Add the defaults, so that they are checked too: a path becomes absolute, a required key is found missing."""
     filled = dict(table)
     for section, defaults in default_tables().items():
         given = table.get(section, {})
@@ -49,7 +49,7 @@ def _with_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _path(location: Sequence[str | int], table: Mapping[str, Any]) -> Path:
-    """Turn pydantic's location into one in the table: the names of union members in it lead nowhere."""
+    """Turn pydantic's location into a path in the table, without the names of union members in it."""
     path: Path = ()
     value: Any = table
     for part in location:

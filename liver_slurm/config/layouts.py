@@ -68,7 +68,7 @@ def head_width(model: ModelSection) -> int:
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each pipeline stage: equal where possible, else the most even split that megatron-core can express.
+    """Split layers over pipeline stages: equally if possible, else the most even split that megatron-core can express.
 
     It can give the first and the last stage numbers of their own; all stages between have the same.
     """
@@ -86,7 +86,7 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 
 
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
-    """Layouts that the run may take with ``workers`` workers at hand, of which it need not use all.
+    """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
     Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, pp, dp) order. Never
     more than ``elastic.max_workers`` workers.
@@ -103,7 +103,7 @@ def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
 
 
 def max_tp(config: JobConfig) -> int:
-    """Largest tp that ``auto`` considers: tensor parallel groups stay inside every kind of node."""
+    """Return the largest tp that ``auto`` considers, so that tensor parallel groups stay inside every kind of node."""
     per_node = [component.tasks_per_node for component in config.live.component]
     if config.standby.max_jobs:
         per_node += [unit.tasks_per_node for unit in standby_units(config.standby)]

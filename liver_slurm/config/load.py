@@ -1,4 +1,4 @@
-"""Job files: read, overridden, checked whole; and their resolved form in a run directory."""
+"""Load job files: read, override and check them; write and read their resolved form in a run directory."""
 
 from __future__ import annotations
 

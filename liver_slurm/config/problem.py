@@ -1,4 +1,4 @@
-"""One thing that is wrong in a job, and how its key and value are shown to people. Pure."""
+"""A problem of a job file, and how its key and value are shown to people. Pure."""
 
 from __future__ import annotations
 

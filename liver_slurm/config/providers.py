@@ -1,4 +1,4 @@
-"""People's own models and data: functions named in a job file as ``package.module:function``."""
+"""Users' own models and data: functions that a job file names as ``package.module:function``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The annotated reference of every key of job and site files, made from the schema: types, defaults, docstrings."""
+"""The annotated reference of all keys of job and site files, made from the schema."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _header(section: Section) -> str:
 
 
 def toml(value: Any) -> str:
-    """A default as TOML has it."""
+    """Write a default as TOML."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml(one) for one in value) + "]"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Types of job file values: what is allowed, how text becomes a value. The schema names them, pydantic obeys them.
+"""Types of job file values: what is allowed, and how text becomes a value. The schema uses them.
 
 Each is ``Annotated[TYPE, Allowed]``; to other programs (msgspec, mypy) it is just ``TYPE``. Nothing here imports
 pydantic, as every worker reads the schema.
@@ -50,7 +50,7 @@ _BYTE_UNITS = {"": 1, "b": 1} | {
 
 
 def parse_bytes(value: object) -> int:
-    """Bytes from 16777216, "16MiB", "0.5GB" (powers of 1000) or "16M" (of 1024, as Slurm and dd have it).
+    """Read bytes from 16777216, "16MiB", "0.5GB" (powers of 1000) or "16M" (of 1024, as Slurm and dd have it).
 
     Raises:
         ValueError: not a size, or below 1.
@@ -68,7 +68,7 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0,
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from 90, 0.5, "90s", "15m", "500ms", "1h", "2d", "15:00" or "1:30:00".
+    """Read seconds from 90, 0.5, "90s", "15m", "500ms", "1h", "2d", "15:00" or "1:30:00".
 
     Raises:
         ValueError: not a duration, or not above zero.
@@ -96,7 +96,7 @@ _SLURM_TIME = re.compile(
 
 
 def parse_slurm_time(value: object) -> str:
-    """Slurm's own notation of a finite time limit, kept as it is; a bare number is minutes, as with ``--time``.
+    """Check a finite time limit in Slurm's notation and keep it; a bare number is minutes, as with ``--time``.
 
     Raises:
         ValueError: not of that form, or zero.

@@ -8,7 +8,7 @@ from liver_slurm.config.schema import StandbySection
 
 
 def standby_units(standby: StandbySection) -> tuple[StandbySection, ...]:
-    """One section for each size, without units of its own; just ``[standby]`` where a job file lists no units."""
+    """Make one section for each size of standby job; ``[standby]`` itself where a job file lists no units."""
     if not standby.unit:
         return (standby,)
     return tuple(
@@ -18,12 +18,12 @@ def standby_units(standby: StandbySection) -> tuple[StandbySection, ...]:
 
 
 def workers_per_job(unit: StandbySection) -> int:
-    """Workers of one standby job."""
+    """Count the workers of one standby job."""
     return unit.nodes_per_job * unit.tasks_per_node
 
 
 def most_workers(standby: StandbySection) -> int:
-    """Workers that standby jobs can bring at most."""
+    """Count the workers that all standby jobs together can bring."""
     sizes = sorted(
         (workers_per_job(unit) for unit in standby_units(standby) for _ in range(min(unit.max_jobs, standby.max_jobs))),
         reverse=True,

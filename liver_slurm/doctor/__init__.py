@@ -1,4 +1,4 @@
-"""Whether this machine and this cluster have what a run needs: facts are gathered, and pure checks judge them.
+"""Checks of this machine and this cluster before a run: facts are gathered, and pure checks judge them.
 
 ``probe`` looks at one machine, here or on a node; ``gather`` collects what Slurm says and what probes saw into
 :class:`~liver_slurm.doctor.facts.Facts`; ``cluster_checks`` and ``machine_checks`` turn those into findings.

@@ -1,4 +1,4 @@
-"""What Slurm's own answers say about a cluster: pure, facts → findings."""
+"""Judge what Slurm says about the cluster. Pure: facts to findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _USABLE = STARTABLE | {"allocated", "completing"}
 
 
 def cluster_findings(facts: Facts) -> Iterator[Finding]:
-    """All of this module's findings."""
+    """Judge Slurm's version, client, partitions and preemption."""
     slurm = facts.slurm
     if slurm is None:
         advice = "without a cluster there are `liver-slurm run`, and `liver-slurm cluster up` for one on this machine"
@@ -117,7 +117,7 @@ def _preemption(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
 
 
 def _tiers(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
-    """Who preempts whom by PriorityTier: standbys give way to others, and nothing takes the live job's nodes."""
+    """Judge preemption by PriorityTier: others preempt standbys, and nothing preempts the live job."""
     known = {one.name: one for one in slurm.partitions}
     reclaimable = [known[name] for name in facts.config.standby.partitions if name in known]
     for one in reclaimable:

@@ -1,4 +1,4 @@
-"""What is known before anything is judged, and the form of a judgement."""
+"""The facts that the doctor gathers, and the findings that it makes of them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Look:
 
 @dataclass(frozen=True)
 class SlurmFacts:
-    """What Slurm says of itself."""
+    """Slurm's version, settings, partitions and nodes."""
 
     version: tuple[int, int, int]
     client: str
@@ -112,7 +112,7 @@ class SlurmFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything."""
+    """All gathered facts."""
 
     config: JobConfig
     """A job file's; or the site file's, and then it has no model."""

@@ -1,4 +1,4 @@
-"""Collects the facts: from Slurm, from this machine, and from one node of each partition through a short job."""
+"""Gather the facts from Slurm, from this machine, and from one node of each partition through a short job."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ REPORT = 2 * probe.TOOL_TIMEOUT + 30.0
 
 
 def gather(config: JobConfig, wait: float | None) -> Facts:
-    """All facts for a job; ``wait``: seconds to wait for a free node of each partition, None: submit no jobs."""
+    """Gather all facts for a job.
+
+    Args:
+        wait: seconds to wait for a free node of each partition; None: submit no jobs.
+    """
     with _token_file(config.job.run_root) as (token_file, token):
         slurm, slurm_error, missing = _ask_slurm(config)
         looks: Sequence[Look] = ()
@@ -65,7 +69,7 @@ def gather(config: JobConfig, wait: float | None) -> Facts:
 
 
 def _ask_slurm(config: JobConfig) -> tuple[SlurmFacts | None, str, bool]:
-    """What Slurm says; or None, why it says nothing, and whether that is because there is no Slurm here."""
+    """Ask Slurm; without an answer return None, the reason, and whether this machine has no Slurm at all."""
     try:
         client = connect()
         partitions = client.partitions()
@@ -136,7 +140,7 @@ def look_around(config: JobConfig, where: Sequence[Place], token_file: str | Non
 def _hold(
     dialogues: Sequence[NodeDialogue], pool: ThreadPoolExecutor, here: list[object], wait: float
 ) -> list[Look | None]:
-    """All dialogues at once: who listens where, then, when all have said so, who can reach whom."""
+    """Hold all dialogues at once: first each node says where it listens, then each tries to reach all others."""
     deadline = time.monotonic() + wait + START
     hellos = list(pool.map(lambda one: _json_line(one, deadline - time.monotonic()), dialogues))
     peers = {str(hello["name"]): [hello["host"], hello["port"]] for hello in hellos if hello}
@@ -159,7 +163,7 @@ def _close(dialogues: Sequence[NodeDialogue], patience: float) -> None:
 
 
 def probe_script(config: JobConfig, token_file: str | None, torch: bool) -> str:
-    """What bash runs on a node: the job's own setup lines and Python, as its workers have them."""
+    """Write what bash runs on a node, with the job's own setup lines and Python, as for its workers."""
     arguments = ["--run-root", config.job.run_root]
     if token_file is not None:
         arguments += ["--token-file", token_file]
@@ -200,7 +204,7 @@ def _unseen(dialogue: NodeDialogue, wait: float) -> Look:
 
 
 def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | None:
-    """The next line that is a JSON document; others are what the site's own start-up files print."""
+    """Read the next line that is a JSON document; other lines come from the site's start-up files."""
     deadline = time.monotonic() + timeout
     while (line := dialogue.read(deadline - time.monotonic())) is not None:
         try:
@@ -213,7 +217,7 @@ def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | No
 
 
 def _end_jobs(name: str) -> None:
-    """A net below srun, which ends its job itself: one that was killed, or that slurmctld did not hear."""
+    """Cancel jobs that are left, where srun was killed or slurmctld did not hear it: else srun ends its job itself."""
     client = connect()
     left = [job.job_id for job in client.jobs(name=name) if not job.ends]
     client.cancel(left)
@@ -221,7 +225,7 @@ def _end_jobs(name: str) -> None:
 
 @contextmanager
 def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
-    """A file in the folder of runs, for nodes to see, and what is in it; None where none can be written."""
+    """Write a file that nodes should see into the folder of runs; give its path and content, None if it cannot be."""
     folder = probe.nearest_folder(run_root)
     if not os.access(folder, os.W_OK | os.X_OK):
         yield None, None
@@ -238,7 +242,7 @@ def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
 
 
 def _requirements(transport: str) -> dict[str, str]:
-    """Package → version specifier, of the packages that probes look for; of extras, that of the transport."""
+    """Map the packages that probes look for to our version specifiers; of extras only the transport's."""
     found = {}
     for text in importlib.metadata.requires("liver-slurm") or ():
         needed, _, condition = text.partition(";")

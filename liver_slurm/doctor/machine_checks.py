@@ -1,4 +1,4 @@
-"""What probes saw, on this machine and on nodes: pure, facts → findings."""
+"""Judge what probes saw on this machine and on nodes. Pure: facts to findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCAL_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs",
 
 
 def machine_findings(facts: Facts) -> Iterator[Finding]:
-    """All of this module's findings."""
+    """Judge nodes, clocks, the folder of runs, ports, network interface, GPUs, packages and munge."""
     seen = [look for look in facts.looks if look.report is not None]
     yield from _looks(facts)
     yield from _clocks(facts, seen)

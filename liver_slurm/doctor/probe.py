@@ -1,4 +1,4 @@
-"""Looks at the machine that it runs on. On a node it is a process of its own that holds a dialogue in JSON lines.
+"""Look at the machine that this runs on. On a node it is a process that holds a dialogue in JSON lines.
 
 It prints ``{"host", "port", "name"}``, where it listens; reads ``{"peers": {name: [host, port]}}``; prints ``{"time"}``
 at once, from which the other side tells how the clocks differ; and prints the report.
@@ -36,7 +36,11 @@ print(json.dumps({"cuda": torch.version.cuda, "devices": torch.cuda.device_count
 
 
 def look_here(run_root: str, token_file: str | None, torch: bool) -> Report:
-    """Look at this machine. ``torch``: also whether it can be imported and what it finds, in a process of its own."""
+    """Look at this machine.
+
+    Args:
+        torch: also import torch, in a process of its own, and ask it for GPUs.
+    """
     gpus, gpu_error = _nvidia_smi()
     return Report(
         host=machine_name(),
@@ -51,12 +55,12 @@ def look_here(run_root: str, token_file: str | None, torch: bool) -> Report:
 
 
 def machine_name() -> str:
-    """Slurm's name of this node inside a job, else the host's."""
+    """Return Slurm's name of this node inside a job, else the host's name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def nearest_folder(path: str) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder, or the nearest one above it that exists."""
     folder = Path(path)
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -64,7 +68,7 @@ def nearest_folder(path: str) -> Path:
 
 
 def connect_all(peers: Mapping[str, Sequence[str | int]]) -> dict[str, str]:
-    """Why no connection could be made, for each of ``peers``; empty for those that answered."""
+    """Connect to each of ``peers`` and return why that failed; empty for those that answered."""
     return {name: _connect(str(host), int(port)) for name, (host, port) in peers.items()}
 
 
@@ -140,7 +144,7 @@ def _import_torch() -> TorchReport:
 
 
 def listen() -> socket.socket:
-    """A socket that takes connections on any free port of all addresses; nobody has to accept them."""
+    """Open a socket that takes connections on any free port of all addresses; nobody has to accept them."""
     return socket.create_server(("", 0), backlog=64)
 
 

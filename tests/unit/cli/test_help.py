@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,21 @@ WIDTH = 120
 def test_every_command_of_the_table_is_there() -> None:
     modules = {path.stem for path in Path(main.__file__).parent.glob("*.py")}
     assert set(COMMANDS) == modules - {"__init__", "common", "main", "view"}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_little(option: str) -> None:
+    script = (
+        "import sys; from liver_slurm.cli.main import main\n"
+        f"try: main([{option!r}])\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'pydantic', 'torch', 'zmq', 'numpy'} & set(sys.modules)\n"
+        "modules = [name for name in sys.modules if name.startswith('liver_slurm.cli.')]\n"
+        "sys.exit(0 if (code, heavy, modules) == (0, set(), ['liver_slurm.cli.main']) else f'{code} {heavy} {modules}')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "liver-slurm" in done.stdout
 
 
 def walk(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -127,7 +143,6 @@ def test_the_reference_as_json(liver: Callable[..., tuple[int, str, str]]) -> No
         "name": "train.lr",
         "text": "Peak learning rate.",
         "allowed": "a number > 0",
-        "element": "",
         "default": 0.0003,
         "required": False,
     }

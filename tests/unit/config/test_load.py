@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,53 @@ def test_the_example_site_file_is_valid_with_its_lines_uncommented(tmp_path: Pat
     lines = [line.removeprefix("# ") if re.match(r"# \w+ = ", line) else line for line in example.splitlines()]
     (tmp_path / "site.toml").write_text("\n".join(lines).replace("$USER", "me"))
     assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load cuda/12.4",)
+
+
+def test_keys_and_values_that_cannot_be_printed_stay_on_one_line(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('[live]\n"a\\nb" = 1\n"c.d" = 2\n[train]\n"" = 3\nprecision = "fp32\\u0007"\n')
+    with pytest.raises(BadInput) as caught:
+        load_job(job, ['data.paths=["/nope\\n"]'])
+    lines = str(caught.value).split("\n")
+    for expected in (
+        r'job.toml: live."a\nb": no such key',
+        'job.toml: live."c.d": no such key',
+        'job.toml: train."": no such key',
+        r'job.toml: train.precision: "fp32\x07" is not allowed; allowed: "fp32", "bf16"',
+        r'--set: data.paths: "/nope\n" is no file',
+    ):
+        assert sum(line.startswith(expected) for line in lines) == 1
+
+
+def test_a_byte_that_is_no_character_is_refused_where_it_would_be_written_to_a_file() -> None:
+    assert problems("live.qos=\udc80") == [r'--set: live.qos: "\udc80" is not allowed; allowed: text']
+    assert problems('model.extra.x="\udc80"') == [
+        r'--set: model.extra.x: "\udc80" is not allowed; allowed: text, numbers, true, false, lists, tables'
+    ]
+
+
+def test_a_relative_path_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert any("job.run_root" in line and "(the working directory is gone)" in line for line in problems())
+
+
+def test_a_home_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert load_job(TINY).job.name == "gpt-tiny"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("HOME", str(tmp_path / "loop"))
+    (line,) = problems()
+    assert "cannot be read" in line
+    assert "LIVER_SITE" in line
+
+
+def test_workers_read_a_job_without_pydantic() -> None:
+    script = "import sys, liver_slurm.config.load; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_plain_processes_take_the_place_of_slurm_resources() -> None:
