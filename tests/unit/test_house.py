@@ -14,7 +14,6 @@ MODULE_LINES, FUNCTION_LINES = 400, 60
 
 TO_BE_CUT = {
     "liver_slurm/bench/restart_worker.py: main",
-    "liver_slurm/rundir/events.py",
     "liver_slurm/transfer/live_transfer.py: __init__",
 }
 """Modules and functions that are longer still."""

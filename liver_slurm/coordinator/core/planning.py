@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator.core import (
     handover,
@@ -9,6 +11,7 @@ from liver_slurm.coordinator.core import (
     node_release,
     reconfiguration,
     resize_queue,
+    status,
     step_barrier,
 )
 from liver_slurm.coordinator.core.state import Planning, RunPhase, RunState
@@ -44,7 +47,7 @@ def advance(t: Transition) -> None:
 def _planned(t: Transition) -> None:
     """Note that the policy is being asked, or need not be."""
     t.replanned()
-    _write(t, Planning())
+    _write(t, replace(t.state.planning, look_again=None))
 
 
 def worker_lost(t: Transition, news: WorkerLost) -> None:
@@ -153,6 +156,7 @@ def _plan(t: Transition) -> None:
     seen = snapshot(t.state, due)
     decision, reason = engine.decide(seen, state.settings.config)
     t.explain(reason)
+    _tell(t, status.decided(seen, decision, reason, state.settings.config))
     if seen.leaving and isinstance(decision, api.Stay) and t.state.barriers.checkpoint is None:
         step_barrier.want_checkpoint(t)  # the live world is about to break: what it has reached is worth saving
     if isinstance(decision, api.Fulfilled):
@@ -161,11 +165,18 @@ def _plan(t: Transition) -> None:
         resize_queue.close(t, due.number, fulfilled=True)
         t.request_replan()
     elif isinstance(decision, api.Wait):
-        _write(t, Planning(min(decision.until, look_again or decision.until)))
+        _write(t, replace(t.state.planning, look_again=min(decision.until, look_again or decision.until)))
     elif isinstance(decision, api.Change):
         _change(t, decision, reason, due)
     else:
-        _write(t, Planning(look_again))
+        _write(t, replace(t.state.planning, look_again=look_again))
+
+
+def _tell(t: Transition, decision: events.PolicyDecided) -> None:
+    """Write a decision to the event log, unless it says what the last one says."""
+    if status.is_news(decision, t.state.planning.told):
+        t.emit(decision)
+        _write(t, replace(t.state.planning, told=decision))
 
 
 def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | None) -> None:

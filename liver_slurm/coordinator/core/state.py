@@ -22,6 +22,7 @@ from liver_slurm.coordinator.core.parts import (
 )
 from liver_slurm.coordinator.core.records import BegunAnew, Record
 from liver_slurm.coordinator.core.workers import Membership, Worker
+from liver_slurm.rundir.events import PolicyDecided
 from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, StandbyJob
 
 
@@ -169,10 +170,12 @@ class Handover:
 
 @dataclass(frozen=True)
 class Planning:
-    """When the policy looks at the run again by itself."""
+    """When the policy looks at the run again by itself, and what it said last."""
 
     look_again: float | None = None
     """Seconds since the epoch; None: only when something changes."""
+    told: PolicyDecided | None = None
+    """The last decision that the event log has; None: this coordinator has written none."""
 
 
 @dataclass(frozen=True)

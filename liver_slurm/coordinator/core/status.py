@@ -1,15 +1,30 @@
-"""Status: the document that clients get, and the figures of a reconfiguration for records and events."""
+"""Status: the document for clients, and what events and records say of decisions and reconfigurations."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
+from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core.parts import Attempt
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.observability.status import (
+    QueryStatus,
+    RequestStatus,
+    RunStatus,
+    StandbyJobStatus,
+    TargetStatus,
+    WorkerStatus,
+)
+from liver_slurm.policy import api
 from liver_slurm.policy.types import ResizeGoal
-from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted, Route, to_document
+from liver_slurm.rundir.events import CommitStats, PolicyDecided, ReconfigurationCommitted, Route, to_document
 from liver_slurm.scheduler.ports import StandbyJob
+
+_FIGURE = re.compile(r"\d[\d.]*")
 
 
 def document(state: RunState) -> dict[str, Any]:
@@ -17,35 +32,34 @@ def document(state: RunState) -> dict[str, Any]:
     live, pending, pool = state.world.live, state.world.pending, state.standbys
     target = pending.target if pending is not None else None
     members = frozenset(state.world.members)
-    standbys = [worker for worker in state.membership.workers.values() if worker.name not in members]
-    return {
-        "run_id": state.settings.run_id,
-        "state": _state(state),
-        "phase": state.phase.value,
-        "epoch": state.settings.epoch,
-        "step": state.step,
-        "steps": state.settings.config.train.steps,
-        "generation": state.generation,
-        "layout": str(live.layout) if live else None,
-        "target": {"generation": target.generation, "layout": str(target.layout)} if target else None,
-        "workers": [
-            {"rank": rank, **_worker(state.membership.workers[member])}
-            for rank, member in enumerate(state.world.members)
-            if member in state.membership
+    workers = state.membership.workers
+    status = RunStatus(
+        run_id=state.settings.run_id,
+        state=_state(state),
+        phase=state.phase.value,
+        epoch=state.settings.epoch,
+        step=state.step,
+        steps=state.settings.config.train.steps,
+        generation=state.generation,
+        layout=str(live.layout) if live else None,
+        target=TargetStatus(generation=target.generation, layout=str(target.layout)) if target else None,
+        workers=[
+            _worker(workers[member], rank=rank) for rank, member in enumerate(state.world.members) if member in workers
         ],
-        "standbys": [{"warm": worker.warm, **_worker(worker)} for worker in standbys],
-        "standby_jobs": [_job(job) for job in pool.jobs],
-        "successor": state.handover.successor or None,
-        "scheduler": pool.capacity.blind if pool.capacity else None,
-        "queries": {
-            "last_minute": pool.capacity.queries if pool.capacity else None,
-            "per_minute": state.settings.config.standby.queries_per_minute,
-        },
-        "requests": [] if state.over else [_request(goal) for goal in state.resizes.goals],
-        "last_reconfiguration": _stats(state.world.last),
-        "reason": state.reason,
-        "rejected": {**state.rejected, "by_workers": sum(one.rejected for one in state.membership.workers.values())},
-    }
+        standbys=[_worker(worker, warm=worker.warm) for worker in workers.values() if worker.name not in members],
+        standby_jobs=[_job(job) for job in pool.jobs],
+        successor=state.handover.successor or None,
+        scheduler=pool.capacity.blind if pool.capacity else None,
+        queries=QueryStatus(
+            last_minute=pool.capacity.queries if pool.capacity else None,
+            per_minute=state.settings.config.standby.queries_per_minute,
+        ),
+        requests=[] if state.over else [_request(goal) for goal in state.resizes.goals],
+        last_reconfiguration=_stats(state.world.last),
+        reason=state.reason,
+        rejected={**state.rejected, "by_workers": sum(worker.rejected for worker in workers.values())},
+    )
+    return status.document()
 
 
 def _state(state: RunState) -> str:
@@ -62,32 +76,69 @@ def _stats(last: ReconfigurationCommitted | None) -> dict[str, Any] | None:
     return {"generation": fields.pop("generation"), **fields}
 
 
-def _job(job: StandbyJob) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "state": job.state,
-        "nodes": list(job.nodes),
-        "notice": job.notice.kind if job.notice else None,
-    }
+def _job(job: StandbyJob) -> StandbyJobStatus:
+    notice = job.notice.kind if job.notice else None
+    return StandbyJobStatus(job_id=job.job_id, state=job.state, nodes=list(job.nodes), notice=notice)
 
 
-def _request(goal: ResizeGoal) -> dict[str, Any]:
+def _request(goal: ResizeGoal) -> RequestStatus:
     layout = str(goal.layout or "")
-    return {"request": goal.number, "layout": layout, "workers": goal.workers, "at_step": goal.at_step}
+    return RequestStatus(request=goal.number, layout=layout, workers=goal.workers, at_step=goal.at_step)
 
 
-def _worker(worker: Worker) -> dict[str, Any]:
-    return {
-        "worker": worker.name,
-        "role": worker.role,
-        "host": worker.host,
-        "pid": worker.pid,
-        "job_id": worker.job_id,
-        "device": worker.device,
-        "generation": worker.generation,
-        "step": worker.step,
-        "notice": worker.departure.reason if worker.departure else None,
-    }
+def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | UnsetType = UNSET) -> WorkerStatus:
+    return WorkerStatus(
+        rank=rank,
+        warm=warm,
+        worker=worker.name,
+        role=worker.role,
+        host=worker.host,
+        pid=worker.pid,
+        job_id=worker.job_id,
+        device=worker.device,
+        generation=worker.generation,
+        step=worker.step,
+        notice=worker.departure.reason if worker.departure else None,
+    )
+
+
+# ---- a decision ----------------------------------------------------------------------------------------------------
+
+
+def decided(seen: api.Snapshot, decision: api.Decision, reason: str, config: JobConfig) -> PolicyDecided:
+    """What was decided about the next world, and from what."""
+    change = decision if isinstance(decision, api.Change) else None
+    return PolicyDecided(
+        policy=config.standby.policy,
+        decision=type(decision).__name__.lower(),
+        to=str(change.layout) if change else None,
+        chosen=len(change.members) if change else 0,
+        until=decision.until if isinstance(decision, api.Wait) else None,
+        reason=reason,
+        layout=str(seen.live.layout),
+        available=len(seen.pool),
+        ready=len(seen.ready),
+        leaving=len(seen.leaving),
+        step_seconds=seen.step_seconds,
+        steps_left=seen.steps_left,
+        automatic=seen.automatic,
+        request=seen.due.number if seen.due is not None else None,
+    )
+
+
+def is_news(decision: PolicyDecided, last: PolicyDecided | None) -> bool:
+    """Whether the event log is to have a decision, after the last one that it has.
+
+    A reconfiguration is always news. So is a decision about other workers, though it be the same one. Where a policy
+    waits, its reason often has a figure that is another at each look; that alone is none.
+    """
+    if last is None or decision.to is not None:
+        return True
+    before, after = (
+        (one.decision, one.request, one.layout, one.available, one.leaving, _FIGURE.sub("", one.reason))
+        for one in (last, decision)
+    )
+    return before != after
 
 
 # ---- a reconfiguration ---------------------------------------------------------------------------------------------
