@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -156,6 +157,76 @@ def events() -> str:
     return "\n".join(rows)
 
 
+def phases() -> str:
+    """Render two state diagrams from the table of transitions: of a run, and of a reconfiguration."""
+    from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+    from liver_slurm.coordinator.core.state import RunPhase
+    from liver_slurm.coordinator.core.transition import TRANSITIONS
+
+    return "\n\n".join(
+        _diagram({move: why for move, why in TRANSITIONS.items() if isinstance(move[0], kind)}, next(iter(kind)))
+        for kind in (RunPhase, ReconfigurationPhase)
+    )
+
+
+def _diagram(moves: Mapping[tuple[Any, Any], str], first: Any) -> str:
+    """Render one mermaid state diagram; what every phase that can be left goes to is drawn once, around them all."""
+    left = dict.fromkeys(before for before, _ in moves)
+    common = {after for _, after in moves if after not in left and all((before, after) in moves for before in left)}
+    moves = {move: why.replace(":", ",") for move, why in moves.items()}  # a second colon would end mermaid's label
+    lines = [
+        f"{_node(before)} --> {_node(after)}: {why}" for (before, after), why in moves.items() if after not in common
+    ]
+    inside = [f"[*] --> {_node(first)}", *(line for line in lines if not _leaves(line, left))]
+    outside = [line for line in lines if _leaves(line, left)]
+    outside += [
+        f"any --> {_node(after)}: {moves[first, after]}" for after in dict.fromkeys(a for _, a in moves if a in common)
+    ]
+    if outside:
+        inside = ['state "the run goes on" as any {', *(f"    {line}" for line in inside), "}"]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *(f"    {line}" for line in [*inside, *outside]), "```"])
+
+
+def _leaves(line: str, left: Iterable[Any]) -> bool:
+    return line.split(" --> ")[1].partition(":")[0] not in {_node(phase) for phase in left}
+
+
+def _node(phase: Any) -> str:
+    return str(phase.name)
+
+
+def parts() -> str:
+    """Render the table of the state's parts: what is in each, and the one module that writes it."""
+    from liver_slurm.coordinator.core.state import PARTS
+
+    rows = ["| part | what is in it | written by |", "|---|---|---|"]
+    for kind, part in PARTS.items():
+        told = (kind.__doc__ or "").partition("\n\n")[0].replace("``", "`")
+        rows.append(f"| `{part.field}` | {' '.join(told.split())} | `coordinator/core/{part.owner}.py` |")
+    return "\n".join(rows)
+
+
+def signals() -> str:
+    """Render the table of signals inside the core, and who reacts to each, in order."""
+    from liver_slurm.coordinator.core.step import REACTIONS
+
+    tree = ast.parse((PACKAGE / "coordinator" / "core" / "transition.py").read_text())
+    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    rows = ["| signal | says | who reacts, in order |", "|---|---|---|"]
+    for signal, handlers in REACTIONS.items():
+        names = [f"`{handler.__module__.rpartition('.')[2]}.{handler.__name__}`" for handler in handlers]
+        rows.append(f"| `{signal.__name__}` | {told[signal.__name__]} | {', '.join(names)} |")
+    return "\n".join(rows)
+
+
+def rules() -> str:
+    """Render what the core's own check asks of the state after every step."""
+    tree = ast.parse((PACKAGE / "coordinator" / "core" / "state.py").read_text())
+    check = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "broken_invariants")
+    table = next(node.value for node in check.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict))
+    return "\n".join(f"- {key.value}" for key in table.keys if isinstance(key, ast.Constant))
+
+
 def citations() -> str:
     """Render which test files show each invariant."""
     found = cited()
@@ -217,6 +288,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reconfiguration_phases": reconfiguration_phases,
     "run_phases": run_phases,
     "events": events,
+    "phases": phases,
+    "parts": parts,
+    "signals": signals,
+    "rules": rules,
     "citations": citations,
 }
 

@@ -28,7 +28,7 @@ ANYBODY = st.sampled_from(LIVE + STANDBYS)
 class AnyOrder(RuleBasedStateMachine):
     """Workers answer, or not, or wrongly, or twice; time passes; the coordinator dies and comes back."""
 
-    # LS-5, LS-6, LS-8, LS-9, LS-10
+    # LS-5, LS-6, LS-8, LS-9, LS-10, LS-29
 
     def __init__(self) -> None:
         super().__init__()

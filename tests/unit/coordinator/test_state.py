@@ -50,6 +50,7 @@ def test_every_part_has_an_owner() -> None:
 
 
 def test_only_its_owner_writes_a_part() -> None:
+    # LS-28
     for name, text in MODULES.items():
         mine = [kind.__name__ for kind, part in PARTS.items() if part.owner == name and kind.__name__ != "History"]
         assert claims(text) == mine, name
@@ -58,6 +59,7 @@ def test_only_its_owner_writes_a_part() -> None:
 
 
 def test_history_is_written_by_records_of_its_owner_alone() -> None:
+    # LS-28
     for name, text in MODULES.items():
         makes = {"LifeBegan", "LifeEnded", "Measurement"} & set(re.findall(r"\b(\w+)\(", text))
         assert not makes or name in ("history", "records"), name

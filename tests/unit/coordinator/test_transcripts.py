@@ -34,6 +34,7 @@ def told() -> list[Story]:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_the_transcript_is_as_before(name: str) -> None:
+    # LS-6, LS-29
     path = FOLDER / f"{name}.txt"
     text = f"# {STORIES[name].__doc__}\n\n{STORIES[name]().text()}"
     if os.environ.get("LIVER_UPDATE_GOLDEN"):

@@ -89,6 +89,7 @@ def test_the_phases_of_a_run_and_of_a_reconfiguration_are_apart() -> None:
 
 
 def test_another_change_of_phase_raises_with_its_story() -> None:
+    # LS-30
     run = Run()
     run.train("live-0", "live-1")
     t = Transition(run.state, run.now)
