@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
 from liver_slurm.bench.figures import Reconfigured, between, usual
 from liver_slurm.bench.restart_worker import Orders, Report, report_file
@@ -121,16 +122,18 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
     started = time.time()
     processes: list[subprocess.Popen[bytes]] = []
     logs = [folder / f"rank-{rank}.log" for rank in range(layout.size)]
-    try:
-        for rank, log in enumerate(logs):
-            environment = worker_environment(rank, layout.size, orders.gpus)
-            arguments = [str(file), str(rank)]
-            processes.append(start("liver_slurm.bench.restart_worker", arguments, log, environment, signal.SIGKILL))
-        codes = [process.wait() for process in processes]  # without a time limit: with one, subprocess polls
-        ended = time.time()
-    finally:
-        for process in processes:
-            _end_session(process)
+    # Whoever ends without destructors, or is killed, leaves the temporary folders of multiprocessing.
+    with interrupts.temporary_folder("liver-bench-") as temporary:
+        try:
+            for rank, log in enumerate(logs):
+                environment = {**worker_environment(rank, layout.size, orders.gpus), "TMPDIR": str(temporary)}
+                arguments = [str(file), str(rank)]
+                processes.append(start("liver_slurm.bench.restart_worker", arguments, log, environment, signal.SIGKILL))
+            codes = [process.wait() for process in processes]  # without a time limit: with one, subprocess polls
+            ended = time.time()
+        finally:
+            for process in processes:
+                _end_session(process)
     if any(codes):
         raise LiverError(f"the restart baseline failed in {orders.layout}: {_last_line(logs, codes)}")
     reports = [msgspec.json.decode(report_file(orders, rank).read_bytes(), type=Report) for rank in range(layout.size)]

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,13 @@ def test_any_moment(name: str, tmp_path: Path) -> None:
 @pytest.mark.slurm
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("command", SLURM_COMMANDS, ids=lambda command: command.name)
-def test_any_moment_of_a_cluster(command: Command, tmp_path: Path) -> None:
+def test_any_moment_of_a_cluster(command: Command) -> None:
     def nothing_is_left(folder: Path, outcome: Outcome) -> list[str]:
         left = folder / "cluster"
         return [] if outcome.finished or outcome.code == 0 or not left.exists() else [f"left: {left}"]
 
-    at_random_moments(command, Path(os.environ.get("LIVER_SHORT_TMP", "/tmp")), nothing_is_left)
+    with tempfile.TemporaryDirectory(prefix="liver-") as short:  # sockets live in it, and their paths are short
+        at_random_moments(command, Path(short), nothing_is_left)
 
 
 @pytest.mark.long
@@ -154,15 +156,15 @@ def test_any_moment_of_a_job(
         eventually(lambda: all(job.is_over for job in client.jobs()), "an empty queue", 300)
         return found
 
-    usual = usual_life(command, tmp_path)
-    empty_queue()
+    usual = usual_life(command, tmp_path, empty_queue)
     at_random_moments(command, tmp_path, only_what_it_says, usual)
 
 
-def usual_life(command: Command, folder: Path) -> float:
-    """Seconds of its life in which a command is interrupted."""
+def usual_life(command: Command, folder: Path, clear: Callable[[], object] = lambda: None) -> float:
+    """Seconds of its life in which a command is interrupted; ``clear`` ends what it leaves on purpose."""
     work = folder / f"u{os.getpid()}"
     seconds = usual_seconds(command, work)
+    clear()
     shutil.rmtree(work)
     return seconds
 
