@@ -27,8 +27,8 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 
     With a commit record the run is RECOVERING: the committed world is the live one, whether or not its members have
     heard so; they register and are told. An attempt without a commit record is over: its workers are told when they
-    register. A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds before
-    only their generation numbers are left, which are never used again.
+    register. A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds
+    before only their generation numbers are left, which are never used again.
     """
     state = RunState(settings=settings, now=now, lifecycle=Lifecycle(started=now))
     for record in records:
