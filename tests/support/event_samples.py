@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from liver_slurm.rundir.events import ReconfigurationCommitted
+from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted, ReconfigurationStats
 
 
 def committed(**changes: Any) -> ReconfigurationCommitted:
@@ -17,3 +17,10 @@ def committed(**changes: Any) -> ReconfigurationCommitted:
         "staging_peak_bytes": 4096, "memory_peak_bytes": 1 << 28, "digests_checked": 105, "pause_s": 0.25,
     }  # fmt: skip
     return ReconfigurationCommitted(**{**fields, **changes})
+
+
+def committed_stats() -> CommitStats:
+    """What the commit record of :func:`committed` says."""
+    event = committed()
+    known = {name: getattr(event, name) for name in ReconfigurationStats.__struct_fields__}
+    return CommitStats(**known, paused_at=10.0, gap_s=0.25)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
+from event_samples import committed_stats
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.coordinator.core.records import AttemptAborted, Committed, Ended, EpochStarted, Record, RequestTaken
@@ -73,3 +75,18 @@ def test_no_write_ahead_log(tmp_path: Path) -> None:
     journal.append(RECORDS[0])
     assert not list(tmp_path.glob("*-wal"))
     journal.close()
+
+
+def test_the_figures_of_a_commit_record_of_another_version(tmp_path: Path) -> None:
+    figures = committed_stats().to_document()
+    missing = {"bytes_early", "bytes_gradients", "hook_s", "gradient_staging_bytes", "state_peak_bytes", "late_layers"}
+    older = {key: figures[key] for key in figures if key not in missing}
+    journal = Journal(tmp_path / "journal.sqlite")
+    for summary in (older, {**figures, "joules": 5}, {}):
+        record = RECORDS[1]
+        assert isinstance(record, Committed)
+        journal.append(msgspec.structs.replace(record, summary=summary))
+    read = [record for record in journal.read() if isinstance(record, Committed)]
+    journal.close()
+    assert [record.stats for record in read] == [committed_stats(), committed_stats(), None]
+    assert read[1].summary["joules"] == 5, "the journal gives back what was written"
