@@ -115,29 +115,6 @@ def records() -> str:
     return "\n".join(["| record | says |", "|---|---|", *rows])
 
 
-def reconfiguration_phases() -> str:
-    """Render the changes of phase of a reconfiguration as a diagram."""
-    from liver_slurm.coordinator.core.parts import ReconfigurationPhase
-    from liver_slurm.coordinator.core.transition import TRANSITIONS
-
-    known = [(a, b, why) for (a, b), why in TRANSITIONS.items() if isinstance(a, ReconfigurationPhase)]
-    arrows = [f"    {before.name} --> {after.name}: {why}" for before, after, why in known]
-    return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> STEADY", *arrows, "```"])
-
-
-def run_phases() -> str:
-    """Render the changes of phase of a run as a table; what has the same cause and end stands in one row."""
-    from liver_slurm.coordinator.core.state import RunPhase
-    from liver_slurm.coordinator.core.transition import TRANSITIONS
-
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for (before, after), why in TRANSITIONS.items():
-        if isinstance(before, RunPhase):
-            grouped.setdefault((after.value, why), []).append(f"`{before.value}`")
-    rows = [f"| {', '.join(before)} | `{after}` | {why} |" for (after, why), before in grouped.items()]
-    return "\n".join(["| from | to | because |", "|---|---|---|", *rows])
-
-
 def events() -> str:
     """Render the table of events, with the keys that each has beside ``time``, ``event`` and ``generation``."""
     import typing
@@ -285,8 +262,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sections": sections,
     "messages": messages,
     "records": records,
-    "reconfiguration_phases": reconfiguration_phases,
-    "run_phases": run_phases,
     "events": events,
     "phases": phases,
     "parts": parts,
