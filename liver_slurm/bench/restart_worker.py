@@ -88,31 +88,37 @@ def _probe(state: Any, folder: Path, step: int) -> tuple[dict[str, tuple[float, 
     return probes, failures
 
 
-def main(orders: Orders, rank: int) -> None:
-    """Be a rank of one world."""
+def _join(orders: Orders, rank: int, device: Any) -> Any:
+    """Build this rank's process groups of the world that the orders name."""
     from datetime import timedelta
 
+    import torch.distributed as dist
+
+    from liver_slurm.parallel.groups import build_world
+    from liver_slurm.parallel.layout import Layout
+    from liver_slurm.parallel.membership import Membership
+
+    timeout = timedelta(minutes=5)
+    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
+    layout = Layout.parse(orders.layout)
+    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
+    return build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
+
+
+def main(orders: Orders, rank: int) -> None:
+    """Be a rank of one world."""
     with quick_imports():
         from liver_slurm.config.load import read_job
         from liver_slurm.worker.device import choose_device
 
         config = read_job(Path(orders.job_file))
         device = choose_device(config)
-        import torch.distributed as dist
-
         from liver_slurm.bench import saved
         from liver_slurm.engine.data.samples import open_samples
         from liver_slurm.engine.megatron.shard import build_shard
-        from liver_slurm.parallel.groups import build_world
-        from liver_slurm.parallel.layout import Layout
-        from liver_slurm.parallel.membership import Membership
 
     imported = time.time()
-    timeout = timedelta(minutes=5)
-    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
-    layout = Layout.parse(orders.layout)
-    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
-    world = build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
+    world = _join(orders, rank, device)
     grouped = time.time()
     state = build_shard(config, world, device, fresh=not orders.load)
     state.make_live()
