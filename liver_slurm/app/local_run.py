@@ -54,7 +54,7 @@ def run_local(
 
     Args:
         config: job of ``run_dir``, which :func:`liver_slurm.rundir.registry.create_run` has made.
-        workers: live workers; they and ``standbys`` take the place of the job's Slurm resources.
+        workers: guaranteed workers; they and ``standbys`` take the place of the job's Slurm resources.
         standbys: standby workers at most at a time.
         resizes: (step, layout) each, in the order of steps; training waits at the step until the layout is prepared.
             With any, the run is resized by nothing else than these and notices.
@@ -208,7 +208,7 @@ class _Runner:
                 os.waitpid(child.pid, os.WNOHANG)
 
     def _watch_workers(self) -> None:
-        """Tell the coordinator of live workers that ended, which it would otherwise learn from their silence."""
+        """Tell the coordinator of guaranteed workers that ended, which it would otherwise learn from their silence."""
         for name, process in list(self._workers.items()):
             code = process.poll()
             if code is not None:

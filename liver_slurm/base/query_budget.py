@@ -1,4 +1,4 @@
-"""A budget of questions to slurmctld: what was asked, and when the next look at the supply is due."""
+"""A budget of questions to slurmctld: what was asked, and when the next capacity snapshot is due."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def padded_vocabulary(size: int) -> int:
 
 
 def live_workers(live: LiveSection) -> int:
-    """Count the workers of the live job, all components together."""
+    """Count the workers of the guaranteed job, all components together."""
     return sum(component.nodes * component.tasks_per_node for component in live.component)
 
 

@@ -37,8 +37,8 @@ def load_job(
 
     Args:
         site: site file; default: ``$LIVER_SITE``, else ``~/.config/liver-slurm/site.toml`` where it exists.
-        workers: number of live workers of a run as plain processes; they and ``standbys`` standbys take the place of
-            the Slurm resources.
+        workers: number of guaranteed workers of a run as plain processes; they and ``standbys`` standbys take the
+            place of the Slurm resources.
         files: also check that data and tokenizer can be read; a plan needs neither.
         sections: further overrides, as tables: ``{"train": {"steps": 5}}``.
 

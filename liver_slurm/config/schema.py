@@ -48,7 +48,7 @@ class JobSection:
     prepare_timeout: Seconds = 300.0
     """Time that a target world may take to prepare; after it the reconfiguration is aborted."""
     start_timeout: Seconds = 900.0
-    """Time that live workers may take to register when the run starts; after it the run fails."""
+    """Time that guaranteed workers may take to register when the run starts; after it the run fails."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class TrainSection:
 
 @dataclass(frozen=True)
 class ComponentSection:
-    """One component of workers in the live job."""
+    """One component of workers in the guaranteed job."""
 
     nodes: Count = 1
     """Nodes of the component."""
@@ -174,21 +174,21 @@ class ComponentSection:
 
 @dataclass(frozen=True)
 class LiveSection:
-    """The guaranteed part of the run: one heterogeneous Slurm job with the coordinator and the live workers."""
+    """The guaranteed part of the run: one heterogeneous Slurm job with the coordinator and the guaranteed workers."""
 
     partition: Text | None = None
-    """Partition of the live workers. Default: Slurm's default partition."""
+    """Partition of the guaranteed workers. Default: Slurm's default partition."""
     coordinator_partition: Text | None = None
     """Partition of the coordinator, which is one task on one CPU. Default: live.partition."""
     time: SlurmTime = "24:00:00"
-    """Time limit of the live job, as Slurm's --time."""
+    """Time limit of the guaranteed job, as Slurm's --time."""
     account: Text | None = None
-    """Slurm account of the live job."""
+    """Slurm account of the guaranteed job."""
     qos: Text | None = None
-    """Slurm QOS of the live job."""
+    """Slurm QOS of the guaranteed job."""
     requeue: Flag = True
-    """Let Slurm requeue the live job (scontrol requeue, preemption in REQUEUE mode). The run then resumes from its
-    newest checkpoint in the same run directory. If false, the run ends with the job."""
+    """Let Slurm requeue the guaranteed job (scontrol requeue, preemption in REQUEUE mode). The run then resumes from
+    its newest checkpoint in the same run directory. If false, the run ends with the job."""
     successor: Flag = True
     """Submit the same job again before the time limit and move the run over to it while it trains. If false, the run
     writes a checkpoint before the limit and ends."""
@@ -282,8 +282,8 @@ class StandbySection:
     """Time between two looks at idle capacity and at the state of standby jobs, if ``queries_per_minute`` allows."""
     queries_per_minute: Positive = 12.0
     """Maximum number of queries to slurmctld in a minute, however many standby jobs there are. A look at capacity takes
-    four queries, and two more for each further partition; watching the live job takes two a minute. The default gives
-    one look in 24 seconds."""
+    four queries, and two more for each further partition; watching the guaranteed job takes two a minute. The default
+    gives one look in 24 seconds."""
     grace: Seconds | None = None
     """Time that a worker has after a notice that names no deadline. Default: from the cluster's GraceTime and
     KillWait."""
@@ -296,7 +296,7 @@ class ElasticSection:
     layouts: tuple[LayoutText, ...] | Literal["auto"] = "auto"
     """Allowed layouts, or ``auto`` for every layout that the model can have; the cost model chooses among them."""
     initial: LayoutText | None = None
-    """First layout. Default: chosen for the live workers like any other."""
+    """First layout. Default: chosen for the guaranteed workers like any other."""
     max_workers: Count | None = None
     """Maximum number of workers in a world."""
     max_tp: Count | None = None

@@ -1,7 +1,8 @@
 """``make demo``: an elastic training job on a real Slurm cluster on this machine, and an undisturbed run beside it.
 
-The cluster has five nodes of one CPU: the coordinator and two live workers take three, the run grows into the other
-two, a job of a higher tier takes them away, and when that is over the run grows again. Then it is asked to shrink.
+The cluster has five nodes of one CPU: the coordinator and two guaranteed workers take three, the run grows into the
+other two, a job of a higher tier takes them away, and when that is over the run grows again. Then it is asked to
+shrink.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _preemption(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
 
 
 def _tiers(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
-    """Judge preemption by PriorityTier: others preempt standbys, and nothing preempts the live job."""
+    """Judge preemption by PriorityTier: others preempt standbys, and nothing preempts the guaranteed job."""
     known = {one.name: one for one in slurm.partitions}
     reclaimable = [known[name] for name in facts.config.standby.partitions if name in known]
     for one in reclaimable:

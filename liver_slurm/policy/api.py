@@ -30,7 +30,7 @@ class Snapshot:
     ready: tuple[str, ...]
     """Workers in no world that could join at once, in order of arrival."""
     guaranteed: frozenset[str]
-    """Workers that nobody takes away: those of the live job."""
+    """Workers that nobody takes away: those of the guaranteed job."""
     last_arrival: float
     """When the newest of ``ready`` became so."""
     due: ResizeGoal | None = None

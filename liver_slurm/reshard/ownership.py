@@ -204,7 +204,7 @@ def _ranks(layout: Layout, sets: RankSets, is_cut: bool) -> RankSets:
 
 
 def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
-    """Two distinct boxes that overlap would make an element arrive twice; Megatron never cuts replicas so."""
+    """Raise if two distinct boxes overlap, as an element would arrive twice; Megatron never does that to replicas."""
     held = np.zeros(len(names), dtype=np.int64)
     np.add.at(held, found.tensor, found.shape.prod(axis=1))
     for index in np.flatnonzero(held).tolist():

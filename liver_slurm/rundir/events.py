@@ -58,7 +58,7 @@ class BegunAnew(EventBase, frozen=True, kw_only=True):
 
 
 class LiveJobTaken(EventBase, frozen=True, kw_only=True):
-    """The scheduler takes the live job's nodes away."""
+    """The scheduler takes the guaranteed job's nodes away."""
 
     reason: str
     step: int
@@ -89,7 +89,7 @@ class RunEnded(EventBase, frozen=True, kw_only=True):
 
 
 class SuccessorWanted(EventBase, frozen=True, kw_only=True):
-    """A successor of the live job is about to be submitted."""
+    """A successor of the guaranteed job is about to be submitted."""
 
     reason: str
 
@@ -220,7 +220,7 @@ class NoticeWithdrawn(EventBase, frozen=True, kw_only=True):
 
 
 class NodesGivenBack(EventBase, frozen=True, kw_only=True):
-    """The scheduler has taken nodes of a component of the live job back, as it was asked to."""
+    """The scheduler has taken nodes of a component of the guaranteed job back, as it was asked to."""
 
     component: int
     nodes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Start of a worker process: under srun in the live job, as a task of a standby job, or as a plain process."""
+"""Start of a worker process: under srun in the guaranteed job, as a task of a standby job, or as a plain process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def standby_main(run_dir: str) -> None:
 
 
 def task_name(role: Role, first: str | None = None) -> str:
-    """Name of this Slurm task's worker, unique in the run, which has one live job and any number of standby jobs.
+    """Name of this Slurm task's worker, unique in the run, which has one guaranteed job and any number of standby jobs.
 
     Args:
-        first: first part of the name, which a live job gives that succeeds another one.
+        first: first part of the name, which a guaranteed job gives that succeeds another one.
     """
     task = os.environ.get("SLURM_PROCID", "0")
     standard = guaranteed_prefix() if role == "live" else standby_prefix(os.environ.get("SLURM_JOB_ID", "0"))

@@ -89,7 +89,7 @@ def balance(snapshot: Snapshot, change: Change, config: JobConfig) -> Balance:
 
 
 def _ages(snapshot: Snapshot, change: Change) -> list[float]:
-    """Seconds that each added standby job has been there; workers of the live job are not taken."""
+    """Seconds that each added standby job has been there; workers of the guaranteed job are not taken."""
     arrived: dict[str, float] = {}
     for worker in change.members:
         if worker in snapshot.ready and worker not in snapshot.guaranteed:

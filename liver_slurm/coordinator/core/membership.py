@@ -128,7 +128,7 @@ def _refusal(t: Transition, message: Register) -> str | None:
 
 
 def _of_lost_world(t: Transition, message: Register) -> bool:
-    """Whether the worker trains in a world that was live before the run began anew."""
+    """Whether the worker trains in a world that was live before the restart."""
     return 0 <= message.generation < t.state.world.lost_below
 
 

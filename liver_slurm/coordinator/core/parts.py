@@ -115,7 +115,7 @@ class WorldState:
     """The last reconfiguration of this coordinator, as its event told it."""
     next_generation: int = 0
     lost_below: int = 0
-    """Worlds of generations below this one are lost: the run has begun anew since."""
+    """Worlds of generations below this one are lost: the run was restarted since."""
     unresolved: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Workers of each attempt that was neither committed nor aborted, by generation. One is that of this coordinator,
     if it has any; those before were left by coordinators that died."""

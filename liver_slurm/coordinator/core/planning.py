@@ -65,7 +65,7 @@ def worker_lost(t: Transition, news: WorkerLost) -> None:
 
 
 def _start(t: Transition) -> None:
-    """Form the first world, of the run or since it began anew, as soon as all guaranteed workers are warm."""
+    """Form the first world, of the run or since its restart, as soon as all guaranteed workers are warm."""
     state, wanted = t.state, t.state.settings.live_workers
     guaranteed = state.membership.with_role("live")
     leaving = [worker for worker in guaranteed if worker.departure is not None]

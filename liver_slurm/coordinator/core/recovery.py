@@ -17,7 +17,7 @@ def next_epoch(records: Sequence[Record]) -> int:
 
 
 def ended(records: Sequence[Record]) -> Ended | None:
-    """Return the run's outcome, if it was decided before; a run that has begun anew since has none."""
+    """Return the run's outcome, if it was decided before; a run that was restarted since has none."""
     last = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
     return last if isinstance(last, Ended) else None
 
@@ -27,7 +27,7 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 
     With a commit record the run is RECOVERING: the committed world is the live one, whether or not its members have
     heard so; they register and are told. An attempt without a commit record is over: its workers are told when they
-    register. A run that has begun anew since is STARTING, from the checkpoint that was chosen then; of the worlds
+    register. A run that was restarted since is STARTING, from the checkpoint that was chosen then; of the worlds
     before only their generation numbers are left, which are never used again.
     """
     state = RunState(settings=settings, now=now, lifecycle=Lifecycle(started=now))

@@ -92,7 +92,7 @@ class Settings:
         return f"liver-slurm submit --resume {self.run_dir}"
 
     def apply(self, record: Record) -> Settings:
-        """Fold one record in: a run that begins anew starts from another checkpoint."""
+        """Fold one record in: a run that is restarted starts from another checkpoint."""
         if isinstance(record, BegunAnew):
             return replace(self, checkpoint=record.checkpoint, start_step=record.step)
         return self

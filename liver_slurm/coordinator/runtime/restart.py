@@ -1,8 +1,8 @@
-"""A run that begins anew in its own directory: all its worlds are lost, the newest checkpoint is not.
+"""A run that is restarted in its own directory: all its worlds are lost, the newest checkpoint is not.
 
 The journal says so with one record. From then on generation numbers go on, workers of the lost worlds are refused, and
-the next world is formed of the live workers that register, from the checkpoint. Steps after it are trained again: their
-lines are taken out of ``metrics.jsonl`` in one atomic step, so that each step is in it once.
+the next world is formed of the guaranteed workers that register, from the checkpoint. Steps after it are trained again:
+their lines are taken out of ``metrics.jsonl`` in one atomic step, so that each step is in it once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Words: the documents use the glossary's terms, and not the private ones that they replaced."""
+"""Words: documents and docstrings use the glossary's terms, and not the private ones that they replaced."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import documents
@@ -41,6 +43,26 @@ def private_words(text: str) -> set[str]:
 def test_documents_use_the_glossarys_terms(document: Path) -> None:
     text = documents.generate.BLOCK.sub("", document.read_text()).partition(REPLACED)[0]
     assert {word: PRIVATE[word] for word in private_words(text)} == {}
+
+
+def first_paragraphs(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the name and the first paragraph of the docstring of each module, class and function, code left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = (ast.get_docstring(node) or "").partition("\n\n")[0]
+            yield getattr(node, "name", "module"), re.sub(r"``[^`]*``|:\w+:`[^`]*`", "", first)
+
+
+def test_docstrings_use_the_glossarys_terms() -> None:
+    root = documents.ROOT
+    files = [path for folder in ("liver_slurm", "plugins") for path in (root / folder).rglob("*.py")]
+    found = {
+        f"{path.relative_to(root)}: {name}": words
+        for path in files
+        for name, text in first_paragraphs(ast.parse(path.read_text()))
+        if (words := private_words(text))
+    }
+    assert found == {}
 
 
 def test_a_private_word_is_found_in_prose_and_not_in_code() -> None:
