@@ -94,7 +94,7 @@ class SuccessorJob:
 
 
 @dataclass(frozen=True)
-class LiveJob:
+class GuaranteedJob:
     """What Slurm says of the guaranteed job and its successor. Times are seconds since the epoch."""
 
     end_time: float | None
@@ -107,7 +107,7 @@ class LiveJob:
 class GuaranteedJobSource(Protocol):
     """Looks at the guaranteed job and submits its successor; methods raise ClusterError when refused."""
 
-    def observe(self) -> LiveJob:
+    def observe(self) -> GuaranteedJob:
         """One look, with one query."""
 
     def submit(self) -> str:

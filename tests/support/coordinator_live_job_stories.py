@@ -6,10 +6,10 @@ from coordinator_stories import LIVE, story
 from transcript import Story
 
 from liver_slurm.config.schema import ComponentSection
-from liver_slurm.coordinator.core.io import GivenBack, Interrupted, LiveJobSeen, StopAsked, SuccessorAnswer
+from liver_slurm.coordinator.core.io import GivenBack, GuaranteedJobSeen, Interrupted, StopAsked, SuccessorAnswer
 from liver_slurm.coordinator.core.records import BegunAnew
 from liver_slurm.protocol import messages as m
-from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
+from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 
 # ---- nodes given back ----------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", 
 def job_seen(run: Story, left: float, successor: SuccessorJob | None = None, after: float = 0.0) -> None:
     """Slurm is asked about the live job."""
     run.now += after
-    run.feed(LiveJobSeen(run.now, LiveJob(run.now + left, DAY, successor)))
+    run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + left, DAY, successor)))
     run.tick()
 
 

@@ -91,4 +91,4 @@ def watch_deadline(t: Transition, _: Tick) -> None:
         reconfiguration.abort(t, f"not ready {waited}; still missing: {missing or _VOTES}")
     else:
         failure = f"{missing} did not enter generation {attempt.target.generation} {waited}"
-        lifecycle.end(t, RunPhase.FAILED, 1, failure)
+        lifecycle.end(t, RunPhase.FAILED, failure)

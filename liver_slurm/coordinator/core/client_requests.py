@@ -27,7 +27,7 @@ def cancel(t: Transition, given: FromPeer) -> None:
     """End the run."""
     if not _refused_when_over(t, given):
         t.answer(given.peer, Reply(ok=True))
-        lifecycle.end(t, RunPhase.CANCELLED, 3, "cancelled on request")
+        lifecycle.end(t, RunPhase.CANCELLED, "cancelled on request")
 
 
 def checkpoint(t: Transition, given: FromPeer) -> None:
@@ -58,7 +58,7 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     elif state.phase in (RunPhase.STARTING, RunPhase.RECOVERING) and is_guaranteed(message.worker):
         log = f"{state.settings.run_dir}/logs/{message.worker}.log"
         failure = f"{message.worker} ended before it registered ({message.reason}); see {log}"
-        lifecycle.end(t, RunPhase.FAILED, 1, failure)
+        lifecycle.end(t, RunPhase.FAILED, failure)
 
 
 def acknowledge(t: Transition, given: FromPeer) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from liver_slurm.coordinator.core import lifecycle, resize_queue
-from liver_slurm.coordinator.core.io import LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer, Tick
+from liver_slurm.coordinator.core.io import GuaranteedJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer, Tick
 from liver_slurm.coordinator.core.records import HandedOver
 from liver_slurm.coordinator.core.state import Handover, RunPhase, RunState
 from liver_slurm.coordinator.core.transition import EvictionHeard, TimeIsUp, Transition, Writer
 from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.rundir import events
-from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
+from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 
 KILLED = 5.0
 """Seconds before the time limit by which the workers have been told to leave."""
@@ -41,7 +41,7 @@ class Outlook:
     """The facts that :func:`decide` needs."""
 
     now: float
-    job: LiveJob
+    job: GuaranteedJob
     lead: float | None
     """Seconds before the limit to submit the successor, as the user wants it; None: :func:`lead`."""
     save_s: float | None
@@ -123,7 +123,7 @@ def _standing(outlook: Outlook) -> str:
 # ---- carrying it out ----------------------------------------------------------------------------------------------
 
 
-def seen(t: Transition, given: LiveJobSeen) -> None:
+def seen(t: Transition, given: GuaranteedJobSeen) -> None:
     """Handle one look at the guaranteed job and its successor."""
     before, after = t.state.handover.successor, given.job.successor
     _write(t, replace(t.state.handover, job=given.job))
@@ -149,9 +149,9 @@ def stop_asked(t: Transition, given: StopAsked) -> None:
     """Handle a signal to the coordinator: at the time limit a successor goes on with the run, else it is cancelled."""
     job = t.state.handover.job
     if job is not None and job.successor and job.end_time is not None and t.now >= job.end_time - KILLED:
-        lifecycle.end(t, RunPhase.INTERRUPTED, lifecycle.INTERRUPTED, "the live job's time limit")
+        lifecycle.end(t, RunPhase.INTERRUPTED, "the live job's time limit")
     else:
-        lifecycle.end(t, RunPhase.CANCELLED, 3, given.reason)
+        lifecycle.end(t, RunPhase.CANCELLED, given.reason)
 
 
 def advance(t: Transition, _: Tick) -> None:
@@ -217,7 +217,7 @@ def _moved(state: RunState) -> bool:
 # ---- steps of the handover -----------------------------------------------------------------------------------------
 
 
-def _outlook(state: RunState, job: LiveJob) -> Outlook:
+def _outlook(state: RunState, job: GuaranteedJob) -> Outlook:
     config, handover = state.settings.config, state.handover
     remaining = resize_queue.seconds_until(state, config.train.steps)
     workers = state.membership.of_job(handover.successor, "live")
@@ -235,7 +235,7 @@ def _outlook(state: RunState, job: LiveJob) -> Outlook:
     )
 
 
-def _announce(t: Transition, job: LiveJob, reason: str) -> None:
+def _announce(t: Transition, job: GuaranteedJob, reason: str) -> None:
     """Give our own job's workers notice: the successor can take over."""
     assert job.end_time is not None
     last = job.end_time - margin(job.time_limit, t.state.barriers.save_seconds)
@@ -259,10 +259,10 @@ def _has_notice(worker: Worker) -> bool:
 def _hand_over(t: Transition) -> None:
     successor = t.state.handover.successor
     t.journal(HandedOver(job_id=successor))
-    lifecycle.end(t, RunPhase.HANDED_OVER, lifecycle.HANDED_OVER, f"job {successor} goes on with the run")
+    lifecycle.end(t, RunPhase.HANDED_OVER, f"job {successor} goes on with the run")
 
 
-def _save(t: Transition, job: LiveJob, reason: str) -> None:
+def _save(t: Transition, job: GuaranteedJob, reason: str) -> None:
     """Write a checkpoint and end, so that the successor can go on from it whenever it starts."""
     attempt = t.state.world.attempt
     if attempt is not None and attempt.committed:

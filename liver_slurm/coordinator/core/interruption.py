@@ -66,6 +66,6 @@ def leave(t: Transition) -> None:
         return
     if interruption.for_good:
         how = f"continue from the newest checkpoint: {t.state.settings.how_to_resume}"
-        lifecycle.end(t, RunPhase.STOPPED, 1, f"{interruption.reason}; {how}")
+        lifecycle.end(t, RunPhase.STOPPED, f"{interruption.reason}; {how}")
     else:
-        lifecycle.end(t, RunPhase.INTERRUPTED, lifecycle.INTERRUPTED, interruption.reason)
+        lifecycle.end(t, RunPhase.INTERRUPTED, interruption.reason)

@@ -8,7 +8,7 @@ from typing import Union
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.protocol.messages import Message, ToCoordinator
 from liver_slurm.rundir.events import Event
-from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob
+from liver_slurm.scheduler.ports import CapacitySnapshot, GuaranteedJob
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Interrupted:
 
 
 @dataclass(frozen=True)
-class LiveJobSeen:
+class GuaranteedJobSeen:
     """Slurm was asked about the guaranteed job and its successor."""
 
     time: float
-    job: LiveJob
+    job: GuaranteedJob
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SuccessorAnswer:
 
 
 Input = Union[  # noqa: UP007
-    FromPeer, Tick, CapacitySeen, LaunchRefused, StopAsked, Interrupted, LiveJobSeen, SuccessorAnswer, GivenBack
+    FromPeer, Tick, CapacitySeen, LaunchRefused, StopAsked, Interrupted, GuaranteedJobSeen, SuccessorAnswer, GivenBack
 ]
 
 

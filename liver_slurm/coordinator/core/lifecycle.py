@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from liver_slurm.base.errors import ExitCode
 from liver_slurm.coordinator.core.io import Finish
 from liver_slurm.coordinator.core.records import Ended
 from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState
@@ -12,10 +13,15 @@ from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.protocol.messages import Leave
 from liver_slurm.rundir import events
 
-INTERRUPTED = 3
-"""Exit code of a coordinator whose job Slurm takes away: as for a cancelled run, it is not started again."""
-HANDED_OVER = 4
-"""Exit code of a coordinator after which another job's goes on with the run."""
+EXIT_CODES = {
+    RunPhase.FINISHED: ExitCode.DONE,
+    RunPhase.FAILED: ExitCode.FAILED,
+    RunPhase.STOPPED: ExitCode.FAILED,
+    RunPhase.CANCELLED: ExitCode.CANCELLED,
+    RunPhase.INTERRUPTED: ExitCode.CANCELLED,
+    RunPhase.HANDED_OVER: ExitCode.HANDED_OVER,
+}
+"""What the coordinator's process ends with when its run ends, or goes on without it."""
 GOODBYE = 10.0
 """Seconds that workers have to leave once the outcome is decided."""
 
@@ -40,7 +46,7 @@ def recovered(t: Transition) -> None:
 def last_step_trained(t: Transition, news: LastStepTrained) -> None:
     """End the run when all members have trained its last step; until then no other world is begun."""
     if news.by_all:
-        end(t, RunPhase.FINISHED, 0, f"all {news.step} steps are trained")
+        end(t, RunPhase.FINISHED, f"all {news.step} steps are trained")
     elif t.state.world.attempt is None and t.state.lifecycle.phase is not RunPhase.FINISHING:
         _enter(t, RunPhase.FINISHING)
         t.explain("the last step is trained")
@@ -49,7 +55,7 @@ def last_step_trained(t: Transition, news: LastStepTrained) -> None:
 # ---- the end -------------------------------------------------------------------------------------------------------
 
 
-def end(t: Transition, phase: RunPhase, code: int, reason: str) -> None:
+def end(t: Transition, phase: RunPhase, reason: str) -> None:
     """Decide the run's outcome; what comes later does not change it.
 
     A job that Slurm takes away and starts again loses its workers, which is no failure of the run.
@@ -58,8 +64,8 @@ def end(t: Transition, phase: RunPhase, code: int, reason: str) -> None:
         return
     interruption = t.state.interruption
     if phase is RunPhase.FAILED and interruption.resumes:
-        phase, code, reason = RunPhase.INTERRUPTED, INTERRUPTED, interruption.reason
-    t.signal(RunEnding(phase, code, reason))
+        phase, reason = RunPhase.INTERRUPTED, interruption.reason
+    t.signal(RunEnding(phase, int(EXIT_CODES[phase]), reason))
 
 
 def run_ending(t: Transition, news: RunEnding) -> None:

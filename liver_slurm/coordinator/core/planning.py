@@ -56,9 +56,9 @@ def worker_lost(t: Transition, news: WorkerLost) -> None:
     if news.in_world:
         how = f"continue from the newest checkpoint: {state.settings.how_to_resume}"
         failure = f"{worker.name} of the live world was lost ({news.reason}); {how}"
-        lifecycle.end(t, RunPhase.FAILED, 1, failure)
+        lifecycle.end(t, RunPhase.FAILED, failure)
     elif worker.role == "live" and state.phase is RunPhase.STARTING:
-        lifecycle.end(t, RunPhase.FAILED, 1, f"{worker.name} was lost before training began: {news.reason}")
+        lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}")
 
 
 # ---- before training -----------------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ def _start(t: Transition) -> None:
     warm = [worker.name for worker in guaranteed if worker.warm]
     if leaving:
         names = ", ".join(sorted(worker.name for worker in leaving))
-        lifecycle.end(t, RunPhase.FAILED, 1, f"{names} will go away before training began")
+        lifecycle.end(t, RunPhase.FAILED, f"{names} will go away before training began")
     elif len(warm) >= wanted:
         chosen = initial_layout(state, len(warm))
         if isinstance(chosen, str):
-            lifecycle.end(t, RunPhase.FAILED, 1, chosen)
+            lifecycle.end(t, RunPhase.FAILED, chosen)
             return
         layout, reason = chosen
         members = tuple(sorted(warm, key=natural_key)[: layout.size])
@@ -84,7 +84,7 @@ def _start(t: Transition) -> None:
         reconfiguration.begin(t, layout, members, "start", reason)
     elif t.now > state.lifecycle.started + state.settings.config.job.start_timeout:
         failure = f"only {len(warm)} of {wanted} live workers were ready in time; see their logs"
-        lifecycle.end(t, RunPhase.FAILED, 1, failure)
+        lifecycle.end(t, RunPhase.FAILED, failure)
 
 
 def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
@@ -112,7 +112,7 @@ def _await_members(t: Transition) -> None:
                 f"{', '.join(missing)} of the live world did not come back to the restarted coordinator; continue "
                 f"from the newest checkpoint: {state.settings.how_to_resume}"
             )
-            lifecycle.end(t, RunPhase.FAILED, 1, failure)
+            lifecycle.end(t, RunPhase.FAILED, failure)
         return
     if state.phase is RunPhase.FINISHING:
         return

@@ -320,7 +320,7 @@ def abort(t: Transition, reason: str) -> None:
     if attempt.source is None:
         t.emit(events.WorldFailed(reason=reason), generation)
         failure = f"the first world, generation {generation}, could not be formed: {reason}"
-        return lifecycle.end(t, RunPhase.FAILED, 1, failure)
+        return lifecycle.end(t, RunPhase.FAILED, failure)
     held = t.state.barriers.cutover
     keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
     if not (keep and held is not None and held.step == resize_queue.at_step(t.state, held.request)):

@@ -23,7 +23,7 @@ from liver_slurm.coordinator.core.parts import (
 from liver_slurm.coordinator.core.records import BegunAnew, Record
 from liver_slurm.coordinator.core.workers import Membership, Worker
 from liver_slurm.rundir.events import PolicyDecided
-from liver_slurm.scheduler.ports import CapacitySnapshot, LiveJob, StandbyJob
+from liver_slurm.scheduler.ports import CapacitySnapshot, GuaranteedJob, StandbyJob
 
 
 class RunPhase(str, Enum):
@@ -155,7 +155,7 @@ class StandbyPool:
 class Handover:
     """The guaranteed job's time limit and its successor job."""
 
-    job: LiveJob | None = None
+    job: GuaranteedJob | None = None
     """As last seen; None: not yet, or the run has no successors."""
     submitting: bool = False
     tries: int = 0

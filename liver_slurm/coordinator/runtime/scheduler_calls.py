@@ -17,11 +17,11 @@ from liver_slurm.coordinator.core.io import (
     CapacitySeen,
     GiveBack,
     GivenBack,
+    GuaranteedJobSeen,
     Input,
     Interrupted,
     Launch,
     LaunchRefused,
-    LiveJobSeen,
     Release,
     StopAsked,
     SubmitSuccessor,
@@ -31,8 +31,8 @@ from liver_slurm.coordinator.runtime.background_calls import BackgroundCalls
 from liver_slurm.scheduler.ports import (
     CapacitySnapshot,
     Fate,
+    GuaranteedJob,
     GuaranteedJobSource,
-    LiveJob,
     NodeReleaser,
     StandbyProvider,
 )
@@ -145,9 +145,9 @@ class SchedulerCalls:
     def _blind(self, error: str, now: float) -> list[Input]:
         return self._capacity_seen(replace(self._capacity, blind=error), now)
 
-    def _job_seen(self, job: LiveJob, now: float) -> list[Input]:
+    def _job_seen(self, job: GuaranteedJob, now: float) -> list[Input]:
         self._job.look_in(OFTEN if job.successor is not None or self._submitting else SELDOM)
-        return [LiveJobSeen(now, job)]
+        return [GuaranteedJobSeen(now, job)]
 
     def _job_unseen(self, error: str, _now: float) -> list[Input]:
         log.warning("the guaranteed job's time limit could not be asked for: %s", error)

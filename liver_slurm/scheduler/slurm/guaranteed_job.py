@@ -8,7 +8,7 @@ from collections.abc import Collection
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
+from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 from liver_slurm.scheduler.slurm.client import CommandClient, SlurmClient
 from liver_slurm.scheduler.slurm.records import JobInfo
 from liver_slurm.scheduler.slurm.standby import carries_mark
@@ -34,7 +34,7 @@ class SlurmGuaranteedJob:
         self._job_id, self._earlier = job_id, frozenset(earlier)
         self._by_hand = False
 
-    def observe(self) -> LiveJob:
+    def observe(self) -> GuaranteedJob:
         """See :class:`GuaranteedJobSource`."""
         jobs = self._own_jobs()
         live = next((job for job in jobs if job.leader == self._job_id), None)
@@ -43,7 +43,7 @@ class SlurmGuaranteedJob:
         if live is None:
             raise ClusterError(f"Slurm does not know the guaranteed job {self._job_id}")
         following = self._following(jobs)
-        return LiveJob(live.end_time, live.time_limit, following[0] if following else None)
+        return GuaranteedJob(live.end_time, live.time_limit, following[0] if following else None)
 
     def submit(self) -> str:
         """See :class:`GuaranteedJobSource`."""

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from coordinator_states import Run
 
+from liver_slurm.base.errors import ExitCode
 from liver_slurm.coordinator.core import recovery
 from liver_slurm.coordinator.core.handover import Outlook, decide, lead, margin
-from liver_slurm.coordinator.core.io import Finish, LiveJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
-from liver_slurm.coordinator.core.lifecycle import HANDED_OVER
+from liver_slurm.coordinator.core.io import Finish, GuaranteedJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import Ended, EpochStarted, HandedOver
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
-from liver_slurm.scheduler.ports import JobStart, LiveJob, SuccessorJob
+from liver_slurm.scheduler.ports import GuaranteedJob, JobStart, SuccessorJob
 
 HOUR = 3600.0
 PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", "RUNNING")
@@ -27,7 +27,7 @@ PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", 
 def outlook(left: float, successor: SuccessorJob | None = None, limit: float = 24 * HOUR, **changes: Any) -> Outlook:
     fields: dict[str, Any] = {
         "now": 1000.0,
-        "job": LiveJob(1000.0 + left, limit, successor),
+        "job": GuaranteedJob(1000.0 + left, limit, successor),
         "lead": None,
         "save_s": 20.0,
         "remaining_s": None,
@@ -69,7 +69,7 @@ def test_decisions(given: Outlook, decision: str, word: str) -> None:
 
 
 def test_without_a_limit() -> None:
-    assert decide(replace(outlook(0), job=LiveJob(None, None)))[0] == "stay"
+    assert decide(replace(outlook(0), job=GuaranteedJob(None, None)))[0] == "stay"
 
 
 @pytest.mark.parametrize("limit", [60.0, 180.0, HOUR, 24 * HOUR, 14 * 24 * HOUR])
@@ -108,7 +108,7 @@ def run() -> Run:
 
 
 def look(run: Run, left: float, successor: SuccessorJob | None = None) -> None:
-    run.feed(LiveJobSeen(run.now, LiveJob(run.now + left, 4 * HOUR, successor)))
+    run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + left, 4 * HOUR, successor)))
     run.tick()
 
 
@@ -167,7 +167,7 @@ def test_the_world_moves(run: Run) -> None:
     for name in ("live-0", "live-1"):
         run.say(m.Leaving(worker=name, reason="dismissed"))
     finish = next(action for action in run.actions if isinstance(action, Finish))
-    assert (finish.code, finish.over, finish.successor) == (HANDED_OVER, False, "8")
+    assert (finish.code, finish.over, finish.successor) == (ExitCode.HANDED_OVER, False, "8")
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
     assert not run.journaled(Ended)
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
-from liver_slurm.coordinator.core.io import GiveBack, GivenBack, LiveJobSeen
+from liver_slurm.coordinator.core.io import GiveBack, GivenBack, GuaranteedJobSeen
 from liver_slurm.coordinator.core.node_release import Component, components, largest, leavers
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import BegunAnew, HandedOver, NodesGivenBack
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.protocol import messages as m
-from liver_slurm.scheduler.ports import LiveJob, SuccessorJob
+from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 
 Shape = tuple[int, int]
 """Nodes, and workers on each."""
@@ -281,7 +281,7 @@ def given_back(run: Run) -> None:
 
 def successor_comes(run: Run) -> None:
     """Job 8 runs with four workers, in no particular order."""
-    run.feed(LiveJobSeen(run.now, LiveJob(run.now + 1000.0, 14400.0, SuccessorJob("8", "RUNNING"))))
+    run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + 1000.0, 14400.0, SuccessorJob("8", "RUNNING"))))
     for number in (3, 1, 2, 0):
         run.register(f"live-8-{number}", job_id="8")
         run.tick(1.0)
@@ -294,7 +294,7 @@ def successor_comes(run: Run) -> None:
 
 def test_workers_of_a_successor_stay(run: Run) -> None:
     given_back(run)
-    run.feed(LiveJobSeen(run.now, LiveJob(run.now + 1000.0, 14400.0, SuccessorJob("8", "RUNNING"))))
+    run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + 1000.0, 14400.0, SuccessorJob("8", "RUNNING"))))
     run.register("live-8-0", job_id="8")
     run.tick()
     assert told(run) == ["live-2", "live-3"]

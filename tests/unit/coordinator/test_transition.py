@@ -10,13 +10,13 @@ from coordinator_states import Run, settings
 from coordinator_stories import STORIES
 
 from liver_slurm.coordinator.core import lifecycle
-from liver_slurm.coordinator.core.io import Interrupted, LiveJobSeen, StopAsked
+from liver_slurm.coordinator.core.io import GuaranteedJobSeen, Interrupted, StopAsked
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import Phase, RunPhase
 from liver_slurm.coordinator.core.transition import REMEMBERED, TRANSITIONS, InvalidTransition, Transition
 from liver_slurm.protocol import messages as m
-from liver_slurm.scheduler.ports import LiveJob
+from liver_slurm.scheduler.ports import GuaranteedJob
 
 for part in ("world", "request", "end", "standby", "live_job"):
     import_module(f"coordinator_{part}_stories")  # adds its stories
@@ -39,7 +39,7 @@ def recovering() -> Run:
 
 
 def time_limit(run: Run) -> Run:
-    run.feed(LiveJobSeen(run.now, LiveJob(run.now + 20.0, 3600.0)))
+    run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + 20.0, 3600.0)))
     run.tick()
     return run
 

@@ -16,18 +16,18 @@ from liver_slurm.coordinator.core.io import (
     CapacitySeen,
     GiveBack,
     GivenBack,
+    GuaranteedJobSeen,
     Input,
     Interrupted,
     Launch,
     LaunchRefused,
-    LiveJobSeen,
     Release,
     StopAsked,
     SubmitSuccessor,
     SuccessorAnswer,
 )
 from liver_slurm.coordinator.runtime.scheduler_calls import OFTEN, SELDOM, Scheduler, SchedulerCalls
-from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, LiveJob, StandbyJob, SuccessorJob
+from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, GuaranteedJob, StandbyJob, SuccessorJob
 
 Come = Callable[..., list[Input]]
 
@@ -60,7 +60,7 @@ class Standbys:
         self.jobs.clear()
 
 
-class GuaranteedJob:
+class OwnJob:
     """Notes what is done, and answers what it is told to."""
 
     def __init__(self) -> None:
@@ -73,9 +73,9 @@ class GuaranteedJob:
         if self.error:
             raise ClusterError(self.error)
 
-    def observe(self) -> LiveJob:
+    def observe(self) -> GuaranteedJob:
         self._do("observe")
-        return LiveJob(10.0, 10.0, self.successor)
+        return GuaranteedJob(10.0, 10.0, self.successor)
 
     def submit(self) -> str:
         self._do("submit")
@@ -190,9 +190,9 @@ def test_nobody_to_launch(clock: FakeClock, caplog: pytest.LogCaptureFixture) ->
 
 
 def test_our_job_is_looked_at_more_often_once_there_is_a_successor(clock: FakeClock) -> None:
-    job = GuaranteedJob()
+    job = OwnJob()
     calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
-    assert come(calls) == [LiveJobSeen(5.0, LiveJob(10.0, 10.0))]
+    assert come(calls) == [GuaranteedJobSeen(5.0, GuaranteedJob(10.0, 10.0))]
     clock.advance(SELDOM - 1)
     assert calls.poll(6.0) == []
     calls.perform(SubmitSuccessor())
@@ -200,13 +200,13 @@ def test_our_job_is_looked_at_more_often_once_there_is_a_successor(clock: FakeCl
     assert come(calls, 7.0) == [SuccessorAnswer(7.0, job_id="8")]
     for _ in range(2):
         clock.advance(OFTEN)
-        assert come(calls, 8.0) == [LiveJobSeen(8.0, LiveJob(10.0, 10.0, job.successor))]
+        assert come(calls, 8.0) == [GuaranteedJobSeen(8.0, GuaranteedJob(10.0, 10.0, job.successor))]
     calls.close(run_over=False)
     assert job.done == ["observe", "submit", "observe", "observe"]
 
 
 def test_a_successor_that_is_being_submitted_this_very_moment_is_ended_too(clock: FakeClock) -> None:
-    job = GuaranteedJob()
+    job = OwnJob()
     calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
     calls.perform(SubmitSuccessor())
     calls.close(run_over=True)
@@ -214,7 +214,7 @@ def test_a_successor_that_is_being_submitted_this_very_moment_is_ended_too(clock
 
 
 def test_refused_and_unseen(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    job = GuaranteedJob()
+    job = OwnJob()
     job.error = "Invalid qos"
     calls = SchedulerCalls(Scheduler(guaranteed_job=job), clock)
     calls.poll(1.0)
