@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 BENCHES = {
+    "train": "tokens/s and MFU against plain compiled PyTorch",
     "transfer": "GB/s of each transport against the raw link",
     "reconfigure": "pause and overlap against checkpoint/restart",
     "plan": "time and memory of planning, up to 16,384 ranks",

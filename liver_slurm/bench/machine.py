@@ -26,6 +26,13 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def count_gpus() -> int:
+    """CUDA cards that torch sees."""
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
 def describe(gpu: bool) -> dict[str, Any]:
     """The machine, for people who compare figures."""
     device = "cpu"

@@ -144,6 +144,10 @@ class TrainSection:
     """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
     seed: Natural = 1234
     """Seed of the initial weights and of the order of samples."""
+    compile: Flag = True
+    """Compile the layers' forward and backward passes on GPUs; costs seconds at the start of each worker."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations to compute again in the backward pass: ``selective`` those of the MLP, ``full`` those of whole layers."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
     distributed_optimizer: Flag = True

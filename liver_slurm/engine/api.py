@@ -272,6 +272,9 @@ class Engine(Protocol):
                 receives them, and moments have no storage until :class:`liver_slurm.engine.storage.Moments` gives it.
         """
 
+    def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
+        """Compile what any layout of the job may need, so that no first step of a world has to; before training."""
+
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         """Parameters that the model of one rank of a layout will hold; costs no memory."""
 

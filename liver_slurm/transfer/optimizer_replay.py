@@ -185,18 +185,29 @@ def _cut(box: _Updated) -> Iterator[_Updated]:
 
 
 def _update(members: Sequence[_Updated], step: int, values: Hyperparameters) -> None:
-    """AdamW as torch does it (Loshchilov & Hutter 2019)."""
+    """AdamW as torch does it (Loshchilov & Hutter 2019), with the kernel that the engine's optimizer uses.
+
+    On a GPU that is the fused one, whose result is the same on any slice, and which wants its operands contiguous. On a
+    CPU the fused kernel's result depends on alignment, so neither side uses it.
+    """
     masters, exp_avgs, exp_avg_sqs, gradients = map(list, zip(*members, strict=True))
+    fused = masters[0].is_cuda
+    state = [*masters, *exp_avgs, *exp_avg_sqs]
+    scattered = [tensor for tensor in state if fused and not tensor.is_contiguous()]
+    if scattered:
+        copies = {id(tensor): tensor.contiguous() for tensor in scattered}
+        masters, exp_avgs, exp_avg_sqs = (
+            [copies.get(id(tensor), tensor) for tensor in kind] for kind in (masters, exp_avgs, exp_avg_sqs)
+        )
     adamw(
         masters,
         gradients,
         exp_avgs,
         exp_avg_sqs,
         [],
-        [torch.tensor(float(step)) for _ in members],
-        # As torch's default for each device: on a CPU the fused kernel's result depends on alignment.
-        foreach=masters[0].is_cuda,
-        fused=False,
+        list(torch.full((len(members),), float(step), device=masters[0].device).unbind()),
+        foreach=False,
+        fused=fused,
         amsgrad=False,
         beta1=values.beta1,
         beta2=values.beta2,
@@ -205,6 +216,8 @@ def _update(members: Sequence[_Updated], step: int, values: Hyperparameters) -> 
         eps=values.eps,
         maximize=False,
     )
+    if scattered:
+        copy_all(scattered, [copies[id(tensor)] for tensor in scattered])
 
 
 class Fixed:

@@ -32,7 +32,7 @@ class _Zeros:
 
 
 def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
-    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away."""
+    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away; then compile for all layouts."""
     small = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_layers=1),
@@ -47,3 +47,4 @@ def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     shard.train_step(_Zeros(config.train.seq_length), 0)
     set_default_group(None)
     world.destroy()
+    engine.compile_layouts(config, device)

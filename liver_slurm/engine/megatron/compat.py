@@ -199,3 +199,30 @@ def copy_masters_to_weights(optimizer: Any) -> None:
     """Copy an optimizer's fp32 masters to the model's weights, where it keeps them apart."""
     if hasattr(optimizer, "_copy_main_params_to_model_params"):
         optimizer._copy_main_params_to_model_params()
+
+
+def norm_in_few_launches() -> None:
+    """Have megatron-core norm and scale all gradients in one call each, where neither Apex nor Transformer Engine is.
+
+    Its own replacement for their kernels launches two for each parameter.
+    """
+    import torch
+    from megatron.core.optimizer import clip_grads
+
+    if getattr(clip_grads.l2_norm_impl, "__name__", "") != "local_multi_tensor_l2_norm":
+        return
+
+    def applier(operation: Any, overflow: Any, tensors: Any, *arguments: Any) -> Any:
+        return operation(overflow, tensors, *arguments)
+
+    def l2_norm(_overflow: Any, tensors: Any, _per_tensor: bool) -> tuple[Any, None]:
+        return torch.stack(torch._foreach_norm(tensors[0])).norm().view(1), None
+
+    def scale(_overflow: Any, tensors: Any, factor: float) -> None:
+        torch._foreach_mul_(tensors[1], factor)  # from and to are the same tensors
+
+    clip_grads.multi_tensor_applier, clip_grads.l2_norm_impl, clip_grads.multi_tensor_scale_impl = (
+        applier,
+        l2_norm,
+        scale,
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
 from liver_slurm.engine.data.samples import open_samples
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
 from liver_slurm.engine.megatron.spec import shard_spec
+from liver_slurm.engine.megatron.warm_up import compile_layouts
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import ShardSpec
@@ -21,6 +24,9 @@ class MegatronEngine:
 
     def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
         return build_shard(config, world, device, fresh=fresh)
+
+    def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
+        compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         place = layout.coordinates(rank)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from liver_slurm.engine.megatron.dense_layer import DenseLayer
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 
@@ -44,8 +45,8 @@ class Gather:
         if state.config.model.provider:
             self.wait()  # modules of a user's model may use parameters of others
             return
-        for module in unwrap(state.model).modules():
-            own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        for module, reads in _readers(unwrap(state.model)):
+            own = [parameter for parameter in reads if parameter.requires_grad]
             if own:
                 self._hooks.append(module.register_forward_pre_hook(partial(self._before, own)))
 
@@ -80,6 +81,14 @@ class Gather:
             at = bisect.bisect(begins, data.storage_offset() + begin)
             begins.insert(at, data.storage_offset() + begin)
             works.insert(at, work)
+
+
+def _readers(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Parameter]]]:
+    """Each module whose forward pass runs, with the parameters that it reads: its own, or all below it."""
+    whole = isinstance(module, DenseLayer)
+    yield module, list(module.parameters(recurse=whole))
+    for child in () if whole else module.children():
+        yield from _readers(child)
 
 
 def segments(elements: int, replicas: int) -> Iterator[tuple[int, int, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
@@ -11,6 +12,8 @@ from liver_slurm.config.layouts import padded_vocabulary, stage_layers
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dense_layer import dense_spec
+from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
 compat.install()
@@ -24,12 +27,32 @@ _ACTIVATIONS = {"silu": torch.nn.functional.silu, "gelu": torch.nn.functional.ge
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+@dataclass
+class DecoderConfig(TransformerConfig):  # type: ignore[misc]
+    """megatron-core's configuration, with what :class:`DenseLayer` asks for."""
+
+    compile_layers: bool = False
+    """Compile the layers' forward passes, and with them their backward passes."""
+    recompute_layers: Literal["none", "selective", "full"] = "none"
+    """What of a layer's activations is computed again in the backward pass: nothing, the MLP's, or all."""
+
+
+def is_dense(config: JobConfig, layout: Layout) -> bool:
+    """Whether the model consists of layers that :class:`DenseLayer` can run in this layout.
+
+    ``model.extra`` may turn on anything that megatron-core has, and so may a provider; and with fewer query groups
+    than tensor parallel ranks, ranks share a group.
+    """
+    groups = config.model.num_query_groups or config.model.num_attention_heads
+    return not config.model.extra and not config.model.provider and groups >= layout.tp
+
+
 def transformer_config(config: JobConfig, layout: Layout) -> Any:
     """megatron-core's ``TransformerConfig`` for this job in this layout."""
-    model, dtype = config.model, _DTYPES[config.train.precision]
+    model, train, dtype = config.model, config.train, _DTYPES[config.train.precision]
     split = stage_layers(model.num_layers, layout.pp)
     uneven = len(set(split)) > 1
-    return TransformerConfig(
+    return DecoderConfig(
         **{
             "num_layers": model.num_layers,
             "hidden_size": model.hidden_size,
@@ -48,6 +71,9 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "attention_dropout": 0.0,
             "attention_softmax_in_fp32": True,
             "tensor_model_parallel_size": layout.tp,
+            "sequence_parallel": layout.tp > 1 and is_dense(config, layout) and train.seq_length % layout.tp == 0,
+            "compile_layers": train.compile and torch.cuda.is_available(),
+            "recompute_layers": train.recompute,
             "pipeline_model_parallel_size": layout.pp,
             "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
             "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
@@ -95,7 +121,7 @@ def build_model(
                     pre_process=first, post_process=last, config=transformer, pg_collection=groups, job=config
                 )
             else:
-                model = _gpt(config, transformer, groups, first, last)
+                model = _gpt(config, transformer, groups, layout, pp_rank)
             if config.train.precision == "bf16":
                 model = Float16Module(transformer, model)
     finally:
@@ -106,14 +132,18 @@ def build_model(
     return transformer, model
 
 
-def _gpt(config: JobConfig, transformer: Any, groups: Any, first: bool, last: bool) -> Any:
-    size = vocabulary(config)
+def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_rank: int) -> Any:
+    size, last, dense = vocabulary(config), pp_rank == layout.pp - 1, is_dense(config, layout)
+    if dense:
+        spec = dense_spec(transformer, pp_rank)
+    else:
+        spec = get_gpt_layer_local_spec(normalization=config.model.normalization)
     model = GPTModel(
         transformer,
-        get_gpt_layer_local_spec(normalization=config.model.normalization),
+        spec,
         vocab_size=padded_vocabulary(size),
         max_sequence_length=config.train.seq_length,
-        pre_process=first,
+        pre_process=pp_rank == 0,
         post_process=last,
         parallel_output=True,
         share_embeddings_and_output_weights=config.model.share_embeddings_and_output_weights,
@@ -125,20 +155,14 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, first: bool, last: bo
     if last:
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)
-        if real < rows:
-            model.output_layer.register_forward_hook(_without_padding(real))
+        # megatron's own loss copies the logits to fp32, and keeps the copy for the backward pass.
+        model.compute_language_model_loss = partial(_loss, real, groups.tp, transformer.compile_layers)
     return model
 
 
-def _without_padding(real: int) -> Any:
-    """Forward hook that takes the padding rows of the vocabulary out of the softmax, so that they are never trained."""
-
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        logits, bias = output
-        logits[..., real:] = -math.inf
-        return logits, bias
-
-    return hook
+def _loss(real: int, tp: Any, compiled: bool, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
+    return token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled).transpose(0, 1)
 
 
 def vocabulary(config: JobConfig) -> int:

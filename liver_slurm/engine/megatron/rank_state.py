@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.megatron.adam import AdamState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
@@ -60,18 +61,15 @@ class RankState:
             self.optimizer.zero_grad()
         self.gradients_used = True
 
+    def adam_states(self) -> list[AdamState]:
+        """State of each optimizer that holds parameters of this rank."""
+        return [AdamState(optimizer.optimizer) for optimizer in self.inner_optimizers()]
+
     def set_step(self, step: int) -> None:
         """Set Adam's step counters to ``step`` completed optimizer steps."""
-        for optimizer in self.inner_optimizers():
-            for group in optimizer.optimizer.param_groups:
-                for parameter in group["params"]:
-                    optimizer.optimizer.state[parameter]["step"] = torch.tensor(float(step))
+        for adam in self.adam_states():
+            adam.step = step
 
     def steps(self) -> set[int]:
         """Adam's step counters, as a set: one value, unless something went wrong."""
-        return {
-            int(optimizer.optimizer.state[parameter]["step"])
-            for optimizer in self.inner_optimizers()
-            for group in optimizer.optimizer.param_groups
-            for parameter in group["params"]
-        }
+        return {adam.step for adam in self.adam_states()}

@@ -52,9 +52,15 @@ class LiveUpdates:
 
     def __init__(self, state: RankState) -> None:
         self._state = state
+        self._made: int | None = None
+        """Updates made so far, counted here while they are watched: Adam's own counter lies on the GPU."""
 
     def adam_step(self) -> int:
-        return max(self._state.steps(), default=0)
+        return self._made if self._made is not None else max(self._state.steps(), default=0)
+
+    def _count(self) -> None:
+        assert self._made is not None, "updates are counted while they are watched"
+        self._made += 1
 
     def groups(self) -> Groups:
         return {
@@ -71,10 +77,16 @@ class LiveUpdates:
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
             raise RuntimeError("this rank has no optimizer: it trains no parameter")
-        # megatron steps them one after the other; all gradients are final before the first.
+        self._made = max(self._state.steps())
+
+        def updated(*_: object) -> None:
+            self._count()
+            after()
+
+        # megatron steps them one after the other, all gradients being final before the first.
         handles = [
             inner[0].register_step_pre_hook(lambda *_: before()),
-            inner[-1].register_step_post_hook(lambda *_: after()),
+            inner[-1].register_step_post_hook(updated),
         ]
 
         self._state.before_zeroing = zeroing
@@ -84,6 +96,7 @@ class LiveUpdates:
                 self._state.before_zeroing = None
             for handle in handles:
                 handle.remove()
+            self._made = None
 
         return stop
 

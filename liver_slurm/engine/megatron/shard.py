@@ -122,7 +122,8 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         shard = MegatronShard(
             config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)
         )
-        _seed_adam(shard, fresh)
+        for adam in shard.adam_states():
+            adam.seed(torch.zeros_like if fresh else _without_storage)
         return shard
 
 
@@ -141,17 +142,6 @@ def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
         params_dtype=transformer.params_dtype,
         use_distributed_optimizer=train.distributed_optimizer,
     )
-
-
-def _seed_adam(state: RankState, storage: bool) -> None:
-    """Create what AdamW makes lazily in its first step, so that there is storage to receive into and to save."""
-    make = torch.zeros_like if storage else _without_storage
-    for optimizer in state.inner_optimizers():
-        for group in optimizer.optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.optimizer.state[parameter].update(
-                    step=torch.tensor(0.0), exp_avg=make(parameter), exp_avg_sq=make(parameter)
-                )
 
 
 def _without_storage(parameter: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from liver_slurm.engine.megatron.microbatches import share
 from liver_slurm.engine.megatron.rank_state import RankState
 
 compat.install()
+compat.norm_in_few_launches()
 
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
@@ -92,6 +93,8 @@ def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tup
         else:
             first = step * train.global_batch_size + (mine.first + index if counts else 0) * train.micro_batch_size
             tokens = torch.from_numpy(samples.batch(first, train.micro_batch_size))
+        if state.device.type == "cuda":
+            tokens = tokens.pin_memory()  # a copy from other memory waits for all that was launched before it
         tokens = tokens.to(state.device, non_blocking=True)
         mask = torch.full(tokens[:, 1:].shape, float(counts), device=state.device)
         yield tokens[:, :-1].contiguous(), positions, tokens[:, 1:].contiguous(), mask

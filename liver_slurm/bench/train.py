@@ -1,0 +1,183 @@
+"""``bench train``: tokens a second of a whole run of ours, beside plain compiled PyTorch of the same model.
+
+The baseline is :mod:`liver_slurm.bench.plain_gpt` on one device, in the same call, before and after ours. For a layout
+of several workers the ratio is per worker: what one of them trains beside what one device trains with plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from liver_slurm.app.local_run import run_local
+from liver_slurm.base.errors import LiverError
+from liver_slurm.base.flops import peak_tflops, token_flops
+from liver_slurm.bench import machine
+from liver_slurm.bench.jobs import samples as samples  # what data.provider names
+from liver_slurm.bench.plain_gpt import Shape
+from liver_slurm.config.schema import (
+    CheckpointSection,
+    ComponentSection,
+    DataSection,
+    ElasticSection,
+    JobConfig,
+    JobSection,
+    LiveSection,
+    ModelSection,
+    StandbySection,
+    TrainSection,
+)
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.registry import create_run
+
+WARM = 4
+"""Steps before measuring begins: graphs are compiled and the allocator has settled."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model in one layout."""
+
+    name: str
+    shape: Shape
+    layout: Layout
+
+
+_SMALL = Shape(6, 384, 8, 4, 1024, 16384, 256, 2, 8, 8, tied=True, bf16=False)
+_BILLION = Shape(24, 2048, 16, 16, 5632, 50257, 2048, 4, 16, 12, tied=True, bf16=True)
+_SEVEN = Shape(32, 4096, 32, 32, 11008, 32000, 2048, 1, 16, 8, tied=False, bf16=True)
+ONE = Layout(1, 1, 1)
+
+
+def cases(quick: bool, cards: int) -> list[Case]:
+    """What is measured here."""
+    if not cards:
+        return [Case("15M", replace(_SMALL, steps=6 if quick else 20), ONE)]
+    one = [Case("1.3B", _BILLION, ONE)] + ([] if quick else [Case("7B", _SEVEN, ONE)])
+    two = [Case(f"1.3B {text}", _BILLION, Layout.parse(text)) for text in ("tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp2")]
+    return one + (two if cards > 1 and not quick else [])
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Measure; ``quick``: one case, few steps."""
+    begun = time.monotonic()
+    cards = machine.count_gpus()
+    document: dict[str, Any] = {"bench": "train", "machine": machine.describe(cards > 0)}
+    found, references = [], dict[Shape, dict[str, Any] | None]()
+    todo = cases(quick, cards)
+    for number, case in enumerate(todo, start=1):
+        print(f"{number}/{len(todo)} {case.name}", file=sys.stderr)
+        if case.shape not in references:
+            references[case.shape] = _plain(case.shape)
+        found.append(_case(case, references[case.shape], document["machine"]["device"]))
+    return document | {"cases": found, "seconds": time.monotonic() - begun}
+
+
+def _case(case: Case, plain: dict[str, Any] | None, device: str) -> dict[str, Any]:
+    shape = case.shape
+    with machine.memory_folder() as folder:
+        seconds, parameters = _ours(case, folder)
+    tokens = shape.global_batch * shape.sequence
+    rate = tokens / statistics.median(seconds) / case.layout.size
+    peak = peak_tflops(device)
+    flops = token_flops(parameters, shape.layers, shape.hidden, shape.sequence)
+    reference = tokens / statistics.median(plain["seconds"][WARM:]) if plain is not None else None
+    return {
+        "name": case.name,
+        "parameters": parameters,
+        "layout": str(case.layout),
+        "device": device,
+        "tokens_per_s": rate * case.layout.size,
+        "tflops": rate * flops / 1e12,
+        "mfu": rate * flops / (peak * 1e12) if peak else None,
+        "reference": "torch.compile, one device" if peak else "PyTorch, one device",
+        "reference_tokens_per_s": reference,
+        "ratio": rate / reference if reference else None,
+        "step_s": statistics.median(seconds),
+        "each_s": seconds,
+    }
+
+
+def _plain(shape: Shape) -> dict[str, Any] | None:
+    """The baseline, in a process of its own; None: it does not fit on this device."""
+    done = subprocess.run(
+        [sys.executable, "-m", "liver_slurm.bench.plain_gpt"], input=json.dumps(asdict(shape)), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return document
+    if "OutOfMemoryError" in done.stderr:
+        return None
+    raise LiverError(f"the baseline failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+
+
+def _ours(case: Case, folder: Path) -> tuple[list[float], int]:
+    """Seconds of each step of a whole run, as its metrics say, and the model's parameters."""
+    from liver_slurm.bench.jobs import parameters
+
+    config = _job(case, folder)
+    run_dir = create_run(config)
+    code = run_local(config, run_dir, case.layout.size, 0)
+    if code:
+        raise LiverError(f"{case.name}: the run ended with {code}; see {run_dir.logs}")
+    starts = [line.start for line in read_metrics(run_dir.metrics)]
+    return [later - earlier for earlier, later in zip(starts[WARM:], starts[WARM + 1 :], strict=False)], parameters(
+        config
+    )
+
+
+def _job(case: Case, folder: Path) -> JobConfig:
+    shape, gpus = case.shape, 1 if machine.has_gpu() else 0
+    return JobConfig(
+        job=JobSection(name="bench-train", run_root=str(folder), prepare_timeout=600.0, start_timeout=600.0),
+        model=ModelSection(
+            num_layers=shape.layers,
+            hidden_size=shape.hidden,
+            num_attention_heads=shape.heads,
+            num_query_groups=shape.groups,
+            ffn_hidden_size=shape.feed_forward,
+            vocab_size=shape.vocabulary,
+            share_embeddings_and_output_weights=shape.tied,
+        ),
+        data=DataSection(provider=f"{__name__}:samples"),
+        train=TrainSection(
+            steps=shape.steps,
+            seq_length=shape.sequence,
+            micro_batch_size=shape.micro_batch,
+            global_batch_size=shape.global_batch,
+            lr=1e-4,
+            lr_decay_style="constant",
+            precision="bf16" if shape.bf16 else "fp32",
+        ),
+        live=LiveSection(component=(ComponentSection(tasks_per_node=case.layout.size, gpus_per_task=gpus),)),
+        standby=StandbySection(max_jobs=0, gpus_per_task=gpus),
+        elastic=ElasticSection(initial=str(case.layout)),
+        checkpoint=CheckpointSection(at_end=False),
+    )
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document for people."""
+    rows: Sequence[Sequence[Any]] = [
+        [
+            case["name"],
+            case["layout"],
+            f"{case['tokens_per_s']:,.0f}",
+            f"{case['mfu']:.3f}" if case["mfu"] is not None else "-",
+            f"{case['reference_tokens_per_s']:,.0f}" if case["reference_tokens_per_s"] else "does not fit",
+            f"{case['ratio']:.3f}" if case["ratio"] is not None else "-",
+        ]
+        for case in document["cases"]
+    ]
+    return tabulate(rows, ["model", "layout", "tokens/s", "MFU", "plain PyTorch", "ratio a worker"])

@@ -1,0 +1,93 @@
+"""Where an Adam optimizer keeps its moments and its step counter, and how it is made to keep them where we look.
+
+megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
+elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
+place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins anew without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from liver_slurm.base.errors import LiverError
+
+_FUSED = ("transformer_engine.", "apex.")
+"""Packages whose ``FusedAdam`` counts steps in the parameter group."""
+
+
+class AdamState:
+    """The state of one inner optimizer: moments of each parameter, one step counter for all."""
+
+    def __init__(self, optimizer: Any) -> None:
+        """
+        Raises:
+            LiverError: it is an optimizer whose state nobody here knows.
+        """
+        kind = type(optimizer)
+        self._by_group = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED)
+        if not self._by_group and kind is not torch.optim.AdamW:
+            raise LiverError(
+                f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
+                "without a sign; known are torch's AdamW, and FusedAdam of Transformer Engine and of Apex"
+            )
+        self._optimizer = optimizer
+
+    @property
+    def replayable(self) -> bool:
+        """Its update is torch's own, which a receiver can make bit for bit on any part of a parameter."""
+        return not self._by_group
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """What it updates: fp32 masters, or shards of them."""
+        for group in self._optimizer.param_groups:
+            yield from group["params"]
+
+    def seed(self, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Create what the optimizer would make in its first step, so that there is storage to receive into.
+
+        On a GPU torch's fused kernel is chosen: it has no temporaries, where the other's are as large as a moment, and
+        the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
+        """
+        for group in self._optimizer.param_groups:
+            fused = not self._by_group and all(parameter.is_cuda for parameter in group["params"])
+            if fused:
+                group.update(fused=True, foreach=False)
+            for parameter in group["params"]:
+                self._optimizer.state[parameter].update(exp_avg=make(parameter), exp_avg_sq=make(parameter))
+        self.step = 0
+
+    @property
+    def step(self) -> int:
+        """Completed updates.
+
+        Raises:
+            LiverError: parameters of this optimizer have been updated unequally often.
+        """
+        found = set(map(int, self._counters()))
+        if len(found) > 1:
+            raise LiverError(f"parameters of one optimizer have made different numbers of updates: {sorted(found)}")
+        return found.pop() if found else 0
+
+    @step.setter
+    def step(self, completed: int) -> None:
+        for group in self._optimizer.param_groups:
+            if self._by_group:
+                group["step"] = completed
+                continue
+            for parameter in group["params"]:
+                # torch's fused kernel reads the counter on the device, the others on the host
+                device = parameter.device if group.get("fused") else torch.device("cpu")
+                self._optimizer.state[parameter]["step"] = torch.tensor(float(completed), device=device)
+
+    def _counters(self) -> Iterator[Any]:
+        for group in self._optimizer.param_groups:
+            if self._by_group:
+                yield group.get("step", 0)
+            elif group["params"] and group.get("fused"):
+                # one transfer from the device for all
+                yield from torch.stack([self._optimizer.state[each]["step"] for each in group["params"]]).tolist()
+            else:
+                yield from (self._optimizer.state[parameter]["step"] for parameter in group["params"])

@@ -1,0 +1,283 @@
+"""A dense transformer layer with megatron-core's parameters and a forward pass made for the compiler.
+
+megatron-core's own layer breaks into some fifteen compiled pieces, at its autograd functions. Here the layer keeps
+megatron's modules, so names, shards and initial values are the same, but its forward pass is a function of tensors
+alone: one graph without tensor parallelism, and one between each two collectives with it. The function is shared by
+all layers and all worlds of a process, so that it is compiled once for each shape, and a new world of shapes that were
+seen before compiles nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from liver_slurm.engine.megatron import compat
+
+compat.install()
+
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.tensor_parallel.mappings import (  # noqa: E402
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+from megatron.core.transformer.transformer_block import (  # noqa: E402
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
+
+
+class Norm(NamedTuple):
+    """Weights of a normalization: RMSNorm where there is no bias, LayerNorm otherwise."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+
+class Attention(NamedTuple):
+    """This rank's part of self-attention. ``qkv`` rows: for each query group its queries, then its key, its value."""
+
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    proj: Tensor
+    groups: int
+    """Query groups on this rank."""
+    head: int
+    """Width of one head."""
+
+
+class Mlp(NamedTuple):
+    """This rank's part of the MLP. ``up`` rows: the gate's, then the linear ones, if it is gated."""
+
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    gated: bool
+    activation: Callable[[Tensor], Tensor]
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of rotary positions, [sequence, 1, 1, rotated width]."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def norm(x: Tensor, by: Norm) -> Tensor:
+    """Normalize the last dimension."""
+    if by.bias is None:
+        return F.rms_norm(x, (x.shape[-1],), by.weight, by.eps)
+    return F.layer_norm(x, (x.shape[-1],), by.weight, by.bias, by.eps)
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Rotary position embedding (Su et al. 2021), the two halves of the rotated width paired, as in megatron-core."""
+    width = by.cos.shape[-1]
+    turned, kept = x[..., :width], x[..., width:]
+    first, second = turned.chunk(2, -1)
+    turned = turned * by.cos + torch.cat((-second, first), -1) * by.sin
+    return torch.cat((turned, kept), -1) if kept.shape[-1] else turned
+
+
+def attend(x: Tensor, part: Attention, positions: Rotation) -> Tensor:
+    """Causal self-attention of normalized states [sequence, batch, hidden]; with tp > 1 this rank's summand."""
+    sequence, batch, _ = x.shape
+    mixed = F.linear(x, part.qkv, part.qkv_bias).view(sequence, batch, part.groups, -1, part.head)
+    queries = mixed.shape[3] - 2
+    query, key, value = mixed.split((queries, 1, 1), 3)
+    query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
+    query, key = rotate(query, positions), rotate(key, positions)
+    query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=queries > 1)
+    return F.linear(mixed.permute(2, 0, 1, 3).reshape(sequence, batch, -1), part.proj)
+
+
+def transform(x: Tensor, part: Mlp) -> Tensor:
+    """The MLP on normalized states; with tp > 1 this rank's summand."""
+    inner = F.linear(x, part.up, part.up_bias)
+    if part.gated:
+        gate, linear = inner.chunk(2, -1)
+        inner = part.activation(gate) * linear
+    else:
+        inner = part.activation(inner)
+    return F.linear(inner, part.down)
+
+
+def whole_layer(
+    x: Tensor,
+    positions: Rotation,
+    norms: tuple[Norm, Norm],
+    attention: Attention,
+    mlp: Mlp,
+    biases: tuple[Tensor | None, Tensor | None],
+) -> Tensor:
+    """The layer without tensor parallelism, one graph."""
+    x = attention_part(x, positions, norms[0], attention, biases[0])
+    return mlp_part(x, norms[1], mlp, biases[1])
+
+
+def attention_part(x: Tensor, positions: Rotation, norm_: Norm, attention: Attention, bias: Tensor | None) -> Tensor:
+    """The layer's first half without tensor parallelism."""
+    return add(x, attend(norm(x, norm_), attention, positions), bias)
+
+
+def mlp_part(x: Tensor, norm_: Norm, mlp: Mlp, bias: Tensor | None) -> Tensor:
+    """The layer's second half without tensor parallelism."""
+    return add(x, transform(norm(x, norm_), mlp), bias)
+
+
+def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The residual connection, with the output layer's bias, which is added once whatever tp is."""
+    return residual + x if bias is None else residual + (x + bias)
+
+
+def add_norm(residual: Tensor, x: Tensor, bias: Tensor | None, by: Norm) -> tuple[Tensor, Tensor]:
+    """The residual connection and what the next part reads of it."""
+    residual = add(residual, x, bias)
+    return residual, norm(residual, by)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled once in this process for each set of shapes."""
+    made: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+    return made
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself: what stands in for :func:`compiled` where nothing is compiled."""
+    return function
+
+
+class DenseLayer(TransformerLayer):  # type: ignore[misc]
+    """megatron-core's layer of dense self-attention and MLP, with the forward pass of this module."""
+
+    def forward(self, hidden_states: Tensor, rotary_pos_emb: Tensor, **_unused: Any) -> tuple[Tensor, None]:
+        """Forward pass.
+
+        Args:
+            hidden_states: [sequence, batch, hidden], or a tp-th of the sequence with sequence parallelism.
+            rotary_pos_emb: angles, [sequence, 1, 1, rotated width].
+        """
+        positions = rotation(rotary_pos_emb, hidden_states.dtype)
+        body = self._whole if self.self_attention.linear_proj.tp_group.size() == 1 else self._divided
+        if self.config.recompute_layers == "full" and torch.is_grad_enabled():
+            return checkpoint(body, hidden_states, positions, use_reentrant=False, preserve_rng_state=False), None
+        return body(hidden_states, positions), None
+
+    def _whole(self, x: Tensor, positions: Rotation) -> Tensor:
+        """Without tensor parallelism: one graph, or two if the second part is made again in the backward pass."""
+        norms, biases, run = self._norms(), self._biases(), self._run
+        if self.config.recompute_layers != "selective" or not torch.is_grad_enabled():
+            return run(whole_layer)(x, positions, norms, self._attention(), self._mlp(), biases)
+        x = run(attention_part)(x, positions, norms[0], self._attention(), biases[0])
+        part = partial(run(mlp_part), norm_=norms[1], mlp=self._mlp(), bias=biases[1])
+        return checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
+
+    def _divided(self, x: Tensor, positions: Rotation) -> Tensor:
+        """With tensor parallelism: a graph between each two collectives."""
+        norms, biases, run = self._norms(), self._biases(), self._run
+        scatter, gather = _collectives(self.self_attention.linear_proj.tp_group, self.config.sequence_parallel)
+        attended = scatter(run(attend)(gather(run(norm)(x, norms[0])), self._attention(), positions))
+        x, normed = run(add_norm)(x, attended, biases[0], norms[1])
+        inner = gather(normed)
+        if self.config.recompute_layers == "selective" and torch.is_grad_enabled():
+            part = partial(run(transform), part=self._mlp())
+            transformed = checkpoint(part, inner, use_reentrant=False, preserve_rng_state=False)
+        else:
+            transformed = run(transform)(inner, self._mlp())
+        return run(add)(x, scatter(transformed), biases[1])
+
+    @property
+    def _run(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return compiled if self.config.compile_layers else plain
+
+    def _norms(self) -> tuple[Norm, Norm]:
+        return _norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.self_attention.linear_proj.bias, self.mlp.linear_fc2.bias
+
+    def _attention(self) -> Attention:
+        module = self.self_attention
+        return Attention(
+            module.linear_qkv.weight,
+            module.linear_qkv.bias,
+            module.linear_proj.weight,
+            module.num_query_groups_per_partition,
+            module.hidden_size_per_attention_head,
+        )
+
+    def _mlp(self) -> Mlp:
+        module, config = self.mlp, self.config
+        return Mlp(
+            module.linear_fc1.weight,
+            module.linear_fc1.bias,
+            module.linear_fc2.weight,
+            config.gated_linear_unit,
+            config.activation_func,
+        )
+
+
+def _norm_of(module: torch.nn.Module) -> Norm:
+    return Norm(module.weight, getattr(module, "bias", None), module.eps)
+
+
+def _collectives(group: Any, sequence_parallel: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """What sums up the ranks' parts, and what gives each rank the whole input: megatron's, differentiable."""
+    if sequence_parallel:
+        return (
+            lambda x: reduce_scatter_to_sequence_parallel_region(x, group=group),
+            lambda x: gather_from_sequence_parallel_region(x, group=group),
+        )
+    return (
+        lambda x: reduce_from_tensor_model_parallel_region(x, group=group),
+        lambda x: copy_to_tensor_model_parallel_region(x, group=group),
+    )
+
+
+def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
+    """Cosines and sines of megatron's angles, which are the same tensor in every layer and step: made once."""
+    made = getattr(angles, "liver_rotation", None)
+    if made is None or made.cos.dtype != dtype:
+        made = Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+        angles.liver_rotation = made
+    return made
+
+
+class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
+    """RMSNorm or LayerNorm whose weights' gradients megatron sums up over tensor parallel ranks, if each has a part of
+    the sequence."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_unused: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.bias = None
+        if config.normalization == "LayerNorm":
+            self.bias = torch.nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+        for parameter in self.parameters():
+            parameter.sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension."""
+        return norm(x, _norm_of(self))
+
+
+def dense_spec(config: Any, pp_rank: int) -> Any:
+    """A pipeline stage's layers: megatron-core's local spec with :class:`DenseLayer` and :class:`SequenceNorm`."""
+    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer.module = DenseLayer
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
+    layers = get_num_layers_to_build(config, pp_rank=pp_rank)
+    return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)

@@ -1,0 +1,75 @@
+"""Cross entropy over a vocabulary that tensor parallelism may divide, without a copy of the logits in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from liver_slurm.engine.megatron.dense_layer import compiled, plain
+
+
+def token_losses(logits: Tensor, labels: Tensor, real: int, group: Any, compile_: bool) -> Tensor:
+    """Cross entropy of each token, fp32.
+
+    Args:
+        logits: [..., this rank's rows of the vocabulary]; what is kept for the backward pass is these alone.
+        labels: [...], numbers in the whole vocabulary.
+        real: rows of this rank that are no padding.
+        group: tensor parallel group; rank r holds the r-th part of the vocabulary.
+    """
+    return _CrossEntropy.apply(logits, labels, real, group, compiled if compile_ else plain)
+
+
+class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(
+        context: Any, logits: Tensor, labels: Tensor, real: int, group: Any, run: Callable[[Any], Any]
+    ) -> Tensor:
+        # Numbers in this rank's own rows: what is compiled must not depend on the rank.
+        own = labels - group.rank() * logits.shape[-1]
+        largest = run(_largest)(logits, real)
+        if group.size() > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+        sums = run(_sums)(logits, own, largest, real)
+        if group.size() > 1:
+            dist.all_reduce(sums, group=group)
+        log_sum = sums[0].log() + largest
+        context.save_for_backward(logits, own, log_sum)
+        context.real, context.run = real, run
+        return log_sum - sums[1]
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        logits, own, log_sum = context.saved_tensors
+        return context.run(_gradient)(logits, own, log_sum, gradient, context.real), None, None, None, None
+
+
+def _largest(logits: Tensor, real: int) -> Tensor:
+    return logits[..., :real].amax(-1).float()
+
+
+def _sums(logits: Tensor, own: Tensor, largest: Tensor, real: int) -> Tensor:
+    """[2, ...]: sums of exponentials, and the labels' logits where they are this rank's, 0 elsewhere."""
+    exponentials = (logits[..., :real].float() - largest.unsqueeze(-1)).exp().sum(-1)
+    here = (own >= 0) & (own < real)
+    chosen = logits.gather(-1, torch.where(here, own, 0).unsqueeze(-1)).squeeze(-1).float()
+    return torch.stack((exponentials, torch.where(here, chosen, 0.0)))
+
+
+def _gradient(logits: Tensor, own: Tensor, log_sum: Tensor, gradient: Tensor, real: int) -> Tensor:
+    rows = torch.arange(logits.shape[-1], device=logits.device)
+    probabilities = torch.where(rows < real, (logits.float() - log_sum.unsqueeze(-1)).exp(), 0.0)
+    chosen = rows == own.unsqueeze(-1)
+    return ((probabilities - chosen.float()) * gradient.unsqueeze(-1)).to(logits.dtype)
+
+
+def exercise_loss(logits: Tensor, real: int) -> None:
+    """Compile for logits like these, forward and backward: what a rank of a later world will then find."""
+    labels = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    largest = compiled(_largest)(logits, real)
+    sums = compiled(_sums)(logits, labels, largest, real)
+    compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real)

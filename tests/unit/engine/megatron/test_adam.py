@@ -1,0 +1,100 @@
+"""Adam's state in the optimizers that megatron-core may choose, with a stand-in for those that need a card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from liver_slurm.base.errors import LiverError
+from liver_slurm.engine.megatron.adam import AdamState
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Keeps its state as Apex and Transformer Engine do: the step counter in the group (apex/optimizers/fused_adam)."""
+
+    def __init__(self, parameters: Any, lr: float = 1e-2) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state.update(exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
+                one, two = group["betas"]
+                state["exp_avg"].mul_(one).add_(gradient, alpha=1 - one)
+                state["exp_avg_sq"].mul_(two).addcmul_(gradient, gradient, value=1 - two)
+                first = state["exp_avg"] / (1 - one ** group["step"])
+                second = (state["exp_avg_sq"] / (1 - two ** group["step"])).sqrt() + group["eps"]
+                parameter.add_(first / second + group["weight_decay"] * parameter, alpha=-group["lr"])
+
+
+FusedAdam.__module__ = "apex.optimizers.fused_adam"
+
+
+def weights() -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (5, 3)]
+
+
+def adamw(parameters: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+
+
+def train(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) -> None:
+    for step in steps:
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("make", [adamw, FusedAdam])
+def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any) -> None:
+    """Also its bias correction, which depends on the counter alone."""
+    stayed, moved = weights(), weights()
+    old, new = make(stayed), make(moved)
+    AdamState(old).seed(torch.zeros_like)
+    train(old, stayed, range(5))
+    AdamState(new).seed(torch.empty_like)
+    with torch.no_grad():
+        for mine, theirs in zip(moved, stayed, strict=True):
+            mine.copy_(theirs)
+            for name in ("exp_avg", "exp_avg_sq"):
+                new.state[mine][name].copy_(old.state[theirs][name])
+    AdamState(new).step = AdamState(old).step
+    train(old, stayed, range(5, 8))
+    train(new, moved, range(5, 8))
+    assert AdamState(new).step == AdamState(old).step == 8
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(moved, stayed, strict=True))
+
+
+def test_counters_that_differ_are_an_error() -> None:
+    parameters = weights()
+    optimizer = adamw(parameters)
+    AdamState(optimizer).seed(torch.zeros_like)
+    optimizer.state[parameters[0]]["step"] += 1
+    with pytest.raises(LiverError, match=r"different numbers of updates: \[0, 1\]"):
+        _ = AdamState(optimizer).step
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam])
+def test_any_other_optimizer_is_refused_by_its_name(make: Any) -> None:
+    with pytest.raises(LiverError, match=rf"{make.__name__} is not known here.*known are torch's AdamW"):
+        AdamState(make(weights(), lr=0.1))
+
+
+def test_a_fused_adam_of_somebody_else_is_refused() -> None:
+    class FusedAdam(torch.optim.AdamW):
+        pass
+
+    with pytest.raises(LiverError, match="FusedAdam is not known here"):
+        AdamState(FusedAdam(weights()))
+
+
+def test_only_torch_is_replayed() -> None:
+    assert AdamState(adamw(weights())).replayable
+    assert not AdamState(FusedAdam(weights())).replayable
