@@ -32,7 +32,10 @@ class _Zeros:
 
 
 def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
-    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away; then compile for all layouts."""
+    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away.
+
+    Then compile what other layouts need.
+    """
     small = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_layers=1),

@@ -1,4 +1,8 @@
-"""Initial weights as a function of (seed, global name, layer), so that every layout starts from the same model."""
+"""Initial weights as a function of (seed, global name, layer, row block), so that every layout starts from one model.
+
+They are drawn where the parameters lie, and each rank draws the blocks of rows that it has a part of: 7e9 parameters
+took 115 s on one CPU thread. A CPU and a GPU draw different values.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.reshard.shard_spec import BoxSpec
 
 _RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
+_BLOCK = 1 << 22
+"""Elements drawn at a time, in whole rows: enough to fill a GPU, and little beside a layer."""
 
 
 def initialise(model: torch.nn.Module, config: JobConfig) -> None:
@@ -30,9 +36,11 @@ def initialise(model: torch.nn.Module, config: JobConfig) -> None:
             flat = parameters[param.name].view(-1)
             for box in param.boxes:
                 for layer, start, offset, shape in _layers(box):
-                    part = tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))
-                    values = _whole(box, layer, config)[part]
-                    flat[start : start + values.numel()].view(shape).copy_(values)
+                    part = flat[start : start + math.prod(shape)].view(shape)
+                    if len(shape) == 1:
+                        part.fill_(0.0 if box.tensor.endswith("bias") else 1.0)
+                    else:
+                        _draw(part, offset, box, layer, config)
 
 
 def _layers(box: BoxSpec) -> Iterator[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
@@ -45,18 +53,26 @@ def _layers(box: BoxSpec) -> Iterator[tuple[int, int, tuple[int, ...], tuple[int
         yield box.offset[0] + index, box.start + index * size, box.offset[1:], box.shape[1:]
 
 
-def _whole(box: BoxSpec, layer: int, config: JobConfig) -> torch.Tensor:
-    """Values of the whole tensor (of one layer of it) that the box is a part of, fp32 on the CPU."""
-    shape = box.global_shape[1:] if box.layered else box.global_shape
-    if len(shape) == 1:
-        return torch.zeros(shape) if box.tensor.endswith("bias") else torch.ones(shape)
-    model = config.model
+def _draw(part: torch.Tensor, offset: tuple[int, ...], box: BoxSpec, layer: int, config: JobConfig) -> None:
+    """Fill ``part``, which lies at ``offset`` of one layer of the box's tensor, a block of whole rows at a time."""
+    model, whole = config.model, box.global_shape[1:] if box.layered else box.global_shape
     deviation = model.init_method_std
     if box.tensor.endswith(_RESIDUAL_OUTPUTS):
         deviation /= math.sqrt(2 * model.num_layers)
-    key = hashlib.blake2b(f"{config.train.seed}/{box.tensor}/{layer}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-    values = torch.randn(shape, generator=generator) * deviation
-    if model.provider is None and shape[0] == padded_vocabulary(vocabulary(config)) and "layers" not in box.tensor:
-        values[vocabulary(config) :] = 0.0
-    return values
+    rows = max(1, _BLOCK // math.prod(whole[1:]))
+    columns = tuple(slice(first, first + size) for first, size in zip(offset[1:], part.shape[1:], strict=True))
+    first, last = offset[0], offset[0] + part.shape[0]
+    for block in range(first // rows, math.ceil(last / rows)):
+        begin, end = block * rows, min((block + 1) * rows, whole[0])
+        key = f"{config.train.seed}/{box.tensor}/{layer}/{block}"
+        values = torch.randn((end - begin, *whole[1:]), generator=_generator(key, part.device), device=part.device)
+        here = slice(max(first, begin), min(last, end))
+        inside = values[(slice(here.start - begin, here.stop - begin), *columns)]
+        part[here.start - first : here.stop - first].copy_(inside * deviation)
+    if model.provider is None and whole[0] == padded_vocabulary(vocabulary(config)) and "layers" not in box.tensor:
+        part[max(0, vocabulary(config) - first) :] = 0.0
+
+
+def _generator(key: str, device: torch.device) -> torch.Generator:
+    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
+    return torch.Generator(device).manual_seed(seed)
