@@ -80,6 +80,7 @@ def run(quick: bool) -> dict[str, Any]:
         if case.shape not in references:
             references[case.shape] = _plain(case.shape)
         found.append(_case(case, references[case.shape], document["machine"]["device"]))
+        print(f"    {found[-1]['tokens_per_s']:,.0f} tokens/s, ratio {found[-1]['ratio']}", file=sys.stderr)
     return document | {"cases": found, "seconds": time.monotonic() - begun}
 
 
