@@ -78,7 +78,7 @@ def run(
     """One run; returns its directory. ``settings``: keys of the job file to change."""
     folder.mkdir()
     job = folder / "job.toml"
-    text = ROOT / "liver_slurm" / "megatron"
+    text = ROOT / "liver_slurm" / "engine"
     job.write_text(
         JOB.format(
             text=text,
@@ -94,7 +94,7 @@ def run(
     for key, value in {"job.run_root": folder / "runs", **(settings or {})}.items():
         arguments += ["--set", f"{key}={value}"]
     done = subprocess.run(
-        [sys.executable, "-c", "from liver_slurm.cli.main import main; main()", *arguments],
+        [sys.executable, "-c", "import sys; from liver_slurm.cli.main import main; sys.exit(main())", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

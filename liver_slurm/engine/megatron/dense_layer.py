@@ -2,15 +2,15 @@
 
 megatron-core's own layer breaks into some fifteen compiled pieces, at its autograd functions. Here the layer keeps
 megatron's modules, so names, shards and initial values are the same, but its forward pass is a function of tensors
-alone: one graph without tensor parallelism, and one between each two collectives with it. The function is shared by
-all layers and all worlds of a process, so that it is compiled once for each shape, and a new world of shapes that were
-seen before compiles nothing.
+alone and one graph, the collectives of sequence parallelism included. The function is shared by all layers and all
+worlds of a process, so that it is compiled once for each shape, and a new world of shapes that were seen before
+compiles nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,16 +19,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
 compat.install()
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
-from megatron.core.tensor_parallel.mappings import (  # noqa: E402
-    copy_to_tensor_model_parallel_region,
-    gather_from_sequence_parallel_region,
-    reduce_from_tensor_model_parallel_region,
-    reduce_scatter_to_sequence_parallel_region,
-)
 from megatron.core.transformer.transformer_block import (  # noqa: E402
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -113,38 +108,45 @@ def transform(x: Tensor, part: Mlp) -> Tensor:
     return F.linear(inner, part.down)
 
 
-def whole_layer(
-    x: Tensor,
-    positions: Rotation,
-    norms: tuple[Norm, Norm],
-    attention: Attention,
-    mlp: Mlp,
-    biases: tuple[Tensor | None, Tensor | None],
-) -> Tensor:
-    """The layer without tensor parallelism, one graph."""
-    x = attention_part(x, positions, norms[0], attention, biases[0])
-    return mlp_part(x, norms[1], mlp, biases[1])
+class Layer(NamedTuple):
+    """One rank's part of a layer, and how the ranks' parts come together."""
+
+    norms: tuple[Norm, Norm]
+    attention: Attention
+    mlp: Mlp
+    biases: tuple[Tensor | None, Tensor | None]
+    """Of the two outputs."""
+    tp: int
+    """Tensor parallel ranks, each of which has a part of the sequence between the collectives."""
 
 
-def attention_part(x: Tensor, positions: Rotation, norm_: Norm, attention: Attention, bias: Tensor | None) -> Tensor:
-    """The layer's first half without tensor parallelism."""
-    return add(x, attend(norm(x, norm_), attention, positions), bias)
+def whole_layer(x: Tensor, layer: Layer, positions: Rotation) -> Tensor:
+    """The layer as one graph; with tp > 1 on a tp-th of the sequence."""
+    return mlp_part(attention_part(x, layer, positions), layer)
 
 
-def mlp_part(x: Tensor, norm_: Norm, mlp: Mlp, bias: Tensor | None) -> Tensor:
-    """The layer's second half without tensor parallelism."""
-    return add(x, transform(norm(x, norm_), mlp), bias)
+def attention_part(x: Tensor, layer: Layer, positions: Rotation) -> Tensor:
+    """The layer's first half."""
+    normed = norm(x, layer.norms[0])
+    if layer.tp == 1:
+        attended = attend(normed, layer.attention, positions)
+    else:
+        attended = scatter_sequence(attend(gather_sequence(normed, layer.tp), layer.attention, positions), layer.tp)
+    return add(x, attended, layer.biases[0])
+
+
+def mlp_part(x: Tensor, layer: Layer) -> Tensor:
+    """The layer's second half."""
+    normed = norm(x, layer.norms[1])
+    if layer.tp == 1:
+        return add(x, transform(normed, layer.mlp), layer.biases[1])
+    inner = scatter_sequence(transform(gather_sequence(normed, layer.tp), layer.mlp), layer.tp)
+    return add(x, inner, layer.biases[1])
 
 
 def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """The residual connection, with the output layer's bias, which is added once whatever tp is."""
     return residual + x if bias is None else residual + (x + bias)
-
-
-def add_norm(residual: Tensor, x: Tensor, bias: Tensor | None, by: Norm) -> tuple[Tensor, Tensor]:
-    """The residual connection and what the next part reads of it."""
-    residual = add(residual, x, bias)
-    return residual, norm(residual, by)
 
 
 @cache
@@ -166,84 +168,49 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
         """Forward pass.
 
         Args:
-            hidden_states: [sequence, batch, hidden], or a tp-th of the sequence with sequence parallelism.
+            hidden_states: [sequence, batch, hidden]; with tensor parallelism a tp-th of the sequence.
             rotary_pos_emb: angles, [sequence, 1, 1, rotated width].
         """
-        positions = rotation(rotary_pos_emb, hidden_states.dtype)
-        body = self._whole if self.self_attention.linear_proj.tp_group.size() == 1 else self._divided
-        if self.config.recompute_layers == "full" and torch.is_grad_enabled():
-            return checkpoint(body, hidden_states, positions, use_reentrant=False, preserve_rng_state=False), None
-        return body(hidden_states, positions), None
+        positions, layer = rotation(rotary_pos_emb, hidden_states.dtype), self._parts()
+        run = compiled if self.config.compile_layers else plain
+        again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
+        if again == "full":
+            return _recomputed(run(whole_layer), hidden_states, layer, positions), None
+        if again == "selective":
+            return _recomputed(run(mlp_part), run(attention_part)(hidden_states, layer, positions), layer), None
+        return run(whole_layer)(hidden_states, layer, positions), None
 
-    def _whole(self, x: Tensor, positions: Rotation) -> Tensor:
-        """Without tensor parallelism: one graph, or two if the second part is made again in the backward pass."""
-        norms, biases, run = self._norms(), self._biases(), self._run
-        if self.config.recompute_layers != "selective" or not torch.is_grad_enabled():
-            return run(whole_layer)(x, positions, norms, self._attention(), self._mlp(), biases)
-        x = run(attention_part)(x, positions, norms[0], self._attention(), biases[0])
-        part = partial(run(mlp_part), norm_=norms[1], mlp=self._mlp(), bias=biases[1])
-        return checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
-
-    def _divided(self, x: Tensor, positions: Rotation) -> Tensor:
-        """With tensor parallelism: a graph between each two collectives."""
-        norms, biases, run = self._norms(), self._biases(), self._run
-        scatter, gather = _collectives(self.self_attention.linear_proj.tp_group, self.config.sequence_parallel)
-        attended = scatter(run(attend)(gather(run(norm)(x, norms[0])), self._attention(), positions))
-        x, normed = run(add_norm)(x, attended, biases[0], norms[1])
-        inner = gather(normed)
-        if self.config.recompute_layers == "selective" and torch.is_grad_enabled():
-            part = partial(run(transform), part=self._mlp())
-            transformed = checkpoint(part, inner, use_reentrant=False, preserve_rng_state=False)
-        else:
-            transformed = run(transform)(inner, self._mlp())
-        return run(add)(x, scatter(transformed), biases[1])
-
-    @property
-    def _run(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        return compiled if self.config.compile_layers else plain
-
-    def _norms(self) -> tuple[Norm, Norm]:
-        return _norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)
-
-    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.self_attention.linear_proj.bias, self.mlp.linear_fc2.bias
-
-    def _attention(self) -> Attention:
-        module = self.self_attention
-        return Attention(
-            module.linear_qkv.weight,
-            module.linear_qkv.bias,
-            module.linear_proj.weight,
-            module.num_query_groups_per_partition,
-            module.hidden_size_per_attention_head,
+    def _parts(self) -> Layer:
+        attention, mlp, config = self.self_attention, self.mlp, self.config
+        return Layer(
+            (_norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)),
+            Attention(
+                attention.linear_qkv.weight,
+                attention.linear_qkv.bias,
+                attention.linear_proj.weight,
+                attention.num_query_groups_per_partition,
+                attention.hidden_size_per_attention_head,
+            ),
+            Mlp(
+                mlp.linear_fc1.weight,
+                mlp.linear_fc1.bias,
+                mlp.linear_fc2.weight,
+                config.gated_linear_unit,
+                config.activation_func,
+            ),
+            (attention.linear_proj.bias, mlp.linear_fc2.bias),
+            attention.linear_proj.tp_group.size(),
         )
 
-    def _mlp(self) -> Mlp:
-        module, config = self.mlp, self.config
-        return Mlp(
-            module.linear_fc1.weight,
-            module.linear_fc1.bias,
-            module.linear_fc2.weight,
-            config.gated_linear_unit,
-            config.activation_func,
-        )
+
+def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """The function's value; what it needs in the backward pass is computed again there."""
+    value: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return value
 
 
 def _norm_of(module: torch.nn.Module) -> Norm:
     return Norm(module.weight, getattr(module, "bias", None), module.eps)
-
-
-def _collectives(group: Any, sequence_parallel: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """What sums up the ranks' parts, and what gives each rank the whole input: megatron's, differentiable."""
-    if sequence_parallel:
-        return (
-            lambda x: reduce_scatter_to_sequence_parallel_region(x, group=group),
-            lambda x: gather_from_sequence_parallel_region(x, group=group),
-        )
-    return (
-        lambda x: reduce_from_tensor_model_parallel_region(x, group=group),
-        lambda x: copy_to_tensor_model_parallel_region(x, group=group),
-    )
 
 
 def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:

@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.sequence_parallel import use_group
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import ProcessGroups
 
@@ -50,6 +51,7 @@ def make_live(world: ProcessGroups, seed: int) -> None:
     which must exist even where there is no dropout.
     """
     set_default_group(world.groups["world"])
+    use_group(world.groups["tp"])
     groups = world.groups
     compat.set_globals(
         {

@@ -40,11 +40,12 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
 def is_dense(config: JobConfig, layout: Layout) -> bool:
     """Whether the model consists of layers that :class:`DenseLayer` can run in this layout.
 
-    ``model.extra`` may turn on anything that megatron-core has, and so may a provider; and with fewer query groups
-    than tensor parallel ranks, ranks share a group.
+    ``model.extra`` may turn on anything that megatron-core has, and so may a provider; with fewer query groups than
+    tensor parallel ranks, ranks share a group; and sequence parallelism needs a sequence that tp divides.
     """
     groups = config.model.num_query_groups or config.model.num_attention_heads
-    return not config.model.extra and not config.model.provider and groups >= layout.tp
+    usual = not config.model.extra and not config.model.provider
+    return usual and groups >= layout.tp and config.train.seq_length % layout.tp == 0
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:
@@ -71,7 +72,7 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "attention_dropout": 0.0,
             "attention_softmax_in_fp32": True,
             "tensor_model_parallel_size": layout.tp,
-            "sequence_parallel": layout.tp > 1 and is_dense(config, layout) and train.seq_length % layout.tp == 0,
+            "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
             "pipeline_model_parallel_size": layout.pp,

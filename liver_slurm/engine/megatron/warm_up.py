@@ -12,18 +12,18 @@ from liver_slurm.config.layouts import feasible_layouts, padded_vocabulary
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.dense_layer import (
     Attention,
+    Layer,
     Mlp,
     Norm,
     Rotation,
-    add,
-    add_norm,
-    attend,
+    attention_part,
     compiled,
-    transform,
+    mlp_part,
+    whole_layer,
 )
-from liver_slurm.engine.megatron.dense_layer import norm as normalize
 from liver_slurm.engine.megatron.loss import exercise_loss
 from liver_slurm.engine.megatron.model import is_dense, transformer_config, vocabulary
+from liver_slurm.engine.megatron.sequence_parallel import use_group
 from liver_slurm.parallel.layout import Layout
 
 
@@ -62,21 +62,18 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
         weight(rows, hidden), bias(rows, linear), weight(hidden, inner), transformer.gated_linear_unit,
         transformer.activation_func,
     )  # fmt: skip
-    by = Norm(weight(hidden), bias(hidden, transformer.normalization == "LayerNorm"), transformer.layernorm_epsilon)
+    layer_norm = transformer.normalization == "LayerNorm"
+    norms = [Norm(weight(hidden), bias(hidden, layer_norm), transformer.layernorm_epsilon) for _ in range(2)]
     width = int(head * config.model.rotary_percent)
     positions = Rotation(*(torch.zeros(train.seq_length, 1, 1, width, dtype=dtype) for _ in range(2)))
-    own = train.seq_length // tp if transformer.sequence_parallel else train.seq_length
-    part = torch.zeros(own, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
-    whole = torch.zeros(train.seq_length, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
-    out = bias(hidden, linear)
-    residual, normed = compiled(add_norm)(part, part * 1, out, by)
-    results = [
-        compiled(normalize)(part, by),
-        compiled(attend)(whole * 1, attention, positions),
-        compiled(transform)(whole * 1, mlp),
-        compiled(add)(residual, normed, out),
-    ]
-    torch.autograd.backward(results, [torch.zeros_like(result) for result in results])
+    layer = Layer((norms[0], norms[1]), attention, mlp, (bias(hidden, linear), bias(hidden, linear)), tp)
+    x = torch.zeros(train.seq_length // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
+    use_group(None)
+    if transformer.recompute_layers == "selective":
+        result = compiled(mlp_part)(compiled(attention_part)(x, layer, positions), layer)
+    else:
+        result = compiled(whole_layer)(x, layer, positions)
+    result.backward(torch.zeros_like(result))
     size = vocabulary(config)
     shard = padded_vocabulary(size) // tp
     logits = torch.zeros(train.seq_length, train.micro_batch_size, shard, dtype=dtype)
