@@ -147,7 +147,7 @@ class TrainSection:
     compile: Flag = True
     """Compile the layers' forward and backward passes on GPUs; costs seconds at the start of each worker."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations to compute again in the backward pass: ``selective`` those of the MLP, ``full`` those of whole layers."""
+    """Activations to compute again in the backward pass: ``selective`` those of MLPs, ``full`` those of all layers."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
     distributed_optimizer: Flag = True
