@@ -105,16 +105,21 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         materialise(module, device, hollow=not fresh and config.train.distributed_optimizer)
         if fresh:
             initialise(module, config)  # before fp32 masters are copied from it
+        overlapped = device.type == "cuda" and world.layout.dp > 1
         model = DistributedDataParallel(
             transformer,
             DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
                 use_distributed_optimizer=config.train.distributed_optimizer,
                 average_in_collective=False,
+                # Buckets are reduced while the last microbatch's backward pass goes on; gloo would take its cores.
+                overlap_grad_reduce=overlapped,
             ),
             module,
             pg_collection=groups,
         )
+        if overlapped:
+            transformer.no_sync_func = model.no_sync
         transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
         optimizer = get_megatron_optimizer(
             _optimizer_config(config, transformer), [model], use_gloo_process_groups=False, pg_collection=groups
