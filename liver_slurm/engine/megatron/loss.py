@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,12 +50,15 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _largest(logits: Tensor, real: int) -> Tensor:
-    return logits[..., :real].amax(-1).float()
+    """Largest logit of this rank's own rows; minus infinity if all of them are padding."""
+    rows = torch.arange(logits.shape[-1], device=logits.device)
+    return torch.where(rows < real, logits.float(), -math.inf).amax(-1)
 
 
 def _sums(logits: Tensor, own: Tensor, largest: Tensor, real: int) -> Tensor:
     """[2, ...]: sums of exponentials, and the labels' logits where they are this rank's, 0 elsewhere."""
-    exponentials = (logits[..., :real].float() - largest.unsqueeze(-1)).exp().sum(-1)
+    rows = torch.arange(logits.shape[-1], device=logits.device)
+    exponentials = torch.where(rows < real, (logits.float() - largest.unsqueeze(-1)).exp(), 0.0).sum(-1)
     here = (own >= 0) & (own < real)
     chosen = logits.gather(-1, torch.where(here, own, 0).unsqueeze(-1)).squeeze(-1).float()
     return torch.stack((exponentials, torch.where(here, chosen, 0.0)))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liver_slurm.engine.megatron import loss
 from liver_slurm.engine.megatron.loss import token_losses
 
 
@@ -54,3 +55,20 @@ def test_whatever_lies_in_the_padding_is_not_seen(place: int) -> None:
     logits[:, 4 + place] = float("inf")
     expected = F.cross_entropy(logits[:, :4], torch.tensor([1, 3]), reduction="none")
     torch.testing.assert_close(token_losses(logits, torch.tensor([1, 3]), 4, Alone(), False), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 10**6))
+def test_ranks_together_find_what_one_finds(size: int, tp: int, seed: int) -> None:
+    """Also where a rank holds nothing but padding, as the last ones may of a small vocabulary."""
+    rows = 32 // tp
+    logits = torch.randn(3, rows * tp, generator=torch.Generator().manual_seed(seed))
+    size = min(size, rows * tp)
+    labels = torch.tensor([0, size - 1, size // 2])
+    parts = [
+        (logits[:, r * rows : (r + 1) * rows], labels - r * rows, min(max(size - r * rows, 0), rows)) for r in range(tp)
+    ]
+    largest = torch.stack([loss._largest(part, real) for part, _, real in parts]).amax(0)
+    sums = sum(loss._sums(part, own, largest, real) for part, own, real in parts)
+    found = sums[0].log() + largest - sums[1]
+    torch.testing.assert_close(found, F.cross_entropy(logits[:, :size], labels, reduction="none"))
