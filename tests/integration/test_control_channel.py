@@ -26,9 +26,9 @@ from liver_slurm.protocol.messages import (
     StatusRequest,
     ToWorker,
     Welcome,
-    encode,
 )
 from liver_slurm.protocol.server import ControlServer
+from liver_slurm.protocol.wire import encode
 from liver_slurm.protocol.worker_channel import WorkerChannel
 from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
