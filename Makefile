@@ -8,14 +8,17 @@ STAMP := $(VENV)/.setup-stamp
 # Where there is no network (a machine lent for its GPU), tests run on the Python that is there.
 GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
+
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-long test-gpu test-ucx test-slurm-versions lint docs
+.PHONY: help setup packages demo test test-all test-long test-gpu test-ucx test-slurm-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
 	@echo "make test      unit, integration and fault tests"
+	@echo "make test-all  these and slower ones, as CI runs them"
 	@echo "make test-long the longest tests, and combinations that make test leaves out"
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
@@ -43,8 +46,11 @@ demo: setup
 # A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine. The
 # long ones come first, and the short ones fill what is left at the end.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" \
-		tests/integration tests/faults tests/unit
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TWO_AT_A_TIME) -m "not long and not slow" tests/integration tests/faults tests/unit
+
+# CI runs this: what `make test` does, and the slower half of what goes through whole runs.
+test-all: test
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TWO_AT_A_TIME) -m "slow and not long" tests/integration tests/faults
 
 # What takes minutes each, and the combinations of which `make test` takes a part.
 test-long: setup

@@ -14,6 +14,8 @@ from worker_lab import WorkerLab, job
 from liver_slurm.config.schema import ElasticSection
 from liver_slurm.protocol.messages import ResizeRequest
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = ("tp1pp2dp1", "tp2pp1dp1")  # the first is what policy would choose
 CHANGES = 6
 

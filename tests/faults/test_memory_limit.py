@@ -17,6 +17,8 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
 from liver_slurm.rundir.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 STAGING = 1 << 15
 

@@ -13,6 +13,8 @@ from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 
+pytestmark = pytest.mark.slow
+
 STEPS = 90
 """Those after the fortieth take long until the last growth has failed."""
 

@@ -16,6 +16,8 @@ from liver_slurm.coordinator.core.reconfiguration import COMMIT_PATIENCE
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
 from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LIVE = ("live-0", "live-1")
 Make = Callable[..., WorkerLab]
 

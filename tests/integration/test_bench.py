@@ -13,7 +13,7 @@ import pytest
 
 from liver_slurm.bench.machine import MEMORY_DISK, PREFIX
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 RESTART_PARTS = {"save_s", "end_s", "interpreter_s", "imports_s", "groups_s", "build_s", "load_s", "first_step_s"}
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 LAYOUTS = ("tp1pp1dp1", "tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp3")
 WORKERS = 3

@@ -22,6 +22,7 @@ from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 from liver_slurm.worker.bootstrap import standby_main
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.slurm,
     # Six nodes of one CPU: coordinator, three live workers at most, and two for others.
     pytest.mark.cluster(nodes=6, cpus_per_node=1, gpus_per_node=0, grace=15),

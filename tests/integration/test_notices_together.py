@@ -6,6 +6,7 @@ import pytest
 from notice_lab import ACTING, PATIENCE, NoticeRun, Row, partition, slurm
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.slurm,
     pytest.mark.timeout(1800),  # several standbys start, one after the other
     # One CPU a node: coordinator, live worker, two standbys.

@@ -16,7 +16,7 @@ from liver_slurm.scheduler.slurm.batch import render_script
 from liver_slurm.scheduler.slurm.client import CommandClient
 from liver_slurm.scheduler.slurm.submit import Submission, check_submittable
 
-pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, gpus_per_node=2)]
+pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, gpus_per_node=2), pytest.mark.slow]
 
 # Called as PYTHON -m liver_slurm.coordinator RUN_DIR …, or with liver_slurm.worker. A coordinator ends with the codes
 # in RUN_DIR/codes, one line for each start, when RUN_DIR/end-coordinator appears; "kill" dies of a signal at once.

@@ -21,7 +21,7 @@ from liver_slurm.config.load import load_job
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.client import CommandClient
 
-pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0)]
+pytestmark = [pytest.mark.slurm, pytest.mark.cluster(nodes=4, cpus_per_node=1, gpus_per_node=0), pytest.mark.slow]
 JOB = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
 Eventually = Callable[..., Any]
 

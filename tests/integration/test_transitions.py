@@ -17,7 +17,7 @@ from liver_slurm.scheduler.local.process import worker_environment
 LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
 """Of at most four workers; the pairs with tp2pp2dp2, which needs eight, have a test of their own."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 WORKER = Path(__file__).with_name("transition_worker.py")
 
