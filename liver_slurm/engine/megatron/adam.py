@@ -35,10 +35,18 @@ class AdamState:
             )
         self._optimizer = optimizer
 
-    @property
-    def replayable(self) -> bool:
-        """Its update is torch's own, which a receiver can make bit for bit on any part of a parameter."""
-        return not self._by_group
+    def check_mode(self, mode: str) -> None:
+        """Refuse ``stream.mode`` overlap where a receiver cannot make the updates again bit for bit: it uses torch's.
+
+        Raises:
+            LiverError: each change of layout would be aborted, for digests that differ.
+        """
+        if mode == "overlap" and self._by_group:
+            kind = type(self._optimizer)
+            raise LiverError(
+                f"stream.mode 'overlap' replays torch's AdamW, and megatron-core has chosen {kind.__module__}."
+                f'{kind.__qualname__} here; set stream.mode = "pause"'
+            )
 
     def parameters(self) -> Iterator[torch.Tensor]:
         """What it updates: fp32 masters, or shards of them."""

@@ -128,6 +128,7 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
             config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)
         )
         for adam in shard.adam_states():
+            adam.check_mode(config.stream.mode)
             adam.seed(torch.zeros_like if fresh else _without_storage)
         return shard
 

@@ -96,5 +96,7 @@ def test_a_fused_adam_of_somebody_else_is_refused() -> None:
 
 
 def test_only_torch_is_replayed() -> None:
-    assert AdamState(adamw(weights())).replayable
-    assert not AdamState(FusedAdam(weights())).replayable
+    AdamState(adamw(weights())).check_mode("overlap")
+    AdamState(FusedAdam(weights())).check_mode("pause")
+    with pytest.raises(LiverError, match=r'FusedAdam here; set stream.mode = "pause"'):
+        AdamState(FusedAdam(weights())).check_mode("overlap")

@@ -35,10 +35,11 @@ def test_as_torch_in_double_precision(tokens: int, real: int, padding: int, scal
     expected = F.cross_entropy(exact[:, :real], labels, reduction="none")
     (expected * weights.double()).sum().backward()
     assert losses.dtype == torch.float32
-    torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-5)
+    rounding = 1e-6 + 5e-7 * float(logits.detach().abs().max())  # a few units in the last place of an fp32 logit
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=rounding)
     assert logits.grad is not None
     assert exact.grad is not None
-    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=rounding)
     assert not logits.grad[:, real:].any(), "rows that pad the vocabulary never train"
 
 
