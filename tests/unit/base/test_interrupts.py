@@ -108,8 +108,8 @@ def test_an_orderly_block_is_interrupted_once(tmp_path: Path) -> None:
     program = Program(
         """
         with interrupts.orderly():
-            ready()
             try:
+                ready()
                 time.sleep(600)
             finally:
                 ready()
