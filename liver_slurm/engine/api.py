@@ -97,8 +97,8 @@ def every_layer(_layer: int) -> bool:
 class TrainedBox:
     """A box of one weight's master and Adam moments where a rank keeps them; views in the box's shape.
 
-    ``gradient`` returns the view of the reduced, clipped gradient; it is valid from the optimizer's pre-step hook until
-    the gradient buffer is zeroed.
+    ``gradient`` returns the view of the reduced, clipped gradient, whose storage stays the same while the shard exists;
+    its values are valid from the optimizer's pre-step hook until the gradient buffer is zeroed.
     """
 
     piece: Piece
@@ -162,14 +162,14 @@ class Updates(Protocol):
         """Hyperparameters of the next update, for each group of this rank's parameters."""
 
     def watch(
-        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None] | None
     ) -> Callable[[], None]:
         """Install hooks around each update; they run in the training thread. Returns the function that removes them.
 
         Args:
             before: called when gradients and hyperparameters of an update are final.
             after: called when the update's state is.
-            zeroing: called before the gradients are zeroed.
+            zeroing: called before the gradients are zeroed, if given; one watcher at a time has it.
 
         A step that is skipped because its gradient is not finite calls neither ``before`` nor ``after``.
         """

@@ -16,3 +16,8 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
 def wrapper_tensor(cls: type[Any], shape: torch.Size, dtype: torch.dtype) -> Any:
     """An instance of ``cls``, a subclass of Tensor, that has a shape and a dtype but no data."""
     return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
+
+
+def storage_at(address: int, nbytes: int, device: torch.device) -> torch.UntypedStorage:
+    """A storage over memory that somebody else owns, and keeps for as long as the storage is used."""
+    return torch._C._construct_storage_from_data_pointer(address, device, nbytes)

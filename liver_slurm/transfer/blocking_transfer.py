@@ -18,8 +18,11 @@ from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Move, Piece, TensorInfo, inside
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.checksum import digests, signed
+from liver_slurm.transfer.crew import Crew
+from liver_slurm.transfer.one_sided.pull import Pull
 from liver_slurm.transfer.packing import ALIGNMENT, Packed, lay_out
 from liver_slurm.transfer.route import Route
+from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transports.base import Pending
 
 _InFlight = tuple[list[Pending], Callable[[], None]]
@@ -85,6 +88,14 @@ class BoxIndex:
                 return view[place]
         raise TransferError(f"{tensor}: the box at {tuple(offset)} of shape {tuple(shape)} is not held here")
 
+    def shared(self, piece: Piece) -> SharedBox:
+        """A box for a one-sided transfer.
+
+        Raises:
+            TransferError: no held piece contains it.
+        """
+        return SharedBox((self.view(*piece),))
+
 
 class BlockingTransfer:
     """Executes this worker's moves of one plan; made in PREPARE, run once in the pause.
@@ -100,13 +111,16 @@ class BlockingTransfer:
         source: Iterable[tuple[Piece, torch.Tensor]],
         target: Iterable[tuple[Piece, torch.Tensor]],
         route: Route,
+        pull: Pull | None = None,
     ) -> None:
         """
         Args:
-            moves: this worker's part of the plan.
+            moves: this worker's part of the plan, without what ``pull`` reads.
             source, target: its pieces in the two worlds, with their storage; empty for a joiner, a leaver.
+            pull: what is read from peers' memory; None: nothing is.
         """
         self._source, self._target = BoxIndex(source), BoxIndex(target)
+        self._pull, self._crew = pull, Crew(self._give_up)
         self._copies, self._on_received = self._moved(moves.copies), route.on_received
         self._me, self._transport = me, transport = route.me, route.transport
         self._slot_bytes = max(route.staging_bytes // _SLOTS, _DIGEST_BYTES)
@@ -133,6 +147,10 @@ class BlockingTransfer:
         """
         agreed = self._exchange_counters(counters)
         begun = time.perf_counter()  # a joiner has waited until now for the live world to get to the cutover
+        if self._pull is not None:
+            self._crew.awaited()
+            self._crew.start(self._pull.bodies)
+            self._pull.finish(agreed[0])
         if self._transport.device.type == "cuda":  # one stream, so one thread
             moved = _copy(iter(self._copies)) + self._move(None)
         else:
@@ -141,15 +159,35 @@ class BlockingTransfer:
                 moved = sum((copied.result() for copied in copying), self._move(pool))
         peak = sum(buffer.numel() for buffer in self._staging)
         self._staging, self._free = [], []
-        return replace(moved, seconds=time.perf_counter() - begun, staging_peak_bytes=peak), agreed
+        moved = replace(moved, staging_peak_bytes=peak)
+        if self._pull is not None:
+            self._crew.wait(lambda: self._crew.idle)
+            pulled = self._pull.stats
+            moved += BlockingTransferStats(
+                bytes_sent=pulled.bytes_sent,
+                bytes_received=pulled.bytes_received,
+                staging_peak_bytes=pulled.staging_peak_bytes,
+                digests_checked=pulled.digests_checked,
+            )
+        return replace(moved, seconds=time.perf_counter() - begun), agreed
 
     def abort(self) -> None:
         """Throw a running transfer out with an error, here and at the peers; from any thread."""
-        self._transport.abort()
+        self._crew.fail(TransferError("the transfer was given up"))
+        self._give_up()
 
     def close(self) -> None:
         """Give the connections back."""
+        if self._pull is not None:
+            self.abort()
+            self._crew.join()
+            self._pull.close()
         self._transport.close()
+
+    def _give_up(self) -> None:
+        if self._pull is not None:
+            self._pull.cancel()
+        self._transport.abort()
 
     def _exchange_counters(self, counters: Sequence[int] | None) -> list[int]:
         root = self._source_peers[0]

@@ -31,6 +31,11 @@ class Kind(IntEnum):
     """Everything sent is at ``version``; ``number``: updates made by then."""
     DIGESTS = 5
     """Digests of all boxes at the last version, in the order in which the plan moves them, taken at the source."""
+    OPEN = 6
+    """The state is at ``version`` and may be read until the next update."""
+    CURRENT = 7
+    """The state is at ``version``, the last one, and may be read; ``number``: updates made by then. It is followed by
+    what the last of them used for each group of parameters."""
 
 
 class Header(NamedTuple):

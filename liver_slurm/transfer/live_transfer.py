@@ -1,16 +1,15 @@
 """One worker's part of moving state while training goes on: what leaves, what arrives, what stays, and the proof.
 
-Made in PREPARE. From :meth:`Overlap.attach` on it knows of updates, from :meth:`Overlap.start` on it listens, from
-:meth:`Overlap.open` on boxes leave beside training; at the cutover :meth:`Overlap.finish` brings every box to the last
-version; :meth:`Overlap.prove` then compares digests, while the new world may already run its first forward and backward
-pass. Until the commit nothing of the old world's state is written.
+Made in PREPARE. From :meth:`LiveTransfer.attach` on it knows of updates, from :meth:`LiveTransfer.start` on it listens,
+from :meth:`LiveTransfer.open` on boxes leave beside training; at the cutover :meth:`LiveTransfer.finish` brings every
+box to the last version; :meth:`LiveTransfer.prove` then compares digests, while the new world may already run its first
+forward and backward pass. Until the commit nothing of the old world's state is written.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse
 
@@ -24,8 +23,10 @@ from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.bandwidth_probe import probe
+from liver_slurm.transfer.crew import Crew
 from liver_slurm.transfer.cuda_stream import SideStream, mark
 from liver_slurm.transfer.frames import Slots
+from liver_slurm.transfer.one_sided.pull import Pull, PullStats
 from liver_slurm.transfer.optimizer_replay import (
     STATE_BYTES,
     Boxes,
@@ -37,7 +38,7 @@ from liver_slurm.transfer.optimizer_replay import (
 )
 from liver_slurm.transfer.receiver import Arrivals, Receiver
 from liver_slurm.transfer.route import Route
-from liver_slurm.transfer.sender import Outgoing, Sender
+from liver_slurm.transfer.sender import Outgoing, Sender, SenderStats
 
 _SENDING, _RECEIVING = 2, 3
 """Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
@@ -77,15 +78,15 @@ class LiveTransfer:
         updates: Updates | None,
         route: Route,
         device: torch.device,
-        gradient_room: int | None = None,
+        pull: Pull | None = None,
     ) -> None:
         """
         Args:
-            moves: this worker's part of a plan between worlds whose weights are derived.
+            moves: this worker's part of a plan between worlds whose weights are derived, without what ``pull`` reads.
             source, target: what it holds in the two worlds; None for a joiner, a leaver.
             updates: of the source world; None for a joiner.
             device: where state lies.
-            gradient_room: memory for forwarded gradients besides; None: no limit.
+            pull: what is read from peers' memory; None: nothing is.
         """
         source_peers, target_peers, transport = route.source_peers, route.target_peers, route.transport
         slot = max(route.staging_bytes // (_SENDING + _RECEIVING), STATE_BYTES)
@@ -93,8 +94,8 @@ class LiveTransfer:
         self._sending, self._receiving = Slots(_SENDING, slot, pinned), Slots(_RECEIVING, slot, pinned)
         self._pool = pool = threads.idle() if device.type == "cpu" else None
         self._transport, self._device = transport, device
-        self._changed = threading.Condition()
-        moves = RankMoves(*(list(filter(_speaks, side)) for side in moves))
+        self._pull, self._crew = pull, Crew(self._give_up)
+        moves = RankMoves(*(list(filter(speaks, side)) for side in moves))
         sent, received = _chunks(moves, tensors, slot, max(len(source_peers), len(target_peers)))
         held = Index(source) if source is not None else None
         needed = Index(target) if target is not None else None
@@ -103,59 +104,70 @@ class LiveTransfer:
             contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
             outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
             leaving = _boxes(((target_peers[move.target_rank], move) for move in moves.sends), held)
-            self._source = Sender(outgoing, leaving, updates, transport, self._sending, pool, device, gradient_room)
+            self._source = Sender(
+                outgoing, leaving, updates, transport, self._sending, pool, device, route.gradient_room
+            )
         incoming: dict[int, dict[int, Content]] = {}
         for number, chunk in received:
             assert needed is not None
             incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
         arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
         self._sinks = [
-            Receiver(Arrivals(peer, contents, arriving[peer]), route, self._receiving, pool, device, self._notify)
+            Receiver(Arrivals(peer, contents, arriving[peer]), route, self._receiving, pool, device, self._crew.notify)
             for peer, contents in sorted(incoming.items())
         ]
         self._copies = _copies(moves.copies, held, needed)
         self._updates, self._side = updates, SideStream(device, slot)
-        self._threads: list[threading.Thread] = []
-        self._running = 0
-        self._finishing = False
-        self._failure: BaseException | None = None
         self._bytes_local = self._local_digests = 0
         self._seconds = 0.0
         self.state_bytes = sum(content.nbytes for contents in incoming.values() for content in contents.values())
-        """Of state that other workers send to this one."""
+        """Of state that comes from other workers."""
+        if pull is not None:
+            pull.notify(self._crew.notify)
+            self.state_bytes += pull.state_bytes
 
     def probe(self) -> float:
-        """See :func:`liver_slurm.transfer.bandwidth_probe.probe`; once prepared, before :meth:`start`."""
+        """Measure how fast state will come in, once prepared, before :meth:`start`; every worker must.
+
+        Returns:
+            bytes a second; where some is read and some comes in messages, the slower of the two.
+
+        Raises:
+            TransferError: a peer is gone.
+        """
         targets = self._source.peers if self._source is not None else ()
-        return probe(self._transport, targets, [sink.peer for sink in self._sinks])
+        rates = [probe(self._transport, targets, [sink.peer for sink in self._sinks])]
+        if self._pull is not None:
+            rates.append(self._pull.probe())
+        return min(filter(None, rates), default=0.0)
 
     def start(self) -> None:
         """Start the threads, unless they run; what arrives is taken from now on."""
-        with self._changed:
-            if self._threads or self._failure is not None:
-                return
-            bodies = [sink.run for sink in self._sinks] + ([self._source.run] if self._source is not None else [])
-            self._threads = [
-                threading.Thread(target=self._guarded, args=(body,), name="stream", daemon=True) for body in bodies
-            ]
-            self._running = len(self._threads)
-            for thread in self._threads:
-                thread.start()
+        bodies = [sink.run for sink in self._sinks] + ([self._source.run] if self._source is not None else [])
+        self._crew.start(bodies + (self._pull.bodies if self._pull is not None else []))
 
     def attach(self) -> None:
         """Watch the updates of the source world from now on; call between two steps."""
-        if self._source is not None:
-            self._source.attach()
+        for part in (self._source, self._pull):
+            if part is not None:
+                part.attach()
 
-    def open(self) -> None:
-        """Let boxes leave while training runs, once updates are watched."""
+    def open(self, last: bool) -> None:
+        """Let state leave while training runs, once updates are watched.
+
+        Args:
+            last: the step that training is in, or begins, is the last one before the cutover.
+        """
         if self._source is not None:
             self._source.open()
+        if self._pull is not None and last:
+            self._pull.open()
 
     def detach(self) -> None:
         """It is given up: training's thread has nothing to do with it any more."""
-        if self._source is not None:
-            self._source.detach()
+        for part in (self._source, self._pull):
+            if part is not None:
+                part.detach()
 
     def finish(self) -> int:
         """Bring every box to the state that the source world has now, between two steps.
@@ -167,18 +179,19 @@ class LiveTransfer:
             TransferError: a peer is gone, or the transfer was given up.
         """
         begun = time.perf_counter()
-        with self._changed:
-            self._finishing = True
+        self._crew.awaited()
         self.start()
+        made = self._updates.adam_step() if self._updates is not None else None
+        if self._pull is not None:
+            self._pull.finish(made or 0)
         if self._source is not None:
             self._source.finish()
         self._copy_local()
         self._bytes_local = sum(target.nbytes for _, target in self._copies)
-        self._wait(lambda: all(sink.ended for sink in self._sinks))
+        arriving: list[Receiver | Pull] = [*self._sinks, *([self._pull] if self._pull is not None else [])]
+        self._crew.wait(lambda: all(part.ended for part in arriving))
         self._seconds = time.perf_counter() - begun
-        if self._updates is not None:
-            return self._updates.adam_step()
-        return max((sink.adam_step for sink in self._sinks), default=0)
+        return made if made is not None else max((part.adam_step for part in arriving), default=0)
 
     def _copy_local(self) -> None:
         """Copy what stays here."""
@@ -212,18 +225,23 @@ class LiveTransfer:
             if digests(sources, self._pool) != digests(targets, self._pool):
                 raise TransferError("the digest of a box that was copied inside this worker differs")
             self._local_digests += sum(source.boxes for source in sources)
-        self._wait(lambda: self._running == 0)
-        source_stats = self._source.stats if self._source is not None else None
+        self._crew.wait(lambda: self._crew.idle)
+        sent = self._source.stats if self._source is not None else SenderStats()
+        pulled = self._pull.stats if self._pull is not None else PullStats()
         return LiveTransferStats(
-            bytes_sent=self._source.bytes_sent if self._source is not None else 0,
-            bytes_early=source_stats.bytes_early if source_stats is not None else 0,
-            bytes_gradients=source_stats.bytes_gradients if source_stats is not None else 0,
-            bytes_received=sum(sink.bytes_received for sink in self._sinks),
+            bytes_sent=(self._source.bytes_sent if self._source is not None else 0)
+            + pulled.bytes_sent
+            + pulled.bytes_gradients,
+            bytes_early=sent.bytes_early + pulled.bytes_early,
+            bytes_gradients=sent.bytes_gradients + pulled.bytes_gradients,
+            bytes_received=sum(sink.bytes_received for sink in self._sinks) + pulled.bytes_received,
             bytes_local=self._bytes_local,
-            staging_peak_bytes=self._sending.peak_bytes + self._receiving.peak_bytes,
+            staging_peak_bytes=self._sending.peak_bytes + self._receiving.peak_bytes + pulled.staging_peak_bytes,
             gradient_staging_bytes=self._source.staging_bytes if self._source is not None else 0,
-            digests_checked=self._local_digests + sum(sink.digests_checked for sink in self._sinks),
-            exposed_seconds=source_stats.exposed_seconds if source_stats is not None else 0.0,
+            digests_checked=self._local_digests
+            + sum(sink.digests_checked for sink in self._sinks)
+            + pulled.digests_checked,
+            exposed_seconds=sent.exposed_seconds,
             seconds=self._seconds,
         )
 
@@ -236,53 +254,24 @@ class LiveTransfer:
 
     def abort(self) -> None:
         """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
-        self._fail(TransferError("the transfer was given up"))
+        self._crew.fail(TransferError("the transfer was given up"))
         self._give_up()
 
     def close(self) -> None:
         """Give the connections back; nothing may run any more but what :meth:`abort` ends."""
         self.abort()
-        for thread in self._threads:
-            thread.join()
+        self._crew.join()
         if self._pool is not None:
             self._pool.shutdown()
         self._transport.close()
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            threads.alone()
-            work()
-        except BaseException as error:  # noqa: BLE001 - a thread's edge: training's thread raises it
-            self._fail(error)
-            # Whoever finishes or proves hears of it, and says why before peers see the connections close.
-            if not self._finishing:
-                self._give_up()
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            if self._failure is not None:
-                return
-            self._failure = error
-            self._changed.notify_all()
+        if self._pull is not None:
+            self._pull.close()
 
     def _give_up(self) -> None:
-        if self._source is not None:
-            self._source.cancel()
+        for part in (self._source, self._pull):
+            if part is not None:
+                part.cancel()
         self._transport.abort()
-
-    def _wait(self, reached: Callable[[], bool]) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._failure is not None or reached())
-            if self._failure is not None:
-                raise TransferError(str(self._failure).splitlines()[0]) from self._failure
 
 
 def _chunks(
@@ -319,7 +308,7 @@ def _boxes(moves: Iterable[tuple[int, Move]], index: Index | None) -> Mapping[in
     return found
 
 
-def _speaks(move: Move) -> bool:
+def speaks(move: Move) -> bool:
     """A master stands for its moments too, which lie alike; a weight that is not trained for itself."""
     return _is_master(move) or "@" not in move.tensor
 

@@ -21,6 +21,7 @@ from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece, inside
 from liver_slurm.transfer.checksum import digests as digests_of
 from liver_slurm.transfer.checksum import signed
+from liver_slurm.transfer.shared_box import SharedBox
 
 STATE_BYTES, GRADIENT_BYTES = 12, 4
 """Of one element: master and two moments; its gradient. All are fp32."""
@@ -73,6 +74,17 @@ class Index:
         if parts[0].tensor.endswith("@master"):
             return Trained([self._trained_part(part) for part in parts])
         return Fixed([self._fixed_part(part) for part in parts])
+
+    def shared(self, part: Piece) -> SharedBox:
+        """A box for a one-sided transfer, named as in :meth:`content`.
+
+        Raises:
+            TransferError: it is not held here.
+        """
+        if part.tensor.endswith("@master"):
+            box = self._trained_part(part)
+            return SharedBox(box.state, box.gradient(), box.group)
+        return SharedBox((self._fixed_part(part),))
 
     def _trained_part(self, part: Piece) -> TrainedBox:
         for box in self._trained.get(part.tensor.removesuffix("@master"), ()):
@@ -151,26 +163,24 @@ class Trained:
         for group, members in by_group.items():
             if group not in groups:
                 raise TransferError(f"the source world has no parameter group {group}")
-            for block in _blocks(members):
-                _update(block, step, groups[group])
+            update([(*part.state, gradient) for part, gradient in members], step, groups[group])
 
 
-_Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """Master, first and second moment, gradient."""
 
 
-def _blocks(members: Sequence[tuple[TrainedBox, torch.Tensor]]) -> Iterator[list[_Updated]]:
-    """What one update of Adam's is made on: all of it on a GPU, in a few launches; a block at a time on a CPU."""
-    boxes: list[_Updated] = [(*part.state, gradient) for part, gradient in members]
-    if boxes[0][0].is_cuda:
-        yield boxes
+def update(boxes: Sequence[Updated], step: int, values: Hyperparameters) -> None:
+    """Make one update of Adam's: on a GPU of all boxes in a few launches, on a CPU a block at a time."""
+    if boxes and boxes[0][0].is_cuda:
+        _update(boxes, step, values)
         return
     for box in boxes:
         for block in _cut(box):
-            yield [block]
+            _update([block], step, values)
 
 
-def _cut(box: _Updated) -> Iterator[_Updated]:
+def _cut(box: Updated) -> Iterator[Updated]:
     """The same in blocks of at most :data:`_BLOCK` elements, of whole rows where there are such."""
     first = box[0]
     if first.numel() <= _BLOCK:
@@ -184,7 +194,7 @@ def _cut(box: _Updated) -> Iterator[_Updated]:
         yield from _cut(row)
 
 
-def _update(members: Sequence[_Updated], step: int, values: Hyperparameters) -> None:
+def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> None:
     """AdamW as torch does it (Loshchilov & Hutter 2019), with the kernel that the engine's optimizer uses.
 
     On a GPU that is the fused one, whose result is the same on any slice, and which wants its operands contiguous. On a

@@ -29,3 +29,5 @@ class Route:
     """Memory for messages, in all."""
     on_received: Callable[[torch.Tensor], None] = _ignore
     """Called with each box that has arrived in its place, before its digest is compared."""
+    gradient_room: int | None = None
+    """Memory for staged gradients besides; None: no limit."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard
+from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard, Updates
 from liver_slurm.engine.storage import Moments, held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
@@ -17,11 +15,13 @@ from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
 from liver_slurm.reshard.tensors import Move, Piece, state_tensors
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.transfer.blocking_transfer import BlockingTransfer, BoxIndex
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
-from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.transfer.live_transfer import LiveTransfer, speaks
+from liver_slurm.transfer.one_sided.connect import Opening, SharedMoves, connect
+from liver_slurm.transfer.one_sided.pull import Pull
+from liver_slurm.transfer.optimizer_replay import Index
 from liver_slurm.transfer.route import Route
-from liver_slurm.transfer.transports.base import Transport
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.memory_agreement import MemoryAgreement
 
@@ -57,44 +57,69 @@ class TransferBuilder:
         endpoints: TransferEndpoints,
         plan: TransferPlan,
         config: JobConfig,
-        transport: Transport,
         memory: MemoryAgreement,
+        opening: Opening,
     ) -> None:
-        self._endpoints, self._plan, self._transport, self._memory = endpoints, plan, transport, memory
+        self._endpoints, self._plan, self._memory = endpoints, plan, memory
+        self._config, self._opening = config, opening
         self._moves = plan.moves_for(endpoints.source_rank, endpoints.target_rank)
-        self._route = Route(
-            transport,
-            endpoints.me,
-            endpoints.peers.source,
-            endpoints.peers.target,
-            config.stream.staging_bytes,
-            partial(fault_injection.received, endpoints.worker),
-        )
 
     def blocking(self) -> tuple[BlockingTransfer, LayerwiseTransfer | None]:
         """Build the transfers of mode pause: all early layers at once, and the late ones; None: there are none."""
         ends, plan = self._endpoints, self._plan
         source = _boxes(ends.old, plan.source, ends.source_rank)
         target = _boxes(ends.new, plan.target, ends.target_rank)
-        late = self._late_layers(lambda shard, chosen: shard.boxes(chosen))
-        return self._blocking(self._moves_of(self._memory.early_layer), source, target), late
+        held, needed = BoxIndex(source), BoxIndex(target)
+        moves = self._moves_of(self._memory.early_layer)
+        shared = SharedMoves.of(moves, ends.peers, held.shared, needed.shared)
+        pull, left, route = self._connect(moves, shared, None)
+        late = self._late_layers(route, lambda shard, chosen: shard.boxes(chosen))
+        return self._blocking(left, source, target, route, pull), late
 
-    def live(self, device: torch.device) -> tuple[LiveTransfer, LayerwiseTransfer | None]:
+    def live(self) -> tuple[LiveTransfer, LayerwiseTransfer | None]:
         """Build the transfers of mode overlap: early layers while training runs, and the late ones."""
         ends, plan = self._endpoints, self._plan
+        source = _replica(ends.old, plan.source, ends.source_rank)
+        target = _replica(ends.new, plan.target, ends.target_rank)
+        chosen = self._moves_of(self._memory.early_layer)
+        moves = RankMoves(*(list(filter(speaks, side)) for side in chosen))
+        held, needed = (Index(side or Replica([], [])) for side in (source, target))
+        shared = SharedMoves.of(moves, ends.peers, held.shared, needed.shared)
+        pull, left, route = self._connect(moves, shared, ends.old.updates() if ends.old is not None else None)
         transfer = LiveTransfer(
-            moves=self._moves_of(self._memory.early_layer),
+            moves=left,
             tensors=plan.tensors,
-            source=_replica(ends.old, plan.source, ends.source_rank),
-            target=_replica(ends.new, plan.target, ends.target_rank),
+            source=source,
+            target=target,
             updates=ends.old.updates() if ends.old is not None else None,
-            route=self._route,
-            device=device,
-            gradient_room=self._memory.gradients,
+            route=route,
+            device=self._opening.device,
+            pull=pull,
         )
-        return transfer, self._late_layers(lambda shard, chosen: _boxes_of(shard.replica(chosen)))
+        return transfer, self._late_layers(route, lambda shard, chosen: _boxes_of(shard.replica(chosen)))
 
-    def _late_layers(self, boxes_of: Callable[[TrainingShard, LayerFilter], Boxes]) -> LayerwiseTransfer | None:
+    def _connect(
+        self, moves: RankMoves, shared: SharedMoves, updates: Updates | None
+    ) -> tuple[Pull | None, RankMoves, Route]:
+        """Find out which peers' memory can be read, and open the transport for the moves that are left."""
+        ends, opening = self._endpoints, self._opening
+        received = partial(fault_injection.received, ends.worker)
+        connected = connect(opening, shared, updates, received)
+        transport = opening.transport(messages=connected.messages)
+        route = Route(
+            transport,
+            ends.me,
+            ends.peers.source,
+            ends.peers.target,
+            self._config.stream.staging_bytes,
+            received,
+            self._memory.gradients,
+        )
+        return connected.pull, connected.left(moves, ends.peers), route
+
+    def _late_layers(
+        self, route: Route, boxes_of: Callable[[TrainingShard, LayerFilter], Boxes]
+    ) -> LayerwiseTransfer | None:
         """Build the transfer of the layers that have no room beside the live world.
 
         Args:
@@ -114,7 +139,7 @@ class TransferBuilder:
 
             def transfer() -> BlockingTransfer:
                 source, target = (boxes_of(shard, this) if shard else [] for shard in (ends.old, ends.new))
-                return self._blocking(moves, source, target)
+                return self._blocking(moves, source, target, route)
 
             def free() -> None:
                 old.free(this)
@@ -129,19 +154,22 @@ class TransferBuilder:
             layers=[late_layer(layer) for layer in late],
             free_arrived=partial(old.free, early),
             held=partial(held_bytes, ends.old, ends.new),
-            transport=self._transport,
+            transport=route.transport,
             met=senders | receivers,
             me=ends.me,
             peers=len(ends.peers.names),
         )
 
-    def _blocking(self, moves: RankMoves, source: Boxes, target: Boxes) -> BlockingTransfer:
+    def _blocking(
+        self, moves: RankMoves, source: Boxes, target: Boxes, route: Route, pull: Pull | None = None
+    ) -> BlockingTransfer:
         return BlockingTransfer(
             moves=moves,
             tensors=self._plan.tensors,
             source=source,
             target=target,
-            route=self._route,
+            route=route,
+            pull=pull,
         )
 
     def _layer(self, box: Piece | Move) -> int:

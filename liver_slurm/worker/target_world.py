@@ -29,7 +29,7 @@ from liver_slurm.reshard.spec_exchange import learn, publish
 from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
-from liver_slurm.transfer.transports.select import open_transport
+from liver_slurm.transfer.one_sided.connect import Opening
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory
 from liver_slurm.worker.state_transfer import TransferBuilder, TransferEndpoints
 
@@ -58,6 +58,8 @@ class TargetWorld:
     """Peak of the state of both worlds and staging so far; see :meth:`holds`."""
     leaves_from: int = -1
     """Step from which on state may leave while training runs; -1: not known."""
+    cutover_step: int = -1
+    """Steps that are completed at the cutover; -1: not known."""
     rate: float = 0.0
     """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
     _phase: Literal["preparing", "prepared", "streaming"] = "preparing"
@@ -194,20 +196,19 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
     plan = _plan(endpoints, config, store)
     target.plan_seconds = time.perf_counter() - begun
     overlap = config.stream.mode == "overlap"
-    transport = open_transport(
+    opening = Opening(
         store,
         f"generation{message.generation}/transfer",
-        len(endpoints.peers.names),
         endpoints.me,
+        len(endpoints.peers.names),
         config.stream,
         device,
         # Beside training a message may be waited for as long as steps take; the coordinator ends it.
         _NO_LIMIT if overlap else preparation.timeout,
-        beside_training=overlap,
     )
     begun = time.perf_counter()
-    builder = TransferBuilder(endpoints, plan, config, transport, memory)
-    target.transfer, target.late = builder.live(device) if overlap else builder.blocking()
+    builder = TransferBuilder(endpoints, plan, config, memory, opening)
+    target.transfer, target.late = builder.live() if overlap else builder.blocking()
     target.plan_seconds += time.perf_counter() - begun
     if isinstance(target.transfer, LiveTransfer):
         target.rate = target.transfer.probe()

@@ -127,7 +127,7 @@ class Worker:
         target = self._targets.get(message.generation)
         if message.begin >= 0 and target is not None and isinstance(target.transfer, LiveTransfer):
             target.transfer.start()
-            target.leaves_from = message.begin
+            target.leaves_from, target.cutover_step = message.begin, message.step
             # This may come when that step has begun already; while training stands still, it is not opened any more.
             if self._loop.step < message.step:
                 self._let_state_leave(target)
@@ -255,7 +255,7 @@ class Worker:
         overlap, loop = target.transfer, self._loop
         if loop.live is not None and isinstance(overlap, LiveTransfer) and 0 <= target.leaves_from <= loop.step:
             fault_injection.reach("overlap", self.name)
-            overlap.open()
+            overlap.open(last=loop.step == target.cutover_step - 1)
 
     def _enter_first(self, generation: int, step: int) -> None:
         """Start in a committed world without a source."""

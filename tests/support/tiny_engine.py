@@ -96,6 +96,8 @@ class TinyShard:
             )
             for param in self.spec.params
         }
+        for parameter in self.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.train.lr)
         for parameter in self.parameters.values():
             moments = [torch.zeros_like(parameter) for _ in range(2)]
@@ -166,16 +168,18 @@ class TinyShard:
         return {GROUP: Hyperparameters(group["lr"], group["weight_decay"], *group["betas"], group["eps"])}
 
     def watch(
-        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None] | None
     ) -> Callable[[], None]:
         handles = [
             self.optimizer.register_step_pre_hook(lambda *_: before()),
             self.optimizer.register_step_post_hook(lambda *_: after()),
         ]
-        self._before_zeroing = zeroing
+        if zeroing is not None:
+            self._before_zeroing = zeroing
 
         def stop() -> None:
-            self._before_zeroing = lambda: None
+            if zeroing is not None:
+                self._before_zeroing = lambda: None
             for handle in handles:
                 handle.remove()
 
@@ -206,7 +210,7 @@ class TinyShard:
         before_update: Callable[[float], None] | None = None,
     ) -> StepResult:
         self._before_zeroing()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         start, train = time.time(), self._config.train
         share = train.global_batch_size // self.world.layout.dp
         first = step * train.global_batch_size + self.world.place.dp * share

@@ -38,8 +38,9 @@ class Held(NamedTuple):
     end: int
     tensors: dict[str, torch.Tensor]
     """``master``, ``exp_avg``, ``exp_avg_sq``; flat, or of a shape that ``view(-1)`` makes flat."""
-    updated: torch.Tensor
-    """The tensor whose ``grad`` the inner optimizer reads: master or weight, for the same elements."""
+    gradient: torch.Tensor
+    """Of the same elements, in megatron's gradient buffer, where they are reduced and clipped and the optimizer reads
+    them: the buffer is fp32, so megatron makes no copy of it."""
 
 
 class OwnedBox(NamedTuple):
@@ -90,13 +91,12 @@ def optimizer_state(state: RankState, parameter: Any) -> Held | None:
             if found is None:
                 continue
             held, tensors = found
-            group, order = optimizer.model_param_group_index_map[parameter]
-            updated = optimizer.optimizer.param_groups[group]["params"][order]
-            return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, updated)
+            gradient = parameter.main_grad.view(-1)[held.start : held.end]
+            return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, gradient)
         main = getattr(parameter, "main_param", parameter)
         moments = optimizer.optimizer.state.get(main)
         if moments:
-            return Held(0, parameter.numel(), {"master": main, **_moments(moments)}, main)
+            return Held(0, parameter.numel(), {"master": main, **_moments(moments)}, parameter.main_grad.view(-1))
     return None
 
 

@@ -9,7 +9,7 @@ import torch
 
 from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.boxes import OwnedBox, owned_boxes
+from liver_slurm.engine.megatron.boxes import owned_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
@@ -36,15 +36,9 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
             continue
         for box in owned_boxes(state, parameter, param):
             master, exp_avg, exp_avg_sq = (box.view(box.held.tensors[n]) for n in ("master", "exp_avg", "exp_avg_sq"))
-            piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(_gradient, box)
+            piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(box.view, box.held.gradient)
             trained.append(TrainedBox(piece, master, exp_avg, exp_avg_sq, gradient, param.group))
     return Replica(trained, fixed)
-
-
-def _gradient(box: OwnedBox) -> torch.Tensor:
-    gradient = box.held.updated.grad
-    assert gradient is not None, "the optimizer's pre-step hook is called with gradients in place"
-    return box.view(gradient)
 
 
 class LiveUpdates:
@@ -72,7 +66,7 @@ class LiveUpdates:
         }
 
     def watch(
-        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None]
+        self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None] | None
     ) -> Callable[[], None]:
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
@@ -89,10 +83,11 @@ class LiveUpdates:
             inner[-1].register_step_post_hook(updated),
         ]
 
-        self._state.before_zeroing = zeroing
+        if zeroing is not None:
+            self._state.before_zeroing = zeroing
 
         def stop() -> None:
-            if self._state.before_zeroing is zeroing:
+            if zeroing is not None and self._state.before_zeroing is zeroing:
                 self._state.before_zeroing = None
             for handle in handles:
                 handle.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -200,13 +201,14 @@ def _retire_in_background(target: TargetWorld, old: TrainingShard | None, writer
 
 
 def _retire(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None) -> None:
-    """Free the old world, once a checkpoint of it that is still being written is complete."""
-    target.close_transfer()
-    if writer is not None:
-        writer.wait()
-    if old is not None:
-        old.world.destroy()
-        release(old, target.state)
+    """Free the old world, once a checkpoint of it that is still being written is complete; what fails is logged."""
+    with ExitStack() as last_first:
+        if old is not None:
+            last_first.callback(release, old, target.state)
+            last_first.callback(old.world.destroy)
+        if writer is not None:
+            last_first.callback(writer.wait)
+        last_first.callback(target.close_transfer)
 
 
 def _memory_peak(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.transfer.one_sided.puller import Puller
 from liver_slurm.worker import target_world
 from liver_slurm.worker.memory_agreement import MemoryAgreement
 from liver_slurm.worker.state_transfer import TransferEndpoints
@@ -63,8 +65,21 @@ def test_in_mode_pause_all_boxes_move_at_once(workers: Workers) -> None:
     assert sent.bytes_sent == received.bytes_received >= held_bytes(live.state)
 
 
-@overlap
-def test_in_mode_overlap_boxes_move_while_training_runs(workers: Workers) -> None:
+@pytest.mark.parametrize(
+    "workers", [{"mode": "overlap"}, {"mode": "overlap", "transport": "tcp"}], indirect=True, ids=["read", "messages"]
+)
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "at the cutover"])
+def test_in_mode_overlap_boxes_move_while_training_runs(
+    workers: Workers, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, one_sided = threading.Event(), workers.config.stream.transport == "auto"
+    read_beside_training = Puller._read_beside_training
+
+    def and_say_so(puller: Puller, version: int) -> None:
+        read_beside_training(puller, version)
+        read.set()
+
+    monkeypatch.setattr(Puller, "_read_beside_training", and_say_so)
     live = trained(workers)
     shard = live.state
     assert isinstance(shard, TinyShard)
@@ -76,12 +91,19 @@ def test_in_mode_overlap_boxes_move_while_training_runs(workers: Workers) -> Non
     for transfer in (leaver.transfer, joiner.transfer):
         transfer.start()
     leaver.transfer.attach()
-    leaver.transfer.open()
-    for step in range(STEPS, STEPS + 2):
-        shard.train_step(Counting(), step)
+    for last in (False, True):
+        if ahead:
+            leaver.transfer.open(last)
+            assert not (last and one_sided) or read.wait(60.0)
+        shard.train_step(Counting(), STEPS + last)
     steps = at_once(leaver.transfer.finish, joiner.transfer.finish)
     assert steps == (STEPS + 2, STEPS + 2)
-    at_once(leaver.transfer.prove, joiner.transfer.prove)
+    sent, received = at_once(leaver.transfer.prove, joiner.transfer.prove)
+    assert received.bytes_received == held_bytes(shard)
+    if one_sided:
+        assert received.bytes_early == (received.bytes_received if ahead else 0)
+        assert received.bytes_gradients == (received.bytes_received // 3 if ahead else 0)
+        assert (sent.digests_checked, received.digests_checked) == (0, 3 * len(shard.parameters))
     assert isinstance(joiner.state, TinyShard)
     joiner.state.derive_weights(STEPS + 2).wait()
     assert same(snapshot(joiner.state), snapshot(shard))

@@ -1,0 +1,124 @@
+"""The owner's part of a one-sided transfer: it says when its state may be read, and proves what lies there.
+
+Its training thread does no more than move a counter before and after an update, in a run's last step before a cutover.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+
+from liver_slurm.engine.api import Updates
+from liver_slurm.transfer.cuda_stream import SideStream, mark
+from liver_slurm.transfer.frames import Header, Kind, Outbox
+from liver_slurm.transfer.optimizer_replay import encode_groups
+from liver_slurm.transfer.proof import digests_of
+from liver_slurm.transfer.shared_box import SharedBox
+from liver_slurm.transfer.transports.base import Transport
+
+_NOTHING = torch.empty(0, dtype=torch.float64)
+
+
+class Owner:
+    """See the module. :meth:`run` is the body of one thread, :meth:`cancel` may be called by any, all else by
+    training's."""
+
+    def __init__(
+        self,
+        boxes: Mapping[int, Sequence[SharedBox]],
+        counter: torch.Tensor,
+        updates: Updates | None,
+        transport: Transport,
+        pool: Executor | None,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            boxes: by peer, all that it reads.
+            counter: int64, [1], on the state's device; see
+                :class:`~liver_slurm.transfer.one_sided.description.Description`.
+            updates: of the source world; None where nothing is read while it trains.
+            transport: carries the few words to each peer.
+            pool: shares the digests out among its threads.
+        """
+        self._boxes, self._counter, self._updates = boxes, counter, updates
+        self._outbox = Outbox(transport, 2 * len(boxes))
+        self._pool, self._device, self._side = pool, device, SideStream(device, 0)
+        self._changed = threading.Condition()
+        self._opened = self._finishing = self._cancelled = False
+        self._version = 0
+        self._groups = _NOTHING
+        self._stop_watching: Callable[[], None] | None = None
+        self._ready: Any = None
+        self.bytes_sent = sum(box.nbytes for some in boxes.values() for box in some)
+
+    def attach(self) -> None:
+        """Count the updates from now on; called between two steps."""
+        if self._stop_watching is None and self._updates is not None:
+            self._stop_watching = self._updates.watch(self._before_update, self._after_update, None)
+
+    def open(self) -> None:
+        """Let the state be read as it is now, until the next update; called in the last step before the cutover."""
+        with self._changed:
+            if self._opened or self._stop_watching is None or self._finishing:
+                return
+            self._opened = True
+            self._say(Kind.OPEN, 0, _NOTHING)
+
+    def detach(self) -> None:
+        """Take the hooks off: training has nothing to do with this any more."""
+        stop, self._stop_watching = self._stop_watching, None
+        if stop is not None:
+            stop()
+
+    def finish(self, adam_step: int) -> None:
+        """Let the state be read as it is now, for good: training stands, after ``adam_step`` updates."""
+        self.detach()
+        self._ready = mark(self._device)
+        with self._changed:
+            self._finishing = True
+            self._say(Kind.CURRENT, adam_step, self._groups)
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Throw the thread out, the transport being aborted besides."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Once training stands, send each peer the digests of all that it reads.
+
+        Raises:
+            TransferError: a peer is gone, or the transfer was given up.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._finishing or self._cancelled)
+            if self._cancelled:
+                return
+        with self._side.use(after=self._ready):
+            found = digests_of(self._boxes.values(), self._pool)
+        for peer, words in zip(self._boxes, found, strict=True):
+            data = torch.tensor(words, dtype=torch.int64).view(torch.uint8)
+            self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
+        self._outbox.flush()
+
+    def _before_update(self) -> None:
+        assert self._updates is not None
+        self._groups = encode_groups(self._updates.groups())
+        self._counter.fill_(2 * self._version + 1)  # on a card in training's stream, ahead of the update's kernels
+
+    def _after_update(self) -> None:
+        with self._changed:
+            self._version += 1
+        self._counter.fill_(2 * self._version)
+
+    def _say(self, kind: Kind, number: int, table: torch.Tensor) -> None:
+        data = table.view(torch.uint8).view(-1)
+        for peer in self._boxes:
+            header = Header(kind, number, self._version, data.numel())
+            self._outbox.post(peer, header, data if data.numel() else None)
