@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
+
+from liver_slurm.parallel.cuda_driver import recorded_only
 
 _override: contextvars.ContextVar[Any] = contextvars.ContextVar("liver_default_group", default=None)
 _registry = threading.Lock()
@@ -104,6 +107,24 @@ def make_group(
     if backend == "nccl":
         core.eager_connect_single_device(device)
     return group
+
+
+def connect_in_line(group: Any, device: torch.device) -> None:
+    """Connect each rank of an NCCL group with the next one, both ways; every member must call it.
+
+    NCCL connects two ranks at their first message, which takes a tenth of a second and ends with a kernel that waits
+    for the other rank's. Here the messages are recorded and not run: the connection stays, and no kernel waits.
+    """
+    rank, ranks = group.rank(), dist.get_process_group_ranks(group)
+    here, there = (torch.zeros(1, device=device) for _ in range(2))
+    torch.cuda.current_stream(device).synchronize()
+    with recorded_only(device):
+        for one, other in itertools.pairwise(range(len(ranks))):
+            if rank in (one, other):
+                peer = ranks[other if rank == one else one]
+                operations = [dist.P2POp(dist.isend, here, peer, group), dist.P2POp(dist.irecv, there, peer, group)]
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
 
 
 def _register(group: Any, backend: str, store: Any, name: str, mapping: dict[int, int]) -> None:

@@ -98,4 +98,6 @@ def build_world(
         groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
     if rank == stages[0]:
         groups["pos_embd"] = make("pos_embd", [rank])
+    if backend == "nccl" and layout.pp > 1:
+        c10d.connect_in_line(groups["pp"], device)
     return ProcessGroups(membership, rank, backend, groups)

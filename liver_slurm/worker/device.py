@@ -56,6 +56,8 @@ def claim_card(environment: MutableMapping[str, str]) -> torch.device:
         environment.setdefault("NCCL_HOSTID", f"worker-{number}")
         for way in ("P2P", "SHM", "IB"):
             environment.setdefault(f"NCCL_{way}_DISABLE", "1")
+    # A group is connected when it is made, beside training, and not by the first step of a new world.
+    environment.setdefault("NCCL_RUNTIME_CONNECT", "0")
     if cards > 1:
         names = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(cards)))
         environment["CUDA_VISIBLE_DEVICES"] = names.split(",")[number % cards]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import bisect
 import ctypes
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.parallel.cuda_driver import DriverError, call
 from liver_slurm.parallel.torch_private import storage_at
 from liver_slurm.transfer.one_sided.description import Description, Refusal, Region, View, dtype_of
 
@@ -27,22 +27,16 @@ class _Handle(ctypes.Structure):
     _fields_ = (("data", ctypes.c_ubyte * _HANDLE_BYTES),)
 
 
-@cache
-def _driver() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
-
-
 def _call(name: str, *arguments: Any) -> None:
     """Call a function of the driver's.
 
     Raises:
         Refusal: it failed.
     """
-    code = getattr(_driver(), name)(*arguments)
-    if code != 0:
-        text = ctypes.c_char_p()
-        _driver().cuGetErrorName(code, ctypes.byref(text))
-        raise Refusal(f"{name}: {text.value.decode() if text.value else code}")
+    try:
+        call(name, *arguments)
+    except DriverError as error:
+        raise Refusal(str(error)) from error
 
 
 def _bind(device: torch.device) -> None:
