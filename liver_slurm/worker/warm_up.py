@@ -16,6 +16,7 @@ from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
+from liver_slurm.transfer import digest_plan
 
 
 class _Zeros:
@@ -34,7 +35,7 @@ class _Zeros:
 def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away.
 
-    Then compile what other layouts need.
+    Then compile what other layouts need, and what proves state after a reconfiguration.
     """
     small = dataclasses.replace(
         config,
@@ -51,3 +52,5 @@ def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     set_default_group(None)
     world.destroy()
     engine.compile_layouts(config, device)
+    if device.type == "cuda":
+        digest_plan.warm_up(device)
