@@ -34,11 +34,12 @@ from liver_slurm.transfer.optimizer_replay import (
     Fixed,
     Index,
     Trained,
-    digests,
 )
+from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.receiver import Arrivals, Receiver
 from liver_slurm.transfer.route import Route
 from liver_slurm.transfer.sender import Outgoing, Sender, SenderStats
+from liver_slurm.transfer.shared_box import SharedBox
 
 _SENDING, _RECEIVING = 2, 3
 """Staging slots of each half; stream.staging_bytes is divided among them. More arrive than leave at a time: a slot is
@@ -117,6 +118,8 @@ class LiveTransfer:
             for peer, contents in sorted(incoming.items())
         ]
         self._copies = _copies(moves.copies, held, needed)
+        sides = zip(*self._copies, strict=True) if self._copies else ([], [])
+        self._local_proof = BoxDigests([[SharedBox(tuple(each.views())) for each in side] for side in sides], pool)
         self._updates, self._side = updates, SideStream(device, slot)
         self._bytes_local = self._local_digests = 0
         self._seconds = 0.0
@@ -220,11 +223,10 @@ class LiveTransfer:
             TransferError: one differs, a peer is gone, or the transfer was given up.
         """
         with self._side.use():
-            sources = [source for source, _ in self._copies]
-            targets = [target for _, target in self._copies]
-            if digests(sources, self._pool) != digests(targets, self._pool):
+            there, here = self._local_proof.take()
+            if there != here:
                 raise TransferError("the digest of a box that was copied inside this worker differs")
-            self._local_digests += sum(source.boxes for source in sources)
+            self._local_digests += len(here)
         self._crew.wait(lambda: self._crew.idle)
         sent = self._source.stats if self._source is not None else SenderStats()
         pulled = self._pull.stats if self._pull is not None else PullStats()

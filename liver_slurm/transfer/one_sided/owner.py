@@ -16,7 +16,7 @@ from liver_slurm.engine.api import Updates
 from liver_slurm.transfer.cuda_stream import SideStream, mark
 from liver_slurm.transfer.frames import Header, Kind, Outbox
 from liver_slurm.transfer.optimizer_replay import encode_groups
-from liver_slurm.transfer.proof import digests_of
+from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transports.base import Transport
 
@@ -47,7 +47,8 @@ class Owner:
         """
         self._boxes, self._counter, self._updates = boxes, counter, updates
         self._outbox = Outbox(transport, 2 * len(boxes))
-        self._pool, self._device, self._side = pool, device, SideStream(device, 0)
+        self._digests = BoxDigests(boxes.values(), pool)
+        self._device, self._side = device, SideStream(device, 0)
         self._changed = threading.Condition()
         self._opened = self._finishing = self._cancelled = False
         self._version = 0
@@ -101,7 +102,7 @@ class Owner:
             if self._cancelled:
                 return
         with self._side.use(after=self._ready):
-            found = digests_of(self._boxes.values(), self._pool)
+            found = self._digests.take()
         for peer, words in zip(self._boxes, found, strict=True):
             data = torch.tensor(words, dtype=torch.int64).view(torch.uint8)
             self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)

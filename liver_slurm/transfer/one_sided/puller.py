@@ -20,7 +20,7 @@ from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, decode
 from liver_slurm.transfer.one_sided.description import Description, Reader, View
 from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
-from liver_slurm.transfer.proof import digests_of
+from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transports.base import Transport
 
@@ -67,9 +67,10 @@ class Puller:
         Raises:
             TransferError: the owner has other boxes than the plan says.
         """
-        self.peer, self._boxes, self._reader, self._transport = peer, boxes, reader, transport
+        self.peer, self._reader, self._transport = peer, reader, transport
         self._pool, self._device, self._on_received = pool, device, on_received
         self._parts = list(_parts(boxes, owner, device))
+        self._digests = BoxDigests([boxes], pool)
         self._known: set[int] = set()
         """Parts that were read in the last step, by their place in the list."""
         self._opened_version: int | None = None
@@ -103,7 +104,8 @@ class Puller:
             self._bring_current(header)
             self.adam_step, self.ended = header.number, True
             self.on_ended()
-            (mine,) = digests_of([self._boxes], self._pool)
+            with self._reader.stream():
+                (mine,) = self._digests.take()
             self._compare(self._hear(), mine)
 
     def close(self) -> None:
