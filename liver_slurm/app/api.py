@@ -121,7 +121,7 @@ class Job:
             return replace(self._from_files(files), coordinator=str(error)).document()
         status = files.status()
         metrics = {"loss": status.loss, "consumed_samples": status.consumed_samples}
-        return {**result, **files.identity(), **metrics, "source": "coordinator"}
+        return {**result, **files.identity(), **metrics, **files.rates(), "source": "coordinator"}
 
     def _from_files(self, files: RunFiles) -> RunStatus:
         status = replace(files.status(), source="files")

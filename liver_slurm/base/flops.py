@@ -10,6 +10,8 @@ six for each weight in forward and backward pass, and attention's two products o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 PEAK_TFLOPS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -28,6 +30,38 @@ PEAK_TFLOPS = {
     "V100": 125.0,
 }
 """Dense bf16 (fp16 on V100) TFLOP/s of NVIDIA's data sheets, by a part of the card's name; the longest that fits."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a world trained; None: not known."""
+
+    tokens_per_s: float | None = None
+    """Of the whole world."""
+    tflops: float | None = None
+    """Model TFLOP/s of each rank's card, in the mean."""
+    mfu: float | None = None
+    """``tflops`` over the card's peak."""
+
+
+@dataclass(frozen=True)
+class FlopsMeter:
+    """Turns tokens and seconds into rates; knows what does not change from step to step."""
+
+    token_flops: float | None = None
+    """Operations of one token; None: not known, or no card does them."""
+    peak_tflops: float | None = None
+    """Of one card; None: not known."""
+
+    def rates(self, tokens: int, seconds: float, ranks: int) -> Rates:
+        """Rates of a world of ``ranks`` that trained so many tokens; none where the clock did not go forward."""
+        if seconds <= 0.0:
+            return Rates()
+        tokens_per_s = tokens / seconds
+        if self.token_flops is None:
+            return Rates(tokens_per_s)
+        tflops = tokens_per_s * self.token_flops / ranks / 1e12
+        return Rates(tokens_per_s, tflops, tflops / self.peak_tflops if self.peak_tflops else None)
 
 
 def token_flops(parameters: int, layers: int, attention_width: int, sequence: int) -> float:

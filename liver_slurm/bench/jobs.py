@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,11 +115,9 @@ def samples(config: JobConfig) -> RandomSamples:
 
 def parameters(config: JobConfig) -> int:
     """Parameters of the job's model, tied ones once."""
-    from liver_slurm.engine.megatron.spec import world_spec
+    from liver_slurm.engine.megatron.spec import parameter_count
 
-    shards = world_spec(config, Layout(1, 1, 1)).shards.values()
-    shapes = {box.tensor: box.global_shape for shard in shards for param in shard.params for box in param.boxes}
-    return sum(math.prod(shape) for shape in shapes.values())
+    return parameter_count(config)
 
 
 def rank_bytes(parameters: int, layout: Layout, distributed_optimizer: bool) -> int:

@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from liver_slurm.base import interrupts
 from liver_slurm.cli.common import bytes_text, seconds_text
 from liver_slurm.observability.run_view import RunFiles
@@ -108,6 +110,7 @@ def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
         ("loss", f"{status.loss:.4f}" if isinstance(status.loss, float) else "-"),
         ("layout", f"{layout} → {target.layout}" if target else f"{layout} (generation {status.generation})"),
         ("workers", f"{len(status.workers)}, and {len(status.standbys)} standbys"),
+        *_throughput(status),
     ]
     if last is not None:
         text = f"{last.source} → {last.to} at step {last.cutover_step}, pause {seconds_text(last.pause_s)}"
@@ -115,6 +118,17 @@ def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
     if status.reason:
         rows.append(("reason", status.reason))
     return rows
+
+
+def _throughput(status: RunStatus) -> list[tuple[str, str]]:
+    if status.tokens_per_s is UNSET:
+        return []
+    parts = [f"{status.tokens_per_s:,.0f} tokens/s"]
+    if status.tflops is not UNSET:
+        parts.append(f"{status.tflops:,.1f} TFLOP/s a GPU")
+    if status.mfu is not UNSET:
+        parts.append(f"MFU {status.mfu:.3f}")
+    return [("throughput", " · ".join(parts))]
 
 
 def progress_line(status: RunStatus, brief: bool = False) -> str:

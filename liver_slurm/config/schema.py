@@ -152,6 +152,8 @@ class TrainSection:
     """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
     distributed_optimizer: Flag = True
     """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
+    peak_tflops: Positive | None = None
+    """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,12 @@ class Engine(Protocol):
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
         """Compile what any layout of the job may need, so that no first step of a world has to; before training."""
 
+    def token_flops(self, config: JobConfig) -> float | None:
+        """Floating-point operations that the model takes for one token, forward and backward; costs no memory.
+
+        None: not known, as of a model of the user's own.
+        """
+
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         """Parameters that the model of one rank of a layout will hold; costs no memory."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -10,7 +11,8 @@ from liver_slurm.base.jsonl import LineReader
 from liver_slurm.config.load import read_job
 from liver_slurm.observability.status import RunStatus
 from liver_slurm.observability.summary import OVER, RunSummary
-from liver_slurm.rundir.metrics import StepMetrics, last_metrics
+from liver_slurm.observability.throughput import RECENT, recent_rates
+from liver_slurm.rundir.metrics import StepMetrics, recent_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info
 
@@ -23,7 +25,7 @@ class RunFiles:
         self.steps = read_job(run_dir.job_file).train.steps
         self._info = read_run_info(run_dir)
         self.summary = RunSummary()
-        self.last: StepMetrics | None = None
+        self.recent: list[StepMetrics] = []
         self._events = LineReader(run_dir.events)
 
     def refresh(self) -> list[dict[str, Any]]:
@@ -31,7 +33,7 @@ class RunFiles:
         documents = [line for line in self._events.read() if "event" in line]
         for document in documents:
             self.summary.add(document)
-        self.last = last_metrics(self.run_dir.metrics)
+        self.recent = recent_metrics(self.run_dir.metrics, RECENT)
         return documents
 
     @property
@@ -46,9 +48,14 @@ class RunFiles:
 
     def status(self) -> RunStatus:
         """The run's status as of the last refresh, with its names and its newest metrics."""
-        return msgspec.structs.replace(self.summary.status(self.steps, self.last), **self.identity())
+        last = self.recent[-1] if self.recent else None
+        return msgspec.structs.replace(self.summary.status(self.steps, last), **self.identity(), **self.rates())
 
     def identity(self) -> dict[str, str]:
         """Fields of the status that say which run it is."""
         info = self._info
         return {"run_id": info.run_id, "name": info.name, "job_id": info.job_id, "run_dir": str(self.run_dir.path)}
+
+    def rates(self) -> dict[str, float]:
+        """Fields of the status that say how fast the last steps were; what is not known is left out."""
+        return {name: rate for name, rate in asdict(recent_rates(self.recent)).items() if rate is not None}

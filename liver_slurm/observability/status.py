@@ -110,6 +110,12 @@ class RunStatus(_Part, frozen=True, kw_only=True):
     loss: Known[float | None] = UNSET
     """Of the last step; None: there was none, or it was not finite."""
     consumed_samples: Known[int] = UNSET
+    tokens_per_s: Known[float] = UNSET
+    """Of the last steps of the live world, from the start of the first of them to the end of the last."""
+    tflops: Known[float] = UNSET
+    """Model TFLOP/s of each rank's card in these steps."""
+    mfu: Known[float] = UNSET
+    """``tflops`` over the card's peak."""
     source: Known[str] = UNSET
     """``coordinator`` or ``files``."""
     coordinator: Known[str] = UNSET

@@ -13,11 +13,11 @@ from liver_slurm.base.files import replacing
 from liver_slurm.base.jsonl import LineWriter, read_lines, read_tail
 
 
-class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One optimizer step of the whole world.
 
     A loss or norm that is not finite (such a step changes nothing) is null in the file, as JSON has no word for it, and
-    NaN here.
+    NaN here. The last three keys are left out of the file where they are not known, and None here.
     """
 
     step: int
@@ -36,6 +36,12 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     """Seconds since the epoch."""
     end: float
+    tokens_per_s: float | None = None
+    """Of the whole world, from start to end; not known in runs of older versions."""
+    tflops: float | None = None
+    """Model TFLOP/s of each rank's card; not known on CPUs, and of a model of the user's own."""
+    mfu: float | None = None
+    """``tflops`` over the card's peak; not known where the peak is not."""
 
 
 class MetricsWriter:
@@ -78,6 +84,11 @@ def last_metrics(path: Path) -> StepMetrics | None:
     """The newest step, without reading the whole file; None: no step yet."""
     lines = read_tail(path)
     return _step(lines[-1]) if lines else None
+
+
+def recent_metrics(path: Path, count: int) -> list[StepMetrics]:
+    """The newest steps, at most ``count``, without reading the whole file."""
+    return [_step(line) for line in read_tail(path)[-count:]]
 
 
 def _step(line: dict[str, Any]) -> StepMetrics:

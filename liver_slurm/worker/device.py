@@ -8,7 +8,9 @@ from collections.abc import MutableMapping
 import torch
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.base.flops import FlopsMeter, peak_tflops
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.api import Engine
 
 
 def choose_device(config: JobConfig) -> torch.device:
@@ -65,3 +67,14 @@ def claim_card(environment: MutableMapping[str, str]) -> torch.device:
     if torch.cuda.device_count() != 1:
         raise RuntimeError("CUDA was started before this worker chose its card")
     return torch.device("cuda", 0)
+
+
+def flops_meter(config: JobConfig, engine: Engine, device: torch.device) -> FlopsMeter:
+    """Make the meter of this worker's steps, once: the model's parameters are counted for it.
+
+    On a CPU it tells tokens a second only.
+    """
+    if device.type != "cuda":
+        return FlopsMeter()
+    peak = config.train.peak_tflops or peak_tflops(torch.cuda.get_device_name(device))
+    return FlopsMeter(engine.token_flops(config), peak)

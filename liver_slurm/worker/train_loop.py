@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from liver_slurm.base.flops import FlopsMeter
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.checkpoint import Checkpointer, Written
@@ -34,6 +35,7 @@ class TrainLoop:
         self._due, self._saved_at = False, -1
         self.samples: Samples | None = None
         self.live: TrainingShard | None = None
+        self.meter = FlopsMeter()
         self.step = 0
         """Steps completed."""
 
@@ -121,6 +123,7 @@ class TrainLoop:
             self._save()
 
     def _as_metrics(self, live: TrainingShard, result: StepResult) -> StepMetrics:
+        rates = self.meter.rates(result.tokens, result.end - result.start, live.world.layout.size)
         return StepMetrics(
             step=self.step,
             loss=result.loss,
@@ -132,6 +135,9 @@ class TrainLoop:
             layout=str(live.world.layout),
             start=result.start,
             end=result.end,
+            tokens_per_s=rates.tokens_per_s,
+            tflops=rates.tflops,
+            mfu=rates.mfu,
         )
 
     def checkpoint(self) -> None:

@@ -32,6 +32,7 @@ from liver_slurm.transfer.transports import requirements
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome
+from liver_slurm.worker.device import flops_meter
 from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 from liver_slurm.worker.train_loop import TrainLoop
@@ -188,6 +189,7 @@ class Worker:
             requirements.check(self._config.stream)
             warm_up(self._config, self._engine, self._identity.device)
             self._loop.samples = self._engine.open_samples(self._config, self._run_dir)
+            self._loop.meter = flops_meter(self._config, self._engine, self._identity.device)
             self._warm = True
             self._control.beat()
             return self._follow_directives()

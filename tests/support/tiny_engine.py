@@ -241,6 +241,9 @@ class TinyEngine:
         assert (world.layout.tp, world.layout.pp, device.type) == (1, 1, "cpu")
         return TinyShard(config, world, fresh)
 
+    def token_flops(self, config: JobConfig) -> float | None:
+        return None
+
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         return tiny_spec()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from liver_slurm.config.layouts import live_workers
+from liver_slurm.base.flops import token_flops
+from liver_slurm.config.layouts import head_width, live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
 from liver_slurm.engine.data.samples import open_samples
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
-from liver_slurm.engine.megatron.spec import shard_spec
+from liver_slurm.engine.megatron.spec import parameter_count, shard_spec
 from liver_slurm.engine.megatron.warm_up import compile_layouts
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout
@@ -27,6 +28,13 @@ class MegatronEngine:
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
         compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
+
+    def token_flops(self, config: JobConfig) -> float | None:
+        model = config.model
+        if model.provider is not None:
+            return None
+        width = model.num_attention_heads * head_width(model)
+        return token_flops(parameter_count(config), model.num_layers, width, config.train.seq_length)
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         place = layout.coordinates(rank)

@@ -7,6 +7,7 @@ memory, so every rank knows every other rank's pieces without asking.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -60,6 +61,11 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
         ValueError: megatron-core refuses the layout for this model.
     """
     return _world_spec(msgspec.json.encode(config), layout)
+
+
+def parameter_count(config: JobConfig) -> int:
+    """Parameters of the job's model, tied ones once; the same in every layout."""
+    return sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
 
 
 @lru_cache(maxsize=32)

@@ -73,6 +73,9 @@ def run_dir() -> RunDir:
                 layout="tp1pp1dp3" if step > 10 else "tp1pp1dp2",
                 start=step,
                 end=step + 0.5,
+                tokens_per_s=2048.0,
+                tflops=400.0,
+                mfu=0.4,
             )
         )
     metrics.close()

@@ -197,6 +197,20 @@ def test_status_from_files(liver: Liver, run_dir: RunDir) -> None:
     code, out, _ = liver("status", str(run_dir.path))
     assert "tp1pp1dp2 → tp1pp1dp3 at step 10, pause 250 ms, 1.0 MiB" in out
     assert "5.3800" in out
+    assert "throughput:  1,365 tokens/s · 266.7 TFLOP/s a GPU · MFU 0.267" in out
+
+
+def test_status_of_a_run_of_an_older_version_or_on_cpus_tells_tokens_only(liver: Liver, run_dir: RunDir) -> None:
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    rates = ("tokens_per_s", "tflops", "mfu")
+    old = [{key: value for key, value in line.items() if key not in rates} for line in lines]
+    run_dir.metrics.write_text("".join(json.dumps(line) + "\n" for line in old))
+    document = json.loads(liver("status", str(run_dir.path), "--json")[1])
+    assert {key for key in rates if key in document} == {"tokens_per_s"}
+    out = liver("status", str(run_dir.path))[1]
+    assert "throughput:  1,365 tokens/s\n" in out
+    run_dir.metrics.write_text("")
+    assert "throughput" not in liver("status", str(run_dir.path))[1]
 
 
 def test_a_run_whose_coordinator_is_gone_is_lost(liver: Liver, run_dir: RunDir) -> None:

@@ -11,8 +11,9 @@ import torch
 from liver_slurm.base.errors import PlanError
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.model import build_model
-from liver_slurm.engine.megatron.spec import _collection, _Sizes, shard_spec, shard_spec_of, world_spec
+from liver_slurm.engine.megatron.spec import _collection, _Sizes, parameter_count, shard_spec, shard_spec_of, world_spec
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec
@@ -195,3 +196,17 @@ def test_outside_any_world_the_groups_of_the_model_count() -> None:
     assert not torch.distributed.is_initialized()
     assert shard_spec_of(model) == shard_spec(job(), layout, 1, 1)
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_and_operations_are_counted(tied: bool) -> None:
+    config = job(share_embeddings_and_output_weights=tied)
+    attention = 32 * 32 + 2 * 32 * 16 + 32 * 32
+    layer = attention + 3 * 32 * 48 + 2 * 32
+    count = 4 * layer + 32 + (1 if tied else 2) * 384 * 32
+    assert parameter_count(config) == count
+    assert MegatronEngine().token_flops(config) == 6 * count + 6 * 4 * 32 * 16
+
+
+def test_nothing_is_said_of_the_operations_of_a_users_own_model() -> None:
+    assert MegatronEngine().token_flops(job(provider="nowhere:build")) is None
