@@ -3,6 +3,8 @@
 What travels are staging buffers, as :mod:`liver_slurm.transfer.blocking_transfer` divides them: a quarter of the
 staging memory is one message, and four are in flight. The raw link is given the same buffers: libc's memcpy for shared
 memory, a plain TCP stream on the loopback interface for the others.
+
+The document's ``paths`` are the ways between two workers of one host, cards included: :mod:`liver_slurm.bench.paths`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from liver_slurm.bench import machine, paths
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.transfer.transports import tcp
 from liver_slurm.transfer.transports.base import Pending, Transport
@@ -60,7 +63,8 @@ def run(quick: bool) -> dict[str, Any]:
             cases = [_case(ends, name, staging, effort) for name in RAW for staging in STAGING]
     finally:
         torch.set_num_threads(threads)
-    return {"bench": "transfer", "bytes_per_run": effort.bytes, "runs": effort.runs, "cases": cases}
+    found = paths.measure(paths.QUICK if quick else paths.WHOLE, machine.count_gpus())
+    return {"bench": "transfer", "bytes_per_run": effort.bytes, "runs": effort.runs, "cases": cases, "paths": found}
 
 
 def table(document: dict[str, Any]) -> str:
@@ -78,7 +82,8 @@ def table(document: dict[str, Any]) -> str:
         ]
         for case in document["cases"]
     ]
-    return tabulate(rows, ["transport", "staging", "GB/s", "raw GB/s", "raw link", "ratio"], disable_numparse=True)
+    headers = ["transport", "staging", "GB/s", "raw GB/s", "raw link", "ratio"]
+    return tabulate(rows, headers, disable_numparse=True) + "\n\n" + paths.table(document["paths"])
 
 
 class _Links:

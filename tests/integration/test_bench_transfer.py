@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from interrupting import Command, interrupt, slowness
 
+from liver_slurm.bench.raw_links import LINKS, why_not
 from liver_slurm.bench.transfer import RAW, STAGING, table
 
 COMMAND = ["liver_slurm", "bench", "transfer"]
@@ -32,7 +34,14 @@ def test_document_has_its_fields() -> None:
         assert case["gb_per_s"] > 0
         assert case["ratio"] == pytest.approx(case["gb_per_s"] / case["raw_gb_per_s"])
         assert 0 < case["staging_peak_bytes"] <= case["staging_bytes"]
-    assert len(table(document).splitlines()) == len(cases) + 2
+    links = {case["raw"]: case for case in document["paths"]}
+    assert set(links) == set(LINKS)
+    for name, case in links.items():
+        if reason := why_not(name, torch.cuda.device_count()):
+            assert case["skipped"] == reason
+        else:
+            assert case["raw_gb_per_s"] > 0, case
+    assert len(table(document).splitlines()) == len(cases) + 2 + 1 + len(document["paths"]) + 2
 
 
 def test_ctrl_c_ends_both_ends_in_one_line(tmp_path: Path) -> None:
