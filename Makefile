@@ -13,7 +13,7 @@ TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-all test-long test-gpu test-ucx test-slurm-versions lint docs
+.PHONY: help setup packages demo test test-all test-long test-gpu bench-gpu test-ucx test-slurm-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  these and slower ones, as CI runs them"
 	@echo "make test-long the longest tests, and combinations that make test leaves out"
 	@echo "make test-gpu  tests that need a CUDA card"
+	@echo "make bench-gpu training, transfers and changes of layout on CUDA cards, into build/bench-gpu.json and .txt"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make lint      ruff, mypy and the contracts between layers"
@@ -58,6 +59,10 @@ test-long: setup
 
 test-gpu:
 	$(GPU_PYTHON) -m pytest -v -m gpu tests
+
+# PARTS="train transfer" measures these only, into the file of the call before.
+bench-gpu:
+	$(GPU_PYTHON) -m liver_slurm.bench.on_cards --folder $(or $(OUT),build) $(PARTS)
 
 test-ucx: setup
 	$(PYTHON) -m pip install --quiet -e ".[ucx]"

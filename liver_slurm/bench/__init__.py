@@ -1,7 +1,8 @@
 """What ``liver-slurm bench`` measures: a module for each, and the table of them that ``--help`` shows.
 
-Each module has ``run(quick) -> document`` and ``table(document) -> text for people``. A document is
-``{"bench": NAME, "cases": [{"name", …}], …}``; every ratio is of a baseline and ours measured in turns in the same run.
+Each module has ``run(quick) -> document`` and ``table(document) -> text for people``; where models of several sizes can
+be measured it is ``run(quick, sizes)``. A document is ``{"bench": NAME, "cases": [{"name", …}], …}``; every ratio is of
+a baseline and ours measured in turns in the same run.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ BENCHES = {
     "overhead": "what elasticity costs a job that never resizes",
 }
 """All benchmarks with their help. A table, so that --help imports none of them."""
+SIZED = {"reconfigure": ("15M", "110M", "400M", "1.3B")}
+"""Benchmarks of which models can be chosen, and the names of these."""
 
 
 class Bench(Protocol):
     """What a benchmark's module has."""
 
-    def run(self, quick: bool) -> dict[str, Any]:
-        """Measure; ``quick``: the smallest case of each, under a minute in all."""
+    def run(self, quick: bool, **options: Any) -> dict[str, Any]:
+        """Measure; ``quick``: the smallest case of each, under a minute in all; ``options``: what it has besides."""
 
     def table(self, document: dict[str, Any]) -> str:
         """The document for people."""

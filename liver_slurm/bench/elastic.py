@@ -34,8 +34,8 @@ from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
-PATIENCE = 180.0
-"""Seconds without a new world after which a run is given up."""
+PATIENCE = 400.0
+"""Seconds without a new world after which a run is given up; the first world compiles on cards."""
 TAKEN = (
     *("prepare_s", "plan_s", "stream_s", "pause_s", "gate_s", "hook_s", "exposed_s"),
     *("bytes_moved", "bytes_remote", "bytes_early", "bytes_gradients"),

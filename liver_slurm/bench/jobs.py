@@ -1,7 +1,9 @@
-"""The jobs that benchmarks train: models of three sizes, with steps that cost little beside their state."""
+"""The jobs that benchmarks train: models of three sizes, with steps that cost little beside their state, and of one
+that is large enough for cards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +40,13 @@ class Size:
     feed_forward: int
     heads: int
     vocabulary: int
+    groups: int | None = None
+    """Default: half the heads."""
+    sequence: int = 16
+    micro_batch: int = 1
+    global_batch: int = 4
+    """In any layout four microbatches: enough for four replicas or to fill two pipeline stages."""
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 SIZES = (
@@ -45,6 +54,13 @@ SIZES = (
     Size("110M", layers=12, hidden=768, feed_forward=2048, heads=12, vocabulary=32768),
     Size("400M", layers=24, hidden=1024, feed_forward=3072, heads=16, vocabulary=32768),
 )
+"""For CPUs, and for cards that several ranks share."""
+BILLION = Size(
+    "1.3B", layers=24, hidden=2048, feed_forward=5632, heads=16, vocabulary=50257, groups=16,
+    sequence=2048, micro_batch=4, global_batch=16, precision="bf16",
+)  # fmt: skip
+"""For a card a rank: the model of ``bench train``, with the steps that a user would train."""
+BY_NAME = {size.name: size for size in (*SIZES, BILLION)}
 
 
 def job(
@@ -55,34 +71,38 @@ def job(
     distributed_optimizer: bool,
     mode: Literal["overlap", "pause"] = "pause",
     gpus: Literal[0, 1] = 0,
+    layouts: Sequence[Layout] = (),
 ) -> JobConfig:
     """A run of plain processes in ``folder`` that starts in ``initial`` and changes its layout only when asked to.
 
-    Short sequences, four microbatches: enough for four replicas or to fill two pipeline stages.
+    Args:
+        layouts: all that it will be asked for, so that nothing else is compiled; none: whatever the model can have.
     """
+    allowed = tuple(map(str, dict.fromkeys((initial, *layouts))))
     return JobConfig(
-        job=JobSection(name=f"bench-{size.name}", run_root=str(folder)),
+        job=JobSection(name=f"bench-{size.name}", run_root=str(folder), prepare_timeout=600.0),
         model=ModelSection(
             num_layers=size.layers,
             hidden_size=size.hidden,
             num_attention_heads=size.heads,
-            num_query_groups=size.heads // 2,
+            num_query_groups=size.groups or size.heads // 2,
             ffn_hidden_size=size.feed_forward,
             vocab_size=size.vocabulary,
         ),
         data=DataSection(provider=f"{__name__}:samples"),
         train=TrainSection(
             steps=ENDLESS,
-            seq_length=16,
-            micro_batch_size=1,
-            global_batch_size=4,
+            seq_length=size.sequence,
+            micro_batch_size=size.micro_batch,
+            global_batch_size=size.global_batch,
             lr=1e-4,
             lr_decay_style="constant",
+            precision=size.precision,
             distributed_optimizer=distributed_optimizer,
         ),
         live=LiveSection(component=(ComponentSection(tasks_per_node=initial.size, gpus_per_task=gpus),)),
         standby=StandbySection(gpus_per_task=gpus, poll=0.5),
-        elastic=ElasticSection(initial=str(initial), settle=0.1),
+        elastic=ElasticSection(layouts=allowed if layouts else "auto", initial=str(initial), settle=0.1),
         stream=StreamSection(mode=mode),
         checkpoint=CheckpointSection(at_end=False),
     )

@@ -4,6 +4,9 @@ The figure is the same for all three, :mod:`liver_slurm.bench.figures` says whic
 before and the first step after. Models of three sizes, each pair of layouts there and back, distributed optimizer off
 and on, fp32. The restarts are made before, between and after the runs of ours; each figure is the median of several.
 
+Where there are two cards or more, each rank has its own, and the model is one of 1.3e9 parameters in bf16 that fills
+them, distributed optimizer; each transition is made once in each way, the restart between both modes of ours.
+
 The restart is the baseline at its best: see :mod:`liver_slurm.bench.restart`. Ours are whole runs: see
 :mod:`liver_slurm.bench.elastic`. What preparing beside training takes from it is ``slowed_s`` of their parts, and not
 in the figure: it is nothing where the control thread has a core of its own.
@@ -15,7 +18,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +29,16 @@ from tabulate import tabulate
 from liver_slurm.bench import machine
 from liver_slurm.bench.elastic import walk
 from liver_slurm.bench.figures import Reconfigured, median_of, middle, ratio
-from liver_slurm.bench.jobs import SIZES, Size, job, parameters, rank_bytes
+from liver_slurm.bench.jobs import BILLION, BY_NAME, SIZES, Size, job, parameters, rank_bytes
 from liver_slurm.bench.restart import Baseline
+from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 
 PAIRS = (("tp2pp1dp1", "tp1pp2dp1"), ("tp1pp1dp2", "tp1pp1dp4"), ("tp2pp2dp1", "tp1pp1dp4"))
+CARD_PAIRS = (("tp2pp1dp1", "tp1pp2dp1"), ("tp1pp1dp1", "tp1pp1dp2"), ("tp2pp2dp1", "tp1pp1dp4"))
+"""Where each rank has a card of its own; those that there are too few for are left out."""
+CARD_STEPS = 8
+"""Steps of a world on cards before the next layout is asked for."""
 REPETITIONS = 3
 """How often each transition is made."""
 PROCESS_BYTES = 400 << 20
@@ -82,16 +90,33 @@ class _Measured:
             self.by_way.setdefault(way, {}).setdefault(step, []).append(result)
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Measure everything; ``quick``: one transition of the smallest model, once."""
+def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure everything; ``quick``: one transition of the smallest model, once.
+
+    Args:
+        sizes: names of models to measure; none: those that suit this machine.
+    """
+    chosen = [BY_NAME[name] for name in sizes]
     if quick:
         one, other = map(Layout.parse, PAIRS[0])
-        return measure([Pair(SIZES[0], one, other, True, repetitions=1, back=False)])
-    return measure(all_pairs())
+        return measure([Pair(size, one, other, True, repetitions=1, back=False) for size in chosen or SIZES[:1]])
+    cards = machine.count_gpus()
+    return measure(card_pairs(cards, chosen or [BILLION]) if cards > 1 else all_pairs(chosen or SIZES))
+
+
+def card_pairs(cards: int, sizes: Sequence[Size] = (BILLION,)) -> list[Pair]:
+    """What is measured where there are so many cards."""
+    layouts = [tuple(map(Layout.parse, pair)) for pair in CARD_PAIRS]
+    return [
+        Pair(size, one, other, True, repetitions=1)
+        for size in sizes
+        for one, other in layouts
+        if max(one.size, other.size) <= cards
+    ]
 
 
 def all_pairs(sizes: Sequence[Size] = SIZES) -> list[Pair]:
-    """Everything that the whole benchmark measures."""
+    """Everything that the whole benchmark measures on CPUs, or on a card that ranks share."""
     return [
         Pair(size, Layout.parse(one), Layout.parse(other), distributed, REPETITIONS)
         for size in sizes
@@ -106,10 +131,11 @@ def measure(pairs: Sequence[Pair], modes: Sequence[Literal["pause", "overlap"]] 
     gpu = machine.has_gpu()
     document: dict[str, Any] = {"bench": "reconfigure", "machine": machine.describe(gpu)}
     cases: list[dict[str, Any]] = []
+    formats: dict[str, Baseline] = {}
     for number, pair in enumerate(pairs, start=1):
         print(f"{number}/{len(pairs)} {pair.name}", file=sys.stderr)
         with machine.memory_folder() as folder:
-            cases += _cases(pair, folder, gpu, modes)
+            cases += _cases(pair, folder, gpu, modes, formats)
     document |= {
         "cases": cases,
         "ratio_pause_median": median_of(cases, "ratio_pause"),
@@ -129,17 +155,39 @@ def measure(pairs: Sequence[Pair], modes: Sequence[Literal["pause", "overlap"]] 
     return document
 
 
-def _cases(pair: Pair, folder: Path, gpu: bool, modes: Sequence[Literal["pause", "overlap"]]) -> list[dict[str, Any]]:
-    """The cases of one pair, one for each direction."""
-    config = job(pair.size, folder, pair.one, distributed_optimizer=pair.distributed_optimizer, gpus=1 if gpu else 0)
+def _cases(
+    pair: Pair,
+    folder: Path,
+    gpu: bool,
+    modes: Sequence[Literal["pause", "overlap"]],
+    formats: dict[str, Baseline],
+) -> list[dict[str, Any]]:
+    """The cases of one pair, one for each direction; ``formats``: what restarts of a model found to be the fastest."""
+    config = _job(pair, folder, gpu)
     count = parameters(config)
     measured = _Measured()
     baseline = Baseline(config, folder, gpu)
+    known = formats.get(pair.size.name)
+    if gpu and known is not None and known.probes:  # trying them takes a minute there
+        baseline = replace(known, config=config, folder=folder)
+    formats[pair.size.name] = baseline
     skipped = "" if gpu else too_large(pair, count, psutil.virtual_memory().available)
     if not skipped:
         _measure(pair, measured, baseline, folder, modes, gpu)
     steps = [(pair.one, pair.other)] + ([(pair.other, pair.one)] if pair.back else [])
     return [_case(pair, source, target, count, measured, baseline, skipped) for source, target in steps]
+
+
+def _job(pair: Pair, folder: Path, gpu: bool, mode: Literal["pause", "overlap"] = "pause") -> JobConfig:
+    return job(
+        pair.size,
+        folder,
+        pair.one,
+        distributed_optimizer=pair.distributed_optimizer,
+        mode=mode,
+        gpus=1 if gpu else 0,
+        layouts=(pair.other,) if gpu else (),
+    )
 
 
 def _measure(
@@ -150,22 +198,28 @@ def _measure(
     modes: Sequence[Literal["pause", "overlap"]],
     gpu: bool,
 ) -> None:
-    """Restarts and runs of ours in turns."""
-    waiting = list(modes)
-    for _ in range(max(pair.repetitions, 1)):
+    """Restarts and runs of ours in turns; of each once, the restart comes second: on cards it finds graphs compiled."""
+
+    def restart() -> None:
         measured.take("restart", pair.round(), partial(baseline.chain, pair.round()))
-        for mode in waiting[:1] if pair.repetitions > 1 else waiting:
-            config = job(
-                pair.size,
-                folder,
-                pair.one,
-                distributed_optimizer=pair.distributed_optimizer,
-                mode=mode,
-                gpus=1 if gpu else 0,
-            )
-            layouts = pair.round(pair.repetitions)
-            measured.take(mode, layouts, partial(walk, config, layouts))
-        waiting = waiting[1:] if pair.repetitions > 1 else []
+
+    def ours(mode: Literal["pause", "overlap"]) -> None:
+        layouts = pair.round(pair.repetitions)
+        steps = CARD_STEPS if gpu else 5
+        measured.take(mode, layouts, partial(walk, _job(pair, folder, gpu, mode), layouts, steps))
+
+    if pair.repetitions > 1:
+        waiting = list(modes)
+        for _ in range(pair.repetitions):
+            restart()
+            for mode in waiting[:1]:
+                ours(mode)
+            waiting = waiting[1:]
+        return
+    for number, mode in enumerate(modes):
+        ours(mode)
+        if number == 0:
+            restart()
 
 
 def _case(
@@ -190,6 +244,8 @@ def _case(
             case[f"{way}_s"], case[f"{way}_parts"] = middles.pop("lost_s"), middles.pop("parts")
             case |= {f"{way}_{name}": value for name, value in middles.items()}
             case[f"{way}_repetitions"] = len(results)
+            if way in MODES:
+                case[f"{way}_first_step_ratio"] = case[f"{way}_parts"]["first_step_s"] / case[f"{way}_step_s"]
     case["ratio_pause"] = ratio(case["restart_s"], case["pause_s"])
     case["ratio_overlap"] = ratio(case["restart_s"], case["overlap_s"])
     failed = {**measured.failed, **{f"checkpoint {name}": why for name, why in baseline.failures.items()}}
@@ -216,10 +272,11 @@ def table(document: dict[str, Any]) -> str:
             *(_seconds(case[f"{way}_s"]) for way in ("restart", *MODES)),
             *(_times(case[name]) for name in ("ratio_pause", "ratio_overlap")),
             _seconds(case.get("overlap_step_s") or case.get("pause_step_s")),
+            _moved(case),
         ]
         for case in document["cases"]
     ]
-    headers = ["case", "restart", "pause", "overlap", "restart/pause", "restart/overlap", "a step"]
+    headers = ["case", "restart", "pause", "overlap", "restart/pause", "restart/overlap", "a step", "moved"]
     failures = [
         f"{case['name']}: {way} failed: {why}"
         for case in document["cases"]
@@ -239,6 +296,11 @@ def _seconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
+
+
+def _moved(case: dict[str, Any]) -> str:
+    parts = [parts for mode in MODES if (parts := case[f"{mode}_parts"]) and "bytes_moved" in parts]
+    return " / ".join(f"{each['bytes_moved'] / 1e9:.2f} GB" for each in parts) or "–"
 
 
 def _times(value: float | None) -> str:

@@ -1,17 +1,19 @@
 """The baseline: a checkpoint, the end of all processes, new processes, and the checkpoint loaded in another layout.
 
 At its best: the faster of two checkpoint formats on a memory disk, after a warm-up save; new processes start as soon as
-the last old one has ended, and do nothing but what training needs.
+the last old one has ended, and do nothing but what training needs; on cards they find what was compiled before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import itertools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,7 +128,9 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
     with interrupts.temporary_folder("liver-bench-") as temporary:
         try:
             for rank, log in enumerate(logs):
-                environment = {**worker_environment(rank, layout.size, orders.gpus), "TMPDIR": str(temporary)}
+                environment = (
+                    worker_environment(rank, layout.size, orders.gpus) | _compiled() | {"TMPDIR": str(temporary)}
+                )
                 arguments = [str(file), str(rank)]
                 processes.append(start("liver_slurm.bench.restart_worker", arguments, log, environment, signal.SIGKILL))
             codes = [process.wait() for process in processes]  # without a time limit: with one, subprocess polls
@@ -138,6 +142,12 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
         raise LiverError(f"the restart baseline failed in {orders.layout}: {_last_line(logs, codes)}")
     reports = [msgspec.json.decode(report_file(orders, rank).read_bytes(), type=Report) for rank in range(layout.size)]
     return _World(started, ended, reports)
+
+
+def _compiled() -> dict[str, str]:
+    """Where torch keeps what it has compiled, in spite of a TMPDIR of our own: a restart finds it there."""
+    usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    return {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(usual))}
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

@@ -70,11 +70,14 @@ def cases(quick: bool, cards: int) -> list[Case]:
 
 def run(quick: bool) -> dict[str, Any]:
     """Measure; ``quick``: one case, few steps."""
+    return measure(cases(quick, machine.count_gpus()))
+
+
+def measure(todo: Sequence[Case]) -> dict[str, Any]:
+    """Measure these cases; the document."""
     begun = time.monotonic()
-    cards = machine.count_gpus()
-    document: dict[str, Any] = {"bench": "train", "machine": machine.describe(cards > 0)}
+    document: dict[str, Any] = {"bench": "train", "machine": machine.describe(machine.has_gpu())}
     found, references = [], dict[Shape, dict[str, Any] | None]()
-    todo = cases(quick, cards)
     for number, case in enumerate(todo, start=1):
         print(f"{number}/{len(todo)} {case.name}", file=sys.stderr)
         if case.shape not in references:

@@ -6,7 +6,8 @@ import argparse
 import importlib
 from typing import cast
 
-from liver_slurm.bench import BENCHES, Bench
+from liver_slurm.base.errors import BadInput
+from liver_slurm.bench import BENCHES, SIZED, Bench
 from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
 
 
@@ -23,13 +24,25 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("name", metavar="NAME", choices=tuple(BENCHES), help=", ".join(BENCHES))
     parser.add_argument("--quick", action="store_true", help="the smallest case of each, in under a minute")
+    sizes = tuple(dict.fromkeys(size for choice in SIZED.values() for size in choice))
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        choices=sizes,
+        help=f"only this model, may be given several times (bench {', '.join(SIZED)}): {', '.join(sizes)}; default: "
+        "those that suit this machine",
+        metavar="NAME",
+    )
     add_json(parser, "print every figure as one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark that was named and print its figures."""
     bench = cast(Bench, importlib.import_module(f"liver_slurm.bench.{args.name}"))
-    document = bench.run(args.quick)
+    if args.size and args.name not in SIZED:
+        raise BadInput(f"bench {args.name}: --size is not allowed; it is for bench {', '.join(SIZED)}")
+    document = bench.run(args.quick, **({"sizes": tuple(args.size)} if args.size else {}))
     if args.json:
         print_json(document)
     else:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.bench import reconfigure
+from liver_slurm.bench import SIZED, reconfigure
 from liver_slurm.bench.figures import Reconfigured
-from liver_slurm.bench.jobs import SIZES, job, rank_bytes
-from liver_slurm.bench.reconfigure import Pair, all_pairs, measure, table, too_large
+from liver_slurm.bench.jobs import BILLION, BY_NAME, SIZES, job, parameters, rank_bytes
+from liver_slurm.bench.reconfigure import Pair, all_pairs, card_pairs, measure, table, too_large
+from liver_slurm.bench.restart import Baseline
 from liver_slurm.config.load import check_job
 from liver_slurm.parallel.layout import Layout
 
@@ -61,13 +62,13 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     order: list[str] = []
 
     def results(layouts: list[Layout], lost: float) -> list[Reconfigured]:
-        return [Reconfigured(1.0 + lost, 1.0, {"first_step_s": 1.0}) for _ in layouts[1:]]
+        return [Reconfigured(1.0 + lost, 1.0, {"first_step_s": 1.5, "bytes_moved": 3e9}) for _ in layouts[1:]]
 
     def chain(_self: Any, layouts: list[Layout]) -> list[Reconfigured]:
         order.append("restart")
         return results(layouts, 10.0)
 
-    def walk(config: Any, layouts: list[Layout]) -> list[Reconfigured]:
+    def walk(config: Any, layouts: list[Layout], steps: int) -> list[Reconfigured]:
         order.append(config.stream.mode)
         if config.stream.mode == "overlap":
             raise LiverError("a worker was lost")
@@ -87,6 +88,7 @@ def test_a_way_that_fails_is_named_and_costs_the_others_nothing(faked: list[str]
     assert (there["from"], there["to"], back["from"], back["to"]) == (str(ONE), str(OTHER), str(OTHER), str(ONE))
     assert (there["restart_s"], there["pause_s"], there["overlap_s"]) == (10.0, 0.5, None)
     assert (there["ratio_pause"], there["ratio_overlap"]) == (20.0, None)
+    assert (there["pause_first_step_ratio"], "overlap_first_step_ratio" in there) == (1.5, False)
     assert there["restart_repetitions"] == there["pause_repetitions"] == 2
     assert there["failed"] == {"overlap": "LiverError: a worker was lost"}
     assert (document["ratio_pause_median"], document["ratio_overlap_median"]) == (20.0, None)
@@ -94,7 +96,7 @@ def test_a_way_that_fails_is_named_and_costs_the_others_nothing(faked: list[str]
 
 def test_a_single_repetition_measures_all_ways_once(faked: list[str]) -> None:
     (case,) = measure([pair(repetitions=1, back=False)])["cases"]
-    assert faked == ["restart", "pause", "overlap"]
+    assert faked == ["pause", "restart", "overlap"]
     assert case["parameters"] == 16_000_000
 
 
@@ -110,4 +112,67 @@ def test_the_table_says_what_lost_how_much(faked: list[str]) -> None:
     text = table(measure([pair()]))
     assert "15M tp2pp2dp1→tp1pp1dp4 distributed  10.0 s     500 ms" in text
     assert "20×" in text
+    assert "3.00 GB" in text
     assert "overlap failed: LiverError: a worker was lost" in text
+
+
+def test_where_each_rank_has_a_card_the_model_fills_it() -> None:
+    changes = {(str(one.one), str(one.other)) for one in card_pairs(2)}
+    assert changes == {("tp2pp1dp1", "tp1pp2dp1"), ("tp1pp1dp1", "tp1pp1dp2")}
+    assert {(one.size.name, one.distributed_optimizer, one.repetitions, one.back) for one in card_pairs(2)} == {
+        ("1.3B", True, 1, True)
+    }
+    assert len(card_pairs(4)) == 3
+    assert {one.size for one in card_pairs(2, [SIZES[0]])} == {SIZES[0]}
+
+
+@pytest.mark.parametrize("layout", [layout for layouts in reconfigure.CARD_PAIRS for layout in layouts])
+def test_the_job_for_cards_is_one_that_a_user_could_write(layout: str, tmp_path: Path) -> None:
+    other = Layout.parse("tp1pp1dp2")
+    config = job(BILLION, tmp_path, Layout.parse(layout), distributed_optimizer=True, gpus=1, layouts=(other,))
+    checked = check_job(config)
+    assert set(checked.elastic.layouts) == {layout, str(other)}
+    assert (checked.train.precision, checked.train.seq_length) == ("bf16", 2048)
+    assert 1.3e9 < parameters(checked) < 1.4e9
+
+
+@pytest.mark.parametrize(
+    ("cards", "quick", "sizes", "expected"),
+    [
+        (0, False, [], {"15M", "110M", "400M"}),
+        (1, False, [], {"15M", "110M", "400M"}),
+        (2, False, [], {"1.3B"}),
+        (2, False, ["15M", "1.3B"], {"15M", "1.3B"}),
+        (0, False, ["400M"], {"400M"}),
+        (2, True, [], {"15M"}),
+        (2, True, ["110M"], {"110M"}),
+    ],
+)
+def test_sizes_suit_the_machine_unless_some_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, cards: int, quick: bool, sizes: list[str], expected: set[str]
+) -> None:
+    monkeypatch.setattr(reconfigure.machine, "count_gpus", lambda: cards)
+    monkeypatch.setattr(reconfigure, "measure", lambda pairs: {"sizes": {pair.size.name for pair in pairs}})
+    assert reconfigure.run(quick, sizes) == {"sizes": expected}
+
+
+def test_the_command_line_knows_all_sizes() -> None:
+    assert set(SIZED["reconfigure"]) == set(BY_NAME)
+
+
+def test_on_cards_formats_of_checkpoints_are_tried_once_a_model(
+    faked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[str] = []
+
+    def chain(self: Baseline, layouts: list[Layout]) -> list[Reconfigured]:
+        saves.append(self.save)
+        self.save, self.probes = "boxes", {"boxes": (1.0, 1.0)}
+        return [Reconfigured(2.0, 1.0, {"first_step_s": 1.0}) for _ in layouts[1:]]
+
+    monkeypatch.setattr("liver_slurm.bench.restart.Baseline.chain", chain)
+    monkeypatch.setattr(reconfigure.machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(reconfigure.machine, "describe", lambda gpu: {"cores": 8, "device": "a card"})
+    cases = measure(card_pairs(2))["cases"]
+    assert saves == ["fastest", "boxes"]
+    assert [case["checkpoint"] for case in cases] == ["boxes"] * 4

@@ -43,3 +43,16 @@ def test_prints_a_document_or_a_table(liver: Liver, measured: None) -> None:
     code, out, _ = liver("bench", "plan", "--quick", "--json")
     assert (code, json.loads(out)) == (0, {**DOCUMENT, "quick": True})
     assert liver("bench", "plan") == (0, "plan: 1\n", "")
+
+
+def test_sizes_are_for_benchmarks_that_have_some(liver: Liver, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = liver("bench", "plan", "--size", "15M")
+    assert (code, out) == (2, "")
+    assert "bench plan: --size is not allowed; it is for bench reconfigure" in err
+    assert liver("bench", "reconfigure", "--size", "3M")[0] == 2
+    bench = ModuleType("liver_slurm.bench.reconfigure")
+    bench.run = lambda quick, sizes=(): {"sizes": sizes}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, bench.__name__, bench)
+    code, out, _ = liver("bench", "reconfigure", "--size", "15M", "--size", "1.3B", "--json")
+    assert (code, json.loads(out)) == (0, {"sizes": ["15M", "1.3B"]})
+    assert json.loads(liver("bench", "reconfigure", "--json")[1]) == {"sizes": []}
