@@ -105,7 +105,11 @@ def main(arguments: list[str]) -> int:
     table = text(document)
     (args.folder / f"{NAME}.txt").write_text(table)
     print(table)
-    return 1 if any("failed" in part for part in document["parts"].values()) else 0
+    return 1 if any(map(_failed, document["parts"].values())) else 0
+
+
+def _failed(part: dict[str, Any]) -> bool:
+    return "failed" in part or any("failed" in case for case in part["cases"])
 
 
 def _command() -> int:

@@ -61,5 +61,8 @@ def test_parts_are_chosen_by_name_and_a_failure_is_the_exit_code(
     assert "table of good" in capsys.readouterr().out
     assert (tmp_path / "bench-gpu.txt").read_text().startswith("good, 0 s")
     assert main(["--folder", str(tmp_path)]) == 1
+    monkeypatch.setattr(on_cards, "parts", lambda quick, cards: {"half": (lambda: {"cases": [{"failed": {}}]}, str)})
+    assert main(["--folder", str(tmp_path / "half")]) == 1, "a case that failed"
+    monkeypatch.setattr(on_cards, "parts", lambda quick, cards: {"good": part("good"), "bad": (fails, str)})
     with pytest.raises(BadInput, match="training is no part here; allowed: good, bad"):
         main(["training", "--folder", str(tmp_path)])
