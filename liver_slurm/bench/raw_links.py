@@ -220,7 +220,9 @@ def _pull(handle: Any, size: int, count: int) -> float:
     """Copy from the other end's card; each end sees one card, so the peer's memory is opened as memory of its own."""
     target = torch.zeros(size, dtype=torch.uint8, device="cuda")  # first of all, as it starts CUDA
     rebuild, arguments = handle
-    return _on_card(rebuild(*arguments), target, count)
+    # The last argument asks to wait for an event of the peer's card, which this process does not see; the peer has
+    # waited for it itself.
+    return _on_card(rebuild(*arguments[:-1], False), target, count)
 
 
 def _on_card(source: torch.Tensor, target: torch.Tensor, count: int) -> float:

@@ -111,6 +111,7 @@ def run(
 def losses(run_dir: Path) -> list[float]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(line["tokens_per_s"] > 0 and line["tflops"] > 0 for line in lines)
     return [line["loss"] for line in lines]
 
 
