@@ -284,6 +284,13 @@ class Engine(Protocol):
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         """Parameters that the model of one rank of a layout will hold; costs no memory."""
 
+    def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
+        """Elements of a bucket of gradients that replicas reduce beside the backward pass; None: all at its end.
+
+        With the distributed optimizer it decides which replica owns what; see
+        :class:`liver_slurm.reshard.shard_spec.WorldSpec`.
+        """
+
     def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
         """Open the run's samples; text is prepared in the run directory first, once for all workers.
 

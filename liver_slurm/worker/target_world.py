@@ -193,7 +193,7 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
     message, config, device = preparation.message, preparation.config, preparation.device
     endpoints = TransferEndpoints(message, preparation.worker, preparation.live, target.membership, target.state)
     begun = time.perf_counter()
-    plan = _plan(endpoints, config, store)
+    plan = _plan(endpoints, config, preparation.engine, store)
     target.plan_seconds = time.perf_counter() - begun
     overlap = config.stream.mode == "overlap"
     opening = Opening(
@@ -214,7 +214,7 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
         target.rate = target.transfer.probe()
 
 
-def _plan(endpoints: TransferEndpoints, config: JobConfig, store: Any) -> TransferPlan:
+def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store: Any) -> TransferPlan:
     """Exchange through the store what every rank of both worlds holds, and plan the transfer."""
     scope = dist.PrefixStore(f"generation{endpoints.generation}/spec/", store)
     for side, shard in (("source", endpoints.old), ("target", endpoints.new)):
@@ -223,7 +223,14 @@ def _plan(endpoints: TransferEndpoints, config: JobConfig, store: Any) -> Transf
     distributed, precision = config.train.distributed_optimizer, config.train.precision
     derived = config.stream.mode == "overlap"
     source, target = (
-        WorldSpec(membership.layout, learn(scope, side), distributed, precision, derived=derived)
+        WorldSpec(
+            membership.layout,
+            learn(scope, side),
+            distributed,
+            precision,
+            engine.gradient_bucket(config, membership.layout),
+            derived,
+        )
         for side, membership in (("source", endpoints.source), ("target", endpoints.target))
     )
     return plan_transfer(source, target, endpoints.peers.keep, endpoints.places)

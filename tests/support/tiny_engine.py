@@ -247,6 +247,9 @@ class TinyEngine:
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         return tiny_spec()
 
+    def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
+        return None
+
     def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
         return Counting()
 

@@ -12,7 +12,7 @@ from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
 from liver_slurm.engine.data.samples import open_samples
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
-from liver_slurm.engine.megatron.spec import parameter_count, shard_spec
+from liver_slurm.engine.megatron.spec import gradient_bucket, parameter_count, shard_spec
 from liver_slurm.engine.megatron.warm_up import compile_layouts
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout
@@ -39,6 +39,9 @@ class MegatronEngine:
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         place = layout.coordinates(rank)
         return shard_spec(config, layout, place.tp, place.pp)
+
+    def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
+        return gradient_bucket(config, layout)
 
     def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
         return open_samples(config, resolve_data(config, run_dir))

@@ -29,6 +29,7 @@ from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
 from liver_slurm.engine.megatron.sharing import share_storage
+from liver_slurm.engine.megatron.spec import gradient_bucket
 from liver_slurm.engine.megatron.step import train_step
 from liver_slurm.parallel.groups import ProcessGroups
 
@@ -105,20 +106,21 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         materialise(module, device, hollow=not fresh and config.train.distributed_optimizer)
         if fresh:
             initialise(module, config)  # before fp32 masters are copied from it
-        overlapped = device.type == "cuda" and world.layout.dp > 1
+        bucket = gradient_bucket(config, world.layout)
         model = DistributedDataParallel(
             transformer,
             DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
                 use_distributed_optimizer=config.train.distributed_optimizer,
                 average_in_collective=False,
-                # Buckets are reduced while the last microbatch's backward pass goes on; gloo would take its cores.
-                overlap_grad_reduce=overlapped,
+                # Buckets are reduced while the last microbatch's backward pass goes on.
+                overlap_grad_reduce=bucket is not None,
+                bucket_size=bucket,
             ),
             module,
             pg_collection=groups,
         )
-        if overlapped:
+        if bucket is not None:
             transformer.no_sync_func = model.no_sync
         transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
         optimizer = get_megatron_optimizer(

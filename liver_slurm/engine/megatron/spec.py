@@ -63,6 +63,13 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
     return _world_spec(msgspec.json.encode(config), layout)
 
 
+def gradient_bucket(config: JobConfig, layout: Layout) -> int | None:
+    """See :meth:`liver_slurm.engine.api.Engine.gradient_bucket`: on GPUs megatron's own default; gloo would take the
+    backward pass's cores."""
+    on_gpus = any(component.gpus_per_task for component in config.live.component)
+    return max(40_000_000, 1_000_000 * layout.dp) if on_gpus and layout.dp > 1 else None
+
+
 def parameter_count(config: JobConfig) -> int:
     """Parameters of the job's model, tied ones once; the same in every layout."""
     return sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
@@ -73,7 +80,9 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
     # Replicas of this product's own model are alike, however many there are.
     shards = _shards(encoded, replace(layout, dp=1) if config.model.provider is None else layout)
-    return WorldSpec(layout, shards, config.train.distributed_optimizer, config.train.precision)
+    return WorldSpec(
+        layout, shards, config.train.distributed_optimizer, config.train.precision, gradient_bucket(config, layout)
+    )
 
 
 @lru_cache(maxsize=32)

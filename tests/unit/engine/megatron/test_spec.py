@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import PlanError
-from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
+from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.model import build_model
@@ -210,3 +210,11 @@ def test_parameters_and_operations_are_counted(tied: bool) -> None:
 
 def test_nothing_is_said_of_the_operations_of_a_users_own_model() -> None:
     assert MegatronEngine().token_flops(job(provider="nowhere:build")) is None
+
+
+def test_gradients_are_reduced_in_buckets_on_gpus_with_replicas() -> None:
+    on_gpus = dataclasses.replace(job(), live=LiveSection(component=(ComponentSection(gpus_per_task=1),)))
+    assert world_spec(on_gpus, Layout(1, 1, 2)).bucket_size == 40_000_000, "megatron's default"
+    assert world_spec(on_gpus, Layout(1, 1, 64)).bucket_size == 64_000_000
+    assert world_spec(on_gpus, Layout(2, 1, 1)).bucket_size is None
+    assert world_spec(job(), Layout(1, 1, 2)).bucket_size is None
