@@ -33,9 +33,11 @@ class Kind(IntEnum):
     """Digests of all boxes at the last version, in the order in which the plan moves them, taken at the source."""
     OPEN = 6
     """The state is at ``version`` and may be read until the next update."""
-    CURRENT = 7
-    """The state is at ``version``, the last one, and may be read; ``number``: updates made by then. It is followed by
-    what the last of them used for each group of parameters."""
+    UPDATING = 7
+    """The update to ``version`` has begun, and its gradients may be read from now on; ``number``: updates before it. It
+    is followed by what the update uses for each group of parameters."""
+    CURRENT = 8
+    """The state is at ``version``, the last one, and may be read; ``number``: updates made by then."""
 
 
 class Header(NamedTuple):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -19,8 +21,6 @@ from liver_slurm.transfer.optimizer_replay import encode_groups
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transports.base import Transport
-
-_NOTHING = torch.empty(0, dtype=torch.float64)
 
 
 class Owner:
@@ -49,12 +49,12 @@ class Owner:
         self._outbox = Outbox(transport, 2 * len(boxes))
         self._digests = BoxDigests(boxes.values(), pool)
         self._device, self._side = device, SideStream(device, 0)
-        self._changed = threading.Condition()
-        self._opened = self._finishing = self._cancelled = False
+        self._orders: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
+        """For the thread: what to do next, which returns whether there is more; None: it is given up."""
+        self._lock = threading.Lock()
+        self._opened = False
         self._version = 0
-        self._groups = _NOTHING
         self._stop_watching: Callable[[], None] | None = None
-        self._ready: Any = None
         self.bytes_sent = sum(box.nbytes for some in boxes.values() for box in some)
 
     def attach(self) -> None:
@@ -63,12 +63,14 @@ class Owner:
             self._stop_watching = self._updates.watch(self._before_update, self._after_update, None)
 
     def open(self) -> None:
-        """Let the state be read as it is now, until the next update; called in the last step before the cutover."""
-        with self._changed:
-            if self._opened or self._stop_watching is None or self._finishing:
-                return
-            self._opened = True
-            self._say(Kind.OPEN, 0, _NOTHING)
+        """Let the state be read as it is now, until the next update; called in the last step before the cutover.
+
+        From the control thread, too, if it hears of the cutover in that step.
+        """
+        with self._lock:
+            if not self._opened and self._stop_watching is not None:
+                self._opened = True
+                self._orders.put(partial(self._say, Header(Kind.OPEN, 0, self._version, 0)))
 
     def detach(self) -> None:
         """Take the hooks off: training has nothing to do with this any more."""
@@ -79,47 +81,49 @@ class Owner:
     def finish(self, adam_step: int) -> None:
         """Let the state be read as it is now, for good: training stands, after ``adam_step`` updates."""
         self.detach()
-        self._ready = mark(self._device)
-        with self._changed:
-            self._finishing = True
-            self._say(Kind.CURRENT, adam_step, self._groups)
-            self._changed.notify_all()
+        self._orders.put(partial(self._end, adam_step, mark(self._device)))
 
     def cancel(self) -> None:
-        """Throw the thread out, the transport being aborted besides."""
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify_all()
+        """Throw the thread out, the transport being aborted besides; from any thread."""
+        self._orders.put(None)
 
     def run(self) -> None:
-        """Once training stands, send each peer the digests of all that it reads.
+        """Tell the peers what may be read, and once training stands the digests of all that each of them reads.
 
         Raises:
             TransferError: a peer is gone, or the transfer was given up.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._finishing or self._cancelled)
-            if self._cancelled:
-                return
-        with self._side.use(after=self._ready):
+        while (order := self._orders.get()) is not None and order():
+            pass
+
+    def _before_update(self) -> None:
+        assert self._updates is not None
+        with self._lock:
+            self._counter.fill_(2 * self._version + 1)  # on a card in training's stream, ahead of the update's kernels
+            if self._opened:
+                table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
+                header = Header(Kind.UPDATING, self._updates.adam_step(), self._version + 1, table.numel())
+                self._orders.put(partial(self._say, header, table, mark(self._device)))
+
+    def _after_update(self) -> None:
+        with self._lock:
+            self._version += 1
+            self._counter.fill_(2 * self._version)
+
+    def _say(self, header: Header, content: torch.Tensor | None = None, after: Any = None) -> bool:
+        """Tell every peer, once the card has come to the event ``after``."""
+        if after is not None:
+            after.synchronize()
+        for peer in self._boxes:
+            self._outbox.post(peer, header, content)
+        return True
+
+    def _end(self, adam_step: int, after: Any) -> bool:
+        self._say(Header(Kind.CURRENT, adam_step, self._version, 0), after=after)
+        with self._side.use():
             found = self._digests.take()
         for peer, words in zip(self._boxes, found, strict=True):
             data = torch.tensor(words, dtype=torch.int64).view(torch.uint8)
             self._outbox.post(peer, Header(Kind.DIGESTS, 0, self._version, data.numel()), data)
         self._outbox.flush()
-
-    def _before_update(self) -> None:
-        assert self._updates is not None
-        self._groups = encode_groups(self._updates.groups())
-        self._counter.fill_(2 * self._version + 1)  # on a card in training's stream, ahead of the update's kernels
-
-    def _after_update(self) -> None:
-        with self._changed:
-            self._version += 1
-        self._counter.fill_(2 * self._version)
-
-    def _say(self, kind: Kind, number: int, table: torch.Tensor) -> None:
-        data = table.view(torch.uint8).view(-1)
-        for peer in self._boxes:
-            header = Header(kind, number, self._version, data.numel())
-            self._outbox.post(peer, header, data if data.numel() else None)
+        return False

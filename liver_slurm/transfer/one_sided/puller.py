@@ -1,8 +1,8 @@
 """The receiver's part of a one-sided transfer: it reads boxes out of their owner's memory into their final storage.
 
-In the last step before the cutover the state stands still from one update to the next, and is read beside training. The
-cutover then takes only the gradient of the update that came in between, a third of the bytes, and replays it. What was
-not read in time, or cannot be replayed here, is read at the cutover.
+In the last step before the cutover the state stands still until that step's update, and is read beside training. As
+soon as the update's gradients are final they are read, too, a third of the bytes, and the update is made here while the
+owner makes it. What was not read in time, or cannot be replayed here, is read at the cutover.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Puller:
         self._digests = BoxDigests([boxes], pool)
         self._known: set[int] = set()
         """Parts that were read in the last step, by their place in the list."""
-        self._opened_version: int | None = None
+        self._known_version = -1
+        """What they are at."""
         self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
         self.on_ended: Callable[[], None] = lambda: None
         self.ended = False
@@ -99,9 +100,12 @@ class Puller:
             if header.kind is Kind.OPEN:
                 self._read_beside_training(header.version)
                 header = self._hear()
-            if header.kind is not Kind.CURRENT:
+                if header.kind is Kind.UPDATING:
+                    self._replay_beside_training(header)
+                    header = self._hear()
+            if header.kind is not Kind.CURRENT or header.nbytes:
                 raise TransferError(f"worker {self.peer}: {header.kind.name} is not due")
-            self._bring_current(header)
+            self._bring_current(header.version)
             self.adam_step, self.ended = header.number, True
             self.on_ended()
             with self._reader.stream():
@@ -118,7 +122,7 @@ class Puller:
 
     def _read_beside_training(self, version: int) -> None:
         """Read what can be brought up to date later, for as long as the owner's state stays as it is."""
-        self._opened_version = version
+        self._known_version = version
         for batch in self._batches([n for n, part in enumerate(self._parts) if self._replays(part)]):
             if self._reader.counter() != 2 * version:
                 return
@@ -132,24 +136,27 @@ class Puller:
         alike = self._device.type == "cpu" or all(target.is_contiguous() for target in part.targets)
         return alike and (part.group is None or part.gradient is not None)
 
-    def _bring_current(self, header: Header) -> None:
+    def _replay_beside_training(self, header: Header) -> None:
+        """Make the owner's update on what was read, while the owner makes it: it only reads the gradients."""
+        if header.version != self._known_version + 1:
+            raise TransferError(f"worker {self.peer}: an update to version {header.version} is not due")
         table = torch.empty(header.nbytes, dtype=torch.uint8)
-        if header.nbytes:
-            self._transport.receive_now(self.peer, table)
+        self._transport.receive_now(self.peer, table)
         groups = decode_groups(table.view(torch.float64))
-        behind = header.version - self._opened_version if self._opened_version is not None else None
-        if behind not in (0, 1):
-            self._known.clear()
-        fresh = [n for n in range(len(self._parts)) if n not in self._known]
-        replayed = [n for n in sorted(self._known) if behind == 1 and self._parts[n].group is not None]
-        self.bytes_early = sum(self._parts[n].nbytes for n in self._known)
 
         def replay(batch: Sequence[int]) -> None:
-            self._replay(batch, header.number - 1, groups)
+            self._replay(batch, header.number, groups)
 
-        self._each(self._copy, self._batches(fresh))
-        self._each(replay, self._batches(replayed))
-        if self._reader.counter() != 2 * header.version:
+        self._each(replay, self._batches([n for n in sorted(self._known) if self._parts[n].group is not None]))
+        self._known_version = header.version
+
+    def _bring_current(self, version: int) -> None:
+        """Read what is not at the last version."""
+        if version != self._known_version:
+            self._known.clear()
+        self.bytes_early = sum(self._parts[n].nbytes for n in self._known)
+        self._each(self._copy, self._batches([n for n in range(len(self._parts)) if n not in self._known]))
+        if self._reader.counter() != 2 * version:
             raise TransferError(f"worker {self.peer} went on training while its state was read")
         for part in self._parts:
             for target in part.targets:
