@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.bench import raw_links
+from liver_slurm.bench import our_links, raw_links
 from liver_slurm.bench.raw_links import LINKS, SIZES
 from liver_slurm.bench.two_ends import TwoEnds, two_ends
 
@@ -35,12 +35,13 @@ class Path(NamedTuple):
 PATHS = (
     Path("memory of one process", "memcpy"),
     Path("memory of one process, threads", "memcpy_threads"),
+    Path("state of another process", "memcpy", our_links.read_host),
     Path("memory of another process", "process_vm_readv"),
     Path("loopback", "stream"),
     Path("card to host", "device_to_host"),
     Path("host to card", "host_to_device"),
-    Path("card to card", "peer"),
-    Path("card to card, both ways", "peer_both_ways"),
+    Path("state on another card", "peer", our_links.read_card),
+    Path("state on another card, both ways", "peer_both_ways", our_links.read_cards),
 )
 
 

@@ -60,13 +60,13 @@ def agree(
         counter: this worker's update counter, on the device where state lies.
     """
     for peer, boxes in outgoing.items():
-        store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(_describe(boxes, counter)))
+        store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(describe(boxes, counter)))
     readers: dict[int, tuple[Description, Reader]] = {}
     for peer in incoming:
         owner = msgspec.msgpack.decode(store.get(f"boxes/{peer}/{me}"), type=Description)
         refused = ""
         try:
-            readers[peer] = owner, _open(owner, counter.device)
+            readers[peer] = owner, open_reader(owner, counter.device)
         except Refusal as error:
             refused = str(error)
             _log.info("state comes from worker %d in messages: %s", peer, refused)
@@ -79,7 +79,8 @@ def agree(
     return Agreement(readers, read_by, store.add("messages", 0) == 0)
 
 
-def _describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:
+def describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:
+    """Describe this process's boxes for one that will read them."""
     on_card = counter.is_cuda
     described = [
         BoxDescription(tuple(map(view_of, box.state)), view_of(box.gradient) if box.gradient is not None else None)
@@ -105,7 +106,7 @@ def _describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:
     )
 
 
-def _open(owner: Description, device: torch.device) -> Reader:
+def open_reader(owner: Description, device: torch.device) -> Reader:
     """A reader of the owner's memory.
 
     Raises:
