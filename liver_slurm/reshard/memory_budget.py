@@ -31,6 +31,8 @@ class Share(NamedTuple):
     dp: int
     rank: int
     distributed_optimizer: bool
+    bucket_size: int | None = None
+    """Of the shard's gradients; see :class:`liver_slurm.reshard.shard_spec.WorldSpec`."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _owned(share: Share) -> list[int]:
     params = share.shard.params
     if not share.distributed_optimizer:
         return [param.size if param.trained else 0 for param in params]
-    ranges = share.shard.ranges(share.dp, None)
+    ranges = share.shard.ranges(share.dp, share.bucket_size)
     return [sum(r.end - r.start for r in owned if r.dp == share.rank) for owned in ranges]
 
 
@@ -154,7 +156,7 @@ def _fixed(share: Share | None) -> int:
     if not share.distributed_optimizer:
         gradients = sum(param.size for param in params if param.trained) * _STATE_ITEMSIZE
         return sum(map(_weight_bytes, params)) + gradients + masters
-    buffers = share.shard.buffer_elements(share.dp, None)
+    buffers = share.shard.buffer_elements(share.dp, share.bucket_size)
     weights = sum(ITEMSIZE[dtype] * elements for dtype, elements in buffers.items())
     weights += sum(_weight_bytes(param) for param in params if not param.trained)
     return weights + sum(buffers.values()) * _STATE_ITEMSIZE + masters

@@ -16,9 +16,10 @@ import torch.distributed as dist
 from liver_slurm.base.errors import NoRoom
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
-from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.layout import Coordinates, Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
+from liver_slurm.reshard.shard_spec import ShardSpec
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,16 @@ def _footprint(
     """Memory that this worker needs for its shares of both worlds."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
     old = new = None
+
+    def share(shard: ShardSpec, layout: Layout, place: Coordinates) -> Share:
+        bucket = engine.gradient_bucket(config, layout) if place.pp == 0 else None
+        return Share(shard, layout.dp, place.dp, distributed, bucket)
+
     if live is not None:
-        old = Share(live.spec, live.world.layout.dp, live.world.place.dp, distributed)
+        old = share(live.spec, live.world.layout, live.world.place)
     if worker in message.members:
         rank = message.members.index(worker)
-        spec = engine.shard_spec(config, layout, rank)
-        new = Share(spec, layout.dp, layout.coordinates(rank).dp, distributed)
+        new = share(engine.shard_spec(config, layout, rank), layout, layout.coordinates(rank))
     return footprint(old, new, config.stream.staging_bytes)
 
 
