@@ -326,7 +326,8 @@ class StreamSection:
     """Maximum staging memory of each worker."""
     memory_limit: Bytes | None = None
     """Maximum memory on each worker during a reconfiguration: weights, master weights, moments and gradient buffers of
-    both worlds, staging and staged gradients. Layers that do not fit move in the pause. Default: no limit."""
+    both worlds, staging and staged gradients. Layers that do not fit move in the pause. Default: what the card has
+    beside training; on CPUs no limit."""
     interface: Text | None = None
     """Network interface for collectives and state, such as ``ib0``. Default: the choice of gloo and NCCL."""
 

@@ -101,11 +101,14 @@ def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
     )
 
 
-def choose_early(footprint: Footprint, limit: int) -> tuple[int, str]:
+def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_limit") -> tuple[int, str]:
     """How many slices of the target get storage at once: as many as fit.
 
     More early slices rather than room for gradients: a box without room for its gradients only waits for the pause,
     but freeing the old world's moments for a late slice means that there is no way back.
+
+    Args:
+        whose: what sets the limit, for the reason.
 
     Returns:
         the number, :data:`ALL` or :data:`NO_ROOM`; and the reason.
@@ -113,15 +116,14 @@ def choose_early(footprint: Footprint, limit: int) -> tuple[int, str]:
     slices = len(footprint.new)
     everything = footprint.peak(slices)
     if everything <= limit:
-        return ALL, f"both worlds and staging take {everything} bytes of the {limit} that stream.memory_limit allows"
+        return ALL, f"both worlds and staging take {everything} bytes of the {limit} that {whose} allows"
     least = footprint.peak(0)
     if least > limit:
-        return NO_ROOM, f"{least} bytes are needed at least, and stream.memory_limit allows {limit}"
+        return NO_ROOM, f"{least} bytes are needed at least, and {whose} allows {limit}"
     early = max(number for number in range(slices) if footprint.peak(number) <= limit)
     late = f"the moments from layer {early - 1} on" if early else "all moments"
     return early, (
-        f"{late} wait for the pause: both worlds and staging would take {everything} bytes, and stream.memory_limit "
-        f"allows {limit}"
+        f"{late} wait for the pause: both worlds and staging would take {everything} bytes, and {whose} allows {limit}"
     )
 
 

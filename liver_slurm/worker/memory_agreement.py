@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import torch
 import torch.distributed as dist
 
 from liver_slurm.base.errors import NoRoom
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
+from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Coordinates, Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
 from liver_slurm.reshard.shard_spec import ShardSpec
+
+_RESERVE, _SPARE = 1.1, 2 << 30
+"""Of what training takes beside its state, and bytes besides: the allocator's blocks do not fit without gaps."""
 
 log = logging.getLogger(__name__)
 
@@ -38,29 +43,72 @@ class MemoryAgreement:
         return layer + 1 < self.early
 
 
+class CardMemory(NamedTuple):
+    """Memory of a worker's card, in bytes."""
+
+    usable: int
+    """What this process has or can have."""
+    training: int
+    """What training has taken beside its state, at most; 0 on a worker that is in no world."""
+
+
+def measure_card(device: torch.device, live: TrainingShard | None) -> CardMemory:
+    """Measure the memory of a worker's card; the peak is that since :func:`forget_peak`."""
+    free, _ = torch.cuda.mem_get_info(device)
+    peak = torch.cuda.max_memory_allocated(device) - held_bytes(live) if live is not None else 0
+    return CardMemory(free + torch.cuda.memory_reserved(device), max(peak, 0))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure training's peak anew: nothing but one world is on the card."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def agree_on_memory(
-    message: Prepare, worker: str, config: JobConfig, engine: Engine, live: TrainingShard | None, store: Any
+    message: Prepare,
+    worker: str,
+    config: JobConfig,
+    engine: Engine,
+    live: TrainingShard | None,
+    store: Any,
+    card: CardMemory | None = None,
 ) -> MemoryAgreement:
     """Agree with all workers of both worlds through the store; blocks until all have come.
 
     Args:
         live: this worker's shard of the live world; None: it is in none.
+        card: of this worker; None: its state lies in host memory, which has no limit by default.
 
     Raises:
-        NoRoom: a worker cannot do it within ``stream.memory_limit``; raised on all workers alike.
+        NoRoom: a worker cannot do it within ``stream.memory_limit``, or on its card; raised on all workers alike.
     """
-    limit = config.stream.memory_limit
-    if limit is None:
+    if config.stream.memory_limit is None and card is None:
         return MemoryAgreement()
-    mine = _footprint(message, worker, config, engine, live)
-    early, reason = choose_early(mine, limit)
     scope = dist.PrefixStore(f"generation{message.generation}/room/", store)
+    limit, whose = _limit(scope, message, worker, config, card)
+    mine = _footprint(message, worker, config, engine, live)
+    early, reason = choose_early(mine, limit, whose)
     workers = len({*message.source_members, *message.members})
     early, reason = _least(scope, early, f"{worker}: {reason}", workers)
     log.info("generation %d: %s", message.generation, reason)
     if early == NO_ROOM:
         raise NoRoom(f"no room for {message.layout} on {reason}; raise it, or lower stream.staging_bytes")
     return MemoryAgreement(early, gradient_room(mine, early, limit))
+
+
+def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: CardMemory | None) -> tuple[int, str]:
+    """Bytes that state and staging may take on this worker, and what says so.
+
+    By default what its card has beside training, which is taken to need as much in the new world as it has in the old
+    one, so that preparing can never be what training runs out of memory for.
+    """
+    if config.stream.memory_limit is not None or card is None:
+        return config.stream.memory_limit or 0, "stream.memory_limit"
+    if worker in message.source_members:
+        scope.set(f"training/{worker}", str(card.training))
+    training = max(int(scope.get(f"training/{member}")) for member in message.source_members)
+    return card.usable - int(training * _RESERVE) - _SPARE, "its card's memory beside training"
 
 
 def _footprint(

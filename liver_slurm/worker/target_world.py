@@ -30,7 +30,7 @@ from liver_slurm.transfer.blocking_transfer import BlockingTransfer
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.transfer.one_sided.connect import Opening
-from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory
+from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory, forget_peak, measure_card
 from liver_slurm.worker.state_transfer import TransferBuilder, TransferEndpoints
 
 _GRACE = 10.0
@@ -155,9 +155,9 @@ def prepare(target: TargetWorld, preparation: Preparation) -> None:
     has_source = message.source_generation >= 0
     memory = MemoryAgreement()
     if has_source:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        memory = agree_on_memory(message, preparation.worker, config, preparation.engine, preparation.live, store)
+        card = measure_card(device, preparation.live) if device.type == "cuda" else None
+        forget_peak(device)
+        memory = agree_on_memory(message, preparation.worker, config, preparation.engine, preparation.live, store, card)
     if preparation.worker in message.members:
         _build(target, preparation, store)
     if has_source:

@@ -20,12 +20,13 @@ from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
 from liver_slurm.transfer.live_transfer import LiveTransferStats
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.directives import Directives, Leave
+from liver_slurm.worker.memory_agreement import forget_peak
 from liver_slurm.worker.target_world import TargetWorld
 from liver_slurm.worker.train_loop import TrainLoop
 
 log = logging.getLogger(__name__)
 
-_LOST = "the old world's state was being freed for layers that stream.memory_limit had left no room for"
+_LOST = "the old world's state was being freed for layers that there had been no room for"
 
 Verdict = Commit | Abort | Leave
 
@@ -154,7 +155,7 @@ class Participant:
         old = self.loop.live
         writer = self.loop.enter(state, step)
         self.directives.start_at(step)
-        _retire_in_background(target, old, writer)
+        _retire_in_background(target, old, writer, self.device)
 
     def post_entered(self, target: TargetWorld, step: int, started: float, gate_seconds: float) -> None:
         """Report that the new world was entered.
@@ -180,7 +181,7 @@ class Participant:
             # At once, so that Slurm hands the node over in a second; a checkpoint that is being written is lost.
             self.control.post(Leaving(worker=self.name, reason="not in the new world"))
             return Outcome.EXIT
-        _retire_in_background(target, old, self.loop.leave())
+        _retire_in_background(target, old, self.loop.leave(), self.device)
         return Outcome.LEFT
 
     def stay(self, target: TargetWorld, verdict: Verdict) -> Outcome:
@@ -195,14 +196,17 @@ class Participant:
         return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
 
 
-def _retire_in_background(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None) -> None:
+def _retire_in_background(
+    target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None, device: torch.device
+) -> None:
     """Free the old world off the critical path."""
-    threading.Thread(target=_retire, args=(target, old, writer), name="retire", daemon=True).start()
+    threading.Thread(target=_retire, args=(target, old, writer, device), name="retire", daemon=True).start()
 
 
-def _retire(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None) -> None:
+def _retire(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None, device: torch.device) -> None:
     """Free the old world, once a checkpoint of it that is still being written is complete; what fails is logged."""
     with ExitStack() as last_first:
+        last_first.callback(forget_peak, device)
         if old is not None:
             last_first.callback(release, old, target.state)
             last_first.callback(old.world.destroy)

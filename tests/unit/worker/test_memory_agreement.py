@@ -15,7 +15,7 @@ from liver_slurm.base.errors import NoRoom
 from liver_slurm.parallel.layout import Coordinates, Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, Share, footprint
-from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory
+from liver_slurm.worker.memory_agreement import CardMemory, MemoryAgreement, agree_on_memory
 
 PATIENCE = 90.0
 MESSAGE = Prepare(
@@ -38,8 +38,10 @@ def live() -> Any:
     return SimpleNamespace(spec=tiny_spec(), world=SimpleNamespace(layout=Layout(1, 1, 1), place=place))
 
 
-def agree(limits: dict[str, int | None], message: Prepare = MESSAGE) -> dict[str, MemoryAgreement | NoRoom]:
-    """All workers at once, each with its limit; a is in the live world."""
+def agree(
+    limits: dict[str, int | None], message: Prepare = MESSAGE, cards: dict[str, CardMemory] | None = None
+) -> dict[str, MemoryAgreement | NoRoom]:
+    """All workers at once, each with its limit, or its card; a is in the live world."""
     store = dist.HashStore()
 
     def one(worker: str) -> MemoryAgreement | NoRoom:
@@ -51,7 +53,7 @@ def agree(limits: dict[str, int | None], message: Prepare = MESSAGE) -> dict[str
         )
         shard = live() if worker in message.source_members else None
         try:
-            return agree_on_memory(message, worker, config, TinyEngine(), shard, store)
+            return agree_on_memory(message, worker, config, TinyEngine(), shard, store, (cards or {}).get(worker))
         except NoRoom as error:
             return error
 
@@ -95,3 +97,17 @@ def test_no_room_on_one_worker_is_said_by_all() -> None:
     assert {str(error) for error in found.values()} == {str(found["b"])}
     assert "no room for tp1pp1dp2 on b: " in str(found["b"])
     assert "stream.memory_limit allows 100" in str(found["b"])
+
+
+def test_by_default_a_card_gives_what_training_leaves() -> None:
+    takes = footprint(Share(tiny_spec(), 1, 0, True), Share(tiny_spec(), 2, 0, True), STAGING)
+    training = 10 << 20
+    beside = int(1.1 * training) + (2 << 30)  # what is kept for the new world's training, as much as the old one's took
+    roomy = beside + takes.peak(LAYERS + 1)
+    for usable, early in ((roomy, ALL), (roomy - 1, LAYERS)):
+        # The joiner has never trained, and has room for all but what training will take.
+        cards = {"a": CardMemory(usable, training), "b": CardMemory(usable, 0)}
+        agreed = agree({"a": None, "b": None}, cards=cards)
+        assert [one.early for one in agreed.values() if isinstance(one, MemoryAgreement)] == [early, early]
+    found = agree({"a": None, "b": None}, cards={name: CardMemory(beside + 10, training) for name in "ab"})
+    assert {"its card's memory beside training allows 10" in str(error) for error in found.values()} == {True}
