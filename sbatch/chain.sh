@@ -1,12 +1,13 @@
 #!/bin/bash
-# A chain of live jobs by hand, across their time limits: each resumes from the newest checkpoint of the one before
-# it, in a run directory of its own. What is trained after the last checkpoint (checkpoint.every) is trained again.
+# A chain of guaranteed jobs by hand, across their time limits: each resumes from the newest checkpoint of the one
+# before it, in a run directory of its own. What is trained after the last checkpoint (checkpoint.every) is trained
+# again.
 #
 #   sbatch chain.sh job.toml [more options of `liver-slurm submit`]
 #
-# This is a job of one CPU and some seconds: it submits the live job, and itself again for when that has ended. The
-# chain ends when the run is finished, fails or is cancelled. `squeue --name=liver-chain` shows the next link; cancel
-# it to end the chain after the job that runs.
+# This is a job of one CPU and some seconds: it submits the guaranteed job, and itself again for when that has ended.
+# The chain ends when the run is finished, fails or is cancelled. `squeue --name=liver-chain` shows the next link;
+# cancel it to end the chain after the job that runs.
 
 #SBATCH --job-name=liver-chain
 #SBATCH --output=%x-%j.out
@@ -15,7 +16,7 @@
 
 set -u
 LIVER_SLURM=${LIVER_SLURM:-liver-slurm}
-# The live job that this link comes after; the first link has none.
+# The guaranteed job that this link comes after; the first link has none.
 previous=${LIVER_CHAIN_JOB:-}
 resume=()
 if [ -n "$previous" ]; then

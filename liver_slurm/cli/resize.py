@@ -29,8 +29,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--give-back",
         action="store_true",
-        help="to fewer workers than the live job has: nodes that become free go back to Slurm for good, the last ones "
-        "of a component or a whole component; their workers exit",
+        help="to fewer workers than the guaranteed job has: nodes that become free go back to Slurm for good, the last "
+        "ones of a component or a whole component; their workers exit",
     )
     add_json(parser)
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"accepted: {wanted}{waits}; liver-slurm events {args.job} --follow shows it")
         if given := accepted.get("give_back"):
             nodes = given["nodes"]
-            print(f"{nodes} node{'s' if nodes > 1 else ''} of the live job will go back to Slurm")
+            print(f"{nodes} node{'s' if nodes > 1 else ''} of the guaranteed job will go back to Slurm")
             if given["reason"]:
                 print(given["reason"])
     return 0

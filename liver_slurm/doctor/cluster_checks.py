@@ -134,7 +134,7 @@ def _tiers(facts: Facts, slurm: SlurmFacts) -> Iterator[Finding]:
         live = known[name]
         above = sorted(other.name for other in slurm.partitions if other.priority_tier > live.priority_tier)
         if above and live.preempt_mode.upper() not in ("OFF", ""):
-            text = f"jobs in {', '.join(above)} preempt the live job in {name} (PreemptMode {live.preempt_mode})"
+            text = f"jobs in {', '.join(above)} preempt the guaranteed job in {name} (PreemptMode {live.preempt_mode})"
             yield Finding("preemption", "warn", text, "choose a partition for [live] that is never preempted")
 
 

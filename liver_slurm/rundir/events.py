@@ -57,7 +57,7 @@ class BegunAnew(EventBase, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class LiveJobTaken(EventBase, frozen=True, kw_only=True):
+class GuaranteedJobTaken(EventBase, frozen=True, kw_only=True, tag="live_job_taken"):
     """The scheduler takes the guaranteed job's nodes away."""
 
     reason: str
@@ -302,7 +302,7 @@ Event = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pytho
     CoordinatorStarted,
     Recovered,
     BegunAnew,
-    LiveJobTaken,
+    GuaranteedJobTaken,
     Interrupted,
     HandedOver,
     RunEnded,

@@ -60,7 +60,7 @@ def measure_card(device: torch.device, live: TrainingShard | None) -> CardMemory
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin to measure training's peak anew: nothing but one world is on the card."""
+    """Begin to measure training's peak again: nothing but one world is on the card."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -6,7 +6,7 @@
 -- ---- what a site sets ---------------------------------------------------------------------------------------------
 
 local LIVE_PARTITION = "live"
--- Where a live job goes that names no partition; nil: the cluster's default.
+-- Where a guaranteed job goes that names no partition; nil: the cluster's default.
 
 local STANDBY_PARTITIONS = { "scavenger" }
 -- Where Slurm may take nodes back. Standbys that name no partition go to the first; nothing else is a place for them.
@@ -16,7 +16,7 @@ local STANDBY_MINUTES = 24 * 60
 
 -- -------------------------------------------------------------------------------------------------------------------
 
--- Comment of a user's newest live job: how a heterogeneous job's further components, which come without the batch
+-- Comment of a user's newest guaranteed job: how a heterogeneous job's further components, which come without the batch
 -- script, are known. It is a run directory, so no two jobs have the same.
 local live_comments = {}
 
@@ -74,7 +74,7 @@ local function submit_live(job)
     job.comment = job.comment or "liver-slurm live"
     local wrong = job.partition ~= nil and partitions_that_are(true, job.partition)
     if wrong then
-        return refuse("no part of a live job can be in %s: Slurm would take back the whole job at once; "
+        return refuse("no part of a guaranteed job can be in %s: Slurm would take back the whole job at once; "
             .. "name the partition in standby.partitions instead", wrong)
     end
     return slurm.SUCCESS

@@ -126,7 +126,7 @@ def test_the_products_own_jobs(client: CommandClient, tmp_path: Path, eventually
     assert fields(started)["TimeLimit"] == "00:30:00"
 
     reclaimable = (ComponentSection(), ComponentSection(partition="scavenger"))
-    with pytest.raises(ClusterError, match="no part of a live job can be in scavenger: Slurm would take back"):
+    with pytest.raises(ClusterError, match="no part of a guaranteed job can be in scavenger: Slurm would take back"):
         Submission.for_cluster(JobConfig(live=LiveSection(python=python, component=reclaimable)), client).submit(
             run_dir
         )

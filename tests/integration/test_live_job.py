@@ -1,4 +1,4 @@
-"""The live job's own life on a real cluster: started again by Slurm, its nodes given back, cancelled."""
+"""The guaranteed job's own life on a real cluster: started again by Slurm, its nodes given back, cancelled."""
 
 from __future__ import annotations
 

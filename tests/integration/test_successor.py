@@ -1,4 +1,4 @@
-"""Training goes on across the live job's time limit, on a real cluster."""
+"""Training goes on across the guaranteed job's time limit, on a real cluster."""
 
 from __future__ import annotations
 

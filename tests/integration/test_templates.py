@@ -218,7 +218,7 @@ def test_a_chain_of_real_runs_across_a_time_limit(client: CommandClient, place: 
         return len(runs()) > 1 and next(runs()[1].metrics(), None) is not None
 
     try:
-        eventually(second_trains, "the second live job trains", 240)
+        eventually(second_trains, "the second guaranteed job trains", 240)
     except BaseException:
         print(output(place))
         raise

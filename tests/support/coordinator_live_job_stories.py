@@ -1,4 +1,4 @@
-"""Stories of the live job in Slurm: nodes that it gives back, requeueing, its time limit."""
+"""Stories of the guaranteed job in Slurm: nodes that it gives back, requeueing, its time limit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def nodes_asked_back_again() -> Story:
 
 @story
 def requeued_and_begun_anew() -> Story:
-    """The live job is preempted, then requeued: saved, left, and begun anew when it starts again."""
+    """The guaranteed job is preempted, then requeued: saved, left, and begun anew when it starts again."""
     run = Story(job_id="7")
     run.train(*LIVE, job_id="7")
     run.register("standby-a", job_id="9")
@@ -149,14 +149,14 @@ def requeued_before_training() -> Story:
     return run
 
 
-# ---- the live job's time limit -------------------------------------------------------------------------------------
+# ---- the guaranteed job's time limit -------------------------------------------------------------------------------
 
 DAY = 14400.0
 PENDING, RUNNING = SuccessorJob("8", "PENDING", "Resources"), SuccessorJob("8", "RUNNING")
 
 
 def job_seen(run: Story, left: float, successor: SuccessorJob | None = None, after: float = 0.0) -> None:
-    """Slurm is asked about the live job."""
+    """Slurm is asked about the guaranteed job."""
     run.now += after
     run.feed(GuaranteedJobSeen(run.now, GuaranteedJob(run.now + left, DAY, successor)))
     run.tick()

@@ -71,14 +71,14 @@ def decide(outlook: Outlook) -> tuple[Decision, str]:
     """
     end = outlook.job.end_time
     if end is None:
-        return "stay", "the live job has no time limit"
+        return "stay", "the guaranteed job has no time limit"
     left, successor = end - outlook.now, outlook.job.successor
     kept = margin(outlook.job.time_limit, outlook.save_s)
     last_step = outlook.remaining_s
     if left <= kept and last_step is not None and last_step + (outlook.save_s or kept / 2) < left:
-        return "stay", f"the last step is {last_step:.0f} s away, the live job's time limit {left:.0f} s"
+        return "stay", f"the last step is {last_step:.0f} s away, the guaranteed job's time limit {left:.0f} s"
     if left <= kept:
-        return "save", f"{left:.0f} s before the live job's time limit, {_standing(outlook)}"
+        return "save", f"{left:.0f} s before the guaranteed job's time limit, {_standing(outlook)}"
     if successor is not None and outlook.joined >= outlook.wanted:
         return "hand over", f"job {successor.job_id} is ready to take over"
     if successor is not None or outlook.submitting:
@@ -86,12 +86,12 @@ def decide(outlook: Outlook) -> tuple[Decision, str]:
     # One that is submitted later than that has no chance to take over in time.
     ahead = max(outlook.lead if outlook.lead is not None else lead(outlook.job.time_limit), 2 * kept)
     if left > ahead:
-        return "stay", f"{left:.0f} s until the live job's time limit"
+        return "stay", f"{left:.0f} s until the guaranteed job's time limit"
     if last_step is not None and last_step < left - kept:
-        return "stay", f"the last step is {last_step:.0f} s away, the live job's time limit {left:.0f} s"
+        return "stay", f"the last step is {last_step:.0f} s away, the guaranteed job's time limit {left:.0f} s"
     if outlook.tries >= TRIES or outlook.refused:
         return "stay", _standing(outlook)
-    return "submit", f"{left:.0f} s until the live job's time limit"
+    return "submit", f"{left:.0f} s until the guaranteed job's time limit"
 
 
 def lead(time_limit: float | None) -> float:
@@ -149,7 +149,7 @@ def stop_asked(t: Transition, given: StopAsked) -> None:
     """Handle a signal to the coordinator: at the time limit a successor goes on with the run, else it is cancelled."""
     job = t.state.handover.job
     if job is not None and job.successor and job.end_time is not None and t.now >= job.end_time - KILLED:
-        lifecycle.end(t, RunPhase.INTERRUPTED, "the live job's time limit")
+        lifecycle.end(t, RunPhase.INTERRUPTED, "the guaranteed job's time limit")
     else:
         lifecycle.end(t, RunPhase.CANCELLED, given.reason)
 

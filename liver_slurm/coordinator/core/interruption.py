@@ -32,7 +32,7 @@ def _begin(t: Transition, reason: str, until: float | None, *, for_good: bool) -
     state = t.state
     if state.over or state.interruption.until is not None:
         return
-    t.emit(events.LiveJobTaken(reason=reason, step=state.step))
+    t.emit(events.GuaranteedJobTaken(reason=reason, step=state.step))
     _write(t, Interruption(reason, state.step, until, for_good))
     t.signal(RunInterrupted(reason))
 

@@ -118,8 +118,8 @@ def judge(state: RunState, goal: ResizeGoal) -> None:
     job_id = state.settings.job_id
     if not state.settings.heterogeneous:
         raise BadInput(
-            "--give-back: this run has no live job of several components in Slurm, as `liver-slurm submit` makes it, "
-            "so it has no nodes to give back; leave --give-back out"
+            "--give-back: this run has no guaranteed job of several components in Slurm, as `liver-slurm submit` makes "
+            "it, so it has no nodes to give back; leave --give-back out"
         )
     if handover.under_way(state):
         # Which nodes are free is judged by the job that holds the world, and in a moment that is another one.
@@ -131,7 +131,7 @@ def judge(state: RunState, goal: ResizeGoal) -> None:
     instead = f"ask for {most} or fewer" if most else "none of its nodes can go"
     why = "a node goes back with all of its workers" if size < len(there) else "that is no smaller world"
     raise BadInput(
-        f"--give-back: the live job {job_id} has {len(there)} workers, and {size} of them leave no node free "
+        f"--give-back: the guaranteed job {job_id} has {len(there)} workers, and {size} of them leave no node free "
         f"({why}); {instead}, or leave --give-back out"
     )
 

@@ -93,7 +93,7 @@ def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
     if config.elastic.initial is not None:
         layout = Layout.parse(config.elastic.initial)
         if layout.size > workers:
-            return f"elastic.initial {layout} needs {layout.size} workers; the live job has {workers}"
+            return f"elastic.initial {layout} needs {layout.size} workers; the guaranteed job has {workers}"
         return layout, f"{layout} is elastic.initial"
     layouts = feasible_layouts(config, workers)
     if not layouts:

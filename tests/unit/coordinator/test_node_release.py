@@ -262,7 +262,7 @@ def test_requests_that_free_no_node(shapes: list[Shape], workers: int, words: st
 
 def test_no_heterogeneous_job() -> None:
     plain = start((2, 1), job_id="", heterogeneous=False)
-    assert "no live job of several components in Slurm" in ask(plain, 1).error
+    assert "no guaranteed job of several components in Slurm" in ask(plain, 1).error
     # In one ordinary allocation, as sbatch/single.sh makes it.
     assert "leave --give-back out" in ask(start((2, 1), heterogeneous=False), 1).error
 

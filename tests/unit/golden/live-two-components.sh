@@ -1,5 +1,5 @@
 #!/bin/bash
-# The live job of a run: a heterogeneous Slurm job. Component 0 is the coordinator, one CPU task; components 1 and up are
+# The guaranteed job of a run: a heterogeneous Slurm job. Component 0 is the coordinator, one CPU task; components 1 and up are
 # the live world's workers, and may differ in nodes, CPUs, GPUs and memory. Reclaimable nodes are never a component: Slurm
 # preempts a heterogeneous job as a whole.
 #
