@@ -127,6 +127,24 @@ def connect_in_line(group: Any, device: torch.device) -> None:
                     work.wait()
 
 
+_GATHER, _SUM_SCATTER = c10d.AllgatherOptions(), c10d.ReduceScatterOptions()
+_GATHER.asyncOp = _SUM_SCATTER.asyncOp = False
+
+
+def gather_into(whole: torch.Tensor, part: torch.Tensor, group: Any) -> None:
+    """All ranks' ``part``, one after the other, into ``whole``; contiguous. As torch's function, without its checks."""
+    work = group._allgather_base(whole, part, _GATHER)
+    if work is not None:
+        work.wait()
+
+
+def sum_scatter_into(part: torch.Tensor, whole: torch.Tensor, group: Any) -> None:
+    """This rank's part of the sum of all ranks' ``whole`` into ``part``; contiguous. As torch's function, likewise."""
+    work = group._reduce_scatter_base(part, whole, _SUM_SCATTER)
+    if work is not None:
+        work.wait()
+
+
 def _register(group: Any, backend: str, store: Any, name: str, mapping: dict[int, int]) -> None:
     config = str(c10d.BackendConfig(c10d.Backend(backend)))
     with _registry:

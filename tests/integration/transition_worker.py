@@ -170,7 +170,7 @@ class Walker:
         for number in range(steps):
             if self.state is not None:
                 overlap.attach()
-                overlap.open()
+                overlap.open(last=number == steps - 1)
                 spoil = self._spoil if number == steps - 2 else None
                 result = self.state.train_step(Patterned(), self.trained, before_update=spoil)
                 assert result.skipped == (number == steps - 2)

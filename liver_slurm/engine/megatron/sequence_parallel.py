@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from liver_slurm.parallel.c10d import gather_into, sum_scatter_into
 
 _group: Any = None
 
@@ -27,43 +28,69 @@ def use_group(group: Any) -> None:
     _group = group
 
 
-@torch.library.custom_op("liver_slurm::gather_sequence", mutates_args=())  # type: ignore[untyped-decorator]
-def gather_sequence(x: Tensor, tp: int) -> Tensor:
-    """Each rank's part of the sequence to the whole: [sequence / tp, …] to [sequence, …]."""
+# Defined by hand: a step calls them hundreds of times, and torch.library.custom_op's checks cost the host as much as a
+# collective does.
+_library = torch.library.Library("liver_slurm", "FRAGMENT")
+_library.define("gather_sequence(Tensor x, int tp) -> Tensor")
+_library.define("scatter_sequence(Tensor x, int tp) -> Tensor")
+
+
+def _gather(x: Tensor, tp: int) -> Tensor:
     if _group is None:
         return x.repeat(tp, *(1 for _ in x.shape[1:]))
     whole = x.new_empty((x.shape[0] * tp, *x.shape[1:]))
-    dist.all_gather_into_tensor(whole, x.contiguous(), group=_group)
+    gather_into(whole, x.contiguous(), _group)
     return whole
 
 
-@torch.library.custom_op("liver_slurm::scatter_sequence", mutates_args=())  # type: ignore[untyped-decorator]
-def scatter_sequence(x: Tensor, tp: int) -> Tensor:
-    """Sum of all ranks' [sequence, …], of which each keeps its part: [sequence / tp, …]."""
+def _scatter(x: Tensor, tp: int) -> Tensor:
     if _group is None:
         return x[: x.shape[0] // tp] * tp
     part = x.new_empty((x.shape[0] // tp, *x.shape[1:]))
-    dist.reduce_scatter_tensor(part, x.contiguous(), group=_group)
+    sum_scatter_into(part, x.contiguous(), _group)
     return part
 
 
-@gather_sequence.register_fake  # type: ignore[untyped-decorator]
+for _device in ("CPU", "CUDA"):
+    _library.impl("gather_sequence", _gather, _device)
+    _library.impl("scatter_sequence", _scatter, _device)
+
+
+@torch.library.register_fake("liver_slurm::gather_sequence", lib=_library)  # type: ignore[untyped-decorator]
 def _(x: Tensor, tp: int) -> Tensor:
     return x.new_empty((x.shape[0] * tp, *x.shape[1:]))
 
 
-@scatter_sequence.register_fake  # type: ignore[untyped-decorator]
+@torch.library.register_fake("liver_slurm::scatter_sequence", lib=_library)  # type: ignore[untyped-decorator]
 def _(x: Tensor, tp: int) -> Tensor:
     return x.new_empty((x.shape[0] // tp, *x.shape[1:]))
+
+
+def gather_sequence(x: Tensor, tp: int) -> Tensor:
+    """Each rank's part of the sequence to the whole: [sequence / tp, …] to [sequence, …]."""
+    whole: Tensor = torch.ops.liver_slurm.gather_sequence(x, tp)
+    return whole
+
+
+def scatter_sequence(x: Tensor, tp: int) -> Tensor:
+    """Sum of all ranks' [sequence, …], of which each keeps its part: [sequence / tp, …]."""
+    part: Tensor = torch.ops.liver_slurm.scatter_sequence(x, tp)
+    return part
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
     ctx.tp = inputs[1]
 
 
-gather_sequence.register_autograd(
-    lambda ctx, gradient: (scatter_sequence(gradient, ctx.tp), None), setup_context=_remember
+torch.library.register_autograd(
+    "liver_slurm::gather_sequence",
+    lambda ctx, gradient: (scatter_sequence(gradient, ctx.tp), None),
+    setup_context=_remember,
+    lib=_library,
 )
-scatter_sequence.register_autograd(
-    lambda ctx, gradient: (gather_sequence(gradient, ctx.tp), None), setup_context=_remember
+torch.library.register_autograd(
+    "liver_slurm::scatter_sequence",
+    lambda ctx, gradient: (gather_sequence(gradient, ctx.tp), None),
+    setup_context=_remember,
+    lib=_library,
 )
