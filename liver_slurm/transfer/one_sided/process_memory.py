@@ -105,7 +105,7 @@ class ProcessReader:
                 self._pid, targets.ctypes.data, len(targets), sources.ctypes.data, len(sources), 0
             )
             if got <= 0:
-                why = os.strerror(ctypes.get_errno())
+                why = os.strerror(ctypes.get_errno()) if got < 0 else "nothing came"
                 raise TransferError(f"the memory of process {self._pid} cannot be read: {why}")
             # At most 2 GiB are read in a call, and what comes before a range that is not there any more.
             ends = np.cumsum(targets[:, 1])
@@ -115,7 +115,8 @@ class ProcessReader:
             if begun:
                 there, here = there.copy(), here.copy()
                 for side in (there, here):
-                    side[0] += np.array([begun, -begun.astype(np.int64)]).astype(np.uint64)
+                    side[0, 0] += begun
+                    side[0, 1] -= begun
 
 
 def _range(address: int, nbytes: int) -> NDArray[np.uint64]:

@@ -1,0 +1,210 @@
+"""Reading another process's memory: every view arrives bit for bit, and what cannot be read is said so."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import memory_owner
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_owner import OtherProcess, Recipe, described, same_bytes
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.transfer.one_sided import process_memory
+from liver_slurm.transfer.one_sided.description import Description, Proof, Refusal, View, own_proof, view_of
+from liver_slurm.transfer.one_sided.process_memory import ProcessReader, contiguous_run, ranges
+
+DTYPES = ("float32", "bfloat16", "float16", "float64", "int64")
+
+
+@st.composite
+def layouts(draw: st.DrawFn, shape: tuple[int, ...], dtype: str, written: bool = False) -> Recipe:
+    """A view of that shape, wherever its elements lie; ``written``: each in a place of its own."""
+    least = 1 if written else 0
+    steps = tuple(draw(st.integers(least, 3)) for _ in shape)
+    return Recipe(dtype, shape, steps, tuple(draw(st.permutations(range(len(shape))))), draw(st.integers(0, 1 << 30)))
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Recipe, Recipe]:
+    """A source, and a target of the same shape and type."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
+    return draw(layouts(shape, dtype)), draw(layouts(shape, dtype, written=True))
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[OtherProcess]:
+    """A process whose memory is read."""
+    with OtherProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def owner(other: OtherProcess) -> Description:
+    found = other.call(described)
+    assert isinstance(found, Description)
+    return found
+
+
+# ---- what is read --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(pairs(), max_size=4))
+def test_every_view_of_another_process_arrives_bit_for_bit(
+    other: OtherProcess, owner: Description, some: list[tuple[Recipe, Recipe]]
+) -> None:
+    # LS-3
+    views = other.call(memory_owner.make, *(source for source, _ in some))
+    reader = ProcessReader(owner)
+    targets = [target.make() for _, target in some]
+    reader.copy(targets, views)
+    assert all(same_bytes(target, source.make()) for target, (source, _) in zip(targets, some, strict=True))
+    fetched = reader.fetch(views)
+    assert all(view.is_contiguous() for view in fetched)
+    assert all(same_bytes(view, source.make()) for view, (source, _) in zip(fetched, some, strict=True))
+    other.call(memory_owner.drop)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs())
+def test_the_own_process_is_read_alike_and_nothing_beside_a_target_is_written(pair: tuple[Recipe, Recipe]) -> None:
+    source, target = (recipe.make() for recipe in pair)
+    room = torch.empty(0, dtype=torch.uint8).set_(target.untyped_storage())
+    expected = room.clone()
+    torch.as_strided(expected.view(target.dtype), target.shape, target.stride(), target.storage_offset()).copy_(source)
+    ProcessReader(described()).copy([target], [view_of(source)])
+    assert torch.equal(room, expected)
+
+
+@pytest.mark.parametrize("count", [process_memory._IOV_MAX + delta for delta in (-1, 0, 1, 1500)])
+def test_more_ranges_than_a_call_takes(other: OtherProcess, owner: Description, count: int) -> None:
+    recipe = Recipe("float32", (count, 3), (2, 1), (0, 1), count)
+    target = torch.zeros(3, count).T  # scattered on this side, too
+    ProcessReader(owner).copy([target], other.call(memory_owner.make, recipe))
+    assert same_bytes(target, recipe.make())
+
+
+@settings(max_examples=200, deadline=None)
+@given(pairs())
+def test_ranges_cover_each_element_once_in_row_major_order(pair: tuple[Recipe, Recipe]) -> None:
+    view = pair[1].make()
+    described_view = view_of(view)
+    for run in {contiguous_run(described_view), min(contiguous_run(described_view), 1)}:
+        found = [
+            address + at
+            for address, nbytes in ranges(described_view, run).tolist()
+            for at in range(0, nbytes, view.element_size())
+        ]
+        offsets = torch.as_strided(torch.arange(1 << 16), view.shape, view.stride()).flatten().tolist()
+        assert found == [view.data_ptr() + offset * view.element_size() for offset in offsets]
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 7, 50, 4096])
+def test_the_kernel_may_read_less_than_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    class Stingy:
+        """Reads at most so many bytes in a call, as the kernel does from 2 GiB on."""
+
+        def process_vm_readv(self, pid: int, here: int, count: int, there: int, _: int, flags: int) -> int:
+            sides = [(ctypes.c_uint64 * (2 * count)).from_address(side) for side in (here, there)]
+            left = most
+            for n in range(count):
+                assert sides[0][2 * n + 1] == sides[1][2 * n + 1]
+                got = min(left, sides[0][2 * n + 1])
+                ctypes.memmove(sides[0][2 * n], sides[1][2 * n], got)
+                left -= got
+            return most - left
+
+    reader = ProcessReader(described())
+    monkeypatch.setattr(process_memory, "_libc", Stingy())
+    source, target = Recipe("float32", (11, 5), (2, 1), (0, 1), 3).make(), torch.zeros(5, 11).T
+    reader.copy([target], [view_of(source)])
+    assert same_bytes(target, source)
+
+
+def test_the_counter_is_read_anew_each_time() -> None:
+    word = torch.zeros(1, dtype=torch.int64)
+    reader = ProcessReader(described(counter=view_of(word)))
+    for value in (0, 1, 1 << 40):
+        word.fill_(value)
+        assert reader.counter() == value
+
+
+# ---- what cannot be read -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_memory_that_is_not_there_any_more(other: OtherProcess, owner: Description, before: int) -> None:
+    # LS-32
+    address, size = other.call(memory_owner.pages_with_a_hole, before, 3), mmap.PAGESIZE
+    reader, target = ProcessReader(owner), torch.zeros(before + 4, size // 8, dtype=torch.int64)
+    with pytest.raises(TransferError, match=rf"the memory of process {owner.pid} cannot be read: Bad address"):
+        reader.copy([target], [View(address, tuple(target.shape), tuple(target.stride()), "int64")])
+    assert not target[before:].any(), "what lies behind the hole is not taken for what lies in it"
+
+
+def test_a_process_that_is_gone() -> None:
+    # LS-32
+    with OtherProcess() as process:
+        gone = process.call(described)
+        reader = ProcessReader(gone)
+        process.kill()
+        with pytest.raises(TransferError, match=rf"the memory of process {gone.pid} cannot be read: No such process"):
+            reader.counter()
+        with pytest.raises(Refusal, match="No such process"):
+            ProcessReader(gone)
+
+
+def test_another_process_of_that_number(owner: Description) -> None:
+    stranger = Description("here", os.getpid(), owner.proof, [], owner.counter, [])
+    with pytest.raises(Refusal, match=r"cannot be read|is another one here"):
+        ProcessReader(stranger)
+    proof = Proof(own_proof().address, b"not what lies there")
+    with pytest.raises(Refusal, match=rf"process {os.getpid()} is another one here: it has a PID namespace of its own"):
+        ProcessReader(described(proof))
+
+
+def test_state_on_a_card_is_no_process_memory() -> None:
+    here = described()
+    with pytest.raises(Refusal, match="its state lies on a card"):
+        ProcessReader(Description("here", here.pid, None, [], here.counter, []))
+
+
+def test_a_process_that_may_not_be_read() -> None:
+    # LS-32
+    with OtherProcess() as hidden, OtherProcess() as nobody:
+        hidden_owner, own = hidden.call(described), nobody.call(described)
+        hidden.call(memory_owner.hide)
+        nobody.call(memory_owner.become_nobody)
+        assert nobody.call(memory_owner.try_to_read, own) == "", "one may read oneself"
+        said = nobody.call(memory_owner.try_to_read, hidden_owner)
+        assert said == f"Refusal: the memory of process {hidden_owner.pid} cannot be read: Operation not permitted"
+
+
+class NoPrctl:
+    """A kernel that answers prctl with an error."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def prctl(self, *_: Any) -> int:
+        ctypes.set_errno(self._number)
+        return -1
+
+
+def test_a_kernel_without_yama_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    process_memory.let_others_read.cache_clear()
+    monkeypatch.setattr(process_memory, "_libc", NoPrctl(errno.EINVAL))
+    process_memory.let_others_read()
+    process_memory.let_others_read.cache_clear()
+    monkeypatch.setattr(process_memory, "_libc", NoPrctl(errno.EPERM))
+    with pytest.raises(Refusal, match=r"prctl\(PR_SET_PTRACER\): Operation not permitted"):
+        process_memory.let_others_read()
