@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from liver_slurm.base.errors import TransferError
 from liver_slurm.parallel.cuda_driver import DriverError, call
 from liver_slurm.parallel.torch_private import storage_at
 from liver_slurm.transfer.one_sided.description import Description, Refusal, Region, View, dtype_of
@@ -139,14 +138,20 @@ class CardReader:
         return address.value
 
     def _view(self, view: View) -> torch.Tensor:
-        """A tensor over a view of the owner's memory, from within its regions only."""
+        """A tensor over a view of the owner's memory, from within its regions only.
+
+        Raises:
+            Refusal: it does not lie in them.
+        """
+        if 0 in view.shape:
+            return torch.empty(view.shape, dtype=dtype_of(view.dtype), device=self._device)
         place = bisect.bisect_right(self._begins, view.address) - 1
-        last = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
-        end = view.address + (last + 1) * view.itemsize
-        if place < 0 or min(view.strides, default=0) < 0 or end > self._regions[place][0].end:
-            raise TransferError("a peer described a box outside the memory that it shared")
+        if place < 0 or view.end > self._regions[place][0].end:
+            raise Refusal("it described a box outside the memory that it shared")
         region, storage = self._regions[place]
-        offset = (view.address - region.address) // view.itemsize
+        offset, between = divmod(view.address - region.address, view.itemsize)
+        if between:
+            raise Refusal("it described a box that begins inside an element")
         return torch.empty(0, dtype=dtype_of(view.dtype), device=self._device).set_(
             storage, offset, view.shape, view.strides
         )

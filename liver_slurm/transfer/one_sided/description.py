@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import torch
@@ -13,14 +13,20 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.reshard.tensors import ITEMSIZE
 
+_MOST = 1 << 62
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=_MOST)]
+"""An address, a size or a stride; a description with another one is not decoded."""
+_Axes = Annotated[tuple[_Number, ...], msgspec.Meta(max_length=32)]
+_SECRET_BYTES = 16
+
 
 class View(msgspec.Struct, frozen=True, array_like=True):
     """A tensor in the owner's memory."""
 
-    address: int
+    address: _Number
     """Of its first element."""
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: _Axes
+    strides: _Axes
     """In elements."""
     dtype: str
 
@@ -28,6 +34,14 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     def itemsize(self) -> int:
         """Bytes of an element."""
         return int(dtype_of(self.dtype).itemsize)
+
+    @property
+    def end(self) -> int:
+        """First address behind its last element."""
+        if 0 in self.shape:
+            return self.address
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return self.address + (last + 1) * self.itemsize
 
     def narrow(self, axis: int, begin: int, count: int) -> View:
         """As :meth:`torch.Tensor.narrow`."""
@@ -38,9 +52,9 @@ class View(msgspec.Struct, frozen=True, array_like=True):
 class Region(msgspec.Struct, frozen=True, array_like=True):
     """A range of a card's memory that other processes can open."""
 
-    address: int
+    address: _Number
     """Where it begins in the owner's address space."""
-    nbytes: int
+    nbytes: _Number
     handle: bytes
 
     @property
@@ -52,8 +66,8 @@ class Region(msgspec.Struct, frozen=True, array_like=True):
 class Proof(msgspec.Struct, frozen=True, array_like=True):
     """Random bytes at an address: whoever reads them there reads the right process."""
 
-    address: int
-    value: bytes
+    address: _Number
+    value: Annotated[bytes, msgspec.Meta(min_length=_SECRET_BYTES, max_length=_SECRET_BYTES)]
 
 
 class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
@@ -109,7 +123,7 @@ class Reader(Protocol):
         """Give the owner's memory back."""
 
 
-_SECRET = secrets.token_bytes(16)
+_SECRET = secrets.token_bytes(_SECRET_BYTES)
 _SECRET_PLACE = torch.frombuffer(bytearray(_SECRET), dtype=torch.uint8)
 
 
@@ -134,6 +148,27 @@ def view_of(tensor: torch.Tensor) -> View:
     """Describe a tensor of this process."""
     name = str(tensor.dtype).removeprefix("torch.")
     return View(tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), name)
+
+
+def decode(data: bytes) -> Description:
+    """Take what a peer says of its memory, of which nothing is believed that cannot be so.
+
+    Raises:
+        Refusal: it is no description, or one of memory that there cannot be.
+    """
+    try:
+        found = msgspec.msgpack.decode(data, type=Description)
+        views = [view for box in found.boxes for view in (*box.state, box.gradient) if view is not None]
+        for view in (found.counter, *views):
+            if len(view.shape) != len(view.strides) or view.end >= _MOST:
+                raise Refusal("it described a box that there cannot be")
+        if (found.counter.shape, found.counter.dtype) != ((1,), "int64"):
+            raise Refusal("it described a counter that is none")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"its description cannot be understood: {error}") from error
+    except TransferError as error:
+        raise Refusal(str(error)) from error
+    return found
 
 
 def check(description: Description, machine: str) -> None:

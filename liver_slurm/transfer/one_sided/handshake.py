@@ -21,6 +21,7 @@ from liver_slurm.transfer.one_sided.description import (
     Reader,
     Refusal,
     check,
+    decode,
     own_proof,
     view_of,
 )
@@ -63,9 +64,9 @@ def agree(
         store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(describe(boxes, counter)))
     readers: dict[int, tuple[Description, Reader]] = {}
     for peer in incoming:
-        owner = msgspec.msgpack.decode(store.get(f"boxes/{peer}/{me}"), type=Description)
-        refused = ""
+        said, refused = store.get(f"boxes/{peer}/{me}"), ""
         try:
+            owner = decode(said)
             readers[peer] = owner, open_reader(owner, counter.device)
         except Refusal as error:
             refused = str(error)
