@@ -61,7 +61,8 @@ class Crew:
         with self._changed:
             self._changed.wait_for(lambda: self._failure is not None or reached())
             if self._failure is not None:
-                raise TransferError(str(self._failure).splitlines()[0]) from self._failure
+                lines = str(self._failure).splitlines() or [type(self._failure).__name__]
+                raise TransferError(lines[0]) from self._failure
 
     def fail(self, error: BaseException) -> None:
         """Make this the crew's error, unless it has one."""
