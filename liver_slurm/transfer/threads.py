@@ -31,13 +31,18 @@ def pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(size, "pool", initializer=alone)
 
 
-def idle() -> ThreadPoolExecutor:
-    """As many threads as have cores while training stands, or waits: its team's on a CPU, and the control thread.
+def idle_size() -> int:
+    """How many threads have cores while training stands, or waits: its team's on a CPU, and the control thread.
 
     Beside training that computes on all cores of its team they are about as many again, where liver-slurm has chosen
     the team: half of the cores.
     """
-    return pool(min(_MOST, int(os.environ.get("OMP_NUM_THREADS", "1")) + 1))
+    return min(_MOST, int(os.environ.get("OMP_NUM_THREADS", "1")) + 1)
+
+
+def idle() -> ThreadPoolExecutor:
+    """As many threads as :func:`idle_size` says."""
+    return pool(idle_size())
 
 
 def spread(

@@ -111,7 +111,7 @@ class TransferBuilder:
             ends.me,
             ends.peers.source,
             ends.peers.target,
-            self._config.stream.staging_bytes,
+            connected.staging_bytes,
             received,
             self._memory.gradients,
         )

@@ -53,7 +53,7 @@ def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
     """
     found: dict[int, Region] = {}
     ends: list[tuple[int, int]] = []
-    for address in sorted({tensor.untyped_storage().data_ptr() for tensor in tensors}):
+    for address in sorted({tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}):
         if ends and address < ends[-1][1]:
             continue
         base, size = ctypes.c_uint64(), ctypes.c_size_t()
@@ -91,7 +91,7 @@ class CardReader:
             for box in owner.boxes:  # made now, so that nothing is looked for when it counts
                 for view in (*box.state, box.gradient):
                     if view is not None:
-                        self._views[view] = self._view(view)
+                        self._at(view)
         except Exception:
             self.close()
             raise
@@ -100,12 +100,16 @@ class CardReader:
         """See the protocol."""
         with self.stream():
             for target, source in zip(targets, sources, strict=True):
-                target.copy_(self._views[source], non_blocking=True)
+                target.copy_(self._at(source), non_blocking=True)
         self._stream.synchronize()
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
         """See the protocol; contiguous ones are not copied but read where they lie, by the kernel that uses them."""
-        return [self._views[source].contiguous() for source in sources]
+        return [self._at(source).contiguous() for source in sources]
+
+    def staged(self, source: View) -> int:
+        """See the protocol: nothing for what is contiguous."""
+        return 0 if self._at(source).is_contiguous() else source.nbytes
 
     def stream(self) -> Any:
         """A block whose kernels run in the reader's stream."""
@@ -136,6 +140,13 @@ class CardReader:
         _call("cuIpcOpenMemHandle_v2", ctypes.byref(address), handle, ctypes.c_uint(_LAZY_PEER_ACCESS))
         self._opened.append(address.value)
         return address.value
+
+    def _at(self, view: View) -> torch.Tensor:
+        """What :meth:`_view` finds; looked for once."""
+        found = self._views.get(view)
+        if found is None:
+            found = self._views[view] = self._view(view)
+        return found
 
     def _view(self, view: View) -> torch.Tensor:
         """A tensor over a view of the owner's memory, from within its regions only.

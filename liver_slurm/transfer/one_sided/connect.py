@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from liver_slurm.transfer.one_sided.handshake import agree
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.pull import Pull
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transports.base import Transport
 from liver_slurm.transfer.transports.select import open_transport
@@ -99,6 +101,8 @@ class Connected:
     read_by: frozenset[int]
     messages: bool
     """Some pair of the transfer needs messages."""
+    staging_bytes: int
+    """What messages may take; the same on every worker."""
 
     def left(self, moves: RankMoves, peers: Peers) -> RankMoves:
         """The moves that go in messages, and those within this worker."""
@@ -119,15 +123,50 @@ def connect(
         updates: of the source world, where it trains while state is read.
         on_received: called with each view that was read.
     """
+    staging_bytes = opening.stream.staging_bytes
     if opening.stream.transport != "auto":
-        return Connected(None, frozenset(), frozenset(), messages=True)
+        return Connected(None, frozenset(), frozenset(), messages=True, staging_bytes=staging_bytes)
     scope = dist.PrefixStore(f"{opening.name}/memory/", opening.store)
     counter = torch.zeros(1, dtype=torch.int64, device=opening.device)
-    readers, read_by, everywhere = agree(scope, opening.me, opening.peers, shared.outgoing, shared.incoming, counter)
-    reads = frozenset(readers)
-    if not reads and not read_by:
-        return Connected(None, reads, read_by, not everywhere)
-    words = open_transport(
+    agreed = agree(scope, opening.me, opening.peers, shared.outgoing, shared.incoming, counter)
+    reads, read_by = frozenset(agreed.readers), agreed.read_by
+    if agreed.anywhere and not agreed.everywhere and opening.stream.mode == "overlap":
+        staging_bytes //= 2  # the other half is for gradients of what is read
+    pull = None
+    if reads or read_by:
+        with ExitStack() as opened:  # what is closed again where the rest fails
+            for _, reader in agreed.readers.values():
+                opened.callback(reader.close)
+            words = _words(opening, scope)
+            opened.callback(words.close)
+            words.connect(sorted(reads | read_by))
+            pool = threads.idle() if opening.device.type == "cpu" else None
+            owner = None
+            if read_by:
+                outgoing = {peer: shared.outgoing[peer] for peer in sorted(read_by)}
+                owner = Owner(outgoing, counter, updates, words, pool, opening.device)
+            staging = Staging(staging_bytes, threads.idle_size() if pool is not None else max(1, len(reads)))
+            pullers = [
+                Puller(
+                    peer,
+                    shared.incoming[peer],
+                    agreed.readers[peer],
+                    words,
+                    pool,
+                    staging,
+                    opening.device,
+                    on_received,
+                )
+                for peer in sorted(reads)
+            ]
+            pull = Pull(owner, pullers, words, pool, staging)
+            opened.pop_all()
+    return Connected(pull, reads, read_by, not agreed.everywhere, staging_bytes)
+
+
+def _words(opening: Opening, scope: Any) -> Transport:
+    """Open the transport of what owners and receivers say to each other."""
+    return open_transport(
         scope,
         "words",
         opening.peers,
@@ -137,14 +176,3 @@ def connect(
         opening.timeout,
         beside_training=True,
     )
-    words.connect(sorted(reads | read_by))
-    pool = threads.idle() if opening.device.type == "cpu" else None
-    owner = None
-    if read_by:
-        outgoing = {peer: shared.outgoing[peer] for peer in sorted(read_by)}
-        owner = Owner(outgoing, counter, updates, words, pool, opening.device)
-    pullers = [
-        Puller(peer, shared.incoming[peer], *readers[peer], words, pool, opening.device, on_received)
-        for peer in sorted(reads)
-    ]
-    return Connected(Pull(owner, pullers, words, pool), reads, read_by, not everywhere)

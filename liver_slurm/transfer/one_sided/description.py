@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -34,6 +35,11 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     def itemsize(self) -> int:
         """Bytes of an element."""
         return int(dtype_of(self.dtype).itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return math.prod(self.shape) * self.itemsize
 
     @property
     def end(self) -> int:
@@ -109,6 +115,9 @@ class Reader(Protocol):
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
         """The sources as contiguous tensors, to be read in :meth:`stream`: copies, or the owner's own memory."""
+
+    def staged(self, source: View) -> int:
+        """Bytes of memory here that :meth:`fetch` takes for a source."""
 
     def stream(self) -> AbstractContextManager[Any]:
         """A block whose work on a card goes to the reader's own stream."""

@@ -39,8 +39,10 @@ class Agreement(NamedTuple):
     """By peer, the memory that this worker can read."""
     read_by: frozenset[int]
     """Peers that can read this worker's."""
+    anywhere: bool
+    """Some pair of the whole transfer does."""
     everywhere: bool
-    """No pair of the whole transfer needs messages."""
+    """No pair needs messages."""
 
 
 def agree(
@@ -73,11 +75,12 @@ def agree(
             _log.info("state comes from worker %d in messages: %s", peer, refused)
         store.set(f"answer/{peer}/{me}", refused or "yes")
     read_by = frozenset(peer for peer in outgoing if store.get(f"answer/{me}/{peer}") == b"yes")
+    store.add("reads", len(read_by))
     store.add("messages", len(outgoing) - len(read_by))
     if store.add("come", 1) == peers:
         store.set("complete", "")
     store.wait(["complete"])
-    return Agreement(readers, read_by, store.add("messages", 0) == 0)
+    return Agreement(readers, read_by, store.add("reads", 0) > 0, store.add("messages", 0) == 0)
 
 
 def describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.transports.base import Transport
 
 
@@ -23,8 +23,9 @@ class PullStats:
     bytes_early: int = 0
     """Of what was read from peers: while training ran."""
     bytes_gradients: int = 0
-    staging_peak_bytes: int = 0
     digests_checked: int = 0
+    staging_peak_bytes: int = 0
+    """Of gradients that were copied here before they were used, at most at a time."""
 
 
 class Pull:
@@ -36,14 +37,17 @@ class Pull:
         pullers: Sequence[Puller],
         transport: Transport,
         pool: Executor | None,
+        staging: Staging,
     ) -> None:
         """
         Args:
             owner: says what peers may read; None: they read nothing here.
             transport: of the few words between them; closed with this.
             pool: the threads that both use; ended with this.
+            staging: that of the pullers.
         """
         self._owner, self._pullers, self._transport, self._pool = owner, pullers, transport, pool
+        self._staging = staging
         self.state_bytes = sum(puller.bytes_received for puller in pullers)
 
     @property
@@ -99,22 +103,27 @@ class Pull:
         def total(name: str) -> int:
             return sum(getattr(puller, name) for puller in self._pullers)
 
-        take = partial(map, total)
         return PullStats(
-            self._owner.bytes_sent if self._owner is not None else 0,
-            *take(("bytes_received", "bytes_early", "bytes_gradients", "staging_peak_bytes", "digests_checked")),
+            bytes_sent=self._owner.bytes_sent if self._owner is not None else 0,
+            bytes_received=total("bytes_received"),
+            bytes_early=total("bytes_early"),
+            bytes_gradients=total("bytes_gradients"),
+            digests_checked=total("digests_checked"),
+            staging_peak_bytes=self._staging.peak_bytes,
         )
 
     def cancel(self) -> None:
         """Throw out whoever waits, here and at the peers; from any thread."""
         if self._owner is not None:
             self._owner.cancel()
+        for puller in self._pullers:
+            puller.cancel()
         self._transport.abort()
 
     def close(self) -> None:
         """Give everything back; no thread may run any more."""
-        for puller in self._pullers:
-            puller.close()
         if self._pool is not None:
             self._pool.shutdown()
+        for puller in self._pullers:
+            puller.close()
         self._transport.close()
