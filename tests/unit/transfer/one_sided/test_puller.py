@@ -1,0 +1,356 @@
+"""What a receiver does with its owner's words, due or not, over real connections between two ends of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from memory_owner import described, same_bytes
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.transfer import threads
+from liver_slurm.transfer.frames import Header, Kind, Outbox
+from liver_slurm.transfer.one_sided import puller as module
+from liver_slurm.transfer.one_sided.description import BoxDescription, Description, view_of
+from liver_slurm.transfer.one_sided.process_memory import ProcessReader
+from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.staging import Staging
+from liver_slurm.transfer.optimizer_replay import encode_groups, update
+from liver_slurm.transfer.proof import BoxDigests
+from liver_slurm.transfer.shared_box import SharedBox
+from liver_slurm.transfer.transports.host import HostTransport
+from liver_slurm.transfer.transports.mesh import Connections
+
+PATIENCE = 60.0
+PLAIN, HALF = GroupSpec(), GroupSpec(lr_mult=0.5)
+VALUES = {
+    PLAIN: Hyperparameters(1e-2, 0.1, 0.9, 0.99, 1e-8),
+    HALF: Hyperparameters(5e-3, 0.0, 0.8, 0.95, 1e-6),
+}
+STEP = 6
+"""Updates that the owner has made before."""
+Words = tuple[Kind, int, int, torch.Tensor | None]
+
+
+class Lab:
+    """An owner whose words the test says, and the puller that hears them."""
+
+    def __init__(self, opened: ExitStack, shapes: list[tuple[int, ...]], staging: int = 1 << 16, pool: int = 2) -> None:
+        store = dist.HashStore()
+        ends = [HostTransport(Connections(store, me, 2, "auto", "lo"), timedelta(seconds=PATIENCE)) for me in (0, 1)]
+        for end in ends:
+            opened.callback(end.close)
+        values = torch.Generator().manual_seed(5)
+        self.counter = torch.zeros(1, dtype=torch.int64)
+        self.boxes = [
+            SharedBox(
+                tuple(torch.rand(shape, generator=values) for _ in range(3)),
+                torch.randn(shape, generator=values),
+                HALF if number % 2 else PLAIN,
+            )
+            for number, shape in enumerate(shapes)
+        ]
+        self.arrived = [
+            SharedBox(tuple(torch.full(shape, 7.0) for _ in range(3)), None, box.group)
+            for shape, box in zip(shapes, self.boxes, strict=True)
+        ]
+        owner = self.description()
+        self.reader = ProcessReader(owner)
+        self.staging = Staging(staging, pool)
+        self.outbox = Outbox(ends[0], 100)
+        self.transport = ends[1]
+        self.received: list[torch.Tensor] = []
+        workers = threads.pool(pool)
+        opened.callback(workers.shutdown)
+        device = torch.device("cpu")
+        self.puller = Puller(
+            0, self.arrived, (owner, self.reader), ends[1], workers, self.staging, device, self.received.append
+        )
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        opened.callback(self.end)
+
+    def description(self) -> Description:
+        told = described(counter=view_of(self.counter))
+        boxes = [BoxDescription(tuple(map(view_of, box.state)), view_of(box.gradient)) for box in self.boxes]
+        return Description(told.machine, told.pid, told.proof, [], told.counter, boxes)
+
+    def _run(self) -> None:
+        try:
+            self.puller.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def say(self, kind: Kind, number: int, version: int, content: torch.Tensor | None = None) -> None:
+        nbytes = content.numel() if content is not None else 0
+        self.outbox.post(1, Header(kind, number, version, nbytes), content)
+
+    def table(self) -> torch.Tensor:
+        return encode_groups(VALUES).view(torch.uint8).view(-1)
+
+    def digests(self) -> torch.Tensor:
+        (words,) = BoxDigests([self.boxes]).take()
+        return torch.tensor(words, dtype=torch.int64).view(torch.uint8)
+
+    def update(self) -> None:
+        """The owner's next update, in which it reads the gradients."""
+        self.counter += 1
+        for box in self.boxes:
+            assert box.group is not None
+            assert box.gradient is not None
+            update([(*box.state, box.gradient)], STEP, VALUES[box.group])  # type: ignore[list-item]
+        self.counter += 1
+
+    def end(self) -> BaseException | None:
+        """Wait for the puller, which comes to an end by itself, or is thrown out."""
+        if self._thread.ident is not None:
+            self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                self.transport.abort()
+                self._thread.join(PATIENCE)
+            assert not self._thread.is_alive()
+        return self.error
+
+    def arrived_alike(self) -> bool:
+        return all(
+            same_bytes(*pair)
+            for box, kept in zip(self.arrived, self.boxes, strict=True)
+            for pair in zip(box.state, kept.state, strict=True)
+        )
+
+
+@pytest.fixture
+def lab() -> Iterator[Callable[..., Lab]]:
+    with ExitStack() as opened:
+        yield lambda *shapes, **options: Lab(opened, list(shapes), **options)
+
+
+class Pausing:
+    """Stops a puller after so many batches, until the test lets it go on."""
+
+    def __init__(self, lab: Lab, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        copy, left = lab.puller._copy, [after]
+
+        def pausing(batch: Any) -> None:
+            copy(batch)
+            left[0] -= 1
+            if left[0] == 0:
+                self.reached.set()
+                assert self.go.wait(PATIENCE)
+
+        monkeypatch.setattr(lab.puller, "_copy", pausing)
+
+
+SHAPES = ((40, 6), (3, 2, 5), (1, 7), (64,), (2, 300))
+
+
+def all_read(lab: Lab) -> None:
+    """Wait until the puller has read all, and listens again."""
+    reached = threading.Event()
+    hear, left = lab.puller._hear, [2]
+
+    def hearing() -> Header:
+        left[0] -= 1
+        if left[0] == 0:
+            reached.set()
+        return hear()
+
+    lab.puller._hear = hearing  # type: ignore[method-assign]
+    lab.start()
+    lab.say(Kind.OPEN, 0, 0)
+    assert reached.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("staging", [64, 1 << 10, 1 << 16])
+@pytest.mark.parametrize("pool", [1, 4])
+def test_read_ahead_and_one_update_replayed_is_a_full_copy(lab: Callable[..., Lab], staging: int, pool: int) -> None:
+    # LS-3, LS-23
+    made = lab(*SHAPES, staging=staging, pool=pool)
+    all_read(made)
+    made.say(Kind.UPDATING, STEP, 1, made.table())
+    made.update()
+    made.say(Kind.CURRENT, STEP + 1, 1)
+    made.say(Kind.DIGESTS, 0, 1, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    state, puller = sum(box.nbytes for box in made.boxes), made.puller
+    assert (puller.bytes_received, puller.bytes_early, puller.bytes_gradients) == (state, state, state // 3)
+    assert (puller.adam_step, puller.digests_checked) == (STEP + 1, 3 * len(SHAPES))
+    assert 0 < made.staging.peak_bytes <= staging
+    assert sum(view.nbytes for view in made.received) == state
+
+
+def test_what_is_not_read_in_time_is_read_at_the_cutover(
+    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # LS-31
+    monkeypatch.setitem(module._BATCH, "cpu", 1)
+    made = lab(*SHAPES)
+    pausing = Pausing(made, 2, monkeypatch)
+    made.start()
+    made.say(Kind.OPEN, 0, 0)
+    assert pausing.reached.wait(PATIENCE)
+    made.say(Kind.UPDATING, STEP, 1, made.table())
+    made.update()  # the second batch does not count: it may have been read in the middle of it
+    pausing.go.set()
+    made.say(Kind.CURRENT, STEP + 1, 1)
+    made.say(Kind.DIGESTS, 0, 1, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    assert made.puller.bytes_early == made.boxes[0].nbytes
+    assert made.puller.bytes_gradients == made.boxes[0].nbytes // 3
+
+
+def test_what_is_read_while_an_update_is_made_never_counts(
+    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # LS-31
+    made = lab(*SHAPES)
+    made.counter.fill_(1)
+    made.start()
+    made.say(Kind.OPEN, 0, 0)
+    made.say(Kind.CURRENT, STEP, 0)
+    error = made.end()
+    assert isinstance(error, TransferError)
+    assert str(error) == "worker 0 went on training while its state was read"
+    assert not made.puller.ended
+    assert made.puller.bytes_early == 0
+
+
+def test_a_step_without_an_update_needs_nothing_more(lab: Callable[..., Lab]) -> None:
+    made = lab(*SHAPES)
+    all_read(made)
+    for box in made.boxes:
+        assert box.gradient is not None
+        box.gradient.fill_(torch.nan)
+    made.say(Kind.CURRENT, STEP, 0)
+    made.say(Kind.DIGESTS, 0, 0, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    assert (made.puller.bytes_gradients, made.puller.adam_step) == (0, STEP)
+
+
+def test_an_owner_that_is_further_than_it_said_is_read_again(lab: Callable[..., Lab]) -> None:
+    # LS-31
+    made = lab(*SHAPES)
+    all_read(made)
+    for _ in range(2):
+        made.update()
+    made.say(Kind.CURRENT, STEP + 2, 2)
+    made.say(Kind.DIGESTS, 0, 2, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    assert made.puller.bytes_early == 0
+
+
+OPEN: Words = (Kind.OPEN, 0, 0, None)
+CURRENT: Words = (Kind.CURRENT, STEP, 0, None)
+SOME = torch.zeros(8, dtype=torch.uint8)
+TABLE = encode_groups(VALUES).view(torch.uint8).view(-1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([OPEN, OPEN], "worker 0: OPEN is not due"),
+        ([(Kind.OPEN, 0, 0, SOME)], "worker 0: nothing is due behind OPEN"),
+        ([CURRENT, CURRENT], "worker 0: 0 bytes of digests are not due"),
+        ([(Kind.CURRENT, STEP, 0, SOME)], "worker 0: CURRENT is not due"),
+        ([(Kind.CURRENT, STEP, 1, None)], "worker 0 went on training while its state was read"),
+        ([(Kind.CURRENT, STEP, -1, None)], "worker 0 went on training while its state was read"),
+        ([(Kind.DIGESTS, 0, 0, SOME)], "worker 0: DIGESTS is not due"),
+        ([CURRENT, (Kind.DIGESTS, 0, 0, SOME)], "worker 0: 8 bytes of digests are not due"),
+        ([(Kind.UPDATING, STEP, 1, TABLE)], "worker 0: UPDATING is not due"),
+        ([OPEN, (Kind.UPDATING, STEP, 2, TABLE)], "worker 0: an update to version 2 is not due"),
+        ([OPEN, (Kind.UPDATING, -1, 1, TABLE)], "worker 0: an update to version 1 is not due"),
+        ([OPEN, (Kind.UPDATING, STEP, 1, SOME[:7])], "worker 0: a table of 7 bytes is not due"),
+        ([OPEN, (Kind.UPDATING, STEP, 1, SOME)], "a table of parameter groups has 1 numbers"),
+        ([OPEN, (Kind.UPDATING, STEP, 1, None)], "the source world has no parameter group"),
+        ([OPEN, *[(Kind.UPDATING, STEP, 1, TABLE)] * 2], "worker 0: UPDATING is not due"),
+        ([(Kind.STATE, 0, 0, SOME)], "worker 0: STATE is not due"),
+    ],
+)
+def test_a_word_that_is_not_due_ends_it(lab: Callable[..., Lab], words: list[Words], said: str) -> None:
+    # LS-32
+    made = lab(*SHAPES)
+    made.start()
+    for word in words:
+        made.say(*word)
+    error = made.end()
+    assert isinstance(error, TransferError)
+    assert str(error).startswith(said)
+
+
+@pytest.mark.parametrize("nbytes", [-1, 1 << 40, (1 << 63) - 1])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_memory_is_taken_for_what_a_header_says(lab: Callable[..., Lab], kind: Kind, nbytes: int) -> None:
+    # LS-32
+    made = lab((4,))
+    made.start()
+    if kind is Kind.UPDATING:
+        made.say(*OPEN)
+    elif kind is Kind.DIGESTS:
+        made.say(*CURRENT)
+    made.outbox.post(1, Header(kind, STEP, 1, nbytes), None)
+    assert isinstance(made.end(), TransferError)
+
+
+@pytest.mark.parametrize("length", [39, 40, 41])
+def test_what_is_no_header_ends_it(lab: Callable[..., Lab], length: int) -> None:
+    # LS-32
+    made = lab((4,))
+    made.start()
+    made.outbox._transport.send(1, torch.full((length,), 9, dtype=torch.uint8))
+    assert isinstance(made.end(), TransferError)
+
+
+def test_a_box_that_is_another_than_its_owner_has_is_found(lab: Callable[..., Lab]) -> None:
+    # LS-12
+    made = lab(*SHAPES)
+    made.puller._on_received = lambda view: view.view(-1)[:1].add_(1.0) if view.shape == (64,) else None  # type: ignore
+    made.start()
+    made.say(*CURRENT)
+    made.say(Kind.DIGESTS, 0, 0, made.digests())
+    assert str(made.end()) == (
+        "worker 0: the digest of what arrived differs from the digest of what was sent, in 3 of 15 boxes"
+    )
+
+
+def test_reading_stops_when_it_is_given_up(lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    # LS-7
+    monkeypatch.setitem(module._BATCH, "cpu", 1)
+    made = lab(*SHAPES)
+    pausing = Pausing(made, 1, monkeypatch)
+    made.start()
+    made.say(*OPEN)
+    assert pausing.reached.wait(PATIENCE)
+    made.puller.cancel()
+    pausing.go.set()
+    assert str(made.end()) == "the transfer was given up"
+
+
+@pytest.mark.parametrize("wrong", ["fewer", "shape", "type"])
+def test_boxes_that_are_not_those_of_the_plan_are_refused(lab: Callable[..., Lab], wrong: str) -> None:
+    # LS-32
+    made = lab((4, 2), (3,))
+    owner = made.description()
+    if wrong == "fewer":
+        owner.boxes.pop()
+    else:
+        box = owner.boxes[0]
+        view = torch.zeros(2, 4) if wrong == "shape" else torch.zeros(4, 2, dtype=torch.float64)
+        owner.boxes[0] = BoxDescription((view_of(view), *box.state[1:]), box.gradient)
+    with pytest.raises(TransferError, match=r"^a peer has"):
+        Puller(0, made.arrived, (owner, made.reader), made.transport, None, made.staging, torch.device("cpu"), print)
