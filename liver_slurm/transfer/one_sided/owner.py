@@ -70,7 +70,9 @@ class Owner:
         with self._lock:
             if not self._opened and self._stop_watching is not None:
                 self._opened = True
-                self._orders.put(partial(self._say, Header(Kind.OPEN, 0, self._version, 0)))
+                # On a card the update before may still be under way, and who finds the counter odd reads nothing ahead.
+                said = partial(self._say, Header(Kind.OPEN, 0, self._version, 0), after=mark(self._device))
+                self._orders.put(said)
 
     def detach(self) -> None:
         """Take the hooks off: training has nothing to do with this any more."""
