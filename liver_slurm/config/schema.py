@@ -319,10 +319,10 @@ class StreamSection:
     """``overlap`` moves the state while training runs and keeps it current where it arrives. ``pause`` stops training
     while the state moves."""
     transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
-    """What carries the state. With ``auto``, workers of one machine read each other's memory, over CUDA IPC on GPUs. Where
-    one cannot, nccl carries it between GPUs in mode ``pause``, and otherwise shared memory within a machine and tcp
-    between machines. All other values send it. ``shm`` is an error if two peers are on different machines. ``nccl`` in
-    mode ``overlap`` sends as ``auto`` does. ``ucx`` needs the extra ``[ucx]``."""
+    """What carries the state. With ``auto``, workers of one machine read each other's memory, over CUDA IPC on GPUs.
+    Where one cannot, nccl carries it between GPUs in mode ``pause``, and otherwise shared memory within a machine and
+    tcp between machines. All other values send it. ``shm`` is an error if two peers are on different machines. ``nccl``
+    in mode ``overlap`` sends as ``auto`` does. ``ucx`` needs the extra ``[ucx]``."""
     staging_bytes: Bytes = 16 << 20
     """Maximum staging memory of each worker."""
     memory_limit: Bytes | None = None
