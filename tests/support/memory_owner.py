@@ -39,7 +39,15 @@ class OtherProcess:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function of an importable module returns there."""
+        self.begin(function, *arguments)
+        return self.result()
+
+    def begin(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have it called; :meth:`result` has what it returns."""
         self._connection.send((function, arguments))
+
+    def result(self) -> Any:
+        """What was begun last returns."""
         assert self._connection.poll(PATIENCE)
         returned, found = self._connection.recv()
         if not returned:

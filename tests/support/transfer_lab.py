@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
@@ -237,3 +240,33 @@ def join(
         pull=connected.pull,
     )
     return Joined(trainer, connected, transfer)
+
+
+# ---- in a process of its own ---------------------------------------------------------------------------------------
+
+_joined: list[Joined] = []
+
+
+def join_there(port: int, me: int, tensors: Sequence[Tensor], workers: int, seed: int) -> None:
+    """Be a worker of a lab whose store listens on this port."""
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    _joined.append(join(store, Trainer(me, tensors, seed), workers, stream()))
+
+
+def act(*names: str) -> None:
+    """Call methods of this process's transfer, "update" being its trainer's."""
+    (joined,) = _joined
+    for name in names:
+        if name == "update":
+            joined.trainer.update()
+        elif name == "open":
+            joined.transfer.open(last=True)
+        else:
+            getattr(joined.transfer, name)()
+
+
+def die_in_update() -> None:
+    """Be killed while an update is made."""
+    (joined,) = _joined
+    joined.trainer.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    joined.trainer.update()
