@@ -42,7 +42,7 @@ def _move(worker: Participant, target: TargetWorld, transfer: BlockingTransfer, 
         if target.late is not None:
             stats += worker.move_late(target, target.late, step).moved
         fault_injection.reach("streamed", worker.name)
-    except LiverError as error:
+    except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return step
     worker.vote_yes(target, pause, stats)

@@ -137,7 +137,7 @@ def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: LiveTran
     """Compare digests beside the new world's first pass, and vote; the body of a thread."""
     try:
         stats = _prove(worker, target, transfer)
-    except LiverError as error:
+    except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return
     worker.vote_yes(target, pause, BlockingTransferStats(), stats)

@@ -533,6 +533,15 @@ def test_a_failure_of_the_engine_is_one_too(lab: Callable[..., Lab]) -> None:
     assert (run.vote.ok, run.vote.error) == (False, "out of memory")
 
 
+@both
+def test_a_failure_of_the_engine_while_state_is_moved_or_proven_is_voted_on(lab: Callable[..., Lab], mode: Any) -> None:
+    run = lab(mode)
+    run.transfer.fails = run.transfer.fails_to_prove = RuntimeError("out of memory")
+    assert run.run() is Outcome.STAYED
+    assert (run.vote.ok, run.vote.error) == (False, "out of memory")
+    run.nothing_of_the_old_world_is_lost()
+
+
 def test_digests_that_differ_end_the_first_step_before_its_update(lab: Callable[..., Lab]) -> None:
     # LS-12
     run = lab(Live)
