@@ -6,13 +6,16 @@ As a receiver does it: batches of boxes straight into their place, with a look a
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import msgspec
 import torch
 
 from liver_slurm.bench.two_ends import TwoEnds
-from liver_slurm.transfer.one_sided.description import Description
+from liver_slurm.transfer import threads
+from liver_slurm.transfer.one_sided.description import Description, Reader, View
 from liver_slurm.transfer.one_sided.handshake import describe, open_reader
 from liver_slurm.transfer.shared_box import SharedBox
 
@@ -52,18 +55,38 @@ def _hold(device: str, size: int) -> bytes:
 
 def _pull(described: bytes, device: str, size: int, count: int) -> float:
     owner = msgspec.msgpack.decode(described, type=Description)
-    reader = open_reader(owner, torch.device(device))
+    reader = open_reader(owner, torch.device(device, 0) if device == "cuda" else torch.device(device))
     target = torch.empty(size // 4, device=device)
     (source,) = owner.boxes[0].state
-    together = max(1, (256 << 20) // size) if device == "cuda" else 1
-    reader.copy([target], [source])
-    begun = time.perf_counter()
-    for _ in range(0, count, together):
+    with threads.idle() as pool:
+        read = _read_card if device == "cuda" else partial(_read_host, pool)
+        read(reader, target, source, 1)
+        begun = time.perf_counter()
         reader.counter()
-        reader.copy([target] * together, [source] * together)
-    reader.counter()
-    took = time.perf_counter() - begun
+        read(reader, target, source, count)
+        reader.counter()
+        took = time.perf_counter() - begun
     if not bool((target == 1).all()):
         raise ValueError("other bytes arrived")
     reader.close()
-    return took * count / len(range(0, count, together)) / together
+    return took
+
+
+def _read_card(reader: Reader, target: torch.Tensor, source: View, count: int) -> None:
+    """As many as fit into a batch at a time."""
+    together = max(1, (256 << 20) // target.nbytes)
+    for begin in range(0, count, together):
+        some = min(together, count - begin)
+        reader.copy([target] * some, [source] * some)
+
+
+def _read_host(pool: Executor, reader: Reader, target: torch.Tensor, source: View, count: int) -> None:
+    """In parts that the threads share, as at a cutover."""
+    part = min(target.numel(), (4 << 20) // 4)
+
+    def read(begin: int) -> None:
+        size = min(part, target.numel() - begin)
+        reader.copy([target.narrow(0, begin, size)], [source.narrow(0, begin, size)])
+
+    for _ in range(count):
+        list(pool.map(read, range(0, target.numel(), part)))

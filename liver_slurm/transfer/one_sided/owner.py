@@ -54,12 +54,15 @@ class Owner:
         self._lock = threading.Lock()
         self._opened = False
         self._version = 0
+        self._updated: Any = None
+        """Event behind the last update; None on a CPU."""
         self._stop_watching: Callable[[], None] | None = None
         self.bytes_sent = sum(box.nbytes for some in boxes.values() for box in some)
 
     def attach(self) -> None:
         """Count the updates from now on; called between two steps."""
         if self._stop_watching is None and self._updates is not None:
+            self._updated = mark(self._device)
             self._stop_watching = self._updates.watch(self._before_update, self._after_update, None)
 
     def open(self) -> None:
@@ -71,7 +74,8 @@ class Owner:
             if not self._opened and self._stop_watching is not None:
                 self._opened = True
                 # On a card the update before may still be under way, and who finds the counter odd reads nothing ahead.
-                said = partial(self._say, Header(Kind.OPEN, 0, self._version, 0), after=mark(self._device))
+                # Not what is in the stream by now: that may be the whole step up to the next update.
+                said = partial(self._say, Header(Kind.OPEN, 0, self._version, 0), after=self._updated)
                 self._orders.put(said)
 
     def detach(self) -> None:
@@ -111,6 +115,7 @@ class Owner:
         with self._lock:
             self._version += 1
             self._counter.fill_(2 * self._version)
+            self._updated = mark(self._device)
 
     def _say(self, header: Header, content: torch.Tensor | None = None, after: Any = None) -> bool:
         """Tell every peer, once the card has come to the event ``after``."""
