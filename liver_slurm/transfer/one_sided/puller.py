@@ -105,8 +105,12 @@ class Puller:
         self.bytes_early = self.bytes_gradients = self.digests_checked = 0
 
     def read_some(self) -> int:
-        """Read one batch, whose content does not count yet; returns its bytes."""
-        batch = next(self._batches(range(len(self._parts))), [])
+        """Read a batch of the largest parts, whose content does not count yet; returns its bytes.
+
+        Small ones would say how long a call takes, and not how fast memory is read.
+        """
+        largest = sorted(range(len(self._parts)), key=lambda place: -self._parts[place].nbytes)
+        batch = next(self._batches(largest), [])
         self._copy(batch)
         return sum(self._parts[place].nbytes for place in batch)
 

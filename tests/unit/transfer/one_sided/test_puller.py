@@ -18,6 +18,7 @@ from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.frames import Header, Kind, Outbox
+from liver_slurm.transfer.one_sided import puller
 from liver_slurm.transfer.one_sided import puller as module
 from liver_slurm.transfer.one_sided.description import BoxDescription, Description, view_of
 from liver_slurm.transfer.one_sided.process_memory import ProcessReader
@@ -354,3 +355,10 @@ def test_boxes_that_are_not_those_of_the_plan_are_refused(lab: Callable[..., Lab
         owner.boxes[0] = BoxDescription((view_of(view), *box.state[1:]), box.gradient)
     with pytest.raises(TransferError, match=r"^a peer has"):
         Puller(0, made.arrived, (owner, made.reader), made.transport, None, made.staging, torch.device("cpu"), print)
+
+
+def test_a_probe_reads_the_largest_box(lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one in front says how long a call takes; for a wire of such a rate all state would wait for the pause."""
+    made = lab((2, 3), (30, 10), (5,), staging=1 << 20)
+    monkeypatch.setitem(puller._BATCH, "cpu", 100)  # a batch is one box, and larger than that where one is
+    assert made.puller.read_some() == 12 * 300
