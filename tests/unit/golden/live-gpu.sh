@@ -1,7 +1,7 @@
 #!/bin/bash
-# The guaranteed job of a run: a heterogeneous Slurm job. Component 0 is the coordinator, one CPU task; components 1 and up are
-# the live world's workers, and may differ in nodes, CPUs, GPUs and memory. Reclaimable nodes are never a component: Slurm
-# preempts a heterogeneous job as a whole.
+# The guaranteed job of a run: a heterogeneous Slurm job. Component 0 is the coordinator, one CPU task; components 1 and
+# up are the live world's workers, and may differ in nodes, CPUs, GPUs and memory. Reclaimable nodes are never a
+# component: Slurm preempts a heterogeneous job as a whole.
 #
 # `liver-slurm submit --dry-run` prints this script filled in. It may be changed and given to sbatch by hand; arguments
 # after its name reach the coordinator. The run directory must have been made by `liver-slurm submit`.
