@@ -21,6 +21,34 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from liver_slurm.parallel.cuda_driver import recorded_only
+from liver_slurm.parallel.torch_private import check_names
+
+_REGISTERS = "_register_pg_in_world"
+"""The function that registers a group, in torch 2.13 and newer; before it, the maps of ``_world`` are written."""
+check_names(
+    *(
+        f"distributed.distributed_c10d.{name}"
+        for name in (
+            "_World",
+            "_world",
+            "_update_default_pg",
+            "Backend",
+            "BackendConfig",
+            *([_REGISTERS] if hasattr(c10d, _REGISTERS) else ["_register_process_group", "_world.tags_to_pg"]),
+        )
+    ),
+    *(
+        f"distributed.ProcessGroup.{name}"
+        for name in (
+            "BackendType",
+            "_register_backend",
+            "_set_default_backend",
+            "_set_group_desc",
+            "_set_group_name",
+        )
+    ),
+    "distributed.ProcessGroupGloo._set_sequence_number_for_group",
+)
 
 _override: contextvars.ContextVar[Any] = contextvars.ContextVar("liver_default_group", default=None)
 _registry = threading.Lock()
@@ -148,7 +176,7 @@ def sum_scatter_into(part: torch.Tensor, whole: torch.Tensor, group: Any) -> Non
 def _register(group: Any, backend: str, store: Any, name: str, mapping: dict[int, int]) -> None:
     config = str(c10d.BackendConfig(c10d.Backend(backend)))
     with _registry:
-        if hasattr(c10d, "_register_pg_in_world"):  # torch 2.13
+        if hasattr(c10d, _REGISTERS):
             c10d._register_pg_in_world(
                 group,
                 backend_name=backend,
@@ -159,7 +187,7 @@ def _register(group: Any, backend: str, store: Any, name: str, mapping: dict[int
                 add_to_default_tag=True,
             )
             return
-        world = c10d._world  # torch 2.11
+        world = c10d._world
         world.pg_map[group] = (backend, store)
         world.pg_names[group] = name
         world.pg_backend_config[group] = config

@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
+
+from liver_slurm.base.errors import BadInput
+
+KNOWN = "2.11 to 2.14"
+"""Versions that have been seen to work."""
+
+
+def check_names(*paths: str) -> None:
+    """Check that this version of torch has names that the product needs, such as ``_foreach_copy_``.
+
+    Raises:
+        BadInput: one of them is missing.
+    """
+    for path in paths:
+        if reduce(_part, path.split("."), torch) is None:
+            raise BadInput(
+                f"torch {torch.__version__} has no torch.{path}, which is needed here; known to work: {KNOWN}"
+            )
+
+
+def _part(whole: Any, name: str) -> Any:
+    return getattr(whole, name, None)
+
+
+check_names(
+    "_foreach_copy_",
+    "_foreach_norm",
+    "_foreach_mul_",
+    "Tensor._make_wrapper_subclass",
+    "_C._construct_storage_from_data_pointer",
+)
 
 
 def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:

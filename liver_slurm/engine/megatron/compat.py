@@ -1,138 +1,153 @@
-"""Compatibility with megatron-core: an import hook for machines without CUDA, and every private name that is used.
+"""Compatibility with versions of megatron-core: how its names are imported, and every private name that is used.
 
-megatron-core names the ``cuda`` device in its sources. Where CUDA is absent an import hook rewrites these names before
-its modules are compiled; where CUDA is present its code is not changed. Call :func:`install` before anything of
-``megatron.core`` is imported::
+Whatever of megatron-core is imported is imported like this::
 
     from liver_slurm.engine.megatron import compat
 
-    compat.install()
+    with compat.imports():
+        from megatron.core.transformer.module import Float16Module
+
+A name that the installed version lacks, private or not, then ends the command with one line. What differs between
+versions is told apart by what they have, not by their numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import marshal
+import importlib.metadata
 import re
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from types import CodeType, ModuleType
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from types import ModuleType
 from typing import Any
 
-from liver_slurm.base.files import replace_file
+from liver_slurm.base.errors import BadInput
+from liver_slurm.engine.megatron.without_cuda import PREFIX, install
 
-_PREFIX = "megatron.core."
+KNOWN = "0.16 to 0.19"
+"""Versions that have been seen to work; docs/contributing.md says how to try another."""
 
-# The default device, not "cpu", where megatron asks for the current one: a model built under
-# ``torch.device("meta")`` must get its buffers there too.
-_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"torch\.cuda\.current_device\(\)"), "torch.get_default_device()"),
-    (re.compile(r"""device=(['"])cuda\1"""), 'device="cpu"'),
-    (re.compile(r"""(['"])torch\.cuda\.(\w*Tensor)\1"""), r'"torch.\2"'),
-    (re.compile(r"\.cuda\([^()]*(\([^()]*\))?[^()]*\)"), ".cpu()"),
-    (re.compile(r"torch\.cuda\.(synchronize|empty_cache)\(\)"), "None"),
-    (re.compile(r"torch\.cuda\.(manual_seed|get_rng_state|set_rng_state)\("), r"torch.\1("),
-    (re.compile(r"""torch\.autocast\((['"])cuda\1"""), 'torch.autocast("cpu"'),
-)
-
-# Functions whose body, not only a name in it, is about CUDA; appended to the module, so they replace the originals.
-_REPLACEMENTS = {
-    "megatron.core.tensor_parallel.random": """
-
-def _get_cuda_rng_state(device="cpu", clone=False, graph_safe=False):
-    return torch.get_rng_state()
-
-
-def _set_cuda_rng_state(new_state, device=-1, graph_safe=False):
-    torch.set_rng_state(new_state)
-
-
-# It warns at each fork that it uses the CPU's generator, which is the only one here.
-logging.getLogger(__name__).addFilter(lambda record: "CPU RNG state" not in record.getMessage())
-""",
-    # Its fused functions are not used on a CPU; only to decorate them with torch.compile imports the compiler, which
-    # takes two fifths of the time that a worker needs to start.
-    "megatron.core.jit": """
-
-disable_jit_fuser()
-""",
+_GROUPS = {
+    "TENSOR_MODEL_PARALLEL_GROUP": "tp",
+    "PIPELINE_MODEL_PARALLEL_GROUP": "pp",
+    "MODEL_PARALLEL_GROUP": "mp",
+    "EMBEDDING_GROUP": "embd",
+    "POSITION_EMBEDDING_GROUP": "pos_embd",
+    "DATA_PARALLEL_GROUP": "dp",
+    "DATA_PARALLEL_GROUP_WITH_CP": "dp",
+    "INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP": "dp",
+    "CONTEXT_PARALLEL_GROUP": "self",
+    "EXPERT_MODEL_PARALLEL_GROUP": "self",
+    "EXPERT_TENSOR_PARALLEL_GROUP": "tp",
+    "EXPERT_DATA_PARALLEL_GROUP": "dp",
+    "TENSOR_AND_CONTEXT_PARALLEL_GROUP": "tp",
+    "TENSOR_AND_DATA_PARALLEL_GROUP": "world",
+    "TENSOR_AND_DATA_PARALLEL_GROUP_WITH_CP": "world",
+    "EXPERT_TENSOR_AND_MODEL_PARALLEL_GROUP": "tp",
+    "EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL_GROUP": "mp",
+    "INTRA_DISTRIBUTED_OPTIMIZER_INSTANCE_GROUP": "world",
 }
+"""Groups that megatron-core keeps as globals of ``parallel_state``, without their underscore, and which of ours each
+is."""
+_RANKS = {
+    "TENSOR_MODEL_PARALLEL_GLOBAL_RANKS": "tp",
+    "PIPELINE_GLOBAL_RANKS": "pp",
+    "DATA_PARALLEL_GLOBAL_RANKS": "dp",
+    "MODEL_PARALLEL_GLOBAL_RANKS": "mp",
+    "EMBEDDING_GLOBAL_RANKS": "embd",
+    "POSITION_EMBEDDING_GLOBAL_RANKS": "pos_embd",
+}
+"""Members of groups that it keeps there."""
+_NEWER_GROUPS = {
+    "DATA_PARALLEL_GROUP_WITH_GTP_REMAT": "dp",
+    "DATA_PARALLEL_GROUP_WITH_CP_WITH_GTP_REMAT": "dp",
+    "INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP_WITH_GTP_REMAT": "dp",
+    "EXPERT_DATA_PARALLEL_GROUP_WITH_GTP_REMAT": "dp",
+    "INTRA_PARTIAL_EXPERT_DATA_PARALLEL_GROUP_WITH_GTP_REMAT": "dp",
+    "EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL_GROUP_WITH_EGTP": "mp",
+}
+"""Groups that 0.19 and newer ask for where older versions ask for those above; set where they exist."""
+_STATE = "parallel_state"
+_OPTIMIZER = "optimizer.distrib_optimizer"
+_NEEDED = (
+    *((_STATE, f"_{name}") for name in (*_GROUPS, *_RANKS, "GLOBAL_MEMORY_BUFFER")),
+    (_STATE, "_set_global_memory_buffer"),
+    ("datasets.indexed_dataset", "_INDEX_HEADER"),
+    ("models.common.language_module.language_module", "parallel_state"),
+    (_OPTIMIZER, "DistributedOptimizer._get_model_param_range_map"),
+    (_OPTIMIZER, "DistributedOptimizer._get_main_param_and_optimizer_states"),
+    (_OPTIMIZER, "DistributedOptimizer._copy_main_params_to_model_params"),
+    ("optimizer.optimizer", "Float16OptimizerWithFloat16Params._copy_main_params_to_model_params"),
+    ("optimizer.clip_grads", "multi_tensor_applier"),
+    ("optimizer.clip_grads", "l2_norm_impl"),
+    ("optimizer.clip_grads", "multi_tensor_scale_impl"),
+)
+"""Private names, and names that megatron-core's modules have only for themselves: module, and path in it."""
 
 
-def rewrite(name: str, source: str) -> str:
-    """Rewrite ``source`` of megatron-core's module ``name`` for machines without CUDA."""
-    if "cuda" in source:
-        for pattern, replacement in _REWRITES:
-            source = pattern.sub(replacement, source)
-    return source + _REPLACEMENTS.get(name, "")
-
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    def get_code(self, fullname: str) -> CodeType | None:
-        path = self.get_filename(fullname)
-        original = self.get_data(path).decode()
-        rewritten = rewrite(fullname, original)
-        if rewritten == original:
-            return super().get_code(fullname)
-        return compiled(rewritten, path)
-
-
-def compiled(source: str, path: str) -> CodeType:
-    """Compile a rewritten module, with a cache file beside the one that Python keeps of the original."""
-    kept = Path(importlib.util.cache_from_source(path, optimization="liver"))
-    version = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source.encode())
-    with contextlib.suppress(OSError):  # no cache file yet
-        content = kept.read_bytes()
-        if content.startswith(version):
-            known: CodeType = marshal.loads(content[len(version) :])
-            return known
-    code: CodeType = compile(source, path, "exec", dont_inherit=True)
-    if not sys.dont_write_bytecode:
-        with contextlib.suppress(OSError):  # a read-only folder: compiled each time, as Python does too
-            replace_file(kept, version + marshal.dumps(code))
-    return code
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if not fullname.startswith(_PREFIX):
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
-def install() -> None:
-    """Install the hook where CUDA is absent, and silence megatron-core's warnings at import; idempotent.
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """A block that imports names of megatron-core: where CUDA is absent, through the hook of ``without_cuda``.
 
     Raises:
-        RuntimeError: CUDA is absent and megatron-core was already imported, unchanged.
+        BadInput: the installed version lacks one of these names, or a private name in a module imported so far; or
+            there is no megatron-core.
+        RuntimeError: see :func:`liver_slurm.engine.megatron.without_cuda.install`.
     """
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
-    # It warns, five times over, that Transformer Engine and Apex are missing, as they are meant to be here; and of one
-    # of its own defaults.
-    warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
-    warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
-    import torch
-
-    if torch.cuda.is_available():
-        return
-    early = next((name for name in sys.modules if name.startswith(_PREFIX)), None)
-    if early is not None:
-        raise RuntimeError(f"{early} was imported before liver_slurm.engine.megatron.compat.install()")
-    sys.meta_path.insert(0, _Finder())
+    install()
+    try:
+        yield
+    except ImportError as error:
+        raise BadInput(_lacks(error)) from error
+    check_private_names()
 
 
-# ---- private names -------------------------------------------------------------------------------------------------
+def check_private_names() -> None:
+    """Check that modules of megatron-core that have been imported have the private names that the product needs.
+
+    Raises:
+        BadInput: one of them is missing.
+    """
+    for name, path in _NEEDED:
+        module = sys.modules.get(PREFIX + name)
+        if module is not None:
+            reduce(_part, path.split("."), module)
+
+
+def _part(whole: Any, name: str) -> Any:
+    """An attribute of a module, class or object of megatron-core.
+
+    Raises:
+        BadInput: the installed version does not have it.
+    """
+    try:
+        return getattr(whole, name)
+    except AttributeError:
+        place = whole.__name__ if isinstance(whole, (type, ModuleType)) else type(whole).__name__
+        raise BadInput(_unknown(f"{place.removeprefix(PREFIX)}.{name}")) from None
+
+
+def _lacks(error: ImportError) -> str:
+    """What to say of an import that failed."""
+    module = error.name or ""
+    if module in ("megatron", "megatron.core"):
+        return f"megatron-core is not installed; known to work: {KNOWN}"
+    if not module.startswith(PREFIX):
+        return f"megatron-core {_version()} cannot be imported: {error}; known to work: {KNOWN}"
+    name = re.search(r"cannot import name '(\w+)'", str(error))
+    return _unknown(module.removeprefix(PREFIX) + (f".{name[1]}" if name else ""))
+
+
+def _unknown(what: str) -> str:
+    return f"megatron-core {_version()} has no {what}, which is needed here; known to work: {KNOWN}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("megatron-core")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a copy that says no version)"
 
 
 def index_header() -> bytes:
@@ -161,22 +176,20 @@ def fix_replica_of_embeddings() -> None:
     language_module.parallel_state = Replica0()
 
 
-def set_globals(groups: dict[str, Any], ranks: dict[str, list[int] | None]) -> None:
+def set_globals(groups: Mapping[str, Any], ranks: Mapping[str, list[int]]) -> None:
     """Set the globals of ``parallel_state`` that parts of megatron-core still read.
 
     Args:
-        groups, ranks: process groups, and members of groups, by the name of the global, without its underscore.
-
-    Raises:
-        RuntimeError: this version of megatron-core has no such global.
+        groups, ranks: this rank's process groups and their members, by our names; a global whose group is not among
+            them becomes None.
     """
     from megatron.core import parallel_state
 
     state = vars(parallel_state)
-    for name, value in (*groups.items(), *ranks.items()):
-        if f"_{name}" not in state:
-            raise RuntimeError(f"this megatron-core has no parallel_state._{name}; 0.16.1 has been tried")
-        state[f"_{name}"] = value
+    for name, group in (*_GROUPS.items(), *((new, ours) for new, ours in _NEWER_GROUPS.items() if f"_{new}" in state)):
+        state[f"_{name}"] = groups.get(group)
+    for name, group in _RANKS.items():
+        state[f"_{name}"] = ranks.get(group)
     if parallel_state._GLOBAL_MEMORY_BUFFER is None:
         parallel_state._set_global_memory_buffer()
 
@@ -188,7 +201,7 @@ def distributed_state(optimizer: Any, parameter: Any) -> tuple[Any, dict[str, An
         the range (``start``, ``end``) of the flat parameter, and by name the tensors ``param`` (fp32 master),
         ``exp_avg``, ``exp_avg_sq`` of these elements.
     """
-    if parameter not in optimizer.model_param_gbuf_map:
+    if parameter not in _part(optimizer, "model_param_gbuf_map"):
         return None
     share = optimizer._get_model_param_range_map(parameter)["param"]
     tensors: dict[str, Any] = optimizer._get_main_param_and_optimizer_states(parameter)

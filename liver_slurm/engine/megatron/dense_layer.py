@@ -21,14 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
-compat.install()
-
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
-from megatron.core.transformer.transformer_block import (  # noqa: E402
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
-from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
+with compat.imports():
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.transformer.transformer_block import (
+        TransformerBlockSubmodules,
+        get_num_layers_to_build,
+    )
+    from megatron.core.transformer.transformer_layer import TransformerLayer
 
 
 class Norm(NamedTuple):

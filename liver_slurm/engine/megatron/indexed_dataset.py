@@ -15,8 +15,8 @@ def open_dataset(prefix: str) -> Any:
     Raises:
         BadInput: they are no indexed dataset, or an empty one.
     """
-    compat.install()
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    with compat.imports():
+        from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     header = compat.index_header()
     try:
@@ -31,7 +31,7 @@ def open_dataset(prefix: str) -> Any:
 
 def dataset_builder(bin_file: Path, vocab_size: int) -> Any:
     """megatron's ``IndexedDatasetBuilder`` for tokens of a vocabulary of ``vocab_size``."""
-    compat.install()
-    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+    with compat.imports():
+        from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
     return IndexedDatasetBuilder(str(bin_file), dtype=DType.optimal_dtype(vocab_size))

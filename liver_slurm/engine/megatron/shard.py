@@ -33,12 +33,11 @@ from liver_slurm.engine.megatron.spec import gradient_bucket
 from liver_slurm.engine.megatron.step import train_step
 from liver_slurm.parallel.groups import ProcessGroups
 
-compat.install()
-
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
-from megatron.core.distributed.finalize_model_grads import finalize_model_grads  # noqa: E402
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
+with compat.imports():
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+    from megatron.core.distributed.finalize_model_grads import finalize_model_grads
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+    from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 
 class MegatronShard(RankState):

@@ -28,13 +28,12 @@ from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
 from liver_slurm.reshard.tensors import ITEMSIZE
 
-compat.install()
-
-from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory  # noqa: E402
-from megatron.core.optimizer import get_standard_config_overrides  # noqa: E402
-from megatron.core.optimizer.optimizer_config import OptimizerConfig  # noqa: E402
-from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402
+with compat.imports():
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+    from megatron.core.optimizer import get_standard_config_overrides
+    from megatron.core.optimizer.optimizer_config import OptimizerConfig
+    from megatron.core.process_groups_config import ProcessGroupCollection
 
 
 class _Sizes:

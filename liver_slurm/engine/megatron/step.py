@@ -17,11 +17,11 @@ from liver_slurm.engine.megatron.learning_rate import learning_rate
 from liver_slurm.engine.megatron.microbatches import share
 from liver_slurm.engine.megatron.rank_state import RankState
 
-compat.install()
-compat.norm_in_few_launches()
+with compat.imports():
+    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+    from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32  # noqa: E402
-from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+compat.norm_in_few_launches()
 
 
 def train_step(

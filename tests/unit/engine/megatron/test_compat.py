@@ -1,84 +1,120 @@
+"""What a version of megatron-core or torch lacks is said in one line, whichever name it is."""
+
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.megatron import compat
+from liver_slurm.parallel import torch_private
+
+ROOT = Path(compat.__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def everything_imported() -> None:
+    """Modules of megatron-core whose private names are used."""
+    from liver_slurm.engine.megatron import engine
+
+    assert engine.MegatronEngine
+    compat.index_header()
+
+
+@pytest.mark.parametrize(("module", "path"), compat._NEEDED, ids=str)
+def test_a_private_name_that_is_not_there_is_named(module: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compat.check_private_names()
+    *outer, name = path.split(".")
+    place = f"{compat.PREFIX}{module}" + "".join(f".{part}" for part in outer)
+    monkeypatch.setattr(compat, "_version", lambda: "0.21.0")
+    monkeypatch.delattr(f"{place}.{name}")
+    with pytest.raises(BadInput) as caught:
+        compat.check_private_names()
+    shown = ".".join((*outer, name)) if outer else f"{module}.{name}"
+    assert str(caught.value) == (
+        f"megatron-core 0.21.0 has no {shown}, which is needed here; known to work: {compat.KNOWN}"
+    )
+
+
+def absent_name() -> None:
+    from megatron.core.optimizer import an_optimizer_of_old  # noqa: F401
+
+
+def absent_module() -> None:
+    import megatron.core.optimizer.of_old  # noqa: F401
+
+
+def absent_dependency() -> None:
+    raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+
+def absent_package() -> None:
+    raise ModuleNotFoundError("No module named 'megatron'", name="megatron")
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("fails", "said"),
     [
-        (
-            "x = torch.empty(1, device=torch.cuda.current_device())",
-            "x = torch.empty(1, device=torch.get_default_device())",
-        ),
-        ("x = torch.zeros(1, device='cuda')", 'x = torch.zeros(1, device="cpu")'),
-        ("if t.type() == 'torch.cuda.HalfTensor':", 'if t.type() == "torch.HalfTensor":'),
-        ("x = torch.cuda.LongTensor([1])", "x = torch.cuda.LongTensor([1])"),
-        ("loss = loss.cuda(torch.cuda.current_device())", "loss = loss.cpu()"),
-        ("no accelerator here", "no accelerator here"),
+        (absent_name, r"megatron-core \S+ has no optimizer\.an_optimizer_of_old, which is needed here"),
+        (absent_module, r"megatron-core \S+ has no optimizer\.of_old, which is needed here"),
+        (absent_dependency, r"megatron-core \S+ cannot be imported: No module named 'triton'"),
+        (absent_package, "megatron-core is not installed"),
     ],
 )
-def test_rewrite(before: str, after: str) -> None:
-    assert compat.rewrite("megatron.core.x", before) == after
+def test_an_import_that_fails_is_one_line(fails: Callable[[], None], said: str) -> None:
+    with pytest.raises(BadInput, match=f"^{said}; known to work: {re.escape(compat.KNOWN)}$"), compat.imports():
+        fails()
 
 
-def test_late_install_is_refused_where_cuda_is_absent() -> None:
-    program = (
-        "import sys, types, torch\n"
-        "torch.cuda.is_available = lambda: False\n"
-        "sys.modules['megatron.core.utils'] = types.ModuleType('megatron.core.utils')\n"
-        "from liver_slurm.engine.megatron import compat\n"
-        "compat.install()\n"
+def test_an_object_without_what_is_asked_of_it_is_named() -> None:
+    with pytest.raises(BadInput, match=r"^megatron-core \S+ has no object\.model_param_gbuf_map, which is needed here"):
+        compat.distributed_state(object(), None)
+
+
+def test_a_command_says_it_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    """A megatron-core of which one private method has another name, as a user would meet it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, importlib.machinery, sys\n"
+        "class Loader(importlib.machinery.SourceFileLoader):\n"
+        "    def exec_module(self, module):\n"
+        "        super().exec_module(module)\n"
+        "        del module.DistributedOptimizer._get_model_param_range_map\n"
+        "from liver_slurm.engine.megatron import without_cuda\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'megatron.core.optimizer.distrib_optimizer':\n"
+        "            return None\n"
+        "        spec = importlib.machinery.PathFinder.find_spec(name, path, target)\n"
+        "        spec.loader = Loader(name, spec.loader.path)\n"
+        "        return spec\n"
+        "without_cuda.install()\n"
+        "sys.meta_path.insert(0, Finder())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "megatron.core.utils was imported before" in done.stderr
-
-
-def test_nothing_is_installed_where_cuda_is_present() -> None:
-    program = (
-        "import sys, torch\n"
-        "torch.cuda.is_available = lambda: True\n"
-        "before = list(sys.meta_path)\n"
-        "from liver_slurm.engine.megatron import compat\n"
-        "compat.install()\n"
-        "assert sys.meta_path == before\n"
+    command = [sys.executable, "-m", "liver_slurm", "plan", "configs/gpt-tiny.toml"]
+    done = subprocess.run(
+        [*command, "--from", "tp1pp1dp1", "--to", "tp2pp1dp1"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")))},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert done.returncode == 2
+    assert re.search(
+        r"megatron-core \S+ has no DistributedOptimizer\._get_model_param_range_map, which is needed here", done.stderr
+    )
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_rewritten_code_is_kept_beside_the_source_until_that_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    module = tmp_path / "part.py"
-    (tmp_path / "__pycache__").mkdir()
-
-    def run(source: str) -> object:
-        found: dict[str, object] = {}
-        exec(compat.compiled(source, str(module)), found)
-        return found["value"]
-
-    assert run("value = 1") == 1
-    (kept,) = (tmp_path / "__pycache__").iterdir()
-    before = kept.stat().st_mtime_ns
-    assert run("value = 1") == 1
-    assert kept.stat().st_mtime_ns == before
-    assert run("value = 2") == 2
-    assert [kept] == list((tmp_path / "__pycache__").iterdir())
-
-
-def test_code_that_cannot_be_kept_runs_all_the_same(tmp_path: Path) -> None:
-    found: dict[str, object] = {}
-    exec(compat.compiled("value = 3", str(tmp_path / "nowhere" / "part.py")), found)
-    assert found["value"] == 3
-
-
-def test_a_worker_does_not_import_the_compiler() -> None:
-    program = "import sys; import liver_slurm.worker.worker; assert 'torch._inductor.compile_fx' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_a_name_that_torch_lacks_is_named() -> None:
+    torch_private.check_names("Tensor.view")
+    with pytest.raises(
+        BadInput, match=r"^torch \S+ has no torch\.Tensor\._of_old, which is needed here; known to work"
+    ):
+        torch_private.check_names("Tensor.view", "Tensor._of_old")

@@ -18,10 +18,9 @@ from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec
 
-compat.install()
-
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
+with compat.imports():
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 TINY = ModelSection(
     num_layers=4, hidden_size=32, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=48, vocab_size=300
