@@ -10,10 +10,13 @@ GPU_PYTHON := $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 
 TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
+# Releases of megatron-core; those from 0.17 on want Python 3.12.
+VERSIONS := 0.16.1 0.17.1 0.18.2 0.19.2
+
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-all test-long test-gpu bench-gpu test-ucx test-slurm-versions lint docs
+.PHONY: help setup packages demo test test-all test-long test-gpu bench-gpu test-ucx test-slurm-versions test-megatron-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -24,6 +27,7 @@ help:
 	@echo "make bench-gpu training, transfers and changes of layout on CUDA cards, into build/bench-gpu.json and .txt"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
+	@echo "make test-megatron-versions  the engine's tests on megatron-core $(VERSIONS)"
 	@echo "make lint      ruff, mypy and the contracts between layers"
 	@echo "make docs      what the documents take from the code, written again"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
@@ -70,6 +74,9 @@ test-ucx: setup
 
 test-slurm-versions: setup
 	.ci/slurm-versions $(SUITES)
+
+test-megatron-versions: setup
+	.ci/megatron-versions "$(TORCH)" $(VERSIONS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -98,7 +98,8 @@ class Layout:
         """
         order = sorted(RANK_ORDER, key=lambda axis: axis in axes)
         members = math.prod(getattr(self, axis) for axis in axes)
-        return self.rank_matrix().transpose([RANK_ORDER.index(axis) for axis in order]).reshape(-1, members)
+        matrix: Ints = self.rank_matrix().transpose([RANK_ORDER.index(axis) for axis in order])
+        return matrix.reshape(-1, members)
 
     def shards(self) -> list[ShardKey]:
         """Coordinates of all model shards, in the order of the rows of ``groups("dp")``."""

@@ -67,8 +67,8 @@ def _draw(part: torch.Tensor, offset: tuple[int, ...], box: BoxSpec, layer: int,
         key = f"{config.train.seed}/{box.tensor}/{layer}/{block}"
         values = torch.randn((end - begin, *whole[1:]), generator=_generator(key, part.device), device=part.device)
         here = slice(max(first, begin), min(last, end))
-        inside = values[(slice(here.start - begin, here.stop - begin), *columns)]
-        part[here.start - first : here.stop - first].copy_(inside * deviation)
+        inside = (slice(here.start - begin, here.stop - begin), *columns)
+        part[here.start - first : here.stop - first].copy_(values[inside] * deviation)
     if model.provider is None and whole[0] == padded_vocabulary(vocabulary(config)) and "layers" not in box.tensor:
         part[max(0, vocabulary(config) - first) :] = 0.0
 

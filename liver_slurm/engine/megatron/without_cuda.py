@@ -17,6 +17,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -61,6 +62,14 @@ disable_jit_fuser()
 """,
 }
 
+
+# What newer versions log, by logger: that the distributed optimizer's buffers are laid out as ever; that there is a
+# successor of this model; and, of torch's extensions, that a machine with CUDA's tools has no card.
+_LOGGED = {
+    f"{PREFIX}distributed.distributed_data_parallel": "full_param_layout not provided",
+    f"{PREFIX}models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    "torch.utils.cpp_extension": "No CUDA runtime is found",
+}
 
 # Modules that megatron-core 0.18 and newer import for every model, whatever it has, and that want triton, which comes
 # with torch's builds for CUDA only.
@@ -161,7 +170,9 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
     # Backslashes in its docstrings.
     warnings.filterwarnings("ignore", message="invalid escape sequence", module=r".*megatron.core")
-    # 0.18 and newer, for each model: that they lay out the distributed optimizer's buffers by themselves, as ever.
-    logging.getLogger("megatron.core.distributed.distributed_data_parallel").addFilter(
-        lambda record: "full_param_layout not provided" not in record.getMessage()
-    )
+    for logger, said in _LOGGED.items():
+        logging.getLogger(logger).addFilter(partial(_without, said))
+
+
+def _without(said: str, record: logging.LogRecord) -> bool:
+    return said not in record.getMessage()
