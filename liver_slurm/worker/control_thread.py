@@ -153,7 +153,7 @@ class ControlThread(threading.Thread):
                 begun = time.monotonic()
                 wait = max(0.0, next_beat - begun)
                 for message in channel.poll(wait, (self._wake_read, self._signals)):
-                    self._handle(message, channel)
+                    self._dispatch(message, channel)
                 self._read_signals(channel)
                 self._do_work(channel)
                 if time.monotonic() >= next_beat:
@@ -213,7 +213,7 @@ class ControlThread(threading.Thread):
     def _notice(self, channel: WorkerChannel, reason: str, now: float, **details: Any) -> None:
         channel.send(Notice(worker=self._worker.name, reason=reason, time=now, **details))
 
-    def _handle(self, message: ToWorker, channel: WorkerChannel) -> None:
+    def _dispatch(self, message: ToWorker, channel: WorkerChannel) -> None:
         directives = self._directives
         if isinstance(message, Prepare):
             self._worker.prepare(message)

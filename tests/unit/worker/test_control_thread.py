@@ -201,6 +201,12 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
 # ---- directives ----------------------------------------------------------------------------------------------------
 
 
+def test_its_methods_have_no_name_of_threads_own() -> None:
+    newer = {"_handle", "_context"}  # of Python 3.13 and 3.14, which set them on each thread
+    taken = {*dir(threading.Thread()), *newer}
+    assert {name for name in vars(ControlThread) if not name.startswith("__")} & taken == {"run"}
+
+
 def test_a_target_world_is_prepared_by_the_worker(lab: Lab) -> None:
     prepare = Prepare(
         epoch=1, generation=3, layout="tp1pp1dp2", members=["live-0", "live-1"], source_generation=2,
