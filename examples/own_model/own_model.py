@@ -7,6 +7,7 @@ progressions modulo the vocabulary, made on the fly: their next term can be lear
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,13 @@ def model(*, pre_process: bool, post_process: bool, config: Any, pg_collection: 
     """
     config.activation_func = squared_relu
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
-    spec.submodules.mlp.module = ScaledMLP
-    # A TransformerLayer hands its group to a plain MLP only, and warns of any other; so the group is handed over here.
-    spec.submodules.mlp.params = {"tp_group": pg_collection.tp, "ffn_hidden_size": config.ffn_hidden_size}
+    mlp = spec.submodules.mlp
+    if isinstance(mlp, partial):  # megatron-core 0.18 and newer: what builds it
+        spec.submodules.mlp = partial(ScaledMLP.as_mlp_submodule, **mlp.keywords)
+    else:
+        mlp.module = ScaledMLP
+        # A TransformerLayer hands its group to a plain MLP only, and warns of any other; so it is handed over here.
+        mlp.params = {"tp_group": pg_collection.tp, "ffn_hidden_size": config.ffn_hidden_size}
     return GPTModel(
         config,
         spec,

@@ -11,6 +11,7 @@ import torch
 from liver_slurm.base.errors import PlanError
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dense_layer import DenseLayer, SequenceNorm
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.model import build_model
 from liver_slurm.engine.megatron.spec import _collection, _Sizes, parameter_count, shard_spec, shard_spec_of, world_spec
@@ -80,6 +81,16 @@ def test_ranges_are_those_of_the_distributed_optimizer(
                 if owned.dp == rank
             }
             assert ours == real_ranges(config, layout, pp, rank, bucket_size)
+
+
+def test_the_layers_are_the_products_own_whatever_form_specs_have() -> None:
+    groups = _collection(Layout(2, 1, 1), 0, 0)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, model = build_model(job(), groups, Layout(2, 1, 1), 0, "meta")
+    for layer in model.decoder.layers:
+        assert type(layer) is DenseLayer
+        assert type(layer.input_layernorm) is type(layer.pre_mlp_layernorm) is SequenceNorm
+    assert type(model.decoder.final_layernorm) is SequenceNorm
 
 
 def held(world: WorldSpec, tensor: str) -> list[tuple[tuple[int, int], tuple[int, ...], tuple[int, ...]]]:
