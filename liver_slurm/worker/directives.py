@@ -93,12 +93,18 @@ class Directives:
             self._changed.notify_all()
 
     def decide(self, message: Commit) -> bool:
-        """Record that a target world is committed; False: that is known already, and the message changes nothing."""
+        """Record that a target world is committed; False: that is known already, and the message changes nothing.
+
+        The checkpoints that the world before has not come to end with it: joiners know nothing of them.
+        """
         with self._changed:
             if message.generation <= self._committed:
                 return False
             self._committed = message.generation
             self._verdicts[message.generation] = message
+            self._boundaries = {
+                number: each for number, each in self._boundaries.items() if each.purpose != "checkpoint"
+            }
             self._changed.notify_all()
             return True
 

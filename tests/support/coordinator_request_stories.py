@@ -167,7 +167,7 @@ def checkpoint_before_a_cutover() -> Story:
 
 @story
 def checkpoint_displaced_by_a_cutover() -> Story:
-    """A refused checkpoint is proposed again beyond a cutover, which comes first and replaces its voters."""
+    """A refused checkpoint would come behind a cutover: it is taken back, and the new world is asked for it."""
     run = two()
     run.ask(m.CheckpointRequest())
     run.register("standby-a")
@@ -188,7 +188,7 @@ def checkpoint_displaced_by_a_cutover() -> Story:
 
 @story
 def checkpoint_whose_voter_has_left() -> Story:
-    """As before, but a member leaves with the cutover, and its vote on the checkpoint never comes."""
+    """As before, but a member leaves with the cutover: the vote of those that are left is enough."""
     run = four()
     run.ask(m.CheckpointRequest())
     proposal, _ = run.asked(m.ProposeBoundary, "boundary", purpose="checkpoint")
@@ -201,6 +201,19 @@ def checkpoint_whose_voter_has_left() -> Story:
         run.vote(name, run.asked(m.ProposeBoundary, "boundary", purpose="checkpoint")[0])
     run.ask(m.CheckpointRequest())
     run.tick(1.0)
+    return run
+
+
+@story
+def checkpoint_agreed_on_behind_a_resize() -> Story:
+    """A resize is scheduled ahead of a checkpoint that is final: with the commit the new world is asked for it."""
+    run = two()
+    run.ask(m.CheckpointRequest())
+    run.vote("live-0", run.asked(m.ProposeBoundary, "boundary")[0], refuse_at=8)
+    run.agree("checkpoint")
+    run.ask(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.change_over()
+    run.agree("checkpoint")
     return run
 
 

@@ -171,6 +171,7 @@ class FakeWorker:
         if message.generation > 0 and self.deed("commit") is None:
             return
         self.verdict_for = -1
+        self.boundaries = {number: held for number, held in self.boundaries.items() if held[1] != "checkpoint"}
         if self.name not in self.prepared.members:
             self.generation = self.rank = -1
             if self.noticed:

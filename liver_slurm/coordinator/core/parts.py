@@ -228,6 +228,8 @@ class Barriers:
     cutover: Boundary | None = None
     checkpoint: Boundary | None = None
     checkpoint_wanted: bool = False
+    agreed_checkpoint: Boundary | None = None
+    """The last checkpoint's, once it is final; members of the live world may still be on their way to it."""
     save_seconds: float | None = None
     """What the last checkpoint took."""
     next_number: int = 0
@@ -243,7 +245,8 @@ class Barriers:
         if isinstance(record, BoundaryClosed):
             return replace(self, unclosed=self.unclosed - {record.boundary})
         if isinstance(record, Committed | BegunAnew):
-            return replace(self, cutover=None, unclosed=frozenset())  # they were those of the world before
+            # They were those of the world before.
+            return replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
         return self
 
 

@@ -147,9 +147,8 @@ def _ask_to_stop(t: Transition, attempt: Attempt) -> None:
     """Propose a step to stop training at, unless one is proposed already: all are prepared."""
     barriers = t.state.barriers
     if barriers.cutover is None:
-        after_checkpoint = barriers.checkpoint.step + 1 if barriers.checkpoint is not None else 0
         ahead = attempt.schedule.steps if attempt.schedule is not None else 0
-        step = step_barrier.next_step(t, at_least=after_checkpoint) + ahead
+        step = step_barrier.next_step(t, at_least=step_barrier.after_checkpoints(barriers)) + ahead
         step_barrier.propose(t, "cutover", step, generation=attempt.target.generation, request=attempt.request)
     t.signal(BarrierMoved())
 
@@ -199,6 +198,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
     """Write the commit record, then tell everybody. The target world is the live one from here on."""
     target, source = attempt.target, attempt.source
     _put(t, attempt)
+    old_barriers = t.state.barriers
     stats = None if source is None else summary(t.state, attempt, step)
     record = Committed(
         generation=target.generation,
@@ -213,6 +213,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
         summary={} if stats is None else stats.to_document(),
     )
     t.journal(record)
+    step_barrier.displace_checkpoints(t, old_barriers, step)
     if attempt.request >= 0:
         resize_queue.close(t, attempt.request, fulfilled=True)
     # Before they hear of the commit, so that members stop also at the very step that the new world begins with.

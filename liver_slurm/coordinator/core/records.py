@@ -74,7 +74,7 @@ class BoundaryProposed(_Record, frozen=True, kw_only=True):
 
 
 class BoundaryClosed(_Record, frozen=True, kw_only=True):
-    """A boundary was confirmed or withdrawn: no member waits for the decision any more."""
+    """A boundary was confirmed or withdrawn: no member waits for the decision any more. A commit record closes all."""
 
     boundary: int
 

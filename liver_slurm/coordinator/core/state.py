@@ -293,12 +293,14 @@ PARTS: dict[type[Any], Part] = {
 def broken_invariants(state: RunState) -> list[str]:
     """Return the invariants of a state between two steps that do not hold in this one; tests ask after each step."""
     world, barriers, lifecycle = state.world, state.barriers, state.lifecycle
+    checkpoint = barriers.checkpoint
     attempt, pending, held, goals = world.attempt, world.pending, barriers.cutover, state.resizes.goals
     streams = world.phase is ReconfigurationPhase.STREAM
     starting = lifecycle.phase is RunPhase.STARTING
     numbers = [goal.number for goal in goals]
     members = set(world.members)
     waits = held is not None and not held.confirmed
+    proposed = {one.number for one in (held, checkpoint) if one is not None and not one.confirmed}
     rules = {
         "a committed world is the live one": attempt is None or attempt is pending or attempt.target == world.live,
         "a target world grows out of the live one": pending is None or pending.source == world.live,
@@ -311,9 +313,10 @@ def broken_invariants(state: RunState) -> list[str]:
         "a run that finishes begins no other world": lifecycle.phase is not RunPhase.FINISHING or attempt is None,
         "an outcome is decided when the run is over": state.over == (lifecycle.outcome is not None),
         "what is over has no attempt and no barrier": not state.over
-        or (attempt, held, barriers.checkpoint) == (None, None, None),
+        or (attempt, held, checkpoint) == (None, None, None),
         "the live world's members stop for a cutover": held is None or held.voters == members,
-        "a proposal is in the journal": held is None or held.confirmed or held.number in barriers.unclosed,
+        "the live world's members stop for a checkpoint": checkpoint is None or checkpoint.voters == members,
+        "a proposal is in the journal": proposed <= barriers.unclosed,
         "training waits for a request that waits": not waits
         or held is None
         or held.request < 0

@@ -3,6 +3,8 @@
 A boundary is proposed ahead of where training is now, so that the proposal arrives in time; one member that can no
 longer stop there makes it be proposed again, further ahead, under the same number. What is proposed or withdrawn is
 journaled, so that a coordinator that takes over can release members that wait.
+
+No boundary outlives the world whose members vote on it: what that world does not reach is asked of the next one.
 """
 
 from __future__ import annotations
@@ -76,24 +78,34 @@ def vote(t: Transition, message: BoundaryVote) -> None:
         ahead = next_step(t, at_least=message.current_step + 1)
         step = ahead + max(1, ahead - max(t.state.step, message.current_step))
         boundary = replace(boundary, step=step, accepted=frozenset(), reached=0.0)
-        _put(t, boundary)
-        _send_proposal(t, boundary)
     elif message.worker in boundary.accepted:
         return t.reject("duplicate")
     else:
         boundary = replace(boundary, accepted=boundary.accepted | {message.worker})
-        _put(t, boundary)
+    _put(t, boundary)
+    if boundary.purpose == "checkpoint" and _gives_way(t, boundary):
+        return None
+    if not message.accepted:
+        _send_proposal(t, boundary)
     if boundary.purpose == "cutover":
-        return t.signal(BarrierMoved())
-    return _checkpoint_moved(t, boundary)
-
-
-def _checkpoint_moved(t: Transition, boundary: Boundary) -> None:
-    if boundary.agreed:
+        t.signal(BarrierMoved())
+    elif boundary.agreed:
         confirm(t, boundary, tuple(sorted(boundary.voters)))
-        _fill(t, "checkpoint", None)
-    elif boundary.step > t.state.settings.config.train.steps:
+        agreed = t.state.barriers.checkpoint
+        _write(t, replace(t.state.barriers, checkpoint=None, agreed_checkpoint=agreed))
+    return None
+
+
+def _gives_way(t: Transition, checkpoint: Boundary) -> bool:
+    """Take a checkpoint's boundary back if something else comes first; returns whether it does."""
+    cutover = t.state.barriers.cutover
+    if checkpoint.step > t.state.settings.config.train.steps:
         withdraw(t, "checkpoint")  # the run's end comes first, and may write one of its own
+    elif cutover is not None and checkpoint.step >= cutover.step:
+        _put_off(t)  # as :func:`propose_checkpoint` would not propose it now
+    else:
+        return False
+    return True
 
 
 def confirm(
@@ -120,9 +132,13 @@ def withdraw(t: Transition, slot: Slot) -> None:
     if boundary is None:
         return
     _fill(t, slot, None)
-    t.send(sorted(boundary.voters), WithdrawBoundary(epoch=t.state.settings.epoch, boundary=boundary.number))
+    _send_withdrawal(t, boundary)
     if not boundary.confirmed:
         t.journal(BoundaryClosed(boundary=boundary.number))
+
+
+def _send_withdrawal(t: Transition, boundary: Boundary) -> None:
+    t.send(sorted(boundary.voters), WithdrawBoundary(epoch=t.state.settings.epoch, boundary=boundary.number))
 
 
 def serve(t: Transition, request: int) -> None:
@@ -178,7 +194,8 @@ def tell_left_open(t: Transition, news: Registered) -> None:
 
 def run_ending(t: Transition, _: RunEnding) -> None:
     """Forget all boundaries: the members are told to leave."""
-    _write(t, replace(t.state.barriers, cutover=None, checkpoint=None, checkpoint_wanted=False))
+    barriers = replace(t.state.barriers, cutover=None, checkpoint=None, agreed_checkpoint=None, checkpoint_wanted=False)
+    _write(t, barriers)
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
@@ -200,6 +217,35 @@ def propose_checkpoint(t: Transition) -> None:
     want_checkpoint(t, wanted=False)
     if at <= t.state.settings.config.train.steps:
         propose(t, "checkpoint", at)
+
+
+def after_checkpoints(barriers: Barriers) -> int:
+    """Return the first step beyond those at which the live world's members are to write a checkpoint; 0: none."""
+    boundaries = (barriers.checkpoint, barriers.agreed_checkpoint)
+    return max((boundary.step + 1 for boundary in boundaries if boundary is not None), default=0)
+
+
+def displace_checkpoints(t: Transition, old: Barriers, step: int) -> None:
+    """Have the new world write the checkpoints that the old one has not come to by ``step``, where it ended.
+
+    Only some of the new world's members have heard of them, and a voter may not be in it: nobody must stop there. The
+    commit record, which comes first, has closed them; a worker that misses the word forgets them with the commit.
+
+    Args:
+        t: the transition, in which the commit record is written.
+        old: the barriers before it.
+        step: steps completed at the cutover.
+    """
+    for boundary in (old.agreed_checkpoint, old.checkpoint):
+        if boundary is not None and (boundary.step > step or not boundary.confirmed):
+            _send_withdrawal(t, boundary)
+            want_checkpoint(t)
+
+
+def _put_off(t: Transition) -> None:
+    """Take the checkpoint's boundary back; it is proposed again when it can be."""
+    withdraw(t, "checkpoint")
+    want_checkpoint(t)
 
 
 def checkpoint_written(t: Transition, message: CheckpointWritten) -> None:

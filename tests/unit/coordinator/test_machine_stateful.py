@@ -104,6 +104,35 @@ class AnyOrder(RuleBasedStateMachine):
             )
 
     @rule()
+    def checkpoint_is_asked_for(self) -> None:
+        self.run.say(m.CheckpointRequest())
+
+    @rule(name=ANYBODY, accepted=st.booleans(), ahead=st.sampled_from([1, 20]))
+    def votes_on_a_checkpoint(self, name: str, accepted: bool, ahead: int) -> None:
+        boundary = self.run.state.barriers.checkpoint
+        if boundary is not None and self.alive(name):
+            current = boundary.step - 1 if accepted else boundary.step + ahead
+            self.run.say(
+                m.BoundaryVote(
+                    worker=name, boundary=boundary.number, step=boundary.step, accepted=accepted, current_step=current
+                )
+            )
+
+    @precondition(lambda self: self.run.state.steady and self.run.state.barriers.cutover is None)
+    @rule()
+    def checkpoint_comes(self) -> None:
+        """Whatever was before: a checkpoint that is asked for in a steady run is agreed on by all its members."""
+        before = len(self.run.actions)
+        self.run.say(m.CheckpointRequest())
+        members = self.run.live.members
+        for _ in range(2):  # of one before, and this one
+            for name in members:
+                self.votes_on_a_checkpoint(name, accepted=True, ahead=1)
+        told = [name for name, one in self.run.sent(m.ConfirmBoundary, self.run.actions[before:])
+                if one.purpose == "checkpoint"]  # fmt: skip
+        assert set(told) == set(members)
+
+    @rule()
     def all_stream(self) -> None:
         attempt = self.run.state.world.attempt
         for name in attempt.involved if attempt else ():

@@ -12,7 +12,7 @@ import pytest
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator import core
-from liver_slurm.coordinator.core.parts import ResizeQueue, WorldState
+from liver_slurm.coordinator.core.parts import Boundary, ResizeQueue, WorldState
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings, broken_invariants
 from liver_slurm.coordinator.core.transition import Transition, Writer
@@ -99,6 +99,7 @@ def test_a_writer_replaces_its_part_alone() -> None:
         ("world", "there is a live world unless the run starts"),
         ("resizes", "requests are in their order"),
         ("barriers", "a proposal is in the journal"),
+        ("checkpoint", "the live world's members stop for a checkpoint"),
     ],
 )
 def test_a_broken_state_is_named(broken: str, rule: str) -> None:
@@ -115,5 +116,8 @@ def test_a_broken_state_is_named(broken: str, rule: str) -> None:
         "world": replace(state, world=replace(state.world, live=None)),
         "resizes": replace(state, resizes=ResizeQueue((ResizeGoal(1, None, 2, 9), ResizeGoal(0, None, 2, 5)))),
         "barriers": replace(state, barriers=replace(state.barriers, unclosed=frozenset())),
+        "checkpoint": replace(
+            state, barriers=replace(state.barriers, checkpoint=Boundary(0, "checkpoint", 1, frozenset({"live-0"})))
+        ),
     }
     assert rule in broken_invariants(changed[broken])

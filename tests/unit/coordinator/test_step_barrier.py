@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
 from coordinator_states import Run
 
+from liver_slurm.coordinator.core.io import Action, Send
+from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
+from liver_slurm.worker.directives import Directives, Leave
 
 
 def test_a_refused_boundary_moves_ahead(run: Run) -> None:
@@ -46,3 +52,173 @@ def test_a_checkpoint_on_request(run: Run) -> None:
     assert {name for name, _ in run.sent(m.ConfirmBoundary)} == {"live-0", "live-1"}
     run.say(m.CheckpointWritten(worker="live-0", step=proposal.step, ok=True, path="p"))
     assert run.events("checkpoint_written")
+
+
+# ---- a checkpoint's boundary ends, whatever becomes of its world ----------------------------------------------------
+
+LIVE = ("live-0", "live-1")
+ALL = (*LIVE, "standby-a", "standby-b")
+
+
+def ask_for_checkpoint(run: Run) -> m.ProposeBoundary:
+    """Have a checkpoint proposed."""
+    run.say(m.CheckpointRequest())
+    proposal: m.ProposeBoundary = run.sent(m.ProposeBoundary)[-1][1]
+    assert proposal.purpose == "checkpoint"
+    return proposal
+
+
+def accept(run: Run, proposal: m.ProposeBoundary, *names: str) -> list[Action]:
+    """These members can stop there."""
+    before = len(run.actions)
+    for name in names:
+        run.say(m.BoundaryVote(
+            worker=name, boundary=proposal.boundary, step=proposal.step, accepted=True, current_step=0
+        ))  # fmt: skip
+    return run.actions[before:]
+
+
+def refuse(run: Run, proposal: m.ProposeBoundary, name: str, at: int) -> m.ProposeBoundary:
+    """A member is beyond it already; returns the newest proposal."""
+    run.say(m.BoundaryVote(
+        worker=name, boundary=proposal.boundary, step=proposal.step, accepted=False, current_step=at
+    ))  # fmt: skip
+    newest: m.ProposeBoundary = run.sent(m.ProposeBoundary)[-1][1]
+    return newest
+
+
+def checkpoint_behind_a_resize(run: Run, agreed: bool) -> m.ProposeBoundary:
+    """A checkpoint is proposed or agreed on for a step behind the one that a resize is scheduled for later."""
+    proposal = refuse(run, ask_for_checkpoint(run), "live-1", at=8)
+    accept(run, proposal, *(LIVE if agreed else LIVE[:1]))
+    run.register("standby-a")
+    run.register("standby-b")
+    run.say(m.ResizeRequest(layout="tp2pp1dp2", at_step=5))
+    held = run.state.barriers.cutover
+    assert held is not None
+    assert held.step == 5 < proposal.step
+    run.tick()
+    run.prepare_all()
+    run.agree()
+    return proposal
+
+
+def mailboxes(
+    names: Sequence[str], actions: list[Action], lost: type[m.Message] | None = None
+) -> dict[str, Directives]:
+    """What the training threads of these workers find when they enter a world with 5 steps completed."""
+    boxes = {name: Directives() for name in names}
+    for action in actions:
+        if not isinstance(action, Send) or action.peer.decode() not in boxes or isinstance(action.message, lost or ()):
+            continue
+        box, message = boxes[action.peer.decode()], action.message
+        if isinstance(message, m.ProposeBoundary):
+            box.propose(message)
+        elif isinstance(message, m.ConfirmBoundary):
+            box.confirm(message)
+            if message.purpose == "cutover":
+                box.start_at(message.step)
+                box.at_boundary(message.step)
+        elif isinstance(message, m.WithdrawBoundary):
+            box.withdraw(message.boundary)
+        elif isinstance(message, m.Commit):
+            box.decide(message)
+            box.start_at(message.step)
+    return boxes
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+def test_a_commit_takes_back_a_checkpoint_that_lies_behind_it(run: Run, agreed: bool) -> None:
+    proposal = checkpoint_behind_a_resize(run, agreed)
+    before = len(run.actions)
+    run.stream_all()
+    sent = [(action.peer.decode(), type(action.message)) for action in run.actions[before:] if isinstance(action, Send)]
+    assert [name for name, kind in sent if kind is m.WithdrawBoundary] == list(LIVE)
+    kinds = [kind for _, kind in sent]
+    assert kinds.index(m.WithdrawBoundary) < kinds.index(m.Commit)
+    assert run.state.barriers.checkpoint is None
+    assert run.state.barriers.unclosed == frozenset()
+    run.enter_all()
+    again = [(name, one) for name, one in run.sent(m.ProposeBoundary) if one.boundary > proposal.boundary + 1]
+    assert sorted(name for name, _ in again) == sorted(ALL), "the new world's members are asked for it"
+    accept(run, again[0][1], *ALL)
+    confirmed = [name for name, one in run.sent(m.ConfirmBoundary) if one.boundary == again[0][1].boundary]
+    assert sorted(confirmed) == sorted(ALL)
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+@pytest.mark.parametrize("lost", [None, m.WithdrawBoundary])
+def test_nobody_stands_where_the_world_before_had_a_checkpoint(
+    run: Run, agreed: bool, lost: type[m.Message] | None
+) -> None:
+    # LS-15
+    proposal = checkpoint_behind_a_resize(run, agreed)
+    run.stream_all()
+    boxes = mailboxes(ALL, run.actions, lost)
+    for step in range(5, proposal.step + 2):
+        assert [name for name, box in boxes.items() if not box.begin(step)] == [], f"at step {step}"
+
+
+def test_a_checkpoint_that_is_agreed_on_comes_before_a_cutover_that_can_wait(run: Run) -> None:
+    proposal = refuse(run, ask_for_checkpoint(run), "live-1", at=8)
+    accept(run, proposal, *LIVE)
+    run.begin_to_grow()
+    run.prepare_all()
+    held = run.state.barriers.cutover
+    assert held is not None
+    assert held.step > proposal.step
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_checkpoint_that_moves_behind_a_cutover_waits_for_it(run: Run, committed: bool) -> None:
+    proposal = ask_for_checkpoint(run)
+    run.begin_to_grow()
+    run.prepare_all()
+    held = run.state.barriers.cutover
+    assert held is not None
+    before = len(run.actions)
+    refuse(run, proposal, "live-1", at=held.step)
+    withdrawn = [one.boundary for _, one in run.sent(m.WithdrawBoundary, run.actions[before:])]
+    assert withdrawn == [proposal.boundary] * 2
+    assert run.state.barriers.checkpoint is None
+    run.agree()
+    if committed:
+        run.stream_all()
+        run.enter_all()
+    else:
+        run.say(m.Streamed(worker="standby-a", generation=1, ok=False, error="no"))
+    again = run.state.barriers.checkpoint
+    assert again is not None
+    assert again.voters == set(run.live.members) == set(ALL if committed else LIVE)
+
+
+@pytest.mark.parametrize("killed", ["before the word", "before the record"])
+def test_a_coordinator_that_takes_over_leaves_no_checkpoint_open(run: Run, killed: str) -> None:
+    proposal = checkpoint_behind_a_resize(run, agreed=False)
+    if killed == "before the word":
+        run.stream_all()
+    last_words = (m.WithdrawBoundary, m.Commit)
+    heard = [
+        action for action in run.actions if not isinstance(action, Send) or not isinstance(action.message, last_words)
+    ]
+    new = run.restarted()
+    for name in ALL:
+        new.register(name, 0 if name in LIVE else -1, 5)
+    told = mailboxes(LIVE, [*heard, *new.actions])
+    for step in range(6, proposal.step + 1):
+        assert [name for name, box in told.items() if not box.begin(step)] == [], f"at step {step}"
+    assert new.state.barriers.checkpoint is None
+
+
+def test_a_member_is_lost_while_a_checkpoint_is_agreed_on(run: Run) -> None:
+    proposal = ask_for_checkpoint(run)
+    accept(run, proposal, "live-0")
+    run.say(m.Failed(worker="live-1", generation=0, step=0, error="no memory"))
+    assert run.state.lifecycle.phase is RunPhase.FAILED
+    assert run.state.barriers.checkpoint is None
+    assert not run.state.barriers.checkpoint_wanted
+    assert [name for name, _ in run.sent(m.Leave)] == ["live-0"]
+    box = Directives()
+    box.propose(proposal)
+    box.leave("the run has failed")
+    assert box.at_boundary(proposal.step) == Leave("the run has failed"), "who waits there does not wait on"

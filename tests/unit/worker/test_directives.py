@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from liver_slurm.protocol.messages import Abort, Commit, ConfirmBoundary, ProposeBoundary
 from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
 
@@ -35,6 +37,31 @@ def test_a_repeated_commit_does_not_wake_who_waits_in_no_world() -> None:
     directives.leave("done")
     waiting.join(10)
     assert order == [Leave("done")]
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_commit_ends_the_checkpoints_of_the_world_before(confirmed: bool) -> None:
+    directives = Directives()
+    directives.start_at(3)
+    directives.propose(ProposeBoundary(epoch=1, boundary=0, step=7, purpose="checkpoint"))
+    if confirmed:
+        directives.confirm(ConfirmBoundary(epoch=1, boundary=0, step=7, purpose="checkpoint"))
+    directives.propose(ProposeBoundary(epoch=1, boundary=1, step=6, purpose="cutover"))  # the new world's first
+    directives.decide(commit(1))
+    directives.start_at(5)
+    assert not directives.begin(6), "held for the next resize"
+    directives.withdraw(1)
+    assert directives.begin(6)
+    assert directives.begin(7), "the new world's other members know of no checkpoint there"
+
+
+def test_a_repeated_commit_leaves_the_new_worlds_checkpoint() -> None:
+    directives = Directives()
+    directives.decide(commit(1))
+    directives.start_at(5)
+    directives.propose(ProposeBoundary(epoch=2, boundary=0, step=7, purpose="checkpoint"))
+    directives.decide(commit(1))
+    assert not directives.begin(7)
 
 
 def test_what_a_lost_coordinator_has_only_proposed_holds_nobody() -> None:
