@@ -218,6 +218,19 @@ def checkpoint_agreed_on_behind_a_resize() -> Story:
 
 
 @story
+def checkpoint_whose_vote_is_lost() -> Story:
+    """Training stands at a checkpoint's boundary, as a vote was lost: after a while it is proposed again."""
+    run = two()
+    run.ask(m.CheckpointRequest())
+    run.vote("live-0", run.asked(m.ProposeBoundary, "boundary")[0])
+    for _ in range(3):
+        run.beat(*LIVE, step=1, seconds=1.0)
+        run.tick(3.0)
+    run.agree("checkpoint")
+    return run
+
+
+@story
 def checkpoint_while_training_is_held() -> Story:
     """Training stops for a resize sooner than a checkpoint could be agreed on: the resize comes first."""
     run = two()

@@ -90,6 +90,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     Tick: (
         membership.extend_after_stall,
         membership.find_silent,
+        step_barrier.watch_checkpoint,
         interruption.watch,
         handover.advance,
         node_release.advance,

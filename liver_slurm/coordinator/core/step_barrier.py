@@ -13,6 +13,7 @@ import math
 from dataclasses import replace
 from typing import Literal
 
+from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.parts import Barriers, Boundary
 from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryProposed
 from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
@@ -240,6 +241,17 @@ def displace_checkpoints(t: Transition, old: Barriers, step: int) -> None:
         if boundary is not None and (boundary.step > step or not boundary.confirmed):
             _send_withdrawal(t, boundary)
             want_checkpoint(t)
+
+
+def watch_checkpoint(t: Transition, _: Tick) -> None:
+    """Propose a checkpoint's boundary again if training has stood there too long: a proposal or a vote was lost."""
+    boundary = t.state.barriers.checkpoint
+    if boundary is None or t.state.step < boundary.step:
+        return
+    if not boundary.reached:
+        _put(t, replace(boundary, reached=t.now))
+    elif t.now > boundary.reached + t.state.settings.config.job.lost_after:
+        _put_off(t)
 
 
 def _put_off(t: Transition) -> None:

@@ -222,3 +222,26 @@ def test_a_member_is_lost_while_a_checkpoint_is_agreed_on(run: Run) -> None:
     box.propose(proposal)
     box.leave("the run has failed")
     assert box.at_boundary(proposal.step) == Leave("the run has failed"), "who waits there does not wait on"
+
+
+def test_a_vote_that_is_lost_holds_training_for_a_while_only(run: Run) -> None:
+    # LS-15
+    proposal = ask_for_checkpoint(run)
+    accept(run, proposal, "live-0")
+
+    def stand(seconds: float) -> None:
+        for name in LIVE:
+            run.say(m.Heartbeat(worker=name, generation=0, step=proposal.step, step_seconds=1.0, warm=True))
+        run.tick(seconds)
+
+    patience = run.state.settings.config.job.lost_after
+    for _ in range(2):
+        stand(patience / 2)
+    assert not run.sent(m.WithdrawBoundary), "training has stood there for less"
+    for _ in range(2):
+        stand(patience / 2)
+    assert [name for name, _ in run.sent(m.WithdrawBoundary)] == list(LIVE)
+    again = run.state.barriers.checkpoint
+    assert again is not None
+    assert (again.number, again.accepted) == (proposal.boundary + 1, frozenset())
+    assert again.step > proposal.step
