@@ -224,6 +224,29 @@ def test_a_notice_during_a_handover(run: Run) -> None:
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1", "standby-a"}
 
 
+def test_a_checkpoint_that_the_move_displaces_holds_it_up_for_a_while_only(run: Run) -> None:
+    run.say(m.CheckpointRequest())
+    first = run.state.barriers.checkpoint
+    assert first is not None
+    look(run, 1000.0, RUNNING)
+    successors(run)
+    refusal = m.BoundaryVote(
+        worker="live-1", boundary=first.number, step=first.step, accepted=False, current_step=first.step + 9
+    )
+    run.prepare_all()
+    run.say(refusal)
+    change_over(run)
+    run.tick()
+    assert not run.journaled(HandedOver), "the new world has yet to agree on it"
+    again = run.state.barriers.checkpoint
+    assert again is not None
+    assert again.voters == {"live-8-0", "live-8-1"}
+    for name in run.live.members:
+        run.say(m.BoundaryVote(worker=name, boundary=again.number, step=again.step, accepted=True, current_step=0))
+    run.tick()
+    assert run.journaled(HandedOver) == [HandedOver(job_id="8")]
+
+
 def test_cancelling_ends_a_successor(run: Run) -> None:
     look(run, 1000.0, PENDING)
     run.say(m.CancelRequest(), peer=b"client")
