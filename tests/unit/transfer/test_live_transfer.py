@@ -298,7 +298,11 @@ def test_a_box_that_arrives_otherwise_than_it_was_is_found(ahead: bool, monkeypa
         if ahead:
             read.wait(workers)
         owner.trainer.update()
-        # While it is proven, or already while it is finished, where digests are there before that returns.
-        with pytest.raises(TransferError, match=r"^worker 0: the digest of what arrived differs .* in 1 of 4 boxes$"):
+
+        def arrive() -> None:
+            """Fails while it is proven, or already while it is finished, where digests are there before that returns."""
             at_once(owner.transfer.finish, receiver.transfer.finish)
             receiver.transfer.prove()
+
+        with pytest.raises(TransferError, match=r"^worker 0: the digest of what arrived differs .* in 1 of 4 boxes$"):
+            arrive()
