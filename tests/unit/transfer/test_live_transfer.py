@@ -300,7 +300,7 @@ def test_a_box_that_arrives_otherwise_than_it_was_is_found(ahead: bool, monkeypa
         owner.trainer.update()
 
         def arrive() -> None:
-            """Fails while it is proven, or already while it is finished, where digests are there before that returns."""
+            """Fails while it is proven, or already while it is finished, if digests are there before that returns."""
             at_once(owner.transfer.finish, receiver.transfer.finish)
             receiver.transfer.prove()
 
