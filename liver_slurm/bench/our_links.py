@@ -15,7 +15,7 @@ import torch
 
 from liver_slurm.bench.two_ends import TwoEnds
 from liver_slurm.transfer import threads
-from liver_slurm.transfer.one_sided.description import Description, Reader, View
+from liver_slurm.transfer.one_sided.description import Reader, View, decode
 from liver_slurm.transfer.one_sided.handshake import describe, open_reader
 from liver_slurm.transfer.shared_box import SharedBox
 
@@ -54,7 +54,7 @@ def _hold(device: str, size: int) -> bytes:
 
 
 def _pull(described: bytes, device: str, size: int, count: int) -> float:
-    owner = msgspec.msgpack.decode(described, type=Description)
+    owner = decode(described)
     reader = open_reader(owner, torch.device(device, 0) if device == "cuda" else torch.device(device))
     target = torch.empty(size // 4, device=device)
     (source,) = owner.boxes[0].state

@@ -100,12 +100,12 @@ class LiveTransfer:
         sent, received = _chunks(moves, tensors, slot, max(len(source_peers), len(target_peers)))
         held = Index(source) if source is not None else None
         needed = Index(target) if target is not None else None
-        self._source: Sender | None = None
+        self._sender: Sender | None = None
         if sent and held is not None and updates is not None:
             contents = {parts: held.content(parts) for parts in {chunk.parts for _, chunk in sent}}
             outgoing = [Outgoing(target_peers[c.target_rank], n, contents[c.parts]) for n, c in sent]
             leaving = _boxes(((target_peers[move.target_rank], move) for move in moves.sends), held)
-            self._source = Sender(
+            self._sender = Sender(
                 outgoing, leaving, updates, transport, self._sending, pool, device, route.gradient_room
             )
         incoming: dict[int, dict[int, Content]] = {}
@@ -113,7 +113,7 @@ class LiveTransfer:
             assert needed is not None
             incoming.setdefault(source_peers[chunk.source_rank], {})[number] = needed.content(chunk.parts)
         arriving = _boxes(((source_peers[move.source_rank], move) for move in moves.receives), needed)
-        self._sinks = [
+        self._receivers = [
             Receiver(Arrivals(peer, contents, arriving[peer]), route, self._receiving, pool, device, self._crew.notify)
             for peer, contents in sorted(incoming.items())
         ]
@@ -138,20 +138,22 @@ class LiveTransfer:
         Raises:
             TransferError: a peer is gone.
         """
-        targets = self._source.peers if self._source is not None else ()
-        rates = [probe(self._transport, targets, [sink.peer for sink in self._sinks])]
+        targets = self._sender.peers if self._sender is not None else ()
+        rates = [probe(self._transport, targets, [receiver.peer for receiver in self._receivers])]
         if self._pull is not None:
             rates.append(self._pull.probe())
         return min(filter(None, rates), default=0.0)
 
     def start(self) -> None:
         """Start the threads, unless they run; what arrives is taken from now on."""
-        bodies = [sink.run for sink in self._sinks] + ([self._source.run] if self._source is not None else [])
+        bodies = [receiver.run for receiver in self._receivers] + (
+            [self._sender.run] if self._sender is not None else []
+        )
         self._crew.start(bodies + (self._pull.bodies if self._pull is not None else []))
 
     def attach(self) -> None:
         """Watch the updates of the source world from now on; call between two steps."""
-        for part in (self._source, self._pull):
+        for part in (self._sender, self._pull):
             if part is not None:
                 part.attach()
 
@@ -161,14 +163,14 @@ class LiveTransfer:
         Args:
             last: the step that training is in, or begins, is the last one before the cutover.
         """
-        if self._source is not None:
-            self._source.open()
+        if self._sender is not None:
+            self._sender.open()
         if self._pull is not None and last:
             self._pull.open()
 
     def detach(self) -> None:
         """It is given up: training's thread has nothing to do with it any more."""
-        for part in (self._source, self._pull):
+        for part in (self._sender, self._pull):
             if part is not None:
                 part.detach()
 
@@ -187,11 +189,11 @@ class LiveTransfer:
         made = self._updates.adam_step() if self._updates is not None else None
         if self._pull is not None:
             self._pull.finish(made or 0)
-        if self._source is not None:
-            self._source.finish()
+        if self._sender is not None:
+            self._sender.finish()
         self._copy_local()
         self._bytes_local = sum(target.nbytes for _, target in self._copies)
-        arriving: list[Receiver | Pull] = [*self._sinks, *([self._pull] if self._pull is not None else [])]
+        arriving: list[Receiver | Pull] = [*self._receivers, *([self._pull] if self._pull is not None else [])]
         self._crew.wait(lambda: all(part.ended for part in arriving))
         self._seconds = time.perf_counter() - begun
         return made if made is not None else max((part.adam_step for part in arriving), default=0)
@@ -228,20 +230,20 @@ class LiveTransfer:
                 raise TransferError("the digest of a box that was copied inside this worker differs")
             self._local_digests += len(here)
         self._crew.wait(lambda: self._crew.idle)
-        sent = self._source.stats if self._source is not None else SenderStats()
+        sent = self._sender.stats if self._sender is not None else SenderStats()
         pulled = self._pull.stats if self._pull is not None else PullStats()
         return LiveTransferStats(
-            bytes_sent=(self._source.bytes_sent if self._source is not None else 0)
+            bytes_sent=(self._sender.bytes_sent if self._sender is not None else 0)
             + pulled.bytes_sent
             + pulled.bytes_gradients,
             bytes_early=sent.bytes_early + pulled.bytes_early,
             bytes_gradients=sent.bytes_gradients + pulled.bytes_gradients,
-            bytes_received=sum(sink.bytes_received for sink in self._sinks) + pulled.bytes_received,
+            bytes_received=sum(receiver.bytes_received for receiver in self._receivers) + pulled.bytes_received,
             bytes_local=self._bytes_local,
             staging_peak_bytes=self._sending.peak_bytes + self._receiving.peak_bytes + pulled.staging_peak_bytes,
-            gradient_staging_bytes=self._source.staging_bytes if self._source is not None else 0,
+            gradient_staging_bytes=self._sender.staging_bytes if self._sender is not None else 0,
             digests_checked=self._local_digests
-            + sum(sink.digests_checked for sink in self._sinks)
+            + sum(receiver.digests_checked for receiver in self._receivers)
             + pulled.digests_checked,
             exposed_seconds=sent.exposed_seconds,
             seconds=self._seconds,
@@ -251,8 +253,8 @@ class LiveTransfer:
         """All is proven: give the memory of messages and staged gradients back; connections stay."""
         self._sending.release()
         self._receiving.release()
-        if self._source is not None:
-            self._source.release()
+        if self._sender is not None:
+            self._sender.release()
 
     def abort(self) -> None:
         """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
@@ -270,7 +272,7 @@ class LiveTransfer:
             self._pull.close()
 
     def _give_up(self) -> None:
-        for part in (self._source, self._pull):
+        for part in (self._sender, self._pull):
             if part is not None:
                 part.cancel()
         self._transport.abort()

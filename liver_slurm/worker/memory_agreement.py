@@ -93,7 +93,9 @@ def agree_on_memory(
     early, reason = _least(scope, early, f"{worker}: {reason}", workers)
     log.info("generation %d: %s", message.generation, reason)
     if early == NO_ROOM:
-        raise NoRoom(f"no room for {message.layout} on {reason}; raise it, or lower stream.staging_bytes")
+        raise NoRoom(
+            f"no room for {message.layout} on {reason}; raise stream.memory_limit, or lower stream.staging_bytes"
+        )
     return MemoryAgreement(early, gradient_room(mine, early, limit))
 
 
@@ -103,8 +105,9 @@ def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: C
     By default what its card has beside training, which is taken to need as much in the new world as it has in the old
     one, so that preparing can never be what training runs out of memory for.
     """
-    if config.stream.memory_limit is not None or card is None:
-        return config.stream.memory_limit or 0, "stream.memory_limit"
+    if config.stream.memory_limit is not None:
+        return config.stream.memory_limit, "stream.memory_limit"
+    assert card is not None, "without a limit and without a card nothing is agreed on"
     if worker in message.source_members:
         scope.set(f"training/{worker}", str(card.training))
     training = max(int(scope.get(f"training/{member}")) for member in message.source_members)

@@ -51,18 +51,16 @@ def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
     Raises:
         Refusal: the allocator's memory cannot be shared, as with ``expandable_segments``.
     """
-    found: dict[int, Region] = {}
-    ends: list[tuple[int, int]] = []
+    found: list[Region] = []
     for address in sorted({tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}):
-        if ends and address < ends[-1][1]:
+        if found and address < found[-1].end:
             continue
         base, size = ctypes.c_uint64(), ctypes.c_size_t()
         _call("cuMemGetAddressRange_v2", ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(address))
         handle = _Handle()
         _call("cuIpcGetMemHandle", ctypes.byref(handle), base)
-        found[base.value] = Region(base.value, size.value, bytes(handle.data))
-        ends.append((base.value, base.value + size.value))
-    return list(found.values())
+        found.append(Region(base.value, size.value, bytes(handle.data)))
+    return found
 
 
 class CardReader:
