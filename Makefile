@@ -16,7 +16,7 @@ VERSIONS := 0.16.1 0.17.1 0.18.2 0.19.2
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo test test-all test-long test-gpu bench-gpu test-ucx test-slurm-versions test-megatron-versions lint docs
+.PHONY: help setup packages demo pictures site test test-all test-long test-gpu bench-gpu test-faults soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -25,11 +25,18 @@ help:
 	@echo "make test-long the longest tests, and combinations that make test leaves out"
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make bench-gpu training, transfers and changes of layout on CUDA cards, into build/bench-gpu.json and .txt"
+	@echo "make test-faults  every fault at every role in every phase, as a table; CELLS=\"joiner and kill\" for some"
+	@echo "make soak      a run on the one-machine cluster for an hour, a kill a minute and preemptions on top"
+	@echo "make test-scale  an elastic run and a production load on a slurmctld with 1,000 nodes, for a quarter of an hour"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
+	@echo "make test-trackers  the tests of exports to TensorBoard and wandb, once their extras are installed into $(VENV)"
+	@echo "make test-advisor  the advisor's estimators against doubleml and econml, once they are installed into $(VENV)"
 	@echo "make test-slurm-versions  the Slurm client's tests and an elastic run on the Slurm of $(SUITES); needs root"
 	@echo "make test-megatron-versions  the engine's tests on megatron-core $(VERSIONS)"
 	@echo "make lint      ruff, mypy and the contracts between layers"
 	@echo "make docs      what the documents take from the code, written again"
+	@echo "make site      the documents as a site, in build/site; a broken link is an error"
+	@echo "make pictures  the tutorial's pictures, from a demo of their own; needs Chromium"
 	@echo "make setup     Slurm from the distribution, and $(VENV) with the package in it; the others call it"
 
 setup: packages $(STAMP)
@@ -45,8 +52,9 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m pip install --quiet -e ".[dev]"
 	@touch $@
 
+# RUNS=folder keeps the run directories there, for report, goodput, events and top.
 demo: setup
-	$(PYTHON) -m liver_slurm.demo
+	$(PYTHON) -m liver_slurm.demo $(if $(RUNS),--runs $(RUNS))
 
 # A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine. The
 # long ones come first, and the short ones fill what is left at the end.
@@ -55,7 +63,7 @@ test: setup
 
 # CI runs this: what `make test` does, and the slower half of what goes through whole runs.
 test-all: test
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TWO_AT_A_TIME) -m "slow and not long" tests/integration tests/faults
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TWO_AT_A_TIME) -m "slow and not long" tests/integration tests/faults tests/unit
 
 # What takes minutes each, and the combinations of which `make test` takes a part.
 test-long: setup
@@ -68,9 +76,30 @@ test-gpu:
 bench-gpu:
 	$(GPU_PYTHON) -m liver_slurm.bench.on_cards --folder $(or $(OUT),build) $(PARTS)
 
+# Hours: a run for each role, fault, phase and optimizer. CELLS="live and kill" tries those whose names fit.
+test-faults: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/faults/test_fault_table.py $(if $(CELLS),-k "$(CELLS)")
+
+# SECONDS=180 for a short one; TARGETS="standby,coordinator" for those that hold no state.
+soak: setup
+	OMP_NUM_THREADS=1 LIVER_SOAK=$(or $(SECONDS),3600) LIVER_SOAK_TARGETS="$(TARGETS)" \
+		$(PYTHON) -m pytest -s tests/integration/test_soak.py
+
+# SECONDS=240 for a short one. Each node is a slurmd of its own: 1 GB of memory in all.
+test-scale: setup
+	OMP_NUM_THREADS=1 LIVER_SCALE=$(or $(SECONDS),480) $(PYTHON) -m pytest -m scale tests/integration/test_scale.py
+
 test-ucx: setup
 	$(PYTHON) -m pip install --quiet -e ".[ucx]"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m ucx tests
+
+test-trackers: setup
+	$(PYTHON) -m pip install --quiet -e ".[tensorboard,wandb]"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m trackers tests
+
+test-advisor: setup
+	$(PYTHON) -m pip install --quiet -e ".[advisor-check]"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m advisor_check tests
 
 test-slurm-versions: setup
 	.ci/slurm-versions $(SUITES)
@@ -86,3 +115,12 @@ lint: setup
 
 docs: setup
 	$(PYTHON) docs/generate.py
+
+site: setup
+	$(PYTHON) -m pip install --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+pictures: setup
+	rm -rf build/pictures
+	$(PYTHON) -m liver_slurm.demo --runs build/pictures
+	$(PYTHON) docs/pictures.py build/pictures

@@ -6,7 +6,9 @@ of them again; ``--check``, and a unit test, name the documents in which one is 
 
 from __future__ import annotations
 
+import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -94,8 +96,9 @@ def sections() -> str:
 
 def messages() -> str:
     """Render a table of each direction's messages, with the first sentence of each docstring."""
-    tree = ast.parse((PACKAGE / "protocol" / "messages.py").read_text())
-    told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    tree, parked = (ast.parse((PACKAGE / "protocol" / name).read_text()) for name in ("messages.py", "parked.py"))
+    nodes = [*tree.body, *parked.body]
+    told = {node.name: first_sentence(node) for node in nodes if isinstance(node, ast.ClassDef)}
     parts = []
     for union, title in (
         ("FromWorker", "worker to coordinator"),
@@ -124,7 +127,8 @@ def events() -> str:
     from liver_slurm.rundir import events as known
 
     home = Path(known.__file__).parent
-    trees = [ast.parse((home / name).read_text()) for name in ("events.py", "reconfiguration_events.py")]
+    files = ("events.py", "reconfiguration_events.py", "standby_events.py", "worker_events.py")
+    trees = [ast.parse((home / name).read_text()) for name in files]
     told = {node.name: first_sentence(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     rows = ["| event | says | keys |", "|---|---|---|"]
     for kind in typing.get_args(known.Event):
@@ -132,6 +136,91 @@ def events() -> str:
         shown = ", ".join(f"`{key}`" for key in keys if key not in ("time", "generation"))
         rows.append(f"| `{known.event_name(kind)}` | {told[kind.__name__]} | {shown} |")
     return "\n".join(rows)
+
+
+def steps() -> str:
+    """Render the table of the keys of a line of ``metrics.jsonl``."""
+    tree = ast.parse((PACKAGE / "rundir" / "metrics.py").read_text())
+    (kind,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "StepMetrics")
+    rows = ["| key | type | what it is |", "|---|---|---|"]
+    for field, told in zip(kind.body, [*kind.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            text = told.value.value if isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant) else ""
+            shown = " ".join(str(text).split()).replace("``", "`")
+            rows.append(
+                f"| `{ast.unparse(field.target)}` | {ast.unparse(field.annotation).replace('|', 'or')} | {shown} |"
+            )
+    return "\n".join(rows)
+
+
+def commands() -> str:
+    """Render every command with its arguments, as ``--help`` has them."""
+    from liver_slurm.cli.main import full_parser
+
+    return "\n\n".join(_command(name, parser, "##") for name, parser in _subcommands(full_parser()))
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
+    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [pair for action in found for pair in action.choices.items()]
+
+
+def _command(name: str, parser: argparse.ArgumentParser, level: str) -> str:
+    text = [f"{level} {parser.prog.removeprefix('liver-slurm ')}", (parser.description or "").strip()]
+    rows = [
+        f"| {_shown(action)} | {_cell(_help(action, parser))} |"
+        for action in parser._actions
+        if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
+    ]
+    if rows:
+        text.append("\n".join(["| argument | what it does |", "|---|---|", *rows]))
+    if parser.epilog:
+        text.append(f"```text\n{parser.epilog.strip()}\n```")
+    text += [_command(inner, one, f"{level}#") for inner, one in _subcommands(parser)]
+    return "\n\n".join(part for part in text if part)
+
+
+def _shown(action: argparse.Action) -> str:
+    metavar = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper())
+    value = " ".join(metavar) if isinstance(metavar, tuple) else metavar
+    if not action.option_strings:
+        return f"`{value}`"
+    return ", ".join(
+        f"`{name}`" if action.nargs == 0 else f"`{_cell(f'{name} {value}')}`" for name in action.option_strings
+    )
+
+
+def _help(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
+    return (action.help or "") % {**vars(action), "prog": parser.prog}
+
+
+def keys() -> str:
+    """Render every key of a job file, section by section, with its meaning, values and default."""
+    from liver_slurm.config.keys import sections
+
+    found = []
+    for section in sections(documented=True):
+        header = f"[[{section.name}]]" if section.repeated else f"[{section.name}]"
+        rows = ["| key | meaning | allowed | default |", "|---|---|---|---|"]
+        for key in section.keys:
+            default = "needed" if key.required else "" if key.default is None else f"`{json.dumps(key.default)}`"
+            name = key.name.rpartition(".")[2]
+            rows.append(f"| `{name}` | {_cell(key.text)} | {_cell(key.allowed)} | {_cell(default)} |")
+        # Brackets in a heading would be taken for a link.
+        found.append("\n\n".join([f"## `{header}`", " ".join(section.text.split()), "\n".join(rows)]))
+    return "\n\n".join(found)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+def figures() -> str:
+    """Render the table of the figures that monitoring may ask for."""
+    from liver_slurm.observability.figures import families
+
+    rows = [f"| `{family.exported}` | {family.kind} | {family.text} |" for family in families()]
+    return "\n".join(["| figure | kind | what it is |", "|---|---|---|", *rows])
 
 
 def phases() -> str:
@@ -263,6 +352,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "messages": messages,
     "records": records,
     "events": events,
+    "steps": steps,
+    "commands": commands,
+    "keys": keys,
+    "figures": figures,
     "phases": phases,
     "parts": parts,
     "signals": signals,

@@ -61,9 +61,9 @@ unset SLURM_NNODES SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_CPUS_PE
 # The workers come first, so that they are tasks 0, 1, 2, … One that leaves or dies takes no other with it, as srun's
 # usual --kill-on-bad-exit=1 --wait=60 would have it.
 # shellcheck disable=SC2016 # the words are for the inner shell
-srun --nodes="$nodes" --ntasks="$workers" --cpus-per-task="$cpus" --no-kill --kill-on-bad-exit=0 --wait=0 \
+srun --nodes="$nodes" --ntasks="$workers" --cpus-per-task="$cpus" --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 \
     "${container[@]}" env OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}" \
     "${PYTHON:-python3}" -m liver_slurm.worker "$RUN_DIR" --role live : \
-    --nodes=1 --ntasks=1 --no-kill --kill-on-bad-exit=0 --wait=0 \
+    --nodes=1 --ntasks=1 --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 \
     bash -c 'exec "$@" >> "$RUN_DIR/logs/coordinator.log" 2>&1' coordinator \
     "${PYTHON:-python3}" -m liver_slurm.coordinator "$RUN_DIR" "$@"

@@ -50,5 +50,5 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 # From Slurm 22.05 on srun does not take the CPUs of a task from the job. A worker that leaves must not end the
 # others, as srun's usual --kill-on-bad-exit=1 --wait=60 would.
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --no-kill --kill-on-bad-exit=0 --wait=0 "${container[@]}" \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 "${container[@]}" \
     "${PYTHON:-python3}" -m liver_slurm.worker "$RUN_DIR" --role standby "$@"

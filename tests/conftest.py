@@ -35,24 +35,28 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("ucx") is not None and importlib.util.find_spec("nixl") is None:
         pytest.skip("nixl, the extra [ucx], is not installed; `make test-ucx` installs it")
+    if item.get_closest_marker("advisor_check") is not None:
+        missing = [name for name in ("doubleml", "econml") if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}; `make test-advisor` installs it")
+    if item.get_closest_marker("trackers") is not None:
+        missing = [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}; `make test-trackers` installs it")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of notices: what the tests that caused some have measured, whichever process they ran in."""
+    """Print what the tests of notices and of faults have measured, whichever process they ran in."""
     reports = [report for each in terminalreporter.stats.values() for report in each if hasattr(report, "when")]
-    rows = [
-        row
-        for report in reports
-        if report.when == "teardown"
-        for name, value in report.user_properties
-        if name == "notices"
-        for row in value
-    ]
-    if rows:
-        from tabulate import tabulate
+    said = [pair for report in reports if report.when == "teardown" for pair in report.user_properties]
+    notices = [row for name, value in said if name == "notices" for row in value]
+    faults = [value for name, value in said if name == "faults"]
+    for title, rows in (("notices: seconds until the standby's node is free", notices), ("faults", faults)):
+        if rows:
+            from tabulate import tabulate
 
-        terminalreporter.section("notices: seconds until the standby's node is free")
-        terminalreporter.write_line(tabulate(rows, headers="keys", floatfmt=".2f"))
+            terminalreporter.section(title)
+            terminalreporter.write_line(tabulate(rows, headers="keys", floatfmt=".2f"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from liver_slurm.app import processes
@@ -120,7 +121,9 @@ class Job:
         except ControlError as error:
             return replace(self._from_files(files), coordinator=str(error)).document()
         status = files.status()
-        metrics = {"loss": status.loss, "consumed_samples": status.consumed_samples}
+        metrics: dict[str, Any] = {"loss": status.loss, "consumed_samples": status.consumed_samples}
+        if status.validation is not UNSET:
+            metrics["validation"] = status.validation
         return {**result, **files.identity(), **metrics, **files.rates(), "source": "coordinator"}
 
     def _from_files(self, files: RunFiles) -> RunStatus:
@@ -129,7 +132,7 @@ class Job:
             return status
         found = processes.find(self.run_dir)
         if found.alive is False:
-            return replace(status, state=found.state, reason=f"it never said how it ended: {found.why}")
+            return replace(status, state=found.state, reason=processes.why_silent(self.run_dir, found))
         return replace(status, reason=status.reason or found.why)
 
     def events(self, follow: bool = False) -> Iterator[Document]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 QUERY_TIMEOUT = 3.0
 """Seconds that one Slurm command may take: people wait for the answer."""
+_TAIL = 1 << 14
+"""Bytes of a log in which its last error is looked for."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ def find_all(run_dirs: Sequence[RunDir]) -> dict[RunDir, Found]:
     job_ids = {run_dir: read_run_info(run_dir).job_id for run_dir in run_dirs}
     of_jobs = _find_jobs([job_id for job_id in job_ids.values() if job_id])
     return {run_dir: of_jobs[job_id] if job_id else _find_process(run_dir) for run_dir, job_id in job_ids.items()}
+
+
+def why_silent(run_dir: RunDir, found: Found) -> str:
+    """Say why a run that is not alive has no outcome, with the last error that its coordinator has logged."""
+    told = f"it never said how it ended: {found.why}"
+    try:
+        with (run_dir.logs / "coordinator.log").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return told
+    errors = [match[1] for line in lines if (match := re.match(r"\S+ \S+ ERROR (.+)", line))]
+    return f"{told}; its coordinator's last error: {errors[-1]}" if errors else told
 
 
 def end(run_dir: RunDir) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -16,15 +18,36 @@ class Clock(Protocol):
         """Wait."""
 
 
-class SystemClock:
-    """The machine's clock, as it was set when this was made: a correction later on must not make everybody silent."""
+TOLERATED = 1.0
+"""Seconds by which the machine's clock may be ahead of :class:`SystemClock`, or behind it."""
 
-    def __init__(self) -> None:
-        self._base = time.time() - time.monotonic()
+
+class SystemClock:
+    """The machine's clock, which others' deadlines are told by, but for going backwards.
+
+    When that is set ahead, or the machine has slept, this one follows at once; the coordinator takes such a leap for a
+    stall, so that nobody is silent for it. When it is set back, this one goes at half its pace until they agree.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        """Args:
+        wall: the machine's clock, seconds since the epoch.
+        steady: seconds that go by evenly.
+        """
+        self._wall, self._steady = wall, steady
+        self._told, self._at = wall(), steady()
+        self._lock = threading.Lock()
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        return self._base + time.monotonic()
+        with self._lock:
+            at = self._steady()
+            passed, self._at = at - self._at, at
+            ahead = self._told + passed - self._wall()
+            self._told += passed / 2 if ahead > TOLERATED else passed
+            if ahead < -TOLERATED:
+                self._told = self._wall()
+            return self._told
 
     def sleep(self, seconds: float) -> None:
         """Block the calling thread."""

@@ -21,6 +21,11 @@ class ExitCode(IntEnum):
     """Ctrl-C, as shells have it."""
 
 
+DECIDED = 10
+"""Added to a coordinator's exit code where its batch script asks for it, when the code says what the run's outcome is.
+A Python that cannot start, or cannot import us because a file system is away, ends with 1, too."""
+
+
 class LiverError(Exception):
     """Something went wrong that a user can act on; the message is one line that says what and what to do."""
 
@@ -47,6 +52,10 @@ class PlanError(LiverError):
 
 class NoRoom(LiverError):
     """A reconfiguration would take more memory than ``stream.memory_limit`` allows."""
+
+
+class RunIsOver(LiverError):
+    """Training cannot go on in any world: to make another one of it would end in the same way."""
 
 
 class TransferError(LiverError):

@@ -38,13 +38,18 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 def move_into_place(fresh: Path, path: Path) -> None:
     """Give a file that is written the name of another one, which it replaces; both are on disk when this returns."""
-    descriptor = os.open(fresh, os.O_RDONLY)
+    sync_file(fresh)
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Put a file's content on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(fresh, path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +16,15 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class LineWriter:
-    """Appends whole lines: one O_APPEND write each, so that readers and other writers never see a mixture."""
+    """Appends whole lines: one O_APPEND write each, so that readers and other writers never see a mixture.
+
+    On a network file system that holds for the writers of one machine; there, one writer at a time is to use a file.
+    The file is opened by the first line.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = self._open()
+        self._descriptor = -1
 
     def _open(self) -> int:
         descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -28,17 +34,45 @@ class LineWriter:
         return descriptor
 
     def write(self, document: object) -> None:
-        """Append one document as one line."""
-        os.write(self._descriptor, msgspec.json.encode(document) + b"\n")
+        """Append one document as one line.
+
+        Raises:
+            OSError: it is not in the file, or only a part of it, which readers pass over; the file is opened anew for
+                the next one.
+        """
+        line = msgspec.json.encode(document) + b"\n"
+        try:
+            if self._descriptor < 0:
+                self._descriptor = self._open()
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        except OSError:
+            self.reopen()
+            raise
+
+    def sync(self) -> None:
+        """Put on disk what was written.
+
+        Raises:
+            OSError: some of it may be lost; the file is opened anew for the next line.
+        """
+        if self._descriptor >= 0:
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                self.reopen()
+                raise
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now."""
-        os.close(self._descriptor)
-        self._descriptor = self._open()
+        """Go on in the file that has the name when the next line comes."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):  # of what was written before; :meth:`sync` says so in time
+                os.close(descriptor)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        self.reopen()
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -53,16 +87,31 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class LineReader:
-    """Reads a growing file: each :meth:`read` returns the documents that came since the last one."""
+    """Reads a growing file: each :meth:`read` returns the documents that came since the last one.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A file that was replaced by another one, or made shorter, is read again like a new one.
+    """
+
+    def __init__(self, path: Path, tail: int | None = None) -> None:
+        """``tail``: bytes at the end of a file that are read of what it has at first; None: all of it."""
+        self._path, self._tail = path, tail
+        self._inode: int | None = None
         self._position = 0
         self._rest = b""
 
     def read(self) -> list[dict[str, Any]]:
         """New documents; the file need not be there yet, and a line is held back until its end is there."""
-        chunk = _read_from(self._path, self._position)
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with stream:
+            found = os.fstat(stream.fileno())
+            if found.st_ino != self._inode or found.st_size < self._position:
+                self._inode, self._rest = found.st_ino, b""
+                self._position = 0 if self._tail is None else max(0, found.st_size - self._tail)
+            stream.seek(self._position)
+            chunk = stream.read()
         self._position += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [document for line in lines if (document := _document(line)) is not None]

@@ -7,8 +7,11 @@ import socket
 from liver_slurm.base.errors import BadInput
 
 
-def reachable_host(interface: str | None) -> str:
+def reachable_host(interface: str | None, key: str = "stream.interface") -> str:
     """The name or address under which other nodes reach this one, on ``interface`` if one is named.
+
+    Args:
+        key: where the job file names it.
 
     Raises:
         BadInput: there is no such interface, or it has no IPv4 address.
@@ -21,7 +24,7 @@ def reachable_host(interface: str | None) -> str:
         if address.family == socket.AF_INET:
             return address.address
     known = ", ".join(sorted(psutil.net_if_addrs()))
-    raise BadInput(f"stream.interface: {interface!r} has no IPv4 address on {socket.gethostname()}; there are: {known}")
+    raise BadInput(f"{key}: {interface!r} has no IPv4 address on {socket.gethostname()}; there are: {known}")
 
 
 def _resolvable_name() -> str:

@@ -13,11 +13,14 @@ BENCHES = {
     "train": "tokens/s and MFU against plain compiled PyTorch",
     "transfer": "GB/s of each transport against the raw link",
     "reconfigure": "pause and overlap against checkpoint/restart",
+    "recovery": "a killed worker: mirrors and checkpoints against a restart",
     "plan": "time and memory of planning, up to 16,384 ranks",
     "overhead": "what elasticity costs a job that never resizes",
+    "advisor": "estimates and learned rules where the truth is known",
 }
 """All benchmarks with their help. A table, so that --help imports none of them."""
-SIZED = {"reconfigure": ("15M", "110M", "400M", "1.3B")}
+_SIZES = ("15M", "110M", "400M", "1.3B")
+SIZED = {"reconfigure": _SIZES, "recovery": _SIZES, "overhead": _SIZES}
 """Benchmarks of which models can be chosen, and the names of these."""
 
 

@@ -104,7 +104,7 @@ def job(
         standby=StandbySection(gpus_per_task=gpus, poll=0.5),
         elastic=ElasticSection(layouts=allowed if layouts else "auto", initial=str(initial), settle=0.1),
         stream=StreamSection(mode=mode),
-        checkpoint=CheckpointSection(at_end=False),
+        checkpoint=CheckpointSection(every=0, at_end=False),
     )
 
 

@@ -1,6 +1,6 @@
 """``bench overhead``: what elasticity costs a job that is never resized.
 
-Two figures, each from whole runs of the smallest model under a coordinator:
+Two figures, each from whole runs under a coordinator, of the smallest model on CPUs and of 1.3e9 parameters on cards:
 
 - ``cpu_share``: CPU time of the workers' threads that are there for elasticity (control thread, ZeroMQ's) over that of
   all their threads, while training is in its usual state. Heartbeats take their time whether or not training gets its
@@ -28,7 +28,7 @@ from liver_slurm.base.errors import ExitCode, LiverError
 from liver_slurm.bench import machine
 from liver_slurm.bench.elastic import said
 from liver_slurm.bench.figures import usual
-from liver_slurm.bench.jobs import SIZES, job
+from liver_slurm.bench.jobs import BILLION, BY_NAME, SIZES, Size, job
 from liver_slurm.bench.restart import train_alone
 from liver_slurm.bench.threads import Thread, by_name, read_threads, share, spent
 from liver_slurm.config.schema import JobConfig
@@ -86,27 +86,44 @@ class _Run:
     by_name: dict[str, float]
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Measure; ``quick``: one layout, one pair of runs."""
+def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure; ``quick``: the first case, one pair of runs.
+
+    Args:
+        sizes: names of models to measure; none: the one that suits this machine.
+    """
+    cards = machine.count_gpus()
+    todo = _todo(cards, [BY_NAME[name] for name in sizes])
+    if quick:
+        return measure(todo[:1], 1, 10, 2.0)
+    return measure(todo, *((3, 40, 15.0) if cards else (5, 60, 15.0)))
+
+
+def _todo(cards: int, sizes: Sequence[Size]) -> list[tuple[Size, Layout]]:
+    """The cases on a machine of so many cards, a card a rank; 0: on its CPUs."""
     layouts = [Layout.parse(text) for text in LAYOUTS]
-    return measure(layouts[:1], 1, 10, 2.0) if quick else measure(layouts, 5, 60, 15.0)
+    chosen = sizes or [BILLION if cards else SIZES[0]]
+    return [(size, layout) for size in chosen for layout in layouts if not cards or layout.size <= cards]
 
 
-def measure(layouts: Sequence[Layout], repetitions: int, steps: int, seconds: float) -> dict[str, Any]:
-    """Measure these layouts; the document. ``steps`` and ``seconds``: what each run is measured for at least."""
+def measure(todo: Sequence[tuple[Size, Layout]], repetitions: int, steps: int, seconds: float) -> dict[str, Any]:
+    """Measure these cases; the document. ``steps`` and ``seconds``: what each run is measured for at least."""
     begun = time.monotonic()
     gpu = machine.has_gpu()
     document: dict[str, Any] = {"bench": "overhead", "machine": machine.describe(gpu)}
     cases = []
-    for number, layout in enumerate(layouts, start=1):
-        print(f"{number}/{len(layouts)} {SIZES[0].name} {layout}", file=sys.stderr)
+    for number, (size, layout) in enumerate(todo, start=1):
+        print(f"{number}/{len(todo)} {size.name} {layout}", file=sys.stderr)
         with machine.memory_folder() as folder:
-            cases.append(_case(layout, folder, gpu, repetitions, steps, seconds))
+            config = job(size, folder, layout, distributed_optimizer=True, gpus=1 if gpu else 0)
+            name = f"{size.name} {layout}"
+            cases.append({"name": name} | _case(config, layout, folder, gpu, repetitions, steps, seconds))
     return document | {"cases": cases, "target_cpu_share": TARGET, "seconds": time.monotonic() - begun}
 
 
-def _case(layout: Layout, folder: Path, gpu: bool, repetitions: int, steps: int, seconds: float) -> dict[str, Any]:
-    config = job(SIZES[0], folder, layout, distributed_optimizer=True, gpus=1 if gpu else 0)
+def _case(
+    config: JobConfig, layout: Layout, folder: Path, gpu: bool, repetitions: int, steps: int, seconds: float
+) -> dict[str, Any]:
     elastic: list[_Run] = []
     plain: list[float] = []
     for _ in range(repetitions):
@@ -114,7 +131,6 @@ def _case(layout: Layout, folder: Path, gpu: bool, repetitions: int, steps: int,
         plain.append(usual(train_alone(config, layout, folder, gpu, steps + WARM)[WARM:]))
     pairs = [ours.step_s / alone for ours, alone in zip(elastic, plain, strict=True)]
     return {
-        "name": f"{SIZES[0].name} {layout}",
         "layout": str(layout),
         "cpu_share": statistics.median(one.cpu_share for one in elastic),
         "step_time_ratio": statistics.median(pairs),

@@ -37,7 +37,7 @@ PATHS = (
     Path("memory of one process, threads", "memcpy_threads"),
     Path("state of another process", "memcpy", our_links.read_host),
     Path("memory of another process", "process_vm_readv"),
-    Path("loopback", "stream"),
+    Path("loopback", "stream", our_links.read_tcp),
     Path("card to host", "device_to_host"),
     Path("host to card", "host_to_device"),
     Path("state on another card", "peer", our_links.read_card),

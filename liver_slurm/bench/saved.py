@@ -27,7 +27,8 @@ Load = Callable[[MegatronShard, Path, int], None]
 def save_boxes(state: MegatronShard, folder: Path, step: int) -> None:
     """As the product saves, training standing still."""
     written: list[Written] = []
-    Checkpointer(state, folder, keep=0, asynchronous=False).save(step, written.append)
+    split = state.config.train.distributed_optimizer
+    Checkpointer(state, folder, keep=0, asynchronous=False, split=split).save(step, written.append)
     if written[0].error:
         raise RuntimeError(f"the checkpoint failed: {written[0].error}")
     dist.barrier(group=state.world.groups["host"])

@@ -167,7 +167,7 @@ def _job(case: Case, folder: Path) -> JobConfig:
         live=LiveSection(component=(ComponentSection(tasks_per_node=case.layout.size, gpus_per_task=gpus),)),
         standby=StandbySection(max_jobs=0, gpus_per_task=gpus),
         elastic=ElasticSection(initial=str(case.layout)),
-        checkpoint=CheckpointSection(at_end=False),
+        checkpoint=CheckpointSection(every=0, at_end=False),
     )
 
 

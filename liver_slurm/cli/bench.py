@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import cast
+from typing import Any, cast
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.bench import BENCHES, SIZED, Bench
@@ -34,6 +34,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "those that suit this machine",
         metavar="NAME",
     )
+    parser.add_argument(
+        "--covariates",
+        default="",
+        metavar="FILE",
+        help="a file of real covariates, in the manner of IHDP, to draw outcomes on, too (bench advisor)",
+    )
     add_json(parser, "print every figure as one JSON document")
 
 
@@ -42,7 +48,12 @@ def run(args: argparse.Namespace) -> int:
     bench = cast(Bench, importlib.import_module(f"liver_slurm.bench.{args.name}"))
     if args.size and args.name not in SIZED:
         raise BadInput(f"bench {args.name}: --size is not allowed; it is for bench {', '.join(SIZED)}")
-    document = bench.run(args.quick, **({"sizes": tuple(args.size)} if args.size else {}))
+    if args.covariates and args.name != "advisor":
+        raise BadInput(f"bench {args.name}: --covariates is not allowed; it is for bench advisor")
+    options: dict[str, Any] = {"sizes": tuple(args.size)} if args.size else {}
+    if args.covariates:
+        options["covariates"] = args.covariates
+    document = bench.run(args.quick, **options)
     if args.json:
         print_json(document)
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,26 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def clock_text(seconds: float) -> str:
+    """Write a duration as a clock shows it, such as 0:07, 12:30, 1:02:03 and 3 d 04:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def rate_text(steps_per_s: float) -> str:
+    """Write a step rate as the unit that suits it."""
+    return f"{steps_per_s:.2f} steps/s" if steps_per_s >= 1.0 else f"{1.0 / steps_per_s:.2f} s a step"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number and a noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def bytes_text(size: int | None) -> str:
     """Write a number of bytes with a binary unit."""
     if size is None:
@@ -196,3 +218,15 @@ def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]
 RECONFIGURATION_HEADERS = (
     "generation", "from", "to", "step", "pause", "prepare", "stream", "bytes", "mode", "reason",
 )  # fmt: skip
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Leave the garbage collector off: what is read of a long run lives until the end, and is walked in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

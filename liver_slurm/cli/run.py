@@ -30,7 +30,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import engine
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, record_run, resume_step
-from liver_slurm.transfer.transports import requirements
+from liver_slurm.transfer import requirements
 
 DESCRIPTION = """\
 Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     start = resume_step(resume) if resume is not None else 0
     check_resizes(config, resizes, args.workers + args.standbys, start)
     from liver_slurm.app.local_run import run_local
-    from liver_slurm.cli.view import ProgressView
+    from liver_slurm.cli.progress import ProgressView
 
     with interrupts.orderly():
         run_dir = create_run(config, resume)

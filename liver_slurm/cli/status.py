@@ -7,8 +7,17 @@ import argparse
 from msgspec import UNSET
 
 from liver_slurm.cli import list as list_command
-from liver_slurm.cli.common import RUN_FILES, Subparsers, add_job, add_json, new_parser, print_json, print_table
-from liver_slurm.cli.view import progress_rows
+from liver_slurm.cli.common import (
+    RUN_FILES,
+    Subparsers,
+    add_job,
+    add_json,
+    bytes_text,
+    new_parser,
+    print_json,
+    print_table,
+)
+from liver_slurm.cli.progress import progress_rows
 from liver_slurm.observability.status import RunStatus, WorkerStatus, from_status
 
 DESCRIPTION = """\
@@ -51,12 +60,31 @@ def _print(status: RunStatus) -> None:
     if status.queries is not UNSET and status.queries.last_minute is not None:
         asked, most = status.queries.last_minute, status.queries.per_minute
         rows.append(("slurmctld", f"{asked} queries in the last minute of {most:g}"))
+    if status.checkpoint_error is not UNSET:
+        rows.append(("checkpoint", f"the last one could not be written: {status.checkpoint_error}"))
+    if mirrors := _mirrors(status):
+        rows.append(("mirrors", mirrors))
+    if status.files is not UNSET:
+        rows.append(("files", "; ".join(f"{process}: {why}" for process, why in status.files.items())))
     for name, value in rows:
         print(f"{name + ':':<13}{value}")
     workers = [*status.workers, *status.standbys]
     if workers:
         print()
         print_table(map(_worker_row, workers), ("rank", "worker", "host", "device", "job", "pid", "notice"))
+
+
+def _mirrors(status: RunStatus) -> str:
+    """How mirrors are kept, how many are whole, and what memory they take; empty: there are none."""
+    words = [worker.mirror for worker in status.workers if worker.mirror is not UNSET]
+    if not words:
+        return ""
+    told = [f"{words.count('whole')} of {len(words)} whole"]
+    told += list(dict.fromkeys(worker.mirror_way for worker in status.workers if worker.mirror_way is not UNSET))
+    takes = [worker.mirror_bytes for worker in status.workers if worker.mirror_bytes is not UNSET]
+    if takes:
+        told.append(f"{bytes_text(sum(takes))} of host memory, at most {bytes_text(max(takes))} in a worker")
+    return "; ".join(told)
 
 
 def _worker_row(worker: WorkerStatus) -> list[object]:

@@ -103,7 +103,7 @@ def _print_next(job_id: str, run_dir: str) -> None:
 
 
 def _wait(job: Job) -> int:
-    from liver_slurm.cli.view import ProgressView
+    from liver_slurm.cli.progress import ProgressView
 
     with ProgressView(job.run_dir, f"{job.run_dir.path.name} (job {job.job_id})"):
         document = job.wait()

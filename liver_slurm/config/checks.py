@@ -6,7 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from liver_slurm.config import sbatch
+from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
+from liver_slurm.config.outside import NotifySection
 from liver_slurm.config.problem import Problem, join, shown
 from liver_slurm.config.schema import (
     DataSection,
@@ -19,7 +22,8 @@ from liver_slurm.config.schema import (
     TrainSection,
 )
 from liver_slurm.config.types import MAX_INT, is_text
-from liver_slurm.config.units import standby_units
+from liver_slurm.config.units import most_workers, standby_units
+from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.parallel.layout import Layout
 
 LONGEST_PATH = 4096
@@ -134,7 +138,10 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
 
 
 def _extra(model: ModelSection) -> Iterator[Problem]:
-    """Find values of model.extra, which is passed on unread, that JSON cannot hold."""
+    """Find what model.extra, which is passed on unread, may not say, and values that JSON cannot hold."""
+    for name, given in model.extra.items():
+        if reason := why_refused(name, given, own_model=model.provider is not None):
+            yield Problem(join("model.extra", name), f"is not allowed: {reason}")
     for key, value in _leaves("model.extra", model.extra):
         number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
         if not number and not (isinstance(value, str) and is_text(value)):
@@ -177,6 +184,13 @@ def _standby_partitions(standby: StandbySection) -> Iterator[Problem]:
             yield Problem(f"{key}.partitions", text)
 
 
+def _spares(standby: StandbySection) -> Iterator[Problem]:
+    most = most_workers(standby)
+    if standby.spares > most:
+        text = f"{standby.spares} is more than standby jobs can bring; allowed: at most {most}, see standby.max_jobs"
+        yield Problem("standby.spares", text)
+
+
 def _unit_keys(standby: StandbySection) -> list[tuple[str, StandbySection]]:
     """List each size of standby job, and where the job file has it."""
     units = standby_units(standby)
@@ -199,11 +213,31 @@ def _memory_limit(stream: StreamSection) -> Iterator[Problem]:
         yield Problem("stream.memory_limit", text)
 
 
-def _data_files(data: DataSection) -> Iterator[Problem]:
+def _notify(notify: NotifySection) -> Iterator[Problem]:
+    if notify.command and not notify.command[0].strip():
+        yield Problem("notify.command", "its first word is empty; allowed: a command and its arguments")
+
+
+def _interface_of_nothing(config: JobConfig) -> Iterator[Problem]:
+    if config.prometheus.interface is not None and config.prometheus.port is None:
+        yield Problem("prometheus.interface", "has no use without prometheus.port; allowed: both, or neither")
+
+
+def _validation(validation: ValidationSection, train: TrainSection) -> Iterator[Problem]:
+    if not validation.wanted:
+        for key in ("samples", "patience", "keep_best"):
+            if getattr(validation, key):
+                yield Problem(f"validation.{key}", "has no use without data; allowed: validation.paths or provider too")
+    elif validation.samples is not None and validation.samples < train.micro_batch_size:
+        text = f"{validation.samples} is too few; allowed: at least train.micro_batch_size {train.micro_batch_size}"
+        yield Problem("validation.samples", text)
+
+
+def _data_files(key: DataKey, data: DataSection | ValidationSection) -> Iterator[Problem]:
     for text in data.paths:
         if reason := unreadable_data(Path(text)):
             allowed = "text files, folders, or .bin/.idx prefixes that can be read"
-            yield Problem("data.paths", f"{shown(text, LONGEST_PATH)} {reason}; allowed: {allowed}")
+            yield Problem(f"{key}.paths", f"{shown(text, LONGEST_PATH)} {reason}; allowed: {allowed}")
 
 
 def _tokenizer_file(data: DataSection) -> Iterator[Problem]:
@@ -250,14 +284,21 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
-    (("model.extra",), lambda job: _extra(job.model)),
+    (("model.extra", "model.provider"), lambda job: _extra(job.model)),
     (("live.component",), lambda job: _components(job.live)),
     (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
     (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
+    (("live.sbatch",), lambda job: sbatch.problems("live.sbatch", job.live.sbatch)),
+    (("standby.sbatch",), lambda job: sbatch.problems("standby.sbatch", job.standby.sbatch)),
+    (("standby.spares", "standby.max_jobs", "standby.unit"), lambda job: _spares(job.standby)),
     (("job.heartbeat", "job.lost_after"), lambda job: _lost_after(job.job)),
     (("stream.memory_limit", "stream.staging_bytes"), lambda job: _memory_limit(job.stream)),
+    (("notify.command",), lambda job: _notify(job.notify)),
+    (("validation", "train.micro_batch_size"), lambda job: _validation(job.validation, job.train)),
+    (("prometheus.port", "prometheus.interface"), _interface_of_nothing),
 )
 _FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
-    (("data.paths[]",), lambda job: _data_files(job.data)),
+    (("data.paths[]",), lambda job: _data_files("data", job.data)),
+    (("validation.paths[]",), lambda job: _data_files("validation", job.validation)),
     (("data.tokenizer",), lambda job: _tokenizer_file(job.data)),
 )

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from liver_slurm.config.keys import adapter, allowed_values, default_tables, known_keys, required_keys
+from liver_slurm.config.outside import SECRET_KEYS
 from liver_slurm.config.problem import Problem, join, nearest, shown
 from liver_slurm.config.schema import JobConfig
 
@@ -89,4 +90,5 @@ def _problem(path: Path, error: Mapping[str, Any], table: Mapping[str, Any]) -> 
         return Problem(key, f"is missing; allowed: {allowed_values()[known]}", missing=True)
     reason = str(error.get("ctx", {}).get("error", ""))
     allowed = allowed_values()[f"{known}[]" if isinstance(path[-1], int) else known]
-    return Problem(key, f"{shown(error['input'])} is not allowed{reason and f' ({reason})'}; allowed: {allowed}")
+    value = "its value" if key.startswith(SECRET_KEYS) else shown(error["input"])
+    return Problem(key, f"{value} is not allowed{reason and f' ({reason})'}; allowed: {allowed}")

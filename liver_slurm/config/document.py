@@ -10,6 +10,7 @@ from typing import Any
 import tomli
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.outside import SECRET_KEYS
 from liver_slurm.config.problem import Problem, join, one_line
 
 Table = dict[str, Any]
@@ -67,7 +68,8 @@ class Document:
             _put(place, parts[-1], parse_value(value))
         except (AttributeError, IndexError, TypeError, ValueError):
             reason = f"there is no place {one_line(key)}; see the job file for what it is part of"
-            raise BadInput(f"--set {one_line(text)}: {reason}") from None
+            shown = key if key.startswith(SECRET_KEYS) else text
+            raise BadInput(f"--set {one_line(shown)}: {reason}") from None
         self._origins[key] = "--set"
         self._origins.setdefault(parts[0], "--set")
 

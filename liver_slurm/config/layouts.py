@@ -31,6 +31,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
     """
     for reason in _tp_reasons(layout.tp, model, data):
         return reason
+    for reason in _cp_reasons(layout, model, train):
+        return reason
     if model.num_layers and layout.pp > model.num_layers:
         return f"pp{layout.pp} is more than num_layers {model.num_layers}"
     microbatches = train.global_batch_size // train.micro_batch_size
@@ -62,6 +64,20 @@ def _tp_reasons(tp: int, model: ModelSection, data: DataSection) -> Iterator[str
         yield f"tp{tp} may not divide the padded vocabulary: write the tokenizer's as model.vocab_size"
 
 
+def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps this product's own layers from computing a part of a sequence each."""
+    if layout.cp == 1:
+        return
+    if model.provider is not None or model.extra:
+        yield f"cp{layout.cp} is for models without {'model.provider' if model.provider else 'model.extra'}"
+    if train.seq_length % (layout.cp * layout.tp):
+        parts = f"cp{layout.cp}" if layout.tp == 1 else f"tp{layout.tp} times cp{layout.cp}"
+        yield f"{parts} does not divide seq_length {train.seq_length}"
+    groups = model.num_query_groups or model.num_attention_heads
+    if groups < layout.tp:
+        yield f"with cp{layout.cp}, tp{layout.tp} may not be more than the {groups} query groups"
+
+
 def head_width(model: ModelSection) -> int:
     """Give the width of one attention head; 0 where a model provider leaves the sizes out."""
     return model.kv_channels or model.hidden_size // max(1, model.num_attention_heads)
@@ -88,7 +104,7 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
-    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, pp, dp) order. Never
+    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp) order. Never
     more than ``elastic.max_workers`` workers.
     """
     bound = min(workers, config.elastic.max_workers or workers)
@@ -113,8 +129,9 @@ def max_tp(config: JobConfig) -> int:
 def _all_layouts(config: JobConfig, bound: int) -> list[Layout]:
     microbatches = config.train.global_batch_size // config.train.micro_batch_size
     return [
-        Layout(tp, pp, dp)
+        Layout(tp, pp, dp, cp)
         for tp in range(1, min(max_tp(config), bound) + 1)
-        for pp in range(1, min(config.model.num_layers or bound, bound // tp) + 1)
-        for dp in range(1, min(bound // (tp * pp), microbatches) + 1)
+        for cp in range(1, min(config.elastic.max_cp, bound // tp) + 1)
+        for pp in range(1, min(config.model.num_layers or bound, bound // (tp * cp)) + 1)
+        for dp in range(1, min(bound // (tp * cp * pp), microbatches) + 1)
     ]

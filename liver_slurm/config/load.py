@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.base.files import replace_file
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.document import Document, read_toml, without_none
 from liver_slurm.config.problem import one_line
@@ -99,8 +100,9 @@ def default_run_root() -> Path:
 
 
 def save_job(config: JobConfig, path: Path) -> None:
-    """Write a resolved job as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
+    """Write a resolved job as JSON; only its user may read one that names a webhook, as its URL is a secret."""
+    mode = 0o644 if config.notify.webhook is None else 0o600
+    replace_file(path, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n", mode)
 
 
 def read_job(path: Path) -> JobConfig:

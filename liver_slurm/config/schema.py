@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from liver_slurm.config.outside import NotifySection, PrometheusSection
+from liver_slurm.config.recovery import RecoverySection as RecoverySection
 from liver_slurm.config.types import (
     Bytes,
     Count,
@@ -29,6 +31,7 @@ from liver_slurm.config.types import (
     Text,
     TokenizerText,
 )
+from liver_slurm.config.validation import ValidationSection
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class JobSection:
     run_root: PathText = "runs"
     """Folder in which run directories are made. It must be on a file system that all nodes share."""
     heartbeat: Seconds = 1.0
-    """Time between two heartbeats of a worker to the coordinator."""
+    """Time between two heartbeats of a worker to the coordinator; more in a run of over a thousand workers."""
     lost_after: Seconds = 30.0
     """Time without a heartbeat after which a worker counts as lost."""
     orphan_timeout: Seconds = 600.0
@@ -49,6 +52,8 @@ class JobSection:
     """Time that a target world may take to prepare; after it the reconfiguration is aborted."""
     start_timeout: Seconds = 900.0
     """Time that guaranteed workers may take to register when the run starts; after it the run fails."""
+    staging: Flag = False
+    """The run is there to be tried: ``liver-slurm chaos`` does faults to it without being told ``--yes``."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,7 @@ class ModelSection:
     kv_channels: Count | None = None
     """Width of one head. Default: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
-    """Tokens in the vocabulary, padded to a multiple of 128. Default: the tokenizer's; it may be larger, not
-    smaller."""
+    """Tokens in the vocabulary, padded to a multiple of 128; at least the tokenizer's, which is the default."""
     share_embeddings_and_output_weights: Flag = True
     """Tie the output layer to the input embedding."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
@@ -91,8 +95,7 @@ class ModelSection:
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     provider: FunctionName | None = None
-    """Function that builds your own model, as ``package.module:function``; it gets the keys above. See
-    docs/models.md."""
+    """Function ``package.module:function`` that builds your own model of the keys above. See docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of megatron-core's TransformerConfig, passed on unchanged."""
 
@@ -140,6 +143,9 @@ class TrainSection:
     """Decay rate of Adam's second moment."""
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
+    most_skipped: Natural = 100
+    """Steps in a row whose loss or gradient may be not finite; such a step changes nothing. After so many the run
+    fails, as more will not help; 0 sets no limit."""
     clip_grad: NonNegative = 1.0
     """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
     seed: Natural = 1234
@@ -168,6 +174,8 @@ class ComponentSection:
     """CPUs of each worker."""
     gpus_per_task: OneOrNone = 0
     """GPUs of each worker, 0 or 1."""
+    gpu_type: Text | None = None
+    """Type of these GPUs, as in Slurm's --gres=gpu:TYPE:N."""
     mem: SlurmMemory | None = None
     """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
@@ -192,6 +200,8 @@ class LiveSection:
     """Slurm account of the guaranteed job."""
     qos: Text | None = None
     """Slurm QOS of the guaranteed job."""
+    sbatch: tuple[Text, ...] = ()
+    """Further options of sbatch for each component, such as ``--reservation=NAME`` and ``--exclusive``."""
     requeue: Flag = True
     """Let Slurm requeue the guaranteed job (scontrol requeue, preemption in REQUEUE mode). The run then resumes from
     its newest checkpoint in the same run directory. If false, the run ends with the job."""
@@ -221,6 +231,8 @@ class UnitSection:
     """CPUs of each worker."""
     gpus_per_task: OneOrNone | None = None
     """GPUs of each worker, 0 or 1."""
+    gpu_type: Text | None = None
+    """Type of these GPUs, as in Slurm's --gres=gpu:TYPE:N."""
     mem: SlurmMemory | None = None
     """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
@@ -241,6 +253,9 @@ class StandbySection:
     """Reclaimable (scavenger) partitions, best first."""
     max_jobs: Natural = 0
     """Maximum number of standby jobs. With 0 the run never grows or shrinks with idle capacity."""
+    spares: Natural = 0
+    """Workers that are held although they make no step faster, so that one that is lost is replaced at once. With 0 no
+    reclaimable node is held that does not make the run faster."""
     launch: Literal["probe", "queue"] = "probe"
     """When standby jobs are submitted. ``probe`` submits only where nodes are idle right now and cancels a job that
     does not start; it suits partitions that are often idle, and sites that limit waiting jobs. ``queue`` lets as many
@@ -254,6 +269,8 @@ class StandbySection:
     """CPUs of each worker."""
     gpus_per_task: OneOrNone = 0
     """GPUs of each worker, 0 or 1."""
+    gpu_type: Text | None = None
+    """Type of these GPUs, as in Slurm's --gres=gpu:TYPE:N."""
     mem: SlurmMemory | None = None
     """Memory on each node, as Slurm's --mem."""
     constraint: Text | None = None
@@ -266,6 +283,8 @@ class StandbySection:
     """Slurm account of standby jobs. Default: live.account."""
     qos: Text | None = None
     """Slurm QOS of standby jobs."""
+    sbatch: tuple[Text, ...] = ()
+    """Further options of sbatch for each standby job, as ``live.sbatch``."""
     signal: SlurmSignal | None = None
     """Signal that Slurm sends before the time limit, as its --signal, such as ``USR2@60``."""
     policy: Text = "greedy"
@@ -307,6 +326,8 @@ class ElasticSection:
     """Maximum number of workers in a world."""
     max_tp: Count | None = None
     """Largest tp that ``auto`` considers. Default: the number of workers on one node."""
+    max_cp: Count = 1
+    """Largest context parallel size that `auto` considers: the ranks that divide one sequence's tokens among them."""
     settle: Seconds = 1.0
     """Time to wait for further standbys before the world grows, so that several join at once."""
 
@@ -319,10 +340,10 @@ class StreamSection:
     """``overlap`` moves the state while training runs and keeps it current where it arrives. ``pause`` stops training
     while the state moves."""
     transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
-    """What carries the state. With ``auto``, workers of one machine read each other's memory, over CUDA IPC on GPUs.
-    Where one cannot, nccl carries it between GPUs in mode ``pause``, and otherwise shared memory within a machine and
-    tcp between machines. All other values send it. ``shm`` is an error if two peers are on different machines. ``nccl``
-    in mode ``overlap`` sends as ``auto`` does. ``ucx`` needs the extra ``[ucx]``."""
+    """How a worker reads the state of another. With ``auto``, from the other's memory on the same machine (CUDA IPC on
+    GPUs, ``process_vm_readv`` on CPUs), else through nixl (UCX) where it is installed and works, else over TCP. ``shm``
+    is memory only, and an error if two peers are on different machines; ``tcp`` is TCP only; ``ucx`` is nixl only and
+    needs the extra ``[ucx]``. ``gloo`` and ``nccl`` are old names of ``auto``."""
     staging_bytes: Bytes = 16 << 20
     """Maximum staging memory of each worker."""
     memory_limit: Bytes | None = None
@@ -337,10 +358,14 @@ class StreamSection:
 class CheckpointSection:
     """Checkpoints, a second line of defence; a reconfiguration never needs one."""
 
-    every: Natural = 0
-    """Steps between two checkpoints; with 0 none is written on the way."""
+    every: Natural | None = None
+    """Steps between two checkpoints; with 0 none is written on the way. Default: after 5 to 60 minutes, by what one
+    costs this run and how often so many workers may be expected to fail."""
     keep: Natural = 2
     """Number of newest checkpoints to keep; 0 keeps all."""
+    copy_to: PathText | None = None
+    """Folder, best on another file system, to which each checkpoint is copied beside training, under the run
+    directory's name. A run goes on from a copy where its own checkpoint is damaged or gone."""
     at_end: Flag = True
     """Write a checkpoint after the last step."""
     asynchronous: Flag = True
@@ -355,9 +380,13 @@ class JobConfig:
     job: JobSection = JobSection()
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = DataSection()
+    validation: ValidationSection = field(default_factory=ValidationSection)
     train: TrainSection = TrainSection()
     live: LiveSection = LiveSection()
     standby: StandbySection = StandbySection()
     elastic: ElasticSection = ElasticSection()
     stream: StreamSection = StreamSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    recovery: RecoverySection = field(default_factory=RecoverySection)
+    prometheus: PrometheusSection = field(default_factory=PrometheusSection)
+    notify: NotifySection = field(default_factory=NotifySection)

@@ -162,6 +162,19 @@ def _parse_text(value: object) -> str:
     return value
 
 
+def _parse_url(value: object) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(_parse_text(value))
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise ValueError from None
+    if not known or re.search(r"\s", str(value)):
+        raise ValueError
+    return str(value)
+
+
 def _number(text: str, **limits: float) -> Allowed:
     return Allowed(text, limits=tuple(limits.items()))
 
@@ -170,6 +183,7 @@ Flag = Annotated[bool, Allowed("true or false")]
 Count = Annotated[int, _number("a whole number >= 1", ge=1, le=MAX_INT)]
 Natural = Annotated[int, _number("a whole number >= 0", ge=0, le=MAX_INT)]
 OneOrNone = Annotated[int, _number("a whole number 0 or 1", ge=0, le=1)]
+Port = Annotated[int, _number("a whole number from 0 to 65535", ge=0, le=65535)]
 Positive = Annotated[float, _number("a number > 0", gt=0)]
 NonNegative = Annotated[float, _number("a number >= 0", ge=0)]
 Share = Annotated[float, _number("a number > 0 and <= 1", gt=0, le=1)]
@@ -198,3 +212,4 @@ TokenizerText = Annotated[
     Allowed('"byte", or the path of a tokenizer.json', lambda text: text if text == "byte" else expand_path(text)),
 ]
 Text = Annotated[str, Allowed("text", _parse_text)]
+WebUrl = Annotated[str, Allowed("a URL that begins with http:// or https://", _parse_url)]

@@ -2,7 +2,8 @@
 
 Exit codes: 0 the run finished, 1 it failed for good, 2 bad input, 3 it was cancelled, 4 another job goes on with it, 70
 the coordinator itself broke down; after the last one, and after a signal, it may be started again and goes on from its
-journal.
+journal. With ``--decided-codes``, 10 is added to the codes that say what the run's outcome is; any other code, such as
+the 1 of a Python that cannot import us, then says nothing of the run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 import msgspec
 
 from liver_slurm.base.clock import SystemClock
-from liver_slurm.base.errors import BadInput, ExitCode, LiverError
+from liver_slurm.base.errors import DECIDED, BadInput, ExitCode, LiverError
 from liver_slurm.base.network import reachable_host
+from liver_slurm.base.open_files import allow_many_files
 from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
@@ -27,20 +29,30 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.coordinator.core import client_requests, recovery
 from liver_slurm.coordinator.core.io import Action, Emit, Finish
-from liver_slurm.coordinator.core.records import EpochStarted, Record
+from liver_slurm.coordinator.core.records import BegunAnew as BegunAnewRecord
+from liver_slurm.coordinator.core.records import Committed, EpochStarted, Record, StandbyLaunched
 from liver_slurm.coordinator.core.state import Settings
 from liver_slurm.coordinator.runtime import restart
+from liver_slurm.coordinator.runtime.checkpoint_calls import CheckpointCalls
 from liver_slurm.coordinator.runtime.loop import Loop
-from liver_slurm.coordinator.runtime.ownership import Lease, acquire
-from liver_slurm.coordinator.runtime.rendezvous_store import host_store
+from liver_slurm.coordinator.runtime.outside import Outside
+from liver_slurm.coordinator.runtime.ownership import Fenced, Lease, acquire
 from liver_slurm.coordinator.runtime.scheduler_calls import Scheduler, SchedulerCalls
 from liver_slurm.policy import engine
-from liver_slurm.protocol.messages import ResizeRequest
+from liver_slurm.protocol.messages import PROTOCOL, ResizeRequest
+from liver_slurm.protocol.rendezvous_server import RendezvousServer
 from liver_slurm.protocol.server import ControlServer
-from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import BegunAnew
+from liver_slurm.rundir.checkpoints import list_checkpoints
+from liver_slurm.rundir.events import BegunAnew, CheckpointRefused
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import read_run_info, record_run, record_successor
+from liver_slurm.rundir.registry import (
+    checkpoint_folders,
+    read_run_info,
+    record_run,
+    record_successor,
+    trusted_paths,
+)
+from liver_slurm.rundir.trust import check_trusted, deny_writing_to_others
 from liver_slurm.scheduler.ports import JobStart
 
 log = logging.getLogger("liver_slurm.coordinator")
@@ -53,8 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the coordinator; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    decided = DECIDED if options.decided_codes else 0
     try:
-        return _coordinate(options)
+        return _coordinate(options) + decided
+    except Fenced as error:
+        log.error("%s", error)
+        return error.exit_code + decided
     except LiverError as error:
         log.error("%s", error)
         return error.exit_code
@@ -68,29 +84,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--source", choices=("slurm", "local", "none"), default="slurm", help="who starts standbys")
     parser.add_argument("--resize", action="append", default=[], metavar="STEP:LAYOUT", help="resize exactly there")
+    parser.add_argument("--decided-codes", action="store_true", help="add 10 to the exit code of a run that is over")
     parser.add_argument("--succeeds", metavar="JOB", default="", help="wait until this job has handed over, or is over")
     return parser
 
 
 def _coordinate(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir.absolute())
+    deny_writing_to_others()
+    allow_many_files()
+    check_trusted(trusted_paths(run_dir))
     config = read_job(run_dir.job_file)
     engine.named(config.standby.policy)
     clock = SystemClock()
     host = "127.0.0.1" if options.source == "local" else reachable_host(config.stream.interface)
-    _store, store_port = host_store(host)  # serves as long as this function runs; slow, so before a turn is waited for
     start = restart.job_start()
     lease = acquire(run_dir, start, _has_ended, clock, wait=bool(options.succeeds) and start.restarts == 0)
     if lease is None:
         return ExitCode.HANDED_OVER
-    first_actions = _begin_anew(run_dir, lease, start)
+    refused: restart.Refused = {}
+    bind = host if options.source == "local" or config.stream.interface else "0.0.0.0"
+    store = RendezvousServer(run_dir, bind)
+    first_actions = _begin_anew(run_dir, lease, start, refused)
     outcome = recovery.ended(lease.records)
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
         return outcome.code
     if options.source != "local" and start.job_id:
         _record_job(run_dir, start.job_id)
-    settings = _settings(options, config, run_dir, start, lease.records, (host, store_port))
+    origin = _origin(run_dir, lease.records, refused)
+    first_actions += [Emit(CheckpointRefused(path=str(path), error=why)) for path, why in refused.items()]
+    _check_protocol(lease.records)
+    settings = _settings(options, config, run_dir, start, lease.records, (host, store.port), origin)
     state = recovery.recover(lease.records, settings, clock.now())
     if settings.epoch == 1:  # later coordinators find these in the journal
         state, requested = client_requests.schedule(state, [_resize(text) for text in options.resize])
@@ -99,29 +124,61 @@ def _coordinate(options: argparse.Namespace) -> int:
     calls = SchedulerCalls(
         _scheduler(options.source, settings, run_dir, lease.records, budget), clock, config.standby.poll, budget
     )
-    server = ControlServer(run_dir, settings.epoch, host, bind="127.0.0.1" if options.source == "local" else "0.0.0.0")
-    loop = Loop(state, server, lease, EventLog(run_dir.events), calls, clock)
+    server = ControlServer(run_dir, settings.epoch, host, bind)
+    outside = Outside(config, run_dir, read_run_info(run_dir))
+    checkpoints = CheckpointCalls(run_dir, clock)
+    loop = Loop(state, server, store, lease, outside.events, calls, checkpoints, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: calls.signalled(signal.Signals(number).name))
-    lease.journal.append(EpochStarted(epoch=settings.epoch, job_id=start.job_id, restarts=start.restarts))
+    lease.journal.append(_epoch(settings))
+    lease.fence.hold(settings.epoch)
     for action in first_actions:
         loop.perform(action)
-    loop.announce(host)
+    loop.announce(host, float(os.environ.get("SLURM_JOB_START_TIME", "0")))
     server.publish()
-    finish = _serve(loop, server, calls, run_dir)
+    outside.serve(loop.status, host)
+    try:
+        finish = _serve(loop, server, calls, run_dir, lease)
+    finally:
+        store.close()
+        checkpoints.close()
+        outside.close()
     if finish.successor:
         record_successor(run_dir, finish.successor)
     return finish.code
 
 
-def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart) -> list[Action]:
+def _check_protocol(records: Sequence[Record]) -> None:
+    """Raise a LiverError if this version would turn the run's workers away; they train on without it."""
+    strange = recovery.why_strange(records, PROTOCOL)
+    if strange is not None:
+        raise LiverError(strange)
+
+
+def _epoch(settings: Settings) -> EpochStarted:
+    """The record of this coordinator's start."""
+    return EpochStarted(epoch=settings.epoch, job_id=settings.job_id, restarts=settings.restarts, protocol=PROTOCOL)
+
+
+def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart, refused: restart.Refused) -> list[Action]:
     """Note in journal and records that the run goes on from its newest checkpoint, if its worlds are lost."""
     reason = recovery.why_anew(lease.records, start)
     if reason is None:
         return []
-    record = restart.begin_anew(run_dir, lease.journal, reason)
+    record = restart.begin_anew(run_dir, lease.journal, reason, refused)
     lease.records.append(record)
     return [Emit(BegunAnew(**msgspec.structs.asdict(record)))]
+
+
+def _origin(run_dir: RunDir, records: Sequence[Record], refused: restart.Refused) -> tuple[str, int]:
+    """The checkpoint that the first world starts from, and its step.
+
+    Once there has been a world, or the run has begun anew, the run that it was resumed from is not looked at any more,
+    and may be gone.
+    """
+    if any(isinstance(record, Committed | BegunAnewRecord) for record in records):
+        return "", 0
+    return restart.first_checkpoint(read_run_info(run_dir).resumed_from, refused)
 
 
 def _record_job(run_dir: RunDir, job_id: str) -> None:
@@ -139,9 +196,9 @@ def _settings(
     start: JobStart,
     records: Sequence[Record],
     store: tuple[str, int],
+    origin: tuple[str, int],
 ) -> Settings:
     run = read_run_info(run_dir)
-    checkpoint, start_step = restart.first_checkpoint(run.resumed_from)
     return Settings(
         config=config,
         run_id=run.run_id,
@@ -150,18 +207,19 @@ def _settings(
         live_workers=live_workers(config.live),
         store_host=store[0],
         store_port=store[1],
-        checkpoint=checkpoint,
-        start_step=start_step,
+        checkpoint=origin[0],
+        start_step=origin[1],
         automatic=not options.resize and config.standby.max_jobs > 0,
         standby_workers=0 if options.source == "none" else most_workers(config.standby),
         job_id=start.job_id,
         restarts=start.restarts,
+        has_checkpoint=any(list_checkpoints(folder) for folder in checkpoint_folders(run_dir)),
         # Set by sbatch for a heterogeneous job, and inherited; not by srun for a step of several parts.
         heterogeneous=options.source == "slurm" and "SLURM_JOB_ID_HET_GROUP_1" in os.environ,
     )
 
 
-def _serve(loop: Loop, server: ControlServer, calls: SchedulerCalls, run_dir: RunDir) -> Finish:
+def _serve(loop: Loop, server: ControlServer, calls: SchedulerCalls, run_dir: RunDir, lease: Lease) -> Finish:
     try:
         finish = loop.run()
     finally:
@@ -169,6 +227,8 @@ def _serve(loop: Loop, server: ControlServer, calls: SchedulerCalls, run_dir: Ru
         calls.stop_waiting()
     log.info("exit code %d: %s", finish.code, finish.reason)
     run_dir.address_file.unlink()  # clients need not wait for an answer that cannot come
+    if not finish.over:
+        lease.journal.close()  # the next coordinator need not wait for calls to Slurm that hang here
     calls.close(run_over=finish.over)
     return finish
 
@@ -197,7 +257,10 @@ def _slurm(settings: Settings, run_dir: RunDir, records: Sequence[Record], budge
     # A client for each port, as each has a thread; and none that waits for slurmctld: a worker's notice may not.
     standbys = None
     if config.standby.max_jobs > 0:
-        standbys = SlurmStandbys(config, run_dir, connect(budget=budget, may_wait=False), standby_main)
+        units = [(record.unit, record.job_ids) for record in records if isinstance(record, StandbyLaunched)]
+        launched = {job_id: unit for unit, job_ids in units for job_id in job_ids}
+        client = connect(budget=budget, may_wait=False)
+        standbys = SlurmStandbys(config, run_dir, client, standby_main, launched=launched)
     if not job_id:
         return Scheduler(standbys=standbys)
     earlier = {record.job_id for record in records if isinstance(record, EpochStarted)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from liver_slurm.observability.summary import reconfiguration_table, summarize
 from liver_slurm.rundir.event_log import read_documents, read_events
 from liver_slurm.rundir.events import Notice, ReconfigurationCommitted, WorldLive, event_name
 from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.scheduler.slurm.command import run_once
 
@@ -40,15 +42,19 @@ Kind = TypeVar("Kind", bound="WorldLive | Notice | ReconfigurationCommitted")
 LAYOUTS = ["tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2"]
 
 
-def main() -> int:
-    """Run the demo; returns the exit code."""
+def main(runs: Path | None = None) -> int:
+    """Run the demo; returns the exit code.
+
+    Args:
+        runs: folder in which the run directories stay; None: they go with everything else that the demo makes.
+    """
     job_file = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"
     # If the demo fails the folder stays, as the logs that the message names lie in it.
     with interrupts.temporary_folder("liver-demo-", keep_failed=True) as folder:
         begun = time.monotonic()
         say = _Narrator(begun)
         overrides = [
-            f"job.run_root={folder}/runs",
+            f"job.run_root={runs or folder / 'runs'}",
             f"train.steps={STEPS}",
             "standby.max_jobs=2",
             f"elastic.layouts={LAYOUTS}",
@@ -67,7 +73,9 @@ def main() -> int:
         code = run_local(load_job(job_file, [*overrides, "standby.max_jobs=0"], workers=2), undisturbed, 2, 0)
         if code != 0:
             raise LiverError(f"the undisturbed run ended with exit code {code}")
-        return _verdict(job, list(_losses(undisturbed.metrics)), say)
+        code = _verdict(job, list(_losses(undisturbed.metrics)), say)
+        _report(job, undisturbed, say)
+        return code
 
 
 @contextmanager
@@ -163,6 +171,15 @@ def _until(holds: Callable[[], bool], job: Job, failure: str, patience: float = 
         if time.monotonic() > deadline:
             raise LiverError(f"{failure} within {patience:.0f} s; see {job.run_dir.logs}")
         time.sleep(0.1)
+
+
+def _report(job: Job, undisturbed: RunDir, say: Callable[[str], None]) -> None:
+    """Write the report where it outlives the demo's folder."""
+    from liver_slurm.report.write import read_report, write_html
+
+    path = Path(tempfile.gettempdir()) / f"{job.run_dir.path.name}.html"
+    write_html(read_report(job.run_dir, undisturbed), path)
+    say(f"the report of this run, to open in a browser: {path}")
 
 
 def _losses(metrics: Path) -> list[tuple[int, float]]:

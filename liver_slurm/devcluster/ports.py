@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from liver_slurm.base.errors import BadInput, ClusterError
-from liver_slurm.devcluster.spec import MAX_NODES
 
 BLOCK = 512
 FIRST_BASE = 10240
-LAST_BASE = 32768 - BLOCK
+END = 32768
+LAST_BASE = END - BLOCK
+FEW = 100
+"""Nodes whose ports are in the cluster's first block. Those of more are in blocks of their own behind it, from each
+one's first port on, so that another cluster sees them taken."""
 _SLURMD = 10
-_SRUN = _SLURMD + MAX_NODES
+_SRUN = _SLURMD + FEW
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class PortBlock:
     """The ports of one cluster, by what listens on them."""
 
     base: int
+    nodes: int = FEW
 
     @property
     def slurmctld(self) -> int:
@@ -48,16 +52,23 @@ class PortBlock:
 
     def slurmd(self, node: int) -> int:
         """Port of the slurmd of node ``node``, counted from 0."""
-        return self.base + _SLURMD + node
+        return self.base + (_SLURMD if self.nodes <= FEW else BLOCK) + node
 
     @property
     def srun(self) -> tuple[int, int]:
         """First and last port that srun and its steps listen on."""
         return self.base + _SRUN, self.base + BLOCK - 1
 
-    def fixed(self, nodes: int) -> list[int]:
+    @property
+    def fixed(self) -> list[int]:
         """Ports that must be free before the cluster comes up."""
-        return [self.slurmctld, self.slurmdbd, self.database, *(self.slurmd(node) for node in range(nodes))]
+        return [self.slurmctld, self.slurmdbd, self.database, *(self.slurmd(node) for node in range(self.nodes))]
+
+    @property
+    def end(self) -> int:
+        """The port behind the last one."""
+        blocks = 1 if self.nodes <= FEW else 1 + -(-self.nodes // BLOCK)
+        return self.base + blocks * BLOCK
 
 
 def is_free(port: int) -> bool:
@@ -88,15 +99,17 @@ def choose_block(nodes: int, wanted: int | None = None) -> PortBlock:
         ClusterError: no block is free.
     """
     if wanted is not None:
-        if not (1024 <= wanted <= LAST_BASE and wanted % BLOCK == 0):
-            raise BadInput(f"--port {wanted}: must be a multiple of {BLOCK} between 1024 and {LAST_BASE}")
-        taken = [port for port in PortBlock(wanted).fixed(nodes) if not is_free(port)]
+        block = PortBlock(wanted, nodes)
+        if not (wanted >= 1024 and block.end <= END and wanted % BLOCK == 0):
+            last = END - (block.end - block.base)
+            raise BadInput(f"--port {wanted}: must be a multiple of {BLOCK} between 1024 and {last}")
+        taken = [port for port in block.fixed if not is_free(port)]
         if taken:
             raise BadInput(f"--port {wanted}: port {taken[0]} is in use; name another block or leave --port out")
-        return PortBlock(wanted)
+        return block
     for base in range(FIRST_BASE, LAST_BASE + 1, BLOCK):
-        block = PortBlock(base)
-        if all(is_free(port) for port in block.fixed(nodes)):
+        block = PortBlock(base, nodes)
+        if block.end <= END and all(is_free(port) for port in block.fixed):
             return block
     raise ClusterError(
         f"no block of {BLOCK} ports between {FIRST_BASE} and {LAST_BASE + BLOCK - 1} is free: take another cluster down"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from liver_slurm.base.errors import BadInput
 
-MAX_NODES = 100
+MAX_NODES = 1000
 DEFAULT_DIRECTORY = Path("~/.liver-slurm/cluster")
 # Sockets live in the directory, and a Unix socket's path has room for 107 characters.
 _MAX_PATH = 80

@@ -38,6 +38,11 @@ class DirectoryReport:
     """e.g. ``nfs4``; empty if unknown."""
     token: str | None = None
     """What the doctor's file in it holds, as seen from there; None: there is no such file."""
+    lock: str = ""
+    """What came of locking that file, on which the doctor holds a lock: ``refused``, ``granted``, or why it could
+    not be tried; empty: it was not."""
+    umask: int = 0o022
+    """Permissions that new files of this user lack there."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -219,7 +220,7 @@ def _json_line(dialogue: NodeDialogue, timeout: float) -> dict[str, object] | No
 def _end_jobs(name: str) -> None:
     """Cancel jobs that are left, where srun was killed or slurmctld did not hear it: else srun ends its job itself."""
     client = connect()
-    left = [job.job_id for job in client.jobs(name=name) if not job.ends]
+    left = [job.job_id for job in client.jobs(names=(name,)) if not job.ends]
     client.cancel(left)
 
 
@@ -238,7 +239,10 @@ def _token_file(run_root: str) -> Iterator[tuple[str | None, str | None]]:
         except OSError:  # a full or a read-only file system: the report of the folder says so
             yield None, None
             return
-        yield str(file), token
+        with file.open("r+b") as stream:
+            with contextlib.suppress(OSError):  # a file system without locks: what the probes meet says so
+                probe.hold_lock(stream.fileno())
+            yield str(file), token
 
 
 def _requirements(transport: str) -> dict[str, str]:

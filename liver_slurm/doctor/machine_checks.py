@@ -13,17 +13,20 @@ MUNGE_TTL = 300.0
 """Seconds after which munge refuses a credential; clocks that differ by more are no cluster."""
 LOW_SPACE = 20 << 30
 """Bytes: less than a checkpoint of a small model and its logs take."""
+_OTHERS_WRITE = 0o022
 PYTHON = ((3, 10), (3, 13))
 """From, and below."""
 LOCAL_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "apfs"})
 
 
 def machine_findings(facts: Facts) -> Iterator[Finding]:
-    """Judge nodes, clocks, the folder of runs, ports, network interface, GPUs, packages and munge."""
+    """Judge nodes, clocks, the folder of runs, its locks, umask, ports, network interface, GPUs, packages and munge."""
     seen = [look for look in facts.looks if look.report is not None]
     yield from _looks(facts)
     yield from _clocks(facts, seen)
     yield from _directory(facts, seen)
+    yield from _locks(facts, seen)
+    yield from _umask(facts)
     yield from _ports(facts, seen)
     yield from _interface(facts, seen)
     yield from _gpus(facts, seen)
@@ -103,6 +106,33 @@ def _directory(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
         yield Finding("directory", "warn", text, "job.run_root must be on a file system that all nodes share")
     elif not seen:
         yield Finding("directory", "ok", f"{made}: {kind}, {space}, writable here")
+
+
+def _locks(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
+    """Judge what became of locks on a file that this machine has locked: the journal is fenced by one."""
+    kind = facts.here.directory.file_system or "the file system"
+    tried = [("this machine", facts.here.directory.lock)]
+    tried += [(look.host, look.report.directory.lock) for look in seen if look.report is not None]
+    advice = "mount Lustre with -o flock (not localflock), NFS without nolock or local_lock"
+    known = [(host, result) for host, result in tried if result]
+    for host, result in known:
+        if result == "granted":
+            text = f"{host} was given a lock that this machine holds: two coordinators could act for one run"
+            yield Finding("locks", "fail", text, advice)
+        elif result != "refused":
+            yield Finding("locks", "fail", f"{kind} has no locks on {host}: {result}", advice)
+    if known and all(result == "refused" for _, result in known):
+        hosts = ", ".join(host for host, _ in known)
+        yield Finding("locks", "ok", f"a lock that is held is refused on {hosts}")
+
+
+def _umask(facts: Facts) -> Iterator[Finding]:
+    umask = facts.here.directory.umask
+    if umask & _OTHERS_WRITE == _OTHERS_WRITE:
+        yield Finding("umask", "ok", f"{umask:04o}: others cannot write what you make")
+    else:
+        text = f"{umask:04o} lets others write what you make; run directories are closed to them all the same"
+        yield Finding("umask", "warn", text, "umask 022, so that job files and data are closed, too")
 
 
 def _ports(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:

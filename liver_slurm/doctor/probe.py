@@ -7,12 +7,14 @@ at once, from which the other side tells how the clocks differ; and prints the r
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -108,7 +110,36 @@ def _directory(run_root: str, token_file: str | None) -> DirectoryReport:
         free=space.f_bavail * space.f_frsize,
         file_system=_file_system(folder),
         token=token.read_text() if token is not None and token.is_file() else None,
+        lock=_try_lock(token) if token is not None and token.is_file() else "",
+        umask=_umask(),
     )
+
+
+def hold_lock(descriptor: int) -> None:
+    """Lock a whole file for as long as it is open, against whoever locks it as sqlite does, this process included.
+
+    Raises:
+        OSError: its file system has no locks.
+    """
+    lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+
+
+def _try_lock(file: Path) -> str:
+    with file.open("r+b") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return "refused"
+        except OSError as error:
+            return str(error.strerror)
+        return "granted"
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _file_system(folder: Path) -> str:

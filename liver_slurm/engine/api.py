@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -58,6 +58,10 @@ class StepFlags:
 
 NO_FLAGS = StepFlags()
 
+Reached = Literal["nothing", "gradients", "torn"]
+"""How far an interrupted step has come: the state is as it was before; so it is, and the gradients are final; or some
+of the state may have the step's update, and some not."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -77,6 +81,18 @@ class StepResult:
     """End of the optimizer step, seconds since the epoch."""
     flags: StepFlags
     """Flags that any rank has raised."""
+    data_s: float = 0.0
+    """How long this rank waited for its samples, in seconds. Unlike the rest it is not the same on every rank."""
+
+
+class Evaluation(NamedTuple):
+    """What a forward pass over some samples gives; the same on every rank of the world."""
+
+    loss_sum: float
+    """Over all tokens."""
+    tokens: int
+    interrupted: bool
+    """A rank has asked that no further samples be evaluated now."""
 
 
 # ---- state as boxes ------------------------------------------------------------------------------------------------
@@ -134,6 +150,11 @@ class Replica:
 
     trained: Sequence[TrainedBox]
     fixed: Boxes
+
+
+def joined(one: Replica, other: Replica) -> Replica:
+    """The boxes of both."""
+    return Replica([*one.trained, *other.trained], [*one.fixed, *other.fixed])
 
 
 # ---- optimizer updates ---------------------------------------------------------------------------------------------
@@ -257,6 +278,41 @@ class TrainingShard(Protocol):
                 seconds since the epoch; an exception that it raises ends the step with the state as it was.
         """
 
+    def evaluate(self, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
+        """Run a forward pass over the samples ``first`` to ``first + count - 1``; every member must call it.
+
+        Args:
+            samples: those of validation.
+            first: number of the first sample.
+            count: a multiple of ``train.micro_batch_size``.
+            interrupt: what this rank reports to all others.
+        """
+
+    def when_gradients_are_final(self, call: Callable[[int, bool], None] | None) -> None:
+        """Have ``call(step, finite)`` called in each step, by the thread that trains; None: no more.
+
+        Gradients are reduced and clipped by then, and no rank has begun the update, nor can before all ranks' calls
+        have returned. ``finite`` says whether there will be an update.
+        """
+
+    @property
+    def reached(self) -> Reached:
+        """How far a step has come that :meth:`train_step` has not ended, because a peer was lost."""
+
+    def finish_update(self) -> None:
+        """Make the update of an interrupted step whose gradients are final; no peer is needed for it.
+
+        For a rank whose peers have begun theirs: :meth:`train_step` begins an update only when it knows that the
+        gradients of every rank are final.
+        """
+
+    def overwritten(self, updates: int) -> None:
+        """Note that what :meth:`replica` shows was written over with the state after ``updates`` optimizer updates.
+
+        Weights do not follow, so nobody trains with this shard again, and :attr:`reached` is ``torn``: it is what other
+        shards get their state from.
+        """
+
     def clear_caches(self) -> None:
         """Drop what caches keep of a shard that is never used again."""
 
@@ -297,3 +353,6 @@ class Engine(Protocol):
         Raises:
             BadInput: the data cannot be read, or a provider returns something else.
         """
+
+    def open_validation(self, config: JobConfig, run_dir: RunDir) -> Samples | None:
+        """Open the samples of validation, as :meth:`open_samples` does; None: the job has none."""

@@ -1,25 +1,29 @@
-"""Checkpoints: each rank writes its boxes with torch.distributed.checkpoint; any layout reads them, bit for bit."""
+"""Checkpoints of a world: each rank writes its share beside training; any layout reads them, bit for bit."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.api import Boxes, TrainingShard
-from liver_slurm.parallel import c10d
-from liver_slurm.parallel.torch_private import wrapper_tensor
+from liver_slurm.engine.checkpoint_files import (
+    finish_folder,
+    gather,
+    one_line,
+    refuse_share,
+    write_share,
+)
+from liver_slurm.engine.checkpoint_reading import read_boxes
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.reshard.tensors import Piece
+from liver_slurm.rundir.checkpoint_index import DamagedError, write_index
 from liver_slurm.rundir.checkpoints import (
-    begin_checkpoint,
     checkpoint_path,
     part_path,
     prune_checkpoints,
@@ -28,60 +32,10 @@ from liver_slurm.rundir.checkpoints import (
 )
 
 _FORMAT = 1
-
-
-class _BoxTensor(torch.Tensor):  # type: ignore[misc]
-    """All boxes that this rank holds of one global tensor, as torch.distributed.checkpoint's protocol wants them.
-
-    It is a wrapper subclass without data, so that torch's flattening of state dicts takes it for a tensor.
-    """
-
-    boxes: dict[tuple[int, ...], torch.Tensor]
-    global_shape: torch.Size
-
-    @staticmethod
-    def __new__(cls, global_shape: torch.Size, boxes: dict[tuple[int, ...], torch.Tensor]) -> _BoxTensor:
-        dtype = next(iter(boxes.values())).dtype
-        self: _BoxTensor = wrapper_tensor(cls, global_shape, dtype)
-        self.global_shape, self.boxes = global_shape, boxes
-        return self
-
-    def __create_write_items__(self, name: str, _object: Any) -> list[WriteItem]:
-        return [
-            WriteItem(
-                index=MetadataIndex(name, torch.Size(offset), index),
-                type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(
-                    chunk=ChunkStorageMetadata(offsets=torch.Size(offset), sizes=view.size()),
-                    properties=TensorProperties.create_from_tensor(view),
-                    size=self.global_shape,
-                ),
-            )
-            for index, (offset, view) in enumerate(self.boxes.items())
-        ]
-
-    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        return [
-            ChunkStorageMetadata(offsets=torch.Size(offset), sizes=view.size()) for offset, view in self.boxes.items()
-        ]
-
-    def __get_tensor_shard__(self, index: MetadataIndex) -> torch.Tensor:
-        assert index.offset is not None
-        return self.boxes[tuple(index.offset)]
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        raise TypeError(f"{function} on a checkpoint's box tensor: it has no data of its own")
-
-    def __repr__(self) -> str:
-        return f"_BoxTensor({tuple(self.global_shape)}, {len(self.boxes)} boxes)"
-
-
-def _as_state_dict(boxes: Boxes, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    by_tensor: dict[str, dict[tuple[int, ...], torch.Tensor]] = {}
-    for piece, view in boxes:
-        by_tensor.setdefault(piece.tensor, {})[piece.offset] = view
-    return {name: _BoxTensor(torch.Size(shapes[name]), views) for name, views in by_tensor.items()}
+PATIENCE = 120.0
+"""Seconds for which nothing may come from the ranks that still write; a slow disk only has to go on."""
+_LAST_WORD = 1.0
+"""Seconds that a worker that leaves may take to say so in the folder: its node is waited for."""
 
 
 def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
@@ -91,6 +45,39 @@ def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
             for suffix in ("", "@master", "@exp_avg", "@exp_avg_sq"):
                 shapes[box.tensor + suffix] = box.global_shape
     return shapes
+
+
+def _weight(piece: Piece) -> str:
+    return piece.tensor.partition("@")[0]
+
+
+def own_share(
+    pieces: Iterable[tuple[Piece, int]], layout: Layout, rank: int, shared: set[str], split: bool
+) -> set[int]:
+    """Which of a rank's pieces it is to write, by their number, so that each is written by one of its replicas.
+
+    What tensor parallel ranks hold alike is small, and written by each.
+
+    Args:
+        pieces: the rank's pieces, each with its bytes; data parallel replicas have the same weights in the same order.
+        shared: weights that the first and the last pipeline stage both hold; the first one writes them.
+        split: optimizer state is split among data parallel ranks; otherwise they hold it alike.
+    """
+    stage, replica, chosen = layout.coordinate("pp", rank), layout.replica(rank), set()
+    alike: list[tuple[int, int]] = []
+    for number, (piece, nbytes) in enumerate(pieces):
+        if _weight(piece) in shared and stage > 0:
+            continue
+        if split and "@" in piece.tensor:
+            chosen.add(number)
+        else:
+            alike.append((number, nbytes))
+    total, before = sum(nbytes for _, nbytes in alike), 0
+    for number, nbytes in alike:
+        if min(layout.replicas - 1, (2 * before + nbytes) * layout.replicas // max(2 * total, 1)) == replica:
+            chosen.add(number)
+        before += nbytes
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -103,6 +90,8 @@ class Written:
     seconds: float
     stall_seconds: float
     """Time that training stood still."""
+    left: str = ""
+    """It is complete, but this of an old one could not be removed."""
 
 
 class Checkpointer:
@@ -114,17 +103,26 @@ class Checkpointer:
         folder: Path,
         keep: int,
         asynchronous: bool,
+        split: bool,
         after: Checkpointer | None = None,
         on_write: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE,
     ) -> None:
         """Args:
+        split: data parallel ranks share the optimizer's state out; otherwise each has all of it.
         after: checkpointer of the world before, which may still be writing; its checkpoint is waited for first.
         on_write: called before each checkpoint's files are written.
+        patience: see :data:`PATIENCE`.
         """
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
-        self._after, self._on_write = after, on_write
+        self._split, self._after, self._on_write, self._patience = split, after, on_write, patience
         self._shapes = _global_shapes(state)
+        self._rank, self._layout = state.world.rank, state.world.layout
+        self.best = -1
+        """Step of a checkpoint that stays, however many newer ones there are; -1: of none."""
         self._writing: threading.Thread | None = None
+        self._part: Path | None = None
+        self._numbers = itertools.count()
 
     @property
     def writing(self) -> bool:
@@ -139,19 +137,32 @@ class Checkpointer:
         while the state is copied.
 
         Args:
-            done: called once it is complete or has failed, perhaps from another thread.
+            done: called once this rank's part is over, perhaps from another thread. On rank 0 that is when the
+                checkpoint is complete or has failed; on the others, when their share is written or could not be.
         """
         begun = time.perf_counter()
         self.wait()
-        boxes = self._state.boxes()
-        counters = {"adam_step": max(self._state.steps(), default=step)}
+        share = self._share()
         if self._asynchronous:
-            boxes = [(piece, view.to("cpu", copy=True)) for piece, view in boxes]
-        work = threading.Thread(
-            target=self._write, args=(boxes, step, counters, begun, time.perf_counter() - begun, done), daemon=True
-        )
-        self._writing = work
-        work.start()
+            share = [(piece, view.to("cpu", copy=True)) for piece, view in share]
+        counters = {"step": step, "adam_step": max(self._state.steps(), default=step)}
+        stall = time.perf_counter() - begun
+        path = checkpoint_path(self._folder, step)
+        self._part = part_path(path, f"g{self._state.world.membership.generation}-{next(self._numbers)}")
+
+        def write() -> None:
+            error, left = "its writer ended without a word", ""
+            try:
+                left = self._write(path, share, counters)
+                error = ""
+            except Exception as caught:  # noqa: BLE001 - a thread's edge: the run goes on, and the failure is reported
+                error = one_line(caught)
+            finally:
+                seconds = time.perf_counter() - begun
+                done(Written(step, path, error, seconds, stall if self._asynchronous else seconds, left))
+
+        self._writing = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._writing.start()
         if not self._asynchronous:
             self.wait()
 
@@ -164,43 +175,44 @@ class Checkpointer:
             self._writing.join()
             self._writing = None
 
-    def _write(
-        self,
-        boxes: Boxes,
-        step: int,
-        counters: dict[str, int],
-        begun: float,
-        stall: float,
-        done: Callable[[Written], None],
-    ) -> None:
-        path = checkpoint_path(self._folder, step)
-        error = ""
+    def abandon(self) -> None:
+        """Let rank 0 know that this rank leaves: what it has not written by now, it never will."""
+        if self._after is not None:
+            self._after.abandon()
+        if self._writing is not None and self._writing.is_alive() and self._part is not None and self._rank != 0:
+            word = threading.Thread(target=refuse_share, args=(self._part, self._rank, "it has left"), daemon=True)
+            word.start()
+            word.join(_LAST_WORD)
+
+    def _share(self) -> Boxes:
+        boxes = self._state.boxes()
+        shared = {box.tensor for param in self._state.spec.params if param.shared for box in param.boxes}
+        sizes = [(piece, view.nbytes) for piece, view in boxes]
+        chosen = own_share(sizes, self._layout, self._rank, shared, self._split)
+        return [box for number, box in enumerate(boxes) if number in chosen]
+
+    def _write(self, path: Path, share: Boxes, counters: dict[str, int]) -> str:
+        """Write this rank's share, and on rank 0 the checkpoint; returns what is left of old ones."""
+        part, rank = self._part, self._rank
+        assert part is not None
         try:
             self._on_write()
-            self._write_files(boxes, step, counters, path)
-        except Exception as caught:  # noqa: BLE001 - a thread's edge: the run goes on, and the failure is reported
-            error = f"{type(caught).__name__}: {caught}".splitlines()[0]
-        seconds = time.perf_counter() - begun
-        done(Written(step, path, error, seconds, stall if self._asynchronous else seconds))
+            write_share(part, rank, share, self._shapes)
+            return self._publish(path, part, counters) if rank == 0 else ""
+        except Exception as error:
+            if rank == 0:
+                shutil.rmtree(part, ignore_errors=True)  # what stays is removed with the old ones
+            else:
+                refuse_share(part, rank, one_line(error))
+            raise
 
-    def _write_files(self, boxes: Boxes, step: int, counters: dict[str, int], path: Path) -> None:
-        part = part_path(path)
-        world = self._state.world
-        if world.rank == 0:
-            begin_checkpoint(path)
-        host = world.groups["host"]
-        with c10d.default_group(host):
-            torch.distributed.barrier(group=host)
-            dcp.save(
-                _as_state_dict(boxes, self._shapes),
-                storage_writer=dcp.FileSystemWriter(part, thread_count=1, sync_files=True),
-                process_group=host,
-            )
-        if world.rank == 0:
-            meta = {"format": _FORMAT, "step": step, "layout": str(world.layout), **counters}
-            publish_checkpoint(path, meta)
-            if self._keep > 0:
-                prune_checkpoints(self._folder, self._keep)
+    def _publish(self, path: Path, part: Path, counters: dict[str, int]) -> str:
+        names = dict(enumerate(self._state.world.membership.members))
+        index = gather(part, names, self._patience)
+        digest = write_index(part, index)
+        finish_folder(part, index, names)
+        publish_checkpoint(path, part, {"format": _FORMAT, "layout": str(self._layout), **counters}, digest)
+        return prune_checkpoints(self._folder, self._keep, counters["step"], self.best)
 
 
 def load_checkpoint(state: TrainingShard, path: Path) -> int:
@@ -210,15 +222,14 @@ def load_checkpoint(state: TrainingShard, path: Path) -> int:
         the steps that it was trained for.
 
     Raises:
-        BadInput: it is no checkpoint, or of another model.
+        BadInput: it is no checkpoint, or damaged, or of another model.
     """
     meta = read_meta(path)
     if meta.get("format") != _FORMAT:
         raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {_FORMAT}")
-    wanted = _as_state_dict(state.boxes(), _global_shapes(state))
     try:
-        dcp.load(wanted, storage_reader=dcp.FileSystemReader(path), no_dist=True)
-    except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
-        raise BadInput(f"{path} does not fit this model: {str(error).splitlines()[0]}") from error
+        read_boxes(path, state.boxes(), _global_shapes(state))
+    except DamagedError as error:
+        raise BadInput(str(error)) from error
     state.set_step(int(meta["adam_step"]))
     return int(meta["step"])

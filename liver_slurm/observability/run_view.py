@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import asdict
 from typing import Any
 
@@ -12,29 +13,45 @@ from liver_slurm.config.load import read_job
 from liver_slurm.observability.status import RunStatus
 from liver_slurm.observability.summary import OVER, RunSummary
 from liver_slurm.observability.throughput import RECENT, recent_rates
-from liver_slurm.rundir.metrics import StepMetrics, recent_metrics
+from liver_slurm.rundir.metrics import StepMetrics, step_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info
+from liver_slurm.rundir.validation import last_validation
+
+LINE_BYTES = 512
+"""More than a line of the metrics has."""
 
 
 class RunFiles:
     """One run, watched through its files."""
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, keep: int = RECENT) -> None:
+        """``keep``: newest steps that are kept at most."""
         self.run_dir = run_dir
-        self.steps = read_job(run_dir.job_file).train.steps
+        self.config = read_job(run_dir.job_file)
+        self.steps = self.config.train.steps
         self._info = read_run_info(run_dir)
         self.summary = RunSummary()
-        self.recent: list[StepMetrics] = []
+        self.newest: deque[StepMetrics] = deque(maxlen=keep)
+        """The newest steps, in order; each once, as it was trained last."""
         self._events = LineReader(run_dir.events)
+        self._metrics = LineReader(run_dir.metrics, tail=keep * LINE_BYTES)
 
     def refresh(self) -> list[dict[str, Any]]:
         """Take in what was written since the last time; returns the new events."""
         documents = [line for line in self._events.read() if "event" in line]
         for document in documents:
             self.summary.add(document)
-        self.recent = recent_metrics(self.run_dir.metrics, RECENT)
+        for step in map(step_metrics, self._metrics.read()):
+            while self.newest and self.newest[-1].step >= step.step:
+                self.newest.pop()
+            self.newest.append(step)
         return documents
+
+    @property
+    def recent(self) -> list[StepMetrics]:
+        """The steps that rates are of."""
+        return list(self.newest)[-RECENT:]
 
     @property
     def created(self) -> float:
@@ -48,8 +65,14 @@ class RunFiles:
 
     def status(self) -> RunStatus:
         """The run's status as of the last refresh, with its names and its newest metrics."""
-        last = self.recent[-1] if self.recent else None
-        return msgspec.structs.replace(self.summary.status(self.steps, last), **self.identity(), **self.rates())
+        last = self.newest[-1] if self.newest else None
+        known = {**self.identity(), **self.rates(), "validation": self.validation()}
+        return msgspec.structs.replace(self.summary.status(self.steps, last), **known)
+
+    def validation(self) -> dict[str, Any] | msgspec.UnsetType:
+        """The status's field of that name."""
+        last = last_validation(self.run_dir.validations) if self.config.validation.wanted else None
+        return msgspec.to_builtins(last) if last is not None else msgspec.UNSET
 
     def identity(self) -> dict[str, str]:
         """Fields of the status that say which run it is."""

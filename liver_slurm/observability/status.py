@@ -40,12 +40,20 @@ class WorkerStatus(_Part, frozen=True, kw_only=True):
     role: Known[str] = UNSET
     host: Known[str | None] = UNSET
     pid: Known[int] = UNSET
+    began: Known[int] = UNSET
+    """When the process began, in clock ticks since its machine's start."""
     job_id: Known[str | None] = UNSET
     device: Known[str] = UNSET
     generation: Known[int] = UNSET
     step: Known[int] = UNSET
     notice: Known[str | None] = UNSET
     """Why it will go away; None: it will not."""
+    mirror: Known[str] = UNSET
+    """How much of its state a peer keeps: ``partial``, ``whole``, or ``lost``; left out where no mirror is needed."""
+    mirror_way: Known[str] = UNSET
+    """How the world's mirrors are kept: copies or parity, and how current they are."""
+    mirror_bytes: Known[int] = UNSET
+    """Host memory that mirrors take in this worker."""
 
 
 class StandbyJobStatus(_Part, frozen=True, kw_only=True):
@@ -56,6 +64,7 @@ class StandbyJobStatus(_Part, frozen=True, kw_only=True):
     nodes: list[str]
     notice: str | None
     """Kind of its notice; None: there is none."""
+    partition: Known[str] = UNSET
 
 
 class RequestStatus(_Part, frozen=True, kw_only=True):
@@ -103,6 +112,10 @@ class RunStatus(_Part, frozen=True, kw_only=True):
     """Fields of a :class:`ReconfigurationCommitted`, of whatever version wrote it; None: there was none."""
     reason: str
     rejected: Known[dict[str, int]] = UNSET
+    checkpoint_error: Known[str] = UNSET
+    """Why the last checkpoint could not be written; left out if it was, or there was none yet."""
+    files: Known[dict[str, str]] = UNSET
+    """Processes whose lines wait to be written, and why; left out if there is none."""
     name: Known[str] = UNSET
     job_id: Known[str] = UNSET
     """Empty: plain processes."""
@@ -116,6 +129,10 @@ class RunStatus(_Part, frozen=True, kw_only=True):
     """Model TFLOP/s of each rank's card in these steps."""
     mfu: Known[float] = UNSET
     """``tflops`` over the card's peak."""
+    validation: Known[dict[str, Any]] = UNSET
+    """Fields of the last :class:`liver_slurm.rundir.validation.ValidationMetrics`; left out if there was none."""
+    validating: Known[tuple[int, float]] = UNSET
+    """Training stands for a validation: samples done of it, and estimated seconds left; left out if it does not."""
     source: Known[str] = UNSET
     """``coordinator`` or ``files``."""
     coordinator: Known[str] = UNSET

@@ -223,5 +223,17 @@ def abort_group(group: Any, backend: str) -> None:
         group.abort()
         return
     nothing = torch.zeros(1, dtype=torch.uint8)
-    with contextlib.suppress(RuntimeError):  # the time-out is what is wanted
-        group.recv([nothing], (group.rank() + 1) % group.size(), _ABORT_TAG).wait(timedelta(milliseconds=1))
+    for peer in range(group.size()):  # one that is gone fails at once, and closes no other connection
+        if peer != group.rank():
+            with contextlib.suppress(RuntimeError):  # the time-out is what is wanted
+                group.recv([nothing], peer, _ABORT_TAG).wait(timedelta(milliseconds=1))
+
+
+def is_broken_group(error: BaseException) -> bool:
+    """Whether an error says that a process group is broken: a peer is gone, or somebody has aborted the group.
+
+    gloo raises a plain RuntimeError, as many things do; the place in its source is part of the text.
+    """
+    if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("/gloo/", "NCCL"))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from liver_slurm.parallel import c10d
-from liver_slurm.parallel.layout import Coordinates, Layout
+from liver_slurm.parallel.layout import GROUPS, Coordinates, Layout
 from liver_slurm.parallel.membership import Membership
 
 
@@ -24,9 +24,9 @@ class ProcessGroups:
     backend: str
     """``gloo`` or ``nccl``."""
     groups: dict[str, Any]
-    """``world``, ``tp``, ``dp``, ``pp``, ``mp`` (tensor × pipeline), ``embd`` (first and last pipeline stage; only
-    there), ``pos_embd`` (first stage only), ``self`` (this rank alone), and ``host``: all ranks over gloo, for what
-    runs beside a training world: NCCL's kernels of two worlds on one GPU may wait for each other for ever."""
+    """Those of :data:`~liver_slurm.parallel.layout.GROUPS`, ``embd`` (first and last pipeline stage; only there),
+    ``pos_embd`` (first stage only), and ``host``: all ranks over gloo, for what runs beside a training world: NCCL's
+    kernels of two worlds on one GPU may wait for each other for ever."""
 
     @property
     def layout(self) -> Layout:
@@ -37,6 +37,11 @@ class ProcessGroups:
     def place(self) -> Coordinates:
         """Coordinates of this rank."""
         return self.layout.coordinates(self.rank)
+
+    @property
+    def replica(self) -> int:
+        """Number of this rank among those that hold the same parameters."""
+        return self.layout.replica(self.rank)
 
     @property
     def is_last_stage(self) -> bool:
@@ -68,36 +73,42 @@ def build_world(
 
     Raises:
         ValueError: the worker is no member.
+        RuntimeError: a peer did not come in time, or the store was closed; nothing is left of the groups made so far.
     """
     rank = membership.rank_of(worker)
     if rank is None:
         raise ValueError(f"{worker} is no member of generation {membership.generation}")
-    layout = membership.layout
+    groups: dict[str, Any] = {}
+    world = ProcessGroups(membership, rank, backend, groups)
+    try:
+        _make_groups(world, store, timeout, device)
+    except BaseException:
+        world.destroy()
+        raise
+    return world
 
+
+def _make_groups(world: ProcessGroups, store: Any, timeout: timedelta, device: torch.device) -> None:
+    """Make the groups of a world that has none yet, each as soon as it is made."""
+    layout, rank, backend, groups = world.layout, world.rank, world.backend, world.groups
+    generation = world.membership.generation
     made: dict[tuple[int, ...], Any] = {}
 
-    def make(kind: str, ranks: list[int]) -> Any:
+    def make(kind: str, ranks: list[int]) -> None:
         # Axes of size one make many groups the same; each group costs sockets and threads, or an NCCL communicator.
         if tuple(ranks) not in made:
-            name = f"generation{membership.generation}/{kind}/{ranks[0]}-{ranks[-1]}"
+            name = f"generation{generation}/{kind}/{ranks[0]}-{ranks[-1]}"
             made[tuple(ranks)] = c10d.make_group(store, name, ranks, rank, backend, timeout, device)
-        return made[tuple(ranks)]
+        groups[kind] = made[tuple(ranks)]
 
-    everybody, stages = layout.group(rank, "tp", "pp", "dp"), layout.group(rank, "pp")
-    groups = {
-        "world": make("world", everybody),
-        "tp": make("tp", layout.group(rank, "tp")),
-        "dp": make("dp", layout.group(rank, "dp")),
-        "pp": make("pp", stages),
-        "mp": make("mp", layout.group(rank, "tp", "pp")),
-        "self": make("self", layout.group(rank)),
-    }
-    name = f"generation{membership.generation}/host"
+    for kind, axes in GROUPS.items():
+        make(kind, layout.group(rank, *axes))
+    everybody, stages = list(range(layout.size)), layout.group(rank, "pp")
+    name = f"generation{generation}/host"
     groups["host"] = c10d.make_group(store, name, everybody, rank, "gloo", timeout, torch.device("cpu"))
     if rank in (stages[0], stages[-1]):
-        groups["embd"] = make("embd", sorted({stages[0], stages[-1]}))
+        make("embd", sorted({stages[0], stages[-1]}))
     if rank == stages[0]:
-        groups["pos_embd"] = make("pos_embd", [rank])
+        make("pos_embd", [rank])
     if backend == "nccl" and layout.pp > 1:
         c10d.connect_in_line(groups["pp"], device)
-    return ProcessGroups(membership, rank, backend, groups)

@@ -17,16 +17,34 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
-Axis = Literal["tp", "pp", "dp"]
-"""Dimensions: tensor, pipeline, data parallel."""
+Axis = Literal["tp", "cp", "pp", "dp"]
+"""Dimensions: tensor, context, pipeline, data parallel."""
 
-RANK_ORDER: tuple[Axis, ...] = ("pp", "dp", "tp")
+AXES: tuple[Axis, ...] = ("tp", "cp", "pp", "dp")
+"""In the order in which a layout is written."""
+YOUNGER: frozenset[Axis] = frozenset({"cp"})
+"""Axes that are written only where they are larger than one, and were not known to earlier versions."""
+RANK_ORDER: tuple[Axis, ...] = ("pp", "dp", "cp", "tp")
 """Axes of the rank matrix, slowest first: neighbours along the last one have consecutive ranks."""
+REPLICA_AXES: tuple[Axis, ...] = ("dp", "cp")
+"""Ranks that differ along these only hold the same parameters: they divide samples and sequences."""
+GROUPS: dict[str, tuple[Axis, ...]] = {
+    "world": RANK_ORDER,
+    "tp": ("tp",),
+    "cp": ("cp",),
+    "dp": ("dp",),
+    "dp_cp": REPLICA_AXES,
+    "tp_cp": ("tp", "cp"),
+    "pp": ("pp",),
+    "mp": ("tp", "pp"),
+    "self": (),
+}
+"""A world's process groups by their usual names, and the axes that each is along."""
 
 ShardKey = tuple[int, int]
-"""Coordinates (tp, pp) of a model shard: ranks that differ in dp only hold the same parameters."""
+"""Coordinates (tp, pp) of a model shard."""
 
-_PATTERN = re.compile(r"tp([1-9]\d*)pp([1-9]\d*)dp([1-9]\d*)")
+_PATTERN = re.compile("".join(f"(?:{axis}([1-9]\\d*)){'?' if axis in YOUNGER else ''}" for axis in AXES))
 
 
 class Coordinates(NamedTuple):
@@ -35,15 +53,17 @@ class Coordinates(NamedTuple):
     tp: int
     pp: int
     dp: int
+    cp: int = 0
 
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """Sizes of the axes, written ``tp2pp1dp2``."""
+    """Sizes of the axes, written ``tp2pp1dp2``, or ``tp2cp4pp1dp2`` with an axis that few use."""
 
     tp: int
     pp: int
     dp: int
+    cp: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Layout:
@@ -55,25 +75,37 @@ class Layout:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a layout; write one as tp2pp1dp2")
-        return cls(*(int(part) for part in match.groups()))
+        return cls(**{axis: int(part or 1) for axis, part in zip(AXES, match.groups(), strict=True)})
 
     def __str__(self) -> str:
-        return f"tp{self.tp}pp{self.pp}dp{self.dp}"
+        sizes = [(axis, getattr(self, axis)) for axis in AXES]
+        return "".join(f"{axis}{size}" for axis, size in sizes if size > 1 or axis not in YOUNGER)
 
     @property
     def size(self) -> int:
         """Number of ranks."""
-        return self.tp * self.pp * self.dp
+        return math.prod(getattr(self, axis) for axis in AXES)
+
+    @property
+    def replicas(self) -> int:
+        """Number of ranks that hold the same parameters."""
+        return math.prod(getattr(self, axis) for axis in REPLICA_AXES)
 
     # ---- one rank
 
     def coordinates(self, rank: int) -> Coordinates:
         """Coordinates of ``rank``."""
-        return Coordinates(tp=rank % self.tp, dp=rank // self.tp % self.dp, pp=rank // (self.tp * self.dp))
+        place = {}
+        for axis in reversed(RANK_ORDER):
+            rank, place[axis] = divmod(rank, getattr(self, axis))
+        return Coordinates(**place)
 
-    def rank(self, tp: int, pp: int, dp: int) -> int:
+    def rank(self, tp: int, pp: int, dp: int, cp: int = 0) -> int:
         """The rank at these coordinates; inverse of :meth:`coordinates`."""
-        return tp + self.tp * (dp + self.dp * pp)
+        place, rank = Coordinates(tp, pp, dp, cp), 0
+        for axis in RANK_ORDER:
+            rank = rank * getattr(self, axis) + getattr(place, axis)
+        return rank
 
     def group(self, rank: int, *axes: Axis) -> list[int]:
         """The ranks that differ from ``rank`` along ``axes`` only, itself included, in ascending order."""
@@ -94,15 +126,19 @@ class Layout:
         """All groups along ``axes``, int64, [groups, members].
 
         Rows follow the other axes in :data:`RANK_ORDER`, members within a row the given ones. So row ``s`` of
-        ``groups("dp")`` is the replicas of the ``s``-th of :meth:`shards`, and its columns are their dp coordinates.
+        :meth:`replica_groups` is the replicas of the ``s``-th of :meth:`shards`.
         """
         order = sorted(RANK_ORDER, key=lambda axis: axis in axes)
         members = math.prod(getattr(self, axis) for axis in axes)
         matrix: Ints = self.rank_matrix().transpose([RANK_ORDER.index(axis) for axis in order])
         return matrix.reshape(-1, members)
 
+    def replica_groups(self) -> Ints:
+        """The ranks of each model shard, int64, [shards, replicas]; columns are what :meth:`replica` says."""
+        return self.groups(*REPLICA_AXES)
+
     def shards(self) -> list[ShardKey]:
-        """Coordinates of all model shards, in the order of the rows of ``groups("dp")``."""
+        """Coordinates of all model shards, in the order of the rows of :meth:`replica_groups`."""
         return [(tp, pp) for pp in range(self.pp) for tp in range(self.tp)]
 
     @overload
@@ -115,3 +151,11 @@ class Layout:
         stride: int = math.prod(getattr(self, each) for each in faster)
         size: int = getattr(self, axis)
         return ranks // stride % size
+
+    @overload
+    def replica(self, ranks: int) -> int: ...
+    @overload
+    def replica(self, ranks: Ints) -> Ints: ...
+    def replica(self, ranks: int | Ints) -> int | Ints:
+        """Number of a rank, or of each of an array of ranks, among those that hold the same parameters."""
+        return self.coordinate("dp", ranks) * self.cp + self.coordinate("cp", ranks)

@@ -4,20 +4,24 @@ Estimated time of one step, in floating-point operations of one worker (only rat
 
     m         = microbatches of a step = global_batch_size / micro_batch_size
     mine      = ceil(m / dp), microbatches of the busiest replica
-    compute   = step_flops / (tp·pp·dp) · (mine·dp / m)        replicas with fewer microbatches wait for the busiest
-    tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · microbatch_tokens
+    own       = microbatch_tokens / cp
+    compute   = step_flops / (tp·cp·pp·dp) · (mine·dp / m)     replicas with fewer microbatches wait for the busiest
+    tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · own
+    cp_cost   = BALANCE · 2 gathers · 2·keys · element_size · (cp-1)/tp · (layers/pp) · mine · own
     bubble    = 1 + (pp-1)/mine                                1F1B: stages idle while the pipeline fills and drains
-    dp_cost   = BALANCE · 2(dp-1)/dp · 4 bytes · parameters/(tp·pp)
-    estimate  = (compute + tp_cost) · bubble + dp_cost
+    dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients
+    estimate  = (compute + tp_cost + cp_cost) · bubble + dp_cost
 
 A layer's step costs 6 flops per weight and token, and 12·hidden·seq_length per token for attention scores (Narayanan et
-al., 2021, with a factor of 3 for forward and backward). BALANCE is how many flops a worker does while one byte crosses
-to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates within 1 % of the best are equal; among equals
-the one with more workers wins, then the one that moves less state, then the order that the layouts came in.
+al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys. BALANCE is how
+many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates
+within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that makes nothing
+faster; then the one that moves less state, then the order that the layouts came in.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from liver_slurm.config.schema import JobConfig
@@ -39,15 +43,18 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     weights = layer_weights(config, hidden)
     parameters = layers * weights + (model.vocab_size or 256) * hidden
     flops_of_microbatch = tokens * (6 * parameters + 12 * layers * hidden * train.seq_length)
-    compute = mine * flops_of_microbatch / (layout.tp * layout.pp)
+    compute = mine * flops_of_microbatch / (layout.tp * layout.cp * layout.pp)
 
     balance = GPU_BALANCE if any(component.gpus_per_task for component in config.live.component) else CPU_BALANCE
     element = 4 if train.precision == "fp32" else 2
     ring = 2 * (layout.tp - 1) / layout.tp
-    tp_cost = balance * 4 * ring * hidden * element * layers / layout.pp * mine * tokens
+    own = tokens / layout.cp
+    tp_cost = balance * 4 * ring * hidden * element * layers / layout.pp * mine * own
+    keys = hidden * (model.num_query_groups or model.num_attention_heads or 1) / (model.num_attention_heads or 1)
+    cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
     bubble = 1 + (layout.pp - 1) / mine
-    dp_cost = balance * 2 * (layout.dp - 1) / layout.dp * 4 * parameters / (layout.tp * layout.pp)
-    return (compute + tp_cost) * bubble + dp_cost
+    dp_cost = balance * 2 * (layout.replicas - 1) / layout.replicas * 4 * parameters / (layout.tp * layout.pp)
+    return (compute + tp_cost + cp_cost) * bubble + dp_cost
 
 
 def choose(
@@ -60,10 +67,14 @@ def choose(
     costs = {layout: estimate(layout, config) for layout in layouts}
     limit = min(costs.values()) * TIE
 
+    equal = Counter(layout.size for layout, cost in costs.items() if cost <= limit)
+
     def rank(layout: Layout) -> tuple[float, ...]:
         if costs[layout] > limit:
             return (1, costs[layout])
-        return (0, -layout.size, moved_share(live, layout, members_of(layout)))
+        # What a layout moves takes its time to compute, in a world of thousands.
+        moved = moved_share(live, layout, members_of(layout)) if equal[layout.size] > 1 else 0.0
+        return (0, layout.size, moved)
 
     best, *others = sorted(costs, key=rank)
     if not others:
@@ -71,8 +82,8 @@ def choose(
     second = others[0]
     if costs[second] > limit:
         return best, f"{best}: step estimated {costs[second] / costs[best] - 1:.0%} shorter than with {second}"
-    if second.size < best.size:
-        return best, f"{best}: as fast as {second}, with more workers"
+    if second.size > best.size:
+        return best, f"{best}: as fast as {second}, with fewer workers"
     return best, f"{best}: as fast as {second}, and moves no more state"
 
 

@@ -15,13 +15,13 @@ from typing import Any, Literal, Union
 
 import msgspec
 
-PROTOCOL = 2
-"""Raised when a message changes its meaning; a peer of another number is refused."""
+from liver_slurm.protocol.base import PROTOCOL as PROTOCOL
+from liver_slurm.protocol.base import Message as Message
+from liver_slurm.protocol.base import TransferReport as TransferReport
+from liver_slurm.protocol.parked import Parked as Parked
 
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """Base of all messages; the tag is the class's name."""
-
+Stage = Literal["preparing", "prepared", "streaming", "voted"]
+"""How far a worker is with a target world; ``streaming``: training waits at the cutover or is in the first step."""
 
 # ---- worker → coordinator ------------------------------------------------------------------------------------------
 
@@ -40,6 +40,8 @@ class Register(Message, frozen=True, kw_only=True):
     """Slurm job that the worker runs in, or the launcher's name for it."""
     restarts: int = 0
     """Times that Slurm had restarted that job when this process began (SLURM_RESTART_COUNT)."""
+    began: int = 0
+    """Ticks from its machine's start to its own; 0: not said. With host and ``pid``: which process this is."""
     device: str
     """``cpu`` or ``cuda:0``."""
     generation: int = -1
@@ -50,19 +52,6 @@ class Register(Message, frozen=True, kw_only=True):
     """Completed optimizer steps of the run, as far as this worker knows."""
     warm: bool = False
     """The warm-up is finished, so the worker can join a target world at once."""
-
-
-class Heartbeat(Message, frozen=True, kw_only=True):
-    """Report a worker's state every ``job.heartbeat`` seconds, and at once when ``warm`` or ``generation`` changes."""
-
-    worker: str
-    generation: int
-    step: int
-    step_seconds: float
-    """Mean duration of the last steps; 0.0 before the first."""
-    warm: bool
-    rejected: int = 0
-    """Number of messages that this worker dropped because they were malformed, late, or from a stranger."""
 
 
 class Notice(Message, frozen=True, kw_only=True):
@@ -80,6 +69,47 @@ class Notice(Message, frozen=True, kw_only=True):
     withdrawn: bool = False
     """The worker was suspended and runs again. A field of the same message, so that a restarted coordinator receives
     only the last of the two."""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Report a worker's state every ``job.heartbeat`` seconds, and at once when ``warm`` or ``generation`` changes.
+
+    It has all that the coordinator must know to see whether an order or an answer was lost: it says the order again.
+    """
+
+    worker: str
+    generation: int
+    step: int
+    step_seconds: float
+    """Mean duration of the last steps; 0.0 before the first."""
+    warm: bool
+    rejected: int = 0
+    """Number of messages that this worker dropped because they were malformed, late, or from a stranger."""
+    targets: dict[int, Stage] | None = None
+    """How far it is with each target world, by generation; None: a worker of an earlier version, which does not say."""
+    boundaries: dict[int, tuple[int, bool]] = msgspec.field(default_factory=dict)
+    """Step of each boundary that it will stop at, by number, and whether that is final."""
+    finished: bool = False
+    """It has trained the last step, and written what is to be written then."""
+    finished_why: str = ""
+    """See :class:`Finished`."""
+    notice: Notice | None = None
+    """The last notice that it has sent."""
+    files_waiting: int = 0
+    """Lines of the run's files that wait in this worker because they cannot be written."""
+    files_error: str = ""
+    """Why; empty: none waits."""
+    in_vain: int = 0
+    """Steps in a row, the last one included, whose loss or gradient was not finite: they changed nothing."""
+    mirror: Literal["none", "partial", "whole", "lost"] = "none"
+    """How much of this worker's state its keeper has."""
+    validating: tuple[int, float] | None = None
+    """Training stands at ``step`` for a validation: samples that are done of it, and estimated seconds that are left;
+    None: it does not."""
+    mirror_way: str = ""
+    """How the world's mirrors are kept, for people; empty: it has none."""
+    mirror_bytes: int = 0
+    """Host memory that mirrors take in this worker."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):
@@ -106,35 +136,6 @@ class BoundaryVote(Message, frozen=True, kw_only=True):
     accepted: bool
     current_step: int
     """Steps that this worker has completed or begun; a boundary at or below it cannot be met."""
-
-
-class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker's part of a transfer took: for people and policies, nothing is decided from it."""
-
-    seconds: float = 0.0
-    plan_seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    bytes_local: int = 0
-    staging_peak_bytes: int = 0
-    memory_peak_bytes: int = 0
-    """Of the process: resident in its life, or allocated on its GPU since this reconfiguration began."""
-    state_peak_bytes: int = 0
-    """Of the state of both worlds, staging and staged gradients, which is what ``stream.memory_limit`` counts."""
-    late_layers: int = 0
-    """Layers that had no room before the pause and moved one after the other."""
-    digests_checked: int = 0
-    paused_at: float = 0.0
-    """End of the last optimizer step in the old world, seconds since the epoch; 0.0: was in no old world."""
-    gap_seconds: float = 0.0
-    """The gap that two steps have anyway: median time between an optimizer step's end and the next forward's start."""
-    bytes_early: int = 0
-    """Of ``bytes_sent``: state that left while training ran; mode overlap."""
-    bytes_gradients: int = 0
-    """Of ``bytes_sent``: gradients that followed it."""
-    gradient_staging_bytes: int = 0
-    hook_seconds: float = 0.0
-    """How long training waited in the optimizer's hooks for gradients to leave."""
 
 
 class Streamed(Message, frozen=True, kw_only=True):
@@ -170,6 +171,7 @@ class CheckpointWritten(Message, frozen=True, kw_only=True):
     ok: bool
     path: str = ""
     error: str = ""
+    """Why it failed; if it did not, what about it did not go as it should."""
     seconds: float = 0.0
     stall_seconds: float = 0.0
     """Time that training stood still for the checkpoint."""
@@ -180,6 +182,8 @@ class Finished(Message, frozen=True, kw_only=True):
 
     worker: str
     step: int
+    reason: str = ""
+    """Why it is the last, if it is not that of the job file."""
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -189,6 +193,8 @@ class Failed(Message, frozen=True, kw_only=True):
     generation: int
     step: int
     error: str
+    for_good: bool = False
+    """It would come in every world: the run ends."""
 
 
 class Leaving(Message, frozen=True, kw_only=True):
@@ -209,14 +215,17 @@ class Welcome(Message, frozen=True, kw_only=True):
     """Number of the coordinator's start; messages of a lower epoch are late."""
 
 
-class Alive(Message, frozen=True, kw_only=True):
+class Alive(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Answer :class:`Heartbeat`, so that a worker can tell how long its coordinator has been away.
 
-    It also answers any message of a worker that this coordinator does not know. Its epoch then differs from the
-    worker's, and the worker registers again.
+    It also answers any message of a worker that this coordinator does not know, or took for lost. Such a worker
+    registers again: it sees another epoch than its own, or ``known`` is false.
     """
 
     epoch: int
+    known: bool = True
+    every: float = 0.0
+    """Seconds between heartbeats that the coordinator wants, in a large run; 0.0: ``job.heartbeat``."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -236,12 +245,24 @@ class Prepare(Message, frozen=True, kw_only=True):
     source_generation: int
     """The live world's generation; -1: none, state comes from ``checkpoint`` or from the seed."""
     source_layout: str = ""
-    source_members: list[str] = []
+    source_members: list[str] = msgspec.field(default_factory=list)
     store_host: str
     store_port: int
     checkpoint: str = ""
     """Directory to load from when there is no source world; empty: start from the seed."""
-    hosts: dict[str, str] = {}
+    lost: list[str] = msgspec.field(default_factory=list)
+    """Members of the live world that are gone: others that hold the same boxes stand in for them."""
+    mirrors: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of those that are lost, whose state no other member holds: the member that keeps its mirror."""
+    step: int = -1
+    """Completed steps that the target world begins with, if it follows a broken one."""
+    back: bool = False
+    """These are those of a snapshot, which survivors whose state is another one go back to."""
+    standing: bool = False
+    """The live world is broken and its members stand still: state moves when all are prepared, and all at once."""
+    scribe: str = ""
+    """The worker that adds to the metrics what a lost one did not write any more; empty: nobody has to."""
+    hosts: dict[str, str] = msgspec.field(default_factory=dict)
     """Host of each worker of both worlds, where it is known: state is fetched from the same host where possible."""
 
 
@@ -254,7 +275,7 @@ class ProposeBoundary(Message, frozen=True, kw_only=True):
     step: int
     purpose: Literal["cutover", "checkpoint"]
     generation: int = -1
-    """For a cutover: the target generation."""
+    """Of the target world, for a cutover; of the world that votes, for a checkpoint. -1: not known."""
 
 
 class ConfirmBoundary(Message, frozen=True, kw_only=True):
@@ -276,16 +297,27 @@ class WithdrawBoundary(Message, frozen=True, kw_only=True):
     boundary: int
 
 
-class Commit(Message, frozen=True, kw_only=True):
+class Commit(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Announce that the commit record is written. Members enter the target world, all others leave or wait."""
 
     epoch: int
     generation: int
     step: int
+    held: int = -1
+    """Number of the boundary that holds the new world at this very step, for the next resize; -1: none does. Members
+    must agree on that: in mode overlap they are in the step by now."""
 
 
 class Abort(Message, frozen=True, kw_only=True):
     """Give the target world up; members of the live world train on, joiners are standbys again."""
+
+    epoch: int
+    generation: int
+    reason: str
+
+
+class Halt(Message, frozen=True, kw_only=True):
+    """Announce that the world of a generation is broken: its members leave their collectives, and answer ``Parked``."""
 
     epoch: int
     generation: int
@@ -340,24 +372,15 @@ class Reply(Message, frozen=True, kw_only=True):
 
     ok: bool
     error: str = ""
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 FromWorker = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Python 3.10
-    Register,
-    Heartbeat,
-    Notice,
-    Prepared,
-    BoundaryVote,
-    Streamed,
-    WorldEntered,
-    CheckpointWritten,
-    Finished,
-    Failed,
-    Leaving,
-]
+    Register, Heartbeat, Notice, Prepared, BoundaryVote, Streamed, WorldEntered, CheckpointWritten, Parked, Finished,
+    Failed, Leaving
+]  # fmt: skip
 ToWorker = Union[  # noqa: UP007
-    Welcome, Alive, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Leave
+    Welcome, Alive, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Halt, Leave
 ]
 FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest, WorkerEnded]  # noqa: UP007
 ToCoordinator = Union[FromWorker, FromClient]  # noqa: UP007

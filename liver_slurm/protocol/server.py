@@ -8,9 +8,9 @@ from collections import Counter
 
 import msgspec
 import zmq
-import zmq.auth.thread
-from zmq.utils.monitor import recv_monitor_message
 
+from liver_slurm.protocol.gate import Gate
+from liver_slurm.protocol.hang_ups import HangUps
 from liver_slurm.protocol.messages import Message, ToCoordinator
 from liver_slurm.protocol.wire import decode_to_coordinator, encode
 from liver_slurm.rundir import address, keys
@@ -18,16 +18,13 @@ from liver_slurm.rundir.paths import RunDir
 
 LARGEST_MESSAGE = 16 << 20
 """Bytes; a peer that sends more is cut off by ZeroMQ. A world of 10,000 members needs less than 1 MiB."""
-_HANDSHAKE_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 
 
 class ControlServer:
     """ROUTER socket for workers and clients; used from one thread.
 
-    ``rejected`` counts what was dropped: ``strangers`` (failed handshakes), ``malformed`` (not one of our messages) and
-    ``undelivered`` (messages of ours to peers that were gone).
+    ``rejected`` counts what was dropped: ``strangers`` (callers without the key), ``malformed`` (not one of our
+    messages) and ``undelivered`` (messages of ours to peers that were gone).
     """
 
     def __init__(self, run_dir: RunDir, epoch: int, host: str, bind: str = "0.0.0.0") -> None:
@@ -40,20 +37,14 @@ class ControlServer:
         self.rejected: Counter[str] = Counter(strangers=0, malformed=0, undelivered=0)
         self._run_dir = run_dir
         self._context = zmq.Context()
-        # ZAP: any key but the client's is refused during the handshake, before a message can arrive.
-        self._gate = zmq.auth.thread.ThreadAuthenticator(self._context)
-        self._gate.start()
-        self._gate.configure_curve_callback("*", credentials_provider=_OnlyKey(pairs.client.public))
         self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.curve_server = True
-        self._socket.curve_publickey = pairs.server.public
-        self._socket.curve_secretkey = pairs.server.secret
+        self._hang_ups = HangUps()
+        self._gate = Gate(self._context, self._socket, pairs, self._hang_ups.closed)
         self._socket.linger = 2000
         self._socket.maxmsgsize = LARGEST_MESSAGE
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a peer that is gone vanish uncounted
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a worker whose connection broke comes back as itself
         self._socket.setsockopt(zmq.SNDHWM, 10_000)
-        self._monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILED)
         port = self._socket.bind_to_random_port(f"tcp://{bind}")
         self.address = address.Address(host=host, port=port, epoch=epoch, pid=os.getpid())
 
@@ -66,15 +57,38 @@ class ControlServer:
         received: list[tuple[bytes, ToCoordinator]] = []
         deadline = time.monotonic() + timeout
         while self._socket.poll(0 if received else max(0, int((deadline - time.monotonic()) * 1000))):
-            frames = self._socket.recv_multipart()
-            try:
-                if len(frames) != 2:
-                    raise msgspec.DecodeError(f"{len(frames)} frames")
-                received.append((frames[0], decode_to_coordinator(frames[1])))
-            except msgspec.DecodeError:
-                self.rejected["malformed"] += 1
-        self._count_strangers()
+            self._take(self._socket.recv_multipart(copy=False), received)
+        self._gate.look()
+        self.rejected["strangers"] = self._gate.strangers
         return received
+
+    def hung_up(self, probe: Message) -> list[tuple[bytes, float]]:
+        """Peers that have closed their connection and not come back, each once, and how many seconds ago.
+
+        Args:
+            probe: a message that says nothing new; that it can be sent shows that a peer is back.
+        """
+        return self._hang_ups.take(lambda peer: self._reaches(peer, probe))
+
+    def _take(self, frames: list[zmq.Frame], received: list[tuple[bytes, ToCoordinator]]) -> None:
+        peer = frames[0].bytes
+        self._hang_ups.heard(peer, frames[-1], self._gate.look)
+        try:
+            if len(frames) != 2:
+                raise msgspec.DecodeError(f"{len(frames)} frames")
+            received.append((peer, decode_to_coordinator(frames[1].bytes)))
+        except msgspec.DecodeError:
+            self.rejected["malformed"] += 1
+
+    def _reaches(self, peer: bytes, message: Message) -> bool:
+        """Send a message; returns whether there is a connection to the peer."""
+        try:
+            self._socket.send_multipart([peer, encode(message)], flags=zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return error.errno == zmq.EAGAIN
+        return True
 
     def send(self, peer: bytes, message: Message) -> None:
         """Send without waiting; a peer that is gone is detected by its silence, not here."""
@@ -87,24 +101,5 @@ class ControlServer:
 
     def close(self) -> None:
         """Close the socket; messages that were sent go out first, within two seconds."""
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close()
-        self._gate.stop()
+        self._gate.close()
         self._context.term()
-
-    def _count_strangers(self) -> None:
-        while self._monitor.poll(0):
-            recv_monitor_message(self._monitor)
-            self.rejected["strangers"] += 1
-
-
-class _OnlyKey:
-    """Credentials provider for pyzmq that accepts one key."""
-
-    def __init__(self, public: bytes) -> None:
-        self._public = public
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Return whether the holder of ``key`` (Z85) may connect."""
-        return key == self._public

@@ -11,17 +11,8 @@ import msgspec
 import zmq
 
 from liver_slurm.base.errors import ControlError
-from liver_slurm.protocol.messages import (
-    Alive,
-    Finished,
-    FromWorker,
-    Notice,
-    Refused,
-    Register,
-    ToWorker,
-    Welcome,
-    WorldEntered,
-)
+from liver_slurm.protocol.messages import FromWorker, Register, ToWorker
+from liver_slurm.protocol.session import Session
 from liver_slurm.protocol.wire import decode_to_worker, encode
 from liver_slurm.rundir import address, keys
 from liver_slurm.rundir.paths import RunDir
@@ -37,10 +28,8 @@ class WorkerChannel:
     """DEALER socket of one worker; create and use it in one thread.
 
     The channel registers by itself, at the start and whenever it meets a coordinator of another epoch; it calls
-    ``register`` for the message, which carries the worker's present world and step. Nothing else is sent before a
-    Welcome has come. A restarted coordinator also gets the last :class:`Notice`, :class:`WorldEntered` and
-    :class:`Finished` again, because the one they were sent to may have died before it could act; a coordinator ignores
-    what it knows.
+    ``register`` for the message, which carries the worker's present world and step. What is said when, and what is said
+    again, is :class:`~liver_slurm.protocol.session.Session`'s.
 
     ``rejected`` counts messages that were dropped: malformed, or of another epoch than the coordinator's.
     """
@@ -58,9 +47,7 @@ class WorkerChannel:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._address: address.Address | None = None
-        self._epoch = -1
-        self._outbox: list[FromWorker] = []
-        self._sticky: dict[type[FromWorker], FromWorker] = {}
+        self._session = Session()
         self._next_look = self._next_register = 0.0
         self._last_contact = time.monotonic()
         self.rejected = 0
@@ -68,7 +55,21 @@ class WorkerChannel:
     @property
     def epoch(self) -> int:
         """Epoch of the coordinator that has welcomed this worker; -1: none yet."""
-        return self._epoch
+        return self._session.epoch
+
+    @property
+    def every(self) -> float:
+        """Seconds between heartbeats that the coordinator wants; 0.0: those of the job file."""
+        return self._session.every
+
+    @property
+    def voted(self) -> int:
+        """Generation of the target world that the worker has voted on last; -1: it never has."""
+        return self._session.voted
+
+    def answer_to(self, order: ToWorker) -> FromWorker | None:
+        """Return the answer that ``order`` has had already; None: it is new, or still being carried out."""
+        return self._session.answer_to(order)
 
     @property
     def seconds_since_contact(self) -> float:
@@ -81,10 +82,8 @@ class WorkerChannel:
 
     def send(self, message: FromWorker) -> None:
         """Send without waiting; messages are kept until a coordinator has welcomed this worker."""
-        if isinstance(message, Notice | WorldEntered | Finished):
-            self._sticky[type(message)] = message
-        self._outbox.append(message)
-        self._flush()
+        for one in self._session.say(message):
+            self._put(one)
 
     def poll(self, timeout: float, wake: Sequence[int] = ()) -> list[ToWorker]:
         """Receive the coordinator's messages; waits up to ``timeout`` seconds for the first.
@@ -117,17 +116,21 @@ class WorkerChannel:
         ready = dict(poller.poll(max(1, int(seconds * 1000))))
         return any(descriptor in ready for descriptor in wake)
 
+    @property
+    def _silence(self) -> float:
+        return _SILENCE * max(1.0, self.every)
+
     def _patience(self) -> float:
         """Seconds until :meth:`_follow` can have work: each needless wake-up takes CPU time from training."""
-        return max(_RETRY / 4, _SILENCE - self.seconds_since_contact) if self._epoch >= 0 else _RETRY / 4
+        return max(_RETRY / 4, self._silence - self.seconds_since_contact) if self.epoch >= 0 else _RETRY / 4
 
     def _follow(self) -> None:
         """Connect to the coordinator's present address, and register until it answers."""
         now = time.monotonic()
-        if now >= self._next_look and (self._epoch < 0 or self.seconds_since_contact > _SILENCE):
+        if now >= self._next_look and (self.epoch < 0 or self.seconds_since_contact > self._silence):
             self._next_look = now + _RETRY / 4
             self._reconnect()
-        if self._socket is not None and self._epoch < 0 and now >= self._next_register:
+        if self._socket is not None and self.epoch < 0 and now >= self._next_register:
             self._next_register = now + _RETRY
             self._put(self._register())
 
@@ -147,9 +150,12 @@ class WorkerChannel:
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 2000
         # A node that lost power closes no connection: only a ping that stays unanswered shows it.
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 5000, 15000
+        # Attempts in a hole of the network are given up early, as the kernel waits ever longer between its own: whoever
+        # is not heard of within job.lost_after is lost.
+        self._socket.connect_timeout = 2000
         self._socket.linger = 0
         self._socket.connect(found.endpoint)
-        self._address, self._epoch, self._next_register = found, -1, 0.0
+        self._address, self._session.epoch, self._next_register = found, -1, 0.0
 
     def _receive(self) -> list[ToWorker]:
         messages: list[ToWorker] = []
@@ -160,39 +166,17 @@ class WorkerChannel:
                 self.rejected += 1
                 continue
             self._last_contact = time.monotonic()
-            if self._admit(message):
+            registered = self._session.epoch >= 0
+            for_worker, replies = self._session.hear(message)
+            if registered and self._session.epoch < 0:
+                self._next_register = 0.0
+            for reply in replies:
+                self._put(reply)
+            if for_worker:
                 messages.append(message)
+        self.rejected += self._session.rejected
+        self._session.rejected = 0
         return messages
-
-    def _admit(self, message: ToWorker) -> bool:
-        """Handle Welcome and Alive, and drop late messages; returns whether the message is for the worker."""
-        if isinstance(message, Welcome):
-            if message.epoch > self._epoch:
-                self._welcomed(message.epoch)
-            return False
-        if isinstance(message, Refused):
-            return True
-        if isinstance(message, Alive):
-            if message.epoch != self._epoch and self._epoch >= 0:
-                self._epoch, self._next_register = -1, 0.0  # it does not know us: register again
-            return False
-        if message.epoch != self._epoch:
-            self.rejected += 1
-            return False
-        return True
-
-    def _welcomed(self, epoch: int) -> None:
-        self._epoch = epoch
-        waiting = self._outbox
-        self._outbox = [message for message in self._sticky.values() if message not in waiting] + waiting
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._socket is None or self._epoch < 0:
-            return
-        outbox, self._outbox = self._outbox, []
-        for message in outbox:
-            self._put(message)
 
     def _put(self, message: FromWorker) -> None:
         assert self._socket is not None

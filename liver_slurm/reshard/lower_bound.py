@@ -58,11 +58,11 @@ class _Held:
 
     def __init__(self, world: WorldSpec, boxes: ShardBoxes, shares: Shares) -> None:
         layout = world.layout
-        replicas = layout.groups("dp")  # row: shard; a holder is a row, or where replicas differ an element
+        replicas = layout.replica_groups()  # row: shard; a holder is a row, or where replicas differ an element
         self._holder = np.empty(layout.size, dtype=np.int64)
         self._holder[replicas] = np.arange(replicas.size).reshape(replicas.shape)
         if not shares.cut:
-            self._holder //= layout.dp
+            self._holder //= layout.replicas
         row, inside, shape = cut(boxes.shape[shares.box], shares.start, shares.end)
         order = np.argsort(shares.who[row], kind="stable")
         row, inside, self.shape = row[order], inside[order], shape[order]

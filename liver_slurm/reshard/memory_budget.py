@@ -25,10 +25,10 @@ NO_ROOM = -1
 
 
 class Share(NamedTuple):
-    """One rank's share of a world: data parallel rank ``rank`` of ``dp`` of a shard."""
+    """One rank's share of a world: replica ``rank`` of ``replicas`` of a shard."""
 
     shard: ShardSpec
-    dp: int
+    replicas: int
     rank: int
     distributed_optimizer: bool
     bucket_size: int | None = None
@@ -45,7 +45,7 @@ class Footprint:
         building: both worlds once the target's constructors have run, when it has no moments yet, nor shares storage.
         base: both worlds, what they share once, without moments that only one of them has.
         old, new: moments that only the old world, only the target has, by slice.
-        staging: for messages, in all.
+        staging: for what passes through on its way, in all.
     """
 
     building: int
@@ -128,7 +128,7 @@ def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_l
 
 
 def gradient_room(footprint: Footprint, early: int, limit: int) -> int:
-    """Bytes that are left for staged gradients."""
+    """Bytes that are left for copies of gradients."""
     return max(0, limit - footprint.beside_training(early))
 
 
@@ -145,8 +145,8 @@ def _owned(share: Share) -> list[int]:
     params = share.shard.params
     if not share.distributed_optimizer:
         return [param.size if param.trained else 0 for param in params]
-    ranges = share.shard.ranges(share.dp, share.bucket_size)
-    return [sum(r.end - r.start for r in owned if r.dp == share.rank) for owned in ranges]
+    ranges = share.shard.ranges(share.replicas, share.bucket_size)
+    return [sum(r.end - r.start for r in owned if r.replica == share.rank) for owned in ranges]
 
 
 def _fixed(share: Share | None) -> int:
@@ -158,7 +158,7 @@ def _fixed(share: Share | None) -> int:
     if not share.distributed_optimizer:
         gradients = sum(param.size for param in params if param.trained) * _STATE_ITEMSIZE
         return sum(map(_weight_bytes, params)) + gradients + masters
-    buffers = share.shard.buffer_elements(share.dp, share.bucket_size)
+    buffers = share.shard.buffer_elements(share.replicas, share.bucket_size)
     weights = sum(ITEMSIZE[dtype] * elements for dtype, elements in buffers.items())
     weights += sum(_weight_bytes(param) for param in params if not param.trained)
     return weights + sum(buffers.values()) * _STATE_ITEMSIZE + masters

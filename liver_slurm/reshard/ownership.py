@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_slurm.base.errors import PlanError
-from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.rank_sets import Ints, RankSets, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.slicing import cut
@@ -61,7 +60,7 @@ class ShardBoxes:
 class Shares:
     """Flat ranges of boxes, a row each: ``box`` is a row of :class:`ShardBoxes`.
 
-    ``who``: [n], the shard whose replicas all hold the range; or, where ``cut``, shard · dp + the one that does.
+    ``who``: [n], the shard whose replicas all hold the range; or, where ``cut``, shard · replicas + the one that does.
     """
 
     box: Ints
@@ -80,7 +79,7 @@ def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holding
         axes: what offsets and shapes are padded to.
 
     Raises:
-        PlanError: boxes overlap without being the same.
+        PlanError: boxes overlap without being the same, or only lost ranks hold one of them.
     """
     boxes = shard_boxes(world, names, axes)
     weights, state = weight_shares(world, boxes), state_shares(world, boxes)
@@ -121,7 +120,7 @@ def state_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
     params = 0
     for shard, key in enumerate(layout.shards()):
         table = world.range_table(*key)
-        tables.append(table + np.array([params, shard * layout.dp, 0, 0], dtype=np.int64))
+        tables.append(table + np.array([params, shard * layout.replicas, 0, 0], dtype=np.int64))
         params += len(world.shards[key].params)
     param, who, start, end = np.concatenate(tables).T
     # Boxes of one parameter are neighbours in the table of boxes.
@@ -160,9 +159,10 @@ def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[
         boxes.offset[box][row] + inside,
         shape,
         holder[row],
-        _ranks(world.layout, sets, shares.cut),
+        _ranks(world, sets, shares.cut),
     )
     _check_disjoint(found, world, names)
+    _check_held(found, world, names)
     return found
 
 
@@ -193,14 +193,29 @@ def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
     return number, found
 
 
-def _ranks(layout: Layout, sets: RankSets, is_cut: bool) -> RankSets:
-    """From sets of holders, as :class:`Shares` number them, to sets of ranks."""
-    replicas = layout.groups("dp")
+def _ranks(world: WorldSpec, sets: RankSets, is_cut: bool) -> RankSets:
+    """From sets of holders, as :class:`Shares` number them, to sets of ranks, without those that are lost."""
+    replicas = world.layout.replica_groups()
     ranks = replicas.reshape(-1, 1)[sets.ranks] if is_cut else replicas[sets.ranks]
     sizes = sets.sizes * ranks.shape[1]
     number = np.repeat(np.arange(len(sets), dtype=np.int64), sizes)
     ranks = ranks.reshape(-1)
-    return RankSets.sized(ranks[np.lexsort([ranks, number])], sizes)
+    order = np.lexsort([ranks, number])
+    ranks = ranks[order]
+    if world.lost:
+        left = ~np.isin(ranks, np.array(sorted(world.lost), dtype=np.int64))
+        ranks, sizes = ranks[left], np.bincount(number[order][left], minlength=len(sets)).astype(np.int64)
+    return RankSets.sized(ranks, sizes)
+
+
+def _check_held(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+    """Raise if a box was held by ranks alone that are lost."""
+    for row in np.flatnonzero(found.sets.sizes[found.holder] == 0)[:1]:
+        lost = ", ".join(map(str, sorted(world.lost)))
+        raise PlanError(
+            f"{names[found.tensor[row]]}: no rank that is left of {world.layout} holds the box at "
+            f"{tuple(found.offset[row].tolist())}, shape {tuple(found.shape[row].tolist())}; lost: {lost}"
+        )
 
 
 def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that pipeline
 stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members are first
-put into tensor parallel groups, on one host each where the hosts allow it, then groups onto (pp, dp) places.
+put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and replicas.
 """
 
 from __future__ import annotations
@@ -151,13 +151,13 @@ class _Worth:
 
     def before(self, member: Ints) -> tuple[Floats, Floats]:
         """Interval of the depth whose optimizer state each member holds, where replicas cut it."""
-        replica = self.source.coordinate("dp", self.rank[member])
-        return _interval(self.depth.source, self.stage(member), replica, self.source.dp)
+        replica = self.source.replica(self.rank[member])
+        return _interval(self.depth.source, self.stage(member), replica, self.source.replicas)
 
     def after(self, rank: Ints) -> tuple[Floats, Floats]:
         """The same for target ranks."""
-        stage, replica = self.target.coordinate("pp", rank), self.target.coordinate("dp", rank)
-        return _interval(self.depth.target, stage, replica, self.target.dp)
+        stage, replica = self.target.coordinate("pp", rank), self.target.replica(rank)
+        return _interval(self.depth.target, stage, replica, self.target.replicas)
 
     def kept(self, member: Ints, rank: Ints) -> Floats:
         """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
@@ -170,7 +170,7 @@ class _Worth:
     def kept_share(self, order: Ints) -> float:
         """Share of the target world's bytes that are where they are needed already."""
         elements = float(self.depth.target[-1] - self.depth.target[0])
-        needed = self.whole * self.target.dp + (self.depth.state if self.depth.cut else 0)
+        needed = self.whole * self.target.replicas + (self.depth.state if self.depth.cut else 0)
         return float(self.kept(order, np.arange(self.target.size, dtype=np.int64)).sum()) / (elements * needed)
 
 
@@ -184,7 +184,7 @@ def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int
 
 def _slots(worth: _Worth, teams: Teams) -> Ints:
     """A place for each team, as a row of ``target.groups("tp")``: the most valuable pairs of team and place first."""
-    count, stages, replicas = len(teams), worth.target.pp, worth.target.dp
+    count, stages, replicas = len(teams), worth.target.pp, worth.target.replicas
     seat = np.arange(teams.shape[1], dtype=np.int64)
     width = worth.across(teams, seat)
     # What a team keeps on any place of a stage.

@@ -75,27 +75,27 @@ class ShardSpec:
 
     params: tuple[ParamSpec, ...]
 
-    def ranges(self, dp: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
-        """Per parameter, the flat ranges that each data parallel rank owns with the distributed optimizer."""
+    def ranges(self, replicas: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
+        """Per parameter, the flat ranges that each replica owns with the distributed optimizer."""
         ranges: list[tuple[Range, ...]] = [()] * len(self.params)
         for members, sizes, shared in self._buffers():
-            for index, owned in zip(members, owned_ranges(sizes, shared, dp, bucket_size), strict=True):
+            for index, owned in zip(members, owned_ranges(sizes, shared, replicas, bucket_size), strict=True):
                 ranges[index] = owned
         return tuple(ranges)
 
-    def range_table(self, dp: int, bucket_size: int | None) -> Ints:
-        """:meth:`ranges` as rows (parameter, dp, start, end)."""
+    def range_table(self, replicas: int, bucket_size: int | None) -> Ints:
+        """:meth:`ranges` as rows (parameter, replica, start, end)."""
         tables = [np.zeros((0, 4), dtype=np.int64)]
         for members, sizes, shared in self._buffers():
-            table = owned_table(sizes, shared, dp, bucket_size).copy()
+            table = owned_table(sizes, shared, replicas, bucket_size).copy()
             table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
             tables.append(table)
         return np.concatenate(tables)
 
-    def buffer_elements(self, dp: int, bucket_size: int | None) -> dict[str, int]:
+    def buffer_elements(self, replicas: int, bucket_size: int | None) -> dict[str, int]:
         """Elements of the distributed optimizer's buffer of trained parameters, padding included, by their dtype."""
         return {
-            self.params[members[0]].dtype: buffer_elements(sizes, shared, dp, bucket_size)
+            self.params[members[0]].dtype: buffer_elements(sizes, shared, replicas, bucket_size)
             for members, sizes, shared in self._buffers()
         }
 
@@ -112,11 +112,12 @@ class ShardSpec:
 
 @dataclass(frozen=True, eq=False)
 class WorldSpec:
-    """A world's state: one shard for every (tp, pp) of the layout; data parallel replicas hold the same shard.
+    """A world's state: one shard for every (tp, pp) of the layout, which all its replicas hold.
 
     ``bucket_size``: elements of a gradient bucket on the first pipeline stage (Megatron never cuts the others); None
     where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer. ``derived``:
-    weights that are trained are no state of their own, for they follow from the masters.
+    weights that are trained are no state of their own, for they follow from the masters. ``lost``: ranks whose state is
+    gone, so that other holders of each of its boxes stand in for them.
     """
 
     layout: Layout
@@ -125,6 +126,7 @@ class WorldSpec:
     precision: str
     bucket_size: int | None = None
     derived: bool = False
+    lost: frozenset[int] = frozenset()
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -157,11 +159,11 @@ class WorldSpec:
 
     def ranges(self, tp: int, pp: int) -> tuple[tuple[Range, ...], ...]:
         """:meth:`ShardSpec.ranges` of one shard of this world."""
-        return self.shards[tp, pp].ranges(self.layout.dp, self.bucket_size if pp == 0 else None)
+        return self.shards[tp, pp].ranges(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
     def range_table(self, tp: int, pp: int) -> Ints:
-        """:meth:`ranges` as rows (parameter, dp, start, end)."""
-        return self.shards[tp, pp].range_table(self.layout.dp, self.bucket_size if pp == 0 else None)
+        """:meth:`ranges` as rows (parameter, replica, start, end)."""
+        return self.shards[tp, pp].range_table(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
 
 def pieces(world: WorldSpec, rank: int) -> list[Piece]:
@@ -170,7 +172,8 @@ def pieces(world: WorldSpec, rank: int) -> list[Piece]:
 
 
 def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
-    tp, pp, dp = world.layout.coordinates(rank)
+    place, replica = world.layout.coordinates(rank), world.layout.replica(rank)
+    tp, pp = place.tp, place.pp
     shard = world.shards[tp, pp]
     ranges = world.ranges(tp, pp) if world.distributed_optimizer else None
     for index, param in enumerate(shard.params):
@@ -179,7 +182,9 @@ def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
                 yield Piece(box.tensor, box.offset, box.shape)
         if not param.trained:
             continue
-        owned = [(0, param.size)] if ranges is None else [(r.start, r.end) for r in ranges[index] if r.dp == dp]
+        owned = [(0, param.size)]
+        if ranges is not None:
+            owned = [(own.start, own.end) for own in ranges[index] if own.replica == replica]
         for box in param.boxes:
             for start, end in owned:
                 first, last = max(start - box.start, 0), min(end - box.start, box.size)

@@ -1,19 +1,19 @@
 """How a world's ranks learn what all of them hold: shards are put into a shared store, and read as one object.
 
 With a read of its own for every shard, 16,384 ranks of 128 shards would ask a store two million times. So each shard is
-written once, by its first replica; rank 0 gathers them and writes them together, packed to a few tens of KiB; everybody
-reads that.
+written once, by its first replica; the first rank gathers them and writes them together, packed to a few tens of KiB;
+everybody reads that.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from liver_slurm.parallel.layout import Layout, ShardKey
+from liver_slurm.parallel.layout import REPLICA_AXES, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import ShardSpec
 
 Shards = dict[ShardKey, ShardSpec]
@@ -31,27 +31,35 @@ class Store(Protocol):
         """Read, and wait for it."""
 
 
-def publish(store: Store, side: str, layout: Layout, rank: int, shard: ShardSpec) -> None:
-    """Tell the others what ``rank`` holds; every rank of the world must call this.
+def publish(
+    store: Store, side: str, layout: Layout, held: Mapping[int, ShardSpec], lost: frozenset[int] = frozenset()
+) -> None:
+    """Tell the others what the caller holds; for every rank of the world that is not lost, somebody must call this.
 
-    Rank 0 waits for the first replicas of all shards. Who publishes in two worlds may do so one after the other, in any
-    order that is the same for all.
+    The first of them waits for the first replicas of all shards. Who publishes in two worlds may do so one after the
+    other, in any order that is the same for all.
 
     Args:
         store: shared by the ranks of both worlds; without leftovers of other worlds.
         side: names the world in the store.
         layout: of the world.
-        rank: of the caller.
-        shard: what its model holds.
+        held: what the models of the caller's ranks hold: its own rank, and those that it stands in for.
+        lost: ranks that are gone; each shard must have a replica that is not.
     """
-    place = layout.coordinates(rank)
-    if place.dp == 0:
-        store.set(f"{side}/{place.tp}/{place.pp}", pack({(place.tp, place.pp): shard}))
-    if rank == 0:
+    for rank, shard in held.items():
+        if rank == _first(layout.group(rank, *REPLICA_AXES), lost):
+            place = layout.coordinates(rank)
+            store.set(f"{side}/{place.tp}/{place.pp}", pack({(place.tp, place.pp): shard}))
+    if _first(range(layout.size), lost) in held:
         shards: Shards = {}
         for tp, pp in layout.shards():
             shards |= unpack(store.get(f"{side}/{tp}/{pp}"))
         store.set(f"{side}/all", pack(shards))
+
+
+def _first(ranks: Iterable[int], lost: frozenset[int]) -> int:
+    """The first of some ranks that is left."""
+    return next(rank for rank in ranks if rank not in lost)
 
 
 def learn(store: Store, side: str) -> Shards:

@@ -3,8 +3,8 @@
 The rule of megatron-core 0.16.1, ``distributed/param_and_grad_buffer.py`` and ``optimizer/distrib_optimizer.py``:
 parameters of one dtype lie in one buffer, in reverse order, each start padded to 64 elements; the buffer is cut into
 buckets of about ``bucket_size`` elements (an embedding shared between pipeline stages always has a bucket of its own);
-bucket ends are padded to the least common multiple of dp and 128; rank d of dp owns the d-th of dp equal parts of every
-bucket.
+bucket ends are padded to the least common multiple of the number of replicas and 128; of every bucket the n-th replica
+owns the n-th of as many equal parts. Replicas are data times context parallel ranks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _END_ALIGNMENT = 128
 
 
 class Range(NamedTuple):
-    """Elements ``[start, end)`` of one parameter that data parallel rank ``dp`` owns."""
+    """Elements ``[start, end)`` of one parameter that one replica owns."""
 
-    dp: int
+    replica: int
     start: int
     end: int
 
@@ -41,10 +41,10 @@ def _pad(number: int, divisor: int) -> int:
 
 
 def _buckets(
-    sizes: Sequence[int], shared: Sequence[bool], dp: int, bucket_size: int | None
+    sizes: Sequence[int], shared: Sequence[bool], replicas: int, bucket_size: int | None
 ) -> tuple[list[int], list[_Bucket]]:
     """Start of each parameter in the buffer, and the buckets; ``shared[i]``: parameter i needs its own bucket."""
-    divisor = math.lcm(dp, _END_ALIGNMENT)
+    divisor = math.lcm(replicas, _END_ALIGNMENT)
     starts = [0] * len(sizes)
     buckets: list[_Bucket] = []
     members: list[int] = []
@@ -71,28 +71,28 @@ def _buckets(
     return starts, buckets
 
 
-def buffer_elements(sizes: Sequence[int], shared: Sequence[bool], dp: int, bucket_size: int | None) -> int:
+def buffer_elements(sizes: Sequence[int], shared: Sequence[bool], replicas: int, bucket_size: int | None) -> int:
     """Elements of the buffer that holds these parameters, padding included; arguments as of :func:`owned_table`."""
-    _, buckets = _buckets(sizes, shared, dp, bucket_size)
+    _, buckets = _buckets(sizes, shared, replicas, bucket_size)
     return buckets[-1].end if buckets else 0
 
 
 @lru_cache(maxsize=256)
-def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None) -> Ints:
-    """All ranges of the parameters of one buffer: rows (parameter, dp, start, end), sorted.
+def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int, bucket_size: int | None) -> Ints:
+    """All ranges of the parameters of one buffer: rows (parameter, replica, start, end), sorted.
 
     Args:
         sizes: elements of each parameter.
         shared: whether the parameter is an embedding that two pipeline stages share.
-        dp: data parallel ranks.
+        replicas: ranks that hold the parameters: data times context parallel ones.
         bucket_size: elements at which a bucket is full; None: one bucket (but for shared embeddings).
     """
-    starts, buckets = _buckets(sizes, shared, dp, bucket_size)
+    starts, buckets = _buckets(sizes, shared, replicas, bucket_size)
     first, part = np.zeros(len(sizes), dtype=np.int64), np.ones(len(sizes), dtype=np.int64)
     for bucket in buckets:
         for index in bucket.params:
             first[index] = starts[index] - bucket.start
-            part[index] = (bucket.end - bucket.start) // dp
+            part[index] = (bucket.end - bucket.start) // replicas
     last = first + np.array(sizes, dtype=np.int64)
     owners = np.where(last > first, -(-last // part) - first // part, 0)
     param = np.repeat(np.arange(len(sizes), dtype=np.int64), owners)
@@ -104,10 +104,10 @@ def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucke
 
 @lru_cache(maxsize=256)
 def owned_ranges(
-    sizes: tuple[int, ...], shared: tuple[bool, ...], dp: int, bucket_size: int | None
+    sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int, bucket_size: int | None
 ) -> tuple[tuple[Range, ...], ...]:
-    """:func:`owned_table` by parameter: the ranges that cover it, by data parallel rank."""
+    """:func:`owned_table` by parameter: the ranges that cover it, by replica."""
     ranges: list[list[Range]] = [[] for _ in sizes]
-    for param, owner, start, end in owned_table(sizes, shared, dp, bucket_size).tolist():
+    for param, owner, start, end in owned_table(sizes, shared, replicas, bucket_size).tolist():
         ranges[param].append(Range(owner, start, end))
     return tuple(map(tuple, ranges))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,18 +13,50 @@ import msgspec
 from liver_slurm.base.jsonl import LineWriter, follow_lines, read_lines
 from liver_slurm.rundir.events import Document, Event, UnknownEvent, from_document, to_document
 
+MOST_WAITING = 10_000
+"""Events that are kept while the file cannot be written; then the oldest are given up."""
+
 
 class EventLog:
-    """Appends events; each is on disk as a whole line or not at all."""
+    """Appends events; each is in the file as a whole line or not at all.
 
-    def __init__(self, path: Path) -> None:
-        self._lines = LineWriter(path)
+    While it cannot be written, as where a disk is full, events wait here and are written later, in their order. Any
+    thread may append.
+    """
+
+    def __init__(self, path: Path, heard: Callable[[Event], object] | None = None) -> None:
+        """``heard``: gets each event when it happens."""
+        self._lines, self._heard = LineWriter(path), heard
+        self._waiting: deque[Document] = deque(maxlen=MOST_WAITING)
+        self._writing = threading.Lock()
+        self.trouble = ""
+        """Why events wait; empty: none does."""
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not in the file yet."""
+        return len(self._waiting)
 
     def append(self, event: Event) -> Document:
-        """Append one event, with the time; returns what was written."""
-        document = to_document(msgspec.structs.replace(event, time=time.time()))
-        self._lines.write(document)
+        """Append one event, with the time; returns what is written, now or later."""
+        event = msgspec.structs.replace(event, time=time.time())
+        document = to_document(event)
+        self._waiting.append(document)
+        self.flush()
+        if self._heard is not None:
+            self._heard(event)
         return document
+
+    def flush(self) -> None:
+        """Try to write the events that wait."""
+        with self._writing:
+            try:
+                while self._waiting:
+                    self._lines.write(self._waiting[0])
+                    self._waiting.popleft()
+                self.trouble = ""
+            except OSError as error:
+                self.trouble = str(error.strerror)
 
     def close(self) -> None:
         """Close the file."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from liver_slurm.base.files import replacing
 from liver_slurm.base.jsonl import LineWriter, read_lines, read_tail
+from liver_slurm.rundir.paths import RunDir
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One optimizer step of the whole world.
 
     A loss or norm that is not finite (such a step changes nothing) is null in the file, as JSON has no word for it, and
-    NaN here. The last three keys are left out of the file where they are not known, and None here.
+    NaN here. The last four keys are left out of the file where they are not known, and None here.
     """
 
     step: int
@@ -42,22 +43,47 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Model TFLOP/s of each rank's card; not known on CPUs, and of a model of the user's own."""
     mfu: float | None = None
     """``tflops`` over the card's peak; not known where the peak is not."""
+    data_s: float | None = None
+    """How long the rank that writes the line waited for its samples within the step; not known in older runs."""
+    mirror_s: float | None = None
+    """How long sending gradients, or a snapshot, to the keeper of its mirror held up the rank that writes the line; not
+    known without mirrors."""
+
+
+class Stepped(Protocol):
+    """A line of a file that has one for some steps, in their order."""
+
+    @property
+    def step(self) -> int:
+        """Steps trained."""
 
 
 class MetricsWriter:
-    """Appends steps. One process of a world writes; another may go on where it left off."""
+    """Appends lines of steps. One process of a world writes; another may go on where it left off."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = LineWriter(path)
+        self._written = 0
 
-    def append(self, metrics: StepMetrics) -> None:
-        """Append one step."""
-        self._lines.write(metrics)
+    def append(self, metrics: Stepped) -> None:
+        """Append one step, unless it is there: a worker that was lost may have written it before it is made again."""
+        if metrics.step > self._written:
+            self._lines.write(metrics)
+            self._written = metrics.step
+
+    def sync(self) -> None:
+        """Put on disk what was appended.
+
+        Raises:
+            OSError: some of it may be lost.
+        """
+        self._lines.sync()
 
     def reopen(self) -> None:
         """Go on in the file that has the name now; before, lines go where the name pointed when it was opened."""
         self._lines.reopen()
+        self._written = last_step(self._path)
 
     def close(self) -> None:
         """Close the file."""
@@ -75,22 +101,39 @@ def truncate_metrics(path: Path, step: int) -> None:
                 stream.write(msgspec.json.encode(line) + b"\n")
 
 
+def take_back(run_dir: RunDir, step: int) -> None:
+    """Take the steps behind ``step``, and their validations, out of a run's metrics.
+
+    Raises:
+        OSError: a file cannot be replaced.
+    """
+    for path in (run_dir.metrics, run_dir.validations):
+        if path.exists():
+            truncate_metrics(path, step)
+
+
 def read_metrics(path: Path) -> Iterator[StepMetrics]:
     """All steps so far."""
-    return map(_step, read_lines(path))
+    return map(step_metrics, read_lines(path))
 
 
 def last_metrics(path: Path) -> StepMetrics | None:
     """The newest step, without reading the whole file; None: no step yet."""
     lines = read_tail(path)
-    return _step(lines[-1]) if lines else None
+    return step_metrics(lines[-1]) if lines else None
 
 
-def recent_metrics(path: Path, count: int) -> list[StepMetrics]:
-    """The newest steps, at most ``count``, without reading the whole file."""
-    return [_step(line) for line in read_tail(path)[-count:]]
+def last_step(path: Path) -> int:
+    """Number of the newest step of such a file; 0: there is none."""
+    lines = read_tail(path)
+    return int(lines[-1].get("step", 0)) if lines else 0
 
 
-def _step(line: dict[str, Any]) -> StepMetrics:
+def step_metrics(line: dict[str, Any]) -> StepMetrics:
+    """One step, of its line.
+
+    Raises:
+        msgspec.ValidationError: the line is of another file.
+    """
     not_finite = [name for name in ("loss", "grad_norm") if name in line and line[name] is None]
     return msgspec.convert(line | dict.fromkeys(not_finite, math.nan), StepMetrics)

@@ -33,6 +33,21 @@ class RunDir:
         return self.path / "coordinator.json"
 
     @property
+    def prometheus_targets(self) -> Path:
+        """Where the coordinator serves its figures, JSON as Prometheus' file_sd reads it; there while it does."""
+        return self.path / "prometheus.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """What ``liver-slurm export tensorboard`` has written."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """Files of Weights & Biases, if ``liver-slurm export wandb`` has written any."""
+        return self.path / "wandb"
+
+    @property
     def fence_file(self) -> Path:
         """The fencing token: which start of the guaranteed job may act, JSON."""
         return self.path / "claim.json"
@@ -43,9 +58,19 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def validations(self) -> Path:
+        """A line a validation; there is none without validation."""
+        return self.path / "validation.jsonl"
+
+    @property
     def events(self) -> Path:
         """A line an event."""
         return self.path / "events.jsonl"
+
+    @property
+    def chaos(self) -> Path:
+        """A line a fault that ``liver-slurm chaos`` did to the run, and what became of it."""
+        return self.path / "chaos.jsonl"
 
     @property
     def journal(self) -> Path:

@@ -28,12 +28,36 @@ class ReconfigurationStarted(EventBase, frozen=True, kw_only=True):
     to: str
     """Layout of the target world."""
     cause: str = ""
-    """``notice``, ``request``, ``capacity`` or ``successor``."""
+    """``notice``, ``request``, ``capacity``, ``successor`` or ``loss``."""
     members: tuple[str, ...] = ()
     """Of the target world, in rank order."""
     joiners: tuple[str, ...] = ()
     leavers: tuple[str, ...] = ()
     reason: str = ""
+
+
+class RecoveryPlanned(EventBase, frozen=True, kw_only=True):
+    """The live world is broken, its survivors stand still, and the next world is chosen."""
+
+    source: str = msgspec.field(name="from", default="")
+    """Layout of the broken world."""
+    to: str
+    members: tuple[str, ...]
+    """Of the next world, in rank order."""
+    lost: tuple[str, ...]
+    state_from: str
+    """``survivors``, ``mirrors``, or ``checkpoint``."""
+    checkpoint: str = ""
+    """The folder, if state comes from there."""
+    step: int
+    """Steps that the next world begins with."""
+    redone: tuple[str, ...] = ()
+    """Survivors that make the last update now, which others have made."""
+    mirrors: dict[str, str] = msgspec.field(default_factory=dict)
+    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
+    reason: str
+    known_for_s: float
+    """Seconds since the world was found broken."""
 
 
 class ReconfigurationPrepared(EventBase, frozen=True, kw_only=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,8 +19,11 @@ from liver_slurm.base.files import replace_file
 from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
-from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
+from liver_slurm.rundir.checkpoints import checkpoint_step, sound_checkpoints
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.trust import check_trusted, close_to_writers
+
+log = logging.getLogger(__name__)
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +58,10 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     try:
+        close_to_writers(run_dir.path)
         for folder in (run_dir.logs, run_dir.checkpoints, run_dir.data, run_dir.standby):
             folder.mkdir()
+            close_to_writers(folder)
         keys.create(run_dir.secrets)
         save_job(config, run_dir.job_file)
         from_run = str(resume.path) if resume is not None else ""
@@ -95,12 +102,21 @@ def record_run(run_dir: RunDir, job_id: str = "") -> None:
     """Note the Slurm job's id in the run directory, and the run in this user's index, where :func:`find_run` looks."""
     info = msgspec.structs.replace(read_run_info(run_dir), job_id=job_id)
     write_run_info(run_dir, info)
+    line = json.dumps({"job_id": job_id, "name": info.name, "run_dir": str(run_dir.path), "created": info.created})
+    try:
+        _append_to_index(line.encode() + b"\n")
+    except OSError as error:
+        # A home folder that is full or cannot be written: the run is there, and so is its job.
+        log.warning("%s cannot be written (%s): find this run by %s", index_file(), error.strerror, run_dir.path)
+
+
+def _append_to_index(line: bytes) -> None:
     index = index_file()
     index.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"job_id": job_id, "name": info.name, "run_dir": str(run_dir.path), "created": info.created})
     descriptor = os.open(index, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, line.encode() + b"\n")
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(index))
     finally:
         os.close(descriptor)
 
@@ -151,23 +167,56 @@ def list_runs() -> list[tuple[RunDir, RunInfo]]:
 
 
 def resume_step(run_dir: RunDir) -> int:
-    """Steps that are completed in the run's newest checkpoint.
+    """Steps that are completed in the checkpoint that the run is resumed from: the newest whose files are all there.
 
     Raises:
-        BadInput: it is no run directory, or has none.
+        BadInput: it is no run directory, others can write it, or it has no checkpoint that can be used.
     """
     read_run_info(run_dir)
-    saved = newest_checkpoint(run_dir.checkpoints)
+    check_trusted(trusted_paths(run_dir))
+    refused: dict[Path, str] = {}
+    saved = next(sound_checkpoints(checkpoint_folders(run_dir), refused, contents=False), None)
     if saved is None:
-        raise BadInput(f"{run_dir.path} cannot be resumed: there is no complete checkpoint in {run_dir.checkpoints}")
+        why = next(iter(refused.values()), f"there is no complete checkpoint in {run_dir.checkpoints}")
+        raise BadInput(f"{run_dir.path} cannot be resumed: {why}")
     return checkpoint_step(saved)
 
 
+def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
+    """Where a run's checkpoints lie: its own folder, then that of their copies, if it has one.
+
+    Raises:
+        BadInput: its job file cannot be read.
+    """
+    copies = copies_folder(read_job(run_dir.job_file), run_dir)
+    return (run_dir.checkpoints,) if copies is None else (run_dir.checkpoints, copies)
+
+
+def copies_folder(config: JobConfig, run_dir: RunDir) -> Path | None:
+    """Where copies of a run's checkpoints lie; None: it makes none."""
+    place = config.checkpoint.copy_to
+    return Path(place) / run_dir.path.name if place is not None else None
+
+
+def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
+    """Where what is executed, and what becomes a model, lies in a run directory."""
+    return (
+        run_dir.path,
+        run_dir.job_file,
+        run_dir.run_file,
+        run_dir.batch_script,
+        run_dir.standby,
+        run_dir.checkpoints,
+    )
+
+
 def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
-    step = resume_step(run_dir)
-    found = resuming.problems(config, read_job(run_dir.job_file), step)
+    step, resumed = resume_step(run_dir), read_job(run_dir.job_file)
+    found = resuming.problems(config, resumed, step)
     if found:
         raise BadInput("\n".join(found))
+    for note in resuming.notes(config, resumed):
+        log.warning("%s", note)
 
 
 def _make_folder(path: Path) -> None:
@@ -191,6 +240,11 @@ def _index_entries() -> Iterator[dict[str, str]]:
     try:
         lines = index_file().read_text().splitlines()
     except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning(
+            "%s cannot be read (%s): runs are found by their path, or in the default run root", index_file(), error
+        )
         return
     for line in reversed(lines):
         try:

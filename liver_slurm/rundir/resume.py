@@ -21,6 +21,31 @@ def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
     return found
 
 
+def notes(config: JobConfig, resumed: JobConfig) -> list[str]:
+    """Say what is allowed and may still surprise: the same weights compute something else, or learn at another rate."""
+    before = _meaning_keys(resumed)
+    return [
+        f"{key}: {value}, where the run that is resumed had {before[key]}; training goes on with the new value"
+        for key, value in _meaning_keys(config).items()
+        if value != before[key]
+    ]
+
+
+def _meaning_keys(config: JobConfig) -> dict[str, object]:
+    """Keys that say what the tensors of the state mean, and how far the learning rate has come."""
+    model, train = config.model, config.train
+    return {
+        "model.rotary_base": model.rotary_base,
+        "model.rotary_percent": model.rotary_percent,
+        "model.activation_func": model.activation_func,
+        "model.layernorm_epsilon": model.layernorm_epsilon,
+        "model.extra": model.extra,
+        "train.lr_decay_style": train.lr_decay_style,
+        "train.lr_decay_steps": train.lr_decay_steps or train.steps,
+        "train.global_batch_size": train.global_batch_size,
+    }
+
+
 def _differences(config: JobConfig, resumed: JobConfig) -> Iterator[str]:
     before = _state_keys(resumed)
     for key, value in _state_keys(config).items():

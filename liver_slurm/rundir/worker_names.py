@@ -10,6 +10,7 @@ Workers that people start by hand may have any name.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 Role = Literal["live", "standby"]
@@ -53,6 +54,7 @@ def task_number(name: str, job_id: str) -> int | None:
     return int(number) if of_job and number.isdecimal() else None
 
 
+@lru_cache(maxsize=1 << 15)
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key under which ``live-2`` comes before ``live-10``."""
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in name.split("-"))

@@ -39,6 +39,8 @@ class StandbyJob:
     partition: str = ""
     unit: int = 0
     """Which of the job file's units it is, counted from 0."""
+    ends_at: float | None = None
+    """When its time limit ends it, seconds since the epoch; None: not known, or another end comes first."""
 
 
 @dataclass(frozen=True)

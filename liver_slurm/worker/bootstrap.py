@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from liver_slurm.base.imports import quick_imports
+from liver_slurm.base.open_files import allow_many_files
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.trust import deny_writing_to_others
 from liver_slurm.rundir.worker_names import Role, guaranteed_prefix, standby_prefix, worker_name
 from liver_slurm.worker.signals import signal_pipe
 
@@ -35,6 +37,8 @@ def main(path: Path, role: Role, name: str) -> None:
     """Run a worker until it is told to leave, then exit with 0, or with 1 if it failed. Does not return."""
     # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
+    deny_writing_to_others()
+    allow_many_files()
     run_dir = RunDir(path)
     _log_to(run_dir.worker_log(name))
     code = 0
@@ -65,6 +69,9 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
         from liver_slurm.worker.device import choose_device
 
         device = choose_device(config)
+        from liver_slurm.parallel.plain_objects import forbid_pickles
+
+        forbid_pickles()
         from liver_slurm.engine.megatron.engine import MegatronEngine
         from liver_slurm.worker.worker import Identity, Worker
 

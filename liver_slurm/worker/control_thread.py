@@ -12,65 +12,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from liver_slurm.protocol.messages import (
-    Abort,
-    BoundaryVote,
-    Commit,
-    ConfirmBoundary,
-    FromWorker,
-    Heartbeat,
-    Leave,
-    Leaving,
-    Notice,
-    Prepare,
-    ProposeBoundary,
-    Refused,
-    Register,
-    ToWorker,
-    WithdrawBoundary,
-)
+from liver_slurm.protocol.messages import FromWorker, Leaving, Notice
 from liver_slurm.protocol.worker_channel import WorkerChannel
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.directives import Directives
+from liver_slurm.worker.orders import Orders, WorkerPort
 from liver_slurm.worker.signals import NOTICES, RESUMED, SUSPEND_DELAY, SUSPENDED
 
 log = logging.getLogger(__name__)
-
-
-class WorkerPort(Protocol):
-    """The worker as its control thread sees it; implementations must not block."""
-
-    name: str
-
-    def registration(self) -> Register:
-        """The worker's identity, its present world and step."""
-
-    def heartbeat(self, rejected: int) -> Heartbeat:
-        """The worker's present step and speed; ``rejected`` counts messages that were dropped."""
-
-    def engaged(self) -> bool:
-        """Whether it is in the live world or about to join one, so that only the coordinator may let it exit."""
-
-    def prepare(self, message: Prepare) -> None:
-        """Start to build a target world, in another thread."""
-
-    def confirmed(self, message: ConfirmBoundary) -> None:
-        """Learn that the step of a cutover is final: state may begin to leave or to arrive."""
-
-    def expects(self, generation: int) -> bool:
-        """Whether a target world of this generation is prepared here, or being prepared."""
-
-    def give_up(self, generation: int) -> bool:
-        """Discard a target world (-1: all); returns whether training waits for the verdict on it."""
-
-    def noticed(self) -> None:
-        """Learn of a notice that came while the worker is engaged."""
-
-    def orphaned(self) -> None:
-        """Learn that the coordinator has been away for longer than job.orphan_timeout."""
 
 
 class ControlThread(threading.Thread):
@@ -93,6 +45,7 @@ class ControlThread(threading.Thread):
         """
         super().__init__(name="control", daemon=True)
         self._run_dir, self._worker, self._directives = run_dir, worker, directives
+        self._orders = Orders(worker, directives)
         self._signals, self._heartbeat, self._orphan_timeout = signals, heartbeat, orphan_timeout
         self._work: queue.SimpleQueue[Callable[[WorkerChannel], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
@@ -111,7 +64,7 @@ class ControlThread(threading.Thread):
 
     def beat(self) -> None:
         """Send a heartbeat now, because something that it carries has changed."""
-        self._soon(lambda channel: channel.send(self._worker.heartbeat(channel.rejected)))
+        self._soon(lambda channel: channel.send(self._worker.heartbeat(channel.rejected, channel.voted)))
 
     def drain(self) -> None:
         """Wait until everything posted so far is done."""
@@ -153,12 +106,12 @@ class ControlThread(threading.Thread):
                 begun = time.monotonic()
                 wait = max(0.0, next_beat - begun)
                 for message in channel.poll(wait, (self._wake_read, self._signals)):
-                    self._dispatch(message, channel)
+                    self._orders.obey(message, channel)
                 self._read_signals(channel)
                 self._do_work(channel)
                 if time.monotonic() >= next_beat:
-                    channel.send(self._worker.heartbeat(channel.rejected))
-                    next_beat = time.monotonic() + self._heartbeat
+                    channel.send(self._worker.heartbeat(channel.rejected, channel.voted))
+                    next_beat = time.monotonic() + max(self._heartbeat, channel.every)
                 if time.monotonic() - begun > wait + self._orphan_timeout / 2:
                     channel.excuse_silence()  # this process was stalled, not the coordinator
                 if not orphaned and channel.seconds_since_contact > self._orphan_timeout:
@@ -212,34 +165,3 @@ class ControlThread(threading.Thread):
 
     def _notice(self, channel: WorkerChannel, reason: str, now: float, **details: Any) -> None:
         channel.send(Notice(worker=self._worker.name, reason=reason, time=now, **details))
-
-    def _dispatch(self, message: ToWorker, channel: WorkerChannel) -> None:
-        directives = self._directives
-        if isinstance(message, Prepare):
-            self._worker.prepare(message)
-        elif isinstance(message, ProposeBoundary):
-            accepted, current = directives.propose(message)
-            channel.send(
-                BoundaryVote(
-                    worker=self._worker.name,
-                    boundary=message.boundary,
-                    step=message.step,
-                    accepted=accepted,
-                    current_step=current,
-                )
-            )
-        elif isinstance(message, ConfirmBoundary):
-            self._worker.confirmed(message)
-            directives.confirm(message)
-        elif isinstance(message, WithdrawBoundary):
-            directives.withdraw(message.boundary)
-        elif isinstance(message, Commit):
-            if not (self._worker.expects(message.generation) and directives.decide(message)):
-                channel.rejected += 1  # a repetition, or for a world that this worker does not know
-        elif isinstance(message, Abort):
-            waited_for = self._worker.give_up(message.generation)
-            directives.abort(message, waited_for)
-        elif isinstance(message, Leave | Refused):
-            log.info("told to leave: %s", message.reason)
-            directives.leave(message.reason)
-            self._worker.give_up(-1)

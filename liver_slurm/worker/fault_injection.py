@@ -1,43 +1,67 @@
-"""Fault injection for tests: ``LIVER_FAULT=ACTION@POINT:WORKER[:SECONDS]`` makes a worker fail at one point.
+"""Fault injection for tests: ``LIVER_FAULT=FAULT@POINT[+N]:WORKER[:SECONDS]`` makes a worker fail at one point.
 
-WORKER is a name, or a pattern such as ``standby-*``. Actions: ``kill`` (SIGKILL to itself), ``fail`` (raise), ``delay``
-(sleep for SECONDS), at the point ``received`` ``corrupt`` (flip a bit of each box that arrived, before its digest is
-computed), and at the point ``notice`` ``ignore`` (drop signals). Points are named where :func:`reach` is called. The
-variable is read once, at import; without it no function here has an effect.
+N is how often the worker has come by before (``step+5``: in its sixth step). WORKER is a name, or a pattern such as
+``standby-*``. The faults are those of :mod:`liver_slurm.base.faults`: ``kill``, ``fail`` (raise), ``delay`` (sleep for
+SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, at the point ``received`` ``corrupt`` (flip a
+bit of each box that arrived, before its digest is computed), and at the point ``notice`` ``ignore`` (drop signals).
+Points are named where :func:`reach` is called; each fault is done once, except ``delay``, ``corrupt`` and ``ignore``.
+The variable is read once, at import; without it no function here has an effect.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
+import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from liver_slurm.base.errors import BadInput, LiverError
+from liver_slurm.base.faults import INSIDE, Fault, Victim
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
+_TIMED = {Fault.DELAY: True, Fault.STOP: False, Fault.DISK_FULL: False}
+"""Faults that take SECONDS, and whether they must be said."""
+_AGAIN = (Fault.DELAY, Fault.CORRUPT, Fault.IGNORE)
+
 
 @dataclass(frozen=True)
-class _Fault:
-    action: str
+class _Injection:
+    fault: Fault
     point: str
     worker: str
     seconds: float
+    after: int = 0
 
 
-def _parse(text: str) -> _Fault:
-    match = re.fullmatch(r"(kill|fail|corrupt|delay|ignore)@(\w+):([^:]+)(?::([0-9]+\.?[0-9]*))?", text)
-    if match is None or (match[1] == "delay") != (match[4] is not None):
-        raise BadInput(f"LIVER_FAULT={text!r} is not allowed; allowed: ACTION@POINT:WORKER, delay@POINT:WORKER:SECONDS")
-    return _Fault(match[1], match[2], match[3], float(match[4] or 0.0))
+def _parse(text: str) -> _Injection:
+    words = "|".join(fault.value for fault in INSIDE)
+    match = re.fullmatch(rf"({words})@(\w+?)(?:\+([0-9]+))?:([^:]+)(?::([0-9]+\.?[0-9]*))?", text)
+    fault = Fault(match[1]) if match is not None else None
+    if match is None or fault is None or not _time_fits(fault, match[5]):
+        raise BadInput(
+            f"LIVER_FAULT={text!r} is not allowed; allowed: FAULT@POINT[+N]:WORKER, delay@POINT:WORKER:SECONDS, and "
+            f"SECONDS for stop and disk-full; faults: {words.replace('|', ', ')}"
+        )
+    return _Injection(fault, match[2], match[4], float(match[5] or 0.0), int(match[3] or 0))
+
+
+def _time_fits(fault: Fault, seconds: str | None) -> bool:
+    return not _TIMED.get(fault, False) if seconds is None else fault in _TIMED
 
 
 _fault = _parse(os.environ["LIVER_FAULT"]) if os.environ.get("LIVER_FAULT") else None
+_done: _Injection | None = None
+_passed = 0
 
 
 def _concerns(point: str, worker: str) -> bool:
@@ -46,19 +70,44 @@ def _concerns(point: str, worker: str) -> bool:
 
 def ignores(point: str, worker: str) -> bool:
     """Whether the worker is to ignore what happens at the point."""
-    return _fault is not None and _fault.action == "ignore" and _concerns(point, worker)
+    return _fault is not None and _fault.fault is Fault.IGNORE and _concerns(point, worker)
 
 
 def reach(point: str, worker: str) -> None:
-    """Mark that the worker has reached the point, and fail there if that is asked for."""
-    if _fault is None or not _concerns(point, worker):
+    """Mark that the worker has reached the point, and do the fault there if that is asked for."""
+    global _done, _passed
+    if _fault is None or not _concerns(point, worker) or _fault is _done:
         return
-    if _fault.action == "kill":
+    if _passed < _fault.after:
+        _passed += 1
+        return
+    if _fault.fault not in _AGAIN:
+        _done = _fault
+    log.warning("%s at %s: %s", worker, point, _fault.fault.value)
+    _do(_fault, point, worker)
+
+
+def _do(injection: _Injection, point: str, worker: str) -> None:
+    fault, seconds = injection.fault, injection.seconds
+    if fault is Fault.KILL:
         os.kill(os.getpid(), signal.SIGKILL)
-    elif _fault.action == "fail":
+    elif fault is Fault.FAIL:
         raise LiverError(f"LIVER_FAULT: {worker} fails at {point}")
-    elif _fault.action == "delay":
-        time.sleep(_fault.seconds)
+    elif fault is Fault.DELAY:
+        time.sleep(seconds)
+    elif fault is Fault.STOP:
+        if seconds:
+            # Somebody else has to wake it.
+            subprocess.Popen(["/bin/sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault is Fault.CUT:
+        Victim(os.getpid()).cut()
+    elif fault is Fault.DISK_FULL:
+        restore = Victim(os.getpid()).limit_files()
+        if seconds:
+            timer = threading.Timer(seconds, restore)
+            timer.daemon = True
+            timer.start()
 
 
 def received(worker: str, box: torch.Tensor) -> None:
@@ -68,7 +117,7 @@ def received(worker: str, box: torch.Tensor) -> None:
         box: view of the state, shape as in the model.
     """
     reach("received", worker)
-    if _fault is not None and _fault.action == "corrupt" and _concerns("received", worker):
+    if _fault is not None and _fault.fault is Fault.CORRUPT and _concerns("received", worker):
         import torch
 
         first = box[tuple(slice(0, 1) for _ in box.shape)]

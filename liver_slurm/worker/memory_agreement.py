@@ -18,7 +18,7 @@ from liver_slurm.base.errors import NoRoom
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.engine.storage import held_bytes
-from liver_slurm.parallel.layout import Coordinates, Layout
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
 from liver_slurm.reshard.shard_spec import ShardSpec
@@ -89,7 +89,7 @@ def agree_on_memory(
     limit, whose = _limit(scope, message, worker, config, card)
     mine = _footprint(message, worker, config, engine, live)
     early, reason = choose_early(mine, limit, whose)
-    workers = len({*message.source_members, *message.members})
+    workers = len({*_left(message), *message.members})
     early, reason = _least(scope, early, f"{worker}: {reason}", workers)
     log.info("generation %d: %s", message.generation, reason)
     if early == NO_ROOM:
@@ -110,8 +110,13 @@ def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: C
     assert card is not None, "without a limit and without a card nothing is agreed on"
     if worker in message.source_members:
         scope.set(f"training/{worker}", str(card.training))
-    training = max(int(scope.get(f"training/{member}")) for member in message.source_members)
+    training = max(int(scope.get(f"training/{member}")) for member in _left(message))
     return card.usable - int(training * _RESERVE) - _SPARE, "its card's memory beside training"
+
+
+def _left(message: Prepare) -> list[str]:
+    """Members of the live world that are not lost."""
+    return [member for member in message.source_members if member not in message.lost]
 
 
 def _footprint(
@@ -121,15 +126,15 @@ def _footprint(
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
     old = new = None
 
-    def share(shard: ShardSpec, layout: Layout, place: Coordinates) -> Share:
-        bucket = engine.gradient_bucket(config, layout) if place.pp == 0 else None
-        return Share(shard, layout.dp, place.dp, distributed, bucket)
+    def share(shard: ShardSpec, layout: Layout, rank: int) -> Share:
+        bucket = engine.gradient_bucket(config, layout) if layout.coordinate("pp", rank) == 0 else None
+        return Share(shard, layout.replicas, layout.replica(rank), distributed, bucket)
 
     if live is not None:
-        old = share(live.spec, live.world.layout, live.world.place)
+        old = share(live.spec, live.world.layout, live.world.rank)
     if worker in message.members:
         rank = message.members.index(worker)
-        new = share(engine.shard_spec(config, layout, rank), layout, layout.coordinates(rank))
+        new = share(engine.shard_spec(config, layout, rank), layout, rank)
     return footprint(old, new, config.stream.staging_bytes)
 
 

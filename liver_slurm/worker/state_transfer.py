@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard, Updates
+import torch
+
+from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard, Updates, joined
 from liver_slurm.engine.storage import Moments, held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
@@ -14,16 +16,18 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
-from liver_slurm.reshard.tensors import Move, Piece, state_tensors
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer, BoxIndex
+from liver_slurm.reshard.tensors import Box, Move, Piece, state_tensors
+from liver_slurm.transfer.barrier import Barrier
+from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
+from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
-from liver_slurm.transfer.live_transfer import LiveTransfer, speaks
+from liver_slurm.transfer.local_copies import LocalCopies
 from liver_slurm.transfer.one_sided.connect import Opening, SharedMoves, connect
 from liver_slurm.transfer.one_sided.pull import Pull
-from liver_slurm.transfer.optimizer_replay import Index
-from liver_slurm.transfer.route import Route
+from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.memory_agreement import MemoryAgreement
+from liver_slurm.worker.mirroring import Meeting, Mirrors
 
 
 class TransferEndpoints:
@@ -37,148 +41,156 @@ class TransferEndpoints:
             message.source_generation, Layout.parse(message.source_layout), tuple(message.source_members)
         )
         self.target = target
-        self.peers = Peers.of(self.source.members, target.members)
+        rank_of = {member: rank for rank, member in enumerate(self.source.members)}
+        self.lost = frozenset(rank_of[member] for member in message.lost if member not in message.mirrors)
+        """Ranks of the source world that are gone with their state."""
+        self.taken_over = [rank_of[member] for member, keeper in message.mirrors.items() if keeper == worker]
+        """Ranks that are gone, of whose state this worker keeps the mirror."""
+        self.mirrored = Replica([], [])
+        """State of those."""
+        self.mirrors, self.step = message.mirrors, message.step
+        self.peers = Peers.of(self.source.members, target.members, message.lost, message.mirrors)
         self.me = self.peers.names.index(worker)
         self.source_rank, self.target_rank = self.source.rank_of(worker), target.rank_of(worker)
         self.old, self.new = old, new
         hosts = message.hosts
         known = all(name in hosts for name in self.peers.names)
         members = (self.source.members, target.members)
-        old_places, new_places = ([(hosts[name],) for name in side] if known else [] for side in members)
+        where = {**hosts, **{member: hosts.get(keeper, "") for member, keeper in message.mirrors.items()}}
+        old_places, new_places = ([(where.get(name, ""),) for name in side] if known else [] for side in members)
         self.places = (old_places, new_places) if known else None
         """Hosts of source and target ranks; None if any is unknown."""
 
+    def take_over(self, mirrors: Mirrors, device: torch.device, connect: Callable[[], Connections]) -> None:
+        """Have what is mirrored here of members that are gone.
+
+        Args:
+            connect: makes connections by :attr:`peers`, for state that is rebuilt from parity.
+
+        Raises:
+            TransferError: a mirror does not reach the step that the next world begins with.
+        """
+        mirrors.rebuild(self.mirrors, self.step, Meeting(self.peers.names, connect))
+        for rank in self.taken_over:
+            found = mirrors.state_after(self.source.members[rank], self.step, device)
+            self.mirrored = joined(self.mirrored, found)
+
 
 class TransferBuilder:
-    """Builds the transfer of early layers, which the mode decides, and of late layers, which move one by one."""
+    """Builds the transfer of early layers, and of late layers, which move one by one; the mode says what boxes are."""
 
     def __init__(
         self,
         endpoints: TransferEndpoints,
         plan: TransferPlan,
-        config: JobConfig,
+        beside_training: bool,
         memory: MemoryAgreement,
         opening: Opening,
     ) -> None:
-        self._endpoints, self._plan, self._memory = endpoints, plan, memory
-        self._config, self._opening = config, opening
-        self._moves = plan.moves_for(endpoints.source_rank, endpoints.target_rank)
+        self._endpoints, self._plan, self._memory, self._opening = endpoints, plan, memory, opening
+        self._beside_training, self._derives = beside_training, plan.source.derived
+        self._moves = _all_moves(plan, endpoints)
+        if self._derives:
+            self._moves = RankMoves(*([move for move in side if speaks(move.tensor)] for side in self._moves))
+        check_all = _check_replica if self._derives else _check_boxes
+        check_all(endpoints.old, plan.source, endpoints.source_rank)
+        check_all(endpoints.new, plan.target, endpoints.target_rank)
 
-    def blocking(self) -> tuple[BlockingTransfer, LayerwiseTransfer | None]:
-        """Build the transfers of mode pause: all early layers at once, and the late ones; None: there are none."""
-        ends, plan = self._endpoints, self._plan
-        source = _boxes(ends.old, plan.source, ends.source_rank)
-        target = _boxes(ends.new, plan.target, ends.target_rank)
-        held, needed = BoxIndex(source), BoxIndex(target)
-        moves = self._moves_of(self._memory.early_layer)
-        shared = SharedMoves.of(moves, ends.peers, held.shared, needed.shared)
-        pull, left, route = self._connect(moves, shared, None)
-        late = self._late_layers(route, lambda shard, chosen: shard.boxes(chosen))
-        return self._blocking(left, source, target, route, pull), late
-
-    def live(self) -> tuple[LiveTransfer, LayerwiseTransfer | None]:
-        """Build the transfers of mode overlap: early layers while training runs, and the late ones."""
-        ends, plan = self._endpoints, self._plan
-        source = _replica(ends.old, plan.source, ends.source_rank)
-        target = _replica(ends.new, plan.target, ends.target_rank)
-        chosen = self._moves_of(self._memory.early_layer)
-        moves = RankMoves(*(list(filter(speaks, side)) for side in chosen))
-        held, needed = (Index(side or Replica([], [])) for side in (source, target))
-        shared = SharedMoves.of(moves, ends.peers, held.shared, needed.shared)
-        pull, left, route = self._connect(moves, shared, ends.old.updates() if ends.old is not None else None)
-        transfer = LiveTransfer(
-            moves=left,
-            tensors=plan.tensors,
-            source=source,
-            target=target,
-            updates=ends.old.updates() if ends.old is not None else None,
-            route=route,
-            device=self._opening.device,
-            pull=pull,
-        )
-        return transfer, self._late_layers(route, lambda shard, chosen: _boxes_of(shard.replica(chosen)))
-
-    def _connect(
-        self, moves: RankMoves, shared: SharedMoves, updates: Updates | None
-    ) -> tuple[Pull | None, RankMoves, Route]:
-        """Find out which peers' memory can be read, and open the transport for the moves that are left."""
+    def build(self) -> tuple[Transfer, LayerwiseTransfer | None]:
+        """Build the transfer of early layers, and that of late ones; None: there are none."""
         ends, opening = self._endpoints, self._opening
+        depth = max((info.shape[0] for info in self._plan.tensors.values() if info.layered), default=0)
+        late = [layer for layer in range(-1, depth) if not self._memory.early_layer(layer)]
+        updates = ends.old.updates() if ends.old is not None else None
+        chosen: list[LayerFilter] = [self._memory.early_layer, *(partial(operator.eq, layer) for layer in late)]
+        groups = [
+            SharedMoves.of(
+                self._moves_of(layers),
+                ends.peers,
+                self._index(ends.old, layers),
+                partial(self._index, ends.new, layers),
+            )
+            for layers in chosen
+        ]
         received = partial(fault_injection.received, ends.worker)
-        connected = connect(opening, shared, updates, received)
-        transport = opening.transport(messages=connected.messages)
-        route = Route(
-            transport,
-            ends.me,
-            ends.peers.source,
-            ends.peers.target,
-            connected.staging_bytes,
-            received,
-            self._memory.gradients,
-        )
-        return connected.pull, connected.left(moves, ends.peers), route
+        connected = connect(opening, groups, updates, received, self._memory.gradients)
+        transfer = self._transfer(connected.pull, self._memory.early_layer, updates)
+        if connected.barrier is None:
+            return transfer, None
+        return transfer, self._late_layers(late, connected.pull, connected.barrier, updates)
 
     def _late_layers(
-        self, route: Route, boxes_of: Callable[[TrainingShard, LayerFilter], Boxes]
-    ) -> LayerwiseTransfer | None:
-        """Build the transfer of the layers that have no room beside the live world.
-
-        Args:
-            boxes_of: a shard's boxes in chosen layers, named as the plan names them.
-        """
-        ends, early = self._endpoints, self._memory.early_layer
-        depth = max((info.shape[0] for info in self._plan.tensors.values() if info.layered), default=0)
-        late = [layer for layer in range(-1, depth) if not early(layer)]
-        if not late:
-            return None
+        self, late: Sequence[int], pull: Pull, barrier: Barrier, updates: Updates | None
+    ) -> LayerwiseTransfer:
+        """Build the transfer of the layers that have no room beside the live world."""
+        ends = self._endpoints
         old, new = Moments(ends.old, ends.new), Moments(ends.new, ends.old)
         old.check()
 
-        def late_layer(layer: int) -> LateLayer:
-            def this(other: int) -> bool:
-                return other == layer
-
-            def transfer() -> BlockingTransfer:
-                source, target = (boxes_of(shard, this) if shard else [] for shard in (ends.old, ends.new))
-                return self._blocking(moves, source, target, route)
+        def late_layer(number: int, layer: int) -> LateLayer:
+            this = partial(operator.eq, layer)
 
             def free() -> None:
                 old.free(this)
                 fault_injection.reach("freed", ends.worker)
 
-            moves = self._moves_of(this)
-            return LateLayer(transfer, partial(new.allocate, this), free)
+            return LateLayer(
+                lambda: self._transfer(pull.late(number), this, updates), partial(new.allocate, this), free
+            )
 
-        senders = {ends.peers.source[move.source_rank] for move in self._moves.receives}
-        receivers = {ends.peers.target[move.target_rank] for move in self._moves.sends}
         return LayerwiseTransfer(
-            layers=[late_layer(layer) for layer in late],
-            free_arrived=partial(old.free, early),
+            layers=[late_layer(number, layer) for number, layer in enumerate(late)],
+            free_arrived=partial(old.free, self._memory.early_layer),
             held=partial(held_bytes, ends.old, ends.new),
-            transport=route.transport,
-            met=senders | receivers,
-            me=ends.me,
-            peers=len(ends.peers.names),
+            barrier=barrier,
         )
 
-    def _blocking(
-        self, moves: RankMoves, source: Boxes, target: Boxes, route: Route, pull: Pull | None = None
-    ) -> BlockingTransfer:
-        return BlockingTransfer(
-            moves=moves,
-            tensors=self._plan.tensors,
-            source=source,
-            target=target,
-            route=route,
-            pull=pull,
-        )
+    def _transfer(self, pull: Pull, chosen: LayerFilter, updates: Updates | None) -> Transfer:
+        """What moves the chosen layers, whose storage is there."""
+        held, needed = (self._index(shard, chosen) for shard in (self._endpoints.old, self._endpoints.new))
+        copies = LocalCopies(self._moves_of(chosen).copies, held, needed, self._opening.device)
+        return Transfer(pull, copies, updates, self._beside_training)
+
+    def _index(self, shard: TrainingShard | None, chosen: LayerFilter) -> Index:
+        """What a shard holds of the chosen layers, whose storage is there."""
+        if not self._derives:
+            return BoxIndex(shard.boxes(chosen) if shard is not None else [])
+        replica = shard.replica(chosen) if shard is not None else Replica([], [])
+        if shard is not None and shard is self._endpoints.old:
+            mirrored = self._endpoints.mirrored
+            trained = [box for box in mirrored.trained if chosen(self._layer(box.piece))]
+            fixed = [(piece, view) for piece, view in mirrored.fixed if chosen(self._layer(piece))]
+            replica = joined(replica, Replica(trained, fixed))
+        return ReplicaIndex(replica)
 
     def _layer(self, box: Piece | Move) -> int:
         """The layer that a box belongs to; -1: none."""
-        return box.offset[0] if self._plan.tensors[box.tensor].layered else -1
+        weight, _, _ = box.tensor.partition("@")
+        return box.offset[0] if self._plan.target.weights[weight].layered else -1
 
     def _moves_of(self, chosen: LayerFilter) -> RankMoves:
         """This worker's moves of the chosen layers."""
         return RankMoves(*([move for move in side if chosen(self._layer(move))] for side in self._moves))
+
+
+def _all_moves(plan: TransferPlan, endpoints: TransferEndpoints) -> RankMoves:
+    """This worker's moves, with those of ranks that are gone and that it stands in for."""
+    moves = plan.moves_for(endpoints.source_rank, endpoints.target_rank)
+    if not endpoints.mirrors:
+        return moves
+    taken, here = set(endpoints.taken_over), endpoints.target_rank
+    sends = [move for rank in taken for move in plan.moves_for(rank, None).sends if move.target_rank != here]
+    copies = [move for move in moves.receives if move.source_rank in taken]
+    # A pair of workers now has the moves of several pairs of ranks: both ends put them into one order.
+    return RankMoves(
+        sorted([*moves.sends, *sends], key=_place),
+        sorted((move for move in moves.receives if move.source_rank not in taken), key=_place),
+        [*moves.copies, *copies],
+    )
+
+
+def _place(move: Move) -> tuple[str, Box, Box]:
+    return move.tensor, move.offset, move.shape
 
 
 def _boxes_of(replica: Replica) -> Boxes:
@@ -191,22 +203,16 @@ def _boxes_of(replica: Replica) -> Boxes:
     return boxes
 
 
-def _boxes(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> Boxes:
-    """The rank's boxes, checked against what the plan assumes."""
-    if shard is None or rank is None:
-        return []
-    boxes = shard.boxes()
-    _check([piece for piece, _ in boxes], spec, rank)
-    return boxes
+def _check_boxes(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> None:
+    """Compare the rank's boxes with what the plan assumes."""
+    if shard is not None and rank is not None:
+        _check([piece for piece, _ in shard.boxes()], spec, rank)
 
 
-def _replica(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> Replica | None:
-    """The rank's replica, checked against what the plan assumes."""
-    if shard is None or rank is None:
-        return None
-    replica = shard.replica()
-    _check([piece for piece, _ in _boxes_of(replica)], spec, rank)
-    return replica
+def _check_replica(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> None:
+    """Compare the rank's replica with what the plan assumes."""
+    if shard is not None and rank is not None:
+        _check([piece for piece, _ in _boxes_of(shard.replica())], spec, rank)
 
 
 def _check(found: list[Piece], spec: WorldSpec, rank: int) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,25 +20,26 @@ import torch.distributed as dist
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.engine.checkpoint import load_checkpoint
-from liver_slurm.engine.storage import Moments, held_bytes, reclaim, touch
+from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, touch
 from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.membership import Membership
-from liver_slurm.protocol.messages import Prepare
+from liver_slurm.protocol.messages import Prepare, Stage
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
-from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.transfer.one_sided.connect import Opening
+from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory, forget_peak, measure_card
+from liver_slurm.worker.mirror_choice import agree, wanted
+from liver_slurm.worker.mirroring import Mirrors
+from liver_slurm.worker.mirrors import open_mirrors
 from liver_slurm.worker.state_transfer import TransferBuilder, TransferEndpoints
 
 _GRACE = 10.0
 """Seconds that a worker waits for its peers beyond job.prepare_timeout. The coordinator, which gives up at that time,
 knows which worker is late; a worker only knows that one is."""
-
-_NO_LIMIT = timedelta(days=30)
 
 
 @dataclass
@@ -47,9 +49,11 @@ class TargetWorld:
     membership: Membership
     state: TrainingShard | None = None
     """This worker's shard; None for a worker that is no member."""
-    transfer: BlockingTransfer | LiveTransfer | None = None
+    transfer: Transfer | None = None
     """Moves the early layers, in the way of stream.mode; None for a world without a source."""
     plan_seconds: float = 0.0
+    mirrors: Mirrors | None = None
+    """Of this world; None: no rank of it holds anything alone, or this worker is no member."""
     late: LayerwiseTransfer | None = None
     """Moves the layers that had no room beside the live world; None: there are none."""
     held_bytes: int = 0
@@ -62,6 +66,16 @@ class TargetWorld:
     """Steps that are completed at the cutover; -1: not known."""
     rate: float = 0.0
     """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
+    derives: bool = False
+    """Masters and moments move, and weights are derived from them."""
+    _store: ClosableStore | None = None
+    _dialling: Connections | None = None
+    recovers: bool = False
+    """It follows a broken world, whose members stand still."""
+    scribe: bool = False
+    """This worker adds to the metrics what a lost one did not write any more."""
+    back: bool = False
+    """It begins with a step that snapshots were taken at: steps behind that are trained again."""
     _phase: Literal["preparing", "prepared", "streaming"] = "preparing"
     _given_up: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,9 +86,39 @@ class TargetWorld:
         return self._given_up
 
     @property
+    def waits(self) -> bool:
+        """The training thread is at the cutover to it."""
+        return self._phase == "streaming"
+
+    def stage(self, voted: int) -> Stage:
+        """How far this worker is with it; ``voted``: generation of the world that it has voted on last."""
+        return "voted" if voted == self.membership.generation else self._phase
+
+    @property
+    def overlap(self) -> Transfer | None:
+        """The transfer, if state moves while training runs."""
+        return self.transfer if self.transfer is not None and self.transfer.beside_training else None
+
+    @property
     def no_way_back(self) -> bool:
         """State of the old world has been freed to make room for late layers."""
         return self.late is not None and self.late.freed
+
+    def takes(self, store: ClosableStore) -> None:
+        """Keep the store that its members meet in, until nothing is asked of it any more."""
+        with self._lock:
+            self._store = store
+            given_up = self._given_up
+        if given_up:
+            store.close()
+
+    def dials(self, connections: Connections) -> None:
+        """Let these be given up with it: whoever builds it may wait there for a peer that does not come."""
+        with self._lock:
+            self._dialling = connections
+            given_up = self._given_up
+        if given_up:
+            connections.give_up()
 
     def holds(self, nbytes: int) -> None:
         """Record that state and staging take ``nbytes`` now, or took them a moment ago."""
@@ -101,28 +145,53 @@ class TargetWorld:
         """Give it up, from any thread; returns whether the training thread waits for the verdict on it."""
         with self._lock:
             first, self._given_up = not self._given_up, True
+            store, dialling = self._store, self._dialling
+        # Whoever builds it waits for others there; in threads, as it takes a moment until all are thrown out.
+        if self._phase == "preparing" and store is not None:
+            threading.Thread(target=store.close, name="close store", daemon=True).start()
+        if self._phase == "preparing" and dialling is not None:
+            threading.Thread(target=dialling.give_up, name="give up", daemon=True).start()
         if self._phase == "streaming":
             if self.transfer is not None:
                 self.transfer.abort()
             if self.state is not None and first:
                 self.state.world.abort()  # the training thread may be in its first forward pass
+        elif self._phase == "preparing" and self.transfer is not None:
+            self.transfer.abort()  # it may be reading a peer that does not answer
         elif self._phase == "prepared" and first:
             threading.Thread(target=self.discard, name="discard", daemon=True).start()
         return self._phase == "streaming"
 
     def close_transfer(self) -> None:
-        """Close the transfer's connections."""
+        """Close the transfer's connections, and that to the store: peers are dialled no more."""
         if self.transfer is not None:
             self.transfer.close()
             self.transfer = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def discard(self) -> None:
         """Free everything that was built."""
         self.close_transfer()
         self.late = None
+        if self.mirrors is not None:
+            self.mirrors.close()
+            self.mirrors = None
         if self.state is not None:
             self.state.world.destroy()
             self.state = None
+
+
+class ClosableStore(Protocol):
+    """A torch store that holds a connection until it is closed."""
+
+    def close(self) -> None:
+        """Give the connection back; whoever waits for a key is thrown out."""
+
+
+OpenStore = Callable[[Prepare, timedelta], ClosableStore]
+"""Opens the store that an order to prepare names; the second argument is how long a key is waited for."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +205,14 @@ class Preparation:
     live: TrainingShard | None
     """The worker's shard of the live world; None: it is in none."""
     device: torch.device
+    open_store: OpenStore
+    mirrors: Mirrors | None = None
+    """Of the live world."""
+
+    @property
+    def overlap(self) -> bool:
+        """Whether state moves beside training: so it is in mode overlap, unless the live world stands still."""
+        return self.config.stream.mode == "overlap" and not self.message.standing
 
     @property
     def timeout(self) -> timedelta:
@@ -151,8 +228,11 @@ def prepare(target: TargetWorld, preparation: Preparation) -> None:
     """
     message, config, device = preparation.message, preparation.config, preparation.device
     reclaim()  # now that memory is needed
-    store = dist.TCPStore(message.store_host, message.store_port, is_master=False, timeout=preparation.timeout)
+    store = preparation.open_store(message, preparation.timeout)
+    target.takes(store)
     has_source = message.source_generation >= 0
+    if not has_source and preparation.live is not None:
+        release(preparation.live, None)  # of a broken world, which has lost state that nobody holds
     memory = MemoryAgreement()
     if has_source:
         card = measure_card(device, preparation.live) if device.type == "cuda" else None
@@ -160,6 +240,7 @@ def prepare(target: TargetWorld, preparation: Preparation) -> None:
         memory = agree_on_memory(message, preparation.worker, config, preparation.engine, preparation.live, store, card)
     if preparation.worker in message.members:
         _build(target, preparation, store)
+        _open_mirrors(target, preparation, store)
     if has_source:
         _allocate(target, preparation.live, memory)
         _connect(target, preparation, memory, store)
@@ -171,9 +252,30 @@ def _build(target: TargetWorld, preparation: Preparation, store: Any) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     world = build_world(target.membership, preparation.worker, store, backend, device, preparation.timeout)
     fresh = message.source_generation < 0
-    target.state = preparation.engine.build(config, world, device, fresh=fresh)
+    try:
+        target.state = preparation.engine.build(config, world, device, fresh=fresh)
+    except BaseException:
+        world.destroy()  # nobody else knows them yet
+        raise
     if fresh and message.checkpoint:
         load_checkpoint(target.state, Path(message.checkpoint))
+
+
+def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> None:
+    """Connect to the peer that is to keep this rank's state, where no other rank holds it."""
+    message, config, device, world = preparation.message, preparation.config, preparation.device, target.membership
+    rank = world.rank_of(preparation.worker)
+    if rank is None or target.state is None or not wanted(config, world.layout, device):
+        return
+    name, hosts = f"generation{message.generation}/mirror", [message.hosts.get(name, "") for name in world.members]
+    freed = preparation.mirrors.nbytes if preparation.mirrors is not None else 0
+    choice = agree(dist.PrefixStore(f"{name}/choice/", store), rank, hosts, target.state, config, freed)
+    if choice.kind == "none":
+        return
+    connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
+    target.dials(connections)
+    target.mirrors = open_mirrors(connections, world, rank, hosts, choice)
+    target.mirrors.attach(target.state)
 
 
 def _allocate(target: TargetWorld, live: TrainingShard | None, memory: MemoryAgreement) -> None:
@@ -192,10 +294,13 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
     """Plan the transfer, connect to the peers, and probe how fast state will arrive."""
     message, config, device = preparation.message, preparation.config, preparation.device
     endpoints = TransferEndpoints(message, preparation.worker, preparation.live, target.membership, target.state)
+    if preparation.mirrors is not None:
+        endpoints.take_over(preparation.mirrors, device, lambda: _meet(target, endpoints, preparation, store))
+    # Mirrors and snapshots are of masters and moments, so weights are derived from them also where training stands.
+    target.derives = preparation.overlap or bool(message.mirrors) or message.back
     begun = time.perf_counter()
-    plan = _plan(endpoints, config, preparation.engine, store)
+    plan = _plan(endpoints, config, preparation.engine, store, derived=target.derives)
     target.plan_seconds = time.perf_counter() - begun
-    overlap = config.stream.mode == "overlap"
     opening = Opening(
         store,
         f"generation{message.generation}/transfer",
@@ -203,25 +308,34 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
         len(endpoints.peers.names),
         config.stream,
         device,
-        # Beside training a message may be waited for as long as steps take; the coordinator ends it.
-        _NO_LIMIT if overlap else preparation.timeout,
     )
     begun = time.perf_counter()
-    builder = TransferBuilder(endpoints, plan, config, memory, opening)
-    target.transfer, target.late = builder.live() if overlap else builder.blocking()
+    builder = TransferBuilder(endpoints, plan, preparation.overlap, memory, opening)
+    target.transfer, target.late = builder.build()
     target.plan_seconds += time.perf_counter() - begun
-    if isinstance(target.transfer, LiveTransfer):
+    if target.transfer.beside_training:
         target.rate = target.transfer.probe()
 
 
-def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store: Any) -> TransferPlan:
+def _meet(target: TargetWorld, endpoints: TransferEndpoints, preparation: Preparation, store: Any) -> Connections:
+    """Make connections between survivors that rebuild from parity what is lost."""
+    name, peers = f"generation{endpoints.generation}/rebuild", len(endpoints.peers.names)
+    opening = Opening(store, name, endpoints.me, peers, preparation.config.stream, preparation.device)
+    connections = opening.connections("snapshots")
+    target.dials(connections)
+    return connections
+
+
+def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store: Any, derived: bool) -> TransferPlan:
     """Exchange through the store what every rank of both worlds holds, and plan the transfer."""
     scope = dist.PrefixStore(f"generation{endpoints.generation}/spec/", store)
-    for side, shard in (("source", endpoints.old), ("target", endpoints.new)):
-        if shard is not None:
-            publish(scope, side, shard.world.layout, shard.world.rank, shard.spec)
+    if endpoints.old is not None:
+        layout = endpoints.source.layout
+        held = {rank: engine.shard_spec(config, layout, rank) for rank in endpoints.taken_over}
+        publish(scope, "source", layout, {**held, endpoints.old.world.rank: endpoints.old.spec}, endpoints.lost)
+    if endpoints.new is not None:
+        publish(scope, "target", endpoints.target.layout, {endpoints.new.world.rank: endpoints.new.spec})
     distributed, precision = config.train.distributed_optimizer, config.train.precision
-    derived = config.stream.mode == "overlap"
     source, target = (
         WorldSpec(
             membership.layout,
@@ -230,7 +344,11 @@ def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store
             precision,
             engine.gradient_bucket(config, membership.layout),
             derived,
+            gone,
         )
-        for side, membership in (("source", endpoints.source), ("target", endpoints.target))
+        for side, membership, gone in (
+            ("source", endpoints.source, endpoints.lost),
+            ("target", endpoints.target, frozenset[int]()),
+        )
     )
     return plan_transfer(source, target, endpoints.peers.keep, endpoints.places)

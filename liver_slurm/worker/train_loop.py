@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
+from liver_slurm.base.errors import RunIsOver
 from liver_slurm.base.flops import FlopsMeter
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.protocol.messages import CheckpointWritten
-from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics
+from liver_slurm.rundir.metrics import StepMetrics
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import copies_folder
 from liver_slurm.worker import fault_injection
+from liver_slurm.worker.checkpoint_copies import CheckpointCopies
+from liver_slurm.worker.checkpoint_schedule import Schedule
 from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.metrics_file import MetricsFile
+from liver_slurm.worker.mirroring import Mirrors
+from liver_slurm.worker.validation import Validation
+
+log = logging.getLogger(__name__)
 
 _RECENT = 20
 """Number of last steps that step time and the gap between steps are computed from."""
+
+
+class Left(NamedTuple):
+    """What a worker has of a world that it is in no more; None: nothing."""
+
+    shard: TrainingShard | None
+    writer: Checkpointer | None
+    """To be waited for before the world is destroyed: it may be writing."""
+    mirrors: Mirrors | None
 
 
 class TrainLoop:
@@ -29,12 +52,31 @@ class TrainLoop:
 
     def __init__(self, name: str, config: JobConfig, run_dir: RunDir, control: ControlThread) -> None:
         self._name, self._config, self._run_dir, self._control = name, config, run_dir, control
-        self._metrics = MetricsWriter(run_dir.metrics)
+        self._metrics = MetricsFile(run_dir.metrics, partial(self._tell_files, "metrics"))
+        self._validations = MetricsFile(run_dir.validations, partial(self._tell_files, "validations"))
         self._results: deque[StepResult] = deque(maxlen=_RECENT)
         self._checkpointer: Checkpointer | None = None
         self._due, self._saved_at = False, -1
+        self._schedule: Schedule | None = None
+        copies = copies_folder(config, run_dir)
+        self._copies = (
+            CheckpointCopies(copies, config.checkpoint.keep, partial(self._tell_files, "copies"))
+            if copies is not None
+            else None
+        )
+        self._telling, self._behind = threading.Lock(), dict[str, tuple[int, str]]()
+        self.in_vain = 0
+        """Steps in a row, the last one included, that changed nothing."""
+        self.files = 0, ""
+        """Lines that wait to be written, and why."""
+        self._told: deque[StepMetrics] = deque(maxlen=_RECENT)
+        """Metrics of the last steps, whoever wrote them down."""
         self.samples: Samples | None = None
+        self.validation: Validation | None = None
+        """None: the job has none."""
         self.live: TrainingShard | None = None
+        self.mirrors: Mirrors | None = None
+        """Of the live world; None: it needs none."""
         self.meter = FlopsMeter()
         self.step = 0
         """Steps completed."""
@@ -62,33 +104,72 @@ class TrainLoop:
         gaps = [later.start - earlier.end for earlier, later in itertools.pairwise(results)]
         return statistics.median(gaps) if gaps else 0.0
 
-    def enter(self, state: TrainingShard, step: int) -> Checkpointer | None:
+    def enter(self, state: TrainingShard, step: int, mirrors: Mirrors | None, continues: bool = True) -> Left:
         """Train in this shard from now on, with ``step`` steps completed; its world is the process's live one already.
 
+        Args:
+            mirrors: of its world.
+            continues: another world of this run has trained these steps just now.
+
         Returns:
-            the checkpointer of the world before, which must be waited for before that world is destroyed.
+            what is left of the world before.
         """
-        old, checkpoint = self._checkpointer, self._config.checkpoint
-        self.live, self.step = state, step
+        left, checkpoint = Left(self.live, self._checkpointer, self.mirrors), self._config.checkpoint
+        self.live, self.step, self.mirrors = state, step, mirrors
         self._saved_at = -1  # joiners have saved nothing, and all members are to do the same
         self._checkpointer = Checkpointer(
             state,
             self._run_dir.checkpoints,
             checkpoint.keep,
             checkpoint.asynchronous,
-            after=old,
+            self._config.train.distributed_optimizer,
+            after=left.writer,
             on_write=partial(fault_injection.reach, "save", self._name),
         )
         self._results.clear()
-        # This process may have opened it as a standby, before the run was restarted with another file of that name.
-        self._control.run_soon(self._metrics.reopen)
-        return old
+        before = self._schedule
+        self._schedule = Schedule(checkpoint.every is None, state.world.layout.size, time.monotonic())
+        if before is not None:
+            self._schedule = replace(before, workers=state.world.layout.size)
+        if self._writes_metrics(state):
+            self._metrics.begin(after=step if continues else -1)
+            self._validations.begin(after=-1)
+        if self.validation is not None:
+            if not continues or self.validation.progress.step > step:
+                self.validation.reload()  # steps are trained again
+            self._checkpointer.best = self.validation.keeps
+        return left
 
-    def leave(self) -> Checkpointer | None:
-        """Become a standby; returns the checkpointer of the world that is left, as :meth:`enter` does."""
+    @staticmethod
+    def _writes_metrics(state: TrainingShard) -> bool:
+        return state.world.is_last_stage and state.world.place.tp == 0 and state.world.replica == 0
+
+    def _tell_files(self, kind: str, waiting: int, error: str) -> None:
+        with self._telling:
+            self._behind = {**self._behind, kind: (waiting, error)}
+            counts, errors = zip(*self._behind.values(), strict=True)
+            self.files = sum(counts), "; ".join(filter(None, errors))
+        self._control.beat()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all metrics are in their file, and say which are not by then."""
+        for kind, file in (("metrics", self._metrics), ("validations", self._validations)):
+            missing = file.drain(seconds)
+            if missing:
+                log.error("%s are lost: %s", kind, missing)
+                self._tell_files(kind, 0, f"{kind} are lost: {missing}")
+
+    def leave(self) -> Left:
+        """Become a standby; returns what is left, as :meth:`enter` does."""
         set_default_group(None)
-        old, self._checkpointer, self.live = self._checkpointer, None, None
-        return old
+        left = Left(self.live, self._checkpointer, self.mirrors)
+        self._checkpointer = self.live = self.mirrors = None
+        return left
+
+    def abandon_checkpoint(self) -> None:
+        """Say that this worker leaves: of a checkpoint that is being written its share will not come."""
+        if self._checkpointer is not None:
+            self._checkpointer.abandon()
 
     def make_live(self, state: TrainingShard | None) -> None:
         """Make a shard's world the one that this process's torch and engine refer to; None: no world."""
@@ -102,8 +183,11 @@ class TrainLoop:
     ) -> StepResult:
         """Train one step in ``state``; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`."""
         assert self.samples is not None
+        fault_injection.reach("step", self._name)
         saving = self._checkpointer is not None and self._checkpointer.writing
-        return state.train_step(self.samples, step, StepFlags(stop, self._due, saving), before_update)
+        # Rank 0 asks for all: its clock counts, and its word whether the last checkpoint was written.
+        asked = self._schedule is not None and state.world.rank == 0 and self._schedule.due(time.monotonic())
+        return state.train_step(self.samples, step, StepFlags(stop, self._due or asked, saving), before_update)
 
     def completed(self, result: StepResult) -> None:
         """Record a completed step, and begin a checkpoint if one is due."""
@@ -111,9 +195,11 @@ class TrainLoop:
         assert live is not None
         self._results.append(result)
         self.step = result.step + 1
-        if live.world.is_last_stage and live.world.place.tp == 0 and live.world.place.dp == 0:
-            metrics = self._as_metrics(live, result)
-            self._control.run_soon(lambda: self._metrics.append(metrics))
+        metrics = self._as_metrics(live, result)
+        self._told.append(metrics)
+        self._count_skipped(result)
+        if self._writes_metrics(live):
+            self._metrics.append(metrics)
         every, last = self._config.checkpoint.every, self.step == self._config.train.steps
         self._due = result.flags.save or bool(every and self.step % every == 0 and not last)
         if result.flags.stop:
@@ -121,6 +207,74 @@ class TrainLoop:
             self._wait_for_checkpoint()
         elif self._due and not result.flags.saving and not last:
             self._save()
+
+    @property
+    def at_end(self) -> str:
+        """Why training is over; empty: it is not."""
+        if self.step >= self._config.train.steps:
+            return f"all {self._config.train.steps} steps are trained"
+        if self.validation is None or not self.validation.gives_up:
+            return ""
+        best = self.validation.progress.best_step
+        return f"the validation loss is not below that of step {best} after {self._config.validation.patience} more"
+
+    def validates_at(self, step: int) -> bool:
+        """Whether a world that begins with ``step`` steps completed validates before it trains; all members agree."""
+        return self.validation is not None and self.validation.falls_on(step)
+
+    def validates(self) -> bool:
+        """Whether there is to be a validation, or the rest of one, before the next step."""
+        return self.live is not None and self.validation is not None and self.validation.due(self.generation, self.step)
+
+    def validate(self, interrupts: Callable[[], bool]) -> bool:
+        """Validate; see :meth:`liver_slurm.worker.validation.Validation.run`."""
+        live, validation = self.live, self.validation
+        assert live is not None
+        assert validation is not None
+        done = validation.run(live, self.step, interrupts)
+        self._results.clear()  # the time between two steps is to be theirs
+        if done:
+            self._write_validation(live)
+            self._keep_best(validation)
+        return done
+
+    def _keep_best(self, validation: Validation) -> None:
+        assert self._checkpointer is not None
+        self._checkpointer.best = validation.keeps
+        if validation.keeps == self.step and self._saved_at != self.step:
+            self._save()
+
+    def _write_validation(self, live: TrainingShard) -> None:
+        found = self.validation.metrics(self.generation, str(live.world.layout)) if self.validation else None
+        if found is not None and self._writes_metrics(live):
+            self._validations.append(found)
+
+    def write_missing_metrics(self, last: int) -> None:
+        """Add the last steps up to ``last`` to the metrics that are not there: whoever was to do so is lost."""
+        self._metrics.begin(after=-1)
+        for metrics in self._told:
+            if metrics.step <= last:
+                self._metrics.append(metrics)
+
+    def _count_skipped(self, result: StepResult) -> None:
+        """Count steps that changed nothing; all ranks see the same.
+
+        Raises:
+            RunIsOver: there were too many in a row.
+        """
+        if math.isfinite(result.loss) and not result.skipped:
+            self.in_vain = 0
+            return
+        self.in_vain += 1
+        if self.in_vain == 1:
+            log.warning("step %d changed nothing: its loss (%g) or gradient is not finite", self.step, result.loss)
+            self._control.beat()
+        most = self._config.train.most_skipped
+        if 0 < most <= self.in_vain:
+            raise RunIsOver(
+                f"the last {most} steps changed nothing, as their loss or gradient is not finite; look at train.lr and "
+                "the data, or set train.most_skipped"
+            )
 
     def _as_metrics(self, live: TrainingShard, result: StepResult) -> StepMetrics:
         rates = self.meter.rates(result.tokens, result.end - result.start, live.world.layout.size)
@@ -138,6 +292,8 @@ class TrainLoop:
             tokens_per_s=rates.tokens_per_s,
             tflops=rates.tflops,
             mfu=rates.mfu,
+            data_s=round(result.data_s, 6),
+            mirror_s=round(self.mirrors.seconds, 6) if self.mirrors is not None else None,
         )
 
     def checkpoint(self) -> None:
@@ -155,7 +311,7 @@ class TrainLoop:
 
     def last_checkpoint(self) -> None:
         """Write the checkpoint that is due after the last step, and wait for it."""
-        if self._due or self._config.checkpoint.at_end:
+        if (self._due or self._config.checkpoint.at_end) and self._saved_at != self.step:
             self._save()
         self._wait_for_checkpoint()
 
@@ -164,8 +320,14 @@ class TrainLoop:
         assert self._checkpointer is not None
         assert self.live is not None
         first = self.live.world.rank == 0
+        schedule = self._schedule
+        assert schedule is not None
+        schedule.begun(time.monotonic())
 
         def done(written: Written) -> None:
+            schedule.ended(time.monotonic(), written.error, written.stall_seconds, written.seconds)
+            if first and not written.error and self._copies is not None:
+                self._copies.copy(written.path)
             if written.error or first:
                 self._control.post(
                     CheckpointWritten(
@@ -173,7 +335,7 @@ class TrainLoop:
                         step=written.step,
                         ok=not written.error,
                         path=str(written.path),
-                        error=written.error,
+                        error=written.error or written.left,
                         seconds=written.seconds,
                         stall_seconds=written.stall_seconds,
                     )
@@ -184,3 +346,5 @@ class TrainLoop:
     def _wait_for_checkpoint(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.wait()
+        if self._copies is not None:
+            self._copies.wait()

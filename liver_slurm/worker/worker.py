@@ -7,10 +7,14 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 
+from liver_slurm.base.errors import RunIsOver
+from liver_slurm.base.faults import started
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine
 from liver_slurm.parallel.layout import Layout
@@ -19,6 +23,7 @@ from liver_slurm.protocol.messages import (
     ConfirmBoundary,
     Failed,
     Finished,
+    Halt,
     Heartbeat,
     Leaving,
     Prepare,
@@ -26,19 +31,26 @@ from liver_slurm.protocol.messages import (
     Register,
     WorldEntered,
 )
+from liver_slurm.protocol.rendezvous_client import RendezvousStore
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.transfer.live_transfer import LiveTransfer
-from liver_slurm.transfer.transports import requirements
+from liver_slurm.transfer import requirements
+from liver_slurm.transfer.reception import strangers
+from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
-from liver_slurm.worker.cutover import Cutover, Outcome
+from liver_slurm.worker.cutover import Cutover, Outcome, retire_in_background
 from liver_slurm.worker.device import flops_meter
-from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
+from liver_slurm.worker.directives import Directives, Due, Enter, Halted, Leave, Train
+from liver_slurm.worker.survivor import Survivor
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 from liver_slurm.worker.train_loop import TrainLoop
+from liver_slurm.worker.validation import Validation
 from liver_slurm.worker.warm_up import warm_up
 
 log = logging.getLogger(__name__)
+
+_LAST_LINES, _ALL_LINES = 5.0, 60.0
+"""Seconds that metrics may take to be written when this worker leaves, and at the end of the run."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Worker:
     """One worker of a run.
 
     :meth:`run` is the training thread; the control thread calls the other methods, which are those of
-    :class:`liver_slurm.worker.control_thread.WorkerPort`.
+    :class:`liver_slurm.worker.orders.WorkerPort`.
     """
 
     def __init__(self, identity: Identity, config: JobConfig, engine: Engine, run_dir: RunDir, signals: int) -> None:
@@ -74,10 +86,11 @@ class Worker:
         )
         self._loop = TrainLoop(identity.name, config, run_dir, self._control)
         self._cutover = Cutover(identity.name, identity.device, self._loop, self._directives, self._control)
+        self._survivor = Survivor(identity.name, self._loop, self._directives, self._control)
         self._targets: dict[int, TargetWorld] = {}
         self._prepared: TargetWorld | None = None
         """The newest target world whose state leaves while training runs."""
-        self._watching: LiveTransfer | None = None
+        self._watching: Transfer | None = None
         """The transfer that has hooks on the live world's optimizer; touched by the training thread only."""
         self._orphaned = False
         self._warm = False
@@ -92,6 +105,7 @@ class Worker:
             role=self._identity.role,
             host=self._identity.host,
             pid=os.getpid(),
+            began=started(os.getpid()),
             job_id=self._identity.job_id,
             restarts=self._identity.restarts,
             device=str(self._identity.device),
@@ -100,14 +114,24 @@ class Worker:
             warm=self._warm,
         )
 
-    def heartbeat(self, rejected: int) -> Heartbeat:
+    def heartbeat(self, rejected: int, voted: int) -> Heartbeat:
+        targets, mirrors = list(self._targets.items()), self._loop.mirrors  # training takes them out
         return Heartbeat(
             worker=self.name,
             generation=self._loop.generation,
             step=self._loop.step,
             step_seconds=self._loop.step_seconds(),
             warm=self._warm,
-            rejected=rejected,
+            rejected=rejected + strangers.total(),
+            targets={number: target.stage(voted) for number, target in targets if not target.given_up or target.waits},
+            boundaries=self._directives.held(),
+            files_waiting=self._loop.files[0],
+            files_error=self._loop.files[1],
+            in_vain=self._loop.in_vain,
+            mirror=mirrors.word if mirrors is not None else "none",
+            validating=self._loop.validation.under_way if self._loop.validation is not None else None,
+            mirror_way=mirrors.way if mirrors is not None else "",
+            mirror_bytes=mirrors.nbytes if mirrors is not None else 0,
         )
 
     def engaged(self) -> bool:
@@ -119,15 +143,22 @@ class Worker:
     def noticed(self) -> None:
         self._cutover.noticed()
 
+    def halt(self, message: Halt) -> None:
+        self._survivor.halt(message)
+
     def prepare(self, message: Prepare) -> None:
         membership = Membership(message.generation, Layout.parse(message.layout), tuple(message.members))
-        target = self._targets[message.generation] = TargetWorld(membership)
+        target = TargetWorld(
+            membership, recovers=message.standing, scribe=message.scribe == self.name, back=message.back
+        )
+        self._targets[message.generation] = target
         threading.Thread(target=self._prepare, args=(target, message), name="prepare", daemon=True).start()
 
     def confirmed(self, message: ConfirmBoundary) -> None:
         target = self._targets.get(message.generation)
-        if message.begin >= 0 and target is not None and isinstance(target.transfer, LiveTransfer):
-            target.transfer.start()
+        overlap = target.overlap if target is not None else None
+        if message.begin >= 0 and target is not None and overlap is not None:
+            overlap.start()
             target.leaves_from, target.cutover_step = message.begin, message.step
             # This may come when that step has begun already; while training stands still, it is not opened any more.
             if self._loop.step < message.step:
@@ -159,14 +190,25 @@ class Worker:
             fault_injection.reach("prepare", self.name)
             prepare(
                 target,
-                Preparation(message, self.name, self._config, self._engine, self._loop.live, self._identity.device),
+                Preparation(
+                    message,
+                    self.name,
+                    self._config,
+                    self._engine,
+                    self._loop.live,
+                    self._identity.device,
+                    self._open_store,
+                    self._loop.mirrors,
+                ),
             )
             fault_injection.reach("prepared", self.name)
         except Exception as caught:
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
+            target.discard()  # what is built of it is of no use, whenever word comes that it is given up
         if target.prepared():
-            if isinstance(target.transfer, LiveTransfer):
+            overlap = target.overlap
+            if overlap is not None:
                 self._prepared = target
             self._control.post(
                 Prepared(
@@ -175,10 +217,13 @@ class Worker:
                     ok=not error,
                     error=error,
                     seconds=time.perf_counter() - begun,
-                    state_bytes=target.transfer.state_bytes if isinstance(target.transfer, LiveTransfer) else 0,
+                    state_bytes=overlap.state_bytes if overlap is not None else 0,
                     rate=target.rate,
                 )
             )
+
+    def _open_store(self, message: Prepare, patience: timedelta) -> RendezvousStore:
+        return RendezvousStore(self._run_dir, message.store_host, message.store_port, patience)
 
     # ---- the training thread
 
@@ -189,6 +234,11 @@ class Worker:
             requirements.check(self._config.stream)
             warm_up(self._config, self._engine, self._identity.device)
             self._loop.samples = self._engine.open_samples(self._config, self._run_dir)
+            held_out = self._engine.open_validation(self._config, self._run_dir)
+            if held_out is not None:
+                self._loop.validation = Validation(
+                    self._config, held_out, self._run_dir.validations, self._control.beat
+                )
             self._loop.meter = flops_meter(self._config, self._engine, self._identity.device)
             self._warm = True
             self._control.beat()
@@ -196,19 +246,31 @@ class Worker:
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}".splitlines()[0]
             loop = self._loop
-            self._control.post(Failed(worker=self.name, generation=loop.generation, step=loop.step, error=error))
+            last_word = Failed(
+                worker=self.name,
+                generation=loop.generation,
+                step=loop.step,
+                error=error,
+                for_good=isinstance(caught, RunIsOver),
+            )
+            self._control.post(last_word)
             raise
         finally:
+            self._loop.flush(_LAST_LINES)
             self._control.close()
 
     def _follow_directives(self) -> str:
         """Train, cut over and write checkpoints as directed; returns the reason to leave."""
         loop = self._loop
         while True:
-            directive: Train | Leave | Enter | Due
+            directive: Train | Leave | Enter | Due | Halted | None
             if loop.live is None:
                 directive = self._directives.idle()
-            elif loop.step >= self._config.train.steps:
+            elif self._directives.halted:
+                directive = self._park()
+            elif loop.validates():
+                directive = self._validate()
+            elif loop.at_end:
                 self._finish()
                 directive = self._directives.after_last_step()
             else:
@@ -223,7 +285,7 @@ class Worker:
                     return "not in the new world"
             elif isinstance(directive, Due):
                 loop.checkpoint()
-            elif not self._train():
+            elif isinstance(directive, Train) and not self._train():
                 return "the coordinator has gone"
 
     def _train(self) -> bool:
@@ -231,9 +293,30 @@ class Worker:
         live, loop = self._loop.live, self._loop
         assert live is not None
         self._watch_updates()
-        result = loop.train(live, loop.step, self._orphaned)
+        try:
+            result = loop.train(live, loop.step, self._orphaned)
+        except RuntimeError as error:
+            self._survivor.failed(error)
+            return True
         loop.completed(result)
         return not result.flags.stop
+
+    def _validate(self) -> Leave | Due | Halted | None:
+        """Validate; returns what interrupts it, None: nothing, or nothing any more."""
+        loop = self._loop
+        try:
+            if loop.validate(partial(self._directives.calls_at, loop.step)):
+                return None
+        except RuntimeError as error:
+            self._survivor.failed(error)
+            return None
+        directive = self._directives.at_boundary(loop.step, begins=False)
+        return None if isinstance(directive, Train) else directive
+
+    def _park(self) -> Leave | Enter | Due:
+        """Wait for the world after a broken one."""
+        self._watch_nothing()
+        return self._survivor.park()
 
     def _watch_updates(self) -> None:
         """Install optimizer hooks for a prepared transfer, and remove those of a transfer that is given up.
@@ -241,31 +324,42 @@ class Worker:
         Only this thread may do so, because it is the one that runs them.
         """
         target = self._prepared
-        overlap = target.transfer if target is not None and not target.given_up else None
-        overlap = overlap if isinstance(overlap, LiveTransfer) else None
+        overlap = target.overlap if target is not None and not target.given_up else None
         if overlap is not self._watching:
-            if self._watching is not None:
-                self._watching.detach()
+            self._watch_nothing()
             if overlap is not None:
                 overlap.attach()
             self._watching = overlap
         if overlap is not None and target is not None:
             self._let_state_leave(target)
 
+    def _watch_nothing(self) -> None:
+        """Remove the hooks of the transfer that is watched, if there is one."""
+        if self._watching is not None:
+            self._watching.detach()
+            self._watching = None
+
     def _let_state_leave(self, target: TargetWorld) -> None:
         """Open the transfer for the step that training is in, if that is late enough; called by either thread."""
-        overlap, loop = target.transfer, self._loop
-        if loop.live is not None and isinstance(overlap, LiveTransfer) and 0 <= target.leaves_from <= loop.step:
+        overlap, loop = target.overlap, self._loop
+        if loop.live is not None and overlap is not None and 0 <= target.leaves_from <= loop.step:
             fault_injection.reach("overlap", self.name)
             overlap.open(last=loop.step == target.cutover_step - 1)
 
     def _enter_first(self, generation: int, step: int) -> None:
-        """Start in a committed world without a source."""
+        """Start in a committed world without a source: the first one, or one from a checkpoint after a broken one."""
         target = self._targets.pop(generation)
-        assert target.state is not None
         self._loop.make_live(target.state)
-        self._loop.enter(target.state, step)
-        self._directives.start_at(step)
+        target.close_transfer()
+        if target.state is None:
+            self._directives.in_no_world()
+            retire_in_background(target, self._loop.leave(), self._identity.device)
+            self._control.beat()
+            return
+        left = self._loop.enter(target.state, step, target.mirrors, continues=False)
+        self._directives.start_at(step, generation)
+        if left.shard is not None:
+            retire_in_background(target, left, self._identity.device)
         self._control.post(WorldEntered(worker=self.name, generation=generation, step=step, time=time.time()))
 
     def _cut_over(self, generation: int, step: int) -> bool:
@@ -273,11 +367,17 @@ class Worker:
         target = self._targets.get(generation)
         if target is None or not target.stream():
             return True  # given up just now
-        outcome = self._cutover.run(target, step, self._orphaned)
+        if target.recovers:
+            self._survivor.catch_up(step, target.scribe, target.back)
+        try:
+            outcome = self._cutover.run(target, step, self._orphaned)
+        except RuntimeError as error:
+            if self._loop.generation != generation:
+                raise
+            self._survivor.failed(error)
+            outcome = Outcome.ENTERED
         self._targets.pop(generation, None)
-        if self._watching is not None:
-            self._watching.detach()
-            self._watching = None
+        self._watch_nothing()
         if self._prepared is target:
             self._prepared = None
         if outcome is Outcome.LEFT:
@@ -286,5 +386,7 @@ class Worker:
 
     def _finish(self) -> None:
         self._loop.last_checkpoint()
+        self._loop.flush(_ALL_LINES)
         self._control.drain()
-        self._control.post(Finished(worker=self.name, step=self._loop.step))
+        reason = self._loop.at_end if self._loop.step < self._config.train.steps else ""
+        self._control.post(Finished(worker=self.name, step=self._loop.step, reason=reason))

@@ -15,7 +15,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from liver_slurm.plugins.submitit.job import LiverJob
-from liver_slurm.scheduler.slurm.command import job_variables
+from liver_slurm.scheduler.slurm.command import option_variables
 
 SUBMIT_TIMEOUT = 60
 """Seconds that sbatch has; submitit itself would wait for ever."""
@@ -79,7 +79,7 @@ class LiverExecutor(SlurmExecutor):  # type: ignore[misc]
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # From inside a job as if from outside of it: sbatch would take some of that job's variables for options, and
         # the new job's srun others for its own.
-        unset = [option for name in job_variables(os.environ) for option in ("-u", name)]
+        unset = [option for name in option_variables(os.environ, said=()) for option in ("-u", name)]
         return ["timeout", str(SUBMIT_TIMEOUT), "env", *unset, "sbatch", str(submission_file_path)]
 
 

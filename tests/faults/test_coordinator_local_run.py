@@ -138,12 +138,18 @@ def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> 
     until(lambda: not long_run.processes(), "all processes are gone")
 
 
-def test_a_live_worker_that_is_killed_fails_the_run_at_once(long_run: LocalRun) -> None:
+def test_a_live_worker_that_is_killed_ends_the_run_only_if_it_is_the_last(long_run: LocalRun) -> None:
+    # LS-34
     runner = long_run.start("2", "0")
     until(lambda: long_run.step() > 1, "training")
     long_run.processes("--name live-1")[0].kill()
+    until(lambda: long_run.sizes() == [1], "the other goes on")
+    reached = long_run.step()
+    until(lambda: long_run.step() > reached + 1, "training")
+    long_run.processes("--name live-0")[0].kill()
     assert runner.wait(PATIENCE) == 1
     (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
-    assert "of the live world was lost" in ended["reason"]
-    assert "submit --resume" in ended["reason"]
+    assert "live-0 of the live world was lost" in ended["reason"]
+    assert "no allowed layout for the 0 workers that are left" in ended["reason"]
+    assert "there is no checkpoint to continue from" in ended["reason"]
     assert long_run.processes() == []

@@ -108,14 +108,18 @@ def test_a_worker_that_hangs_runs_into_the_time_out(lab: Callable[[JobConfig], L
     run.wait_event("reconfiguration_committed")
 
 
-def test_losing_a_live_worker_fails_the_run_with_a_way_on(lab: Callable[[JobConfig], Lab]) -> None:
-    run = lab(job(workers=2))
-    start(run, "live-0", "live-1")
+@pytest.mark.parametrize("deeds", [(), ("--at", "halt=hang")], ids=["half_of_the_state_is_lost", "nobody_is_left"])
+def test_losing_a_live_worker_may_fail_the_run_with_a_way_on(
+    deeds: tuple[str, ...], lab: Callable[[JobConfig], Lab]
+) -> None:
+    run = lab(job(workers=2, lost_after=4.0))
+    run.worker("live-0", *deeds)
+    start(run, "live-1")
     run.kill("live-1")
     assert run.ask(WorkerEnded(worker="live-1", reason="killed by SIGKILL")).ok
     assert run.processes["coordinator"].wait(timeout=PATIENCE) == 1
     assert run.processes["live-0"].wait(timeout=PATIENCE) == 0
-    assert "submit --resume" in run.events("run_ended")[0]["reason"]
+    assert "there is no checkpoint" in run.events("run_ended")[0]["reason"]
     assert run.events("worker_lost")[0]["worker"] == "live-1"
 
 

@@ -39,6 +39,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, flo
 
 
 NEAR, FAR = ("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")
+LONG = ("tp1cp2pp1dp1", "tp1cp2pp1dp2", "tp2cp2pp1dp1", "tp1cp2pp2dp1", "tp1pp1dp2")
+"""With context parallelism."""
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,11 @@ NEAR, FAR = ("tp2pp1dp1", "tp1pp1dp2"), ("tp1pp1dp4", "tp1pp2dp2", "tp1pp1dp2")
     [
         (NEAR, "pause", "auto"),
         (FAR, "overlap", "auto"),
-        *(pytest.param(*each, "auto", marks=pytest.mark.long) for each in ((NEAR, "overlap"), (FAR, "pause"))),
+        (LONG, "overlap", "auto"),
+        *(
+            pytest.param(*each, "auto", marks=pytest.mark.long)
+            for each in ((NEAR, "overlap"), (FAR, "pause"), (LONG, "pause"))
+        ),
         *(pytest.param(*each, "ucx", marks=pytest.mark.ucx) for each in ((NEAR, "pause"), (FAR, "overlap"))),
     ],
     ids=str,
@@ -59,7 +65,7 @@ def test_a_round_trip_at_one_step_is_bitwise(
     undisturbed: tuple[dict[int, float], Path],
 ) -> None:
     # LS-3, LS-4
-    standbys = 2 if "tp1pp1dp4" in layouts else 0
+    standbys = 0 if layouts is NEAR else 2
     losses, checkpoint, committed = trained(
         job(tmp_path, steps=STEPS, stream=StreamSection(mode=mode, transport=transport)),
         *(f"{AT}:{layout}" for layout in layouts),
@@ -68,3 +74,10 @@ def test_a_round_trip_at_one_step_is_bitwise(
     assert committed == [(AT, layout) for layout in layouts]
     assert losses == undisturbed[0]
     assert_same(checkpoint, undisturbed[1])
+
+
+def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
+    resizes = [f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1"))]
+    losses, _, committed = trained(job(tmp_path, steps=STEPS), *resizes, standbys=2)
+    assert [layout for _, layout in committed] == [*LONG, "tp2pp1dp1"]
+    assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}

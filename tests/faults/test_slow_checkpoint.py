@@ -30,6 +30,7 @@ def lab(tmp_path: Path) -> Iterator[WorkerLab]:
         yield run
 
 
+@pytest.mark.slow
 def test_a_deadline_comes_before_a_checkpoint(lab: WorkerLab, tmp_path: Path) -> None:
     leaver = lab.real_worker("standby-a", "delay@save:600")
     lab.committed_to("tp1pp1dp3")

@@ -12,7 +12,7 @@ from coordinator_lab import until
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig
-from liver_slurm.coordinator.core.reconfiguration import COMMIT_PATIENCE
+from liver_slurm.coordinator.core.reminders import PATIENCE
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
 from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
 
@@ -107,7 +107,7 @@ def test_notices_shrink_the_world_and_the_rest_stays(tmp_path: Path, make: Make,
     run = make(job(tmp_path))
     pids = {name: run.processes[name].pid for name in LIVE}
     # A joiner is late to enter: the coordinator says the commit again, and again, and nothing comes of it.
-    first = run.real_worker("standby-a", f"delay@commit:{COMMIT_PATIENCE + 2}")
+    first = run.real_worker("standby-a", f"delay@commit:{PATIENCE + 2}")
     run.committed_to("tp1pp1dp3")
     until(lambda: run.status()["rejected"]["by_workers"] > 0, "commits that were said again are counted")
     assert generations(run) == {"live-0": 1, "live-1": 1, "standby-a": 1}

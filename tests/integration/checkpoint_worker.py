@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from stores import open_plain
 from transition_worker import DEVICE, Patterned, Walker, job
 
 from liver_slurm.engine.api import TrainingShard
@@ -29,7 +30,8 @@ def save(walker: Walker, store: dist.Store, folder: Path) -> None:
     """Write the state of the walker's world; nobody goes on before the checkpoint is complete."""
     written: list[Written] = []
     if walker.state is not None:
-        Checkpointer(walker.state, folder, keep=0, asynchronous=False).save(STEPS, written.append)
+        split = walker.config.train.distributed_optimizer
+        Checkpointer(walker.state, folder, keep=0, asynchronous=False, split=split).save(STEPS, written.append)
         assert not written[0].error, written[0].error
         if walker.state.world.rank == 0:
             store.set(f"saved/{folder}", "")
@@ -53,7 +55,7 @@ def load(walker: Walker, layout: Layout, path: Path) -> TrainingShard | None:
     if walker.name not in members:
         return None
     target = TargetWorld(Membership(message.generation, layout, tuple(members)))
-    prepare(target, Preparation(message, walker.name, walker.config, MegatronEngine(), None, DEVICE))
+    prepare(target, Preparation(message, walker.name, walker.config, MegatronEngine(), None, DEVICE, open_plain))
     return target.state
 
 

@@ -66,6 +66,17 @@ def test_a_restart_and_both_modes_are_measured_in_one_run() -> None:
         assert document[f"ratio_{mode}_median"] == case[f"ratio_{mode}"]
 
 
+def test_a_death_is_measured_with_mirrors_and_without_beside_a_restart() -> None:
+    document = bench("recovery")
+    (case,) = document["cases"]
+    assert set(case["restart_parts"]) == RESTART_PARTS - {"save_s"}
+    assert (case["mirror_redone"] <= 1, case["checkpoint_redone"] >= 1) == (True, True)
+    for way in ("mirror", "checkpoint"):
+        assert 0 < case[f"{way}_detected_s"] < case[f"{way}_s"] + case[f"{way}_step_s"]
+        assert case[f"ratio_{way}"] == pytest.approx(case["restart_s"] / case[f"{way}_s"])
+    assert 0 < case["mirror_held_up_s"] < case["mirror_step_s"]
+
+
 def test_the_cost_of_a_run_that_is_never_resized_is_measured() -> None:
     document = bench("overhead")
     (case,) = document["cases"]

@@ -14,7 +14,7 @@ import torch
 from interrupting import Command, interrupt, slowness
 
 from liver_slurm.bench.raw_links import LINKS, why_not
-from liver_slurm.bench.transfer import RAW, STAGING, table
+from liver_slurm.bench.transfer import STAGING, WAYS, table
 
 COMMAND = ["liver_slurm", "bench", "transfer"]
 
@@ -27,13 +27,13 @@ def test_document_has_its_fields() -> None:
     assert document["bench"] == "transfer"
     cases = document["cases"]
     assert [(case["transport"], case["staging_bytes"]) for case in cases] == [
-        (transport, staging) for transport in RAW for staging in STAGING
+        (transport, staging) for transport in WAYS for staging in STAGING
     ]
     for case in cases:
         assert case["name"]
         assert case["gb_per_s"] > 0
         assert case["ratio"] == pytest.approx(case["gb_per_s"] / case["raw_gb_per_s"])
-        assert 0 < case["staging_peak_bytes"] <= case["staging_bytes"]
+        assert 0 <= case["staging_peak_bytes"] <= case["staging_bytes"]
     links = {case["raw"]: case for case in document["paths"]}
     assert set(links) == set(LINKS)
     for name, case in links.items():

@@ -90,6 +90,8 @@ def test_probing_leaves_nothing_in_the_queue(
 ) -> None:
     guest = fill(client, tmp_path, 3, eventually)
     own = make(("tp1pp1dp2", "tp1pp1dp4"), cpus_per_task=2)
+    assert own.look() == own.look() == [], "one that runs would wait for another"
+    own = make(("tp1pp1dp2", "tp1pp1dp3", "tp1pp1dp4"), cpus_per_task=2)
     assert own.look() == []
     eventually(lambda: own.look() == [("running", 0, "scavenger")], "one node is idle, one standby runs")
     client.cancel([guest])

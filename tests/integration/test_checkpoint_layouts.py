@@ -29,7 +29,8 @@ PATIENCE = 900.0
 def test_every_layout_loads_what_every_other_saved(precision: str, distributed: bool, tmp_path: Path) -> None:
     # LS-25
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    support = str(Path(__file__).parents[1] / "support")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": support}
     arguments = [str(store.port), ",".join(LAYOUTS), precision, str(distributed), str(tmp_path)]
     logs = [tmp_path / f"w{index}.log" for index in range(WORKERS)]
     processes = []

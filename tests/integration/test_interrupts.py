@@ -28,7 +28,7 @@ SECONDS = 5.0
 """In which an interrupted command ends, on a machine that is as quick as :func:`slowness` counts."""
 MOMENTS = int(os.environ.get("LIVER_INTERRUPTS", "100"))
 ENDLESS = ("--set", "train.steps=100000", "--set", "checkpoint.every=0", "--set", f'data.paths=["{TEXT}"]')
-PROGRESS = r"run directory .*|[a-z ]+, step \d+ of .*"
+PROGRESS = r"run directory .*|[a-z ]+, step \d+ of .*|\d\d:\d\d:\d\d .*"
 BENCH = r"\d+/\d+ .*"
 
 
@@ -53,7 +53,7 @@ def texts(folder: Path) -> str:
 
 
 COMMANDS = (
-    Command("bench transfer", lambda _: ["liver_slurm", "bench", "transfer", "--quick"]),
+    Command("bench transfer", lambda _: ["liver_slurm", "bench", "transfer", "--quick"], says=r"    .*"),
     Command(
         "run",
         lambda folder: ["liver_slurm", "run", JOB, "--workers", "2", "--standbys", "1", *ENDLESS, *runs_in(folder)],
@@ -61,6 +61,7 @@ COMMANDS = (
     ),
     Command("bench plan", lambda _: ["liver_slurm", "bench", "plan", "--quick"]),
     Command("bench reconfigure", lambda _: ["liver_slurm", "bench", "reconfigure", "--quick"], says=BENCH, longest=30),
+    Command("bench recovery", lambda _: ["liver_slurm", "bench", "recovery", "--quick"], says=BENCH, longest=30),
     Command("bench overhead", lambda _: ["liver_slurm", "bench", "overhead", "--quick"], says=BENCH, longest=30),
     Command(
         "data prepare",

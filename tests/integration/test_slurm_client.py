@@ -252,7 +252,7 @@ def counted() -> int:
 
 def test_the_budget_counts_what_slurmctld_counts(client: SlurmClient, budget: QueryBudget) -> None:
     asked, before = budget.last_minute(), counted()
-    client.jobs(), client.jobs(["987654"]), client.jobs(name="x")
+    client.jobs(), client.jobs(["987654"]), client.jobs(names=("x",))
     client.nodes(), client.nodes("live"), client.partitions(), client.reservations(), client.config()
     assert counted() - before <= budget.last_minute() - asked <= 16
 
@@ -283,7 +283,7 @@ def test_hundreds_of_jobs_cost_no_more_than_one(cluster: Cluster, tmp_path: Path
     sbatch = f"sbatch -pscavenger -N1 -t10 -o/dev/null -J '{name}' --comment='{comment}' --wrap='sleep 300' > /dev/null"
     try:
         slurm("bash", "-ec", f"for _ in $(seq {QUEUED}); do {sbatch}; done")
-        assert len(client.jobs(name=name)) == QUEUED
+        assert len(client.jobs(names=(name,))) == QUEUED
         before, start = counted(), time.monotonic()
         looks: list[CapacitySnapshot] = []
         while len(looks) < 4:

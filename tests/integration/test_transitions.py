@@ -20,6 +20,7 @@ LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 WORKER = Path(__file__).with_name("transition_worker.py")
+SUPPORT = str(Path(__file__).parents[1] / "support")
 
 
 def walk(
@@ -31,6 +32,7 @@ def walk(
     processes = []
     for index, log in enumerate(logs):
         environment = {**os.environ, **worker_environment(index, workers, device != "cpu"), "TRANSITION_DEVICE": device}
+        environment["PYTHONPATH"] = SUPPORT
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases), hub]
         with log.open("w") as stream:
@@ -81,6 +83,18 @@ def test_transitions_with_eight_workers_are_bitwise(distributed: bool, tied: boo
     (result,) = walk(f"tp2pp2dp2,{LAYOUTS}", 8, [case], tmp_path, hub="tp2pp2dp2")
     assert result["transitions"] == 2 * 10
     assert result["boxes"]
+
+
+def test_context_parallel_layouts_cross_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "fp32", "distributed": True, "tied": True},
+        {"precision": "bf16", "distributed": True, "tied": False, "overlap": True},
+        {"precision": "fp32", "distributed": False, "tied": False, "overlap": True},
+    ]
+    layouts = "tp1pp1dp3,tp1cp2pp1dp2,tp1cp4pp1dp1,tp2cp2pp1dp1,tp1cp2pp2dp1"
+    for result in walk(layouts, 4, cases, tmp_path):
+        assert result["transitions"] == 5 * 4
+        assert result["boxes"]
 
 
 def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from stores import open_plain
 
 from liver_slurm.config.schema import JobConfig, ModelSection, StreamSection, TrainSection
 from liver_slurm.engine.api import TrainingShard
@@ -28,8 +29,6 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer
-from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.worker.device import claim_card
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
@@ -110,9 +109,9 @@ class Walker:
         limit = self._limit(old, membership) if self.limited and old is not None else None
         config = replace(self.config, stream=replace(self.config.stream, memory_limit=limit))
         self._prepare(target, message, config)
-        if isinstance(target.transfer, BlockingTransfer):
-            counters = [max(self.state.steps())] if self.state else None
-            stats, (self.adam_step,) = target.transfer.run(counters)
+        if target.transfer is not None:
+            self.adam_step = target.transfer.finish()
+            stats = target.transfer.prove()
             target.holds(target.held_bytes + stats.staging_peak_bytes)
             self.peak = max(self.peak, stats.staging_peak_bytes)
             self._move_late(target, limit)
@@ -123,7 +122,7 @@ class Walker:
 
     def _prepare(self, target: TargetWorld, message: Prepare, config: JobConfig) -> None:
         """Prepare, and wait until all have, as they do for the coordinator's word."""
-        prepare(target, Preparation(message, self.name, config, MegatronEngine(), self.state, DEVICE))
+        prepare(target, Preparation(message, self.name, config, MegatronEngine(), self.state, DEVICE, open_plain))
         involved, key = {*message.source_members, *message.members}, f"prepared/{message.generation}"
         if self.store.add(key, 1) == len(involved):
             self.store.set(f"{key}/all", b"")
@@ -164,8 +163,8 @@ class Walker:
         if target is None:
             self.trained += steps
             return 0
-        overlap = target.transfer
-        assert isinstance(overlap, LiveTransfer)
+        overlap = target.overlap
+        assert overlap is not None
         overlap.start()
         for number in range(steps):
             if self.state is not None:
@@ -193,7 +192,7 @@ class Walker:
 
     def _tell(self) -> None:
         """Put what this rank holds into the store, unless another replica holds the same."""
-        if self.state is None or (self.state.world.place.dp > 0 and not self.config.train.distributed_optimizer):
+        if self.state is None or (self.state.world.replica > 0 and not self.config.train.distributed_optimizer):
             return
         data = io.BytesIO()
         torch.save(([(tuple(piece), view.cpu()) for piece, view in self.state.boxes()], self.state.steps()), data)
@@ -203,9 +202,9 @@ class Walker:
         """Every box of a new rank with what the old world's ranks told; returns how many there are."""
         whole: dict[str, torch.Tensor] = {}
         shapes = world_spec(self.config, old.layout).tensors
-        replicas = old.layout.dp if self.config.train.distributed_optimizer else 1
+        replicas = old.layout.replicas if self.config.train.distributed_optimizer else 1
         for rank in range(old.layout.size):
-            if old.layout.coordinates(rank).dp >= replicas:
+            if old.layout.replica(rank) >= replicas:
                 continue
             boxes, steps = torch.load(io.BytesIO(self.store.get(f"told/{self.generation}/{rank}")))
             assert state.steps() == steps
@@ -222,8 +221,8 @@ class Walker:
     def _move_late(self, target: TargetWorld, limit: int | None) -> None:
         """What the cutover does with late layers; and nothing was held beyond the limit."""
         if target.late is not None:
-            late = target.late.run([max(self.state.steps())] if self.state else None)
-            self.adam_step = late.adam_step
+            late = target.late.run()
+            self.adam_step = max(self.adam_step, late.adam_step)
             target.holds(late.peak_bytes)
             self.late += len(target.late)
             self.peak = max(self.peak, late.moved.staging_peak_bytes)
@@ -242,9 +241,10 @@ class Walker:
             if rank is None:
                 shares.append(None)
                 continue
-            tp, pp, dp = world.layout.coordinates(rank)
+            place, replica = world.layout.coordinates(rank), world.layout.replica(rank)
             spec = world_spec(self.config, world.layout)
-            shares.append(Share(spec.shards[tp, pp], world.layout.dp, dp, spec.distributed_optimizer))
+            shard = spec.shards[place.tp, place.pp]
+            shares.append(Share(shard, world.layout.replicas, replica, spec.distributed_optimizer))
         return footprint(*shares, self.config.stream.staging_bytes)
 
     def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> TargetWorld | None:

@@ -9,7 +9,19 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from liver_slurm.rundir.checkpoints import list_checkpoints
+from liver_slurm.rundir.checkpoint_index import StoredBox, StoredTensor, digest_of, write_index
+from liver_slurm.rundir.checkpoints import checkpoint_path, list_checkpoints, part_path, publish_checkpoint
+
+
+def small_checkpoint(folder: Path, step: int, text: str = "state") -> Path:
+    """Write a checkpoint with one file, ``rank-0``, that holds the text; no torch can load it."""
+    path, content = checkpoint_path(folder, step), text.encode()
+    part = part_path(path)
+    part.mkdir(parents=True, exist_ok=True)
+    (part / "rank-0").write_bytes(content)
+    box = StoredBox((0,), (1,), "rank-0", 0, len(content), digest_of(content))
+    publish_checkpoint(path, part, {"step": step}, write_index(part, {"weight": StoredTensor("float32", (1,), [box])}))
+    return path
 
 
 def newest(folder: Path) -> Path:

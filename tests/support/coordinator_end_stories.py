@@ -169,6 +169,18 @@ def coordinator_stall() -> Story:
 
 
 @story
+def finish_without_the_last_checkpoint() -> Story:
+    """All steps are trained, and the checkpoint that was wanted then could not be written: that is no success."""
+    run = two(change={"train.steps": 50})
+    run.say(m.CheckpointWritten(worker="live-1", step=50, ok=False, error="OSError: no space"))
+    run.say(m.Finished(worker="live-0", step=50))
+    run.say(m.Finished(worker="live-1", step=50))
+    run.leave("live-0")
+    run.leave("live-1")
+    return run
+
+
+@story
 def finish() -> Story:
     """The last step is trained while a world is being prepared."""
     run = growing(change={"train.steps": 50})

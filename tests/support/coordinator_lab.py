@@ -23,6 +23,7 @@ from liver_slurm.config.schema import (
     StandbySection,
     TrainSection,
 )
+from liver_slurm.config.validation import ValidationSection
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import FromClient, Reply, StatusRequest
 from liver_slurm.rundir.event_log import read_documents
@@ -44,6 +45,11 @@ def job(workers: int = 2, steps: int = 1_000_000, **job: Any) -> JobConfig:
         elastic=ElasticSection(max_tp=2, settle=0.2),
     )
     return replace(config, job=replace(config.job, **job))
+
+
+def with_validation(config: JobConfig) -> JobConfig:
+    """The job, which has something to validate with."""
+    return replace(config, validation=ValidationSection(provider="held:out"))
 
 
 PATIENCE = 300.0
@@ -69,6 +75,8 @@ class Lab:
         self.config = replace(config, job=replace(config.job, run_root=str(folder)))
         self.run_dir: RunDir = create_run(self.config, resume)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.launcher: Callable[[str], list[str]] = lambda _name: []
+        """What the command of a process begins with, by its name."""
 
     def coordinator(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the coordinator (again)."""
@@ -128,6 +136,8 @@ class Lab:
     def _start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self.run_dir.logs / f"{name}.log").open("ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen(
+                [*self.launcher(name), sys.executable, *command], stdout=log, stderr=log, env=environment
+            )
         self.processes[name] = process
         return process

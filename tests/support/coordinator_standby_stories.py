@@ -8,7 +8,7 @@ from coordinator_stories import LIVE, story, two
 from transcript import Story
 
 from liver_slurm.config.schema import UnitSection
-from liver_slurm.coordinator.core.io import LaunchRefused
+from liver_slurm.coordinator.core.io import Launched, LaunchRefused
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import EvictionNotice, Headroom, StandbyJob
 
@@ -29,6 +29,7 @@ def standby_scaling() -> Story:
     run.feed(LaunchRefused(run.now, "QOSMaxSubmitJobPerUserLimit"))
     run.look(room=(Headroom(0, "p", 2),), after=10.0)
     run.look(room=(Headroom(0, "p", 1),), after=20.5)
+    run.feed(Launched(run.now, ("7", "8"), 0))
     run.look(StandbyJob("7", "pending", partition="p"), room=(Headroom(0, "p", 1),), after=1.0)
     run.look(running("7"), room=(Headroom(0, "p", 0),), after=1.0)
     run.register("standby-7-0", job_id="7")

@@ -44,16 +44,26 @@ def durable(state: RunState, over: bool | None = None) -> dict[str, Any]:
         over: the run, or this coordinator's part of it, is over, and nobody waits for a committed world to be entered.
     """
     world, barriers, resizes, release = state.world, state.barriers, state.resizes, state.release
+    gone = state.over if over is None else over
     entering = None
-    if world.attempt is not None and world.attempt.committed and not (state.over if over is None else over):
+    if world.attempt is not None and world.attempt.committed and not gone:
         source = world.attempt.source
         left = (source.generation, source.layout, source.members) if source is not None else None
         entering = (world.attempt.target, left, world.attempt.cause, world.attempt.reason, world.attempt.stats)
     ceiling = resizes.size_ceiling
     return {
         "origin": (state.settings.checkpoint, state.settings.start_step),
-        "world": (world.live, world.next_generation, world.lost_below, world.unresolved, entering),
+        "world": (
+            world.live,
+            world.processes,
+            world.next_generation,
+            world.lost_below,
+            world.unresolved,
+            world.committed,
+            entering,
+        ),
         "barriers": (barriers.next_number, barriers.unclosed),
+        "checkpoint": None if gone else (barriers.checkpoint_wanted, barriers.agreed_checkpoint),
         "goals": [replace(goal, failures=0) for goal in resizes.goals],
         "ceiling": ceiling and replace(ceiling, failures=0),
         "next_request": resizes.next_number,
@@ -89,7 +99,9 @@ class Run:
         self.actions += actions
         assert broken_invariants(self.state) == []
         if not any(isinstance(action, Journal) for action in actions):
-            assert durable(self.state) == durable(before), "what outlives the coordinator changes with a record only"
+            assert durable(self.state) == durable(before, over=self.state.over), (
+                "what outlives the coordinator changes with a record only"
+            )
         elif self.whole_journal:
             recovered = recover(self.records, self.state.settings, self.now)
             assert durable(self.state) == durable(recovered, over=self.state.over), "another one would go on from here"

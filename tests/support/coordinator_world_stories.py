@@ -293,7 +293,7 @@ def abort_at_the_end_of_the_run() -> Story:
 
 @story
 def new_world_is_not_entered() -> Story:
-    """After the commit record there is no way back: a member that does not enter is a failure of the run."""
+    """After the commit record there is no way back: members that do not enter are lost to it."""
     run = growing(change={"job.prepare_timeout": 9.0})
     run.prepare_all()
     run.agree()

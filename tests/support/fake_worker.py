@@ -2,7 +2,7 @@
 
 ``python fake_worker.py RUN_DIR --name live-0 --role live [--step-seconds S] [--at POINT=DEED]…``
 
-POINT: prepare, confirm, commit (a message arrived; not for world 0), streamed (the vote is about to go out).
+POINT: prepare, confirm, halt, commit (a message arrived; not for world 0), streamed (the vote is about to go out).
 DEED: die, fail, hang.
 Every step it counts is a line in RUN_DIR/trace/NAME: GENERATION STEP.
 """
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from liver_slurm.base.faults import started
 from liver_slurm.config.load import read_job
 from liver_slurm.protocol import messages as m
 from liver_slurm.protocol.worker_channel import WorkerChannel
@@ -29,6 +30,8 @@ HEARTBEAT = 0.1
 class FakeWorker:
     """One loop: messages, then a step if nothing holds it."""
 
+    heartbeat = HEARTBEAT
+
     def __init__(self, options: argparse.Namespace) -> None:
         self.run_dir = RunDir(options.run_dir)
         self.config, self.run_id = read_job(self.run_dir.job_file), read_run_info(self.run_dir).run_id
@@ -38,9 +41,9 @@ class FakeWorker:
         self.prepared: m.Prepare | None = None
         self.boundaries: dict[int, tuple[int, str, int, bool]] = {}
         self.verdict_for = -1  # generation whose Commit or Abort is awaited
-        self.finished = self.noticed = False
+        self.finished = self.noticed = self.halted = False
         self.signals: list[int] = []
-        self.ended_at = 0.0
+        self.ended_at = self.beat_at = self.step_at = 0.0
         trace = self.run_dir.path / "trace"
         trace.mkdir(exist_ok=True)
         self.trace = (trace / self.name).open("a", buffering=1)
@@ -54,6 +57,7 @@ class FakeWorker:
             role=self.role,
             host=os.uname().nodename,
             pid=os.getpid(),
+            began=started(os.getpid()),
             job_id=self.name if self.role == "standby" else "live",
             device="cpu",
             generation=self.generation,
@@ -62,32 +66,35 @@ class FakeWorker:
         )
 
     def run(self) -> None:
-        beat = step_at = 0.0
         while True:
-            for message in self.channel.poll(0.005):
-                self.handle(message)
-            self.see_signals()
-            self.meet_boundary()
-            now = time.monotonic()
-            if now >= beat:
-                beat = now + HEARTBEAT
-                self.channel.send(
-                    m.Heartbeat(
-                        worker=self.name, generation=self.generation, step=self.step, step_seconds=self.pace, warm=True
-                    )
+            self.turn(0.005)
+
+    def turn(self, wait: float) -> None:
+        """What there is to do now; waits so long for messages."""
+        for message in self.channel.poll(wait):
+            self.handle(message)
+        self.see_signals()
+        self.meet_boundary()
+        now = time.monotonic()
+        if now >= self.beat_at:
+            self.beat_at = now + self.heartbeat
+            self.channel.send(
+                m.Heartbeat(
+                    worker=self.name, generation=self.generation, step=self.step, step_seconds=self.pace, warm=True
                 )
-            if now >= step_at and self.may_step():
-                step_at = now + self.pace
-                self.trace.write(f"{self.generation} {self.step}\n")
-                self.step += 1
-                self.ended_at = time.time()
-                if self.step == self.config.train.steps:
-                    self.finished = True
-                    self.channel.send(m.Finished(worker=self.name, step=self.step))
+            )
+        if now >= self.step_at and self.may_step():
+            self.step_at = now + self.pace
+            self.trace.write(f"{self.generation} {self.step}\n")
+            self.step += 1
+            self.ended_at = time.time()
+            if self.step == self.config.train.steps:
+                self.finished = True
+                self.channel.send(m.Finished(worker=self.name, step=self.step))
 
     def may_step(self) -> bool:
         held = any(step == self.step for step, *_rest in self.boundaries.values())
-        return self.generation >= 0 and not held and self.verdict_for < 0 and not self.finished
+        return self.generation >= 0 and not (held or self.halted or self.finished) and self.verdict_for < 0
 
     def handle(self, message: Any) -> None:
         if isinstance(message, m.Prepare):
@@ -127,6 +134,8 @@ class FakeWorker:
             }
             if self.verdict_for == message.generation:
                 self.verdict_for = -1
+        elif isinstance(message, m.Halt):
+            self.halt(message)
         elif isinstance(message, m.Leave | m.Refused):
             self.leave(message.reason)
 
@@ -161,6 +170,12 @@ class FakeWorker:
                     )
                 )
 
+    def halt(self, message: m.Halt) -> None:
+        if message.generation != self.generation or self.deed("halt") is None:
+            return
+        self.boundaries, self.verdict_for, self.halted = {}, -1, True
+        self.channel.send(m.Parked(worker=self.name, generation=self.generation, step=self.step, error="told to"))
+
     def commit(self, message: m.Commit) -> None:
         if (
             self.prepared is None
@@ -170,7 +185,7 @@ class FakeWorker:
             return
         if message.generation > 0 and self.deed("commit") is None:
             return
-        self.verdict_for = -1
+        self.verdict_for, self.halted = -1, False
         self.boundaries = {number: held for number, held in self.boundaries.items() if held[1] != "checkpoint"}
         if self.name not in self.prepared.members:
             self.generation = self.rank = -1

@@ -16,6 +16,8 @@ SLOW = "slow"
 many seconds as it says, if it says a number; and at least a share of the time since it said so, if it says another."""
 PACE, MANY, LONG = 0.3, 40, 3.0
 """Seconds of a slow step, and of one after so many: a test on a busy machine must not run out of steps."""
+BROKEN = 66
+"""Sample that :class:`BrokenSamples` cannot read."""
 FOLDER = Path(__file__).parent
 """To be in the workers' PYTHONPATH."""
 OVERRIDES = (
@@ -69,6 +71,20 @@ class PacedSamples:
         row = np.random.default_rng(number).integers(0, self._vocab, self._length)
         row[1::2] = (row[0:-1:2] * 3 + 1) % self._vocab
         return row
+
+
+class BrokenSamples(PacedSamples):
+    """One sample cannot be read, wherever that is tried."""
+
+    def _sample(self, number: int) -> np.ndarray[Any, Any]:
+        if number == BROKEN:
+            raise ValueError(f"sample {number} cannot be read")
+        return super()._sample(number)
+
+
+def provide_broken(config: JobConfig) -> BrokenSamples:
+    """The job's samples, one of which cannot be read."""
+    return BrokenSamples(config)
 
 
 def provide(config: JobConfig) -> PacedSamples:

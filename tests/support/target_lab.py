@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from stores import open_plain
 from tiny_engine import TinyEngine, TinyShard, job
 
 from liver_slurm.config.schema import JobConfig, StreamSection
@@ -54,7 +55,7 @@ class Workers:
         target = TargetWorld(Membership(message.generation, Layout.parse(message.layout), tuple(message.members)))
         self.made.append(target)
         shard = live.state if live is not None else None
-        prepare(target, Preparation(message, worker, self.config, self.engine, shard, CPU))
+        prepare(target, Preparation(message, worker, self.config, self.engine, shard, CPU, open_plain))
         assert target.prepared()
         return target
 

@@ -17,6 +17,7 @@ from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.api import (
     NO_FLAGS,
     Boxes,
+    Evaluation,
     Groups,
     Hyperparameters,
     LayerFilter,
@@ -110,6 +111,7 @@ class TinyShard:
                 "exp_avg_sq": moments[1],
             }
         self._before_zeroing: Callable[[], None] = lambda: None
+        self._gradients_final: Callable[[int, bool], None] | None = None
 
     @staticmethod
     def _shape(param: ParamSpec) -> tuple[int, ...]:
@@ -215,11 +217,7 @@ class TinyShard:
         share = train.global_batch_size // self.world.layout.dp
         first = step * train.global_batch_size + self.world.place.dp * share
         tokens = torch.from_numpy(samples.batch(first, share))
-        hidden = self.parameters["embedding"][tokens[:, :-1]]
-        for layer in range(LAYERS):
-            hidden = hidden + torch.tanh(hidden @ self.parameters[f"layer.{layer}"][0])
-        logits = hidden @ self.parameters["embedding"].T
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss = self._loss(tokens)
         loss.backward()
         for parameter in self.parameters.values():
             dist.all_reduce(parameter.grad, group=self.world.groups["dp"])
@@ -227,8 +225,28 @@ class TinyShard:
             parameter.grad /= self.world.layout.dp
         if before_update is not None:
             before_update(start)
+        if self._gradients_final is not None:
+            self._gradients_final(step, True)
         self.optimizer.step()
         return StepResult(step, float(loss), 0.0, train.lr, tokens.numel(), False, start, time.time(), flags)
+
+    def evaluate(self, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
+        share = count // self.world.layout.dp
+        tokens = torch.from_numpy(samples.batch(first + self.world.place.dp * share, share))
+        sums = torch.tensor([float(self._loss(tokens, "sum")), tokens[:, 1:].numel(), interrupt], dtype=torch.float64)
+        dist.all_reduce(sums, group=self.world.groups["world"])
+        loss_sum, labels, interrupted = sums.tolist()
+        return Evaluation(loss_sum, int(labels), interrupted > 0)
+
+    def _loss(self, tokens: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        hidden = self.parameters["embedding"][tokens[:, :-1]]
+        for layer in range(LAYERS):
+            hidden = hidden + torch.tanh(hidden @ self.parameters[f"layer.{layer}"][0])
+        logits = hidden @ self.parameters["embedding"].T
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction=reduction)
+
+    def when_gradients_are_final(self, call: Callable[[int, bool], None] | None) -> None:
+        self._gradients_final = call
 
     def clear_caches(self) -> None:
         """There are none."""
@@ -252,6 +270,9 @@ class TinyEngine:
 
     def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
         return Counting()
+
+    def open_validation(self, config: JobConfig, run_dir: RunDir) -> Samples | None:
+        return None
 
 
 def _view(moment: torch.Tensor) -> torch.Tensor:

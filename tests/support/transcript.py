@@ -376,6 +376,8 @@ def _text(value: Any) -> str:
         return _text(value.value)
     if isinstance(value, int | float):
         return _number(value)
+    if isinstance(value, bytes):
+        return _text(value.decode())
     if isinstance(value, str):
         plain = value and value.isprintable() and not set(value) & set(" \"'=,[]{}()")
         return value if plain else json.dumps(value)

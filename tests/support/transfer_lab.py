@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,11 +16,11 @@ from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import Move, Piece, TensorInfo
-from liver_slurm.transfer.live_transfer import LiveTransfer
+from liver_slurm.reshard.tensors import Move, Piece
+from liver_slurm.transfer.box_index import ReplicaIndex
+from liver_slurm.transfer.local_copies import LocalCopies
 from liver_slurm.transfer.one_sided.connect import Connected, Opening, SharedMoves, connect
-from liver_slurm.transfer.optimizer_replay import Index
-from liver_slurm.transfer.route import Route
+from liver_slurm.transfer.transfer import Transfer
 
 CPU = torch.device("cpu")
 GROUPS = (GroupSpec(), GroupSpec(wd_mult=0.0), GroupSpec(lr_mult=0.5))
@@ -201,7 +200,7 @@ class Joined:
 
     trainer: Trainer
     connected: Connected
-    transfer: LiveTransfer
+    transfer: Transfer
 
 
 def join(
@@ -220,25 +219,11 @@ def join(
         [move for move in moves if move.target_rank == me != move.source_rank],
         [move for move in moves if move.source_rank == me == move.target_rank],
     )
-    tensors: Mapping[str, TensorInfo] = {
-        tensor.state: TensorInfo(tensor.state, tensor.shape, "float32") for tensor in trainer.tensors
-    }
-    source, target = trainer.replicas()
-    opening = Opening(store, "lab", me, workers, section, CPU, timedelta(seconds=120))
-    shared = SharedMoves.of(mine, peers, Index(source).shared, Index(target).shared)
-    connected = connect(opening, shared, trainer, on_received)
-    transport = opening.transport(messages=connected.messages)
-    route = Route(transport, me, peers.source, peers.target, connected.staging_bytes, on_received)
-    transfer = LiveTransfer(
-        moves=connected.left(mine, peers),
-        tensors=dict(tensors),
-        source=source,
-        target=target,
-        updates=trainer,
-        route=route,
-        device=CPU,
-        pull=connected.pull,
-    )
+    held, needed = map(ReplicaIndex, trainer.replicas())
+    opening = Opening(store, "lab", me, workers, section, CPU)
+    groups = [SharedMoves.of(RankMoves(mine.sends, mine.receives, []), peers, held, lambda: needed)]
+    connected = connect(opening, groups, trainer, on_received)
+    transfer = Transfer(connected.pull, LocalCopies(mine.copies, held, needed, CPU), trainer, True)
     return Joined(trainer, connected, transfer)
 
 
@@ -247,10 +232,10 @@ def join(
 _joined: list[Joined] = []
 
 
-def join_there(port: int, me: int, tensors: Sequence[Tensor], workers: int, seed: int) -> None:
+def join_there(port: int, me: int, tensors: Sequence[Tensor], workers: int, seed: int, transport: str = "auto") -> None:
     """Be a worker of a lab whose store listens on this port."""
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
-    _joined.append(join(store, Trainer(me, tensors, seed), workers, stream()))
+    _joined.append(join(store, Trainer(me, tensors, seed), workers, stream(transport=transport)))
 
 
 def act(*names: str) -> None:

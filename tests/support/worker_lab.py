@@ -79,7 +79,7 @@ class WorkerLab(Lab):
             "LIVER_FAULT": value,
         }
         command = ["-m", "liver_slurm.worker", str(self.run_dir.path), "--role", name.split("-")[0], "--name", name]
-        self.processes[name] = subprocess.Popen([sys.executable, *command], env=environment)
+        self.processes[name] = subprocess.Popen([*self.launcher(name), sys.executable, *command], env=environment)
         return self.processes[name]
 
     def pid(self, name: str) -> int:

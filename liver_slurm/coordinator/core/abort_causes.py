@@ -11,6 +11,7 @@ from liver_slurm.coordinator.core.transition import (
     LastStepTrained,
     RunInterrupted,
     Transition,
+    WorkerGone,
     WorkerLost,
 )
 from liver_slurm.coordinator.core.workers import Eviction
@@ -82,13 +83,18 @@ def run_interrupted(t: Transition, news: RunInterrupted) -> None:
 
 
 def watch_deadline(t: Transition, _: Tick) -> None:
-    """Give up what is not ready when its time is over; a committed world that is not entered fails the run."""
+    """Give up what is not ready when its time is over; whoever does not enter a committed world is lost to it."""
     attempt = t.state.world.attempt
     if attempt is None or t.now < attempt.deadline:
         return
     waited, missing = f"after {t.now - attempt.started:.1f} s", ", ".join(attempt.missing)
     if not attempt.committed:
         reconfiguration.abort(t, f"not ready {waited}; still missing: {missing or _VOTES}")
-    else:
-        failure = f"{missing} did not enter generation {attempt.target.generation} {waited}"
-        lifecycle.end(t, RunPhase.FAILED, failure)
+        return
+    failure = f"did not enter generation {attempt.target.generation} {waited}"
+    there = t.state.membership.of(attempt.missing)
+    if not there or not attempt.entered:
+        lifecycle.end(t, RunPhase.FAILED, f"{missing} {failure}")
+        return
+    for worker in there:
+        t.signal(WorkerGone(worker.name, f"it {failure}", how="stuck", after=t.now - attempt.committed_at))

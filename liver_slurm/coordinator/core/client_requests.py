@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
-from liver_slurm.coordinator.core import lifecycle, node_release, resize_queue, step_barrier
+from liver_slurm.coordinator.core import failure_recovery, lifecycle, node_release, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import Action, FromPeer
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.status import document
@@ -54,7 +54,10 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     state, message = t.state, given.message
     assert isinstance(message, WorkerEnded)
     if message.worker in state.membership:
-        t.signal(WorkerGone(message.worker, message.reason))
+        t.signal(WorkerGone(message.worker, message.reason, how="process exit"))
+    elif state.phase is RunPhase.RECOVERING and message.worker in state.world.members:
+        if message.worker not in state.damage.lost:
+            failure_recovery.give_up_missing(t, [message.worker], message.reason)
     elif state.phase in (RunPhase.STARTING, RunPhase.RECOVERING) and is_guaranteed(message.worker):
         log = f"{state.settings.run_dir}/logs/{message.worker}.log"
         failure = f"{message.worker} ended before it registered ({message.reason}); see {log}"

@@ -8,8 +8,8 @@ drained node or a reservation. It is taken back when the record no longer says s
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import membership
 from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
@@ -21,10 +21,14 @@ from liver_slurm.coordinator.core.transition import (
 from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.protocol.messages import Notice
 from liver_slurm.rundir import events
-from liver_slurm.scheduler.ports import DEFAULT_GRACE, StandbyJob
+from liver_slurm.scheduler.ports import DEFAULT_GRACE, EvictionNotice, StandbyJob
 
 STOPPED_BY = 5.0
 """Seconds after SIGTSTP by which Slurm has either suspended the job, or never will."""
+
+RECENT, LEADS = 10, 2.0
+"""A time limit is served as many times ahead as the slowest of so many last changes took: there is time for a second
+try."""
 
 
 # ---- a worker's signal ---------------------------------------------------------------------------------------------
@@ -95,7 +99,7 @@ def compare(t: Transition, news: CapacityObserved) -> None:
 
 
 def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float) -> None:
-    word, known, signalled = job.notice, worker.announced, worker.signalled
+    word, known, signalled = job.notice or _time_limit(t, job), worker.announced, worker.signalled
     words: dict[str, Eviction | None] = {}
     if word is not None:
         at = known.at if known is not None and known.kind == word.kind else t.now
@@ -114,10 +118,23 @@ def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float) -> N
         t.signal(EvictionHeard(worker.name, words))
 
 
+def _time_limit(t: Transition, job: StandbyJob) -> EvictionNotice | None:
+    """Return word of a time limit that comes before a world without the job could be ready twice over."""
+    if job.ends_at is None or job.ends_at > t.now + _lead(t):
+        return None
+    return EvictionNotice("time limit", "the job's time limit", job.ends_at)
+
+
+def _lead(t: Transition) -> float:
+    """Return the seconds ahead of an end that is known, from which on it is served: by what past changes took."""
+    recent = t.state.history.measured[-RECENT:]
+    return LEADS * max((one.prepare_s + one.exposed_s for one in recent), default=0.0)
+
+
 def _over(t: Transition, worker: Worker, deadline: float) -> None:
     """Handle a worker whose job is over: its processes may have until SIGKILL, and can hand their state over in it."""
-    reason, job = f"standby job {worker.job_id} is over", t.state.settings.config.job
-    if t.now - worker.seen > membership.BEATS * job.heartbeat or deadline <= t.now:
+    reason = f"standby job {worker.job_id} is over"
+    if t.now - worker.seen > membership.BEATS * membership.beat_seconds(t.state) or deadline <= t.now:
         t.signal(WorkerGone(worker.name, reason))
     else:
         t.signal(EvictionHeard(worker.name, {"announced": Eviction("over", reason, deadline, t.now)}))

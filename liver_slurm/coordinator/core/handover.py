@@ -8,9 +8,10 @@ journal as a coordinator that is started again does. Where the successor is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import lifecycle, resize_queue
 from liver_slurm.coordinator.core.io import GuaranteedJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer, Tick
 from liver_slurm.coordinator.core.records import HandedOver

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from liver_slurm.coordinator.core.records import LifeBegan, LifeEnded, Measurement
 from liver_slurm.coordinator.core.state import RunState
+from liver_slurm.coordinator.core.table import Table
 from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.coordinator.core.workers import Membership, Worker
 from liver_slurm.parallel.layout import Layout
 
 
-def update(t: Transition, before: RunState, *, spans: bool) -> None:
+def update(t: Transition, before: RunState, *, spans: bool, everybody: bool) -> None:
     """Record what this transition has changed.
 
     Args:
@@ -21,11 +22,24 @@ def update(t: Transition, before: RunState, *, spans: bool) -> None:
         before: the state that it began with.
         spans: look for standbys that have come or gone. Not after a heartbeat: there are thousands, none ends a span,
             and one that begins a span is seen at the next tick.
+        everybody: look at all standbys, also if this transition has made none of them come or go.
     """
-    if spans:
+    if spans and (everybody or _moved(before.membership, t.state.membership)):
         _spans(t, before)
     if t.state.world.last is not before.world.last:
         _measure(t)
+
+
+def _moved(before: Membership, now: Membership) -> bool:
+    """Whether a standby has become available, or is no more. Each of thousands of members says much else."""
+    old, new = Table.of(before.workers), Table.of(now.workers)
+    if len(old) != len(new):
+        return True
+    return any(_is_there(worker) != _is_there(old.get(name)) for name, worker in new.differing(old))
+
+
+def _is_there(worker: Worker | None) -> tuple[str, str, bool] | None:
+    return None if worker is None else (worker.role, worker.job_id, worker.available)
 
 
 def _spans(t: Transition, before: RunState) -> None:
@@ -65,7 +79,7 @@ def _has_gone(t: Transition, before: RunState, job: str) -> bool:
 
 def _measure(t: Transition) -> None:
     last = t.state.world.last
-    if last is None:
+    if last is None or last.cause == "loss":
         return
     added = Layout.parse(last.to).size - Layout.parse(last.source).size
     t.journal(

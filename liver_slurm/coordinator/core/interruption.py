@@ -65,7 +65,8 @@ def leave(t: Transition) -> None:
     if interruption.until is None:
         return
     if interruption.for_good:
-        how = f"continue from the newest checkpoint: {t.state.settings.how_to_resume}"
-        lifecycle.end(t, RunPhase.STOPPED, f"{interruption.reason}; {how}")
+        error = t.state.barriers.save_error
+        unsaved = f"; the last checkpoint could not be written: {error}" if error else ""
+        lifecycle.end(t, RunPhase.STOPPED, f"{interruption.reason}{unsaved}; {t.state.how_to_continue}")
     else:
         lifecycle.end(t, RunPhase.INTERRUPTED, interruption.reason)

@@ -36,6 +36,15 @@ class CapacitySeen:
 
 
 @dataclass(frozen=True)
+class Launched:
+    """The scheduler has accepted standby jobs."""
+
+    time: float
+    job_ids: tuple[str, ...]
+    unit: int
+
+
+@dataclass(frozen=True)
 class LaunchRefused:
     """Standby jobs could not be started."""
 
@@ -93,8 +102,40 @@ class SuccessorAnswer:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class HungUp:
+    """A worker or a client has closed its connection, or the kernel did so when its process ended."""
+
+    time: float
+    peer: bytes
+    since: float
+    """When it was closed; it has not come back by now."""
+
+
+@dataclass(frozen=True)
+class CheckpointFound:
+    """The checkpoints were looked through for the newest one that a run could go back to."""
+
+    time: float
+    path: str = ""
+    """Empty: there is none."""
+    step: int = 0
+    why_none: str = ""
+
+
 Input = Union[  # noqa: UP007
-    FromPeer, Tick, CapacitySeen, LaunchRefused, StopAsked, Interrupted, GuaranteedJobSeen, SuccessorAnswer, GivenBack
+    FromPeer,
+    Tick,
+    CapacitySeen,
+    Launched,
+    LaunchRefused,
+    StopAsked,
+    Interrupted,
+    GuaranteedJobSeen,
+    SuccessorAnswer,
+    GivenBack,
+    HungUp,
+    CheckpointFound,
 ]
 
 
@@ -151,6 +192,20 @@ class GiveBack:
 
 
 @dataclass(frozen=True)
+class FindCheckpoint:
+    """Look for the newest checkpoint that can be read, of ``at_most`` so many steps."""
+
+    at_most: int
+
+
+@dataclass(frozen=True)
+class RollBackMetrics:
+    """Take the steps behind ``step`` out of the metrics: they are trained again."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Finish:
     """End the coordinator's process."""
 
@@ -162,4 +217,6 @@ class Finish:
     """The job in which it goes on; empty: not known, or the same."""
 
 
-Action = Union[Send, Emit, Journal, Launch, Release, SubmitSuccessor, GiveBack, Finish]  # noqa: UP007
+Action = Union[  # noqa: UP007
+    Send, Emit, Journal, Launch, Release, SubmitSuccessor, GiveBack, FindCheckpoint, RollBackMetrics, Finish
+]

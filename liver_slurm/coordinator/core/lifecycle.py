@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from liver_slurm.base.errors import ExitCode
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import Finish
 from liver_slurm.coordinator.core.records import Ended
 from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState
@@ -43,10 +42,20 @@ def recovered(t: Transition) -> None:
     _enter(t, RunPhase.TRAINING)
 
 
+def go_on(t: Transition) -> None:
+    """Train on, though members have trained the last step: one is lost that has not."""
+    if t.state.lifecycle.phase is RunPhase.FINISHING:
+        _enter(t, RunPhase.TRAINING)
+
+
 def last_step_trained(t: Transition, news: LastStepTrained) -> None:
     """End the run when all members have trained its last step; until then no other world is begun."""
     if news.by_all:
-        end(t, RunPhase.FINISHED, f"all {news.step} steps are trained")
+        done, error = news.reason or f"all {news.step} steps are trained", t.state.barriers.save_error
+        if error and t.state.settings.config.checkpoint.at_end:
+            end(t, RunPhase.FAILED, f"{done}, but the last checkpoint could not be written: {error}")
+        else:
+            end(t, RunPhase.FINISHED, done)
     elif t.state.world.attempt is None and t.state.lifecycle.phase is not RunPhase.FINISHING:
         _enter(t, RunPhase.FINISHING)
         t.explain("the last step is trained")

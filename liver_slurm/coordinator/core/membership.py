@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import Release, Tick
-from liver_slurm.coordinator.core.lifecycle import must_go
-from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.lifecycle import end, must_go
+from liver_slurm.coordinator.core.state import RunPhase, RunState
+from liver_slurm.coordinator.core.table import Table
 from liver_slurm.coordinator.core.transition import (
+    OWN_WORD,
     Admitted,
-    HeardInWorld,
+    Heard,
     LastStepTrained,
     Registered,
     Transition,
     WorkerGone,
     WorkerLost,
+    WorldCommitted,
     Writer,
 )
 from liver_slurm.coordinator.core.workers import Eviction, Membership, Worker
@@ -35,6 +38,8 @@ from liver_slurm.protocol.messages import (
 )
 from liver_slurm.rundir import events
 
+BEATS_A_SECOND = 1000.0
+"""Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
 BEATS = 5.0
 """Heartbeats that a worker whose job is over may miss until it is lost."""
 
@@ -43,7 +48,7 @@ _write = Writer(Membership, __name__)
 
 def _put(t: Transition, worker: Worker) -> None:
     membership = t.state.membership
-    _write(t, replace(membership, workers={**membership.workers, worker.name: worker}))
+    _write(t, replace(membership, workers=Table.of(membership.workers).put(worker.name, worker)))
 
 
 def _change(t: Transition, name: str, **changes: Any) -> None:
@@ -52,8 +57,7 @@ def _change(t: Transition, name: str, **changes: Any) -> None:
 
 def _forget(t: Transition, name: str) -> None:
     membership = t.state.membership
-    others = {other: worker for other, worker in membership.workers.items() if other != name}
-    _write(t, replace(membership, workers=others))
+    _write(t, replace(membership, workers=Table.of(membership.workers).without(name)))
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
@@ -66,7 +70,8 @@ def register(t: Transition, given: Any) -> None:
     if refusal is not None:
         t.reject("refused")
         t.answer(given.peer, Refused(reason=refusal))
-        if message.role == "standby" and _of_lost_world(t, message):
+        of_lost_world = _of_lost_world(t, message) or message.worker in t.state.damage.gone
+        if message.role == "standby" and of_lost_world:
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
     known = t.state.membership.get(message.worker)
@@ -85,6 +90,7 @@ def admit(t: Transition, news: Admitted) -> None:
         role=message.role,
         host=message.host,
         pid=message.pid,
+        began=message.began,
         job_id=message.job_id,
         device=message.device,
         arrived=known.arrived if known else t.now,
@@ -99,6 +105,16 @@ def admit(t: Transition, news: Admitted) -> None:
     )
     _put(t, worker)
     t.answer(news.peer, Welcome(run_id=settings.run_id, epoch=settings.epoch))
+    if known is None:
+        told = events.WorkerRegistered(
+            worker=worker.name,
+            host=worker.host,
+            role=worker.role,
+            job_id=worker.job_id,
+            device=worker.device,
+            warm=message.warm,
+        )
+        t.emit(told)
     outcome = t.state.lifecycle.outcome
     if outcome is None:
         warm = message.warm or (known is not None and known.warm)
@@ -116,6 +132,8 @@ def _refusal(t: Transition, message: Register) -> str | None:
         return f"this is run {settings.run_id}, not {message.run_id}"
     if _of_lost_world(t, message):
         return f"generation {message.generation} is lost: the run has begun anew from {settings.start_step} steps"
+    if 0 <= message.generation <= t.state.damage.gone.get(message.worker, -1):
+        return f"{message.worker} was lost out of generation {message.generation}, and the run went on without it"
     if message.generation > t.state.generation:
         return f"generation {message.generation} was never committed in this run"
     if message.role == "live" and message.job_id == settings.job_id and message.restarts < settings.restarts:
@@ -164,6 +182,13 @@ def hear(t: Transition, peer: bytes, message: FromWorker) -> bool:
     return True
 
 
+def beat_seconds(state: RunState) -> float:
+    """Return the seconds between two heartbeats of one worker: more in a large run, but some in ``job.lost_after``."""
+    job = state.settings.config.job
+    wanted = min(len(state.membership.workers) / BEATS_A_SECOND, job.lost_after / (BEATS - 1))
+    return max(job.heartbeat, wanted)
+
+
 def heartbeat(t: Transition, message: Heartbeat) -> None:
     """Handle a heartbeat; what the worker may have missed on a broken connection is said again."""
     state, epoch = t.state, t.state.settings.epoch
@@ -172,26 +197,45 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         worker,
         seen=t.now,
         generation=min(message.generation, state.generation),
-        step=max(worker.step, message.step),
+        # After a return to a checkpoint, one from the world before knows of steps that are to be trained again.
+        step=worker.step if message.generation < state.generation else max(worker.step, message.step),
         step_at=t.now,
         step_seconds=message.step_seconds,
         rejected=message.rejected,
+        mirror=message.mirror,
+        validating=message.validating,
+        mirror_way=message.mirror_way,
+        mirror_bytes=message.mirror_bytes,
     )
     _put(t, beaten)
-    t.answer(worker.peer, Alive(epoch=epoch))
+    every = beat_seconds(state)
+    t.answer(worker.peer, Alive(epoch=epoch, every=every if every > state.settings.config.job.heartbeat else 0.0))
     if message.warm and not worker.warm:
         _warmed(t, worker.name)
     outcome = state.lifecycle.outcome
     if must_go(state, worker) or worker.dismissed:
         t.send([worker.name], Leave(epoch=epoch, reason=outcome[1] if outcome is not None else "dismissed"))
-    elif state.world.attempt is not None:
-        t.signal(HeardInWorld(worker.name, message.generation))
+    elif _may_differ(state, message):
+        t.signal(Heard(message))
+
+
+def _may_differ(state: RunState, beat: Heartbeat) -> bool:
+    """Whether a heartbeat has to be compared with the state: there may be thousands in which nothing is under way."""
+    barriers = state.barriers
+    broken = state.damage.broken
+    under_way = (
+        broken or state.world.attempt is not None or barriers.cutover is not None or barriers.checkpoint is not None
+    )
+    agreed = barriers.agreed_checkpoint
+    reaches = agreed is not None and beat.step <= agreed.step
+    return bool(under_way or reaches or beat.targets or beat.boundaries or beat.finished or beat.notice)
 
 
 def finished(t: Transition, message: Finished) -> None:
     """Handle a member of the live world that has trained the last step."""
     state = t.state
-    if message.worker not in state.world.members or message.step < state.settings.config.train.steps:
+    early = message.step < state.settings.config.train.steps and not message.reason
+    if message.worker not in state.world.members or early:
         t.reject("impossible")
         return
     if state.membership.workers[message.worker].finished:
@@ -200,12 +244,25 @@ def finished(t: Transition, message: Finished) -> None:
     _change(t, message.worker, finished=True, step=message.step)
     members = t.state.members
     by_all = len(members) == len(state.world.members) and all(member.finished for member in members)
-    t.signal(LastStepTrained(message.step, by_all=by_all))
+    t.signal(LastStepTrained(message.step, by_all=by_all, reason=message.reason))
 
 
 def entered(t: Transition, name: str, generation: int) -> None:
     """Note that a worker trains in the world of a generation."""
     _change(t, name, generation=generation)
+
+
+def reached(t: Transition, name: str, step: int) -> None:
+    """Note how many steps a worker has completed, as it says itself."""
+    _change(t, name, step=step, step_at=t.now)
+
+
+def world_committed(t: Transition, _: WorldCommitted) -> None:
+    """Forget steps beyond the committed world's, which are trained again; members say once more that they are done."""
+    live = t.state.world.live
+    for worker in t.state.members:
+        if live is not None and (worker.step > live.step or worker.finished):
+            _change(t, worker.name, step=live.step, finished=False)
 
 
 def heard_of_eviction(t: Transition, name: str, words: dict[str, Eviction | None]) -> None:
@@ -232,8 +289,8 @@ def leaving(t: Transition, message: Leaving) -> None:
     """Handle a worker that exits, as it was told to or after a notice."""
     state, worker = t.state, t.state.membership.workers[message.worker]
     pending = state.world.pending
-    needed = state.world.members if pending is None else pending.involved
-    unexpected = worker.name in needed or (worker.role == "live" and state.phase is RunPhase.STARTING)
+    needed = _counts(state, worker.name) if pending is None else worker.name in pending.involved
+    unexpected = needed or (worker.role == "live" and state.phase is RunPhase.STARTING)
     if unexpected and not state.over:
         t.signal(WorkerGone(worker.name, f"it left: {message.reason}"))
         return
@@ -242,8 +299,19 @@ def leaving(t: Transition, message: Leaving) -> None:
     t.request_replan()
 
 
+def _counts(state: RunState, name: str) -> bool:
+    """Whether a worker is a member of the live world, and not a process that has a lost member's name."""
+    return name in state.world.members and name not in state.damage.lost
+
+
 def failed(t: Transition, message: Failed) -> None:
-    """Handle a worker that says why it is about to die."""
+    """Handle a worker that says why it is about to die; what would come in every world ends the run at once."""
+    state = t.state
+    if message.for_good and message.generation == state.generation and _counts(state, message.worker):
+        end(t, RunPhase.FAILED, f"step {message.step} at {message.worker}: {message.error}")
+    worker = state.membership.workers[message.worker]
+    if message.generation == state.generation and message.step > worker.step:
+        _change(t, message.worker, step=message.step)
     t.signal(WorkerGone(message.worker, message.error))
 
 
@@ -256,30 +324,46 @@ def lose(t: Transition, news: WorkerGone) -> None:
     if state.over or worker.dismissed:
         t.emit(events.WorkerLeft(worker=worker.name, host=worker.host, reason=news.reason))
         return
-    in_world = worker.name in state.world.members
+    in_world = _counts(state, worker.name)
     t.emit(
-        events.WorkerLost(worker=worker.name, host=worker.host, role=worker.role, in_world=in_world, reason=news.reason)
+        events.WorkerLost(
+            worker=worker.name,
+            host=worker.host,
+            role=worker.role,
+            in_world=in_world,
+            reason=news.reason,
+            detected_by=news.how,
+            detected_s=news.after,
+        )
     )
     t.request_replan()
-    t.signal(WorkerLost(worker, news.reason, in_world))
+    t.signal(WorkerLost(worker, news.reason, in_world, news.how == OWN_WORD))
 
 
 def extend_after_stall(t: Transition, _: Tick) -> None:
-    """After a stall of the coordinator, extend every last-seen time by it, so that no worker is declared lost."""
-    if t.elapsed <= t.state.settings.config.job.lost_after / 2:
-        return
+    """After a stall of the coordinator, extend every last-seen time by it, so that no worker is declared lost.
+
+    What came before the tick does not count: of thousands of messages that have waited, one is read first.
+    """
     membership = t.state.membership
-    heard = {name: replace(worker, seen=worker.seen + t.elapsed) for name, worker in membership.workers.items()}
-    _write(t, replace(membership, workers=heard))
+    stalled = t.now - max(membership.ticked, t.state.lifecycle.started)
+    if stalled > t.state.settings.config.job.lost_after / 2:
+        heard = Table(
+            (name, replace(worker, seen=min(t.now, worker.seen + stalled)))
+            for name, worker in membership.workers.items()
+        )
+        membership = replace(membership, workers=heard)
+    _write(t, replace(membership, ticked=t.now))
 
 
 def find_silent(t: Transition, _: Tick) -> None:
     """Lose workers that have not been heard of for too long."""
     job = t.state.settings.config.job
-    heard_since = t.now - min(job.lost_after, BEATS * job.heartbeat)
+    heard_since = t.now - min(job.lost_after, BEATS * beat_seconds(t.state))
     for worker in t.state.membership.workers.values():
         if worker.seen < heard_since and t.now - worker.seen > _patience(t, worker):
-            t.signal(WorkerGone(worker.name, f"silent for {t.now - worker.seen:.1f} s"))
+            silence = t.now - worker.seen
+            t.signal(WorkerGone(worker.name, f"silent for {silence:.1f} s", how="silence", after=silence))
 
 
 def _patience(t: Transition, worker: Worker) -> float:
@@ -288,5 +372,5 @@ def _patience(t: Transition, worker: Worker) -> float:
     if departure is not None and departure.returns and worker.name not in t.state.world.members:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
     if worker.announced is not None and worker.announced.kind == "over":
-        return min(job.lost_after, BEATS * job.heartbeat)
+        return min(job.lost_after, BEATS * beat_seconds(t.state))
     return job.lost_after

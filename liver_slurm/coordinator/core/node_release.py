@@ -9,9 +9,10 @@ job when Slurm starts it again, has all the nodes of the job file, and releases 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import LiveSection
 from liver_slurm.coordinator.core import handover, membership

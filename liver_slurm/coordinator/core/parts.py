@@ -7,21 +7,22 @@ record as in the one that recovers from it. Fields that no record changes are th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core.damage import Rescue
 from liver_slurm.coordinator.core.records import (
     AttemptAborted,
     AttemptStarted,
     BegunAnew,
-    BoundaryClosed,
-    BoundaryProposed,
     Committed,
     Entered,
     LifeBegan,
     LifeEnded,
     Measurement,
+    MembersLost,
     NodesGivenBack,
     Record,
     RequestClosed,
@@ -35,7 +36,7 @@ from liver_slurm.policy.types import Backoff, Measured, ResizeGoal
 from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
 from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
 
-Cause = Literal["start", "notice", "request", "capacity", "successor"]
+Cause = Literal["start", "notice", "request", "capacity", "successor", "loss"]
 REMEMBERED = 200
 """Spans and measurements that are kept at most."""
 
@@ -67,6 +68,8 @@ class Attempt:
     phase: ReconfigurationPhase = ReconfigurationPhase.PREPARE
     request: int = -1
     """Number of the explicit request that it fulfils; -1: none."""
+    rescue: Rescue | None = None
+    """How it follows a broken world; None: the live world is whole."""
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     prepare_s: float = 0.0
     schedule: StreamSchedule | None = None
@@ -78,12 +81,19 @@ class Attempt:
     entered: Mapping[str, WorldEntered] = field(default_factory=dict)
 
     involved: tuple[str, ...] = ()
-    """Old members and new, each once, old ranks first. Kept, because every vote asks for it: there may be thousands."""
+    """Old members that are left, then joiners, by rank, each once. Kept: each vote asks for it, of thousands maybe."""
 
     def __post_init__(self) -> None:
         if not self.involved:
             old = self.source.members if self.source else ()
-            object.__setattr__(self, "involved", tuple(dict.fromkeys((*old, *self.target.members))))
+            gone = self.rescue.lost if self.rescue is not None else ()
+            everybody = (name for name in (*old, *self.target.members) if name not in gone)
+            object.__setattr__(self, "involved", tuple(dict.fromkeys(everybody)))
+
+    @property
+    def moves_state(self) -> bool:
+        """Its state comes from the live world's members: not from the seed, nor from a checkpoint."""
+        return self.source is not None and (self.rescue is None or not self.rescue.checkpoint)
 
     @property
     def committed(self) -> bool:
@@ -113,6 +123,12 @@ class WorldState:
     backoff: Backoff | None = None
     last: ReconfigurationCommitted | None = None
     """The last reconfiguration of this coordinator, as its event told it."""
+    committed: frozenset[int] = frozenset()
+    """Generations of all worlds that were committed."""
+    processes: Mapping[str, str] = field(default_factory=dict)
+    """Which process each member of the live world is; none: the record is of an earlier version."""
+    held_at_start: int = -1
+    """Number of the boundary with which the live world was committed to stand at its first step; -1: none."""
     next_generation: int = 0
     lost_below: int = 0
     """Worlds of generations below this one are lost: the run was restarted since."""
@@ -166,8 +182,10 @@ class WorldState:
             return self._committed(record, now, patience)
         if isinstance(record, Entered):
             return replace(self, attempt=None)
+        if isinstance(record, MembersLost):  # a committed world that is broken need not be entered by all
+            return self if self.pending is not None else replace(self, attempt=None)
         if isinstance(record, BegunAnew):
-            return replace(self, live=None, attempt=None, unresolved={}, lost_below=self.next_generation)
+            return replace(self, live=None, attempt=None, processes={}, unresolved={}, lost_below=self.next_generation)
         return self
 
     def _is_another(self, generation: int) -> bool:
@@ -193,61 +211,16 @@ class WorldState:
             deadline=now + patience,
             stats=record.stats,
         )
-        return replace(self, live=live, attempt=attempt, backoff=None, unresolved=self._without(record.generation))
-
-
-# ---- barriers ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """A step at which the live world's members agree to stop."""
-
-    number: int
-    purpose: Literal["cutover", "checkpoint"]
-    step: int
-    voters: frozenset[str]
-    generation: int = -1
-    accepted: frozenset[str] = frozenset()
-    confirmed: bool = False
-    request: int = -1
-    """Number of the scheduled request that it was proposed for, ahead of the reconfiguration itself; -1: none."""
-    reached: float = 0.0
-    """When training was first seen to stand there; 0.0: not yet."""
-
-    @property
-    def agreed(self) -> bool:
-        """Every member has said that it can stop there."""
-        return self.accepted == self.voters
-
-
-@dataclass(frozen=True)
-class Barriers:
-    """The step barriers: one for a cutover and one for a checkpoint at most."""
-
-    cutover: Boundary | None = None
-    checkpoint: Boundary | None = None
-    checkpoint_wanted: bool = False
-    agreed_checkpoint: Boundary | None = None
-    """The last checkpoint's, once it is final; members of the live world may still be on their way to it."""
-    save_seconds: float | None = None
-    """What the last checkpoint took."""
-    next_number: int = 0
-    unclosed: frozenset[int] = frozenset()
-    """Proposed in this world, and neither confirmed nor withdrawn."""
-    left_open: tuple[int, ...] = ()
-    """Those that the last coordinator left unclosed; workers are told to forget them."""
-
-    def apply(self, record: Record) -> Barriers:
-        """Fold one record in."""
-        if isinstance(record, BoundaryProposed):
-            return replace(self, next_number=record.boundary + 1, unclosed=self.unclosed | {record.boundary})
-        if isinstance(record, BoundaryClosed):
-            return replace(self, unclosed=self.unclosed - {record.boundary})
-        if isinstance(record, Committed | BegunAnew):
-            # They were those of the world before.
-            return replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
-        return self
+        return replace(
+            self,
+            live=live,
+            attempt=attempt,
+            processes=dict(zip(record.members, record.processes, strict=False)),
+            backoff=None,
+            unresolved=self._without(record.generation),
+            committed=self.committed | {record.generation},
+            held_at_start=record.held,
+        )
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------

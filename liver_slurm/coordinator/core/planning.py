@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator.core import (
+    failure_recovery,
     handover,
     lifecycle,
     node_release,
@@ -26,6 +26,8 @@ from liver_slurm.rundir.worker_names import natural_key
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
+RETURN = 5.0
+"""Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
 
 _write = Writer(Planning, __name__)
 
@@ -37,7 +39,9 @@ def advance(t: Transition) -> None:
         _start(t)
     elif phase in (RunPhase.RECOVERING, RunPhase.FINISHING):
         _await_members(t)
-    if t.state.steady:
+    if t.state.steady and t.state.damage.broken:
+        failure_recovery.advance(t, snapshot(t.state, None))
+    elif t.state.steady:
         step_barrier.propose_checkpoint(t)
         _watch_hold(t)
         if not t.state.interruption.reason:  # a world without the guaranteed workers would have no coordinator
@@ -51,13 +55,9 @@ def _planned(t: Transition) -> None:
 
 
 def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """Decide how the run goes on without a lost worker: a member of the live world, or one that training waits for."""
+    """End the run if it has lost a worker that training waits for to begin."""
     worker, state = news.worker, t.state
-    if news.in_world:
-        how = f"continue from the newest checkpoint: {state.settings.how_to_resume}"
-        failure = f"{worker.name} of the live world was lost ({news.reason}); {how}"
-        lifecycle.end(t, RunPhase.FAILED, failure)
-    elif worker.role == "live" and state.phase is RunPhase.STARTING:
+    if worker.role == "live" and state.phase is RunPhase.STARTING:
         lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}")
 
 
@@ -105,14 +105,10 @@ def _await_members(t: Transition) -> None:
     """Go on when every member of the committed world has registered with this coordinator."""
     state, live = t.state, t.state.world.live
     assert live is not None, "a run without a committed world starts, it does not recover"
-    missing = state.membership.missing(live.members)
+    left = [member for member in live.members if member not in state.damage.lost]
+    missing = state.membership.missing(left)
     if missing:
-        if t.now > state.lifecycle.started + state.settings.config.job.lost_after:
-            failure = (
-                f"{', '.join(missing)} of the live world did not come back to the restarted coordinator; continue "
-                f"from the newest checkpoint: {state.settings.how_to_resume}"
-            )
-            lifecycle.end(t, RunPhase.FAILED, failure)
+        _give_up_missing(t, left, missing)
         return
     if state.phase is RunPhase.FINISHING:
         return
@@ -122,6 +118,23 @@ def _await_members(t: Transition) -> None:
     if t.state.steady:
         resize_queue.hold(t)
     t.request_replan()
+
+
+def _give_up_missing(t: Transition, left: list[str], missing: list[str]) -> None:
+    """Go on without members that do not come back to a restarted coordinator; without any, the run has failed.
+
+    Where a collective has failed at those that are there, the others are not waited for long.
+    """
+    state = t.state
+    patience = RETURN if state.damage.parked else state.settings.config.job.lost_after
+    if t.now <= state.lifecycle.started + patience:
+        return
+    names = ", ".join(missing)
+    if len(missing) < len(left):
+        failure_recovery.give_up_missing(t, missing, "it did not come back to the restarted coordinator")
+        return
+    failure = f"{names} of the live world did not come back to the restarted coordinator"
+    lifecycle.end(t, RunPhase.FAILED, f"{failure}; {state.how_to_continue}")
 
 
 # ---- steady --------------------------------------------------------------------------------------------------------

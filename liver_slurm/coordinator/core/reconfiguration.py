@@ -7,19 +7,19 @@ Prepared.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import msgspec
 
-from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier, world_orders
+from liver_slurm.coordinator.core.damage import Rescue
+from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.parts import Attempt, Cause, ReconfigurationPhase, WorldState
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.status import route, summary
 from liver_slurm.coordinator.core.transition import (
     BarrierMoved,
-    HeardInWorld,
-    Registered,
     RunEnding,
     Transition,
     WorldCommitted,
@@ -29,11 +29,9 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy import stream_schedule
 from liver_slurm.policy.types import Backoff, ResizeGoal
-from liver_slurm.protocol.messages import Abort, Commit, Prepare, Prepared, Streamed, WorldEntered
+from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
 from liver_slurm.rundir import events
 
-COMMIT_PATIENCE = 5.0
-"""Seconds after which a member that has not entered its world is told of the commit again."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds before the same target world is tried again; doubled with each failure."""
 
@@ -54,20 +52,26 @@ def begin(
     cause: Cause,
     reason: str,
     request: ResizeGoal | None = None,
+    rescue: Rescue | None = None,
 ) -> None:
-    """Begin an attempt at a world of ``members`` in rank order; its generation number was never used before."""
+    """Begin an attempt at a world of ``members`` in rank order; its generation number was never used before.
+
+    Args:
+        rescue: how it follows the live world, if that is broken.
+    """
     state, settings = t.state, t.state.settings
     assert state.world.attempt is None, "reconfigurations never overlap"
     source, generation = state.world.live, state.world.next_generation
     until = resize_queue.seconds_until(state, request.at_step) if request else 0.0
     attempt = Attempt(
-        target=World(generation, layout, members, step=settings.start_step),
+        target=World(generation, layout, members, step=rescue.step if rescue is not None else settings.start_step),
         source=source,
         reason=reason,
         cause=cause,
         started=t.now,
         deadline=_deadline_from(t, t.now + until),
         request=request.number if request else -1,
+        rescue=rescue,
     )
     held = state.barriers.cutover
     if held is not None and held.request != attempt.request:
@@ -79,21 +83,7 @@ def begin(
     )
     if source is not None:
         t.emit(events.ReconfigurationStarted(**route(attempt), reason=reason), generation)
-    involved = state.membership.of(attempt.involved)
-    message = Prepare(
-        epoch=settings.epoch,
-        generation=generation,
-        layout=str(layout),
-        members=list(members),
-        source_generation=source.generation if source else -1,
-        source_layout=str(source.layout) if source else "",
-        source_members=list(old),
-        store_host=settings.store_host,
-        store_port=settings.store_port,
-        checkpoint="" if source else settings.checkpoint,
-        hosts={worker.name: worker.host for worker in involved} if source else {},
-    )
-    t.send(attempt.involved, message)
+    world_orders.tell_prepare(t, attempt.involved, attempt)
 
 
 def prepared(t: Transition, message: Prepared) -> None:
@@ -111,7 +101,7 @@ def prepared(t: Transition, message: Prepared) -> None:
     if not attempt.ready:
         return _put(t, attempt)
     attempt = replace(attempt, prepare_s=t.now - attempt.started)
-    if attempt.source is None:
+    if not attempt.moves_state:
         return _commit(t, attempt, attempt.target.step)
     attempt = _schedule(t, attempt)
     _put(t, attempt)
@@ -120,7 +110,10 @@ def prepared(t: Transition, message: Prepared) -> None:
     if plan is not None:
         told = msgspec.structs.replace(told, stream_steps=plan.steps, wire_s=plan.wire_s, reason=plan.reason)
     t.emit(told, attempt.target.generation)
-    return _ask_to_stop(t, attempt)
+    if attempt.rescue is None:
+        return _ask_to_stop(t, attempt)
+    step_barrier.end_here(t, attempt.target.step, attempt.involved, attempt.target.generation)
+    return _put(t, replace(attempt, phase=ReconfigurationPhase.STREAM))
 
 
 # ---- STREAM --------------------------------------------------------------------------------------------------------
@@ -129,7 +122,7 @@ def prepared(t: Transition, message: Prepared) -> None:
 def _schedule(t: Transition, attempt: Attempt) -> Attempt:
     """Choose, in mode overlap, the step from which on state streams; the attempt's deadline moves with it."""
     state, config = t.state, t.state.settings.config
-    if config.stream.mode != "overlap":
+    if config.stream.mode != "overlap" or attempt.rescue is not None:
         return attempt
     now_at, held = step_barrier.next_step(t), state.barriers.cutover
     until = held.step if held is not None else config.train.steps - 1
@@ -164,9 +157,14 @@ def barrier_moved(t: Transition, _: BarrierMoved) -> None:
         if state.world.pending is not None:
             abort(t, "the run ends before the new world could take over")
     elif attempt is not None and attempt.ready and held.agreed:
-        begin = held.step - attempt.schedule.steps if attempt.schedule is not None else -1
-        step_barrier.confirm(t, held, attempt.involved, attempt.target.generation, begin)
+        begin = streams_from(attempt, held.step)
+        step_barrier.confirm_cutover(t, attempt.involved, attempt.target.generation, begin)
         _put(t, replace(attempt, phase=ReconfigurationPhase.STREAM))
+
+
+def streams_from(attempt: Attempt, step: int) -> int:
+    """Return the step from which on state streams for a cutover at ``step``; -1: it moves at the cutover."""
+    return step - attempt.schedule.steps if attempt.schedule is not None else -1
 
 
 def streamed(t: Transition, message: Streamed) -> None:
@@ -200,6 +198,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
     _put(t, attempt)
     old_barriers = t.state.barriers
     stats = None if source is None else summary(t.state, attempt, step)
+    held_for = resize_queue.next_at(t.state, attempt.request, step)
     record = Committed(
         generation=target.generation,
         layout=str(target.layout),
@@ -211,23 +210,24 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
         cause=attempt.cause,
         reason=attempt.reason,
         summary={} if stats is None else stats.to_document(),
+        held=old_barriers.next_number if held_for >= 0 else -1,
+        held_for=held_for,
+        processes=t.state.membership.processes(target.members),
     )
+    if attempt.rescue is not None and attempt.rescue.repeats:
+        t.actions.append(RollBackMetrics(step))
     t.journal(record)
     step_barrier.displace_checkpoints(t, old_barriers, step)
     if attempt.request >= 0:
         resize_queue.close(t, attempt.request, fulfilled=True)
     # Before they hear of the commit, so that members stop also at the very step that the new world begins with.
-    resize_queue.hold(t, told=False)
-    t.send(attempt.involved, _commit_message(t))
+    if held_for >= 0:
+        step_barrier.repeat(t, target.members)
+    else:
+        resize_queue.hold(t, told=False)
+    world_orders.tell_commit(t, attempt.involved)
     _dismiss_departing(t)
     t.signal(WorldCommitted())
-
-
-def _commit_message(t: Transition) -> Commit:
-    """Build the Commit of the live world, whose commit record is written."""
-    live = t.state.world.live
-    assert live is not None
-    return Commit(epoch=t.state.settings.epoch, generation=live.generation, step=live.step)
 
 
 def _dismiss_departing(t: Transition) -> None:
@@ -239,38 +239,6 @@ def _dismiss_departing(t: Transition) -> None:
             continue
         if worker.name not in members:
             membership.dismiss(t, worker.name, departure.reason)
-
-
-def tell_commit(t: Transition, news: Registered) -> None:
-    """Tell a worker of the last commit, if it may have missed it while its coordinator was away."""
-    worker, live = t.state.membership.workers[news.name], t.state.world.live
-    if live is None or worker.generation == live.generation:
-        return
-    if worker.generation >= 0 or worker.name in live.members:
-        t.send([worker.name], _commit_message(t))
-
-
-def tell_left_attempt(t: Transition, news: Registered) -> None:
-    """Tell a worker to abort the attempt that the last coordinator left."""
-    left = t.state.world.left_attempt
-    if news.first and left is not None and news.name in left[1]:
-        reason = "the coordinator was restarted"
-        t.send([news.name], Abort(epoch=t.state.settings.epoch, generation=left[0], reason=reason))
-
-
-def heard(t: Transition, news: HeardInWorld) -> None:
-    """Help a member on that has missed the commit, or that stands in the new world without having entered it."""
-    live, attempt = t.state.world.live, t.state.world.attempt
-    if live is None or attempt is None:
-        return
-    if news.generation < live.generation:
-        if news.name in live.members and t.now > attempt.committed_at + COMMIT_PATIENCE:
-            t.send([news.name], _commit_message(t))
-        return
-    # Held at its first step for the next resize, a world has no forward pass to report: to be in it is enough.
-    stands = attempt.committed and news.generation == live.generation and resize_queue.stands_at_start(t.state)
-    if stands and news.name in live.members and news.name not in attempt.entered:
-        entered(t, WorldEntered(worker=news.name, generation=live.generation, step=live.step, time=t.now))
 
 
 def entered(t: Transition, message: WorldEntered) -> None:
@@ -304,7 +272,10 @@ def _retire(t: Transition, attempt: Attempt) -> None:
         done = attempt.stats.committed(target.generation, t.now, began, gate_s)
         _write(t, replace(t.state.world, last=done))
         t.emit(done)
-    t.emit(events.WorldLive(layout=str(target.layout), members=target.members, step=target.step))
+    told = events.WorldLive(
+        layout=str(target.layout), members=target.members, step=target.step, prepare_s=attempt.prepare_s
+    )
+    t.emit(told)
     t.explain(attempt.reason)
     t.request_replan()
 
@@ -323,7 +294,7 @@ def abort(t: Transition, reason: str) -> None:
         failure = f"the first world, generation {generation}, could not be formed: {reason}"
         return lifecycle.end(t, RunPhase.FAILED, failure)
     held = t.state.barriers.cutover
-    keep = held is not None and held.request >= 0 and held.request == attempt.request and not held.confirmed
+    keep = held is not None and held.request >= 0 and held.request == attempt.request and held.generation < 0
     if not (keep and held is not None and held.step == resize_queue.at_step(t.state, held.request)):
         step_barrier.withdraw(t, "cutover")
     t.emit(events.ReconfigurationAborted(reason=reason, **route(attempt)), generation)
@@ -336,7 +307,7 @@ def _drop(t: Transition, attempt: Attempt, reason: str) -> None:
     assert not attempt.committed, "after the commit record there is no way back"
     generation = attempt.target.generation
     t.journal(AttemptAborted(generation=generation, reason=reason))
-    t.send(attempt.involved, Abort(epoch=t.state.settings.epoch, generation=generation, reason=reason))
+    world_orders.tell_abort(t, attempt.involved, generation, reason)
 
 
 def _back_off(t: Transition, attempt: Attempt) -> None:

@@ -21,6 +21,8 @@ class EpochStarted(_Record, frozen=True, kw_only=True):
     """Slurm job that it belongs to; empty: none."""
     restarts: int = 0
     """How often Slurm had started that job again."""
+    protocol: int = 0
+    """Of the messages that it understands; 0: a record of an earlier version."""
 
 
 class AttemptStarted(_Record, frozen=True, kw_only=True):
@@ -50,15 +52,29 @@ class Committed(_Record, frozen=True, kw_only=True):
     source_members: tuple[str, ...]
     source_generation: int
     step: int
-    cause: Literal["start", "notice", "request", "capacity", "successor"]
+    cause: Literal["start", "notice", "request", "capacity", "successor", "loss"]
     reason: str
     summary: dict[str, Any]
     """:attr:`stats` as they stand in the journal, empty for world 0."""
+    held: int = -1
+    """Number of the boundary that holds the new world at this very step; -1: none does."""
+    held_for: int = -1
+    """Number of the request that it waits for."""
+    processes: tuple[str, ...] = ()
+    """Which process each member is, see :attr:`~.workers.Worker.process`; empty: not known."""
 
     @property
     def stats(self) -> CommitStats | None:
         """What the reconfiguration did and took; None: this is world 0."""
         return msgspec.convert(self.summary, CommitStats) if self.summary else None
+
+
+class MembersLost(_Record, frozen=True, kw_only=True):
+    """The live world is broken: members of it are lost, or, with none named, a collective of it has failed."""
+
+    generation: int
+    members: tuple[str, ...]
+    reason: str
 
 
 class Entered(_Record, frozen=True, kw_only=True):
@@ -71,12 +87,37 @@ class BoundaryProposed(_Record, frozen=True, kw_only=True):
     """Members may stop at a step and wait."""
 
     boundary: int
+    step: int = -1
+    """-1: a record of an earlier version, which has the number only. If a member refuses, it moves ahead."""
+    purpose: Literal["cutover", "checkpoint"] = "cutover"
+    generation: int = -1
+    """Of the target world that it is for, or for a checkpoint of the live one; -1: none yet."""
+    request: int = -1
+    """Number of the request that it is for; -1: none."""
+
+
+class BoundaryConfirmed(_Record, frozen=True, kw_only=True):
+    """The step of a boundary is final."""
+
+    boundary: int
+    step: int
+    purpose: Literal["cutover", "checkpoint"]
+    generation: int
 
 
 class BoundaryClosed(_Record, frozen=True, kw_only=True):
-    """A boundary was confirmed or withdrawn: no member waits for the decision any more. A commit record closes all."""
+    """A boundary was withdrawn: no member is to stop there any more. A commit record closes all.
+
+    Earlier versions wrote it also when a boundary was confirmed.
+    """
 
     boundary: int
+
+
+class CheckpointWanted(_Record, frozen=True, kw_only=True):
+    """A checkpoint is wanted that has no step yet, or is no longer."""
+
+    wanted: bool = True
 
 
 class RequestTaken(_Record, frozen=True, kw_only=True):
@@ -94,6 +135,13 @@ class RequestClosed(_Record, frozen=True, kw_only=True):
 
     number: int
     fulfilled: bool
+
+
+class StandbyLaunched(_Record, frozen=True, kw_only=True):
+    """The scheduler has accepted standby jobs: these are ours, whatever their names and comments say."""
+
+    job_ids: tuple[str, ...]
+    unit: int
 
 
 class LifeBegan(_Record, frozen=True, kw_only=True):
@@ -143,6 +191,8 @@ class BegunAnew(_Record, frozen=True, kw_only=True):
     steps_lost: int
     """Steps beyond it that were trained and will be trained again."""
     reason: str
+    trained_until: float = 0.0
+    """End of the last step that is on record, lost or not, seconds since the epoch; 0.0: there is none."""
 
 
 class HandedOver(_Record, frozen=True, kw_only=True):
@@ -163,11 +213,15 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     AttemptStarted,
     AttemptAborted,
     Committed,
+    MembersLost,
     Entered,
     BoundaryProposed,
+    BoundaryConfirmed,
     BoundaryClosed,
+    CheckpointWanted,
     RequestTaken,
     RequestClosed,
+    StandbyLaunched,
     LifeBegan,
     LifeEnded,
     Measurement,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.records import BegunAnew, Committed, Ended, EpochStarted, Record
 from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState, Settings
 from liver_slurm.rundir.worker_names import is_guaranteed, is_of_successor
@@ -27,8 +27,9 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
 
     With a commit record the run is RECOVERING: the committed world is the live one, whether or not its members have
     heard so; they register and are told. An attempt without a commit record is over: its workers are told when they
-    register. A run that was restarted since is STARTING, from the checkpoint that was chosen then; of the worlds
-    before only their generation numbers are left, which are never used again.
+    register. Training that is held for a request stays held. A run that was restarted since is STARTING, from the
+    checkpoint that was chosen then; of the worlds before only their generation numbers are left, which are never used
+    again.
     """
     state = RunState(settings=settings, now=now, lifecycle=Lifecycle(started=now))
     for record in records:
@@ -37,7 +38,7 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
     if world.unresolved:
         generation = max(world.unresolved)
         world = replace(world, left_attempt=(generation, world.unresolved[generation]))
-    barriers = replace(barriers, left_open=tuple(sorted(barriers.unclosed)))
+    barriers = barriers.left((goal.number, goal.at_step) for goal in state.resizes.goals)
     phase = RunPhase.STARTING if world.live is None else RunPhase.RECOVERING
     lifecycle = replace(state.lifecycle, phase=phase)
     return replace(state, world=world, barriers=barriers, lifecycle=lifecycle)
@@ -58,6 +59,21 @@ def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
     if isinstance(ended, Ended) and ended.code != 1:
         return None
     return f"job {start.job_id} was requeued: start {start.restarts + 1}"
+
+
+def why_strange(records: Sequence[Record], protocol: int) -> str | None:
+    """Return why a coordinator of this ``protocol`` must not go on with the run: its workers would be turned away.
+
+    None: it understands them, or there are none that train.
+    """
+    state = [record for record in records if isinstance(record, Committed | BegunAnew | Ended)]
+    last = next((one.protocol for one in reversed(records) if isinstance(one, EpochStarted) and one.protocol), protocol)
+    if last == protocol or not state or not isinstance(state[-1], Committed):
+        return None
+    return (
+        f"the workers of this run speak protocol {last}, this version of liver-slurm {protocol}: they train on without "
+        "a coordinator; install the version again that they have, or cancel the run and resume it"
+    )
 
 
 def _why_not_succeed(records: Sequence[Record], before: str, job_id: str) -> str | None:

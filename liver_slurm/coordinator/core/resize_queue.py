@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import step_barrier
 from liver_slurm.coordinator.core.parts import ResizeQueue
 from liver_slurm.coordinator.core.records import RequestClosed, RequestTaken
@@ -68,7 +67,8 @@ def hold(t: Transition, *, told: bool = True) -> None:
             each can still be stopped before it.
     """
     state, live = t.state, t.state.world.live
-    if live is None or state.barriers.cutover is not None or not state.resizes.goals:
+    held = state.barriers.cutover is not None or state.damage.broken
+    if live is None or held or not state.resizes.goals:
         return
     goal, nearest = state.resizes.goals[0], state.step + 1 if told else live.step
     if goal.at_step >= nearest and not state.over:
@@ -85,7 +85,7 @@ def hold_at_start(t: Transition, news: Registered) -> None:
     if not news.first or attempt is None or not attempt.committed:
         return
     if state.barriers.cutover is not None:
-        step_barrier.repeat(t, news.name)
+        step_barrier.repeat(t, [news.name])
     elif not attempt.entered:
         hold(t, told=False)
 
@@ -108,9 +108,17 @@ def let_go(t: Transition, number: int) -> None:
         step_barrier.withdraw(t, "cutover")
 
 
+def next_at(state: RunState, request: int, step: int) -> int:
+    """Return the request that is due at ``step`` too, once ``request`` is fulfilled there; -1: none is."""
+    others = state.resizes.without(request)
+    return others[0].number if others and others[0].at_step == step else -1
+
+
 def seconds_until(state: RunState, step: int) -> float:
     """Estimate the seconds until training reaches ``step``; 0.0 while no step time is known."""
-    return max(0, step - state.step) * state.step_seconds
+    ahead = max(0, step - state.step)
+    validating = state.validating if ahead else None
+    return ahead * state.step_seconds + (validating[1] if validating is not None else 0.0)
 
 
 def at_step(state: RunState, request: int) -> int:

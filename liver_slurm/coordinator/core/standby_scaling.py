@@ -1,24 +1,29 @@
 """Standby scaling: which standby jobs to start and which to end, and carrying that out.
 
-:func:`decide` is a function of a :class:`View`. The useful number of workers is that of the largest world that the run
-may have: the largest allowed layout that guaranteed and standby jobs can fill, the size ceiling that an explicit resize
-has left, and what a waiting request asks for. Of several sizes of standby job the largest that does not exceed what is
-missing is started, in the best partition with headroom that does not rest. A query that the scheduler did not answer is
-a reason neither to start nor to end a job.
+:func:`decide` is a function of a :class:`View`. The useful number of workers is that of the fastest world that the run
+may have, the smallest of several: of the allowed layouts that guaranteed and standby jobs can fill, below the size
+ceiling that an explicit resize has left; or what a waiting request asks for. Spares come on top, if the job file wants
+any. Where jobs do not wait in the queue, only the workers that are there or have room count: one that waits for others
+makes nothing faster. Of several sizes of standby job the
+largest that does not exceed what is missing is started, in the best partition with headroom that does not rest. A query
+that the scheduler did not answer is a reason neither to start nor to end a job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
 from liver_slurm.coordinator.core import handover, membership
-from liver_slurm.coordinator.core.io import CapacitySeen, Launch, LaunchRefused, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Launched, LaunchRefused, Release
+from liver_slurm.coordinator.core.records import StandbyLaunched
 from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
 from liver_slurm.coordinator.core.transition import CapacityObserved, Transition, WorkerLost, Writer
+from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.survival import Life, resting
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
@@ -87,7 +92,7 @@ class _Stock:
     starting: frozenset[str]
     """Those of ``waiting`` that have room."""
     need: int
-    """Workers of standby jobs that are useful."""
+    """Workers of standby jobs that are useful, spares included."""
 
     def workers(self, jobs: tuple[StandbyJob, ...]) -> int:
         return sum(self.sizes[job.unit] for job in jobs)
@@ -122,19 +127,35 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     start = _start(view, config, stock, frozenset(rests))
     end, useless_since = _end(view, config, stock, frozenset(rests), start)
     waiting = f", {len(stock.waiting)} wait" if stock.waiting else ""
-    reason = f"{stock.need} workers of standby jobs are useful, {stock.workers(stock.running)} are there{waiting}"
+    spares = f", {config.standby.spares} of them as spares" if config.standby.spares else ""
+    reason = (
+        f"{stock.need} workers of standby jobs are useful{spares}, {stock.workers(stock.running)} are there{waiting}"
+    )
     for partition, (until, count) in rests.items():
         reason += f"; {partition} took {count} in a row too soon, left alone for {until - view.now:.0f} s"
     return Decision(tuple(start), end, useless_since), reason
 
 
-def useful_workers(config: JobConfig, guaranteed: int, asked: int, ceiling: ResizeGoal | None) -> int:
-    """Return the number of workers of the largest world that the run may have or is asked for."""
-    most = guaranteed + most_workers(config.standby)
+def useful_workers(
+    config: JobConfig, guaranteed: int, asked: int, ceiling: ResizeGoal | None, within_reach: int | None = None
+) -> int:
+    """Return the number of workers of the fastest world that the run may have, or of the one that is asked for.
+
+    Of worlds that are as fast the smallest counts: no node is held that makes nothing faster.
+
+    Args:
+        config: of the run.
+        guaranteed: guaranteed workers.
+        asked: workers that the largest explicit request needs.
+        ceiling: the run does not grow beyond it.
+        within_reach: workers of standby jobs that there can be for now; None: as many as the job file allows.
+    """
+    standbys = most_workers(config.standby)
+    most = guaranteed + (standbys if within_reach is None else min(standbys, within_reach))
     if ceiling is not None and ceiling.layout is not None and ceiling.workers <= most:
         return max(asked, ceiling.workers)
     layouts = feasible_layouts(config, most if ceiling is None else min(most, ceiling.workers))
-    return max(asked, layouts[0].size if layouts else 0)
+    return max(asked, choose(layouts, config, None, lambda _: ())[0].size if layouts else 0)
 
 
 def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
@@ -162,7 +183,13 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
         if not any(place.unit != unit and place.partition == partition for unit, partition in taken)
     ]
     contended = frozenset(place.unit for place in idle) - {place.unit for place in free}
-    need = max(0, useful_workers(config, view.guaranteed, view.asked, view.size_ceiling) - view.guaranteed)
+    reach = None
+    if config.standby.launch == "probe":  # nobody waits: a world that needs more than there is room for is of no use
+        # Of units that compete for nodes too much is counted: then what was started in vain is let go after a while.
+        reach = sum(sizes[job.unit] for job in (*running, *waiting))
+        reach += sum(place.jobs * sizes[min(place.unit, len(sizes) - 1)] for place in idle)
+    useful = useful_workers(config, view.guaranteed, view.asked, view.size_ceiling, reach)
+    need = max(0, useful - view.guaranteed) + config.standby.spares
     return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need)
 
 
@@ -250,7 +277,42 @@ def observe(t: Transition, given: CapacitySeen) -> None:
     before = t.state.standbys.capacity
     _write(t, replace(t.state.standbys, capacity=given.supply))
     if given.supply.blind is None:
+        _tell_changes(t, before, given.supply)
         t.signal(CapacityObserved(before, given.supply))
+
+
+def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacitySnapshot) -> None:
+    """Note in the event log what is different from the last look: a ledger of the run has no other source for it."""
+    sizes = tuple(workers_per_job(unit) for unit in standby_units(t.state.settings.config.standby))
+    known = {job.job_id: job for job in before.jobs} if before is not None else {}
+    for job in now.jobs:
+        last = known.pop(job.job_id, None)
+        if last is None or (last.state, last.nodes) != (job.state, job.nodes):
+            workers = sizes[min(job.unit, len(sizes) - 1)]
+            t.emit(
+                events.StandbyJobChanged(
+                    job_id=job.job_id, state=job.state, partition=job.partition, workers=workers, nodes=job.nodes
+                )
+            )
+    for job in known.values():
+        t.emit(events.StandbyJobChanged(job_id=job.job_id, state="gone", partition=job.partition))
+    room = _room(now, sizes)
+    if before is None or room != _room(before, sizes):
+        t.emit(events.CapacityChanged(workers=room))
+
+
+def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
+    """Count the workers that would start at once in each partition, of the unit that brings the most."""
+    found: dict[str, int] = {}
+    for place in seen.room:
+        workers = place.jobs * sizes[min(place.unit, len(sizes) - 1)]
+        found[place.partition] = max(found.get(place.partition, 0), workers)
+    return found
+
+
+def launched(t: Transition, given: Launched) -> None:
+    """Note which jobs are ours, for coordinators to come."""
+    t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
 
 
 def launch_refused(t: Transition, given: LaunchRefused) -> None:

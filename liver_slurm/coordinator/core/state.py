@@ -7,13 +7,15 @@ registered workers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Union
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.coordinator.core.barriers import Barriers
+from liver_slurm.coordinator.core.damage import Damage
 from liver_slurm.coordinator.core.parts import (
-    Barriers,
     History,
     NodeRelease,
     ReconfigurationPhase,
@@ -83,6 +85,8 @@ class Settings:
     """The guaranteed job; empty: plain processes."""
     restarts: int = 0
     """How often Slurm has started it again."""
+    has_checkpoint: bool = False
+    """There was one of this run when the coordinator started."""
     heterogeneous: bool = False
     """It is a heterogeneous job, whose components can give nodes back."""
 
@@ -169,6 +173,22 @@ class Handover:
 
 
 @dataclass(frozen=True)
+class Vigil:
+    """What is seen of training's progress, and of workers that may be dead."""
+
+    hung_up: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Workers whose connection is closed: since when, and when that was heard; seconds since the epoch."""
+    at: tuple[int, int] = (-2, -1)
+    """Generation and step of the run when it was last looked at."""
+    validated: int = -1
+    """Samples done of the validation that training stood for then; -1: for none."""
+    moved: float = 0.0
+    """When that was first seen, or when training last had a reason to stand."""
+    looked: float = 0.0
+    """When the coordinator last looked."""
+
+
+@dataclass(frozen=True)
 class Planning:
     """When the policy looks at the run again by itself, and what it said last."""
 
@@ -189,6 +209,8 @@ class RunState:
     interruption: Interruption = Interruption()
     membership: Membership = field(default_factory=Membership)
     world: WorldState = field(default_factory=WorldState)
+    damage: Damage = field(default_factory=Damage)
+    vigil: Vigil = field(default_factory=Vigil)
     barriers: Barriers = field(default_factory=Barriers)
     resizes: ResizeQueue = field(default_factory=ResizeQueue)
     standbys: StandbyPool = field(default_factory=StandbyPool)
@@ -203,6 +225,8 @@ class RunState:
     """Why the run is as it is: the last decision's reason, for people."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Messages that changed nothing, by kind."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Why lines of the run's files wait in a process, by process; from the coordinator's shell, for people."""
     story: tuple[Any, ...] = field(default=(), compare=False, repr=False)
     """The last inputs, records and changes of phase, for :class:`~.transition.InvalidTransition`."""
 
@@ -222,6 +246,13 @@ class RunState:
         return self.lifecycle.phase.over
 
     @property
+    def how_to_continue(self) -> str:
+        """What a user can do about a run that has ended, for the end of a message."""
+        if self.settings.has_checkpoint or self.barriers.saved:
+            return f"continue from the newest checkpoint: {self.settings.how_to_resume}"
+        return "there is no checkpoint to continue from"
+
+    @property
     def steady(self) -> bool:
         """The live world trains, and no other is on its way."""
         return self.phase is ReconfigurationPhase.STEADY
@@ -229,8 +260,9 @@ class RunState:
     @property
     def step(self) -> int:
         """Completed optimizer steps of the run, as far as the coordinator has heard."""
-        live = self.world.live
-        return max([live.step if live else self.settings.start_step, *(worker.step for worker in self.members)])
+        live, (generation, step) = self.world.live, self.vigil.at
+        seen = step if generation == self.generation else 0  # of members that are lost by now
+        return max([live.step if live else self.settings.start_step, seen, *(worker.step for worker in self.members)])
 
     @property
     def generation(self) -> int:
@@ -241,6 +273,14 @@ class RunState:
     def members(self) -> list[Worker]:
         """Registered members of the live world, in rank order."""
         return self.membership.of(self.world.members)
+
+    @property
+    def validating(self) -> tuple[int, float] | None:
+        """How far the validation is that training stands for: samples done, and seconds left; None: it does not."""
+        if not self.settings.config.validation.wanted:
+            return None
+        step = self.step
+        return max((one.validating for one in self.members if one.validating and one.step == step), default=None)
 
     @property
     def step_seconds(self) -> float:
@@ -259,7 +299,8 @@ class RunState:
             self,
             settings=self.settings.apply(record),
             world=self.world.apply(record, self.now, patience),
-            barriers=self.barriers.apply(record),
+            damage=self.damage.apply(record),
+            barriers=self.barriers.apply(record, self.world.members),
             resizes=self.resizes.apply(record),
             release=self.release.apply(record, self.settings.job_id),
             history=self.history.apply(record),
@@ -280,6 +321,8 @@ PARTS: dict[type[Any], Part] = {
     Interruption: Part("interruption", "interruption"),
     Membership: Part("membership", "membership"),
     WorldState: Part("world", "reconfiguration"),
+    Damage: Part("damage", "failure_recovery"),
+    Vigil: Part("vigil", "detection"),
     Barriers: Part("barriers", "step_barrier"),
     ResizeQueue: Part("resizes", "resize_queue"),
     StandbyPool: Part("standbys", "standby_scaling"),
@@ -316,6 +359,11 @@ def broken_invariants(state: RunState) -> list[str]:
         or (attempt, held, checkpoint) == (None, None, None),
         "the live world's members stop for a cutover": held is None or held.voters == members,
         "the live world's members stop for a checkpoint": checkpoint is None or checkpoint.voters == members,
+        "only the live world is broken": not state.damage.broken or state.damage.generation == world.generation,
+        "what follows a broken world has no member that is lost": pending is None
+        or not set(state.damage.lost) & set(pending.involved),
+        "a broken world has no boundary but its end": not state.damage.broken
+        or (checkpoint is None and (held is None or held.confirmed)),
         "a proposal is in the journal": proposed <= barriers.unclosed,
         "training waits for a request that waits": not waits
         or held is None

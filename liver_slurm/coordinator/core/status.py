@@ -21,6 +21,7 @@ from liver_slurm.observability.status import (
 )
 from liver_slurm.policy import api
 from liver_slurm.policy.types import ResizeGoal
+from liver_slurm.protocol.messages import TransferReport
 from liver_slurm.rundir.events import CommitStats, PolicyDecided, ReconfigurationCommitted, Route, to_document
 from liver_slurm.scheduler.ports import StandbyJob
 
@@ -57,6 +58,9 @@ def document(state: RunState) -> dict[str, Any]:
         requests=[] if state.over else [_request(goal) for goal in state.resizes.goals],
         last_reconfiguration=_stats(state.world.last),
         reason=state.reason,
+        validating=state.validating or UNSET,
+        checkpoint_error=state.barriers.save_error or UNSET,
+        files=dict(state.files) or UNSET,
         rejected={**state.rejected, "by_workers": sum(worker.rejected for worker in workers.values())},
     )
     return status.document()
@@ -78,7 +82,8 @@ def _stats(last: ReconfigurationCommitted | None) -> dict[str, Any] | None:
 
 def _job(job: StandbyJob) -> StandbyJobStatus:
     notice = job.notice.kind if job.notice else None
-    return StandbyJobStatus(job_id=job.job_id, state=job.state, nodes=list(job.nodes), notice=notice)
+    nodes = list(job.nodes)
+    return StandbyJobStatus(job_id=job.job_id, state=job.state, nodes=nodes, notice=notice, partition=job.partition)
 
 
 def _request(goal: ResizeGoal) -> RequestStatus:
@@ -94,11 +99,15 @@ def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | Unset
         role=worker.role,
         host=worker.host,
         pid=worker.pid,
+        began=worker.began or UNSET,
         job_id=worker.job_id,
         device=worker.device,
         generation=worker.generation,
         step=worker.step,
         notice=worker.departure.reason if worker.departure else None,
+        mirror=UNSET if worker.mirror == "none" else worker.mirror,
+        mirror_way=worker.mirror_way or UNSET,
+        mirror_bytes=worker.mirror_bytes if worker.mirror_way else UNSET,
     )
 
 
@@ -163,7 +172,7 @@ def _mode(state: RunState, attempt: Attempt) -> str:
     """Return the mode that was used: overlap whose state had to wait for the pause was a pause."""
     schedule = attempt.schedule
     paused = schedule is not None and schedule.steps == 0 and schedule.wire_s > 0
-    return "pause" if paused else state.settings.config.stream.mode
+    return "pause" if paused or attempt.rescue is not None else state.settings.config.stream.mode
 
 
 def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
@@ -171,7 +180,8 @@ def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
     votes = [vote.report for vote in attempt.streamed.values()]
     remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
     source = attempt.source
-    old_votes = [attempt.streamed[member].report for member in source.members] if source else []
+    heard = [attempt.streamed[member] for member in source.members if member in attempt.streamed] if source else []
+    votes, old_votes = votes or [TransferReport()], [vote.report for vote in heard]
     # A world that never trained a step stood still from its own beginning, where the pause before it ended.
     trained = source is None or source.step < step
     return CommitStats(
@@ -194,6 +204,8 @@ def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
         state_peak_bytes=max(vote.state_peak_bytes for vote in votes),
         late_layers=max(vote.late_layers for vote in votes),
         digests_checked=sum(vote.digests_checked for vote in votes),
-        paused_at=max(vote.paused_at for vote in old_votes) if trained else attempt.started,
-        gap_s=max(vote.gap_seconds for vote in old_votes),
+        paused_at=max((vote.paused_at for vote in old_votes), default=state.damage.since)
+        if trained
+        else attempt.started,
+        gap_s=max((vote.gap_seconds for vote in old_votes), default=0.0),
     )

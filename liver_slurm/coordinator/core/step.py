@@ -12,7 +12,9 @@ from typing import Any
 from liver_slurm.coordinator.core import (
     abort_causes,
     client_requests,
+    detection,
     eviction,
+    failure_recovery,
     handover,
     history,
     interruption,
@@ -21,6 +23,7 @@ from liver_slurm.coordinator.core import (
     node_release,
     planning,
     reconfiguration,
+    reminders,
     resize_queue,
     standby_scaling,
     step_barrier,
@@ -28,11 +31,14 @@ from liver_slurm.coordinator.core import (
 from liver_slurm.coordinator.core.io import (
     Action,
     CapacitySeen,
+    CheckpointFound,
     FromPeer,
     GivenBack,
     GuaranteedJobSeen,
+    HungUp,
     Input,
     Interrupted,
+    Launched,
     LaunchRefused,
     StopAsked,
     SuccessorAnswer,
@@ -45,7 +51,7 @@ from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
     EvictionChanged,
     EvictionHeard,
-    HeardInWorld,
+    Heard,
     LastStepTrained,
     Registered,
     RunEnding,
@@ -55,6 +61,7 @@ from liver_slurm.coordinator.core.transition import (
     WorkerGone,
     WorkerLost,
     WorldCommitted,
+    WorldStands,
 )
 from liver_slurm.protocol import messages as m
 
@@ -72,6 +79,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     m.WorldEntered: (reconfiguration.entered,),
     m.BoundaryVote: (step_barrier.vote,),
     m.CheckpointWritten: (step_barrier.checkpoint_written, interruption.saved),
+    m.Parked: (failure_recovery.parked,),
     m.Finished: (membership.finished,),
     # A client's.
     m.StatusRequest: (client_requests.status,),
@@ -81,15 +89,20 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     m.WorkerEnded: (client_requests.worker_ended, client_requests.acknowledge),
     # The scheduler's answers, the process's signals, and time.
     CapacitySeen: (standby_scaling.observe, standby_scaling.scale),
+    Launched: (standby_scaling.launched,),
     LaunchRefused: (standby_scaling.launch_refused,),
     GuaranteedJobSeen: (handover.seen,),
     SuccessorAnswer: (handover.answered,),
     GivenBack: (node_release.given,),
     Interrupted: (interruption.interrupted,),
     StopAsked: (handover.stop_asked,),
+    HungUp: (detection.hung_up,),
+    CheckpointFound: (failure_recovery.checkpoint_found,),
     Tick: (
         membership.extend_after_stall,
         membership.find_silent,
+        detection.watch,
+        detection.watch_joiners,
         step_barrier.watch_checkpoint,
         interruption.watch,
         handover.advance,
@@ -102,20 +115,27 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
 REACTIONS: dict[type, tuple[Handler, ...]] = {
     Admitted: (membership.admit,),
     Registered: (
-        reconfiguration.tell_left_attempt,
+        failure_recovery.registered,
+        reminders.tell_left_attempt,
         resize_queue.hold_at_start,
         step_barrier.tell_left_open,
-        reconfiguration.tell_commit,
+        reminders.tell_commit,
         membership.warm_up,
     ),
-    HeardInWorld: (reconfiguration.heard,),
+    Heard: (reminders.heard, failure_recovery.heard),
     WorkerGone: (membership.lose,),
-    WorkerLost: (standby_scaling.worker_lost, abort_causes.worker_lost, planning.worker_lost),
+    WorkerLost: (
+        standby_scaling.worker_lost,
+        abort_causes.worker_lost,
+        failure_recovery.worker_lost,
+        planning.worker_lost,
+    ),
+    WorldStands: (failure_recovery.stands,),
     CapacityObserved: (eviction.compare,),
     EvictionHeard: (eviction.revise,),
     EvictionChanged: (abort_causes.eviction_changed, eviction.dismiss_or_welcome),
     BarrierMoved: (reconfiguration.barrier_moved,),
-    WorldCommitted: (lifecycle.training_begins,),
+    WorldCommitted: (membership.world_committed, lifecycle.training_begins),
     LastStepTrained: (abort_causes.last_step_trained, lifecycle.last_step_trained),
     TimeIsUp: (interruption.time_is_up,),
     RunInterrupted: (abort_causes.run_interrupted, interruption.save_or_leave),
@@ -143,7 +163,7 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
             t.remember(given)
         _handle(t, given, HANDLERS[type(given)])
         heartbeat = False
-    history.update(t, state, spans=not heartbeat)
+    history.update(t, state, spans=not heartbeat, everybody=not isinstance(given, FromPeer))
     planning.advance(t)
     _settle(t)
     lifecycle.close_when_alone(t)
@@ -160,7 +180,7 @@ def _message(t: Transition, given: FromPeer) -> None:
     if not membership.hear(t, given.peer, message):
         # Sent to a coordinator before this one, or by a process whose name another has taken.
         t.reject("late")
-        t.answer(given.peer, m.Alive(epoch=t.state.settings.epoch))
+        t.answer(given.peer, m.Alive(epoch=t.state.settings.epoch, known=False))
     elif t.state.over and not isinstance(message, LAST_WORDS):
         t.reject("late")
     else:

@@ -10,12 +10,18 @@ No boundary outlives the world whose members vote on it: what that world does no
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Literal
 
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core.barriers import Barriers, Boundary
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.parts import Barriers, Boundary
-from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryProposed
+from liver_slurm.coordinator.core.records import (
+    BoundaryClosed,
+    BoundaryConfirmed,
+    BoundaryProposed,
+    CheckpointWanted,
+)
 from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
 from liver_slurm.protocol.messages import (
     BoundaryVote,
@@ -35,12 +41,8 @@ _write = Writer(Barriers, __name__)
 
 
 def _put(t: Transition, boundary: Boundary) -> None:
-    _fill(t, boundary.purpose, boundary)
-
-
-def _fill(t: Transition, slot: Slot, boundary: Boundary | None) -> None:
     barriers = t.state.barriers
-    cutover = slot == "cutover"
+    cutover = boundary.purpose == "cutover"
     _write(t, replace(barriers, cutover=boundary) if cutover else replace(barriers, checkpoint=boundary))
 
 
@@ -48,8 +50,13 @@ def _fill(t: Transition, slot: Slot, boundary: Boundary | None) -> None:
 
 
 def next_step(t: Transition, at_least: int = 0) -> int:
-    """Return the nearest step that every member of the live world can probably still stop at."""
+    """Return the nearest step that every member of the live world can probably still stop at.
+
+    While training stands for a validation, that is the step at which it stands: a validation can be interrupted.
+    """
     step, lead = t.state.step, 1
+    if t.state.validating is not None:
+        return max(step, at_least)
     for worker in t.state.members:
         if worker.step_seconds > 0:
             # Heartbeats are old news: count the steps that were made since.
@@ -60,11 +67,11 @@ def next_step(t: Transition, at_least: int = 0) -> int:
 
 def propose(t: Transition, slot: Slot, step: int, *, generation: int = -1, request: int = -1) -> None:
     """Ask the live world's members to stop before beginning ``step`` + 1 steps."""
-    number, voters = t.state.barriers.next_number, frozenset(t.state.world.members)
-    boundary = Boundary(number, slot, step, voters, generation=generation, request=request)
-    _put(t, boundary)
-    t.journal(BoundaryProposed(boundary=number))
-    _send_proposal(t, boundary)
+    number = t.state.barriers.next_number
+    t.journal(BoundaryProposed(boundary=number, step=step, purpose=slot, generation=generation, request=request))
+    boundary = _find(t, number)
+    assert boundary is not None
+    tell_proposed(t, sorted(boundary.voters), boundary)
 
 
 def vote(t: Transition, message: BoundaryVote) -> None:
@@ -75,6 +82,8 @@ def vote(t: Transition, message: BoundaryVote) -> None:
     if message.worker not in boundary.voters:
         return t.reject("impossible")
     if not message.accepted:
+        earliest = max(t.state.barriers.not_before, message.current_step + 1)
+        _write(t, replace(t.state.barriers, not_before=earliest))
         # Twice the usual lead: the usual one was too short just now.
         ahead = next_step(t, at_least=message.current_step + 1)
         step = ahead + max(1, ahead - max(t.state.step, message.current_step))
@@ -87,13 +96,11 @@ def vote(t: Transition, message: BoundaryVote) -> None:
     if boundary.purpose == "checkpoint" and _gives_way(t, boundary):
         return None
     if not message.accepted:
-        _send_proposal(t, boundary)
+        tell_proposed(t, sorted(boundary.voters), boundary)
     if boundary.purpose == "cutover":
         t.signal(BarrierMoved())
     elif boundary.agreed:
-        confirm(t, boundary, tuple(sorted(boundary.voters)))
-        agreed = t.state.barriers.checkpoint
-        _write(t, replace(t.state.barriers, checkpoint=None, agreed_checkpoint=agreed))
+        _confirm(t, boundary, sorted(boundary.voters), boundary.generation)
     return None
 
 
@@ -102,25 +109,42 @@ def _gives_way(t: Transition, checkpoint: Boundary) -> bool:
     cutover = t.state.barriers.cutover
     if checkpoint.step > t.state.settings.config.train.steps:
         withdraw(t, "checkpoint")  # the run's end comes first, and may write one of its own
+        want_checkpoint(t, wanted=False)
     elif cutover is not None and checkpoint.step >= cutover.step:
-        _put_off(t)  # as :func:`propose_checkpoint` would not propose it now
+        withdraw(t, "checkpoint")  # as :func:`propose_checkpoint` would not propose it now
     else:
         return False
     return True
 
 
-def confirm(
-    t: Transition, boundary: Boundary, receivers: tuple[str, ...], generation: int = -1, begin: int = -1
-) -> None:
-    """Make a boundary final: all have accepted it. ``begin``: the step from which on state streams."""
-    _put(t, replace(boundary, confirmed=True, generation=generation))
-    t.journal(BoundaryClosed(boundary=boundary.number))
+def confirm_cutover(t: Transition, receivers: Sequence[str], generation: int, begin: int) -> None:
+    """Make the cutover's boundary final: all have accepted it.
+
+    Args:
+        t: the transition.
+        receivers: old members and new.
+        generation: of the target world.
+        begin: the step from which on state streams; -1: at the cutover.
+    """
+    held = t.state.barriers.cutover
+    assert held is not None
+    _confirm(t, held, receivers, generation, begin)
+
+
+def _confirm(t: Transition, boundary: Boundary, receivers: Sequence[str], generation: int, begin: int = -1) -> None:
+    number, purpose = boundary.number, boundary.purpose
+    t.journal(BoundaryConfirmed(boundary=number, step=boundary.step, purpose=purpose, generation=generation))
+    tell_final(t, receivers, replace(boundary, generation=generation), begin)
+
+
+def tell_final(t: Transition, receivers: Sequence[str], boundary: Boundary, begin: int = -1) -> None:
+    """Tell workers, perhaps once more, that a boundary is final."""
     message = ConfirmBoundary(
         epoch=t.state.settings.epoch,
         boundary=boundary.number,
         step=boundary.step,
         purpose=boundary.purpose,
-        generation=generation,
+        generation=boundary.generation,
         begin=begin,
     )
     t.send(receivers, message)
@@ -132,14 +156,31 @@ def withdraw(t: Transition, slot: Slot) -> None:
     boundary = barriers.cutover if slot == "cutover" else barriers.checkpoint
     if boundary is None:
         return
-    _fill(t, slot, None)
-    _send_withdrawal(t, boundary)
-    if not boundary.confirmed:
-        t.journal(BoundaryClosed(boundary=boundary.number))
+    tell_withdrawn(t, sorted(boundary.voters), boundary.number)
+    t.journal(BoundaryClosed(boundary=boundary.number))
 
 
-def _send_withdrawal(t: Transition, boundary: Boundary) -> None:
-    t.send(sorted(boundary.voters), WithdrawBoundary(epoch=t.state.settings.epoch, boundary=boundary.number))
+def tell_withdrawn(t: Transition, receivers: Sequence[str], number: int) -> None:
+    """Tell workers, perhaps once more, that they are not to stop at a boundary."""
+    t.send(receivers, WithdrawBoundary(epoch=t.state.settings.epoch, boundary=number))
+
+
+def forget(t: Transition, old: Barriers) -> None:
+    """Have the next world write the checkpoint that the live one would have, as that is broken.
+
+    Args:
+        t: the transition, in which the record of it is written.
+        old: the barriers before it.
+    """
+    if old.checkpoint is not None or old.agreed_checkpoint is not None:
+        want_checkpoint(t)
+
+
+def end_here(t: Transition, step: int, receivers: Sequence[str], generation: int) -> None:
+    """Make a step final at which the survivors of a broken world stand already."""
+    number = t.state.barriers.next_number
+    t.journal(BoundaryProposed(boundary=number, step=step, purpose="cutover", generation=generation))
+    confirm_cutover(t, receivers, generation, begin=-1)
 
 
 def serve(t: Transition, request: int) -> None:
@@ -163,40 +204,37 @@ def _find(t: Transition, number: int) -> Boundary | None:
     return None
 
 
-def _send_proposal(t: Transition, boundary: Boundary) -> None:
-    t.send(sorted(boundary.voters), _proposal(t, boundary))
-
-
-def _proposal(t: Transition, boundary: Boundary) -> ProposeBoundary:
-    return ProposeBoundary(
+def tell_proposed(t: Transition, receivers: Sequence[str], boundary: Boundary) -> None:
+    """Ask members, perhaps once more, to stop at a boundary; a vote counts once."""
+    message = ProposeBoundary(
         epoch=t.state.settings.epoch,
         boundary=boundary.number,
         step=boundary.step,
         purpose=boundary.purpose,
         generation=boundary.generation,
     )
+    t.send(receivers, message)
 
 
 # ---- members that a coordinator takes over --------------------------------------------------------------------------
 
 
-def repeat(t: Transition, worker: str) -> None:
-    """Send the cutover's proposal to a voter that may have missed it; its vote counts once."""
+def repeat(t: Transition, workers: Sequence[str]) -> None:
+    """Send the cutover's proposal to voters that may have missed it; their votes count once."""
     held = t.state.barriers.cutover
-    if held is not None and worker in held.voters and not held.confirmed:
-        t.send([worker], _proposal(t, held))
+    if held is not None and not held.confirmed:
+        tell_proposed(t, [name for name in workers if name in held.voters], held)
 
 
 def tell_left_open(t: Transition, news: Registered) -> None:
     """Tell a worker to forget the boundaries that the last coordinator left open."""
     for number in t.state.barriers.left_open if news.first else ():
-        t.send([news.name], WithdrawBoundary(epoch=t.state.settings.epoch, boundary=number))
+        tell_withdrawn(t, [news.name], number)
 
 
 def run_ending(t: Transition, _: RunEnding) -> None:
     """Forget all boundaries: the members are told to leave."""
-    barriers = replace(t.state.barriers, cutover=None, checkpoint=None, agreed_checkpoint=None, checkpoint_wanted=False)
-    _write(t, barriers)
+    _write(t, replace(t.state.barriers, cutover=None, checkpoint=None, agreed_checkpoint=None))
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
@@ -204,20 +242,27 @@ def run_ending(t: Transition, _: RunEnding) -> None:
 
 def want_checkpoint(t: Transition, *, wanted: bool = True) -> None:
     """Note that a checkpoint is wanted, or no longer; :func:`propose_checkpoint` sees to it."""
-    _write(t, replace(t.state.barriers, checkpoint_wanted=wanted))
+    if wanted != t.state.barriers.checkpoint_wanted:
+        t.journal(CheckpointWanted(wanted=wanted))
 
 
 def propose_checkpoint(t: Transition) -> None:
-    """Propose a wanted checkpoint's step, unless training is about to stop for a resize anyway."""
-    barriers = t.state.barriers
+    """Propose a wanted checkpoint's step, unless training is about to stop for a resize anyway.
+
+    One that is agreed on and still ahead is as good. While a member may not have come to the last one, there is no
+    other: it is told of one at a time.
+    """
+    barriers, agreed = t.state.barriers, t.state.barriers.agreed_checkpoint
     if not barriers.checkpoint_wanted or barriers.checkpoint is not None:
         return
-    at = next_step(t)
-    if barriers.cutover is not None and at >= barriers.cutover.step:
-        return
-    want_checkpoint(t, wanted=False)
-    if at <= t.state.settings.config.train.steps:
-        propose(t, "checkpoint", at)
+    at = next_step(t, at_least=barriers.not_before)
+    if agreed is not None and any(worker.step <= agreed.step for worker in t.state.members):
+        if agreed.step > t.state.step:
+            want_checkpoint(t, wanted=False)
+    elif at > t.state.settings.config.train.steps:
+        want_checkpoint(t, wanted=False)
+    elif barriers.cutover is None or at < barriers.cutover.step:
+        propose(t, "checkpoint", at, generation=t.state.generation)
 
 
 def after_checkpoints(barriers: Barriers) -> int:
@@ -239,7 +284,7 @@ def displace_checkpoints(t: Transition, old: Barriers, step: int) -> None:
     """
     for boundary in (old.agreed_checkpoint, old.checkpoint):
         if boundary is not None and (boundary.step > step or not boundary.confirmed):
-            _send_withdrawal(t, boundary)
+            tell_withdrawn(t, sorted(boundary.voters), boundary.number)
             want_checkpoint(t)
 
 
@@ -251,13 +296,7 @@ def watch_checkpoint(t: Transition, _: Tick) -> None:
     if not boundary.reached:
         _put(t, replace(boundary, reached=t.now))
     elif t.now > boundary.reached + t.state.settings.config.job.lost_after:
-        _put_off(t)
-
-
-def _put_off(t: Transition) -> None:
-    """Take the checkpoint's boundary back; it is proposed again when it can be."""
-    withdraw(t, "checkpoint")
-    want_checkpoint(t)
+        withdraw(t, "checkpoint")  # it stays wanted, and is proposed again when it can be
 
 
 def checkpoint_written(t: Transition, message: CheckpointWritten) -> None:
@@ -265,6 +304,11 @@ def checkpoint_written(t: Transition, message: CheckpointWritten) -> None:
     step, seconds, stall_s = message.step, message.seconds, message.stall_seconds
     if not message.ok:
         t.emit(events.CheckpointFailed(step=step, seconds=seconds, stall_s=stall_s, error=message.error))
+        # What rank 0 says is the reason; what others say may come of that.
+        if step != t.state.barriers.failed_step or message.worker in t.state.world.members[:1]:
+            _write(t, replace(t.state.barriers, save_error=message.error, failed_step=step))
     else:
         t.emit(events.CheckpointWritten(step=step, seconds=seconds, stall_s=stall_s, path=message.path))
-        _write(t, replace(t.state.barriers, save_seconds=seconds))
+        if message.error:
+            t.emit(events.CheckpointsLeft(error=message.error))
+        _write(t, replace(t.state.barriers, save_seconds=seconds, save_error="", failed_step=-1, saved=True))

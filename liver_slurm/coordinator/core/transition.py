@@ -7,17 +7,18 @@ neighbours or those above it becomes a signal; :data:`~.step.REACTIONS` says who
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import Action, Emit, Journal, Send
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.state import PARTS, Phase, RunPhase, RunState
 from liver_slurm.coordinator.core.workers import Eviction, Worker
-from liver_slurm.protocol.messages import Message, Register
+from liver_slurm.protocol.messages import Heartbeat, Message, Register
 from liver_slurm.rundir.events import Event
 from liver_slurm.scheduler.ports import CapacitySnapshot
 
@@ -36,6 +37,7 @@ TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_RECOVERING, _TRAINING): "every member has registered again",
     (_TRAINING, _FINISHING): "a member has trained the last step",
     (_RECOVERING, _FINISHING): "a member has trained the last step",
+    (_FINISHING, _TRAINING): "a member is lost before all have trained the last step",
     (_TRAINING, RunPhase.FINISHED): "all members have trained the last step",
     (_FINISHING, RunPhase.FINISHED): "all members have trained the last step",
     (_TRAINING, RunPhase.HANDED_OVER): "the successor job goes on",
@@ -51,7 +53,7 @@ TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_RETIRE, _STEADY): "old state is freed",
     (_PREPARE, _STEADY): "abort",
     (_STREAM, _STEADY): "abort",
-    (_CUTOVER, _STEADY): "the run ends before all have entered",
+    (_CUTOVER, _STEADY): "the run ends, or a member is lost, before all have entered",
 }
 """Every change of phase that there is, of a run and of a reconfiguration, and what brings it about."""
 
@@ -101,12 +103,14 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class HeardInWorld:
-    """A heartbeat of a worker came while a reconfiguration is under way."""
+class Heard:
+    """A heartbeat came that may differ from the state: something is under way, here or with the worker."""
 
-    name: str
-    generation: int
-    """Of the world that it is in."""
+    beat: Heartbeat
+
+
+OWN_WORD = "its own word"
+"""What showed that a worker is gone: it said so itself."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,10 @@ class WorkerGone:
 
     name: str
     reason: str
+    how: str = OWN_WORD
+    """What showed it: ``hang-up``, ``process exit``, ``silence``, …"""
+    after: float = 0.0
+    """Seconds from the first sign of it until now."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,15 @@ class WorkerLost:
     reason: str
     in_world: bool
     """It was a member of the live world."""
+    said: bool = False
+    """It has said so itself, and why."""
+
+
+@dataclass(frozen=True)
+class WorldStands:
+    """The live world makes no step, and nobody knows yet who is dead."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,8 @@ class LastStepTrained:
 
     step: int
     by_all: bool
+    reason: str = ""
+    """Why it is the last, if it is not that of the job file."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +221,10 @@ class RunEnding:
 Signal = Union[  # noqa: UP007
     Admitted,
     Registered,
-    HeardInWorld,
+    Heard,
     WorkerGone,
     WorkerLost,
+    WorldStands,
     CapacityObserved,
     EvictionHeard,
     EvictionChanged,
@@ -229,8 +249,6 @@ class Transition:
         self._state = replace(state, now=now)
         self._signals: list[Signal] = []
         self.now = now
-        self.elapsed = now - state.now
-        """Seconds since the last input."""
         self.actions: list[Action] = []
 
     @property

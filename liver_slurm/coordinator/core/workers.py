@@ -48,6 +48,8 @@ class Worker:
     """When it became warm; orders joiners."""
     seen: float
     """When it was last heard of."""
+    began: int = 0
+    """When its process began, see :class:`liver_slurm.protocol.messages.Register`; 0: it did not say."""
     generation: int = -1
     step: int = 0
     step_at: float = 0.0
@@ -56,6 +58,12 @@ class Worker:
     warm: bool = False
     rejected: int = 0
     """Messages that it has rejected."""
+    mirror: str = "none"
+    """How much of its state its keeper has, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
+    validating: tuple[int, float] | None = None
+    """Training stands for a validation, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
+    mirror_way: str = ""
+    mirror_bytes: int = 0
     signalled: Eviction | None = None
     """What the worker itself has said."""
     announced: Eviction | None = None
@@ -64,6 +72,11 @@ class Worker:
     """It was told to leave."""
     finished: bool = False
     """It has trained the last step."""
+
+    @property
+    def process(self) -> str:
+        """Which process it is: another one that has its name is another worker."""
+        return f"{self.host} {self.pid} {self.began}"
 
     @property
     def departure(self) -> Eviction | None:
@@ -96,6 +109,8 @@ class Membership:
     workers: Mapping[str, Worker] = field(default_factory=dict)
     last_arrival: float = 0.0
     """When a worker outside the live world last became available."""
+    ticked: float = 0.0
+    """Time of this coordinator's last tick, seconds since the epoch; 0.0: there was none."""
 
     def __contains__(self, name: object) -> bool:
         return name in self.workers
@@ -107,6 +122,11 @@ class Membership:
     def of(self, names: Iterable[str]) -> list[Worker]:
         """Those of the named workers that are registered, in the order of the names."""
         return [self.workers[name] for name in names if name in self.workers]
+
+    def processes(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Which process each of the named workers is; empty for one that is not registered."""
+        known = (self.workers.get(name) for name in names)
+        return tuple(worker.process if worker is not None else "" for worker in known)
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of the names under which no worker is registered."""

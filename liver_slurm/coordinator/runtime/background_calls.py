@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,11 +14,13 @@ from liver_slurm.base.clock import Clock
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.coordinator.core.io import Input
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Done = Callable[[T, float], Sequence[Input]]
 """Makes inputs of what a call returned, given the time; runs in the thread that polls."""
 Failed = Callable[[str, float], Sequence[Input]]
-"""Makes inputs of the error of a call that the scheduler refused."""
+"""Makes inputs of the error of a call that the scheduler refused, or that broke down."""
 
 
 class BackgroundCalls:
@@ -75,4 +78,7 @@ def _answer(done: Done[T], failed: Failed, call: Future[T], now: float) -> Seque
         value = call.result()
     except ClusterError as error:
         return failed(str(error), now)
+    except Exception as error:  # a watcher that breaks makes the coordinator blind; it must not end it
+        log.exception("a call to the scheduler broke down")
+        return failed(f"{type(error).__name__}: {error}".splitlines()[0], now)
     return done(value, now)

@@ -51,9 +51,12 @@ class Journal:
             self._database.execute(_TABLE)
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise JournalBusy(
-                f"{path} cannot be opened ({error}): does another coordinator of this run live?"
-            ) from None
+            why = "does another coordinator of this run live?"
+            if "locked" not in str(error):
+                why += (
+                    " Or are there no file locks? `liver-slurm doctor` tests them; Lustre needs the mount option flock"
+                )
+            raise JournalBusy(f"{path} cannot be opened ({error}): {why}") from None
         except sqlite3.DatabaseError as error:
             raise LiverError(f"{path} is damaged: {error}") from None
 

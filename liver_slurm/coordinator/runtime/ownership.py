@@ -41,12 +41,27 @@ class Fenced(LiverError):
     exit_code = ExitCode.CANCELLED  # as if told to end: nobody starts it again
 
 
+class _Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file says."""
+
+    job_id: str = ""
+    restarts: int = 0
+    """Of the start of the job that may act."""
+    epoch: int = 0
+    """Of the last coordinator that held the journal."""
+
+
 class FencingToken:
-    """The start of the job that may act, as the run directory says."""
+    """The start of the job that may act, as the run directory says, and the coordinator that does.
+
+    A coordinator that holds the journal and sees the epoch of a later one there has lost it: file locks do not hold
+    between nodes, as on Lustre with ``localflock``.
+    """
 
     def __init__(self, file: Path, start: JobStart, clock: Clock) -> None:
         self._file, self._start, self._clock = file, start, clock
         self._next_look = 0.0
+        self._epoch = 0
 
     def take(self) -> None:
         """Write that this start of the job may act.
@@ -54,22 +69,43 @@ class FencingToken:
         Raises:
             Fenced: a later start of the same job may.
         """
-        self._check()
-        replace_file(self._file, msgspec.json.encode(self._start))
+        self._write(self._check())
+
+    def hold(self, epoch: int) -> None:
+        """Write that the coordinator of this epoch holds the journal."""
+        self._epoch = epoch
+        self._write(epoch)
 
     def check(self) -> None:
-        """Look whether this start may still act, at most every :data:`FENCE_LOOK` seconds; raises like :meth:`take`."""
-        if self._start.job_id and self._clock.now() >= self._next_look:
+        """Look whether this start may still act, at most every :data:`FENCE_LOOK` seconds.
+
+        Raises:
+            Fenced: a later start of the same job may, or another coordinator holds the journal.
+        """
+        if self._clock.now() >= self._next_look:
             self._next_look = self._clock.now() + FENCE_LOOK
             self._check()
 
-    def _check(self) -> None:
+    def _write(self, epoch: int) -> None:
+        start = self._start
+        replace_file(self._file, msgspec.json.encode(_Token(job_id=start.job_id, restarts=start.restarts, epoch=epoch)))
+
+    def _check(self) -> int:
+        """Return the epoch that the file names; 0: it cannot be read, or there is none."""
         try:
-            held = msgspec.json.decode(self._file.read_bytes(), type=JobStart)
-        except FileNotFoundError:
-            return
-        if held.job_id == self._start.job_id and held.restarts > self._start.restarts:
+            content = self._file.read_bytes()
+        except OSError:  # a file system that is away fences nobody; nor can anything be decided without it
+            return 0
+        held = msgspec.json.decode(content, type=_Token)
+        if held.job_id and held.job_id == self._start.job_id and held.restarts > self._start.restarts:
             raise Fenced(f"job {held.job_id} was started again ({held.restarts} times): the run is not ours any more")
+        if 0 < self._epoch < held.epoch:
+            raise Fenced(
+                f"another coordinator has taken the run (epoch {held.epoch}, ours is {self._epoch}) though we hold its "
+                "journal: file locks do not hold here; `liver-slurm doctor` tests them, and Lustre needs the mount "
+                "option flock"
+            )
+        return held.epoch
 
 
 @dataclass(frozen=True)

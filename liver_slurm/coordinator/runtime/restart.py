@@ -7,17 +7,19 @@ their lines are taken out of ``metrics.jsonl`` in one atomic step, so that each 
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.coordinator.core.records import BegunAnew
 from liver_slurm.coordinator.runtime.journal import Journal
-from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
-from liver_slurm.rundir.metrics import last_metrics, truncate_metrics
+from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
+from liver_slurm.rundir.metrics import last_metrics, take_back
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import read_run_info
+from liver_slurm.rundir.registry import checkpoint_folders, read_run_info, trusted_paths
+from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.scheduler.ports import JobStart
 
 
@@ -26,39 +28,81 @@ def job_start(environment: Mapping[str, str] = os.environ) -> JobStart:
     return JobStart(environment.get("SLURM_JOB_ID", ""), int(environment.get("SLURM_RESTART_COUNT", "0")))
 
 
-def begin_anew(run_dir: RunDir, journal: Journal, reason: str) -> BegunAnew:
+log = logging.getLogger(__name__)
+
+Refused = dict[Path, str]
+"""Checkpoints that are not used, each with the reason."""
+
+
+def begin_anew(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
     """Write down that the run goes on from its newest checkpoint, or from where it began if there is none.
 
     Called by a coordinator that holds the journal, before workers can find it. Called again for the same reason, by one
     that takes over from a coordinator that died in the middle, it does no harm.
+
+    Args:
+        refused: checkpoints that are found unusable are entered here.
+
+    Raises:
+        BadInput: there are checkpoints, and none of them can be used.
     """
     last = last_metrics(run_dir.metrics)
     reached = last.step if last is not None else 0
-    checkpoint, step = _newest(run_dir, reached)
-    record = BegunAnew(checkpoint=checkpoint, step=step, steps_lost=max(0, reached - step), reason=reason)
+    checkpoint, step = newest_usable(run_dir, reached, refused)
+    record = BegunAnew(
+        checkpoint=checkpoint,
+        step=step,
+        steps_lost=max(0, reached - step),
+        reason=reason,
+        trained_until=last.end if last is not None else 0.0,
+    )
     journal.append(record)
-    if run_dir.metrics.exists():
-        truncate_metrics(run_dir.metrics, step)
+    take_back(run_dir, step)
     return record
 
 
-def _newest(run_dir: RunDir, reached: int) -> tuple[str, int]:
+def newest_usable(run_dir: RunDir, reached: int, refused: Refused) -> tuple[str, int]:
+    """The checkpoint that a run goes back to, and its step; nothing and 0 for one that has none and began with none.
+
+    Args:
+        run_dir: of the run.
+        reached: the last step that is written down.
+        refused: checkpoints that are found unusable are entered here.
+
+    Raises:
+        BadInput: there are checkpoints, and none of them can be used.
+    """
     # One beyond the metrics is the last work of a world whose steps nobody has seen: they would never be written down.
-    own = newest_checkpoint(run_dir.checkpoints, at_most=reached)
-    if own is not None:
-        return str(own), checkpoint_step(own)
-    return first_checkpoint(read_run_info(run_dir).resumed_from)
+    # It is still better than none.
+    folders = checkpoint_folders(run_dir)
+    for at_most in (reached, None):
+        own = _sound(folders, refused, at_most)
+        if own is not None:
+            return str(own), checkpoint_step(own)
+    if any(list_checkpoints(folder) for folder in folders):
+        raise BadInput(f"none of the checkpoints in {run_dir.checkpoints} can be used; the log says why")
+    return first_checkpoint(read_run_info(run_dir).resumed_from, refused)
 
 
-def first_checkpoint(resumed_from: str) -> tuple[str, int]:
+def _sound(folders: Sequence[Path], refused: Refused, at_most: int | None = None) -> Path | None:
+    known = set(refused)
+    found = next(sound_checkpoints(folders, refused, at_most), None)
+    for path in refused.keys() - known:
+        log.warning("checkpoint %s is not used: %s", path.name, refused[path])
+    return found
+
+
+def first_checkpoint(resumed_from: str, refused: Refused) -> tuple[str, int]:
     """The checkpoint that the run's first world loads and its step; nothing and 0 for a run that starts from the seed.
 
     Raises:
-        BadInput: the run that it was to start from has none any more.
+        BadInput: the run that it was to start from has none any more that can be used.
     """
     if not resumed_from:
         return "", 0
-    folder = newest_checkpoint(RunDir(Path(resumed_from)).checkpoints)
+    run_dir = RunDir(Path(resumed_from))
+    check_trusted(trusted_paths(run_dir))
+    folder = _sound(checkpoint_folders(run_dir), refused)
     if folder is None:
         raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
     return str(folder), checkpoint_step(folder)

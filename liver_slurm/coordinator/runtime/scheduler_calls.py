@@ -21,6 +21,7 @@ from liver_slurm.coordinator.core.io import (
     Input,
     Interrupted,
     Launch,
+    Launched,
     LaunchRefused,
     Release,
     StopAsked,
@@ -112,7 +113,7 @@ class SchedulerCalls:
             log.warning("there is nobody to do %s", order)
         elif isinstance(order, Launch):
             launch = partial(standbys.launch, order.count, order.unit, order.partition)
-            self._standbys.ask(launch, _launched, lambda error, now: [LaunchRefused(now, error)])
+            self._standbys.ask(launch, partial(_launched, order.unit), lambda error, now: [LaunchRefused(now, error)])
         else:
             # One that could not be ended is ended by its time limit.
             self._standbys.ask(partial(standbys.release, order.job_id), lambda _none, _now: [], _not_released)
@@ -135,6 +136,8 @@ class SchedulerCalls:
                 lane.close(port.close if port is not None and run_over else None)
             except ClusterError as error:  # noqa: PERF203 - each lane is closed, whatever became of the others
                 log.error("%s may be left: %s", left, error)
+            except Exception:
+                log.exception("%s may be left", left)
 
     def _capacity_seen(self, look: CapacitySnapshot, now: float) -> list[Input]:
         self._capacity = look
@@ -179,9 +182,9 @@ def meaning(fate: Fate, reason: str, now: float) -> Input:
     return StopAsked(now, "cancelled by a signal" if fate == "running" else f"cancelled: {reason}")
 
 
-def _launched(job_ids: list[str], _now: float) -> list[Input]:
+def _launched(unit: int, job_ids: list[str], now: float) -> list[Input]:
     log.info("standby jobs started: %s", ", ".join(job_ids))
-    return []
+    return [Launched(now, tuple(job_ids), unit)] if job_ids else []
 
 
 def _not_released(error: str, _now: float) -> list[Input]:

@@ -81,4 +81,9 @@ def _json_text(file: Path, number: int, line: bytes) -> str:
         document = None
     if not isinstance(document, str):
         raise BadInput(f'data.paths: {file}, line {number}: not a JSON object with a "text", in UTF-8')
-    return document
+    return document if document.isascii() else _whole_characters(document)
+
+
+def _whole_characters(text: str) -> str:
+    """Return a text in which halves of surrogate pairs, as JSON escapes of cut UTF-16 have them, are U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -15,7 +15,8 @@ from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import move_into_place
 from liver_slurm.config.checks import unreadable_data
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import DataSection, JobConfig
+from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.data.documents import documents
 from liver_slurm.engine.data.tokenizers import Tokenizer, load_tokenizer
 from liver_slurm.engine.megatron.indexed_dataset import dataset_builder
@@ -90,8 +91,8 @@ def is_prefix(path: Path) -> bool:
     return not path.exists() and all(os.path.isfile(f"{path}{suffix}") for suffix in (".bin", ".idx"))
 
 
-def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
-    """Prefixes of the run's indexed datasets; text of the job file is prepared in the run directory first, once.
+def resolve_data(config: JobConfig, run_dir: RunDir, section: DataKey = "data") -> list[str]:
+    """Prefixes of a section's indexed datasets; text of the job file is prepared in the run directory first, once.
 
     Every worker may call it: the first one prepares, the others wait for it. Prepared text comes first, then prepared
     prefixes in the job file's order.
@@ -99,14 +100,15 @@ def resolve_data(config: JobConfig, run_dir: RunDir) -> list[str]:
     Raises:
         BadInput: as :func:`prepare`.
     """
-    if config.data.provider is not None:
+    chosen: DataSection | ValidationSection = getattr(config, section)
+    if chosen.provider is not None:
         return []
-    paths = [Path(text) for text in config.data.paths]
+    paths = [Path(text) for text in chosen.paths]
     texts = [path for path in paths if not is_prefix(path)]
     prefixes = [str(path) for path in paths if is_prefix(path)]
     if not texts:
         return prefixes
-    text = run_dir.data / "text"
+    text = run_dir.data / ("text" if section == "data" else section)
     if not is_prefix(text):
         run_dir.data.mkdir(exist_ok=True)
         with _one_at_a_time(run_dir.data / ".lock"):

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, RunIsOver
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.validation import DataKey
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.order import sample_numbers
+from liver_slurm.engine.data.tokenizers import load_tokenizer
 from liver_slurm.engine.megatron.indexed_dataset import open_dataset
 
 if TYPE_CHECKING:
@@ -26,14 +28,15 @@ class SampleSource:
     maps; one token after a sample's last is its last label, so neighbours share it.
     """
 
-    def __init__(self, prefixes: Sequence[str], seq_length: int, seed: int) -> None:
-        self._seq_length, self._seed = seq_length, seed
-        self._datasets = [open_dataset(prefix) for prefix in prefixes]
+    def __init__(self, prefixes: Sequence[str], seq_length: int, seed: int, key: str = "data.paths") -> None:
+        """``key``: where a job file names the prefixes."""
+        self._prefixes, self._seq_length, self._seed, self._key = tuple(prefixes), seq_length, seed, key
+        self._datasets = [open_dataset(prefix, key) for prefix in prefixes]
         tokens = [int(dataset.sequence_lengths.sum(dtype="int64")) for dataset in self._datasets]
         counts = [max(0, number - 1) // seq_length for number in tokens]
         self._ends = list(accumulate(counts))
         if not self._ends or not self._ends[-1]:
-            raise BadInput(f"data.paths: fewer than the {seq_length + 1} tokens of one sample in {', '.join(prefixes)}")
+            raise BadInput(f"{key}: fewer than the {seq_length + 1} tokens of one sample in {', '.join(prefixes)}")
 
     def __len__(self) -> int:
         """Samples of one epoch."""
@@ -47,9 +50,18 @@ class SampleSource:
             tokens[row] = self._sample(int(number))
         return tokens
 
-    def _sample(self, number: int) -> Any:
+    def place_of(self, consumed: int, place: int) -> str:
+        """Say, for people, where a token lies: the ``place``-th of the run's sample ``consumed``."""
+        which, start = self._start(int(sample_numbers(consumed, 1, len(self), self._seed)[0]))
+        return f"{self._key}: {self._prefixes[which]}.bin, token {start + place}"
+
+    def _start(self, number: int) -> tuple[int, int]:
+        """Which dataset a sample is in, and its first token there."""
         which = bisect_right(self._ends, number)
-        start = (number - (self._ends[which - 1] if which else 0)) * self._seq_length
+        return which, (number - (self._ends[which - 1] if which else 0)) * self._seq_length
+
+    def _sample(self, number: int) -> Any:
+        which, start = self._start(number)
         dataset = self._datasets[which]
         dtype = dataset.index.dtype
         # Not dataset[i]: a sample may span documents, which lie end to end in the file.
@@ -57,8 +69,47 @@ class SampleSource:
         return dataset.bin_reader.read(dtype=dtype, count=self._seq_length + 1, offset=offset)
 
 
-def open_samples(config: JobConfig, prefixes: Sequence[str]) -> Samples:
-    """Open the run's samples: from the job's own provider, or else from indexed datasets.
+class KnownTokens:
+    """Samples whose tokens are all in the model's vocabulary.
+
+    Layers that tensor parallelism divides mask a token that no rank holds: training would go on with losses that depend
+    on the layout.
+    """
+
+    def __init__(self, samples: Samples, vocabulary: int, told: str) -> None:
+        """``told``: where the samples come from, for people."""
+        self._samples, self._vocabulary, self._told = samples, vocabulary, told
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """See :meth:`liver_slurm.engine.api.Samples.batch`.
+
+        Raises:
+            RunIsOver: there is another token; every world would meet it.
+        """
+        import numpy as np
+
+        tokens = self._samples.batch(first, count)
+        strange = (tokens < 0) | (tokens >= self._vocabulary)
+        if strange.any():
+            row, place = (int(number) for number in np.argwhere(strange)[0])
+            where = f"{self._told}, sample {first + row} of the run"
+            if isinstance(self._samples, SampleSource):
+                where = self._samples.place_of(first + row, place)
+            raise RunIsOver(
+                f"{where}: token {int(tokens[row, place])} is not in the vocabulary of {self._vocabulary}; the data is "
+                "of another tokenizer, or model.vocab_size is too small"
+            )
+        return tokens
+
+
+def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = "data") -> Samples:
+    """Open a section's samples: from the job's own provider, or else from indexed datasets.
+
+    Where the vocabulary is known, that of the job file or of a model that is not the user's own, tokens beyond it are
+    refused when they are read.
 
     Args:
         prefixes: what :func:`liver_slurm.engine.data.prepare.resolve_data` returned.
@@ -66,14 +117,23 @@ def open_samples(config: JobConfig, prefixes: Sequence[str]) -> Samples:
     Raises:
         BadInput: there is no such provider, it returns something else, or the data is not an indexed dataset.
     """
-    if config.data.provider is None:
-        return SampleSource(prefixes, config.train.seq_length, config.train.seed)
-    samples: Any = load_function(config.data.provider)(config)
+    provider, key = getattr(config, section).provider, f"{section}.provider"
+    if provider is None:
+        paths = f"{section}.paths"
+        return _known(config, SampleSource(prefixes, config.train.seq_length, config.train.seed, paths), paths)
+    samples: Any = load_function(provider)(config)
     if not hasattr(samples, "batch") or not hasattr(samples, "__len__"):
-        raise BadInput(f"data.provider: {config.data.provider} returned {type(samples).__name__}, without batch or len")
+        raise BadInput(f"{key}: {provider} returned {type(samples).__name__}, without batch or len")
     found = samples.batch(0, 1)
     expected = (1, config.train.seq_length + 1)
     if tuple(getattr(found, "shape", ())) != expected:
         shape = getattr(found, "shape", type(found).__name__)
-        raise BadInput(f"data.provider: {config.data.provider}: batch(0, 1) has shape {shape}; allowed: {expected}")
-    return samples  # type: ignore[no-any-return]
+        raise BadInput(f"{key}: {provider}: batch(0, 1) has shape {shape}; allowed: {expected}")
+    return _known(config, samples, f"{key} {provider}")
+
+
+def _known(config: JobConfig, samples: Samples, told: str) -> Samples:
+    if config.model.provider is not None and config.model.vocab_size is None:
+        return samples  # what its model takes is its own business
+    vocabulary = config.model.vocab_size or load_tokenizer(config.data.tokenizer).vocab_size
+    return KnownTokens(samples, vocabulary, told)

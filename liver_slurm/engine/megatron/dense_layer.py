@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
 with compat.imports():
@@ -60,11 +61,16 @@ class Mlp(NamedTuple):
     activation: Callable[[Tensor], Tensor]
 
 
-class Rotation(NamedTuple):
-    """Cosines and sines of rotary positions, [sequence, 1, 1, rotated width]."""
+class Positions(NamedTuple):
+    """Where in its sequences this rank's tokens are.
+
+    ``cos``, ``sin``: of their rotary positions, [own, 1, 1, rotated width]. ``seen``: [own, sequence], which tokens
+    each of them attends to; None: the sequence is this rank's alone, and each attends to all before it.
+    """
 
     cos: Tensor
     sin: Tensor
+    seen: Tensor | None
 
 
 def norm(x: Tensor, by: Norm) -> Tensor:
@@ -74,7 +80,7 @@ def norm(x: Tensor, by: Norm) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), by.weight, by.bias, by.eps)
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
+def rotate(x: Tensor, by: Positions) -> Tensor:
     """Rotary position embedding (Su et al. 2021), the two halves of the rotated width paired, as in megatron-core."""
     width = by.cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
@@ -83,16 +89,24 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return torch.cat((turned, kept), -1) if kept.shape[-1] else turned
 
 
-def attend(x: Tensor, part: Attention, positions: Rotation) -> Tensor:
-    """Causal self-attention of normalized states [sequence, batch, hidden]; with tp > 1 this rank's summand."""
+def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
+    """Causal self-attention of normalized states [own, batch, hidden]; with tp > 1 this rank's summand.
+
+    With context parallelism a rank's queries meet all ranks' keys and values, which are gathered.
+    """
     sequence, batch, _ = x.shape
     mixed = F.linear(x, part.qkv, part.qkv_bias).view(sequence, batch, part.groups, -1, part.head)
     queries = mixed.shape[3] - 2
     query, key, value = mixed.split((queries, 1, 1), 3)
     query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
     query, key = rotate(query, positions), rotate(key, positions)
+    seen = positions.seen
+    if seen is not None:
+        key, value = gather_sequence(torch.cat((key, value), 2), seen.shape[1] // seen.shape[0], "cp").chunk(2, 2)
     query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=queries > 1)
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=seen is None, enable_gqa=queries > 1
+    )
     return F.linear(mixed.permute(2, 0, 1, 3).reshape(sequence, batch, -1), part.proj)
 
 
@@ -119,12 +133,12 @@ class Layer(NamedTuple):
     """Tensor parallel ranks, each of which has a part of the sequence between the collectives."""
 
 
-def whole_layer(x: Tensor, layer: Layer, positions: Rotation) -> Tensor:
+def whole_layer(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
     """The layer as one graph; with tp > 1 on a tp-th of the sequence."""
     return mlp_part(attention_part(x, layer, positions), layer)
 
 
-def attention_part(x: Tensor, layer: Layer, positions: Rotation) -> Tensor:
+def attention_part(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
     """The layer's first half."""
     normed = norm(x, layer.norms[0])
     if layer.tp == 1:
@@ -151,7 +165,9 @@ def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled once in this process for each set of shapes."""
-    made: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+    # Else each process times variants of a kernel and takes the fastest: replicas and runs sum in different orders.
+    options = {"deterministic": True}
+    made: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True, options=options)
     return made
 
 
@@ -167,10 +183,11 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
         """Forward pass.
 
         Args:
-            hidden_states: [sequence, batch, hidden]; with tensor parallelism a tp-th of the sequence.
-            rotary_pos_emb: angles, [sequence, 1, 1, rotated width].
+            hidden_states: [own, batch, hidden]; with tensor parallelism a tp-th of the rank's own part.
+            rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width].
         """
-        positions, layer = rotation(rotary_pos_emb, hidden_states.dtype), self._parts()
+        positions = positions_of(rotary_pos_emb, hidden_states.dtype, self.self_attention.pg_collection.cp)
+        layer = self._parts()
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
@@ -212,13 +229,24 @@ def _norm_of(module: torch.nn.Module) -> Norm:
     return Norm(module.weight, getattr(module, "bias", None), module.eps)
 
 
-def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
-    """Cosines and sines of megatron's angles, which are the same tensor in every layer and step: made once."""
-    made = getattr(angles, "liver_rotation", None)
+def positions_of(angles: Tensor, dtype: torch.dtype, cp: Any) -> Positions:
+    """Positions of a rank of the group ``cp``; megatron's angles are the same tensor in every layer and step: once."""
+    made = getattr(angles, "liver_positions", None)
     if made is None or made.cos.dtype != dtype:
-        made = Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
-        angles.liver_rotation = made
+        sequence, own, seen = len(angles), own_part(len(angles), cp.size(), cp.rank()), None
+        if cp.size() > 1:
+            everywhere = torch.arange(sequence, device=angles.device)
+            seen = everywhere[own, None] >= everywhere
+        made = Positions(angles[own].cos().to(dtype), angles[own].sin().to(dtype), seen)
+        angles.liver_positions = made
     return made
+
+
+class NoCore(torch.nn.Module):  # type: ignore[misc]
+    """Stands where megatron-core keeps its attention on queries, keys and values: :func:`attend` is ours."""
+
+    def __init__(self, **_unused: Any) -> None:
+        super().__init__()
 
 
 class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
@@ -244,6 +272,7 @@ def dense_spec(config: Any, pp_rank: int) -> Any:
     """A pipeline stage's layers: megatron-core's local spec with :class:`DenseLayer` and :class:`SequenceNorm`."""
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
     layer.module = DenseLayer
+    layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
     layers = get_num_layers_to_build(config, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)

@@ -45,3 +45,8 @@ class MegatronEngine:
 
     def open_samples(self, config: JobConfig, run_dir: RunDir) -> Samples:
         return open_samples(config, resolve_data(config, run_dir))
+
+    def open_validation(self, config: JobConfig, run_dir: RunDir) -> Samples | None:
+        if not config.validation.wanted:
+            return None
+        return open_samples(config, resolve_data(config, run_dir, "validation"), "validation")

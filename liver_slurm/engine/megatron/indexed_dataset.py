@@ -9,8 +9,8 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.megatron import compat
 
 
-def open_dataset(prefix: str) -> Any:
-    """Open ``prefix.bin`` and ``prefix.idx`` as megatron's ``IndexedDataset``.
+def open_dataset(prefix: str, key: str) -> Any:
+    """Open ``prefix.bin`` and ``prefix.idx`` as megatron's ``IndexedDataset``; ``key`` is where a job file names it.
 
     Raises:
         BadInput: they are no indexed dataset, or an empty one.
@@ -23,10 +23,10 @@ def open_dataset(prefix: str) -> Any:
         # Checked first: megatron leaves half-built objects behind that complain when they are collected.
         with open(f"{prefix}.idx", "rb") as index, open(f"{prefix}.bin", "rb") as data:
             if index.read(len(header)) != header or not data.read(1):
-                raise BadInput(f"data.paths: {prefix} is not an indexed dataset, or an empty one")
+                raise BadInput(f"{key}: {prefix} is not an indexed dataset, or an empty one")
         return IndexedDataset(prefix)
     except (AssertionError, OSError, ValueError) as error:
-        raise BadInput(f"data.paths: {prefix} is not a readable indexed dataset: {error}") from None
+        raise BadInput(f"{key}: {prefix} is not a readable indexed dataset: {error}") from None
 
 
 def dataset_builder(bin_file: Path, vocab_size: int) -> Any:

@@ -24,6 +24,11 @@ class Share:
 
 
 def share(train: TrainSection, dp: int, replica: int) -> Share:
+    """Share of one replica in a step's batch."""
+    return share_of(train.global_batch_size // train.micro_batch_size, dp, replica)
+
+
+def share_of(microbatches: int, dp: int, replica: int) -> Share:
     """Share of one replica; shares are as even as possible, and the first replicas take one more."""
-    base, extra = divmod(train.global_batch_size // train.micro_batch_size, dp)
+    base, extra = divmod(microbatches, dp)
     return Share(first=replica * base + min(replica, extra), count=base + (replica < extra))

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from liver_slurm.config.layouts import padded_vocabulary, stage_layers
+from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import dense_spec
+from liver_slurm.engine.megatron.dimensions import sizes
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
@@ -40,18 +41,16 @@ def is_dense(config: JobConfig, layout: Layout) -> bool:
     """Whether the model consists of layers that :class:`DenseLayer` can run in this layout.
 
     ``model.extra`` may turn on anything that megatron-core has, and so may a provider; with fewer query groups than
-    tensor parallel ranks, ranks share a group; and sequence parallelism needs a sequence that tp divides.
+    tensor parallel ranks, ranks share a group; and sequence parallelism needs a sequence that can be divided.
     """
     groups = config.model.num_query_groups or config.model.num_attention_heads
     usual = not config.model.extra and not config.model.provider
-    return usual and groups >= layout.tp and config.train.seq_length % layout.tp == 0
+    return usual and groups >= layout.tp and config.train.seq_length % (layout.tp * layout.cp) == 0
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:
     """megatron-core's ``TransformerConfig`` for this job in this layout."""
     model, train, dtype = config.model, config.train, _DTYPES[config.train.precision]
-    split = stage_layers(model.num_layers, layout.pp)
-    uneven = len(set(split)) > 1
     return DecoderConfig(
         **{
             "num_layers": model.num_layers,
@@ -70,13 +69,10 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
             "attention_softmax_in_fp32": True,
-            "tensor_model_parallel_size": layout.tp,
+            **sizes(layout, model.num_layers),
             "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
-            "pipeline_model_parallel_size": layout.pp,
-            "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
-            "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
             "params_dtype": dtype,
             "pipeline_dtype": dtype,
             "bf16": dtype is torch.bfloat16,
@@ -152,6 +148,7 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         rotary_base=config.model.rotary_base,
         pg_collection=groups,
     )
+    model.rotary_pos_emb.cp_group = None  # megatron would cut them up on a card; DenseLayer takes what it needs
     if last:
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)

@@ -11,6 +11,8 @@ import torch
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.adam import AdamState
+from liver_slurm.engine.megatron.batches import Batches
+from liver_slurm.engine.megatron.microbatches import share
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
@@ -35,8 +37,21 @@ class RankState:
     """``P2PCommunicator`` between pipeline stages."""
     gradients_used: bool = False
     """A backward pass may have added to the gradient buffers, which start as zeros."""
+    final_norm: float | None = None
+    """Norm of the gradients while they are final and their update is not begun; None: they are not, or it is."""
+    torn: bool = False
+    """An update has begun and has not ended: some of the state has it, some may not."""
+    gradients_final: Callable[[int, bool], None] | None = None
+    """Called in each step between clipping and the update; see
+    :meth:`liver_slurm.engine.api.TrainingShard.when_gradients_are_final`."""
     before_zeroing: Callable[[], None] | None = None
     """Called by a step that begins, before it zeroes the gradients."""
+
+    @cached_property
+    def batches(self) -> Batches:
+        """This rank's part of each step's batch."""
+        place = self.world.place
+        return Batches(self.config.train, share(self.config.train, self.world.layout.dp, place.dp), self.device)
 
     @cached_property
     def spec(self) -> ShardSpec:

@@ -12,7 +12,9 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import (
     NO_FLAGS,
     Boxes,
+    Evaluation,
     LayerFilter,
+    Reached,
     Replica,
     Samples,
     StepFlags,
@@ -22,15 +24,15 @@ from liver_slurm.engine.api import (
 )
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
+from liver_slurm.engine.megatron.dimensions import collection, make_live
 from liver_slurm.engine.megatron.gather import Gather
-from liver_slurm.engine.megatron.groups import collection, make_live
 from liver_slurm.engine.megatron.initial import initialise
 from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
 from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket
-from liver_slurm.engine.megatron.step import train_step
+from liver_slurm.engine.megatron.step import evaluate, train_step, update
 from liver_slurm.parallel.groups import ProcessGroups
 
 with compat.imports():
@@ -88,6 +90,25 @@ class MegatronShard(RankState):
         before_update: Callable[[float], None] | None = None,
     ) -> StepResult:
         return train_step(self, samples, step, flags, before_update)
+
+    def evaluate(self, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
+        return evaluate(self, samples, first, count, interrupt)
+
+    def when_gradients_are_final(self, call: Callable[[int, bool], None] | None) -> None:
+        self.gradients_final = call
+
+    @property
+    def reached(self) -> Reached:
+        if self.torn:
+            return "torn"
+        return "gradients" if self.final_norm is not None else "nothing"
+
+    def finish_update(self) -> None:
+        update(self)
+
+    def overwritten(self, updates: int) -> None:
+        self.set_step(updates)
+        self.torn, self.final_norm = True, None
 
     def clear_caches(self) -> None:
         # The cache of their forward keeps megatron's rotary embeddings, and with them a process group and its threads.

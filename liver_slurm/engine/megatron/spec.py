@@ -66,7 +66,7 @@ def gradient_bucket(config: JobConfig, layout: Layout) -> int | None:
     """See :meth:`liver_slurm.engine.api.Engine.gradient_bucket`: on GPUs megatron's own default; gloo would take the
     backward pass's cores."""
     on_gpus = any(component.gpus_per_task for component in config.live.component)
-    return max(40_000_000, 1_000_000 * layout.dp) if on_gpus and layout.dp > 1 else None
+    return max(40_000_000, 1_000_000 * layout.replicas) if on_gpus and layout.replicas > 1 else None
 
 
 def parameter_count(config: JobConfig) -> int:
@@ -78,7 +78,7 @@ def parameter_count(config: JobConfig) -> int:
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
     # Replicas of this product's own model are alike, however many there are.
-    shards = _shards(encoded, replace(layout, dp=1) if config.model.provider is None else layout)
+    shards = _shards(encoded, replace(layout, dp=1, cp=1) if config.model.provider is None else layout)
     return WorldSpec(
         layout, shards, config.train.distributed_optimizer, config.train.precision, gradient_bucket(config, layout)
     )

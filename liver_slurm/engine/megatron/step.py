@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from liver_slurm.engine.api import Samples, StepFlags, StepResult
+from liver_slurm.engine.api import Evaluation, Samples, StepFlags, StepResult
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.learning_rate import learning_rate
-from liver_slurm.engine.megatron.microbatches import share
+from liver_slurm.engine.megatron.microbatches import Share, share_of
 from liver_slurm.engine.megatron.rank_state import RankState
 
 with compat.imports():
@@ -22,6 +25,9 @@ with compat.imports():
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
 compat.norm_in_few_launches()
+
+Batch = tuple[torch.Tensor, ...]
+Report = dict[str, torch.Tensor]
 
 
 def train_step(
@@ -31,76 +37,132 @@ def train_step(
     flags: StepFlags,
     before_update: Callable[[float], None] | None,
 ) -> StepResult:
-    """Run one step; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`."""
-    config, layout = state.config, state.world.layout
+    """Run one step; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`.
+
+    All ranks meet once more between the gradients' norm and the update. So a rank that has begun its update proves that
+    every rank has final gradients and can make its own, whoever is lost meanwhile.
+    """
+    config = state.config
     lr = learning_rate(config.train, step)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = config.train.weight_decay * group["wd_mult"]
-    mine = share(config.train, layout.dp, state.world.place.dp)
+    state.final_norm = None
     state.zero_gradients()
+    waited = Waited()
     start = time.time()
-    reports = get_forward_backward_func(pp_size=layout.pp, vp_size=None)(
+    share = state.batches.share
+    read = partial(state.batches.tokens, samples, step)
+    reports = _pass(state, waited.over(_microbatches(state, share, read)), share, forward_only=False)
+    if before_update is not None:
+        before_update(start)
+    norm = _prepare_gradients(state)
+    if state.gradients_final is not None:
+        state.gradients_final(step, math.isfinite(norm))
+    loss_sum, tokens, *raised = _total(state, reports, astuple(flags))
+    updated = update(state)
+    end = time.time()
+    flags = StepFlags(*(ranks > 0 for ranks in raised))
+    return StepResult(step, loss_sum / tokens, norm, lr, int(tokens), not updated, start, end, flags, waited.seconds)
+
+
+def evaluate(state: RankState, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
+    """Run a forward pass alone; see :meth:`liver_slurm.engine.api.TrainingShard.evaluate`.
+
+    Gradients are not turned off: layers are compiled for passes with them, and would be compiled again.
+    """
+    share = share_of(count // state.config.train.micro_batch_size, state.world.layout.dp, state.world.place.dp)
+    read = partial(state.batches.others, samples, first, share)
+    reports = _pass(state, _microbatches(state, share, read), share, forward_only=True)
+    loss_sum, tokens, interrupted = _total(state, reports, [interrupt])
+    return Evaluation(loss_sum, int(tokens), interrupted > 0)
+
+
+def _pass(state: RankState, batches: Iterator[Batch], share: Share, forward_only: bool) -> list[Report]:
+    """Run megatron's schedule; what the last stage reports of each microbatch."""
+    train = state.config.train
+    reports: list[Report] = get_forward_backward_func(pp_size=state.world.layout.pp, vp_size=None)(
         forward_step_func=_forward,
-        data_iterator=_microbatches(state, samples, step),
+        data_iterator=batches,
         model=[state.model],
-        num_microbatches=mine.microbatches,
-        seq_length=config.train.seq_length,
-        micro_batch_size=config.train.micro_batch_size,
-        forward_only=False,
+        num_microbatches=share.microbatches,
+        seq_length=train.seq_length,
+        micro_batch_size=train.micro_batch_size,
+        forward_only=forward_only,
         p2p_communicator=state.pipeline,
         pg_collection=state.groups,
     )
-    if before_update is not None:
-        before_update(start)
-    updated, norm = _update(state)
-    end = time.time()
-    loss, tokens, raised = _total(state, reports, flags)
-    return StepResult(step, loss, norm, lr, tokens, not updated, start, end, raised)
+    return reports
 
 
-def _update(state: RankState) -> tuple[bool, float]:
-    """Reduce and clip gradients and update, as ``ChainedOptimizer.step`` does; skip if a gradient is not finite.
+def _prepare_gradients(state: RankState) -> float:
+    """Make the reduced gradients final, clipped if they are finite; returns their norm, the same on every rank."""
+    clip_grad = state.config.train.clip_grad
+    with torch.no_grad():
+        state.optimizer.prepare_grads()
+        norm = float(state.optimizer.get_grad_norm())
+        if clip_grad > 0.0 and math.isfinite(norm):
+            for inner in state.inner_optimizers():
+                clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
+    state.final_norm = norm
+    return norm
+
+
+def update(state: RankState) -> bool:
+    """Update with final gradients, as ``ChainedOptimizer.step`` does; skip if a gradient is not finite.
 
     megatron-core checks for that only where it scales the loss. The norm is the same on every rank, so all skip.
 
     Returns:
-        whether the state was updated, and the gradient's norm before clipping.
+        whether the state was updated.
     """
-    optimizer, clip_grad = state.optimizer, state.config.train.clip_grad
+    norm = state.final_norm
+    assert norm is not None, "only final gradients make an update"
+    state.final_norm = None
+    if not math.isfinite(norm):
+        return False
+    state.torn = True
     with torch.no_grad():
-        optimizer.prepare_grads()
-        norm = float(optimizer.get_grad_norm())
-        if not math.isfinite(norm):
-            return False, norm
-        for inner in state.inner_optimizers():
-            if clip_grad > 0.0:
-                clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
-        optimizer.step_with_ready_grads()
-    return True, norm
+        state.optimizer.step_with_ready_grads()
+    state.torn = False
+    return True
 
 
-def _microbatches(state: RankState, samples: Samples, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Tokens, positions, labels and loss mask of each microbatch; only the first and the last stage read them."""
+class Waited:
+    """Counts the time that a loop spends in getting its items."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self.seconds = 0.0
+
+    def over(self, items: Iterator[Batch]) -> Iterator[Batch]:
+        """Hand the items on."""
+        while True:
+            began = self._clock()
+            item = next(items, None)
+            self.seconds += self._clock() - began
+            if item is None:
+                return
+            yield item
+
+
+def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[torch.Tensor]]) -> Iterator[Batch]:
+    """Tokens, positions, labels and mask of this rank's part of each microbatch; middle stages do not read them."""
     train = state.config.train
-    mine = share(train, state.world.layout.dp, state.world.place.dp)
-    edge = state.world.place.pp in (0, state.world.layout.pp - 1)
-    positions = torch.arange(train.seq_length, device=state.device).expand(train.micro_batch_size, -1)
-    for index in range(mine.microbatches):
-        counts = index < mine.count
-        if not edge:
-            tokens = torch.zeros(train.micro_batch_size, train.seq_length + 1, dtype=torch.int64)
-        else:
-            first = step * train.global_batch_size + (mine.first + index if counts else 0) * train.micro_batch_size
-            tokens = torch.from_numpy(samples.batch(first, train.micro_batch_size))
-        if state.device.type == "cuda":
-            tokens = tokens.pin_memory()  # a copy from other memory waits for all that was launched before it
-        tokens = tokens.to(state.device, non_blocking=True)
-        mask = torch.full(tokens[:, 1:].shape, float(counts), device=state.device)
-        yield tokens[:, :-1].contiguous(), positions, tokens[:, 1:].contiguous(), mask
+    place, layout = state.world.place, state.world.layout
+    own = own_part(train.seq_length, layout.cp, place.cp)
+    positions = torch.arange(train.seq_length, device=state.device).expand(train.micro_batch_size, -1)[:, own]
+    if place.pp in (0, layout.pp - 1):
+        microbatches = read()
+    else:
+        nothing = torch.zeros(train.micro_batch_size, train.seq_length + 1, dtype=torch.int64, device=state.device)
+        microbatches = itertools.repeat(nothing, share.microbatches)
+    for index, tokens in enumerate(microbatches):
+        mask = torch.full(positions.shape, float(index < share.count), device=state.device)
+        yield tokens[:, :-1][:, own].contiguous(), positions, tokens[:, 1:][:, own].contiguous(), mask
 
 
-def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[torch.Tensor, Any]:
+def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
     tokens, positions, labels, mask = next(batch)
     output = model(tokens, positions, None, labels=labels)
 
@@ -113,13 +175,13 @@ def _forward(batch: Iterator[tuple[torch.Tensor, ...]], model: Any) -> tuple[tor
     return output, loss
 
 
-def _total(state: RankState, reports: list[dict[str, torch.Tensor]], flags: StepFlags) -> tuple[float, int, StepFlags]:
-    """Mean loss a token and number of tokens of the global batch, and the flags of all ranks; on every rank."""
-    own = [float(flag) for flag in astuple(flags)]
+def _total(state: RankState, reports: list[Report], flags: Sequence[bool]) -> list[float]:
+    """Sum of losses and number of tokens of the world's batch, and how many ranks raise each flag; on every rank."""
+    own = [float(flag) for flag in flags]
     sums = torch.tensor([0.0, 0.0, *own], dtype=torch.float64, device=state.device)
     if state.world.is_last_stage and state.world.place.tp == 0:
         for report in reports:
             sums[:2] += report["sums"]
     dist.all_reduce(sums, group=state.world.groups["world"])
-    loss, tokens, *raised = sums.tolist()
-    return loss / tokens, int(tokens), StepFlags(*(ranks > 0 for ranks in raised))
+    total: list[float] = sums.tolist()
+    return total

@@ -1,7 +1,7 @@
 """Graphs of layouts that a worker may train in later, compiled before it trains: no step of a new world waits for them.
 
-The warm-up's own step runs without tensor parallelism. Each other tensor parallel size has shapes of its own; here one
-layer of each runs on zeros, with no peers, forward and backward.
+The warm-up's own step runs without tensor and context parallelism. Other sizes of these have shapes of their own; here
+one layer of each runs on zeros, with no peers, forward and backward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from liver_slurm.engine.megatron.dense_layer import (
     Layer,
     Mlp,
     Norm,
-    Rotation,
+    Positions,
     attention_part,
     compiled,
     mlp_part,
@@ -23,13 +23,14 @@ from liver_slurm.engine.megatron.dense_layer import (
 )
 from liver_slurm.engine.megatron.loss import exercise_loss
 from liver_slurm.engine.megatron.model import is_dense, transformer_config, vocabulary
-from liver_slurm.engine.megatron.sequence_parallel import use_group
+from liver_slurm.engine.megatron.sequence_parallel import use_groups
 from liver_slurm.parallel.layout import Layout
 
 
 def compile_layouts(config: JobConfig, device: torch.device, workers: int) -> None:
     """Compile what layouts of up to ``workers`` workers need; nothing on a CPU, or where the job says so."""
-    layouts = {layout.tp: layout for layout in feasible_layouts(config, workers) if layout.tp > 1}
+    layouts = {(layout.tp, layout.cp): layout for layout in feasible_layouts(config, workers)}
+    layouts.pop((1, 1), None)
     for layout in layouts.values():
         if is_dense(config, layout) and transformer_config(config, layout).compile_layers:
             with torch.device(device):
@@ -65,10 +66,13 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     layer_norm = transformer.normalization == "LayerNorm"
     norms = [Norm(weight(hidden), bias(hidden, layer_norm), transformer.layernorm_epsilon) for _ in range(2)]
     width = int(head * config.model.rotary_percent)
-    positions = Rotation(*(torch.zeros(train.seq_length, 1, 1, width, dtype=dtype) for _ in range(2)))
+    own = train.seq_length // layout.cp
+    seen = torch.ones(own, train.seq_length, dtype=torch.bool) if layout.cp > 1 else None
+    cos, sin = (torch.zeros(own, 1, 1, width, dtype=dtype) for _ in range(2))
+    positions = Positions(cos, sin, seen)
     layer = Layer((norms[0], norms[1]), attention, mlp, (bias(hidden, linear), bias(hidden, linear)), tp)
-    x = torch.zeros(train.seq_length // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
-    use_group(None)
+    x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
+    use_groups({})
     if transformer.recompute_layers == "selective":
         result = compiled(mlp_part)(compiled(attention_part)(x, layer, positions), layer)
     else:
@@ -76,6 +80,6 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     result.backward(torch.zeros_like(result))
     size = vocabulary(config)
     shard = padded_vocabulary(size) // tp
-    logits = torch.zeros(train.seq_length, train.micro_batch_size, shard, dtype=dtype)
+    logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype)
     for real in {shard, max(size - (tp - 1) * shard, 0)}:
         exercise_loss(logits, real)

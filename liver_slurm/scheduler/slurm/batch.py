@@ -10,8 +10,9 @@ from pathlib import Path
 
 import jinja2
 
-from liver_slurm.base.errors import BadInput, ExitCode
-from liver_slurm.config.schema import ComponentSection, JobConfig
+from liver_slurm.base.errors import DECIDED, BadInput, ExitCode
+from liver_slurm.config import sbatch
+from liver_slurm.config.schema import ComponentSection, JobConfig, StandbySection
 from liver_slurm.rundir.paths import RunDir
 
 COORDINATOR_CPUS = 1
@@ -19,17 +20,24 @@ COORDINATOR_MEMORY = "2G"
 """Where Slurm tracks memory, a job that asks for none may be given the whole node's. Only asked for if all workers ask
 for some: Slurm would carry it over to components that do not."""
 # Options of every step of workers: all of the job's memory; and one that leaves, or whose node dies, must not take the
-# others with it.
-WORKER_STEP = ("--mem=0", "--export=ALL", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
+# others with it. Under a PMI, srun of Slurm 26.05 would send SIGTERM to the others first, which looks like a notice.
+WORKER_STEP = ("--mem=0", "--export=ALL", "--mpi=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
 
-LAST_WORDS = (
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.BAD_INPUT,
-    ExitCode.CANCELLED,
-    ExitCode.HANDED_OVER,
+LAST_WORDS = (ExitCode.DONE, ExitCode.FAILED, ExitCode.CANCELLED, ExitCode.HANDED_OVER)
+"""Exit codes, without :data:`DECIDED`, after which a coordinator is not started again."""
+_STEP_OPTIONS = (
+    "MEM_PER_NODE MEM_PER_CPU MEM_PER_GPU CPUS_PER_TASK CPUS_PER_GPU TRES_PER_TASK NTASKS NPROCS NTASKS_PER_NODE "
+    "NTASKS_PER_CORE NTASKS_PER_SOCKET NTASKS_PER_GPU NTASKS_PER_TRES NNODES GRES GRES_FLAGS STEP_GRES STEP_TRES "
+    "TIMELIMIT THREADS_PER_CORE CORE_SPEC HINT DISTRIBUTION EXCLUSIVE OVERCOMMIT OVERLAP WHOLE RELATIVE SPREAD_JOB "
+    "USE_MIN_NODES REQ_SWITCH WAIT4SWITCH IMMEDIATE WAIT KILL_BAD_EXIT NO_KILL SIGNAL MPI_TYPE RESV_PORTS NETWORK "
+    "PARTITION ACCOUNT QOS RESERVATION CONSTRAINT CLUSTER_CONSTRAINT WCKEY CLUSTERS DEPENDENCY DELAY_BOOT "
+    "STDOUTMODE STDERRMODE STDINMODE UNBUFFEREDIO LABELIO OPEN_MODE WORKING_DIR REMOTE_CWD CONTAINER CONTAINER_ID "
+    "PROLOG EPILOG TASK_PROLOG TASK_EPILOG ACCTG_FREQ PROFILE POWER BCAST BCAST_EXCLUDE COMPRESS EXPORT_ENV "
+    "MULTI_PROG THREADS DEBUG TRES_BIND TRES_FREQ"
 )
-"""Exit codes after which a coordinator is not started again."""
+STEP_VARIABLES = tuple("SLURM_" + name for name in _STEP_OPTIONS.split())
+"""What srun reads for a step, beside what begins with SLURM_CPU_BIND, SLURM_MEM_BIND and SLURM_GPU. Some of it Slurm
+sets for the batch script; the rest can only have come with the submission."""
 
 Options = list[tuple[str, str | None]]
 
@@ -51,15 +59,16 @@ class _Step:
     """Default of OMP_NUM_THREADS."""
 
 
-def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None) -> str:
+def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None, *, expedite: bool = False) -> str:
     """The guaranteed job's script.
 
-    ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this.
+    ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this. ``expedite``: a job
+    that loses a node is to come first when it is started again, which Slurm 25.11 has where the site allows it.
 
     Raises:
         BadInput: a value has a line break in it, which would be another header line; a line for each.
     """
-    components = _components(config, run_dir)
+    components = _components(config, run_dir, expedite)
     if problems := _line_breaks(components):
         raise BadInput("\n".join(problems))
     template = _environment().from_string(read_template("live.sh.j2"))
@@ -69,10 +78,13 @@ def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None)
         python=shlex.quote(python or config.live.python or sys.executable),
         setup=config.live.setup,
         codes=ExitCode,
-        last_words=LAST_WORDS,
+        decided=[DECIDED + code for code in LAST_WORDS],
+        offset=DECIDED,
+        step_variables=STEP_VARIABLES,
         # --overlap: the step of a coordinator that was killed may hold its CPU for a moment longer.
         coordinator=_Step(
-            f"--het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task={COORDINATOR_CPUS}",
+            "--het-group=0 --mem=0 --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 "
+            f"--cpus-per-task={COORDINATOR_CPUS}",
             COORDINATOR_CPUS,
         ),
         workers=[
@@ -108,10 +120,14 @@ def read_template(name: str) -> str:
     return (resources.files("liver_slurm") / "sbatch" / name).read_text()
 
 
-def gpu_request(component_gpus_per_task: int, tasks_per_node: int) -> str | None:
-    """``gpu:N`` for all tasks of a node, so that each sees its neighbours' GPUs as NCCL wants it; None without GPUs."""
-    gpus = component_gpus_per_task * tasks_per_node
-    return f"gpu:{gpus}" if gpus else None
+def gpu_request(wanted: ComponentSection | StandbySection) -> str | None:
+    """``gpu:N`` or ``gpu:TYPE:N`` for all tasks of a node; None without GPUs.
+
+    Each task sees its neighbours' GPUs, as NCCL wants it.
+    """
+    gpus = wanted.gpus_per_task * wanted.tasks_per_node
+    kind = f"{wanted.gpu_type}:" if wanted.gpu_type else ""
+    return f"gpu:{kind}{gpus}" if gpus else None
 
 
 def _environment() -> jinja2.Environment:
@@ -125,12 +141,12 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _components(config: JobConfig, run_dir: RunDir) -> list[_Component]:
-    workers = [_workers(config, component, run_dir) for component in config.live.component]
-    return [_coordinator(config, run_dir), *workers]
+def _components(config: JobConfig, run_dir: RunDir, expedite: bool = False) -> list[_Component]:
+    workers = [_workers(config, component, run_dir, expedite) for component in config.live.component]
+    return [_coordinator(config, run_dir, expedite), *workers]
 
 
-def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:
+def _coordinator(config: JobConfig, run_dir: RunDir, expedite: bool) -> _Component:
     options: Options = [
         ("job-name", config.job.name),
         ("output", f"{run_dir.logs}/slurm-%j.out"),
@@ -142,10 +158,10 @@ def _coordinator(config: JobConfig, run_dir: RunDir) -> _Component:
         ("cpus-per-task", str(COORDINATOR_CPUS)),
         ("mem", COORDINATOR_MEMORY if all(component.mem for component in config.live.component) else None),
     ]
-    return _Component("Component 0: the coordinator.", _quoted(options) + _flags(config))
+    return _Component("Component 0: the coordinator.", _quoted(options) + _flags(config, expedite))
 
 
-def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) -> _Component:
+def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir, expedite: bool) -> _Component:
     # Not ntasks-per-node: with it Slurm from 24.11 on takes no nodes back from a running job. A node's share of CPUs as
     # the least keeps the tasks even (measured: 22.05, 24.11, 26.05).
     workers = component.nodes * component.tasks_per_node
@@ -156,14 +172,14 @@ def _workers(config: JobConfig, component: ComponentSection, run_dir: RunDir) ->
         ("ntasks", str(workers)),
         ("cpus-per-task", str(component.cpus_per_task)),
         ("mincpus", str(component.tasks_per_node * component.cpus_per_task)),
-        ("gres", gpu_request(component.gpus_per_task, component.tasks_per_node)),
+        ("gres", gpu_request(component)),
         ("mem", component.mem),
         ("constraint", component.constraint),
         # Said even if it is empty, because it would be carried over otherwise.
         ("exclude", component.exclude or ("" if any(other.exclude for other in config.live.component) else None)),
     ]
     return _Component(
-        f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options) + _flags(config)
+        f"Workers: {workers}, {component.tasks_per_node} on each node.", _quoted(options) + _flags(config, expedite)
     )
 
 
@@ -178,10 +194,14 @@ def _common(config: JobConfig, run_dir: RunDir) -> Options:
     ]
 
 
-def _flags(config: JobConfig) -> Options:
+def _flags(config: JobConfig, expedite: bool) -> Options:
     # A lost node is the workers' affair, not the end of the job. Whether Slurm may start the job again is said in any
     # case: its default is the cluster's JobRequeue.
-    return [("no-kill", None), ("requeue" if config.live.requeue else "no-requeue", None)]
+    requeue = ("requeue", "expedite" if expedite else None) if config.live.requeue else ("no-requeue", None)
+    further: Options = [
+        (name, shlex.quote(value) if value is not None else None) for name, value in sbatch.options(config.live.sbatch)
+    ]
+    return [("no-kill", None), requeue, *further]
 
 
 def _quoted(options: Options) -> Options:
@@ -191,7 +211,7 @@ def _quoted(options: Options) -> Options:
 
 def _step_resources(component: ComponentSection) -> list[str]:
     # Named again although the job has them: srun takes neither CPUs nor GPUs of a component from the job.
-    gres = gpu_request(component.gpus_per_task, component.tasks_per_node)
+    gres = gpu_request(component)
     return [
         f"--nodes={component.nodes}",
         f"--ntasks-per-node={component.tasks_per_node}",

@@ -10,18 +10,27 @@ from typing import Literal, Protocol
 
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.query_budget import QueryBudget
-from liver_slurm.scheduler.slurm.command import NotAnswering, outside_environment, retried, run_once
+from liver_slurm.scheduler.slurm.command import (
+    HEADER_OF,
+    NotAnswering,
+    outside_environment,
+    retried,
+    run_once,
+)
 from liver_slurm.scheduler.slurm.parsing import (
     JOB_FIELDS,
     NODE_FIELDS,
+    cut_node_lists,
     format_option,
     parse_config,
     parse_jobs,
+    parse_node_list,
     parse_nodes,
     parse_partitions,
     parse_qos_grace,
     parse_reservations,
     parse_steps,
+    with_node_lists,
 )
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo, StepInfo
 
@@ -37,10 +46,10 @@ class SlurmClient(Protocol):
     def version(self) -> Version:
         """Slurm's version, e.g. (22, 5, 8)."""
 
-    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         """Jobs by id or by name, all components of each, in one query; ended ones while Slurm still knows them.
 
-        An id that Slurm does not know is not in the answer. A name is looked for among the user's own jobs.
+        An id that Slurm does not know is not in the answer. Names are looked for among the user's own jobs.
         """
 
     def steps(self, job_id: str) -> list[StepInfo]:
@@ -80,6 +89,11 @@ class SlurmClient(Protocol):
         """Change a job, by ``scontrol update``'s keys, e.g. ``{"TimeLimit": "10"}``."""
 
 
+def header_options(script: Path) -> frozenset[str]:
+    """Return the names of the options in a batch script's header."""
+    return frozenset(re.findall(r"(?m)^#SBATCH\s+--([\w-]+)", script.read_text(errors="replace")))
+
+
 class CommandClient:
     """:class:`SlurmClient` on sinfo, squeue, scontrol, sbatch and scancel."""
 
@@ -109,13 +123,13 @@ class CommandClient:
             raise ClusterError(f"sinfo --version printed no version: {output.strip()!r}")
         return int(match[1]), int(match[2]), int(match[3])
 
-    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         """See :meth:`SlurmClient.jobs`."""
         argv = ["squeue", "--local", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
         if ids:
             argv.append("--jobs=" + ",".join(ids))
-        if name is not None:
-            argv += [f"--name={name}", f"--user={os.getuid()}"]
+        if names:
+            argv += [f"--name={','.join(names)}", f"--user={os.getuid()}"]
         try:
             output = self._ask(argv, queries=2)  # jobs, and partitions
         except ClusterError as error:
@@ -123,7 +137,7 @@ class CommandClient:
             if "invalid job id" in str(error).lower():
                 return []
             raise
-        return parse_jobs(output, self.hostnames)
+        return parse_jobs(self._uncut(output), self.hostnames)
 
     def steps(self, job_id: str) -> list[StepInfo]:
         """See :meth:`SlurmClient.steps`."""
@@ -175,12 +189,15 @@ class CommandClient:
 
         Tried once: an answer that was lost on its way may belong to a job that was submitted.
         """
+        said = header_options(script)
+        environment = {name: value for name, value in self._environment.items() if HEADER_OF.get(name) not in said}
         argv = ["sbatch", "--parsable", str(script), *arguments]
-        output = run_once(argv, self._timeout, self._environment)
-        match = re.match(r"(\d+)", output.strip())
-        if match is None:
-            raise ClusterError(f"sbatch printed no job id: {output.strip()!r}")
-        return match[1]
+        output = run_once(argv, self._timeout, environment)
+        # A site's filter or banner may say something first; ID;CLUSTER is what a federation answers.
+        found = re.findall(r"(?m)^(\d+)(?:;\S*)?\s*$", output)
+        if not found:
+            raise NotAnswering(f"sbatch printed no job id: {output.strip()!r}")
+        return str(found[-1])
 
     def cancel(self, ids: Sequence[str]) -> None:
         """See :meth:`SlurmClient.cancel`."""
@@ -204,6 +221,18 @@ class CommandClient:
         """See :meth:`SlurmClient.update_job`."""
         argv = ["scontrol", "update", f"JobId={job_id}", *(f"{key}={value}" for key, value in changes.items())]
         self._ask(argv, queries=0)
+
+    def _uncut(self, output: str) -> str:
+        """Return squeue's answer with lists of nodes that it has cut off taken from the jobs' own records.
+
+        A list that fills its field may have been cut; what is left of one names other nodes, or none.
+        """
+        if not (cut := cut_node_lists(output)):
+            return output
+        shown = {}
+        for number in dict.fromkeys(number for number, _ in cut):
+            shown[number] = parse_node_list(self._ask(["scontrol", "-o", "show", "job", number]), number)
+        return with_node_lists(output, shown)
 
     def _ask(self, argv: Sequence[str], queries: int = 1) -> str:
         """``queries``: what slurmctld counts for the command; 0 for orders and for what it does not see."""

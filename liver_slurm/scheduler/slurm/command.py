@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from liver_slurm.base.errors import ClusterError
@@ -27,29 +27,47 @@ _PASSING = (
     "in standby mode",
     "resource temporarily unavailable",
 )
-# Set by Slurm inside a job. sbatch reads many of them as options, so a job that submits must not hand its own on.
-_JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_MEM_BIND", "SBATCH_CPU_BIND", "SBATCH_GPUS_", "PMI_", "PMIX_")
+# Options of Slurm's commands that the environment can give, or that Slurm sets inside a job. A login shell, a site's
+# module or the job that we are in may have any of them; the job file is what counts.
+_OPTION_VARIABLES = (
+    *("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_"),
+    *("PMI_", "PMIX_"),
+)
+_WHERE_SLURM_IS = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY"})
+HEADER_OF = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_QOS": "qos",
+    "SBATCH_RESERVATION": "reservation",
+    "SBATCH_WCKEY": "wckey",
+}
+"""Variables that stay where the submission does not say itself what they say, and the option that would."""
 _DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 
 T = TypeVar("T")
 
 
-def job_variables(environment: Mapping[str, str]) -> list[str]:
-    """Names in ``environment`` that describe the job it belongs to; empty outside of a job."""
-    if "SLURM_JOB_ID" not in environment:
-        return []
+def option_variables(environment: Mapping[str, str], said: Collection[str] = tuple(HEADER_OF.values())) -> list[str]:
+    """Names in ``environment`` that Slurm's commands would take for options, or that describe the job that we are in.
+
+    Args:
+        environment: to look at.
+        said: options that the submission gives itself; of :data:`HEADER_OF`, those of all others stay.
+    """
+    devices = _DEVICE_VARIABLES if "SLURM_JOB_ID" in environment else ()
+    stay = {name for name, option in HEADER_OF.items() if option not in said} | _WHERE_SLURM_IS
     return sorted(
-        name
-        for name in environment
-        if name != "SLURM_CONF" and (name.startswith(_JOB_VARIABLES) or name in _DEVICE_VARIABLES)
+        name for name in environment if name in devices or (name.startswith(_OPTION_VARIABLES) and name not in stay)
     )
 
 
-def outside_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """``environment`` (default: ours) as it would be outside of the job that it belongs to."""
+def outside_environment(environment: Mapping[str, str] | None = None, said: Collection[str] = ()) -> dict[str, str]:
+    """Return ``environment`` (default: ours) without what Slurm's commands would take for options.
+
+    ``said``: as for :func:`option_variables`.
+    """
     source = os.environ if environment is None else environment
-    inside = set(job_variables(source))
-    return {name: value for name, value in source.items() if name not in inside}
+    dropped = set(option_variables(source, said))
+    return {name: value for name, value in source.items() if name not in dropped}
 
 
 def is_passing(stderr: str) -> bool:

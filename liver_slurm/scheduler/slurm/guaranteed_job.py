@@ -58,7 +58,7 @@ class SlurmGuaranteedJob:
         self._client.cancel([job.job_id for job in self._following(self._own_jobs())])
 
     def _own_jobs(self) -> list[JobInfo]:
-        jobs = self._client.jobs(name=self._config.job.name)
+        jobs = self._client.jobs(names=(self._config.job.name,))
         return [job for job in jobs if carries_mark(job, self._run_dir) and job.component == 0]
 
     def _following(self, jobs: list[JobInfo]) -> list[SuccessorJob]:

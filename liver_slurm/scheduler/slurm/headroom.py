@@ -51,7 +51,7 @@ def fitting_nodes(nodes: Iterable[NodeInfo], unit: Unit) -> list[NodeInfo]:
         node
         for node in nodes
         if node.name not in unit.exclude
-        and satisfies(node.features, unit.constraint)
+        and (node.has_more or satisfies(node.features, unit.constraint))
         and node.cpus >= unit.cpus
         and node.gpus >= unit.gpus
         and node.memory >= unit.memory

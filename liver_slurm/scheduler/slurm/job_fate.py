@@ -24,13 +24,15 @@ def judge(jobs: Sequence[JobInfo], job_id: str, restarts: int) -> tuple[Fate, st
     A requeue counts as a restart at once, before the steps have ended (measured: 22.05), so their signal never comes
     before its reason can be seen.
     """
-    leader = next((job for job in jobs if job.leader == job_id and job.component == 0), None)
+    # A task of a job array has a number of its own, and knows itself by that.
+    jobs = [job for job in jobs if job_id in (job.leader, str(job.number))]
+    leader = next((job for job in jobs if job.component == 0), None)
     if leader is None:
         return "over", f"job {job_id} is unknown to Slurm"
     if not leader.is_over and leader.restarts > restarts:
         return "requeued", f"job {job_id} was requeued"
     if not leader.ends:  # RUNNING, or SUSPENDED, or for a moment SIGNALING
-        taken = next((job for job in jobs if job.leader == job_id and job.preempt_time is not None), None)
+        taken = next((job for job in jobs if job.preempt_time is not None), None)
         if taken is not None:
             return "preempted", f"job {job_id} is being preempted"
         return "running", f"job {job_id} runs"

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from liver_slurm.scheduler.slurm.batch import gpu_request
 from liver_slurm.scheduler.slurm.command import first_line, outside_environment
 
 _BUSY = ("unable to allocate resources: requested nodes are busy", "immediate execution impossible", "nodes are busy")
@@ -144,7 +143,7 @@ def explain(errors: Sequence[str]) -> tuple[str, bool]:
 
 def srun_arguments(place: Place, script: str, name: str, wait: float) -> list[str]:
     """The command line that runs ``script`` on one node that is free within ``wait`` seconds."""
-    gres = gpu_request(place.gpus, 1)
+    gres = f"gpu:{place.gpus}" if place.gpus else None
     options = {
         "partition": place.partition,
         "job-name": name,

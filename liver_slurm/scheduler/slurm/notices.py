@@ -132,7 +132,8 @@ def standby_job(
     )
     known = [one for one in said if one is not None]
     nearest = min(known, key=lambda one: math.inf if one.deadline is None else one.deadline, default=None)
-    return StandbyJob(job.job_id, state, job.nodes, nearest, terms.grace(job))
+    ends_at = job.end_time if state == "running" and job.preempt_time is None else None
+    return StandbyJob(job.job_id, state, job.nodes, nearest, terms.grace(job), ends_at=ends_at)
 
 
 def _ending(job: JobInfo, state: str, terms: Terms) -> EvictionNotice | None:

@@ -27,7 +27,7 @@ def jobs_of_run(client: SlurmClient, run_dir: RunDir, name: str, job_id: str = "
     Raises:
         ClusterError: Slurm does not answer.
     """
-    marked = [job for job in client.jobs(name=f"{name},{standby_job_name(run_dir)}") if carries_mark(job, run_dir)]
+    marked = [job for job in client.jobs(names=(name, standby_job_name(run_dir))) if carries_mark(job, run_dir)]
     known = client.jobs([job_id]) if job_id and all(job.leader != job_id for job in marked) else []
     return marked + known
 

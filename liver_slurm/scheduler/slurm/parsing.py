@@ -6,7 +6,7 @@ Texts and columns differ by version, so nothing here depends on more than the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo, StepInfo
@@ -14,6 +14,9 @@ from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo
 SEPARATOR = "\x1f"
 """Ends each field of ``squeue -O`` and ``sinfo -O``: a comment may hold any printable character."""
 WIDTH = 256
+"""Letters that a field has, where :data:`WIDER` does not say more: Slurm cuts off what is beyond."""
+WIDER = {"NodeList": 1024, "Features": 2048, "Gres": 1024, "GresUsed": 1024}
+"""Fields that grow with a job's nodes, or with what a site says of its nodes."""
 
 JOB_FIELDS = (
     "JobArrayID",
@@ -46,12 +49,13 @@ NODE_FIELDS = (
 Expand = Callable[[str], tuple[str, ...]]
 """Turns ``n[1-3]`` into its host names."""
 
+_SCALE = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _NOTHING = frozenset({"", "N/A", "n/a", "(null)", "NONE", "None", "Unknown"})
 
 
 def format_option(fields: Iterable[str]) -> str:
     """The value of ``-O`` that :func:`split_fields` understands."""
-    return ",".join(f"{name}:{WIDTH}{SEPARATOR}" for name in fields)
+    return ",".join(f"{name}:{WIDER.get(name, WIDTH)}{SEPARATOR}" for name in fields)
 
 
 def split_fields(output: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
@@ -62,6 +66,34 @@ def split_fields(output: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
         if len(values) == len(fields) + 1:
             rows.append(dict(zip(fields, (value.strip() for value in values[:-1]), strict=True)))
     return rows
+
+
+def cut_node_lists(output: str) -> list[tuple[str, str]]:
+    """Return number and node list of each job of ``squeue -O`` whose list fills its field: it may be cut off."""
+    rows = split_fields(output, JOB_FIELDS)
+    return [(row["JobID"], row["NodeList"]) for row in rows if len(row["NodeList"]) >= WIDER["NodeList"]]
+
+
+def with_node_lists(output: str, shown: Mapping[str, str]) -> str:
+    """Return ``squeue -O`` output with other node lists, by number of the job."""
+    place = JOB_FIELDS.index("NodeList")
+    lines = []
+    for line in output.split("\n"):
+        values = line.split(SEPARATOR)
+        number = values[JOB_FIELDS.index("JobID")].strip() if len(values) == len(JOB_FIELDS) + 1 else ""
+        if shown.get(number) and len(values[place].strip()) >= WIDER["NodeList"]:
+            values[place] = shown[number]
+        lines.append(SEPARATOR.join(values))
+    return "\n".join(lines)
+
+
+def parse_node_list(output: str, number: str) -> str:
+    """Return the nodes of one job in ``scontrol -o show job``, which shows all of them; empty: it is not there."""
+    for line in output.splitlines():
+        row = dict(re.findall(r"(\w+)=(\S*)", line))
+        if row.get("JobId") == number:
+            return plain_text(row.get("NodeList", ""))
+    return ""
 
 
 def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
@@ -127,11 +159,18 @@ def parse_nodes(output: str) -> list[NodeInfo]:
             gpus=gpus,
             memory_idle=memory - allocated,
             memory=memory,
-            features=frozenset(plain_text(row["Features"]).split(",")) - {""},
+            features=_features(row["Features"]),
+            has_more=len(row["Features"]) >= WIDER["Features"],
             reason=_reason(row["Reason"]),
             partitions=frozenset({partition}),
         )
     return list(nodes.values())
+
+
+def _features(text: str) -> frozenset[str]:
+    """The names in a list; of one that fills its field the last may be half a name, and is left out."""
+    names = plain_text(text).split(",")
+    return frozenset(names[:-1] if len(text) >= WIDER["Features"] else names) - {""}
 
 
 def node_state(text: str) -> str:
@@ -199,8 +238,16 @@ def parse_qos_grace(output: str) -> dict[str, float]:
 
 
 def count_gpus(gres: str) -> int:
-    """GPUs in a generic resource list, e.g. 3 in ``gpu:a100:2(IDX:0-1),gpu:1,nic:4``."""
-    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?:(\d+)", gres))
+    """Return the number of GPUs in a list of generic resources, e.g. 3 in ``gpu:a100:2(IDX:0-1),gpu:1,nic:4``.
+
+    The count is the last number of an entry: a type may be anything, also a number or ``(null)``.
+    """
+    return sum(
+        int(float(count) * _SCALE[scale])
+        for count, scale in re.findall(
+            r"(?:^|,)gpu(?::[^,]*?)?:(\d+)([KMG]?)(?:\([^)]*\))?(?=,gpu|,[a-z_]+:|,?$)", gres
+        )
+    )
 
 
 def parse_duration(text: str) -> float | None:

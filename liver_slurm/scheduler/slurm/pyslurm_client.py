@@ -78,12 +78,12 @@ class PyslurmClient:
         """See :meth:`SlurmClient.hostnames`."""
         return self._commands.hostnames(expression)
 
-    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         """See :meth:`SlurmClient.jobs`: always one question for all jobs."""
         wanted = set(ids)
         found = []
         for job in self._ask(lambda: self._library.Jobs.load(), 1).values():
-            if name is not None and (job.name != name or job.user_id != os.getuid()):
+            if names and (job.name not in names or job.user_id != os.getuid()):
                 continue
             if wanted and not wanted & job_ids(job):
                 continue

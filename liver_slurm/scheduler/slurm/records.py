@@ -100,6 +100,8 @@ class NodeInfo:
     """Why an administrator, or Slurm, has taken it out of service."""
     partitions: frozenset[str] = frozenset()
     """Those of the partitions asked for that it is in."""
+    has_more: bool = False
+    """Slurm has cut its list of features off: it may have others, too."""
 
     @property
     def flags(self) -> frozenset[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from liver_slurm.base.errors import ClusterError
+from liver_slurm.config import sbatch
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 from liver_slurm.scheduler.slurm.batch import gpu_request
 from liver_slurm.scheduler.slurm.client import SlurmClient
 from liver_slurm.scheduler.slurm.headroom import Unit, idle_units, make_unit
@@ -24,8 +26,13 @@ from liver_slurm.scheduler.slurm.parsing import WIDTH, parse_duration, parse_mem
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, ReservationInfo
 from liver_slurm.scheduler.slurm.submitit_launcher import LaunchRequest, launch, task_path
 
+log = logging.getLogger(__name__)
+
 RESERVATIONS_EVERY = 15.0
 """Seconds between looks at the reservations, which are made long before they begin."""
+UNSEEN = 300.0
+"""Seconds for which a job that sbatch has named counts as pending although Slurm does not show it. After that it must
+have come and gone between two looks, and Slurm has forgotten it."""
 UNIT_MARK = " unit="
 """In a standby job's comment, between the run directory and the number of its unit; absent for the first."""
 SCRIPT_MARK = "# liver_slurm.worker --role standby: a site's job_submit filter knows standbys by this line."
@@ -36,8 +43,9 @@ class SlurmStandbys:
     """:class:`liver_slurm.scheduler.ports.StandbyProvider` on Slurm; submitit launches the jobs.
 
     A job's state never comes from submitit (its watcher asks sacct, and may be ten minutes behind) but from one query
-    of our own for all jobs of our user that carry the run's name and comment. So a coordinator that was started again
-    finds those of its predecessor.
+    of our own. Ours are the jobs whose ids sbatch has answered, also to an earlier coordinator; and those of our user
+    that carry the run's name and comment, for one may have died before it could write an id down. A site may write
+    other names and comments, so those that are not found by them are asked for by id.
     """
 
     def __init__(
@@ -47,12 +55,23 @@ class SlurmStandbys:
         client: SlurmClient,
         task: Callable[[str], Any],
         clock: Callable[[], float] = time.time,
+        launched: Mapping[str, int] | None = None,
+        launcher: Callable[[LaunchRequest], list[str]] | None = None,
     ) -> None:
-        """``task``: what each task runs, given the run directory's path; it must be importable on the node."""
+        """
+        Args:
+            config: the run's.
+            run_dir: the run's.
+            client: asks Slurm.
+            task: what each task runs, given the run directory's path; it must be importable on the node.
+            clock: seconds since the epoch.
+            launched: unit of each job that earlier coordinators have launched, by id; some may be over.
+            launcher: submits jobs and returns their ids; default: submitit's.
+        """
         self._config = config
         self._run_dir = run_dir
         self._client = client
-        self._task = task
+        self._task, self._launcher = task, launcher
         self._clock = clock
         self._name = standby_job_name(run_dir)
         self._units = tuple(_unit(section, client) for section in standby_units(config.standby))
@@ -62,6 +81,10 @@ class SlurmStandbys:
         self._reservations_at = -math.inf
         self._terms: Terms | None = None
         self._running: frozenset[str] = frozenset()
+        self._launched = dict(launched or {})
+        """Unit of each job that sbatch has named and that was not seen to be over."""
+        self._unseen: dict[str, tuple[float, str]] = {}
+        """When those were submitted that Slurm has not shown yet, and in which partition."""
 
     def observe(self) -> CapacitySnapshot:
         """See :class:`StandbyProvider`: one query for the jobs, and one a partition for its nodes.
@@ -83,9 +106,13 @@ class SlurmStandbys:
         except ClusterError as error:
             return replace(self._last, blind=str(error))
         jobs = [
-            replace(seen, partition=job.partition, unit=_unit_of(job.comment))
+            replace(seen, partition=job.partition, unit=self._launched.get(job.leader, _unit_of(job.comment)))
             for job in known
             if (seen := standby_job(job, self._nodes, self._reservations, self._terms, now)) is not None
+        ]
+        jobs += [
+            StandbyJob(job_id, "pending", partition=partition, unit=self._launched[job_id])
+            for job_id, (_, partition) in self._unseen.items()
         ]
         self._last = CapacitySnapshot(self._clock(), tuple(jobs), room)
         return self._last
@@ -106,7 +133,11 @@ class SlurmStandbys:
             task=task_path(self._task),
             argument=str(self._run_dir.path),
         )
-        return launch(request)
+        job_ids = (self._launcher or launch)(request)
+        for job_id in job_ids:
+            self._launched[job_id] = unit
+            self._unseen[job_id] = (self._clock(), partition or section.partitions[0])
+        return job_ids
 
     def release(self, job_id: str) -> None:
         """See :class:`StandbyProvider`."""
@@ -127,7 +158,28 @@ class SlurmStandbys:
         )
 
     def _own_jobs(self) -> list[JobInfo]:
-        return [job for job in self._client.jobs(name=self._name) if carries_mark(job, self._run_dir)]
+        marked = self._client.jobs(names=(self._name,))
+        found = [job for job in marked if job.leader in self._launched or carries_mark(job, self._run_dir)]
+        there = {job.leader for job in found}
+        if missing := [job_id for job_id in self._launched if job_id not in there]:
+            found += self._client.jobs(missing)
+        self._note({job.leader for job in found}, {job.leader for job in found if job.is_over})
+        return found
+
+    def _note(self, there: set[str], over: set[str]) -> None:
+        """Forget jobs that are over, or that Slurm has shown and no longer knows; one it never showed is waited for."""
+        forget_at = self._clock() - UNSEEN
+        for job_id in list(self._launched):
+            submitted = self._unseen.get(job_id)
+            if job_id in there:
+                self._unseen.pop(job_id, None)
+            elif submitted is None or submitted[0] <= forget_at:
+                over.add(job_id)
+                if submitted is not None:
+                    log.warning("Slurm has not shown standby job %s within %g s: it is given up", job_id, UNSEEN)
+        for job_id in over:
+            self._launched.pop(job_id, None)
+            self._unseen.pop(job_id, None)
 
     def _room(self) -> tuple[Headroom, ...]:
         """Room for each unit in each of its partitions, best first; a node of several counts for the first."""
@@ -157,7 +209,7 @@ def submitit_parameters(
         "nodes": standby.nodes_per_job,
         "ntasks_per_node": standby.tasks_per_node,
         "cpus_per_task": standby.cpus_per_task,
-        "gres": gpu_request(standby.gpus_per_task, standby.tasks_per_node),
+        "gres": gpu_request(standby),
         "constraint": standby.constraint,
         "exclude": standby.exclude,
         "account": standby.account or config.live.account,
@@ -169,8 +221,14 @@ def submitit_parameters(
             f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{standby.cpus_per_task}}}"',
         ],
         # From Slurm 22.05 on srun does not take the CPUs of a task from the job. One worker that leaves or dies takes
-        # no other of its unit with it.
-        "srun_args": [f"--cpus-per-task={standby.cpus_per_task}", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"],
+        # no other of its unit with it; under a PMI, srun of 26.05 signals the others.
+        "srun_args": [
+            f"--cpus-per-task={standby.cpus_per_task}",
+            "--mpi=none",
+            "--no-kill",
+            "--kill-on-bad-exit=0",
+            "--wait=0",
+        ],
         "additional_parameters": _header_lines(standby),
     }
 
@@ -185,6 +243,7 @@ def _header_lines(standby: StandbySection) -> dict[str, str | bool]:
         "export": "ALL",
         "no-requeue": True,
         "signal": standby.signal or f"USR2@{int(warning_seconds(standby))}",
+        **{name: value if value is not None else True for name, value in sbatch.options(standby.sbatch)},
     }
     if standby.mem is not None:
         lines["mem"] = standby.mem

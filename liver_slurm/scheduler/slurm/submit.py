@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from liver_slurm.scheduler.slurm.ownership import jobs_of_run
 from liver_slurm.scheduler.slurm.parsing import parse_duration, parse_memory
 from liver_slurm.scheduler.slurm.records import NodeInfo, PartitionInfo
 
+log = logging.getLogger(__name__)
+
 
 class SubmissionUnknown(ClusterError):
     """The job may be in the queue, so its run directory must stay."""
@@ -30,6 +33,8 @@ class Submission:
     config: JobConfig
     client: SlurmClient | None
     """None: no cluster was asked whether it can run the job, and none is to get it from here."""
+    expedite: bool = False
+    """The site lets a job that has lost a node come first when it is started again."""
 
     @classmethod
     def for_cluster(cls, config: JobConfig, client: SlurmClient) -> Submission:
@@ -39,7 +44,9 @@ class Submission:
             BadInput: the cluster can never run the job; a line for each reason.
             ClusterError: Slurm did not answer.
         """
-        return cls(_without(check_submittable(config, client), config), client)
+        checked = _without(check_submittable(config, client), config)
+        allowed = client.config().get("SlurmctldParameters", "").split(",") if config.live.requeue else []
+        return cls(checked, client, "enable_expedited_requeue" in allowed)
 
     @classmethod
     def by_hand(cls, config: JobConfig) -> Submission:
@@ -52,7 +59,7 @@ class Submission:
 
     def script(self, run_dir: RunDir) -> str:
         """The batch script of a run in ``run_dir``."""
-        return render_script(self.config, run_dir)
+        return render_script(self.config, run_dir, expedite=self.expedite)
 
     def write(self, run_dir: RunDir) -> None:
         """Write the batch script into the run directory."""
@@ -156,7 +163,32 @@ class _Check:
     def request(
         self, partition_key: str, time_key: str, name: str | None, time: str, what: str, nodes: int, unit: Unit
     ) -> None:
-        """Note why ``nodes`` such nodes of partition ``name`` for ``time`` can never be had."""
+        """Note why ``nodes`` such nodes for ``time`` can never be had.
+
+        ``name`` may be a list, as sbatch takes it: one of the partitions is enough. Without a name where there is no
+        default, or where the site's filter may choose another, Slurm has the last word.
+        """
+
+        def found(one: str | None) -> list[str]:
+            before, self.problems = self.problems, []
+            self._request(partition_key, time_key, one, time, what, nodes, unit)
+            problems, self.problems = self.problems, before
+            return problems
+
+        if name is None:
+            wrong = found(None)
+            if wrong and any(one.is_up and not found(one.name) for one in self._partitions.values()):
+                log.warning("%s; unless the site chooses another partition for it", "; ".join(wrong))
+                wrong = []
+        else:
+            each = [found(one) for one in name.split(",")]
+            wrong = [problem for problems in each for problem in problems] if all(each) else []
+        self.problems += wrong
+
+    def _request(
+        self, partition_key: str, time_key: str, name: str | None, time: str, what: str, nodes: int, unit: Unit
+    ) -> None:
+        """Note why such nodes can never be had of one partition; None: of the cluster's default."""
         partition = self._partition(partition_key, name)
         if partition is None:
             return
@@ -177,8 +209,7 @@ class _Check:
             for partition in self._partitions.values():
                 if partition.is_default:
                     return partition
-            self.problems.append(f"{key}: not given, and the cluster has no default; there are {self._known()}")
-            return None
+            return None  # a site's filter may choose one; if not, sbatch says so
         found = self._partitions.get(name)
         if found is None:
             near = difflib.get_close_matches(name, self._partitions, n=1)

@@ -9,8 +9,8 @@ standby needs goes through ``SlurmExecutor.update_parameters``. The command of t
 a site's job_submit filter knows standbys by is a line of ``setup``. submitit's 0.5 s of imports stay out of the
 coordinator, too.
 
-The job id that submitit reads out of ``sbatch``'s output is for the log only. Which jobs are ours follows from Slurm's
-records of our user's jobs, see :class:`liver_slurm.scheduler.slurm.standby.SlurmStandbys`.
+The job id that submitit reads out of ``sbatch``'s output says which jobs are ours, see
+:class:`liver_slurm.scheduler.slurm.standby.SlurmStandbys`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def launch(request: LaunchRequest) -> list[str]:
     """
     command = [sys.executable, "-m", __name__]
     limit = TIMEOUT * request.count
-    output = run_once(command, limit, outside_environment(), msgspec.json.encode(request).decode())
+    said = [name for name, value in request.parameters.items() if value is not None]
+    output = run_once(command, limit, outside_environment(said=said), msgspec.json.encode(request).decode())
     reply = msgspec.json.decode(output.splitlines()[-1], type=LaunchReply)
     if reply.error:
         raise ClusterError(f"a standby job was refused: {reply.error}")

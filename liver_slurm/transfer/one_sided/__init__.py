@@ -1,1 +1,1 @@
-"""One-sided transfer: a receiver reads boxes straight from their owner's storage into its own, within one machine."""
+"""One-sided transfer: a receiver reads boxes straight from their owner's storage into its own, by memory or network."""

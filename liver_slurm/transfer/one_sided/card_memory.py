@@ -16,7 +16,7 @@ import torch
 
 from liver_slurm.parallel.cuda_driver import DriverError, call
 from liver_slurm.parallel.torch_private import storage_at
-from liver_slurm.transfer.one_sided.description import Description, Refusal, Region, View, dtype_of
+from liver_slurm.transfer.one_sided.description import Description, Reader, Refusal, Region, View, dtype_of
 
 _HANDLE_BYTES = 64
 _LAZY_PEER_ACCESS = 1
@@ -63,7 +63,7 @@ def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
     return found
 
 
-class CardReader:
+class CardReader(Reader):
     """Reads memory of another process on this or another card; see
     :class:`~liver_slurm.transfer.one_sided.description.Reader`.
 
@@ -95,18 +95,18 @@ class CardReader:
             raise
 
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """See the protocol."""
+        """See the base."""
         with self.stream():
             for target, source in zip(targets, sources, strict=True):
                 target.copy_(self._at(source), non_blocking=True)
         self._stream.synchronize()
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """See the protocol; contiguous ones are not copied but read where they lie, by the kernel that uses them."""
+        """See the base; contiguous ones are not copied but read where they lie, by the kernel that uses them."""
         return [self._at(source).contiguous() for source in sources]
 
     def staged(self, source: View) -> int:
-        """See the protocol: nothing for what is contiguous."""
+        """See the base: nothing for what is contiguous."""
         return 0 if self._at(source).is_contiguous() else source.nbytes
 
     def stream(self) -> Any:
@@ -118,12 +118,12 @@ class CardReader:
         self._stream.synchronize()
 
     def counter(self) -> int:
-        """See the protocol."""
+        """See the base."""
         with self.stream():
             return int(self._counter.item())
 
     def close(self) -> None:
-        """See the protocol."""
+        """See the base."""
         self._views, self._regions = {}, []
         self._counter = torch.empty(0)
         _bind(self._device)

@@ -1,30 +1,43 @@
-"""Opening what carries a reconfiguration's state: pairs whose memory can be read, and a transport for all others."""
+"""Opening what carries a reconfiguration's state: each worker reads it from its owners, in the best way for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from functools import partial
+from itertools import accumulate, chain
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from liver_slurm.base.errors import BadInput, TransferError
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.engine.api import Updates
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer import threads
-from liver_slurm.transfer.one_sided.handshake import agree
+from liver_slurm.transfer.barrier import Barrier
+from liver_slurm.transfer.box_index import Index
+from liver_slurm.transfer.connections import Connections, machine
+from liver_slurm.transfer.one_sided.description import Description, Reader, Refusal
+from liver_slurm.transfer.one_sided.handshake import Agreement, Source, Way, agree, describe, open_best, open_memory
+from liver_slurm.transfer.one_sided.line import Line
+from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.pull import Pull
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.registered_memory import Agent, RegisteredReader
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.shared_box import SharedBox
-from liver_slurm.transfer.transports.base import Transport
-from liver_slurm.transfer.transports.select import open_transport
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,22 +52,17 @@ class Opening:
     peers: int
     stream: StreamSection
     device: torch.device
-    timeout: timedelta
-    """How long a wait for one message may take."""
 
-    def transport(self, messages: bool) -> Transport:
-        """Open the transport of messages; every worker must. ``messages``: whether any state comes in them."""
-        return open_transport(
-            self.store,
-            self.name,
-            self.peers,
-            self.me,
-            self.stream,
-            self.device,
-            self.timeout,
-            # Without messages it carries a few words only, for which no NCCL group is made.
-            beside_training=self.stream.mode == "overlap" or not messages,
-        )
+    @property
+    def interface(self) -> str | None:
+        """The network interface; None: any."""
+        # entry.py and local/process.py tell gloo and NCCL the interface in this variable, a local run that it is lo
+        return self.stream.interface or os.environ.get("GLOO_SOCKET_IFNAME")
+
+    def connections(self, purpose: str) -> Connections:
+        """Connections to all peers."""
+        store = dist.PrefixStore(f"{self.name}/{purpose}/", self.store)
+        return Connections(store, self.me, self.peers, self.stream.transport != "tcp", self.interface)
 
 
 @dataclass(frozen=True)
@@ -62,117 +70,188 @@ class SharedMoves:
     """The boxes that this worker and its peers have in common, by peer, in the order of the plan."""
 
     outgoing: Mapping[int, Sequence[SharedBox]]
-    incoming: Mapping[int, Sequence[SharedBox]]
+    incoming: Mapping[int, Sequence[Piece]]
+    needed: Callable[[], Index]
+    """Where what is incoming belongs, asked for once it has storage."""
 
     @classmethod
-    def of(
-        cls,
-        moves: RankMoves,
-        peers: Peers,
-        held: Callable[[Piece], SharedBox],
-        needed: Callable[[Piece], SharedBox],
-    ) -> SharedMoves:
+    def of(cls, moves: RankMoves, peers: Peers, held: Index, needed: Callable[[], Index]) -> SharedMoves:
         """
         Args:
-            held, needed: find a box in what this worker has in the source world, in the target world.
+            held, needed: what this worker has in the source world, in the target world.
         """
         outgoing: dict[int, list[SharedBox]] = {}
-        incoming: dict[int, list[SharedBox]] = {}
+        incoming: dict[int, list[Piece]] = {}
         known: dict[Piece, SharedBox] = {}
         for move in moves.sends:
             piece = Piece(move.tensor, move.offset, move.shape)
             if piece not in known:  # several peers may get it: its digest is taken once
-                known[piece] = held(piece)
+                known[piece] = held.shared(piece)
             outgoing.setdefault(peers.target[move.target_rank], []).append(known[piece])
         for move in moves.receives:
             piece = Piece(move.tensor, move.offset, move.shape)
-            incoming.setdefault(peers.source[move.source_rank], []).append(needed(piece))
-        return cls(outgoing, incoming)
+            incoming.setdefault(peers.source[move.source_rank], []).append(piece)
+        return cls(outgoing, incoming, needed)
 
 
 @dataclass(frozen=True)
 class Connected:
     """What was opened."""
 
-    pull: Pull | None
-    """None: this worker reads nothing, and nothing is read here."""
-    reads: frozenset[int]
-    """Peers whose memory this worker reads."""
-    read_by: frozenset[int]
-    messages: bool
-    """Some pair of the transfer needs messages."""
-    staging_bytes: int
-    """What messages may take; the same on every worker."""
-
-    def left(self, moves: RankMoves, peers: Peers) -> RankMoves:
-        """The moves that go in messages, and those within this worker."""
-        sends = [move for move in moves.sends if peers.target[move.target_rank] not in self.read_by]
-        receives = [move for move in moves.receives if peers.source[move.source_rank] not in self.reads]
-        return RankMoves(sends, receives, moves.copies)
+    pull: Pull
+    barrier: Barrier | None
+    """Of all workers; None: there are no late layers."""
+    reads: Mapping[int, Way]
+    """Peers whose state this worker reads, and how."""
+    read_by: Mapping[int, Way]
 
 
 def connect(
     opening: Opening,
-    shared: SharedMoves,
+    groups: Sequence[SharedMoves],
     updates: Updates | None,
     on_received: Callable[[torch.Tensor], None],
+    gradient_room: int | None = None,
 ) -> Connected:
-    """Find out which peers' memory can be read, and make what reads it; every worker must.
+    """Find out how each peer's state can be read, and make what reads it; every worker must.
 
     Args:
+        groups: what is read together: first all that has room beside the live world, then one late layer after the
+            other; as many on every worker.
         updates: of the source world, where it trains while state is read.
         on_received: called with each view that was read.
+        gradient_room: memory for copies of gradients; None: no limit.
+
+    Raises:
+        BadInput: ``stream.transport`` allows no way that works.
+        TransferError: a peer is gone, or has other boxes than the plan says.
     """
-    staging_bytes = opening.stream.staging_bytes
-    if opening.stream.transport != "auto":
-        return Connected(None, frozenset(), frozenset(), messages=True, staging_bytes=staging_bytes)
-    scope = dist.PrefixStore(f"{opening.name}/memory/", opening.store)
+    incoming = _by_peer([group.incoming for group in groups])
+    outgoing = _by_peer([group.outgoing for group in groups])
+    pool = threads.idle() if opening.device.type == "cpu" else None
+    users = threads.idle_size() if pool is not None else max(1, len(incoming) + len(outgoing))
+    staging = Staging(opening.stream.staging_bytes, users)
     counter = torch.zeros(1, dtype=torch.int64, device=opening.device)
-    agreed = agree(scope, opening.me, opening.peers, shared.outgoing, shared.incoming, counter)
-    reads, read_by = frozenset(agreed.readers), agreed.read_by
-    if agreed.anywhere and not agreed.everywhere and opening.stream.mode == "overlap":
-        staging_bytes //= 2  # the other half is for gradients of what is read
-    pull = None
-    if reads or read_by:
-        with ExitStack() as opened:  # what is closed again where the rest fails
-            for _, reader in agreed.readers.values():
-                opened.callback(reader.close)
-            words = _words(opening, scope)
-            opened.callback(words.close)
-            words.connect(sorted(reads | read_by))
-            pool = threads.idle() if opening.device.type == "cpu" else None
-            owner = None
-            if read_by:
-                outgoing = {peer: shared.outgoing[peer] for peer in sorted(read_by)}
-                owner = Owner(outgoing, counter, updates, words, pool, opening.device)
-            staging = Staging(staging_bytes, threads.idle_size() if pool is not None else max(1, len(reads)))
-            pullers = [
-                Puller(
-                    peer,
-                    shared.incoming[peer],
-                    agreed.readers[peer],
-                    words,
-                    pool,
-                    staging,
-                    opening.device,
-                    on_received,
-                )
-                for peer in sorted(reads)
-            ]
-            pull = Pull(owner, pullers, words, pool, staging)
-            opened.pop_all()
-    return Connected(pull, reads, read_by, not agreed.everywhere, staging_bytes)
+    late = len(groups) > 1
+    with ExitStack() as opened:  # what is closed again where the rest fails
+        if pool is not None:
+            opened.callback(pool.shutdown)
+        connections = [opening.connections(purpose) for purpose in (["lines", "barrier"] if late else ["lines"])]
+        for each in connections:
+            opened.callback(each.close)
+        agent = _make_agent(opening, [*incoming, *outgoing])
+        if agent is not None:
+            opened.callback(agent.close)
+        owner = None
+        if outgoing:
+            by_group = [{peer: some[n] for peer, some in outgoing.items()} for n in range(len(groups))]
+            owner = Owner(by_group, counter, updates, pool)
+            owner.serve(connections[0], staging, agent.turn if agent is not None else None)
+            opened.callback(owner.close)
+        for each in connections:
+            opened.callback(each.give_up)
+        lines = {peer: Line(connections[0], peer) for peer in incoming}
+        agreed = _agree(opening, outgoing, counter, lines, staging, agent)
+        for source in agreed.sources.values():
+            opened.callback(source.reader.close)
+        if owner is not None:
+            owner.follow([peer for peer, way in agreed.read_by.items() if way != "memory"], gradient_room)
+        receiving = _Receiving(lines, agreed.sources, groups, pool, staging, opening.device, on_received)
+        pull = Pull(owner, receiving.pullers(0), connections, pool, staging, receiving.pullers, agent)
+        barrier = Barrier(connections[1], opening.me, opening.peers) if late else None
+        opened.pop_all()
+    return Connected(pull, barrier, {peer: source.way for peer, source in agreed.sources.items()}, agreed.read_by)
 
 
-def _words(opening: Opening, scope: Any) -> Transport:
-    """Open the transport of what owners and receivers say to each other."""
-    return open_transport(
-        scope,
-        "words",
-        opening.peers,
-        opening.me,
-        opening.stream,
-        opening.device,
-        opening.timeout,
-        beside_training=True,
-    )
+_Groups = Sequence[Sequence[SharedBox]]
+"""Boxes that one peer and this worker have in common, by group."""
+_Each = TypeVar("_Each")
+
+
+@dataclass(frozen=True)
+class _Receiving:
+    """What makes this worker's pullers."""
+
+    lines: Mapping[int, Line]
+    sources: Mapping[int, Source]
+    groups: Sequence[SharedMoves]
+    pool: Executor | None
+    staging: Staging
+    device: torch.device
+    on_received: Callable[[torch.Tensor], None]
+
+    def pullers(self, group: int) -> list[Puller]:
+        """Those of a group, one for each peer, once its storage is there."""
+        needed = self.groups[group].needed()
+        return [self._puller(peer, source, group, needed) for peer, source in sorted(self.sources.items())]
+
+    def _puller(self, peer: int, source: Source, group: int, needed: Index) -> Puller:
+        described = source.description.boxes
+        ends = list(accumulate(len(each.incoming.get(peer, ())) for each in self.groups))
+        if len(described) != ends[-1]:
+            raise TransferError(f"a peer has {len(described)} boxes where the plan says {ends[-1]}")
+        boxes = [needed.shared(piece) for piece in self.groups[group].incoming.get(peer, ())]
+        described = described[ends[group] - len(boxes) : ends[group]]
+        line, reader = self.lines[peer], source.reader
+        return Puller(line, reader, boxes, described, self.pool, self.staging, self.device, self.on_received)
+
+
+def _by_peer(groups: Sequence[Mapping[int, Sequence[_Each]]]) -> dict[int, Sequence[Sequence[_Each]]]:
+    """For each peer that has boxes in any group, its boxes of all groups."""
+    return {peer: [group.get(peer, ()) for group in groups] for peer in sorted({*chain(*groups)})}
+
+
+def _agree(
+    opening: Opening,
+    outgoing: Mapping[int, _Groups],
+    counter: torch.Tensor,
+    lines: Mapping[int, Line],
+    staging: Staging,
+    agent: Agent | None,
+) -> Agreement:
+    """Agree with all workers how each of them reads from which; see :func:`connect`."""
+    device = opening.device
+
+    def open_reader(peer: int, owner: Description) -> tuple[Way, Reader]:
+        def by_nixl() -> Reader:
+            if agent is None:
+                raise Refusal("nixl is not installed")
+            return RegisteredReader(owner, agent, lines[peer], device, staging)
+
+        openers: dict[Way, Callable[[], Reader]] = {
+            "memory": partial(open_memory, owner, device),
+            "nixl": by_nixl,
+            "network": partial(NetworkReader, lines[peer], device, staging),
+        }
+        return open_best(opening.stream.transport, peer, openers)
+
+    store = dist.PrefixStore(f"{opening.name}/memory/", opening.store)
+    boxes = {peer: list(chain(*groups)) for peer, groups in outgoing.items()}
+    metadata = b""
+    if agent is not None:
+        agent.register([counter, *(view for some in boxes.values() for box in some for view in box.state)])
+        metadata = agent.metadata()
+    described = {peer: describe(some, counter, metadata) for peer, some in boxes.items()}
+    return agree(store, opening.me, opening.peers, described, lines, open_reader)
+
+
+def _make_agent(opening: Opening, peers: Iterable[int]) -> Agent | None:
+    """A nixl agent, where it is asked for, or of use for one of these peers and there.
+
+    Raises:
+        BadInput: it is asked for, and cannot be used.
+    """
+    store = dist.PrefixStore(f"{opening.name}/machines/", opening.store)
+    store.set(str(opening.me), machine())
+    asked = opening.stream.transport == "ucx"
+    if opening.stream.transport in ("tcp", "shm") or (not asked and importlib.util.find_spec("nixl") is None):
+        return None
+    if not asked and all(store.get(str(peer)).decode() == machine() for peer in peers):
+        return None
+    try:
+        return Agent(opening.device, opening.interface)
+    except Refusal as error:
+        if asked:
+            raise BadInput(f"stream.transport is 'ucx', but {error}; set it to 'auto'") from error
+        _log.warning("%s; state is read over TCP", error)
+        return None

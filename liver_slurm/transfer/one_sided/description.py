@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Annotated, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -30,6 +31,10 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     strides: _Axes
     """In elements."""
     dtype: str
+    number: _Number = 0
+    """Of the tensor among all that its owner has described, in which it is the elements from ``first`` on."""
+    first: _Number = 0
+    """In row-major order."""
 
     @property
     def itemsize(self) -> int:
@@ -50,9 +55,11 @@ class View(msgspec.Struct, frozen=True, array_like=True):
         return self.address + (last + 1) * self.itemsize
 
     def narrow(self, axis: int, begin: int, count: int) -> View:
-        """As :meth:`torch.Tensor.narrow`."""
+        """As :meth:`torch.Tensor.narrow`, along an axis outside of which there is but one element."""
         address = self.address + begin * self.strides[axis] * self.itemsize
-        return View(address, (*self.shape[:axis], count, *self.shape[axis + 1 :]), self.strides, self.dtype)
+        shape = (*self.shape[:axis], count, *self.shape[axis + 1 :])
+        first = self.first + begin * math.prod(self.shape[axis + 1 :])
+        return View(address, shape, self.strides, self.dtype, self.number, first)
 
 
 class Region(msgspec.Struct, frozen=True, array_like=True):
@@ -97,15 +104,20 @@ class Description(msgspec.Struct, frozen=True):
     boxes: list[BoxDescription]
     refused: str = ""
     """Why nobody can read it; empty: one may try."""
+    agent: bytes = b""
+    """Metadata of the nixl agent that its memory is registered with; empty: it is with none."""
+    device_number: _Number = 0
+    """Of the card, as its owner counts them."""
 
 
 class Refusal(TransferError):
-    """The memory of a peer cannot be read from here; its state comes in messages."""
+    """The memory of a peer cannot be read in this way from here."""
 
 
-class Reader(Protocol):
-    """Reads an owner's memory. Each call returns when the data is there."""
+class Reader(ABC):
+    """Reads one owner's state. Each call returns when the data is there; several threads may call."""
 
+    @abstractmethod
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
         """Copy each source to its target, which has the same shape and dtype.
 
@@ -113,22 +125,39 @@ class Reader(Protocol):
             TransferError: the owner is gone.
         """
 
-    def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """The sources as contiguous tensors, to be read in :meth:`stream`: copies, or the owner's own memory."""
-
-    def staged(self, source: View) -> int:
-        """Bytes of memory here that :meth:`fetch` takes for a source."""
-
-    def stream(self) -> AbstractContextManager[Any]:
-        """A block whose work on a card goes to the reader's own stream."""
-
-    def synchronize(self) -> None:
-        """Wait for what was launched in :meth:`stream`."""
-
+    @abstractmethod
     def counter(self) -> int:
         """The owner's update counter, see :class:`Description`."""
 
-    def close(self) -> None:
+    def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
+        """The sources as contiguous tensors, to be read in :meth:`stream`: copies, or the owner's own memory."""
+        targets = [torch.empty(source.shape, dtype=dtype_of(source.dtype)) for source in sources]
+        self.copy(targets, sources)
+        return targets
+
+    def stands(self, _version: int) -> bool:
+        """Whether gradients that were fetched just now are those of the update to this version.
+
+        Where only those of the last step before a cutover are asked for, they are.
+        """
+        return True
+
+    def staged(self, source: View) -> int:
+        """Bytes of memory here that :meth:`fetch` takes for a source."""
+        return source.nbytes
+
+    def expect(self, targets: Iterable[torch.Tensor]) -> None:
+        """Be ready to copy to these."""
+        del targets
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """A block whose work on a card goes to the reader's own stream."""
+        return nullcontext()
+
+    def synchronize(self) -> None:  # noqa: B027 - on a CPU what was begun is done
+        """Wait for what was launched in :meth:`stream`."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give the owner's memory back."""
 
 

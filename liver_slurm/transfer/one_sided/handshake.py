@@ -1,93 +1,128 @@
-"""How two workers find out whether one can read the other's memory: through the store, in PREPARE.
+"""How two workers find out in which way one can read the other's state: through the store, in PREPARE.
 
-An owner describes, for each peer that it has state for, where that state lies; the peer tries to open it, and says
-whether it could. Whatever cannot be read comes in messages.
+An owner describes, for each peer that it has state for, where that state lies; the peer tries the ways that it may
+take, best first, and says which one it has taken.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
 
+from liver_slurm.base.errors import BadInput
+from liver_slurm.transfer.connections import machine
 from liver_slurm.transfer.one_sided.card_memory import CardReader, regions
 from liver_slurm.transfer.one_sided.description import (
     BoxDescription,
     Description,
     Reader,
     Refusal,
+    View,
     check,
     decode,
     own_proof,
     view_of,
 )
+from liver_slurm.transfer.one_sided.line import COUNTER, FIRST_BOX
 from liver_slurm.transfer.one_sided.process_memory import ProcessReader, let_others_read
 from liver_slurm.transfer.shared_box import SharedBox
-from liver_slurm.transfer.transports.mesh import machine
 
 _log = logging.getLogger(__name__)
 
+Way = Literal["memory", "nixl", "network"]
+"""Directly, on one machine; by RDMA; over a connection."""
+_ALL_WAYS: tuple[Way, ...] = ("memory", "nixl", "network")
+_WAYS: dict[str, tuple[Way, ...]] = {"shm": ("memory",), "ucx": ("nixl",), "tcp": ("network",)}
+"""By ``stream.transport``; with any other value all of them."""
+_NAMES = {"nixl": "nixl", "network": "a connection"}
+
+
+class Source(NamedTuple):
+    """One owner, as its receiver sees it."""
+
+    description: Description
+    reader: Reader
+    way: Way
+
 
 class Agreement(NamedTuple):
-    """Which pairs of workers do without messages."""
+    """How all pairs of workers of a transfer read."""
 
-    readers: Mapping[int, tuple[Description, Reader]]
-    """By peer, the memory that this worker can read."""
-    read_by: frozenset[int]
-    """Peers that can read this worker's."""
-    anywhere: bool
-    """Some pair of the whole transfer does."""
-    everywhere: bool
-    """No pair needs messages."""
+    sources: Mapping[int, Source]
+    """By peer, what this worker reads."""
+    read_by: Mapping[int, Way]
+    """Peers that read this worker's, and how."""
 
 
 def agree(
     store: Any,
     me: int,
     peers: int,
-    outgoing: Mapping[int, Sequence[SharedBox]],
-    incoming: Mapping[int, Sequence[SharedBox]],
-    counter: torch.Tensor,
+    outgoing: Mapping[int, Description],
+    incoming: Collection[int],
+    open_reader: Callable[[int, Description], tuple[Way, Reader]],
 ) -> Agreement:
     """Agree with all workers of both worlds; blocks until all have come.
 
     Args:
         store: a torch store of the transfer's own scope.
         me, peers: this worker's number, and how many there are.
-        outgoing: by peer, the boxes that it gets from here.
-        incoming: by peer, where the boxes that come from it go.
-        counter: this worker's update counter, on the device where state lies.
+        outgoing: by peer, what it gets from here.
+        incoming: peers that something comes from.
+        open_reader: opens a peer's memory in the best way that there is, or raises Refusal.
+
+    Raises:
+        BadInput: some worker cannot read another's state in any way that ``stream.transport`` allows; on all alike.
     """
-    for peer, boxes in outgoing.items():
-        store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(describe(boxes, counter)))
-    readers: dict[int, tuple[Description, Reader]] = {}
+    for peer, description in outgoing.items():
+        store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(description))
+    sources: dict[int, Source] = {}
     for peer in incoming:
-        said, refused = store.get(f"boxes/{peer}/{me}"), ""
+        said = store.get(f"boxes/{peer}/{me}")
         try:
             owner = decode(said)
-            readers[peer] = owner, open_reader(owner, counter.device)
+            way, reader = open_reader(peer, owner)
         except Refusal as error:
-            refused = str(error)
-            _log.info("state comes from worker %d in messages: %s", peer, refused)
-        store.set(f"answer/{peer}/{me}", refused or "yes")
-    read_by = frozenset(peer for peer in outgoing if store.get(f"answer/{me}/{peer}") == b"yes")
-    store.add("reads", len(read_by))
-    store.add("messages", len(outgoing) - len(read_by))
+            store.set("refused", str(error))
+            store.set(f"answer/{peer}/{me}", "")
+            store.add("refusals", 1)
+        else:
+            sources[peer] = Source(owner, reader, way)
+            store.set(f"answer/{peer}/{me}", way)
+    read_by = {
+        peer: msgspec.convert(store.get(f"answer/{me}/{peer}").decode() or None, Way | None) for peer in outgoing
+    }
     if store.add("come", 1) == peers:
         store.set("complete", "")
     store.wait(["complete"])
-    return Agreement(readers, read_by, store.add("reads", 0) > 0, store.add("messages", 0) == 0)
+    if store.add("refusals", 0):
+        for source in sources.values():
+            source.reader.close()
+        raise BadInput(store.get("refused").decode())
+    return Agreement(sources, {peer: way for peer, way in read_by.items() if way is not None})
 
 
-def describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:
-    """Describe this process's boxes for one that will read them."""
+def describe(boxes: Sequence[SharedBox], counter: torch.Tensor, agent: bytes = b"") -> Description:
+    """Describe this process's boxes for one that will read them.
+
+    Args:
+        agent: metadata of the nixl agent that they are registered with; empty: they are with none.
+    """
     on_card = counter.is_cuda
+    number = FIRST_BOX
+
+    def numbered(tensor: torch.Tensor) -> View:
+        nonlocal number
+        number += 1
+        return msgspec.structs.replace(view_of(tensor), number=number - 1)
+
     described = [
-        BoxDescription(tuple(map(view_of, box.state)), view_of(box.gradient) if box.gradient is not None else None)
+        BoxDescription(tuple(map(numbered, box.state)), numbered(box.gradient) if box.gradient is not None else None)
         for box in boxes
     ]
     found, refused = [], ""
@@ -104,17 +139,47 @@ def describe(boxes: Sequence[SharedBox], counter: torch.Tensor) -> Description:
         pid=os.getpid(),
         proof=None if on_card else own_proof(),
         regions=found,
-        counter=view_of(counter),
+        counter=msgspec.structs.replace(view_of(counter), number=COUNTER),
         boxes=described,
         refused=refused,
+        agent=agent,
+        device_number=counter.device.index or 0,
     )
 
 
-def open_reader(owner: Description, device: torch.device) -> Reader:
-    """A reader of the owner's memory.
+def open_memory(owner: Description, device: torch.device) -> Reader:
+    """A reader of the owner's memory, which is on this machine.
 
     Raises:
         Refusal: there can be none.
     """
     check(owner, machine())
     return CardReader(owner, device) if device.type == "cuda" else ProcessReader(owner)
+
+
+def open_best(transport: str, peer: int, openers: Mapping[Way, Callable[[], Reader]]) -> tuple[Way, Reader]:
+    """A reader in the best way that ``stream.transport`` allows.
+
+    Args:
+        openers: make a reader, or raise Refusal.
+
+    Raises:
+        Refusal: it allows none that works.
+    """
+    reasons: list[str] = []
+    for way in _WAYS.get(transport, _ALL_WAYS):
+        reader = _try(openers[way], reasons)
+        if reader is not None:
+            if reasons:
+                _log.info("state of worker %d is read over %s: %s", peer, _NAMES[way], "; ".join(reasons))
+            return way, reader
+    why = f"peer {peer} cannot be read: {'; '.join(reasons)}"
+    raise Refusal(f"stream.transport is {transport!r}, but {why}; set it to 'auto'")
+
+
+def _try(opener: Callable[[], Reader], reasons: list[str]) -> Reader | None:
+    try:
+        return opener()
+    except Refusal as error:
+        reasons.append(str(error))
+        return None

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
+from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.registered_memory import Agent
 from liver_slurm.transfer.one_sided.staging import Staging
-from liver_slurm.transfer.transports.base import Transport
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,11 @@ class PullStats:
     bytes_gradients: int = 0
     digests_checked: int = 0
     staging_peak_bytes: int = 0
-    """Of gradients that were copied here before they were used, at most at a time."""
+    """Of what was staged here on its way, at most at a time."""
+    gradient_bytes: int = 0
+    """Of copies of gradients that are kept here."""
+    exposed_seconds: float = 0.0
+    """How long training was held up in the optimizer's hooks."""
 
 
 class Pull:
@@ -35,25 +41,39 @@ class Pull:
         self,
         owner: Owner | None,
         pullers: Sequence[Puller],
-        transport: Transport,
+        connections: Sequence[Connections],
         pool: Executor | None,
         staging: Staging,
+        late: Callable[[int], Sequence[Puller]],
+        agent: Agent | None = None,
+        group: int = 0,
     ) -> None:
         """
         Args:
             owner: says what peers may read; None: they read nothing here.
-            transport: of the few words between them; closed with this.
+            connections: those of the lines between them, and all others of the transfer; closed with this.
+            agent: what reads registered memory, if anything does; closed with this.
             pool: the threads that both use; ended with this.
-            staging: that of the pullers.
+            staging: that of all of them.
+            late: makes what reads a late layer, by the number of its group.
+            group: of what is read together.
         """
-        self._owner, self._pullers, self._transport, self._pool = owner, pullers, transport, pool
-        self._staging = staging
+        self._owner, self._pullers, self._connections, self._pool = owner, pullers, connections, pool
+        self._staging, self._late, self._agent, self._group = staging, late, agent, group
         self.state_bytes = sum(puller.bytes_received for puller in pullers)
 
     @property
     def bodies(self) -> list[Callable[[], None]]:
         """What its threads do."""
-        return [puller.run for puller in self._pullers] + ([self._owner.run] if self._owner is not None else [])
+        answered = [partial(self._owner.run, self._group)] if self._owner is not None else []
+        return [*[puller.run for puller in self._pullers], *answered]
+
+    def late(self, layer: int) -> Pull:
+        """What moves a late layer, counted from 0, once its storage is there: not to be closed, as this is."""
+        group = 1 + layer
+        return Pull(
+            self._owner, self._late(group), self._connections, self._pool, self._staging, self._late, None, group
+        )
 
     def notify(self, on_ended: Callable[[], None]) -> None:
         """Have this called, in a thread, when all that one peer has is here."""
@@ -71,10 +91,10 @@ class Pull:
         if self._owner is not None:
             self._owner.attach()
 
-    def open(self) -> None:
-        """The last step before the cutover has begun: peers may read what stands still until its update."""
+    def open(self, last: bool) -> None:
+        """Let peers read what stands still until the next update; see :meth:`Owner.open`."""
         if self._owner is not None:
-            self._owner.open()
+            self._owner.open(last)
 
     def detach(self) -> None:
         """It is given up: training has nothing to do with it any more."""
@@ -84,12 +104,17 @@ class Pull:
     def finish(self, adam_step: int) -> None:
         """Training stands, after ``adam_step`` updates: peers may read all of it."""
         if self._owner is not None:
-            self._owner.finish(adam_step)
+            self._owner.finish(adam_step, self._group)
 
     @property
     def ended(self) -> bool:
         """All that is read here is as its owners have it."""
         return all(puller.ended for puller in self._pullers)
+
+    @property
+    def begun(self) -> float:
+        """When the first owner said that training stands, as :func:`time.perf_counter` does; 0.0: none did."""
+        return min((puller.begun for puller in self._pullers if puller.begun), default=0.0)
 
     @property
     def adam_step(self) -> int:
@@ -104,13 +129,20 @@ class Pull:
             return sum(getattr(puller, name) for puller in self._pullers)
 
         return PullStats(
-            bytes_sent=self._owner.bytes_sent if self._owner is not None else 0,
+            bytes_sent=self._owner.bytes_sent[self._group] if self._owner is not None else 0,
             bytes_received=total("bytes_received"),
             bytes_early=total("bytes_early"),
             bytes_gradients=total("bytes_gradients"),
             digests_checked=total("digests_checked"),
             staging_peak_bytes=self._staging.peak_bytes,
+            gradient_bytes=self._owner.gradient_bytes if self._owner is not None else 0,
+            exposed_seconds=self._owner.exposed_seconds if self._owner is not None else 0.0,
         )
+
+    def release(self) -> None:
+        """All is proven: give the memory of copied gradients back."""
+        if self._owner is not None:
+            self._owner.release()
 
     def cancel(self) -> None:
         """Throw out whoever waits, here and at the peers; from any thread."""
@@ -118,12 +150,19 @@ class Pull:
             self._owner.cancel()
         for puller in self._pullers:
             puller.cancel()
-        self._transport.abort()
+        for connections in self._connections:
+            connections.give_up()
 
     def close(self) -> None:
-        """Give everything back; no thread may run any more."""
+        """Give everything back; none of its threads may run any more."""
+        self.cancel()
+        if self._owner is not None:
+            self._owner.close()
         if self._pool is not None:
             self._pool.shutdown()
         for puller in self._pullers:
             puller.close()
-        self._transport.close()
+        for connections in self._connections:
+            connections.close()
+        if self._agent is not None:
+            self._agent.close()

@@ -1,13 +1,15 @@
-"""The receiver's part of a one-sided transfer: it reads boxes out of their owner's memory into their final storage.
+"""The receiver's part of a one-sided transfer: it reads boxes out of their owner's storage into their final one.
 
-In the last step before the cutover the state stands still until that step's update, and is read beside training. As
-soon as the update's gradients are final they are read, too, a third of the bytes, and the update is made here while the
-owner makes it. What was not read in time, or cannot be replayed here, is read at the cutover.
+State stands still until the next update, and is read beside training. As soon as the update's gradients are final they
+are read, too, a third of the bytes, and the update is made here while the owner makes it. Over a connection this goes
+on for some steps; what was read, but whose gradient comes too late, is forgotten and read again. What was not read by
+the cutover, or cannot be replayed here, is read then.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
@@ -17,13 +19,13 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.transfer.frames import HEADER_BYTES, Header, Kind, decode
-from liver_slurm.transfer.one_sided.description import Description, Reader, View
+from liver_slurm.transfer.one_sided.description import BoxDescription, Reader, View
+from liver_slurm.transfer.one_sided.line import Line
 from liver_slurm.transfer.one_sided.staging import Staging
+from liver_slurm.transfer.one_sided.words import Header, Kind
 from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
-from liver_slurm.transfer.transports.base import Transport
 
 _PART = 4 << 20
 """Bytes of state that a thread copies and replays at a time on a CPU, at most."""
@@ -42,10 +44,16 @@ class _Part(NamedTuple):
     group: GroupSpec | None
     staged: int
     """Bytes that its gradient takes here while it is replayed."""
+    box: int
+    """Number of its box."""
 
     @property
     def nbytes(self) -> int:
         return sum(target.nbytes for target in self.targets)
+
+    @property
+    def gradient_bytes(self) -> int:
+        return self.gradient.nbytes if self.gradient is not None else 0
 
     def narrow(self, axis: int, begin: int, count: int) -> _Part:
         """Rows ``begin`` to ``begin + count`` along an axis."""
@@ -55,6 +63,7 @@ class _Part(NamedTuple):
             self.gradient.narrow(axis, begin, count) if self.gradient is not None else None,
             self.group,
             self.staged * count // self.targets[0].shape[axis],
+            self.box,
         )
 
 
@@ -63,10 +72,10 @@ class Puller:
 
     def __init__(
         self,
-        peer: int,
+        line: Line,
+        reader: Reader,
         boxes: Sequence[SharedBox],
-        memory: tuple[Description, Reader],
-        transport: Transport,
+        described: Sequence[BoxDescription],
         pool: Executor | None,
         staging: Staging,
         device: torch.device,
@@ -74,9 +83,10 @@ class Puller:
     ) -> None:
         """
         Args:
-            peer: the transport's number of the owner.
+            line: to the owner.
+            reader: of its state.
             boxes: where its boxes go, in the order of the plan.
-            memory: what the owner says of its memory, and what reads it.
+            described: where it has them.
             pool: what reads and replays while training stands; None: the card does.
             staging: what gradients may take, in this puller and all others of this worker.
             on_received: called with each view that was read.
@@ -84,22 +94,25 @@ class Puller:
         Raises:
             TransferError: the owner has other boxes than the plan says.
         """
-        owner, reader = memory
-        self.peer, self._reader, self._transport = peer, reader, transport
+        self.peer, self._reader, self._line = line.peer, reader, line
         self._pool, self._device, self._on_received = pool, device, on_received
         self._staging, self._stopped = staging, False
         self._parts = [
-            part for box in _parts(boxes, owner, reader) for part in _rows(box, _most(box, staging.share, device))
+            part for box in _parts(boxes, described, reader) for part in _rows(box, _most(box, staging.share, device))
         ]
+        reader.expect(view for box in boxes for view in box.state)
         self._digests = BoxDigests([boxes], pool)
         self._known: set[int] = set()
-        """Parts that were read in the last step, by their place in the list."""
-        self._known_version = -1
-        """What they are at."""
-        self._header = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+        """Parts that are at the version of the last word, by their place in the list."""
+        self._version = -1
+        """Of the last word; -1: there was none."""
+        self._open = -1
+        """How many boxes the last word let be read; -1: it was another one."""
         self.on_ended: Callable[[], None] = lambda: None
         self.ended = False
         """All boxes are as the owner's are."""
+        self.begun = 0.0
+        """When the owner said that training stands."""
         self.adam_step = 0
         self.bytes_received = sum(part.nbytes for part in self._parts)
         self.bytes_early = self.bytes_gradients = self.digests_checked = 0
@@ -121,44 +134,48 @@ class Puller:
             TransferError: the owner is gone or says something that is not due, or a digest differs.
         """
         with torch.no_grad():
-            header = self._hear()
-            if header.kind is Kind.OPEN:
-                if header.nbytes:
-                    raise TransferError(f"worker {self.peer}: nothing is due behind {header.kind.name}")
-                self._read_beside_training(header.version)
-                header = self._hear()
-                if header.kind is Kind.UPDATING:
+            header = self._line.hear()
+            while header.kind in (Kind.OPEN, Kind.UPDATING):
+                if header.kind is Kind.OPEN:
+                    self._read_beside_training(header)
+                else:
                     self._replay_beside_training(header)
-                    header = self._hear()
+                header = self._line.hear()
             if header.kind is not Kind.CURRENT or header.nbytes:
                 raise TransferError(f"worker {self.peer}: {header.kind.name} is not due")
+            self.begun = time.perf_counter()
             self._bring_current(header.version)
             self.adam_step, self.ended = header.number, True
             self.on_ended()
             with self._reader.stream():
                 (mine,) = self._digests.take()
-            self._compare(self._hear(), mine)
+            self._compare(self._line.hear(), mine)
 
     def cancel(self) -> None:
-        """Read no more; from any thread. Who waits for a word of the owner's is thrown out by the transport."""
+        """Read no more; from any thread. Who waits for the owner is thrown out as the line is closed."""
         self._stopped = True
 
     def close(self) -> None:
         """Give the owner's memory back."""
         self._reader.close()
 
-    def _hear(self) -> Header:
-        self._transport.receive_now(self.peer, self._header)
-        return decode(self._header)
-
-    def _read_beside_training(self, version: int) -> None:
+    def _read_beside_training(self, header: Header) -> None:
         """Read what can be brought up to date later, for as long as the owner's state stays as it is."""
-        self._known_version = version
-        for batch in self._batches([n for n, part in enumerate(self._parts) if self._replays(part)]):
-            if self._reader.counter() != 2 * version:
+        if header.nbytes:
+            raise TransferError(f"worker {self.peer}: nothing is due behind {header.kind.name}")
+        if self._version not in (-1, header.version) or header.version < 0 or header.number <= self._open:
+            raise TransferError(f"worker {self.peer}: {header.kind.name} is not due")
+        self._version, self._open = header.version, header.number
+        wanted = [
+            n
+            for n, part in enumerate(self._parts)
+            if n not in self._known and part.box < header.number and self._replays(part)
+        ]
+        for batch in self._batches(wanted):
+            if self._reader.counter() != 2 * header.version:
                 return
             self._copy(batch)
-            if self._reader.counter() != 2 * version:
+            if self._reader.counter() != 2 * header.version:
                 return
             self._known.update(batch)
 
@@ -169,32 +186,34 @@ class Puller:
 
     def _replay_beside_training(self, header: Header) -> None:
         """Make the owner's update on what was read, while the owner makes it: it only reads the gradients."""
-        if header.version != self._known_version + 1 or header.number < 0:
+        if self._open < 0:
+            raise TransferError(f"worker {self.peer}: {header.kind.name} is not due")
+        if header.version != self._version + 1 or header.number < 0:
             raise TransferError(f"worker {self.peer}: an update to version {header.version} is not due")
         groups = self._hear_groups(header)
+        self._version, self._open = header.version, -1
+
+        made: list[int] = []
 
         def replay(batch: Sequence[int]) -> None:
-            self._replay(batch, header.number, groups)
+            if self._replay(batch, header, groups):
+                made.extend(self._parts[n].gradient_bytes for n in batch)
+            else:
+                self._known.difference_update(batch)
 
         replayed = [n for n in sorted(self._known) if self._parts[n].group is not None]
         self._each(replay, self._batches(replayed, staged=True))
-        self.bytes_gradients = sum(
-            part.gradient.nbytes for part in map(self._parts.__getitem__, replayed) if part.gradient is not None
-        )
-        self._known_version = header.version
+        self.bytes_gradients += sum(made)
 
     def _hear_groups(self, header: Header) -> Groups:
         """What an update uses for each group of parameters."""
         if not 0 <= header.nbytes <= _GROUPS_BYTES or header.nbytes % torch.float64.itemsize:
             raise TransferError(f"worker {self.peer}: a table of {header.nbytes} bytes is not due")
-        table = torch.empty(header.nbytes, dtype=torch.uint8)
-        if header.nbytes:
-            self._transport.receive_now(self.peer, table)
-        return decode_groups(table.view(torch.float64))
+        return decode_groups(self._line.content(header.nbytes).view(torch.float64))
 
     def _bring_current(self, version: int) -> None:
         """Read what is not at the last version."""
-        if version != self._known_version:
+        if version != self._version:
             self._known.clear()
         self.bytes_early = sum(self._parts[n].nbytes for n in self._known)
         self._each(self._copy, self._batches([n for n in range(len(self._parts)) if n not in self._known]))
@@ -226,8 +245,8 @@ class Puller:
         targets = [target for part in parts for target in part.targets]
         self._reader.copy(targets, [source for part in parts for source in part.sources])
 
-    def _replay(self, batch: Sequence[int], step: int, groups: Groups) -> None:
-        """Make the owner's last update on parts that were read before it."""
+    def _replay(self, batch: Sequence[int], header: Header, groups: Groups) -> bool:
+        """Make the owner's last update on parts that were read before it; False: its gradients are gone."""
         self._go_on()
         by_group: dict[GroupSpec, list[_Part]] = {}
         for place in batch:
@@ -240,11 +259,14 @@ class Puller:
                 if group not in groups:
                     raise TransferError(f"the source world has no parameter group {group}")
                 gradients = self._reader.fetch([part.gradient for part in parts if part.gradient is not None])
+                if not self._reader.stands(header.version):
+                    return False
                 boxes: list[Updated] = [
                     (*part.targets, gradient) for part, gradient in zip(parts, gradients, strict=True)
                 ]
-                update(boxes, step, groups[group])
+                update(boxes, header.number, groups[group])
         self._reader.synchronize()
+        return True
 
     def _batches(self, places: Sequence[int], staged: bool = False) -> Iterator[list[int]]:
         """Cut into what is read or replayed at a time.
@@ -268,9 +290,7 @@ class Puller:
     def _compare(self, header: Header, mine: Sequence[int]) -> None:
         if header.kind is not Kind.DIGESTS or header.nbytes != 8 * len(mine):
             raise TransferError(f"worker {self.peer}: {header.nbytes} bytes of digests are not due")
-        data = torch.empty(header.nbytes, dtype=torch.uint8)
-        if header.nbytes:
-            self._transport.receive_now(self.peer, data)
+        data = self._line.content(header.nbytes)
         differ = sum(one != other for one, other in zip(data.view(torch.int64).tolist(), mine, strict=True))
         if differ:
             raise TransferError(
@@ -280,13 +300,13 @@ class Puller:
         self.digests_checked = len(mine)
 
 
-def _parts(boxes: Sequence[SharedBox], owner: Description, reader: Reader) -> Iterator[_Part]:
+def _parts(boxes: Sequence[SharedBox], described: Sequence[BoxDescription], reader: Reader) -> Iterator[_Part]:
     """Match the receiver's boxes with the owner's."""
-    if len(boxes) != len(owner.boxes):
-        raise TransferError(f"a peer has {len(owner.boxes)} boxes where the plan says {len(boxes)}")
-    for box, described in zip(boxes, owner.boxes, strict=True):
-        views = (*described.state, *([described.gradient] if described.gradient is not None else []))
-        expected = [*box.state, *([box.state[0]] if described.gradient is not None else [])]
+    if len(boxes) != len(described):
+        raise TransferError(f"a peer has {len(described)} boxes where the plan says {len(boxes)}")
+    for number, (box, there) in enumerate(zip(boxes, described, strict=True)):
+        views = (*there.state, *([there.gradient] if there.gradient is not None else []))
+        expected = [*box.state, *([box.state[0]] if there.gradient is not None else [])]
         alike = [
             view.shape == tuple(target.shape) and view.dtype == str(target.dtype).removeprefix("torch.")
             for view, target in itertools.zip_longest(views, expected)
@@ -294,8 +314,8 @@ def _parts(boxes: Sequence[SharedBox], owner: Description, reader: Reader) -> It
         ]
         if len(alike) != max(len(views), len(expected)) or not all(alike):
             raise TransferError("a peer has a box of another shape or type than the plan says")
-        staged = reader.staged(described.gradient) if described.gradient is not None else 0
-        yield _Part(box.state, described.state, described.gradient, box.group, staged)
+        staged = reader.staged(there.gradient) if there.gradient is not None else 0
+        yield _Part(box.state, there.state, there.gradient, box.group, staged, number)
 
 
 def _most(box: _Part, share: int, device: torch.device) -> int:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import torch
 
-from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import blocking, overlapped
-from liver_slurm.worker.cutover.participant import Outcome, Participant
+from liver_slurm.worker.cutover.participant import Outcome, Participant, retire_in_background
 from liver_slurm.worker.directives import Directives
 from liver_slurm.worker.target_world import TargetWorld
 from liver_slurm.worker.train_loop import TrainLoop
 
-__all__ = ["Cutover", "Outcome"]
+__all__ = ["Cutover", "Outcome", "retire_in_background"]
 
 
 class Cutover:
@@ -44,6 +43,6 @@ class Cutover:
         """
         transfer = target.transfer
         assert transfer is not None
-        if isinstance(transfer, LiveTransfer):
+        if transfer.beside_training:
             return overlapped.cut_over(self._participant, target, transfer, step, stop)
         return blocking.cut_over(self._participant, target, transfer, step)

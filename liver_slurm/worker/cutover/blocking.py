@@ -6,13 +6,13 @@ import time
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.protocol.messages import Commit
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer
+from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.cutover.participant import Outcome, Participant
 from liver_slurm.worker.target_world import TargetWorld
 
 
-def cut_over(worker: Participant, target: TargetWorld, transfer: BlockingTransfer, step: int) -> Outcome:
+def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> Outcome:
     """Move all state, vote, wait for the verdict and follow it; ``step`` steps are completed.
 
     Raises:
@@ -25,25 +25,30 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: BlockingTransfe
     fault_injection.reach("commit", worker.name)
     if target.state is None:
         return worker.leave(target)
-    target.state.set_step(adam_step)
+    if not target.derives:
+        target.state.set_step(adam_step)
     worker.loop.make_live(target.state)
     worker.enter(target, target.state, step)
     worker.post_entered(target, step, time.time(), 0.0)
     return Outcome.ENTERED
 
 
-def _move(worker: Participant, target: TargetWorld, transfer: BlockingTransfer, step: int) -> int:
+def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> int:
     """Run the transfer and vote; returns the live world's update counter."""
     pause = worker.pause()
     try:
         fault_injection.reach("stream", worker.name)
-        stats, agreed = transfer.run(worker.counters(step))
+        adam_step = transfer.finish()
+        stats = transfer.prove()
         target.holds(target.held_bytes + stats.staging_peak_bytes)
         if target.late is not None:
-            stats += worker.move_late(target, target.late, step).moved
+            late = worker.move_late(target, target.late)
+            stats, adam_step = stats + late.moved, max(adam_step, late.adam_step)
+        if target.derives and target.state is not None:
+            target.state.derive_weights(adam_step).wait()
         fault_injection.reach("streamed", worker.name)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return step
     worker.vote_yes(target, pause, stats)
-    return agreed[0]
+    return adam_step

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.api import PendingWeights, TrainingShard
 from liver_slurm.protocol.messages import Commit
-from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
 from liver_slurm.transfer.layerwise import LayerwiseStats
-from liver_slurm.transfer.live_transfer import LiveTransfer, LiveTransferStats
+from liver_slurm.transfer.transfer import Transfer, TransferStats
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.cutover.participant import Outcome, Participant, Pause, Verdict
 from liver_slurm.worker.target_world import TargetWorld
@@ -30,7 +29,7 @@ class _Held(Exception):
     """The first step in the new world ends before its update: something else is due at the same boundary."""
 
 
-def cut_over(worker: Participant, target: TargetWorld, transfer: LiveTransfer, step: int, stop: bool) -> Outcome:
+def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step: int, stop: bool) -> Outcome:
     """Finish the transfer, run the new world's first step up to its update, and follow the verdict.
 
     Args:
@@ -49,14 +48,14 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: LiveTransfer, s
         if target.late is not None:
             stats = _prove(worker, target, transfer)
             transfer.release()
-            late = worker.move_late(target, target.late, step)
-            adam_step = late.adam_step
+            late = worker.move_late(target, target.late)
+            adam_step = max(adam_step, late.adam_step)
         weights = target.state.derive_weights(adam_step) if target.state is not None else None
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return _go_back(worker, target, worker.verdict(target))
     if late is not None:
-        worker.vote_yes(target, pause, late.moved, stats)
+        worker.vote_yes(target, pause, stats + late.moved)
     else:
         threading.Thread(
             target=_prove_and_vote, args=(worker, target, transfer, pause), name="prove", daemon=True
@@ -67,7 +66,8 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: LiveTransfer, s
             return _go_back(worker, target, verdict)
         fault_injection.reach("commit", worker.name)
         return worker.leave(target)
-    return _first_step(_Gate(worker, target, target.state, weights, step), stop)
+    trains = not worker.loop.validates_at(step)
+    return _first_step(_Gate(worker, target, target.state, weights, step, trains), stop)
 
 
 @dataclass
@@ -79,6 +79,8 @@ class _Gate:
     state: TrainingShard
     weights: PendingWeights
     step: int
+    trains: bool
+    """A first pass runs; else something comes before the first step, a validation."""
     committed: bool = False
 
     def __call__(self, started: float) -> None:
@@ -97,18 +99,21 @@ class _Gate:
         fault_injection.reach("commit", worker.name)
         worker.enter(target, self.state, step)
         # Asked first: once all have reported that they entered, the coordinator may withdraw the boundary.
-        held = not worker.directives.begin(step)
+        held = self.trains and not worker.directives.begin(verdict)
         worker.post_entered(target, step, started, time.perf_counter() - begun)
         if held:
             raise _Held
 
 
 def _first_step(gate: _Gate, stop: bool) -> Outcome:
-    """Run the new world's first step, whose update waits at the gate for the commit."""
+    """Run the new world's first step, whose update waits at the gate for the commit; or only wait there."""
     worker, target, loop = gate.worker, gate.target, gate.worker.loop
     loop.make_live(gate.state)
     fault_injection.reach("first_step", worker.name)
     try:
+        if not gate.trains:
+            gate(time.time())
+            return Outcome.ENTERED
         result = loop.train(gate.state, gate.step, stop, gate)
     except _NotCommitted as end:
         return _go_back(worker, target, end.args[0])
@@ -121,6 +126,9 @@ def _first_step(gate: _Gate, stop: bool) -> Outcome:
         worker.vote_no(target, error)
         verdict = worker.verdict(target)
         if isinstance(verdict, Commit):
+            # The new world is whole, though a member of it is lost already: it is entered, and found broken.
+            gate.weights.wait()
+            worker.enter(target, gate.state, gate.step)
             raise
         return _go_back(worker, target, verdict)
     loop.completed(result)
@@ -133,17 +141,17 @@ def _go_back(worker: Participant, target: TargetWorld, verdict: Verdict) -> Outc
     return worker.stay(target, verdict)
 
 
-def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: LiveTransfer, pause: Pause) -> None:
+def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: Transfer, pause: Pause) -> None:
     """Compare digests beside the new world's first pass, and vote; the body of a thread."""
     try:
         stats = _prove(worker, target, transfer)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return
-    worker.vote_yes(target, pause, BlockingTransferStats(), stats)
+    worker.vote_yes(target, pause, stats)
 
 
-def _prove(worker: Participant, target: TargetWorld, transfer: LiveTransfer) -> LiveTransferStats:
+def _prove(worker: Participant, target: TargetWorld, transfer: Transfer) -> TransferStats:
     """Compare digests of what moved while training ran."""
     stats = transfer.prove()
     target.holds(target.held_bytes + stats.staging_peak_bytes + stats.gradient_staging_bytes)

@@ -12,17 +12,16 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import TrainingShard
-from liver_slurm.engine.checkpoint import Checkpointer
 from liver_slurm.engine.storage import release
 from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, TransferReport, WorldEntered
-from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
 from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
-from liver_slurm.transfer.live_transfer import LiveTransferStats
+from liver_slurm.transfer.transfer import TransferStats
+from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.directives import Directives, Leave
 from liver_slurm.worker.memory_agreement import forget_peak
 from liver_slurm.worker.target_world import TargetWorld
-from liver_slurm.worker.train_loop import TrainLoop
+from liver_slurm.worker.train_loop import Left, TrainLoop
 
 log = logging.getLogger(__name__)
 
@@ -74,50 +73,31 @@ class Participant:
         """Wait for the coordinator's verdict on the target world."""
         return self.directives.verdict(target.membership.generation)
 
-    # ---- state
-
-    def counters(self, step: int) -> list[int] | None:
-        """The live world's update counter, which joiners take over; None on a joiner."""
-        live = self.loop.live
-        return [max(live.steps(), default=step)] if live is not None else None
-
-    def move_late(self, target: TargetWorld, late: LayerwiseTransfer, step: int) -> LayerwiseStats:
+    def move_late(self, target: TargetWorld, late: LayerwiseTransfer) -> LayerwiseStats:
         """Move the layers that had no room beside the old world, once all others are proven here."""
-        stats = late.run(self.counters(step))
+        stats = late.run()
         target.holds(stats.peak_bytes)
         return stats
 
     # ---- the vote
 
-    def vote_yes(
-        self,
-        target: TargetWorld,
-        pause: Pause,
-        paused: BlockingTransferStats,
-        overlapped: LiveTransferStats | None = None,
-    ) -> None:
-        """Vote for the commit: everything has arrived and is proven.
-
-        Args:
-            paused: what moved while training stood still.
-            overlapped: what moved while training ran.
-        """
-        early = overlapped or LiveTransferStats()
+    def vote_yes(self, target: TargetWorld, pause: Pause, moved: TransferStats) -> None:
+        """Vote for the commit: everything has arrived and is proven."""
         report = TransferReport(
-            seconds=early.seconds + paused.seconds,
+            seconds=moved.seconds,
             plan_seconds=target.plan_seconds,
-            bytes_sent=early.bytes_sent + paused.bytes_sent,
-            bytes_early=early.bytes_early,
-            bytes_gradients=early.bytes_gradients,
-            bytes_received=early.bytes_received + paused.bytes_received,
-            bytes_local=early.bytes_local + paused.bytes_local,
-            staging_peak_bytes=max(early.staging_peak_bytes, paused.staging_peak_bytes),
-            gradient_staging_bytes=early.gradient_staging_bytes,
+            bytes_sent=moved.bytes_sent,
+            bytes_early=moved.bytes_early,
+            bytes_gradients=moved.bytes_gradients,
+            bytes_received=moved.bytes_received,
+            bytes_local=moved.bytes_local,
+            staging_peak_bytes=moved.staging_peak_bytes,
+            gradient_staging_bytes=moved.gradient_staging_bytes,
             memory_peak_bytes=_memory_peak(self.device),
             state_peak_bytes=target.state_peak_bytes,
             late_layers=len(target.late) if target.late is not None else 0,
-            digests_checked=early.digests_checked + paused.digests_checked,
-            hook_seconds=early.exposed_seconds,
+            digests_checked=moved.digests_checked,
+            hook_seconds=moved.exposed_seconds,
             paused_at=pause.paused_at,
             gap_seconds=pause.gap_seconds,
         )
@@ -152,10 +132,10 @@ class Participant:
 
     def enter(self, target: TargetWorld, state: TrainingShard, step: int) -> None:
         """Enter the new world with ``step`` steps completed, and free the old one in the background."""
-        old = self.loop.live
-        writer = self.loop.enter(state, step)
-        self.directives.start_at(step)
-        _retire_in_background(target, old, writer, self.device)
+        left = self.loop.enter(state, step, target.mirrors, continues=not target.back)
+        self.directives.start_at(step, target.membership.generation)
+        fault_injection.reach("retire", self.name)
+        retire_in_background(target, left, self.device)
 
     def post_entered(self, target: TargetWorld, step: int, started: float, gate_seconds: float) -> None:
         """Report that the new world was entered.
@@ -176,12 +156,14 @@ class Participant:
 
     def leave(self, target: TargetWorld) -> Outcome:
         """Leave the old world: the new one is committed and this worker is not in it."""
-        old = self.loop.live
         if self.leaving:
             # At once, so that Slurm hands the node over in a second; a checkpoint that is being written is lost.
+            self.loop.abandon_checkpoint()
             self.control.post(Leaving(worker=self.name, reason="not in the new world"))
             return Outcome.EXIT
-        _retire_in_background(target, old, self.loop.leave(), self.device)
+        self.directives.in_no_world()
+        fault_injection.reach("retire", self.name)
+        retire_in_background(target, self.loop.leave(), self.device)
         return Outcome.LEFT
 
     def stay(self, target: TargetWorld, verdict: Verdict) -> Outcome:
@@ -196,22 +178,22 @@ class Participant:
         return Outcome.STAYED if isinstance(verdict, Abort) else Outcome.EXIT
 
 
-def _retire_in_background(
-    target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None, device: torch.device
-) -> None:
+def retire_in_background(target: TargetWorld, left: Left, device: torch.device) -> None:
     """Free the old world off the critical path."""
-    threading.Thread(target=_retire, args=(target, old, writer, device), name="retire", daemon=True).start()
+    threading.Thread(target=_retire, args=(target, left, device), name="retire", daemon=True).start()
 
 
-def _retire(target: TargetWorld, old: TrainingShard | None, writer: Checkpointer | None, device: torch.device) -> None:
+def _retire(target: TargetWorld, left: Left, device: torch.device) -> None:
     """Free the old world, once a checkpoint of it that is still being written is complete; what fails is logged."""
     with ExitStack() as last_first:
         last_first.callback(forget_peak, device)
-        if old is not None:
-            last_first.callback(release, old, target.state)
-            last_first.callback(old.world.destroy)
-        if writer is not None:
-            last_first.callback(writer.wait)
+        if left.shard is not None:
+            last_first.callback(release, left.shard, target.state)
+            last_first.callback(left.shard.world.destroy)
+        if left.mirrors is not None:
+            last_first.callback(left.mirrors.close)
+        if left.writer is not None:
+            last_first.callback(left.writer.wait)
         last_first.callback(target.close_transfer)
 
 

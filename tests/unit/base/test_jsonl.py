@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def test_writers_beside_each_other_do_not_mix(tmp_path: Path) -> None:
     assert [one["reason"] for one in read_documents(path)] == ["y" * 500] * 200
 
 
+def test_threads_may_share_an_event_log(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+
+    def write(first: int) -> None:
+        for number in range(first, first + 300):
+            log.append(StandbyRelease(job_id=str(number), reason=""))
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (0, 300, 600)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert sorted(int(one["job_id"]) for one in read_documents(path)) == list(range(900))
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(0, 12))
 def test_a_growing_file_is_read_once_whatever_the_cuts(tmp_path: Path, cuts: list[int], count: int) -> None:
@@ -70,6 +88,19 @@ def test_a_growing_file_is_read_once_whatever_the_cuts(tmp_path: Path, cuts: lis
             content = content[cut:]
             seen += reader.read()
     assert [document["n"] for document in seen] == list(range(count))
+
+
+def test_a_reader_takes_the_tail_and_reads_a_file_that_took_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(b'{"n": %d}\n' % number for number in range(100)))
+    reader = LineReader(path, tail=20)
+    assert [document["n"] for document in reader.read()] == [98, 99]
+    assert reader.read() == []
+    (tmp_path / "other").write_bytes(b'{"n": 7}\n{"n": 8}\n')
+    (tmp_path / "other").replace(path)
+    assert [document["n"] for document in reader.read()] == [7, 8]
+    path.write_bytes(b'{"n": 9}\n')
+    assert [document["n"] for document in reader.read()] == [9]
 
 
 def test_following_ends_after_the_last_word(tmp_path: Path) -> None:
@@ -88,6 +119,22 @@ def test_following_ends_after_the_last_word(tmp_path: Path) -> None:
     done.set()
     follower.join(timeout=10)
     assert seen == ["one", "two"]
+
+
+def test_events_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append(LaunchRefused(reason="one"))
+    real = os.write
+    monkeypatch.setattr(
+        "liver_slurm.base.jsonl.os.write", lambda file, content: real(file, content[: len(content) // 2])
+    )
+    log.append(LaunchRefused(reason="two"))
+    log.append(WorldFailed(reason="three"))
+    assert (log.waiting, log.trouble) == (2, "No space left on device")
+    monkeypatch.undo()
+    log.flush()
+    assert (log.waiting, log.trouble) == (0, "")
+    assert [event["reason"] for event in read_documents(tmp_path / "events.jsonl")] == ["one", "two", "three"]
 
 
 def test_tail_and_missing_files(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from liver_slurm.bench import overhead
 from liver_slurm.bench.overhead import table
 from liver_slurm.bench.threads import Thread, by_name, read_threads, share, spent
 
@@ -70,3 +71,23 @@ def test_the_table_has_both_figures() -> None:
     assert "0.12%" in text
     assert "0.050%" in text
     assert "1.004" in text
+
+
+@pytest.mark.parametrize(
+    ("cards", "sizes", "names"),
+    [
+        (0, [], ["15M tp1pp1dp1", "15M tp1pp1dp2"]),
+        (1, [], ["1.3B tp1pp1dp1"]),
+        (2, [], ["1.3B tp1pp1dp1", "1.3B tp1pp1dp2"]),
+        (1, ["110M", "15M"], ["110M tp1pp1dp1", "15M tp1pp1dp1"]),
+    ],
+)
+def test_the_model_suits_the_machine(
+    cards: int, sizes: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overhead.machine, "count_gpus", lambda: cards)
+    monkeypatch.setattr(
+        overhead, "measure", lambda todo, *_: {"cases": [f"{size.name} {layout}" for size, layout in todo]}
+    )
+    assert overhead.run(False, sizes)["cases"] == names
+    assert overhead.run(True, sizes)["cases"] == names[:1]

@@ -100,6 +100,7 @@ def test_submitting_from_python(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     tiny = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
     monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
+    monkeypatch.setattr(CommandClient, "config", lambda self: {})
     monkeypatch.setattr(CommandClient, "submit", lambda self, script, arguments=(): "78")
     job = liver_slurm.submit(tiny, train={"steps": 7})
     assert job.job_id == "78"

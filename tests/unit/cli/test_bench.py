@@ -48,7 +48,7 @@ def test_prints_a_document_or_a_table(liver: Liver, measured: None) -> None:
 def test_sizes_are_for_benchmarks_that_have_some(liver: Liver, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = liver("bench", "plan", "--size", "15M")
     assert (code, out) == (2, "")
-    assert "bench plan: --size is not allowed; it is for bench reconfigure" in err
+    assert "bench plan: --size is not allowed; it is for bench reconfigure, recovery, overhead" in err
     assert liver("bench", "reconfigure", "--size", "3M")[0] == 2
     bench = ModuleType("liver_slurm.bench.reconfigure")
     bench.run = lambda quick, sizes=(): {"sizes": sizes}  # type: ignore[attr-defined]
@@ -56,3 +56,9 @@ def test_sizes_are_for_benchmarks_that_have_some(liver: Liver, measured: None, m
     code, out, _ = liver("bench", "reconfigure", "--size", "15M", "--size", "1.3B", "--json")
     assert (code, json.loads(out)) == (0, {"sizes": ["15M", "1.3B"]})
     assert json.loads(liver("bench", "reconfigure", "--json")[1]) == {"sizes": []}
+
+
+def test_covariates_are_for_the_benchmark_that_draws_on_them(liver: Liver, measured: None) -> None:
+    code, _, err = liver("bench", "plan", "--covariates", "rows.csv")
+    assert code == 2
+    assert "bench plan: --covariates is not allowed; it is for bench advisor" in err

@@ -147,6 +147,7 @@ def test_submitting(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -
     from liver_slurm.scheduler.slurm.client import CommandClient
 
     monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
+    monkeypatch.setattr(CommandClient, "config", lambda self: {})
     monkeypatch.setattr(CommandClient, "submit", lambda self, script, arguments=(): "77")
     code, out, err = liver("submit", TINY, "--json")
     assert (code, err) == (0, "")
@@ -168,6 +169,7 @@ def test_a_refused_submission_leaves_nothing_behind(liver: Liver, home: Path, mo
         raise ClusterError("sbatch: no such account")
 
     monkeypatch.setattr(submit, "check_submittable", lambda config, client: [])
+    monkeypatch.setattr(CommandClient, "config", lambda self: {})
     monkeypatch.setattr(CommandClient, "submit", refuse)
     code, out, err = liver("submit", TINY)
     assert (code, out, err) == (1, "", "liver-slurm: error: sbatch: no such account\n")
@@ -375,28 +377,6 @@ def test_interrupts_and_closed_pipes(liver: Liver, ended: RunDir, monkeypatch: p
     assert reader.stderr.read() == b""
     assert reader.wait(timeout=30) == 0
     reader.stderr.close()
-
-
-def test_the_progress_view_without_a_terminal(liver: Liver, run_dir: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
-    from liver_slurm.cli.view import ProgressView
-
-    with ProgressView(run_dir, "title"):
-        EventLog(run_dir.events).append(RunEnded(generation=1, outcome="finished", reason="", step=200))
-    lines = capfd.readouterr().err.splitlines()
-    assert lines[-1].startswith("finished, step 200 of 200, loss 5.3800, layout tp1pp1dp3 (generation 1)")
-
-
-def test_the_progress_view_on_a_terminal(run_dir: RunDir) -> None:
-    from rich.console import Console
-
-    from liver_slurm.cli.view import ProgressView
-
-    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed with the console
-    console.print(ProgressView(run_dir, "title")._panel())
-    text = console.export_text()
-    console.file.close()
-    for expected in ("title", "training", "12 of 200", "tp1pp1dp3", "3, and 0 standbys", "a standby is warm"):
-        assert expected in text
 
 
 def test_waiting_has_a_deadline(run_dir: RunDir) -> None:

@@ -34,6 +34,11 @@ CONFIG = JobConfig(model=MODEL, train=TRAIN, live=LiveSection(component=(Compone
         ("tp8pp4dp8", None),
         ("tp3pp1dp1", "tp3 does not divide num_attention_heads 8"),
         ("tp1pp5dp1", "pp5 is more than num_layers 4"),
+        ("tp1cp8pp1dp1", None),
+        ("tp2cp4pp1dp1", None),
+        ("tp1cp3pp1dp1", "cp3 does not divide seq_length 8"),
+        ("tp4cp4pp1dp1", "tp4 times cp4 does not divide seq_length 8"),
+        ("tp8cp1pp1dp1", None),
         ("tp1pp1dp9", "dp9 is more than the 8 microbatches of one step"),
     ],
 )
@@ -67,6 +72,24 @@ def test_reasons_of_the_fused_projection() -> None:
     reason = impossible(Layout(4, 1, 1), model, DATA, TRAIN)
     assert reason == "tp4 does not divide the 8 heads and 2 × 1 query groups of width 5, together"
     assert impossible(Layout(4, 1, 1), dataclasses.replace(model, kv_channels=6), DATA, TRAIN) is None
+
+
+def test_reasons_of_context_parallelism() -> None:
+    cp2, long = Layout(8, 1, 1, cp=2), dataclasses.replace(TRAIN, seq_length=64)
+    assert impossible(cp2, MODEL, DATA, long) == "with cp2, tp8 may not be more than the 4 query groups"
+    cp2 = Layout(1, 1, 1, cp=2)
+    assert impossible(cp2, dataclasses.replace(MODEL, provider="mine:model"), DATA, long) == (
+        "cp2 is for models without model.provider"
+    )
+    assert impossible(cp2, dataclasses.replace(MODEL, extra={"qk_layernorm": True}), DATA, long) == (
+        "cp2 is for models without model.extra"
+    )
+
+
+def test_auto_takes_context_parallelism_where_it_may() -> None:
+    wider = dataclasses.replace(CONFIG, elastic=ElasticSection(max_cp=2))
+    found = {str(one) for one in feasible_layouts(wider, 4) if one.size == 4 and one.cp > 1}
+    assert found == {"tp1cp2pp1dp2", "tp1cp2pp2dp1", "tp2cp2pp1dp1"}
 
 
 def test_auto_takes_all_and_keeps_tp_inside_a_node() -> None:

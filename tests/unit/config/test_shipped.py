@@ -76,7 +76,7 @@ def test_it_has_the_size_of_its_name_and_can_be_planned(name: str) -> None:
     masters = sum(math.prod(info.shape) for tensor, info in plan.tensors.items() if tensor.endswith("@master"))
     weights = sum(math.prod(info.shape) for tensor, info in plan.tensors.items() if "@" not in tensor)
     assert (masters or weights) == pytest.approx(job.parameters, rel=0.02)
-    shares = [Share(world.shards[0, 0], world.layout.dp, 0, world.distributed_optimizer) for world in worlds]
+    shares = [Share(world.shards[0, 0], world.layout.replicas, 0, world.distributed_optimizer) for world in worlds]
     both = footprint(*shares, config.stream.staging_bytes).beside_training(ALL)
     assert both <= job.both_worlds, "state of both worlds on a worker of the first stage"
 

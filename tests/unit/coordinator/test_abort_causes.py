@@ -6,7 +6,6 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
-from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
 
 
@@ -25,8 +24,8 @@ def test_a_member_lost_before_the_commit(run: Run, when: str, who: str) -> None:
     assert aborts == {"live-0", "live-1", "standby-a", "standby-b"} - {who}
     assert run.state.world.live == before
     if who == "live-1":
-        assert run.state.phase is RunPhase.FAILED
-        assert "submit --resume /runs/r" in run.state.reason
+        assert run.state.damage.lost == ("live-1",)
+        assert [name for name, _ in run.sent(m.Halt)] == ["live-0"]
     else:
         assert run.state.phase in (ReconfigurationPhase.STEADY, ReconfigurationPhase.PREPARE)
         assert not run.sent(m.Leave)

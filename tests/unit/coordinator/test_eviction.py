@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,3 +290,24 @@ def test_one_worker_speaks_for_its_job() -> None:
     run.register("standby-b", job_id="7")
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now))
     assert [event["worker"] for event in run.events("notice")] == ["standby-a", "standby-b"]
+
+
+def test_a_time_limit_is_served_with_the_lead_that_changes_need(run: Run) -> None:
+    now, end = run.now, run.now + 1000.0
+
+    def at(seconds: float) -> Eviction | None:
+        run.now = now + seconds
+        beat(run, *run.live.members)
+        jobs = (StandbyJob("standby-a", "running", ends_at=end), StandbyJob("standby-b", "running"))
+        run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
+        return departure(run)
+
+    (first,) = run.state.history.measured
+    slow = replace(first, prepare_s=150.0, exposed_s=30.0)
+    run.state = replace(run.state, history=replace(run.state.history, measured=(slow,)))
+    run.whole_journal = False
+    assert at(0.0) is None
+    assert at(1000.0 - 2 * 180.0 - 1.0) is None
+    known = at(1000.0 - 2 * 180.0)
+    assert known is not None
+    assert (known.kind, known.deadline) == ("time limit", end), "not in the last 30 s: the run would have ended"

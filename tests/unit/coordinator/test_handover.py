@@ -281,17 +281,48 @@ def test_a_successor_that_came_too_late(run: Run) -> None:
     assert {name for name, _ in run.sent(m.Leave)} == {"live-0", "live-1"}
 
 
+def written(run: Run, error: str = "") -> None:
+    """The last checkpoint is written, or is not."""
+    step = run.state.step
+    run.say(m.CheckpointWritten(worker="live-0", step=step, ok=not error, error=error, path="" if error else "/c/s"))
+
+
 def test_where_there_can_be_no_successor(run: Run) -> None:
     look(run, 1000.0)
     run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
     assert "Invalid qos" in run.events("successor_refused")[0]["reason"]
     look(run, 200.0)
     assert len(submitted(run)) == 1
+    written(run)
     run.tick(196.0)
     assert [record.code for record in run.journaled(Ended)] == [1]
     assert run.events("run_ended")[0]["outcome"] == "stopped"
     assert "Invalid qos" in run.journaled(Ended)[0].reason
-    assert "submit --resume" in run.journaled(Ended)[0].reason
+    assert "continue from the newest checkpoint: liver-slurm submit --resume" in run.journaled(Ended)[0].reason
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_at_the_time_limit_with_a_disk_that_is_full(run: Run, before: bool) -> None:
+    if before:
+        written(run)
+    look(run, 1000.0)
+    run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
+    look(run, 200.0)
+    for _ in range(200):
+        run.tick(1.0)
+        beat(run)
+        if run.state.interruption.reason:
+            break
+    written(run, "No space left on device")
+    (ended,) = run.journaled(Ended)
+    assert "the last checkpoint could not be written: No space left on device" in ended.reason
+    assert ("submit --resume" in ended.reason) == before
+    assert ("there is no checkpoint to continue from" in ended.reason) != before
+
+
+def test_a_coordinator_that_was_started_again_knows_of_earlier_checkpoints(run: Run) -> None:
+    run.state = replace(run.state, settings=replace(run.state.settings, has_checkpoint=True))
+    assert run.state.how_to_continue.endswith("submit --resume /runs/r")
 
 
 def test_the_signal_of_the_limit(run: Run) -> None:

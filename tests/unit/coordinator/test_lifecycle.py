@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from coordinator_states import Run
 
-from liver_slurm.coordinator.core.io import Finish, StopAsked
+from liver_slurm.coordinator.core.io import CheckpointFound, Finish, StopAsked
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
 
@@ -23,6 +26,18 @@ def test_finishing(run: Run) -> None:
     assert not any(isinstance(action, Finish) for action in run.actions)
     run.say(m.Leaving(worker="standby-b", reason=""))
     assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")
+
+
+def test_members_may_end_training_early_with_a_reason(run: Run) -> None:
+    """As when the validation loss becomes no better; without a reason, a step before the last is not the last."""
+    run.say(m.Finished(worker="live-0", step=7))
+    assert run.state.rejected["impossible"] == 1
+    run.say(m.Finished(worker="live-0", step=7, reason="no better"))
+    assert run.state.phase is RunPhase.FINISHING
+    beat = m.Heartbeat(worker="live-1", generation=0, step=7, step_seconds=0.1, warm=True)
+    run.say(msgspec.structs.replace(beat, finished=True, finished_why="no better"))  # the message itself was lost
+    assert run.state.phase is RunPhase.FINISHED
+    assert run.state.lifecycle.outcome == (0, "no better")
 
 
 def test_cancelling(run: Run) -> None:
@@ -50,5 +65,30 @@ def test_a_member_died_while_the_run_finished(run: Run) -> None:
     for _ in range(3):
         new.tick(2.0)
         new.say(m.Heartbeat(worker="live-0", generation=0, step=steps, step_seconds=0.1, warm=True))
-    assert new.state.lifecycle.outcome is not None
-    assert "live-1 of the live world did not come back" in new.state.reason
+    assert new.journaled(MembersLost)[-1].members == ("live-1",)
+    assert [name for name, _ in new.sent(m.Halt)] == ["live-0"]
+    new.say(m.Parked(worker="live-0", generation=0, step=steps, error="closed by peer"))
+    new.feed(CheckpointFound(new.now, f"/c/step-{steps}", steps))
+    new.prepare_all()
+    new.enter_all()
+    assert new.state.phase is ReconfigurationPhase.STEADY
+    new.say(m.Finished(worker="live-0", step=steps))
+    assert new.state.lifecycle.outcome == (0, f"all {steps} steps are trained")
+
+
+def test_a_last_checkpoint_that_failed_is_no_success(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    run.say(m.CheckpointWritten(worker="live-1", step=steps, ok=False, error="OSError: no space"))
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    why = f"all {steps} steps are trained, but the last checkpoint could not be written: OSError: no space"
+    assert run.state.lifecycle.outcome == (1, why)
+
+
+def test_one_that_failed_before_the_last_is_made_up_for(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    run.say(m.CheckpointWritten(worker="live-0", step=3, ok=False, error="no space"))
+    run.say(m.CheckpointWritten(worker="live-0", step=steps, ok=True, path="p"))
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    assert run.state.lifecycle.outcome == (0, f"all {steps} steps are trained")

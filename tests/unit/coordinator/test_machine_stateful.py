@@ -122,6 +122,12 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def checkpoint_comes(self) -> None:
         """Whatever was before: a checkpoint that is asked for in a steady run is agreed on by all its members."""
+        self.time_passes(1)
+        agreed, state = self.run.state.barriers.agreed_checkpoint, self.run.state
+        if not state.steady or state.barriers.cutover is not None:
+            return  # something else has begun meanwhile
+        if agreed is not None and any(worker.step <= agreed.step for worker in state.members):
+            return  # the last one comes first
         before = len(self.run.actions)
         self.run.say(m.CheckpointRequest())
         members = self.run.live.members

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+from coordinator_lab import job
 from coordinator_states import Run
 
-from liver_slurm.coordinator.core.io import CapacitySeen, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, FromPeer, Release
+from liver_slurm.coordinator.core.membership import beat_seconds
 from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.step import step
+from liver_slurm.coordinator.core.table import Table
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
@@ -33,3 +40,20 @@ def test_silence_is_loss(run: Run) -> None:
     assert [event["worker"] for event in run.events("worker_lost")] == ["standby-a"]
     assert Release("standby-a") in run.actions
     assert run.state.phase is ReconfigurationPhase.STEADY
+
+
+@pytest.mark.parametrize(("workers", "every"), [(2, 0.0), (1000, 0.0), (4096, 4.096), (16384, 7.5)])
+def test_a_large_run_beats_less_often_and_is_found_silent_as_soon(workers: int, every: float) -> None:
+    run = Run(config=job(heartbeat=1.0, lost_after=30.0))
+    run.train("live-0", "live-1")
+    others = {f"standby-{number}": run.state.membership.workers["live-0"] for number in range(workers - 2)}
+    everybody = {
+        name: replace(worker, name=name) for name, worker in {**others, **run.state.membership.workers}.items()
+    }
+    run.state = replace(run.state, membership=replace(run.state.membership, workers=Table.of(everybody)))
+    _, actions = step(
+        run.state,
+        FromPeer(run.now, b"live-1", m.Heartbeat(worker="live-1", generation=0, step=1, step_seconds=1.0, warm=True)),
+    )
+    assert run.sent(m.Alive, actions) == [("live-1", m.Alive(epoch=1, every=every))]
+    assert beat_seconds(run.state) <= 30.0 / 4

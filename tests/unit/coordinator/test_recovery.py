@@ -15,7 +15,7 @@ from liver_slurm.coordinator.core.records import (
     EpochStarted,
     Record,
 )
-from liver_slurm.coordinator.core.recovery import ended, recover, why_anew
+from liver_slurm.coordinator.core.recovery import ended, recover, why_anew, why_strange
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import JobStart
@@ -55,8 +55,8 @@ def test_death_between_two_resizes_at_one_step(run: Run, heard: tuple[str, ...])
     for name in ("live-0", "live-1"):
         actions = new.register(name, 1 if name in heard else 0, 5)
         kinds = [type(action.message) for action in actions if isinstance(action, Send)]
-        wanted = [m.Welcome, m.ProposeBoundary, m.WithdrawBoundary] + ([] if name in heard else [m.Commit])
-        assert kinds == wanted, "held by this coordinator before it lets go what the last one held"
+        wanted = [m.Welcome, m.ProposeBoundary] + ([] if name in heard else [m.Commit])
+        assert kinds == wanted, "held by this coordinator as by the last one"
     new.agree()
     new.stand()
     new.prepare_all()
@@ -91,7 +91,7 @@ def test_death_before_the_record(run: Run, phase: str) -> None:
         actions = new.register(name, 0 if name.startswith("live") else -1)
         ((_, abort),) = new.sent(m.Abort, actions)
         assert abort.generation == 1
-        assert bool(new.sent(m.WithdrawBoundary, actions)) == (phase == "boundary")
+        assert bool(new.sent(m.WithdrawBoundary, actions)) == (phase != "prepare")
     assert new.events("recovered")
     assert new.live == run.live
     new.tick(0.3)
@@ -196,3 +196,16 @@ def test_standbys_of_the_lost_world(run: Run) -> None:
     again.register("standby-b")
     assert [action.job_id for action in again.actions if isinstance(action, Release)] == ["standby-a"]
     assert set(again.state.membership.workers) == {"standby-b"}
+
+
+def test_a_coordinator_that_does_not_understand_the_workers_leaves_them_alone(run: Run) -> None:
+    """After an upgrade in place; they train on, and write a checkpoint when their patience is over."""
+    began = EpochStarted(epoch=1, protocol=3)
+    trained = [began, *run.records]
+    assert why_strange(trained, 3) is None
+    told = why_strange(trained, 4)
+    assert told is not None
+    assert "the workers of this run speak protocol 3, this version of liver-slurm 4" in told
+    assert why_strange([began], 4) is None, "there is no world yet"
+    assert why_strange([*trained, ANEW], 4) is None, "its workers are gone"
+    assert why_strange([EpochStarted(epoch=1), *run.records], 4) is None, "an earlier version did not say"

@@ -12,7 +12,8 @@ import pytest
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator import core
-from liver_slurm.coordinator.core.parts import Boundary, ResizeQueue, WorldState
+from liver_slurm.coordinator.core.barriers import Boundary
+from liver_slurm.coordinator.core.parts import ResizeQueue, WorldState
 from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings, broken_invariants
 from liver_slurm.coordinator.core.transition import Transition, Writer

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from coordinator_lab import job, with_validation
 from coordinator_states import Run
+from impatient import directives, passes
 
 from liver_slurm.coordinator.core.io import Action, Send
-from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.resize_queue import seconds_until
 from liver_slurm.protocol import messages as m
-from liver_slurm.worker.directives import Directives, Leave
+from liver_slurm.worker.directives import Directives, Halted
 
 
 def test_a_refused_boundary_moves_ahead(run: Run) -> None:
@@ -39,6 +41,24 @@ def test_a_proposal_leaves_time_for_the_message(run: Run) -> None:
     run.prepare_all()
     assert run.state.barriers.cutover is not None
     assert run.state.barriers.cutover.step >= 100 + 30 + 15
+
+
+def test_a_validation_is_stopped_where_it_stands() -> None:
+    """Training cannot run past a boundary while it stands for one; what is left of it counts for later steps."""
+    run = Run(config=with_validation(job()))
+    run.train("live-0", "live-1")
+    for name in run.live.members:
+        run.say(m.Heartbeat(worker=name, generation=0, step=100, step_seconds=0.01, warm=True, validating=(64, 30.0)))
+    assert run.state.validating == (64, 30.0)
+    assert seconds_until(run.state, 100) == 0.0
+    assert seconds_until(run.state, 102) == pytest.approx(30.02)
+    run.begin_to_grow()
+    run.prepare_all()
+    assert run.state.barriers.cutover is not None
+    assert run.state.barriers.cutover.step == 100
+    for name in run.live.members:
+        run.say(m.Heartbeat(worker=name, generation=0, step=101, step_seconds=0.01, warm=True))
+    assert run.state.validating is None
 
 
 def test_a_checkpoint_on_request(run: Run) -> None:
@@ -107,7 +127,7 @@ def mailboxes(
     names: Sequence[str], actions: list[Action], lost: type[m.Message] | None = None
 ) -> dict[str, Directives]:
     """What the training threads of these workers find when they enter a world with 5 steps completed."""
-    boxes = {name: Directives() for name in names}
+    boxes = {name: directives() for name in names}
     for action in actions:
         if not isinstance(action, Send) or action.peer.decode() not in boxes or isinstance(action.message, lost or ()):
             continue
@@ -117,13 +137,13 @@ def mailboxes(
         elif isinstance(message, m.ConfirmBoundary):
             box.confirm(message)
             if message.purpose == "cutover":
-                box.start_at(message.step)
+                box.start_at(message.step, message.generation)
                 box.at_boundary(message.step)
         elif isinstance(message, m.WithdrawBoundary):
             box.withdraw(message.boundary)
         elif isinstance(message, m.Commit):
             box.decide(message)
-            box.start_at(message.step)
+            box.start_at(message.step, message.generation)
     return boxes
 
 
@@ -156,7 +176,7 @@ def test_nobody_stands_where_the_world_before_had_a_checkpoint(
     run.stream_all()
     boxes = mailboxes(ALL, run.actions, lost)
     for step in range(5, proposal.step + 2):
-        assert [name for name, box in boxes.items() if not box.begin(step)] == [], f"at step {step}"
+        assert [name for name, box in boxes.items() if not passes(box, step)] == [], f"at step {step}"
 
 
 def test_a_checkpoint_that_is_agreed_on_comes_before_a_cutover_that_can_wait(run: Run) -> None:
@@ -206,22 +226,24 @@ def test_a_coordinator_that_takes_over_leaves_no_checkpoint_open(run: Run, kille
         new.register(name, 0 if name in LIVE else -1, 5)
     told = mailboxes(LIVE, [*heard, *new.actions])
     for step in range(6, proposal.step + 1):
-        assert [name for name, box in told.items() if not box.begin(step)] == [], f"at step {step}"
-    assert new.state.barriers.checkpoint is None
+        assert [name for name, box in told.items() if not passes(box, step)] == [], f"at step {step}"
+    again = new.state.barriers.checkpoint
+    assert again is None if killed == "before the word" else again is not None and again.number > proposal.boundary
+    assert new.state.barriers.checkpoint_wanted
 
 
 def test_a_member_is_lost_while_a_checkpoint_is_agreed_on(run: Run) -> None:
     proposal = ask_for_checkpoint(run)
     accept(run, proposal, "live-0")
     run.say(m.Failed(worker="live-1", generation=0, step=0, error="no memory"))
-    assert run.state.lifecycle.phase is RunPhase.FAILED
     assert run.state.barriers.checkpoint is None
-    assert not run.state.barriers.checkpoint_wanted
-    assert [name for name, _ in run.sent(m.Leave)] == ["live-0"]
+    assert run.state.barriers.checkpoint_wanted, "of the next world"
+    assert [name for name, _ in run.sent(m.Halt)] == ["live-0"]
     box = Directives()
+    box.start_at(0, 0)
     box.propose(proposal)
-    box.leave("the run has failed")
-    assert box.at_boundary(proposal.step) == Leave("the run has failed"), "who waits there does not wait on"
+    box.halt(0)
+    assert box.at_boundary(proposal.step) == Halted(), "who waits there does not wait on"
 
 
 def test_a_vote_that_is_lost_holds_training_for_a_while_only(run: Run) -> None:
@@ -245,3 +267,29 @@ def test_a_vote_that_is_lost_holds_training_for_a_while_only(run: Run) -> None:
     assert again is not None
     assert (again.number, again.accepted) == (proposal.boundary + 1, frozenset())
     assert again.step > proposal.step
+
+
+def test_a_checkpoint_that_gives_way_is_not_proposed_again_and_again(run: Run) -> None:
+    # LS-15: until a heartbeat came, each refusal was answered with a proposal of the same step, and two records
+    run.say(m.ResizeRequest(layout="tp2pp1dp2", at_step=2))  # it waits for workers, and so does training
+    run.say(m.CheckpointRequest())
+    proposal = run.state.barriers.checkpoint
+    assert proposal is not None
+    assert proposal.step == 1
+    before = len(run.actions)
+    run.say(m.BoundaryVote(worker="live-1", boundary=proposal.number, step=1, accepted=False, current_step=1))
+    again = [one for _, one in run.sent(m.ProposeBoundary, run.actions[before:]) if one.purpose == "checkpoint"]
+    assert again == []
+    assert run.state.barriers.checkpoint_wanted
+
+
+@pytest.mark.parametrize("order", [("live-0", "live-1"), ("live-1", "live-0")])
+def test_a_checkpoint_failed_for_the_reason_that_rank_0_has(order: tuple[str, str]) -> None:
+    run = Run(workers=2)
+    run.train("live-0", "live-1")
+    why = {"live-0": "no space left on device", "live-1": "the folder is gone"}
+    for name in order:
+        run.say(m.CheckpointWritten(worker=name, step=5, ok=False, error=why[name]))
+    assert run.state.barriers.save_error == why["live-0"]
+    run.say(m.CheckpointWritten(worker="live-1", step=6, ok=False, error="another"))
+    assert run.state.barriers.save_error == "another", "of the last checkpoint"

@@ -22,7 +22,7 @@ from liver_slurm.coordinator.core.io import Action, FromPeer, Input, Journal, Se
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.protocol import messages
 
-for part in ("world", "request", "end", "standby", "live_job"):
+for part in ("world", "request", "end", "standby", "live_job", "loss"):
     import_module(f"coordinator_{part}_stories")  # adds its stories
 
 FOLDER = Path(__file__).parent.parent / "golden" / "transcripts"

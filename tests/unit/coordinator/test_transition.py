@@ -18,7 +18,7 @@ from liver_slurm.coordinator.core.transition import REMEMBERED, TRANSITIONS, Inv
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import GuaranteedJob
 
-for part in ("world", "request", "end", "standby", "live_job"):
+for part in ("world", "request", "end", "standby", "live_job", "loss"):
     import_module(f"coordinator_{part}_stories")  # adds its stories
 
 
@@ -57,6 +57,8 @@ def ends() -> None:
     for run in (finishing(training()), recovering()):
         run.feed(Interrupted(run.now, "job 7 was requeued", requeued=True))
         run.tick(21.0)
+    run = recovering()
+    run.tick(60.0)
     run = recovering()
     run.register("live-0", generation=0)
     finishing(run)

@@ -74,8 +74,8 @@ def test_parse_version_of_something_else() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"nodes": 0}, "--nodes 0: must be between 1 and 100"),
-        ({"nodes": 101}, "--nodes 101"),
+        ({"nodes": 0}, "--nodes 0: must be between 1 and 1000"),
+        ({"nodes": 1001}, "--nodes 1001"),
         ({"cpus_per_node": 0}, "--cpus-per-node 0"),
         ({"gpus_per_node": -1}, "--gpus-per-node -1"),
         ({"grace": -1}, "--grace -1"),
@@ -92,5 +92,13 @@ def test_bad_options(options: dict[str, object], text: str) -> None:
 
 def test_blocks_do_not_overlap() -> None:
     first, second = PortBlock(10240), PortBlock(10240 + 512)
-    assert max(*first.fixed(100), *first.srun) < min(second.fixed(100))
-    assert not set(first.fixed(100)) & set(range(first.srun[0], first.srun[1] + 1))
+    assert max(*first.fixed, *first.srun) < min(second.fixed)
+    assert not set(first.fixed) & set(range(first.srun[0], first.srun[1] + 1))
+
+
+def test_a_large_cluster_takes_the_first_port_of_each_block_that_it_lies_in() -> None:
+    large = PortBlock(10240, 1000)
+    assert large.end == 10240 + 3 * 512
+    assert {10240, 10240 + 512, 10240 + 1024} <= set(large.fixed)
+    assert max(large.fixed) < large.end
+    assert not set(large.fixed) & set(range(large.srun[0], large.srun[1] + 1))

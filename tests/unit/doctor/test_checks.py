@@ -41,7 +41,7 @@ def node(name: str, state: str = "idle", gpus: int = 0) -> NodeInfo:
 
 
 def report(host: str, **changes: Any) -> Report:
-    directory = DirectoryReport("/shared/runs", True, 1 << 40, "nfs4", "token")
+    directory = DirectoryReport("/shared/runs", True, 1 << 40, "nfs4", "token", "refused")
     given = Report(host, "3.11.7", VERSIONS, {"eth0": "10.0.0.1"}, directory, None, "", None)
     return replace(given, **changes)
 
@@ -89,7 +89,7 @@ def test_all_is_well() -> None:
     found = findings(FACTS)
     assert bad(FACTS) == []
     checks = ("slurm", "client", "partitions", "preemption", "grace", "signal", "nodes", "clocks", "directory", "ports")
-    assert {*checks, "interface", "gpus", "packages", "munge"} == {one.check for one in found}
+    assert {*checks, "locks", "umask", "interface", "gpus", "packages", "munge"} == {one.check for one in found}
     assert all(not one.advice for one in found)
 
 
@@ -149,6 +149,18 @@ TORCH = TorchReport(cuda="12.8", devices=1)
         (with_look(report=None, reason="no free node within 5 s", busy=True), None),
         (with_look(report=None, reason="No module named liver_slurm"), None),
         (replace(FACTS, token=None), [("directory", "fail")]),
+        (
+            with_look(report=report("n1", directory=replace(FACTS.here.directory, lock="granted"))),
+            [("locks", "fail")],
+        ),
+        (
+            replace(FACTS, here=report("login", directory=replace(FACTS.here.directory, lock="No locks available"))),
+            [("locks", "fail")],
+        ),
+        (
+            replace(FACTS, here=report("login", directory=replace(FACTS.here.directory, umask=0o002))),
+            [("umask", "warn")],
+        ),
         (
             with_look(report=report("n1", directory=replace(FACTS.here.directory, token=None))),
             [("directory", "fail")],

@@ -54,9 +54,13 @@ threads=$1 command=("${@:2}"); set --
 exec "${command[@]}"
 LIVER_LAUNCH
 
-# Slurm describes component 0 here, and srun would take that for the wish of every step. Each step says what it wants.
-unset SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS SLURM_NPROCS \
-    SLURM_NTASKS_PER_NODE SLURM_NNODES SLURM_GRES
+# Slurm describes component 0 here, and srun would take that for the wish of every step. So would it take variables that
+# came with the submission from a login shell or a site's module: a SLURM_TIMELIMIT would end the steps. Each step says
+# what it wants.
+for name in SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_CPUS_PER_TASK SLURM_CPUS_PER_GPU SLURM_TRES_PER_TASK SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_NTASKS_PER_CORE SLURM_NTASKS_PER_SOCKET SLURM_NTASKS_PER_GPU SLURM_NTASKS_PER_TRES SLURM_NNODES SLURM_GRES SLURM_GRES_FLAGS SLURM_STEP_GRES SLURM_STEP_TRES SLURM_TIMELIMIT SLURM_THREADS_PER_CORE SLURM_CORE_SPEC SLURM_HINT SLURM_DISTRIBUTION SLURM_EXCLUSIVE SLURM_OVERCOMMIT SLURM_OVERLAP SLURM_WHOLE SLURM_RELATIVE SLURM_SPREAD_JOB SLURM_USE_MIN_NODES SLURM_REQ_SWITCH SLURM_WAIT4SWITCH SLURM_IMMEDIATE SLURM_WAIT SLURM_KILL_BAD_EXIT SLURM_NO_KILL SLURM_SIGNAL SLURM_MPI_TYPE SLURM_RESV_PORTS SLURM_NETWORK SLURM_PARTITION SLURM_ACCOUNT SLURM_QOS SLURM_RESERVATION SLURM_CONSTRAINT SLURM_CLUSTER_CONSTRAINT SLURM_WCKEY SLURM_CLUSTERS SLURM_DEPENDENCY SLURM_DELAY_BOOT SLURM_STDOUTMODE SLURM_STDERRMODE SLURM_STDINMODE SLURM_UNBUFFEREDIO SLURM_LABELIO SLURM_OPEN_MODE SLURM_WORKING_DIR SLURM_REMOTE_CWD SLURM_CONTAINER SLURM_CONTAINER_ID SLURM_PROLOG SLURM_EPILOG SLURM_TASK_PROLOG SLURM_TASK_EPILOG SLURM_ACCTG_FREQ SLURM_PROFILE SLURM_POWER SLURM_BCAST SLURM_BCAST_EXCLUDE SLURM_COMPRESS SLURM_EXPORT_ENV SLURM_MULTI_PROG SLURM_THREADS SLURM_DEBUG SLURM_TRES_BIND SLURM_TRES_FREQ "${!SRUN_@}" "${!SBATCH_@}" "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" \
+    "${!SLURM_GPU@}"; do
+    unset "$name"
+done
 
 say() { echo "$(date +%FT%T) $*"; }
 
@@ -94,35 +98,50 @@ trap stop TERM
 # The workers: one step over all worker components, so that SLURM_PROCID numbers them through. A worker that leaves or
 # dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step).
 srun \
-    --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=0 --export=ALL --no-kill --kill-on-bad-exit=0 --wait=0 \
+    --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=0 --export=ALL --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 \
     bash -c "$LAUNCH" "$WORKERS" 1 \
     "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live --names "$WORKERS" &
 workers=$!
 
 # The coordinator. The run does not need it to train, so when it is killed or crashes it is started again, ever more
-# slowly if that does not help. Its own last words are 0 run finished, 1 run failed for good, 2 bad input, 3 cancelled,
-# 4 handed over to the job that succeeds this one; 126 and 127 say that there is no such Python. They only count if it
-# was started: srun itself fails with 1.
-deaths=0
+# slowly if that does not help, for as long as there are workers: without a coordinator they write a checkpoint after
+# job.orphan_timeout and end. Its own last words are 10 run finished, 11 run failed for good, 13 cancelled, 14 handed over
+# to the job that succeeds this one. Bad input (2), no such Python (126, 127) and no such module (1) may be a file system
+# that is away for a moment; where no coordinator has lived yet, the third time counts.
+deaths=0 served=
 while :; do
     rm -f "$STARTED"
     born=$SECONDS
-    LIVER_STARTED=$STARTED srun --het-group=0 --mem=0 --export=ALL --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
+    LIVER_STARTED=$STARTED srun --het-group=0 --mem=0 --export=ALL --mpi=none --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 \
         bash -c "$LAUNCH" coordinator 1 "$PYTHON" -m liver_slurm.coordinator "$RUN_DIR" \
-        ${SUCCEEDS:+--succeeds "$SUCCEEDS"} "$@" &
+        --decided-codes ${SUCCEEDS:+--succeeds "$SUCCEEDS"} "$@" &
     await $!
     code=$?
     [ -z "$stopping" ] || break
     if [ -e "$STARTED" ]; then
-        case $code in 0 | 1 | 2 | 3 | 4 | 126 | 127) break ;; esac
+        case $code in
+        10 | 11 | 13 | 14)
+            code=$((code - 10))
+            break
+            ;;
+        esac
     fi
-    [ $((SECONDS - born)) -lt 60 ] || deaths=0
+    [ $((SECONDS - born)) -lt 60 ] || served=yes deaths=0
     deaths=$((deaths + 1))
-    if [ "$deaths" -ge 10 ]; then
-        say "coordinator ended with code $code, $deaths times in a row: giving up"
+    if ! kill -0 "$workers" 2>/dev/null; then
+        say "coordinator ended with code $code, and there are no workers any more: giving up"
         code=1
         break
     fi
+    case $code in
+    1 | 2 | 126 | 127)
+        if [ -z "$served" ] && [ "$deaths" -ge 3 ] && [ -e "$STARTED" ]; then
+            say "coordinator ended with code $code, $deaths times, and has never served: giving up"
+            [ "$code" -eq 2 ] || code=1
+            break
+        fi
+        ;;
+    esac
     say "coordinator ended with code $code: starting it again"
     sleep $((deaths < 6 ? 1 << (deaths - 1) : 30)) &
     wait $!

@@ -26,4 +26,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/run/standby/%j_%t_log.out --error /runs/run/standby/%j_%t_log.err --cpus-per-task=3 --no-kill --kill-on-bad-exit=0 --wait=0 /opt/liver/bin/python -u -m submitit.core._submit /runs/run/standby
+srun --unbuffered --output /runs/run/standby/%j_%t_log.out --error /runs/run/standby/%j_%t_log.err --cpus-per-task=3 --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 /opt/liver/bin/python -u -m submitit.core._submit /runs/run/standby

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from liver_slurm.base.flops import Rates
-from liver_slurm.observability.throughput import recent_rates
-from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics, recent_metrics
+from liver_slurm.observability.throughput import Pace, pace, recent_rates
+from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
 
 
 def step(number: int, generation: int = 0, **rates: Any) -> StepMetrics:
@@ -55,5 +55,10 @@ def test_what_is_not_known_is_left_out_of_the_file(tmp_path: Path) -> None:
     keys = [set(json.loads(line)) & set(FULL) for line in path.read_text().splitlines()]
     assert keys == [set(), {"tokens_per_s"}, set(FULL)]
     assert [line.mfu for line in read_metrics(path)] == [None, None, 0.25]
-    assert [line.step for line in recent_metrics(path, 2)] == [2, 3]
-    assert recent_metrics(tmp_path / "none", 2) == []
+
+
+def test_the_time_that_is_left_is_that_of_the_steps_that_are_left() -> None:
+    assert pace([step(1), step(2), step(3)], 3, 13) == Pace(2.0, 20.0)
+    assert pace([step(1), step(9, 1)], 9, 13) == Pace(1.0, 4.0)  # the world is new: its one step is all there is
+    assert pace([], 0, 13) == pace([replace(step(1), end=2.0)], 1, 13) == Pace()
+    assert pace([step(1), step(2)], 13, 13).remaining_s == 0.0

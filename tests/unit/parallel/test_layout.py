@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 
 from liver_slurm.parallel.layout import RANK_ORDER, Axis, Coordinates, Layout
 
-sizes = st.integers(1, 5)
-layouts = st.builds(Layout, sizes, sizes, sizes)
+sizes = st.integers(1, 4)
+layouts = st.builds(Layout, sizes, sizes, sizes, sizes)
 axes = st.lists(st.sampled_from(RANK_ORDER), unique=True)
 
 
 def test_text() -> None:
     assert str(Layout(2, 1, 3)) == "tp2pp1dp3"
-    assert Layout.parse(" tp2pp1dp3\n") == Layout(tp=2, pp=1, dp=3)
+    assert Layout.parse(" tp2pp1dp3\n") == Layout(tp=2, pp=1, dp=3) == Layout.parse("tp2cp1pp1dp3")
+    assert str(Layout(2, 1, 3, cp=4)) == "tp2cp4pp1dp3"
 
 
-@pytest.mark.parametrize("text", ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3"])
+@pytest.mark.parametrize(
+    "text", ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3", "tp2pp1cp2dp1", "tp2cp0pp1dp1"]
+)
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write one as tp2pp1dp2"):
         Layout.parse(text)
@@ -31,7 +34,7 @@ def test_text_round_trip(layout: Layout) -> None:
 
 
 def test_ranks_are_megatrons() -> None:
-    """Order tp, dp, pp from fast to slow, as megatron-core's RankGenerator has it by default."""
+    """Order tp, cp, dp, pp from fast to slow, as megatron-core's RankGenerator has it by default."""
     layout = Layout(tp=2, pp=2, dp=3)
     assert [layout.coordinates(rank) for rank in (0, 1, 2, 6, 11)] == [
         Coordinates(tp=0, pp=0, dp=0),
@@ -44,6 +47,10 @@ def test_ranks_are_megatrons() -> None:
     assert layout.groups("dp").tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
     assert layout.groups("pp").tolist() == [[0, 6], [1, 7], [2, 8], [3, 9], [4, 10], [5, 11]]
     assert layout.groups("tp", "pp").tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    layout = Layout(tp=2, pp=1, dp=2, cp=2)
+    assert layout.groups("cp").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert layout.groups("dp").tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert layout.replica_groups().tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 @given(layouts)
@@ -81,7 +88,9 @@ def test_groups_partition_the_ranks(layout: Layout, axes: list[Axis]) -> None:
 
 @given(layouts)
 def test_rows_of_replicas_are_the_shards(layout: Layout) -> None:
-    assert len(layout.shards()) == len(layout.groups("dp"))
-    for key, row in zip(layout.shards(), layout.groups("dp").tolist(), strict=True):
-        for dp, rank in enumerate(row):
-            assert layout.coordinates(rank) == (*key, dp)
+    assert layout.replica_groups().shape == (len(layout.shards()), layout.replicas)
+    for key, row in zip(layout.shards(), layout.replica_groups().tolist(), strict=True):
+        assert layout.replica(np.array(row)).tolist() == list(range(layout.replicas))
+        for number, rank in enumerate(row):
+            place = layout.coordinates(rank)
+            assert ((place.tp, place.pp), layout.replica(rank)) == (key, number)

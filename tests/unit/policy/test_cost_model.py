@@ -73,3 +73,23 @@ def test_less_moved_state_wins() -> None:
     assert moved_share(None, near, members) == 1
     assert moved_share(live, live.layout, ("b", "a")) == 1, "each has the other's half"
     assert choose([far, near], config, live, lambda one: members)[0] == near
+
+
+def test_what_moves_is_not_computed_where_it_decides_nothing() -> None:
+    asked: list[Layout] = []
+
+    def members_of(layout: Layout) -> tuple[str, ...]:
+        asked.append(layout)
+        return tuple("abcdefgh"[: layout.size])
+
+    live = World(0, TP1DP2, ("a", "b"), 5)
+    best, _ = choose([TP1DP2, DP4], job(), live, members_of)
+    assert (best, asked) == (DP4, []), "in a world of thousands it takes its time"
+    choose([DP4, DP4, Layout(1, 1, 8)], job(), live, members_of)
+    assert asked == []
+
+
+def test_no_worker_is_wanted_that_makes_nothing_faster() -> None:
+    config = job()  # 8 microbatches: the busiest of four replicas has two, and so has the busiest of five
+    layouts = [Layout(1, 1, dp) for dp in (5, 4, 3)]
+    assert choose(layouts, config, None, lambda _: ()) == (DP4, "tp1pp1dp4: as fast as tp1pp1dp5, with fewer workers")

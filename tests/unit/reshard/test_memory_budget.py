@@ -73,8 +73,9 @@ def test_the_peak_never_falls_with_another_early_slice(worker: Footprint) -> Non
 
 def share(layout: str, rank: int, distributed: bool, dtype: str) -> Share:
     model, place = Model(layers=4, tied=False, dtype=dtype, frozen=False), Layout.parse(layout)
-    tp, pp, dp = place.coordinates(rank)
-    return Share(model.world(place, distributed).shards[tp, pp], place.dp, dp, distributed)
+    at = place.coordinates(rank)
+    shard = model.world(place, distributed).shards[at.tp, at.pp]
+    return Share(shard, place.replicas, place.replica(rank), distributed)
 
 
 def test_a_shard_that_stays_as_it_is_takes_only_gradient_buffers_again() -> None:

@@ -13,6 +13,11 @@ def test_peers() -> None:
     assert peers == Peers(["a", "b", "c", "d"], [0, 1, 2], [3, 2, 0], [None, 2, 0])
 
 
+def test_peers_of_a_world_that_has_lost_members() -> None:
+    peers = Peers.of(["a", "b", "c"], ["d", "c"], {"a"})
+    assert peers == Peers(["b", "c", "d"], [0, 0, 1], [2, 1], [None, 2])
+
+
 @given(worlds, worlds)
 def test_peers_are_found_under_their_numbers(source: list[str], target: list[str]) -> None:
     peers = Peers.of(source, target)

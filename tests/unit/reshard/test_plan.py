@@ -36,7 +36,7 @@ def _small_stripes() -> Iterator[None]:
 
 @st.composite
 def worlds(draw: st.DrawFn, model: Model) -> WorldSpec:
-    layout = Layout(*(draw(st.integers(1, 4)) for _ in range(3)))
+    layout = Layout(*(draw(st.integers(1, 4)) for _ in range(3)), cp=draw(st.integers(1, 2)))
     distributed = draw(st.booleans())
     return model.world(layout, distributed, draw(st.sampled_from([None, 200, 700])))
 
@@ -123,6 +123,40 @@ def test_every_target_box_arrives_once_and_bitwise_there_and_back(case: Any) -> 
     for wanted, found in zip(hold(source, state), returned, strict=True):
         for name in state:
             assert np.array_equal(wanted[name], found[name]), name
+
+
+@st.composite
+def transfers_with_losses(draw: st.DrawFn) -> tuple[WorldSpec, WorldSpec, list[int | None]]:
+    """Ranks of the source world are lost, but of every shard one replica is left; some of them go on."""
+    source, target, _ = draw(transfers())
+    source = replace(source, distributed_optimizer=False)
+    layout = source.layout
+    left = {draw(st.sampled_from(replicas)) for replicas in layout.replica_groups().tolist()}
+    lost = draw(st.sets(st.sampled_from(range(layout.size)))) - left
+    survivors: list[int | None] = [rank for rank in range(layout.size) if rank not in lost]
+    keep = draw(st.permutations([*survivors, *[None] * target.layout.size]))[: target.layout.size]
+    return replace(source, lost=frozenset(lost)), target, list(keep)
+
+
+@few
+@given(transfers_with_losses())
+def test_replicas_stand_in_for_ranks_that_are_lost(case: Any) -> None:
+    # LS-34
+    source, target, keep = case
+    state = whole_state(source)
+    plan = plan_transfer(source, target, keep)
+    assert not source.lost & {move.source_rank for move in plan.moves()}
+    for wanted, found in zip(hold(target, state), transfer(plan, hold(source, state)), strict=True):
+        for name in state:
+            assert np.array_equal(wanted[name], found[name]), name
+
+
+@pytest.mark.parametrize(("distributed", "lost"), [(True, {0}), (False, {0, 2})])
+def test_a_box_that_only_lost_ranks_held_is_named(distributed: bool, lost: set[int]) -> None:
+    model = Model(4, True, "float32", False)
+    source = replace(model.world(Layout(2, 1, 2), distributed), lost=frozenset(lost))
+    with pytest.raises(PlanError, match="no rank that is left of tp2pp1dp2 holds the box at"):
+        plan_transfer(source, model.world(Layout(1, 1, 2), distributed), [1, 3])
 
 
 def missing(source: WorldSpec, target: WorldSpec, keep: list[int | None]) -> int:

@@ -45,7 +45,7 @@ def test_all_ranks_learn_all_shards_with_one_read_each(tied: bool) -> None:
         for side, rank in (("source", worker), ("target", 7 - worker)):
             layout = worlds[side].layout
             place = layout.coordinates(rank)
-            publish(store, side, layout, rank, worlds[side].shards[place.tp, place.pp])
+            publish(store, side, layout, {rank: worlds[side].shards[place.tp, place.pp]})
         return {side: learn(store, side) for side in worlds}
 
     with ThreadPoolExecutor(8) as pool:
@@ -55,6 +55,17 @@ def test_all_ranks_learn_all_shards_with_one_read_each(tied: bool) -> None:
     assert store.reads == 8 * 2 + shards
 
 
+def test_survivors_speak_for_the_lost() -> None:
+    layout, store = Layout(2, 1, 2), Memory()
+    world = Model(4, True, "bfloat16", True).world(layout, False)
+    for rank in (3, 2):
+        place = layout.coordinates(rank)
+        publish(store, "source", layout, {rank: world.shards[place.tp, place.pp]}, frozenset({0, 1}))
+        if rank == 3:
+            assert "source/all" not in store.values
+    assert learn(store, "source") == world.shards
+
+
 def test_a_large_world_is_a_small_object() -> None:
     model = Model(128, False, "bfloat16", False, scale=64)
     layout = Layout(8, 16, 1)
@@ -62,7 +73,7 @@ def test_a_large_world_is_a_small_object() -> None:
     store = Memory()
     for rank in range(layout.size - 1, -1, -1):
         place = layout.coordinates(rank)
-        publish(store, "target", layout, rank, world.shards[place.tp, place.pp])
+        publish(store, "target", layout, {rank: world.shards[place.tp, place.pp]})
     packed = store.get("target/all")
     assert unpack(packed) == world.shards
     assert len(packed) < 100_000

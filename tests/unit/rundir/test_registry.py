@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
+from checkpoint_files import small_checkpoint
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.load import read_job
 from liver_slurm.config.schema import JobConfig, JobSection, ModelSection, TrainSection
 from liver_slurm.rundir import registry
-from liver_slurm.rundir.checkpoints import begin_checkpoint, checkpoint_path, publish_checkpoint
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, list_runs, read_run_info, record_run
 
@@ -87,9 +88,7 @@ def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> N
 
 
 def saved(run_dir: RunDir, step: int) -> None:
-    path = checkpoint_path(run_dir.checkpoints, step)
-    begin_checkpoint(path)
-    publish_checkpoint(path, {"step": step})
+    small_checkpoint(run_dir.checkpoints, step)
 
 
 def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
@@ -103,6 +102,22 @@ def test_resuming_needs_a_complete_checkpoint(config: JobConfig) -> None:
     saved(run_dir, 100)
     more = dataclasses.replace(config, train=TrainSection(steps=101))
     assert read_run_info(create_run(more, run_dir)).resumed_from == str(run_dir.path)
+
+
+def test_resuming_says_what_means_something_else_now(config: JobConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config = dataclasses.replace(config, train=TrainSection(steps=150))
+    run_dir = create_run(config)
+    saved(run_dir, 100)
+    same = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=200, lr_decay_steps=config.train.steps)
+    )
+    create_run(same, run_dir)
+    assert not caplog.messages
+    changed = dataclasses.replace(same, model=dataclasses.replace(config.model, rotary_base=500_000))
+    create_run(changed, run_dir)
+    assert caplog.messages == [
+        "model.rotary_base: 500000, where the run that is resumed had 10000; training goes on with the new value"
+    ]
 
 
 def test_resuming_needs_the_same_model_and_steps_that_are_left(config: JobConfig) -> None:
@@ -124,3 +139,27 @@ def test_resuming_needs_the_same_model_and_steps_that_are_left(config: JobConfig
         "train.steps: 100 leaves nothing to train after the checkpoint that is resumed, of step 100; allowed: > 100",
     ]
     assert set(run_dir.path.parent.iterdir()) == known, "nothing is left behind"
+
+
+def test_a_home_folder_that_is_full_takes_no_run_away(
+    config: JobConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = create_run(config)
+    real = os.write
+    monkeypatch.setattr(registry.os, "write", lambda file, content: 0 if b"run_dir" in content else real(file, content))
+    record_run(run_dir, "41")
+    assert read_run_info(run_dir).job_id == "41"
+    assert f"(No space left on device): find this run by {run_dir.path}" in caplog.text
+    assert find_run(str(run_dir.path)).path == run_dir.path
+
+
+def test_a_home_folder_that_cannot_be_made_or_read(
+    config: JobConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    run_dir = create_run(config)
+    record_run(run_dir, "41")
+    assert f"find this run by {run_dir.path}" in caplog.text
+    assert [found.path for found, _ in list_runs()] == [run_dir.path], "in the default run root"
+    assert find_run("41").path == run_dir.path

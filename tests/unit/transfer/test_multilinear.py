@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from digest_boxes import DTYPES, boxes, content, random_bytes
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.transfer import multilinear as module
@@ -95,16 +95,14 @@ def test_two_elements_that_change_places_show(dtype: torch.dtype, places: set[in
     first, second = sorted(places)
     order = list(range(SOME))
     order[first], order[second] = second, first
-    assume(content(box[first]) != content(box[second]))
-    assert multilinear(box[order]) != multilinear(box)
+    assert (multilinear(box[order]) != multilinear(box)) is (content(box[order]) != content(box))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(order=st.permutations(range(SOME)))
 def test_a_permutation_shows(dtype: torch.dtype, order: list[int]) -> None:
     box = random_box(dtype)
-    assume(content(box[order]) != content(box))
-    assert multilinear(box[order]) != multilinear(box)
+    assert (multilinear(box[order]) != multilinear(box)) is (content(box[order]) != content(box))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -125,5 +123,4 @@ def test_zeros_that_were_appended_show(box: torch.Tensor, zeros: int) -> None:
 @given(box=boxes(least=2))
 def test_a_transposition_shows(box: torch.Tensor) -> None:
     turned = box.permute(*reversed(range(box.dim())))
-    assume(content(turned) != content(box))
-    assert multilinear(turned) != multilinear(box)
+    assert (multilinear(turned) != multilinear(box)) is (content(turned) != content(box))

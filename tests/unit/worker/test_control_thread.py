@@ -55,7 +55,7 @@ class Worker:
     def registration(self) -> Register:
         return Register(run_id="r", worker=NAME, role="live", host="h", pid=1, job_id="7", device="cpu", generation=2)
 
-    def heartbeat(self, rejected: int) -> Heartbeat:
+    def heartbeat(self, rejected: int, voted: int) -> Heartbeat:
         return Heartbeat(worker=NAME, generation=2, step=9, step_seconds=0.5, warm=True, rejected=rejected)
 
     def engaged(self) -> bool:
@@ -117,7 +117,7 @@ class Channel:
         self.clock, self._script = clock, list(script)
         self.sent: list[Any] = []
         self.waits: list[float] = []
-        self.rejected = 0
+        self.rejected, self.voted, self.every = 0, -1, 0.0
         self.seconds_since_contact = 0.0
         self.excused = 0
         self.over, self.closed = threading.Event(), False
@@ -125,6 +125,9 @@ class Channel:
     def send(self, message: Any) -> None:
         assert not self.closed
         self.sent.append(message)
+
+    def answer_to(self, order: Any) -> Any:
+        """No order has come before."""
 
     def poll(self, timeout: float, wake: Sequence[int] = ()) -> list[Any]:
         if self._script:
@@ -217,7 +220,7 @@ def test_a_target_world_is_prepared_by_the_worker(lab: Lab) -> None:
 
 
 def test_a_proposed_boundary_is_answered_with_where_training_is(lab: Lab) -> None:
-    lab.directives.start_at(5)
+    lab.directives.start_at(5, 0)
     assert isinstance(lab.directives.at_boundary(5), Train), "step 5 is begun"
     near, far = (ProposeBoundary(epoch=1, boundary=7, step=step, purpose="cutover") for step in (5, 6))
     votes = lab.play(comes(near, far))
@@ -276,7 +279,16 @@ def test_an_order_to_leave_ends_all_target_worlds(lab: Lab, order: Any) -> None:
 def test_heartbeats_are_regular_and_the_thread_sleeps_between_them(lab: Lab) -> None:
     lab.play(*[silence] * 4)
     assert lab.channel.waits == [0.0, BEAT, BEAT, BEAT]
-    assert lab.beats() == [lab.worker.heartbeat(0)] * 4
+    assert lab.beats() == [lab.worker.heartbeat(0, -1)] * 4
+
+
+def test_a_large_run_wants_fewer_of_them(lab: Lab) -> None:
+    def wants_fewer(channel: Channel, _timeout: float) -> list[Any]:
+        channel.every = 4 * BEAT
+        return []
+
+    lab.play(wants_fewer, *[silence] * 3)
+    assert lab.channel.waits == [0.0, 4 * BEAT, 4 * BEAT, 4 * BEAT]
 
 
 def test_messages_do_not_put_a_heartbeat_off(lab: Lab) -> None:
@@ -318,18 +330,18 @@ def test_what_is_posted_goes_out_in_order_also_when_the_thread_ends(lab: Lab) ->
 def test_what_is_posted_while_the_thread_ends_goes_out_too(lab: Lab) -> None:
     beat, closing = lab.worker.heartbeat, threading.Thread(target=lab.thread.close)
 
-    def last_beat(rejected: int) -> Heartbeat:
+    def last_beat(rejected: int, voted: int) -> Heartbeat:
         """After this turn's work is done, and before the thread looks whether it is to end."""
         lab.thread.post(Finished(worker=NAME, step=1))
         closing.start()
         assert lab.thread._closing.wait(PATIENCE)
-        return beat(rejected)
+        return beat(rejected, voted)
 
     lab.worker.heartbeat = last_beat  # type: ignore[method-assign]
     lab.channel = Channel(lab.clock, [silence])
     lab.run_on(lab.channel)
     lab.thread.join(PATIENCE)
-    assert lab.channel.sent == [beat(0), Finished(worker=NAME, step=1)]
+    assert lab.channel.sent == [beat(0, -1), Finished(worker=NAME, step=1)]
 
 
 def test_draining_waits_for_what_was_posted(lab: Lab) -> None:

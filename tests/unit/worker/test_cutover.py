@@ -26,13 +26,13 @@ from liver_slurm.protocol.messages import (
     Streamed,
     WorldEntered,
 )
-from liver_slurm.transfer.blocking_transfer import BlockingTransferStats
 from liver_slurm.transfer.layerwise import LayerwiseStats
-from liver_slurm.transfer.live_transfer import LiveTransfer, LiveTransferStats
+from liver_slurm.transfer.transfer import TransferStats
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.cutover import Cutover, Outcome, participant
-from liver_slurm.worker.directives import Directives, Due
+from liver_slurm.worker.directives import Directives, Due, Train
 from liver_slurm.worker.target_world import TargetWorld
+from liver_slurm.worker.train_loop import Left
 
 PATIENCE = 90.0
 NAME, GENERATION, STEP = "live-0", 3, 40
@@ -43,6 +43,11 @@ Verdict = Callable[[Directives, Streamed], None]
 def commit(directives: Directives, _vote: Streamed) -> None:
     """All votes are yes."""
     directives.decide(Commit(epoch=1, generation=GENERATION, step=STEP))
+
+
+def commit_and_hold(directives: Directives, _vote: Streamed) -> None:
+    """All votes are yes, and the next resize is due at the same step."""
+    directives.decide(Commit(epoch=1, generation=GENERATION, step=STEP, held=8))
 
 
 def abort(directives: Directives, _vote: Streamed) -> None:
@@ -117,23 +122,32 @@ class Loop:
         self._log, self.live = log, live
         self.writer = SimpleNamespace(wait=lambda: log.append("the old world's checkpoint is written"))
         self.fails_before = self.fails_after = ""
-        self.stop = False
+        self.stop = self.validates = False
 
     def gap(self) -> float:
         return 0.25
 
+    def validates_at(self, step: int) -> bool:
+        return self.validates
+
     def make_live(self, state: State | None) -> None:
         self._log.append(f"look at {state.name if state else 'no world'}")
 
-    def enter(self, state: State, step: int) -> Any:
+    def enter(self, state: State, step: int, mirrors: Any, continues: bool) -> Left:
         self._log.append(f"enter {state.name} at {step}")
-        self.live = state
-        return self.writer
+        left, self.live = self._left(), state
+        return left
 
-    def leave(self) -> Any:
+    def leave(self) -> Left:
         self._log.append("leave")
-        self.live = None
-        return self.writer
+        left, self.live = self._left(), None
+        return left
+
+    def _left(self) -> Left:
+        return Left(self.live, self.writer, None)  # type: ignore[arg-type]
+
+    def abandon_checkpoint(self) -> None:
+        self._log.append("the checkpoint is abandoned")
 
     def train(self, state: State, step: int, stop: bool, gate: Callable[[float], None]) -> Any:
         self._log.append(f"forward and backward of step {step} in {state.name}")
@@ -151,27 +165,41 @@ class Loop:
         self._log.append("completed")
 
 
-class Blocking:
-    """A transfer in the pause."""
+class Moving:
+    """A transfer that moves nothing."""
+
+    beside_training = False
+    stats = TransferStats()
 
     def __init__(self, log: list[str]) -> None:
         self._log = log
-        self.counters: Any = "not asked"
-        self.fails: Exception | None = None
+        self.fails_to_finish: Exception | None = None
+        self.fails_to_prove: Exception | None = None
         self.stands: threading.Event | None = None
         """Set as soon as the transfer stands, waiting for a peer until it is given up."""
+        self.proves = threading.Event()
+        self.proves.set()
         self._given_up, self.closed = threading.Event(), threading.Event()
 
-    def run(self, counters: Any) -> tuple[BlockingTransferStats, list[int]]:
-        self._log.append("transfer")
-        self.counters = counters
+    def finish(self) -> int:
+        self._log.append("finish")
         if self.stands is not None:
             self.stands.set()
             assert self._given_up.wait(PATIENCE)
             raise TransferError("the transfer was given up")
-        if self.fails is not None:
-            raise self.fails
-        return BlockingTransferStats(0.5, 100, 200, 300, 4096, 7), [39, 39]
+        if self.fails_to_finish is not None:
+            raise self.fails_to_finish
+        return 39
+
+    def prove(self) -> TransferStats:
+        assert self.proves.wait(PATIENCE)
+        if self.fails_to_prove is not None:
+            raise self.fails_to_prove
+        self._log.append("proven")
+        return self.stats
+
+    def release(self) -> None:
+        self._log.append("release")
 
     def abort(self) -> None:
         self._log.append("close connections")
@@ -182,41 +210,27 @@ class Blocking:
         self.closed.set()
 
 
-class Live(LiveTransfer):
+class Blocking(Moving):
+    """A transfer in the pause."""
+
+    stats = TransferStats(
+        seconds=0.5,
+        bytes_sent=100,
+        bytes_received=200,
+        bytes_local=300,
+        staging_peak_bytes=4096,
+        digests_checked=7,
+    )
+
+
+class Live(Moving):
     """A transfer that began while training ran."""
 
-    def __init__(self, log: list[str]) -> None:
-        self._log = log
-        self.fails_to_finish: Exception | None = None
-        self.fails_to_prove: Exception | None = None
-        self.proves = threading.Event()
-        self.proves.set()
-        self.closed = threading.Event()
-
-    def finish(self) -> int:
-        self._log.append("finish")
-        if self.fails_to_finish is not None:
-            raise self.fails_to_finish
-        return 39
-
-    def prove(self) -> LiveTransferStats:
-        assert self.proves.wait(PATIENCE)
-        if self.fails_to_prove is not None:
-            raise self.fails_to_prove
-        return LiveTransferStats(
-            bytes_sent=1000, bytes_early=800, bytes_gradients=100, bytes_received=2000, bytes_local=3000,
-            staging_peak_bytes=64, gradient_staging_bytes=32, digests_checked=9, exposed_seconds=0.125, seconds=0.25,
-        )  # fmt: skip
-
-    def release(self) -> None:
-        self._log.append("release")
-
-    def abort(self) -> None:
-        self._log.append("close connections")
-
-    def close(self) -> None:
-        self._log.append("close transfer")
-        self.closed.set()
+    beside_training = True
+    stats = TransferStats(
+        bytes_sent=1000, bytes_early=800, bytes_gradients=100, bytes_received=2000, bytes_local=3000,
+        staging_peak_bytes=64, gradient_staging_bytes=32, digests_checked=9, exposed_seconds=0.125, seconds=0.25,
+    )  # fmt: skip
 
 
 class Late:
@@ -229,12 +243,23 @@ class Late:
     def __len__(self) -> int:
         return 2
 
-    def run(self, _counters: Any) -> LayerwiseStats:
+    def run(self) -> LayerwiseStats:
         self._log.append("late layers")
         self.freed = True
         if self.fails:
             raise TransferError("a peer is gone")
-        return LayerwiseStats(BlockingTransferStats(1.0, 10, 20, 30, 5000, 4), 9000, 41)
+        return LayerwiseStats(
+            TransferStats(
+                seconds=1.0,
+                bytes_sent=10,
+                bytes_received=20,
+                bytes_local=30,
+                staging_peak_bytes=5000,
+                digests_checked=4,
+            ),
+            9000,
+            41,
+        )
 
 
 class Lab:
@@ -331,8 +356,7 @@ both = pytest.mark.parametrize("mode", [Blocking, Live])
 def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking)
     assert run.run() is Outcome.ENTERED
-    assert run.transfer.counters == [39], "the live world's update counter, for those that join"
-    run.in_order("transfer", "say Streamed yes", "new is at update 39", "look at new", "enter new at 40")
+    run.in_order("finish", "proven", "say Streamed yes", "new is at update 39", "look at new", "enter new at 40")
     run.in_order("enter new at 40", "say WorldEntered")
     assert run.freed.wait(PATIENCE)
     run.in_order("close transfer", "the old world's checkpoint is written", "destroy old", "free old")
@@ -378,6 +402,17 @@ def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_af
     assert entered.gate_seconds >= 0.0
 
 
+def test_where_a_validation_comes_first_the_new_world_is_entered_without_a_step(lab: Callable[..., Lab]) -> None:
+    run = lab(Live)
+    run.loop.validates = True
+    assert run.run() is Outcome.ENTERED
+    run.in_order("weights are there", "enter new at 40", "say WorldEntered")
+    assert not any(line.startswith(("forward", "update", "completed")) for line in run.log)
+    assert run.directives.at_boundary(STEP, begins=False) == Train()
+    late = ProposeBoundary(epoch=1, boundary=9, step=STEP, purpose="checkpoint", generation=-1)
+    assert run.directives.propose(late) == (True, STEP - 1), "the step is not begun"
+
+
 def test_the_vote_has_the_figures_of_both(lab: Callable[..., Lab]) -> None:
     run = lab(Live)
     run.run()
@@ -395,8 +430,6 @@ def test_a_joiner_has_nothing_to_leave(lab: Callable[..., Lab], mode: Any) -> No
     assert run.run() is Outcome.ENTERED
     assert run.transfer.closed.wait(PATIENCE)
     assert not run.freed.is_set()
-    if mode is Blocking:
-        assert run.transfer.counters is None, "it has none of its own"
     over = ProposeBoundary(epoch=1, boundary=8, step=STEP - 1, purpose="checkpoint")
     assert not run.directives.propose(over)[0], "it knows which step the new world begins with"
 
@@ -434,15 +467,28 @@ def test_who_is_told_to_stop_says_so_in_the_new_worlds_first_step(lab: Callable[
         assert run.loop.stop is stop
 
 
-def test_something_else_due_at_the_same_step_keeps_the_first_update_from_being_made(lab: Callable[..., Lab]) -> None:
-    run = lab(Live)
-    run.directives.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
+@pytest.mark.parametrize("told", [False, True])
+def test_something_else_due_at_the_same_step_keeps_the_first_update_from_being_made(
+    lab: Callable[..., Lab], told: bool
+) -> None:
+    run = lab(Live, commit_and_hold)
+    if told:
+        run.directives.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover"))
     assert run.run() is Outcome.ENTERED
     assert "update" not in run.log
     assert "completed" not in run.log
     run.in_order("enter new at 40", "say WorldEntered")
     run.directives.confirm(ConfirmBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover", generation=4))
     assert run.directives.at_boundary(STEP) == Due("cutover", 4, STEP)
+
+
+def test_members_make_the_first_update_unless_the_commit_says_otherwise(lab: Callable[..., Lab]) -> None:
+    # LS-15: word that nothing is due there any more was lost; the others are in the step, too
+    run = lab(Live)
+    run.directives.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover"))
+    assert run.run() is Outcome.ENTERED
+    assert "update" in run.log
+    assert "completed" in run.log
 
 
 # ---- abort ---------------------------------------------------------------------------------------------------------
@@ -518,7 +564,7 @@ def test_a_failure_is_said_first_and_then_ends_what_peers_wait_for(
     lab: Callable[..., Lab], mode: Any, error: Exception, told: str
 ) -> None:
     run = lab(mode)
-    run.transfer.fails = run.transfer.fails_to_finish = error
+    run.transfer.fails_to_finish = error
     assert run.run() is Outcome.STAYED
     assert (run.vote.ok, run.vote.error) == (False, told)
     run.in_order("say Streamed no", "drain", "close connections", "close transfer")
@@ -536,7 +582,7 @@ def test_a_failure_of_the_engine_is_one_too(lab: Callable[..., Lab]) -> None:
 @both
 def test_a_failure_of_the_engine_while_state_is_moved_or_proven_is_voted_on(lab: Callable[..., Lab], mode: Any) -> None:
     run = lab(mode)
-    run.transfer.fails = run.transfer.fails_to_prove = RuntimeError("out of memory")
+    run.transfer.fails_to_prove = RuntimeError("out of memory")
     assert run.run() is Outcome.STAYED
     assert (run.vote.ok, run.vote.error) == (False, "out of memory")
     run.nothing_of_the_old_world_is_lost()
@@ -599,7 +645,7 @@ def test_late_layers_move_when_all_else_is_proven(lab: Callable[..., Lab], mode:
     run = lab(mode)
     run.with_late()
     assert run.run() is Outcome.ENTERED
-    first = ["transfer"] if mode is Blocking else ["finish", "release"]
+    first = ["finish", "proven"] if mode is Blocking else ["finish", "proven", "release"]
     run.in_order(*first, "late layers", "say Streamed yes", "enter new at 40")
     if mode is Live:
         run.in_order("late layers", "weights of new from update 41", "say Streamed yes")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tiny_engine import LAYERS, TinyEngine, job, tiny_spec
 
 from liver_slurm.base.errors import NoRoom
-from liver_slurm.parallel.layout import Coordinates, Layout
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, Share, footprint
 from liver_slurm.worker.memory_agreement import CardMemory, MemoryAgreement, agree_on_memory
@@ -34,8 +34,7 @@ STAGING = 64
 
 def live() -> Any:
     """A shard of the live world, as far as the agreement asks for it."""
-    place = Coordinates(0, 0, 0)
-    return SimpleNamespace(spec=tiny_spec(), world=SimpleNamespace(layout=Layout(1, 1, 1), place=place))
+    return SimpleNamespace(spec=tiny_spec(), world=SimpleNamespace(layout=Layout(1, 1, 1), rank=0))
 
 
 def agree(

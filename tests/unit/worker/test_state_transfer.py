@@ -15,9 +15,9 @@ from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
-from liver_slurm.transfer.blocking_transfer import BlockingTransfer
-from liver_slurm.transfer.live_transfer import LiveTransfer
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.words import Header
+from liver_slurm.transfer.transfer import TransferStats
 from liver_slurm.worker import target_world
 from liver_slurm.worker.memory_agreement import MemoryAgreement
 from liver_slurm.worker.state_transfer import TransferEndpoints
@@ -54,19 +54,20 @@ def test_in_mode_pause_all_boxes_move_at_once(workers: Workers) -> None:
     live = trained(workers)
     expected = snapshot(live.state)
     leaver, joiner = workers.hand_over(live)
-    assert isinstance(leaver.transfer, BlockingTransfer)
-    assert isinstance(joiner.transfer, BlockingTransfer)
-    (sent, counters), (received, joined) = at_once(
-        lambda: leaver.transfer.run([STEPS]),  # type: ignore[union-attr, arg-type]
-        lambda: joiner.transfer.run(None),  # type: ignore[union-attr, arg-type]
-    )
-    assert counters == joined == [STEPS], "the joiner learns the update counter"
+    assert leaver.overlap is joiner.overlap is None
+
+    def move(target: TargetWorld) -> tuple[int, TransferStats]:
+        assert target.transfer is not None
+        return target.transfer.finish(), target.transfer.prove()
+
+    (counter, sent), (joined, received) = at_once(lambda: move(leaver), lambda: move(joiner))
+    assert counter == joined == STEPS, "the joiner learns the update counter"
     assert same(snapshot(joiner.state), expected)
     assert sent.bytes_sent == received.bytes_received >= held_bytes(live.state)
 
 
 @pytest.mark.parametrize(
-    "workers", [{"mode": "overlap"}, {"mode": "overlap", "transport": "tcp"}], indirect=True, ids=["read", "messages"]
+    "workers", [{"mode": "overlap"}, {"mode": "overlap", "transport": "tcp"}], indirect=True, ids=["memory", "network"]
 )
 @pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "at the cutover"])
 def test_in_mode_overlap_boxes_move_while_training_runs(
@@ -75,8 +76,8 @@ def test_in_mode_overlap_boxes_move_while_training_runs(
     read, one_sided = threading.Event(), workers.config.stream.transport == "auto"
     read_beside_training = Puller._read_beside_training
 
-    def and_say_so(puller: Puller, version: int) -> None:
-        read_beside_training(puller, version)
+    def and_say_so(puller: Puller, header: Header) -> None:
+        read_beside_training(puller, header)
         read.set()
 
     monkeypatch.setattr(Puller, "_read_beside_training", and_say_so)
@@ -84,8 +85,8 @@ def test_in_mode_overlap_boxes_move_while_training_runs(
     shard = live.state
     assert isinstance(shard, TinyShard)
     leaver, joiner = workers.hand_over(live)
-    assert isinstance(leaver.transfer, LiveTransfer)
-    assert isinstance(joiner.transfer, LiveTransfer)
+    assert leaver.transfer is leaver.overlap is not None
+    assert joiner.transfer is joiner.overlap is not None
     assert joiner.rate > 0.0, "probed"
     assert (leaver.transfer.state_bytes, joiner.transfer.state_bytes) == (0, held_bytes(shard))
     for transfer in (leaver.transfer, joiner.transfer):
@@ -112,7 +113,12 @@ def test_in_mode_overlap_boxes_move_while_training_runs(
     assert results[0] == results[1], "both go on alike"
 
 
-@pytest.mark.parametrize("workers", [{"mode": "pause"}, {"mode": "overlap"}], indirect=True)
+@pytest.mark.parametrize(
+    "workers",
+    [{"mode": mode, "transport": transport} for mode in ("pause", "overlap") for transport in ("auto", "tcp")],
+    indirect=True,
+    ids=str,
+)
 def test_late_layers_move_one_after_the_other_and_free_the_old_world(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,20 +130,20 @@ def test_late_layers_move_one_after_the_other_and_free_the_old_world(
     assert joiner.held_bytes < held_bytes(live.state), "late layers have no moments yet"
     assert not leaver.no_way_back
 
-    def move(target: TargetWorld, counters: list[int] | None) -> int:
+    def move(target: TargetWorld) -> int:
         transfer, late = target.transfer, target.late
         assert transfer is not None
         assert late is not None
-        if isinstance(transfer, LiveTransfer):
-            transfer.start()
+        try:
             transfer.finish()
             transfer.prove()
             transfer.release()
-        else:
-            transfer.run(counters)
-        return late.run(counters).adam_step
+            return late.run().adam_step
+        except BaseException:
+            transfer.abort()  # as a worker does that fails
+            raise
 
-    assert at_once(lambda: move(leaver, [STEPS]), lambda: move(joiner, None)) == (STEPS, STEPS)
+    assert at_once(lambda: move(leaver), lambda: move(joiner)) == (STEPS, STEPS)
     assert same(snapshot(joiner.state), expected)
     assert leaver.no_way_back
     assert held_bytes(joiner.state) > held_bytes(live.state), "the old world's moments are freed"

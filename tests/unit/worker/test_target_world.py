@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch.distributed as dist
+from coordinator_lab import until
 from target_lab import PATIENCE, Workers, same, snapshot
-from tiny_engine import Counting, TinyShard
+from tiny_engine import Counting, TinyEngine, TinyShard
+from torch.distributed import distributed_c10d
 
-from liver_slurm.engine.checkpoint import Checkpointer, Written, checkpoint_path
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
+from liver_slurm.reshard.parity import choose
+from liver_slurm.rundir.checkpoints import checkpoint_path
+from liver_slurm.transfer.connections import Connections
+from liver_slurm.worker.mirrors import open_mirrors
 from liver_slurm.worker.target_world import TargetWorld
 
 # ---- its life ------------------------------------------------------------------------------------------------------
@@ -50,9 +59,9 @@ def test_one_that_is_entered() -> None:
 def test_given_up_while_it_is_built_it_is_discarded_once_built() -> None:
     fakes = Fakes()
     assert not fakes.target.give_up(), "training does not wait for it"
-    assert fakes.log == [], "the thread that builds it still uses it"
+    assert fakes.log == ["abort transfer"], "it may wait for a peer; all else the thread that builds it still uses"
     assert not fakes.target.prepared()
-    assert fakes.log == ["close transfer", "destroy world"]
+    assert fakes.log == ["abort transfer", "close transfer", "destroy world"]
     assert fakes.target.state is None
     assert not fakes.target.stream()
 
@@ -119,7 +128,7 @@ def test_a_world_without_a_source_starts_from_a_checkpoint(workers: Workers, tmp
     for step in range(3):
         first.train_step(Counting(), step)
     written: list[Written] = []
-    Checkpointer(first, tmp_path, keep=0, asynchronous=False).save(3, written.append)
+    Checkpointer(first, tmp_path, keep=0, asynchronous=False, split=False).save(3, written.append)
     assert [each.error for each in written] == [""]
     loaded = workers.first_world("b", str(checkpoint_path(tmp_path, 3))).state
     assert loaded is not None
@@ -151,3 +160,54 @@ def test_a_world_that_cannot_be_built_says_why(workers: Workers) -> None:
     workers.engine = engine
     with pytest.raises(RuntimeError, match="out of memory"):
         workers.first_world()
+
+
+# ---- a preparation that fails ----------------------------------------------------------------------------------------
+
+
+class NoRoom(TinyEngine):
+    """An engine that has no room for another shard."""
+
+    def build(self, *arguments: Any, **options: Any) -> Any:
+        raise MemoryError("no room for another shard")
+
+
+def held() -> tuple[int, int, int]:
+    """Process groups, threads and open files of this process."""
+    groups = len(distributed_c10d._world.pg_map)
+    return groups, len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_nothing_is_left_of_a_preparation_that_fails() -> None:
+    # LS-7, LS-27: it is tried again once a minute, for ever
+    workers = Workers(NoRoom())
+
+    def fail() -> None:
+        with pytest.raises(MemoryError, match="no room"):
+            workers.prepare(workers.message("a"), "a")
+        workers.made[-1].discard()
+
+    fail()  # pays for what a process has once
+    before = held()
+    for _ in range(5):
+        fail()
+    until(lambda: held() <= before, f"all is given back: {before}, now {held()}")
+
+
+def test_who_waits_for_the_keeper_of_its_mirror_is_thrown_out_when_it_is_given_up() -> None:
+    # LS-27
+    store = dist.HashStore()
+    ours, theirs = (Connections(store, me, 2, True, "lo") for me in (0, 1))
+    target = TargetWorld(Membership(1, Layout(1, 1, 2), ("a", "b")))
+    target.dials(ours)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(
+            open_mirrors, ours, target.membership, 0, ["", ""], choose((), ["", ""], group=1)
+        )  # the peer never dials
+        assert not target.give_up(), "training does not wait for it"
+        with pytest.raises(TransferError, match=r"given up|cannot be reached"):
+            waits.result(60)
+    target.dials(theirs)
+    with pytest.raises(TransferError, match=r"given up|cannot be reached"):
+        theirs.outgoing(0)
+    theirs.close()

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from coordinator_lab import PATIENCE
 from worker_lab import job
 
+from liver_slurm.base.errors import LiverError
 from liver_slurm.base.flops import FlopsMeter
 from liver_slurm.config.schema import CheckpointSection
 from liver_slurm.engine.api import StepFlags, StepResult
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.metrics import read_metrics
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.worker.checkpoint_schedule import Schedule
 from liver_slurm.worker.train_loop import TrainLoop
 
 EVERY = 4
@@ -35,7 +38,16 @@ class Slow:
 def training(tmp_path: Path) -> TrainLoop:
     config = job(tmp_path, checkpoint=CheckpointSection(every=EVERY, at_end=False))
     training = TrainLoop("live-0", config, RunDir(tmp_path), SimpleNamespace(run_soon=lambda work: None))  # type: ignore[arg-type]
-    training.live = SimpleNamespace(world=SimpleNamespace(rank=0, is_last_stage=False))  # type: ignore[assignment]
+    world = SimpleNamespace(
+        rank=0,
+        is_last_stage=False,
+        place=SimpleNamespace(tp=0),
+        replica=0,
+        layout=Layout(1, 2, 1),
+        membership=SimpleNamespace(generation=3),
+    )
+    training.live = SimpleNamespace(world=world)  # type: ignore[assignment]
+    training._schedule = Schedule(automatic=False, workers=2, saved=0.0)
     training._checkpointer = Slow()  # type: ignore[assignment]
     return training
 
@@ -55,7 +67,8 @@ def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
     training = TrainLoop("live-0", job(tmp_path), run_dir, SimpleNamespace(run_soon=lambda work: work()))  # type: ignore[arg-type]
     world = SimpleNamespace(
         is_last_stage=True,
-        place=SimpleNamespace(tp=0, dp=0),
+        place=SimpleNamespace(tp=0),
+        replica=0,
         layout=Layout(2, 1, 1),
         membership=SimpleNamespace(generation=3),
     )
@@ -65,6 +78,7 @@ def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
     training.completed(result)
     training.meter = FlopsMeter(token_flops=1e9, peak_tflops=10.0)
     training.completed(replace(result, step=1))
+    training.flush(PATIENCE)
     first, second = read_metrics(run_dir.metrics)
     assert (first.tokens_per_s, first.tflops, first.mfu) == (10_000.0, None, None)
     assert (second.tokens_per_s, second.tflops, second.mfu) == (10_000.0, 5.0, 0.5)
@@ -87,3 +101,37 @@ def test_one_that_is_asked_for_while_another_is_written_comes_after_it(training:
     assert saved(training) == [EVERY]
     trained(training, EVERY + 3, due=True)
     assert saved(training) == [EVERY, EVERY + 3]
+
+
+def test_rank_0_asks_for_one_that_is_due_by_the_clock(training: TrainLoop) -> None:
+    asked: list[StepFlags] = []
+    training.samples = object()  # type: ignore[assignment]
+    state: Any = SimpleNamespace(
+        world=SimpleNamespace(rank=0), train_step=lambda _samples, _step, flags, _gate: asked.append(flags)
+    )
+    training._checkpointer = None
+    training.train(state, 1, stop=False)
+    training._schedule = Schedule(automatic=True, workers=2, saved=-1e9)
+    training.train(state, 1, stop=False)
+    state.world.rank = 1
+    training.train(state, 1, stop=False)
+    assert [flags.save for flags in asked] == [False, True, False]
+
+
+def test_steps_that_change_nothing_end_the_run_after_so_many(training: TrainLoop) -> None:
+    training._config = replace(training._config, train=replace(training._config.train, most_skipped=3))
+    training._control.beat = lambda: None  # type: ignore[method-assign]
+
+    def step(number: int, loss: float = 1.0, skipped: bool = False) -> None:
+        flags = StepFlags(stop=False)
+        training.completed(StepResult(number, loss, 1.0, 1.0, 1, skipped=skipped, start=0.0, end=1.0, flags=flags))
+
+    step(100, skipped=True)
+    step(101, loss=float("nan"))
+    assert training.in_vain == 2
+    step(102)
+    assert training.in_vain == 0
+    step(104, skipped=True)
+    step(105, skipped=True)
+    with pytest.raises(LiverError, match="the last 3 steps changed nothing"):
+        step(106, skipped=True)

@@ -144,6 +144,25 @@ def test_plain_processes_and_other_jobs_are_not_fenced(tmp_path: Path) -> None:
         token(tmp_path, *start).take()
 
 
+@pytest.mark.parametrize("start", [("7", 0), ()])
+def test_a_coordinator_that_lost_its_journal_without_noticing_ends(tmp_path: Path, start: tuple[object, ...]) -> None:
+    """Where locks do not hold between nodes, two may have it open."""
+    clock = FakeClock(100.0)
+    first = FencingToken(tmp_path / "claim.json", JobStart(*start), clock)  # type: ignore[arg-type]
+    first.take()
+    first.hold(1)
+    token(tmp_path, *start).take()  # one that is started beside it, and does not get the journal
+    clock.advance(FENCE_LOOK)
+    first.check()
+    second = token(tmp_path, *start)
+    second.take()
+    second.hold(2)
+    clock.advance(FENCE_LOOK)
+    with pytest.raises(Fenced, match=r"epoch 2, ours is 1\) though we hold its journal: file locks do not hold here"):
+        first.check()
+    second.check()
+
+
 def test_the_token_is_looked_at_once_a_second(tmp_path: Path) -> None:
     clock = FakeClock(100.0)
     mine = FencingToken(tmp_path / "claim.json", JobStart("7", 0), clock)

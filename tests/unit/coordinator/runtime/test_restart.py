@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_files import small_checkpoint
 from coordinator_lab import job
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.coordinator.runtime.journal import Journal
-from liver_slurm.coordinator.runtime.restart import begin_anew, job_start
-from liver_slurm.rundir.checkpoints import begin_checkpoint, checkpoint_path, publish_checkpoint
+from liver_slurm.coordinator.runtime.restart import begin_anew, first_checkpoint, job_start
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
@@ -29,29 +31,67 @@ def with_metrics(folder: Path, last: int, checkpoints: list[int], resume: RunDir
         values: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "tokens": 1, "consumed_samples": step}
         writer.append(StepMetrics(step=step, generation=0, layout="tp1pp1dp1", start=0.0, end=0.0, **values))
     for step in checkpoints:
-        path = checkpoint_path(run_dir.checkpoints, step)
-        begin_checkpoint(path)
-        publish_checkpoint(path, {"step": step})
+        small_checkpoint(run_dir.checkpoints, step)
     return run_dir
 
 
 @pytest.mark.parametrize(
     ("last", "checkpoints", "expected"),
-    [(12, [5, 10], 10), (12, [], 0), (0, [], 0), (12, [10, 13], 10), (10, [10], 10)],
+    [(12, [5, 10], 10), (12, [], 0), (0, [], 0), (12, [10, 13], 10), (10, [10], 10), (9, [10], 10)],
 )
 def test_the_newest_checkpoint_with_metrics(tmp_path: Path, last: int, checkpoints: list[int], expected: int) -> None:
     # LS-17
     run_dir = with_metrics(tmp_path, last, checkpoints)
     journal = Journal(run_dir.journal)
-    record = begin_anew(run_dir, journal, "because")
-    assert (record.step, record.steps_lost, record.reason) == (expected, last - expected, "because")
+    record = begin_anew(run_dir, journal, "because", {})
+    assert (record.step, record.steps_lost, record.reason) == (expected, max(0, last - expected), "because")
     assert record.checkpoint == (str(run_dir.checkpoints / f"step-{expected:08d}") if expected else "")
-    assert [line.step for line in read_metrics(run_dir.metrics)] == list(range(1, expected + 1))
+    assert [line.step for line in read_metrics(run_dir.metrics)] == list(range(1, min(last, expected) + 1))
     assert journal.read() == [record]
 
 
 def test_a_resumed_run_without_a_checkpoint(tmp_path: Path) -> None:
     first = with_metrics(tmp_path, 6, [5])
     second = with_metrics(tmp_path, 0, [], resume=first)
-    record = begin_anew(second, Journal(second.journal), "because")
+    record = begin_anew(second, Journal(second.journal), "because", {})
     assert (record.checkpoint, record.step, record.steps_lost) == (str(first.checkpoints / "step-00000005"), 5, 0)
+
+
+def damage(path: Path) -> None:
+    content = bytearray((path / "rank-0").read_bytes())
+    content[0] ^= 1
+    (path / "rank-0").write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path) -> None:
+    run_dir = with_metrics(tmp_path, 12, [5, 10])
+    newest = run_dir.checkpoints / "step-00000010"
+    damage(newest)
+    refused: dict[Path, str] = {}
+    record = begin_anew(run_dir, Journal(run_dir.journal), "because", refused)
+    assert (record.step, record.steps_lost) == (5, 7)
+    assert list(refused) == [newest]
+    assert "rank-0 is damaged" in refused[newest]
+
+
+def test_without_a_sound_checkpoint_nothing_is_thrown_away(tmp_path: Path) -> None:
+    run_dir = with_metrics(tmp_path, 12, [10])
+    damage(run_dir.checkpoints / "step-00000010")
+    with pytest.raises(BadInput, match="none of the checkpoints"):
+        begin_anew(run_dir, Journal(run_dir.journal), "because", {})
+    assert len(list(read_metrics(run_dir.metrics))) == 12
+
+
+def test_a_resumed_run_with_a_checkpoint_of_its_own_does_not_need_its_parent(tmp_path: Path) -> None:
+    first = with_metrics(tmp_path, 6, [5])
+    second = with_metrics(tmp_path, 9, [8], resume=first)
+    shutil.rmtree(first.path)
+    record = begin_anew(second, Journal(second.journal), "because", {})
+    assert record.step == 8
+
+
+def test_nothing_that_others_can_write_is_resumed(tmp_path: Path) -> None:
+    first = with_metrics(tmp_path, 6, [5])
+    first.job_file.chmod(0o664)
+    with pytest.raises(BadInput, match=r"job\.json can be written by others \(mode 0664\); close it: chmod -R go-w"):
+        first_checkpoint(str(first.path), {})

@@ -20,6 +20,7 @@ from liver_slurm.coordinator.core.io import (
     Input,
     Interrupted,
     Launch,
+    Launched,
     LaunchRefused,
     Release,
     StopAsked,
@@ -38,16 +39,21 @@ class Standbys:
     def __init__(self) -> None:
         self.jobs: list[str] = []
         self.silent = False
+        self.broken: Exception | None = None
         self.may_answer = threading.Event()
         self.may_answer.set()
 
     def observe(self) -> CapacitySnapshot:
         self.may_answer.wait(10)
+        if self.broken is not None:
+            raise self.broken
         if self.silent:
             raise ClusterError("slurmctld does not answer")
         return CapacitySnapshot(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
+        if self.broken is not None:
+            raise self.broken
         if self.silent:
             raise ClusterError("refused")
         self.jobs += [f"j{number}" for number in range(count)]
@@ -120,6 +126,7 @@ def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None
     calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
     assert come(calls) == [CapacitySeen(5.0, CapacitySnapshot(1.0, ()))]
     calls.perform(Launch(2, 0, "a"))
+    assert come(calls) == [Launched(5.0, ("j0", "j1"), 0)]
     clock.advance(4.0)
     (seen,) = come(calls)
     assert isinstance(seen, CapacitySeen)
@@ -158,6 +165,33 @@ def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said(clock: F
     calls.close(run_over=True)
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (OSError(122, "Disk quota exceeded"), "OSError: [Errno 122] Disk quota exceeded"),
+        (ValueError("no number: INVALID"), "ValueError: no number: INVALID"),
+    ],
+)
+def test_a_watcher_that_breaks_makes_us_blind_not_dead(clock: FakeClock, broken: Exception, told: str) -> None:
+    # LS-14, LS-20
+    standbys = Standbys()
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    come(calls)
+    standbys.broken = broken
+    clock.advance(4.0)
+    (blind,) = come(calls)
+    assert isinstance(blind, CapacitySeen)
+    assert blind.supply.blind == told
+    calls.perform(Launch(1, 0, "a"))
+    assert come(calls, 6.0) == [LaunchRefused(6.0, told)]
+    standbys.broken = None
+    clock.advance(4.0)
+    (seen,) = come(calls)
+    assert isinstance(seen, CapacitySeen)
+    assert not seen.supply.blind, "it looks again"
+    calls.close(run_over=True)
+
+
 def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
     standbys = Standbys()
     budget = QueryBudget(per_minute=1.0, clock=clock.now)
@@ -174,7 +208,7 @@ def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
     # A launch, which is no question, is not held up; when it is done, no further look was taken.
     clock.advance(179.0)
     calls.perform(Launch(1, 0, "a"))
-    until(lambda: standbys.jobs, "a job")
+    assert come(calls, 6.0) == [Launched(6.0, ("j0",), 0)]
     assert calls.poll(6.0) == []
     clock.advance(1.0)
     assert come(calls)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, RunIsOver
 from liver_slurm.config.load import save_job
-from liver_slurm.config.schema import DataSection, JobConfig, TrainSection
+from liver_slurm.config.schema import DataSection, JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.data.documents import documents
 from liver_slurm.engine.data.prepare import is_prefix, prepare, resolve_data
 from liver_slurm.engine.data.samples import SampleSource, open_samples
 from liver_slurm.engine.data.tokenizers import ByteTokenizer, load_tokenizer, vocab_size
+from liver_slurm.engine.megatron.indexed_dataset import dataset_builder
 from liver_slurm.rundir.paths import RunDir
 
 
@@ -56,6 +57,31 @@ def test_files_that_are_named_must_be_text(tree: Path) -> None:
     (tree / "bad.jsonl").write_bytes(b'{"text": "one"}\r\n{"text": "\xe9"}\r\n')
     with pytest.raises(BadInput, match=r"line 2: .* in UTF-8"):
         list(documents(tree / "bad.jsonl"))
+
+
+def test_half_a_surrogate_pair_is_one_unknown_character(tmp_path: Path) -> None:
+    """As JSON escapes of UTF-16 text that was cut have it."""
+    file = tmp_path / "cut.jsonl"
+    file.write_text('{"text": "cut \\ud83d"}\n{"text": "\\ude00é\\ud83dx"}\n{"text": "whole \\ud83d\\ude00"}\n')
+    assert list(documents(file)) == ["cut \ufffd", "\ufffdé\ufffdx", "whole \U0001f600"]
+    made = prepare([file], tmp_path / "out", ByteTokenizer())
+    assert made.documents == 3
+
+
+@pytest.mark.parametrize("vocabulary", [None, 300])
+def test_a_token_beyond_the_vocabulary_is_refused_where_it_lies(tmp_path: Path, vocabulary: int | None) -> None:
+    builder = dataset_builder(tmp_path / "other.bin", 1000)
+    for document in ([1] * 20, [2] * 2 + [999] + [3] * 17):
+        builder.add_document(np.array(document), [len(document)])
+    builder.data_file.close()
+    builder.finalize(str(tmp_path / "other.idx"))
+    config = JobConfig(model=ModelSection(vocab_size=vocabulary), train=TrainSection(seq_length=10))
+    samples = open_samples(config, [str(tmp_path / "other")])
+    with pytest.raises(RunIsOver) as caught:
+        samples.batch(0, len(samples))
+    assert f"other.bin, token 22: token 999 is not in the vocabulary of {vocabulary or 257}" in str(caught.value)
+    larger = dataclasses.replace(config, model=ModelSection(vocab_size=1000))
+    assert open_samples(larger, [str(tmp_path / "other")]).batch(0, 3).max() == 999
 
 
 def test_bytes_are_tokens(tree: Path, tmp_path: Path) -> None:
@@ -177,6 +203,17 @@ class _Counting:
 
     def batch(self, first: int, count: int) -> np.ndarray:
         return np.zeros((count, 5), dtype=np.int64) + first
+
+
+def test_a_providers_tokens_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "my_data", sys.modules[__name__])
+    data, train = DataSection(provider="my_data:_provider"), TrainSection(seq_length=4)
+    samples = open_samples(JobConfig(data=data, train=train, model=ModelSection(vocab_size=50)), [])
+    assert samples.batch(49, 1)[0, 0] == 49
+    with pytest.raises(RunIsOver, match=r"data\.provider my_data:_provider, sample 50 of the run: token 50"):
+        samples.batch(50, 1)
+    own = JobConfig(data=data, train=train, model=ModelSection(provider="my_model:build"))
+    assert open_samples(own, []).batch(1000, 1)[0, 0] == 1000, "what its model takes is not known"
 
 
 def _provider(config: JobConfig) -> object:

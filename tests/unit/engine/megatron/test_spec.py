@@ -78,7 +78,7 @@ def test_ranges_are_those_of_the_distributed_optimizer(
                 param.name: (owned.start, owned.end)
                 for param, ranges in zip(world.shards[0, pp].params, world.ranges(0, pp), strict=True)
                 for owned in ranges
-                if owned.dp == rank
+                if owned.replica == rank
             }
             assert ours == real_ranges(config, layout, pp, rank, bucket_size)
 

@@ -33,14 +33,10 @@ class FakeSlurm:
     def version(self) -> tuple[int, int, int]:
         return (22, 5, 8)
 
-    def jobs(self, ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         if self.away:
             raise ClusterError("squeue: Unable to contact slurm controller")
-        return [
-            job
-            for job in self.infos
-            if (not ids or job.leader in ids) and (name is None or job.name in name.split(","))
-        ]
+        return [job for job in self.infos if (not ids or job.leader in ids) and (not names or job.name in names)]
 
     def partitions(self) -> list[PartitionInfo]:
         return list(self.known.values())

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_slurm_may_take_nodes_back_from_a_component() -> None:
     )
 
 
+def test_what_there_is_no_key_for_stands_in_every_component() -> None:
+    component = ComponentSection(gpus_per_task=1, tasks_per_node=2, gpu_type="h100")
+    live = LiveSection(sbatch=("--reservation=the night's", "--exclusive"), component=(component,))
+    script = render_script(JobConfig(live=live), RUN_DIR, PYTHON)
+    lines = script.splitlines()
+    assert lines.count("""#SBATCH --reservation='the night'"'"'s'""") == 2
+    assert lines.count("#SBATCH --exclusive") == 2
+    assert "#SBATCH --gres=gpu:h100:2" in lines
+    assert "--gres=gpu:h100:2" in script[script.index("srun") :], "steps ask for the same"
+
+
 def test_gres_only_with_gpus() -> None:
     assert "gres" not in render_script(JobConfig(), RUN_DIR, PYTHON)
 
@@ -126,3 +138,103 @@ def test_memory_is_asked_for_by_all_or_by_none_before() -> None:
     assert headers(components({}, {"mem": "8G"}), "mem") == [[], [], ["8G"]]
     with pytest.raises(BadInput, match=r"live.component\[1\].mem: not given, but live.component\[0\].mem is"):
         Submission.by_hand(components({"mem": "4G"}, {}))
+
+
+def test_a_job_that_has_lost_a_node_comes_first_where_the_site_allows_it() -> None:
+    config = CASES["live-two-components"]
+    script = render_script(config, RUN_DIR, PYTHON, expedite=True)
+    assert script.count("#SBATCH --requeue=expedite\n") == 3, "each component says so"
+    never = replace(config, live=replace(config.live, requeue=False))
+    assert "expedite" not in render_script(never, RUN_DIR, PYTHON, expedite=True)
+
+
+# ---- what the script does ------------------------------------------------------------------------------------------
+
+SRUN = """#!/bin/bash
+case "$*" in
+*liver_slurm.worker*)
+    env > "$LAB/env"
+    touch "$LAB/workers"
+    while [ -e "$LAB/workers" ]; do /bin/sleep 0.02; done
+    ;;
+*)
+    echo coordinator >> "$LAB/starts"
+    case "$*" in *--decided-codes*) echo yes >> "$LAB/asked" ;; esac
+    [ -e "$LAB/no-node" ] || : > "$LIVER_STARTED"
+    while ! [ -e "$LAB/workers" ] && ! [ -e "$LAB/ended" ]; do /bin/sleep 0.02; done
+    read -r code < <(sed -n "$(wc -l < "$LAB/starts")p" "$LAB/codes")
+    [ "$code" != workers-end ] || { rm "$LAB/workers"; touch "$LAB/ended"; /bin/sleep 0.3; code=70; }
+    exit "$code"
+    ;;
+esac
+"""
+SCANCEL = """#!/bin/bash
+rm -f "$LAB/workers"
+touch "$LAB/scancelled"
+"""
+
+
+def play(
+    folder: Path, codes: list[object], environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the script with an srun whose coordinators end with these codes, and with no time to sleep."""
+    lab = folder / "lab"
+    lab.mkdir(parents=True)
+    run_dir = RunDir(folder / "run")
+    run_dir.logs.mkdir(parents=True)
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("sleep", "#!/bin/sh\nexec /bin/sleep 0.02\n")):
+        (lab / name).write_text(text)
+        (lab / name).chmod(0o755)
+    (lab / "codes").write_text("".join(f"{code}\n" for code in codes))
+    script = folder / "live.sh"
+    text = render_script(CASES["live-minimal"], run_dir, PYTHON)
+    assert "\nPATIENCE=20\n" in text
+    script.write_text(text.replace("\nPATIENCE=20\n", "\nPATIENCE=1\n"))  # these workers end only when told to
+    return subprocess.run(
+        ["bash", str(script)],
+        env={"PATH": f"{lab}:/usr/bin:/bin", "LAB": str(lab), "SLURM_JOB_ID": "7", **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def starts(folder: Path) -> int:
+    return len((folder / "lab" / "starts").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("decided", "code"), [(10, 0), (11, 1), (13, 0), (14, 0)])
+def test_only_a_decided_outcome_ends_the_job(tmp_path: Path, decided: int, code: int) -> None:
+    done = play(tmp_path, [70, 139, decided])
+    assert (done.returncode, starts(tmp_path)) == (code, 3)
+
+
+def test_a_coordinator_that_cannot_start_takes_no_worker_with_it(tmp_path: Path) -> None:
+    # LS-14: they end by themselves after job.orphan_timeout, with a checkpoint
+    done = play(tmp_path, [70] * 14 + ["workers-end", 70])
+    assert done.returncode == 1
+    assert starts(tmp_path) == 15
+    assert "no workers any more" in done.stdout
+    assert not (tmp_path / "lab" / "scancelled").exists(), "nobody has signalled the workers"
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1, 1), (2, 2), (126, 1), (127, 1)])
+def test_one_that_never_could_start_is_given_up_soon(tmp_path: Path, code: int, ends: int) -> None:
+    done = play(tmp_path, [code] * 9)
+    assert (done.returncode, starts(tmp_path)) == (ends, 3)
+
+
+def test_what_came_with_the_submission_reaches_no_step(tmp_path: Path) -> None:
+    came = {
+        "SLURM_TIMELIMIT": "1",
+        "SLURM_GPUS_PER_TASK": "9",
+        "SLURM_CPU_BIND": "map_cpu:0",
+        "SRUN_CPUS_PER_TASK": "3",
+    }
+    play(tmp_path, [10], {**came, "SLURM_CLUSTER_NAME": "c"})
+    seen = (tmp_path / "lab" / "env").read_text()
+    assert [name for name in came if f"{name}=" in seen] == []
+    assert "SLURM_JOB_ID=7" in seen
+    assert "SLURM_CLUSTER_NAME=c" in seen
+    assert (tmp_path / "lab" / "asked").read_text() == "yes\n"

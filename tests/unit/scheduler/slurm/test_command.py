@@ -111,9 +111,20 @@ def test_environment_outside_of_a_job() -> None:
     assert outside_environment(inside) == {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "lab"}
 
 
-def test_environment_of_a_login_shell_is_left_alone() -> None:
-    login = {"SLURM_TIME_FORMAT": "relative", "CUDA_VISIBLE_DEVICES": "0", "SLURM_CONF": "x"}
+def test_options_in_the_environment_of_a_login_shell_are_not_handed_on() -> None:
+    login = {
+        "CUDA_VISIBLE_DEVICES": "0", "SLURM_CONF": "x", "SLURM_JWT": "token", "SLURM_TIMELIMIT": "1", "SLURM_GPUS": "8",
+        "SBATCH_PARTITION": "scavenger", "SBATCH_TIMELIMIT": "1:00", "SBATCH_MEM_PER_NODE": "100M",
+        "SINFO_FORMAT": "%N", "SBATCH_JOB_NAME": "mine", "SQUEUE_PARTITION": "live", "SCANCEL_INTERACTIVE": "1",
+        "SRUN_CPUS_PER_TASK": "2",
+    }  # fmt: skip
+    assert outside_environment(login) == {"CUDA_VISIBLE_DEVICES": "0", "SLURM_CONF": "x", "SLURM_JWT": "token"}
+
+
+def test_what_the_job_file_has_no_word_for_stays() -> None:
+    login = {"SBATCH_ACCOUNT": "lab", "SBATCH_RESERVATION": "course", "SBATCH_QOS": "high"}
     assert outside_environment(login) == login
+    assert outside_environment(login, said=("account", "qos")) == {"SBATCH_RESERVATION": "course"}
 
 
 def test_a_configuration_that_is_not_there_is_said_at_once() -> None:

@@ -44,6 +44,10 @@ def test_one_node(unit: Unit, count: int) -> None:
     assert idle_units([node()], unit) == count
 
 
+def test_features_that_were_cut_off_are_left_to_slurm() -> None:
+    assert idle_units([node(has_more=True)], Unit(1, 1, constraint="b")) == 4
+
+
 @pytest.mark.parametrize("state", ["idle+drain", "allocated", "down", "mixed+drain", "idle+maintenance", "completing"])
 def test_only_idle_and_mixed_nodes_take_jobs(state: str) -> None:
     assert idle_units([node(state=state)], Unit(1, 1)) == 0

@@ -38,5 +38,10 @@ def test_a_job_is_preempted_as_a_whole() -> None:
     assert judge([JOB, replace(JOB, job_id="7+1", preempt_time=5.0)], "7", 1)[0] == "preempted"
 
 
+def test_a_task_of_a_job_array_knows_itself_by_its_number() -> None:
+    task = replace(JOB, job_id="7_3", number=12, state="PENDING", restarts=2)
+    assert judge([replace(JOB, job_id="7_2", number=11, restarts=0), task], "12", 1)[0] == "requeued"
+
+
 def test_a_job_that_slurm_has_forgotten_is_over() -> None:
     assert judge([], "7", 0)[0] == "over"

@@ -31,9 +31,9 @@ def follows(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, component: int, *
     looks = iter(({}, *changes))
     known = slurm.jobs
 
-    def jobs(ids: Sequence[str] = (), name: str | None = None) -> list[JobInfo]:
+    def jobs(ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         slurm.infos[component] = replace(slurm.infos[component], **next(looks, {}))  # type: ignore[arg-type]
-        return known(ids, name)
+        return known(ids, names)
 
     monkeypatch.setattr(slurm, "jobs", jobs)
 

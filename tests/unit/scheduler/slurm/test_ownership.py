@@ -27,8 +27,8 @@ class Slurm:
         self.infos, self.stubborn = list(infos), stubborn
         self.cancelled: list[str] = []
 
-    def jobs(self, ids: Sequence[str] = (), name: str = "") -> list[JobInfo]:
-        found = [job for job in self.infos if job.name in name.split(",") or job.leader in ids]
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+        found = [job for job in self.infos if job.name in names or job.leader in ids]
         after = {"COMPLETING": "CANCELLED"}
         self.infos = [replace(job, state=after.get(job.state, job.state)) for job in self.infos]
         return found

@@ -102,6 +102,19 @@ def test_node() -> None:
     assert node.features == {"h100", "ib"}
 
 
+@pytest.mark.parametrize(("count", "cut"), [(14, False), (120, True)])
+def test_nodes_with_many_features(count: int, cut: bool) -> None:
+    """As of sites that describe a node's parts in them; the wanted one comes last."""
+    names = [f"CPU_PROPERTY_NUMBER_{number:03}" for number in range(count)] + ["GPU_SKU_H100"]
+    shown = ",".join(names)[: parsing.WIDER["Features"]]
+    assert len(shown) > parsing.WIDTH
+    row = ("n1", "idle", "0/4/0/4", "(null)", "gpu:0", "1", "0", shown, "none", "live*")
+    (node,) = parsing.parse_nodes(table(row))
+    assert node.has_more == cut
+    assert node.features <= set(names), "no half of a name"
+    assert ("GPU_SKU_H100" in node.features) != cut
+
+
 def test_node_without_anything() -> None:
     row = ("n1", "idle+drain", "0/0/4/4", "(null)", "gpu:0", "1", "0", "(null)", "a disk: bad, really", "live*")
     (node,) = parsing.parse_nodes(table(row))
@@ -158,6 +171,18 @@ def test_partitions() -> None:
         ("gpu:a100:2(IDX:0-1),gpu:h100:1(IDX:5,7),nic:4", 3),
         ("gpu:fake:0(IDX:N/A)", 0),
         ("shard:gpu:4", 0),
+        ("gpu:3090:4(S:0-1)", 4),
+        ("gpu:1080:2(IDX:0,1)", 2),
+        ("gpu:(null):2(IDX:0-1)", 2),
+        ("gpu:(null):0(IDX:N/A)", 0),
+        ("gpu:a100_1g.5gb:7(S:0)", 7),
+        ("gpu:a100:no_consume:4", 4),
+        ("gpu:no_consume:4", 4),
+        ("shard:16,gpu:l40s:2(S:0-1)", 2),
+        ("gpu:l40s:2(S:0-1),shard:l40s:16(S:0-1)", 2),
+        ("gpu:a100:2(S:0),gpu:a100:2(S:1)", 4),
+        ("gpu:a100:1K", 1024),
+        ("tmp:844G,gpu:2", 2),
     ],
 )
 def test_count_gpus(gres: str, count: int) -> None:
@@ -197,3 +222,18 @@ def test_memory(text: str, mebibytes: int) -> None:
 def test_not_memory() -> None:
     with pytest.raises(ValueError, match="not an amount of memory"):
         parse_memory("lots")
+
+
+def test_a_node_list_that_was_cut_off_is_taken_from_the_jobs_own_record() -> None:
+    width = parsing.WIDER["NodeList"]
+    full = "gpu[" + ",".join(f"{number:04}" for number in range(1, 800, 3)) + "]"
+    rows = {"JobArrayID": "7", "State": "RUNNING", "NodeList": full[:width], "JobID": "7", "TimeLimit": "60"}
+    whole = {**rows, "JobArrayID": "8", "JobID": "8", "NodeList": "n[1-3]"}
+    lines = [
+        "".join(f"{row.get(field, '')}{parsing.SEPARATOR}" for field in parsing.JOB_FIELDS) for row in (rows, whole)
+    ]
+    output = "\n".join(lines) + "\n"
+    assert parsing.cut_node_lists(output) == [("7", full[:width])]
+    shown = parsing.parse_node_list(f"JobId=6 NodeList=x\nJobId=7 JobState=RUNNING NodeList={full} NumNodes=267\n", "7")
+    first, second = parsing.parse_jobs(parsing.with_node_lists(output, {"7": shown}), lambda text: (text,))
+    assert (first.nodes, second.nodes) == ((full,), ("n[1-3]",))

@@ -188,7 +188,7 @@ def test_one_question_for_all_jobs(library: Library) -> None:
     client = PyslurmClient(Commands(), None, budget)  # type: ignore[arg-type]
     assert [info.job_id for info in client.jobs(["21", "99"])] == ["21+0", "21+1"]
     assert [info.job_id for info in client.jobs(["22"])] == ["21+1"]
-    assert [info.number for info in client.jobs(name="y")] == [os.getuid()]
+    assert [info.number for info in client.jobs(names=("z", "y"))] == [os.getuid()]
     assert budget.last_minute() == 3
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.slurm import standby
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo
-from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name, submitit_parameters
 from liver_slurm.worker.bootstrap import standby_main
 
 RUN_DIR = RunDir(Path("/runs/gpt-20260102-030405-abcd"))
@@ -79,3 +80,54 @@ def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
     assert look() == []
     now += 16.0
     assert look() == ["reservations"]
+
+
+# ---- which jobs are ours -------------------------------------------------------------------------------------------
+
+
+def source_that_launches(
+    slurm: Any, make_node: Callable[..., NodeInfo], monkeypatch: pytest.MonkeyPatch, now: list[float], **options: Any
+) -> SlurmStandbys:
+    slurm.add_partition("a", [make_node("n1")])
+    slurm.add_partition("b", [])
+    monkeypatch.setattr(standby, "launch", lambda request: [str(77 + number) for number in range(request.count)])
+    return SlurmStandbys(config(), RUN_DIR, slurm, standby_main, clock=lambda: now[0], **options)
+
+
+def test_a_job_that_slurm_does_not_show_yet_counts_as_pending(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    source = source_that_launches(slurm, make_node, monkeypatch, now)
+    assert source.launch(1, 0, "a") == ["77"]
+    seen = [(job.job_id, job.state, job.partition) for job in source.observe().jobs]
+    assert seen == [("77", "pending", "a")], "or another would be submitted at each look"
+    now[0] += standby.UNSEEN + 1
+    assert source.observe().jobs == (), "it came and went"
+
+
+@pytest.mark.parametrize("marks", [{"comment": "by the site"}, {"name": "mine", "comment": ""}])
+def test_a_job_is_ours_by_its_id_whatever_a_site_writes_into_its_comment(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch,
+    marks: dict[str, str],
+) -> None:  # fmt: skip
+    now = [1000.0]
+    source = source_that_launches(slurm, make_node, monkeypatch, now)
+    source.launch(1, 0, "a")
+    slurm.infos = [make_job("77", **{"name": NAME, **marks}), make_job("78", name="another's", comment="x")]
+    assert [(job.job_id, job.state) for job in source.observe().jobs] == [("77", "running")]
+    next_one = source_that_launches(slurm, make_node, monkeypatch, now, launched={"77": 0, "5": 0})
+    assert [job.job_id for job in next_one.observe().jobs] == ["77"], "also for a coordinator that takes over"
+    slurm.infos = []
+    assert source.observe().jobs == (), "Slurm has shown it, and knows it no longer"
+    slurm.infos = [make_job("77", **{"name": NAME, **marks})]
+    next_one.close()
+    assert slurm.cancelled == ["77"]
+
+
+def test_what_there_is_no_key_for_is_asked_for_each_standby_job() -> None:
+    wanted = StandbySection(sbatch=("--reservation=night", "--exclusive"), gpus_per_task=1, gpu_type="h100")
+    asked = submitit_parameters(JobConfig(standby=wanted), wanted, "x-standby", "/runs/x", "scavenger")
+    assert asked["gres"] == "gpu:h100:1"
+    assert asked["additional_parameters"]["reservation"] == "night"
+    assert asked["additional_parameters"]["exclusive"] is True

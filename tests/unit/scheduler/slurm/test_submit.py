@@ -86,11 +86,34 @@ def test_can_never_run(cluster_of_two: Any, config: JobConfig, problems: list[st
     assert check_submittable(config, cluster_of_two) == problems
 
 
-def test_without_a_default_partition_one_must_be_named(slurm: Any, make_node: Callable[..., NodeInfo]) -> None:
+def test_without_a_default_partition_slurm_has_the_last_word(slurm: Any, make_node: Callable[..., NodeInfo]) -> None:
     slurm.add_partition("p", [make_node("n1")])
-    assert check_submittable(live(partition=None), slurm) == [
-        "live.partition: not given, and the cluster has no default; there are p"
-    ]
+    assert check_submittable(JobConfig(), slurm) == [], "a site's filter may choose one"
+
+
+def test_a_site_may_choose_another_partition_than_the_default(
+    slurm: Any, make_node: Callable[..., NodeInfo], caplog: pytest.LogCaptureFixture
+) -> None:
+    slurm.add_partition("cpu", [make_node("n1")], is_default=True)
+    slurm.add_partition("gpu", [make_node("n2", features=frozenset({"h100"}))])
+    assert check_submittable(live(partition=None, component={"constraint": "h100"}), slurm) == []
+    (said,) = caplog.messages
+    assert "partition cpu has 0 of them among its 1; unless the site chooses another partition" in said
+    (problem,) = check_submittable(live(partition=None, component={"constraint": "b200"}), slurm)
+    assert "partition cpu has 0 of them" in problem
+
+
+def test_one_of_several_partitions_is_enough(cluster_of_two: Any) -> None:
+    assert check_submittable(live(partition="nosuch,live"), cluster_of_two) == []
+    neither = check_submittable(live(partition="nosuch,neither"), cluster_of_two)
+    assert any('no partition "neither"' in problem for problem in neither)
+
+
+def test_the_site_says_whether_a_lost_node_lets_a_job_come_first(cluster_of_two: Any, tmp_path: Path) -> None:
+    assert not Submission.for_cluster(live(), cluster_of_two).expedite
+    cluster_of_two.settings["SlurmctldParameters"] = "idle_on_node_suspend,enable_expedited_requeue"
+    submission = Submission.for_cluster(live(), cluster_of_two)
+    assert "--requeue=expedite" in submission.script(RunDir(tmp_path))
 
 
 def test_standbys_count_only_if_there_may_be_any(cluster_of_two: Any) -> None:

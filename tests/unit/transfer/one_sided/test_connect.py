@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from target_lab import at_once
 from transfer_lab import Joined, Tensor, Trainer, join, stream
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import BadInput, TransferError
 from liver_slurm.transfer.one_sided import connect as module
 from liver_slurm.transfer.one_sided import handshake
 from liver_slurm.transfer.shared_box import SharedBox
@@ -63,9 +64,9 @@ def test_any_workers_connect_and_move_what_there_is(case: tuple[list[str], list[
         monkeypatch.setattr(handshake, "machine", lambda: place.name)
         found = [done.result(PATIENCE) for done in [pool.submit(move, me) for me in range(workers)]]
     moved = {(tensor.source, tensor.target) for tensor in tensors if tensor.source != tensor.target}
-    near = {pair for pair in moved if machines[pair[0]] == machines[pair[1]]}
-    assert {joined.connected.messages for joined in found} == {moved != near}
-    assert len({joined.connected.staging_bytes for joined in found}) == 1, "both ends cut chunks alike"
+    assert {(peer, me): way for me, joined in enumerate(found) for peer, way in joined.connected.reads.items()} == {
+        (one, other): "memory" if machines[one] == machines[other] else "network" for one, other in moved
+    }
     for tensor in tensors:
         held = found[tensor.source].trainer.state(tensor.name)
         arrived = found[tensor.target].trainer.arrived[tensor.name]
@@ -74,27 +75,48 @@ def test_any_workers_connect_and_move_what_there_is(case: tuple[list[str], list[
         joined.transfer.close()
 
 
-@pytest.mark.parametrize("transport", ["tcp", "shm", "gloo"])
-def test_only_auto_reads(transport: Any) -> None:
-    opening = module.Opening(
-        None, "lab", 0, 1, stream(transport=transport), torch.device("cpu"), module.timedelta(seconds=1)
-    )
-    connected = module.connect(opening, module.SharedMoves({}, {}), None, print)
-    assert (connected.pull, connected.messages) == (None, True)
-    assert connected.staging_bytes == opening.stream.staging_bytes
+@pytest.mark.parametrize(
+    ("transport", "ways"),
+    [("auto", {"memory"}), ("gloo", {"memory"}), ("nccl", {"memory"}), ("shm", {"memory"}), ("tcp", {"network"})],
+)
+def test_each_transport_is_a_way_to_read(transport: Any, ways: set[str]) -> None:
+    tensors, store = [Tensor("t", (3, 2), 0, 1)], dist.HashStore()
+
+    def one(me: int) -> Joined:
+        return join(store, Trainer(me, tensors), 2, stream(transport=transport))
+
+    owner, receiver = at_once(lambda: one(0), lambda: one(1))
+    assert set(owner.connected.read_by.values()) == set(receiver.connected.reads.values()) == ways
+    at_once(owner.transfer.close, receiver.transfer.close)
+
+
+def test_memory_alone_is_refused_on_all_workers_where_one_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, store, tensors = Place(), dist.HashStore(), [Tensor("t", (3, 2), 0, 1)]
+    monkeypatch.setattr(handshake, "machine", lambda: place.name)
+
+    def refused(me: int) -> str:
+        place.name = "there" if me == 1 else "here"
+        with pytest.raises(BadInput) as caught:
+            join(store, Trainer(me, tensors), 3, stream(transport="shm"))
+        return str(caught.value)
+
+    said = at_once(*[lambda me=me: refused(me) for me in range(3)])
+    assert set(said) == {
+        "stream.transport is 'shm', but peer 0 cannot be read: it is on another machine; set it to 'auto'"
+    }
 
 
 def test_what_was_opened_is_closed_where_the_plan_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     # LS-27, LS-32
     tensors = [Tensor("t", (3, 2), 0, 1)]
     store, opened = dist.HashStore(), threading.Barrier(2)
-    describe = handshake.describe
+    describe = module.describe
 
-    def otherwise(boxes: Any, counter: Any) -> Any:
-        told = describe(boxes, counter)
+    def otherwise(*of: Any) -> Any:
+        told = describe(*of)
         return msgspec.structs.replace(told, boxes=[])
 
-    monkeypatch.setattr(handshake, "describe", otherwise)
+    monkeypatch.setattr(module, "describe", otherwise)
     before = {thread.ident for thread in threading.enumerate()}
 
     def receiver() -> None:
@@ -111,8 +133,7 @@ def test_what_was_opened_is_closed_where_the_plan_is_another(monkeypatch: pytest
         for done in [pool.submit(call) for call in (receiver, owner)]:
             done.result(PATIENCE)
     left = [thread for thread in threading.enumerate() if thread.ident not in before]
-    # The owner's and the receiver's messages are opened after the words, which the receiver never came to.
-    assert [thread.name for thread in left if thread.name == "connections"] == []
+    assert [thread.name for thread in left if thread.name in ("connections", "serve-1")] == []
 
 
 def test_a_box_for_several_peers_is_one_object() -> None:
@@ -120,10 +141,11 @@ def test_a_box_for_several_peers_is_one_object() -> None:
     peers = module.Peers(["a", "b", "c"], [0, 1, 2], [0, 1, 2], [0, 1, 2])
     made: list[Any] = []
 
-    def held(piece: Any) -> SharedBox:
-        made.append(piece)
-        return SharedBox((torch.zeros(2, 2),))
+    class Held:
+        def shared(self, piece: Any) -> SharedBox:
+            made.append(piece)
+            return SharedBox((torch.zeros(2, 2),))
 
-    shared = module.SharedMoves.of(module.RankMoves(moves, [], []), peers, held, held)
+    shared = module.SharedMoves.of(module.RankMoves(moves, [], []), peers, Held(), Held)
     assert len(made) == 1
     assert shared.outgoing[1][0] is shared.outgoing[2][0]

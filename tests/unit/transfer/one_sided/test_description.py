@@ -52,7 +52,21 @@ def test_it_says_what_torch_says() -> None:
 @given(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4))
 def test_a_part_of_a_view_lies_where_torch_says(axis: int, begin: int, count: int) -> None:
     begin, count = min(begin, BOX.shape[axis]), min(count, BOX.shape[axis] - min(begin, BOX.shape[axis]))
-    assert view_of(BOX).narrow(axis, begin, count) == view_of(BOX.narrow(axis, begin, count)) or count == 0
+    found, expected = view_of(BOX).narrow(axis, begin, count), view_of(BOX.narrow(axis, begin, count))
+    assert (found.address, found.shape, found.strides) == (
+        expected.address,
+        expected.shape,
+        expected.strides,
+    ) or not count
+
+
+def test_a_part_knows_which_elements_it_is() -> None:
+    numbers = torch.arange(BOX.numel()).view(BOX.shape)
+    whole = msgspec.structs.replace(view_of(BOX), number=7)
+    part, rows = whole, numbers
+    for axis, begin, count in ((0, 1, 2), (0, 1, 1), (1, 2, 2), (1, 1, 1), (2, 1, 3)):
+        part, rows = part.narrow(axis, begin, count), rows.narrow(axis, begin, count)
+        assert (part.number, part.first, part.first + rows.numel() - 1) == (7, int(rows.min()), int(rows.max()))
 
 
 # ---- untrue ones ---------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,30 +14,36 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.transfer.one_sided import handshake
-from liver_slurm.transfer.one_sided.description import Refusal
-from liver_slurm.transfer.one_sided.handshake import Agreement, agree
+from liver_slurm.transfer.one_sided.description import Description, Refusal
+from liver_slurm.transfer.one_sided.handshake import Agreement, Way, agree, describe, open_best, open_memory
 from liver_slurm.transfer.shared_box import SharedBox
 
 PATIENCE = 120.0
-Graph = dict[tuple[int, int], int]
-"""How many boxes go from one worker to another."""
+CPU = torch.device("cpu")
+Graph = dict[tuple[int, int], Way | None]
+"""How one worker can read another's; None: not at all."""
 
 
-class Elsewhere(threading.local):
-    """Which machine the calling thread is on."""
+class Opened:
+    """A reader that reads nothing."""
 
-    name = "here"
+    def __init__(self, who: str = "") -> None:
+        self.who, self.closed = who, False
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> tuple[list[str], Graph]:
-    """Workers on up to three machines, and what moves between them."""
-    machines = draw(st.lists(st.sampled_from(["here", "there", "yonder"]), min_size=1, max_size=5))
-    places = range(len(machines))
-    pairs = [(one, other) for one in places for other in places if one != other]
+def graphs(draw: st.DrawFn) -> tuple[int, Graph]:
+    """Up to five workers, and what moves between them."""
+    workers = draw(st.integers(1, 5))
+    pairs = [(one, other) for one in range(workers) for other in range(workers) if one != other]
     moving = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    return machines, {pair: draw(st.integers(1, 3)) for pair in moving}
+    ways = st.sampled_from(["memory", "nixl", "network", None])
+    return workers, {pair: draw(ways) for pair in moving}
 
 
 def box(seed: int) -> SharedBox:
@@ -46,64 +52,88 @@ def box(seed: int) -> SharedBox:
     return SharedBox(state, torch.randn(3, 4, generator=values))
 
 
-def all_agree(
-    monkeypatch: pytest.MonkeyPatch, machines: list[str], graph: Graph, held: dict[tuple[int, int], list[SharedBox]]
-) -> list[Agreement]:
-    """Every worker in a thread of its own."""
-    store, place = dist.HashStore(), Elsewhere()
-    monkeypatch.setattr(handshake, "machine", lambda: place.name)
-
-    def worker(me: int) -> Agreement:
-        place.name = machines[me]
-        outgoing = {to: held[origin, to] for origin, to in graph if origin == me}
-        incoming = {
-            origin: [SharedBox((torch.zeros(3, 4),))] * count for (origin, to), count in graph.items() if to == me
-        }
-        counter = torch.tensor([2 * me], dtype=torch.int64)
-        counters.append(counter)
-        return agree(store, me, len(machines), outgoing, incoming, counter)
-
-    counters: list[torch.Tensor] = []
-    with ThreadPoolExecutor(len(machines)) as pool:
-        agreed = [each.result(PATIENCE) for each in [pool.submit(worker, me) for me in range(len(machines))]]
-        for me, found in enumerate(agreed):
-            for peer, (_, reader) in found.readers.items():
-                assert reader.counter() == 2 * peer, f"{me} reads {peer}'s own"
-    return agreed
-
-
 @settings(max_examples=60, deadline=None)
 @given(graphs())
-def test_pairs_of_one_machine_read_and_all_others_send(case: tuple[list[str], Graph]) -> None:
-    machines, graph = case
-    held = {pair: [box(7 * pair[0] + pair[1] + n) for n in range(count)] for pair, count in graph.items()}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        agreed = all_agree(monkeypatch, machines, graph, held)
-    near = {pair for pair in graph if machines[pair[0]] == machines[pair[1]]}
+def test_both_ends_of_a_pair_know_how_it_reads_or_nobody_goes_on(case: tuple[int, Graph]) -> None:
+    workers, graph = case
+    store, opened = dist.HashStore(), []
+
+    def worker(me: int) -> Agreement | str:
+        outgoing = {to: describe([box(me)], torch.tensor([2 * me])) for origin, to in graph if origin == me}
+
+        def open_reader(peer: int, owner: Description) -> tuple[Way, Any]:
+            way = graph[peer, me]
+            if way is None:
+                raise Refusal(f"{me} cannot read {peer}")
+            opened.append(Opened())
+            return way, opened[-1]
+
+        try:
+            return agree(store, me, workers, outgoing, [origin for origin, to in graph if to == me], open_reader)
+        except BadInput as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        agreed = [each.result(PATIENCE) for each in [pool.submit(worker, me) for me in range(workers)]]
+    refused = {f"{to} cannot read {origin}" for (origin, to), way in graph.items() if way is None}
+    if refused:
+        assert len(set(map(str, agreed))) == 1
+        assert str(agreed[0]) in refused
+        assert all(each.closed for each in opened)
+        return
     for me, found in enumerate(agreed):
-        assert set(found.readers) == {origin for origin, to in near if to == me}
-        assert found.read_by == {to for origin, to in near if origin == me}
-        assert found.everywhere == (near == set(graph))
-        for peer, (owner, reader) in found.readers.items():
-            for described, kept in zip(owner.boxes, held[peer, me], strict=True):
-                arrived = reader.fetch(described.state)
-                assert all(torch.equal(*pair) for pair in zip(arrived, kept.state, strict=True))
+        assert isinstance(found, Agreement)
+        assert {peer: source.way for peer, source in found.sources.items()} == {
+            origin: way for (origin, to), way in graph.items() if to == me
+        }
+        assert found.read_by == {to: way for (origin, to), way in graph.items() if origin == me}
 
 
-def test_an_owner_that_does_not_let_itself_be_read_sends(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def openers(*refusing: Way, **others: Any) -> Any:
+    """Of all ways, some of which refuse."""
+
+    def refuse(way: Way) -> Any:
+        raise Refusal(f"{way} is not allowed")
+
+    ways: tuple[Way, ...] = ("memory", "nixl", "network")
+    return {**{way: partial(refuse, way) if way in refusing else partial(Opened, way) for way in ways}, **others}
+
+
+@pytest.mark.parametrize("transport", ["auto", "gloo", "nccl"])
+def test_the_best_way_that_works_is_taken(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    # LS-32
+    caplog.set_level(logging.INFO, handshake.__name__)
+    assert open_best(transport, 3, openers())[0] == "memory"
+    assert caplog.messages == []
+    assert open_best(transport, 3, openers("memory"))[0] == "nixl"
+    assert open_best(transport, 3, openers("memory", "nixl"))[0] == "network"
+    assert caplog.messages == [
+        "state of worker 3 is read over nixl: memory is not allowed",
+        "state of worker 3 is read over a connection: memory is not allowed; nixl is not allowed",
+    ]
+
+
+@pytest.mark.parametrize(("transport", "way"), [("shm", "memory"), ("ucx", "nixl"), ("tcp", "network")])
+def test_a_way_that_is_asked_for_is_taken_or_refused(transport: str, way: Way) -> None:
+    found, reader = open_best(transport, 3, openers())
+    assert found == way
+    assert isinstance(reader, Opened)
+    assert reader.who == way
+    said = rf"^stream.transport is '{transport}', but peer 3 cannot be read: {way} is not allowed; set it to 'auto'$"
+    with pytest.raises(Refusal, match=said):
+        open_best(transport, 3, openers(way))
+
+
+def test_an_owner_that_does_not_let_itself_be_read_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     # LS-32
     def refuse() -> None:
         raise Refusal("prctl(PR_SET_PTRACER): Operation not permitted")
 
     monkeypatch.setattr(handshake, "let_others_read", refuse)
-    caplog.set_level(logging.INFO, handshake.__name__)
-    first, second = all_agree(monkeypatch, ["here"] * 2, {(0, 1): 1}, {(0, 1): [box(0)]})
-    assert (dict(second.readers), first.read_by) == ({}, frozenset())
-    assert not first.everywhere
-    assert not second.everywhere
-    assert "state comes from worker 0 in messages: prctl(PR_SET_PTRACER): Operation not permitted" in caplog.messages
+    owner = describe([box(0)], torch.zeros(1, dtype=torch.int64))
+    assert owner.refused == "prctl(PR_SET_PTRACER): Operation not permitted"
+    with pytest.raises(Refusal, match="Operation not permitted"):
+        open_memory(owner, CPU)
 
 
 def _with(**changes: Any) -> Any:
@@ -117,29 +147,40 @@ def _with(**changes: Any) -> Any:
         lambda told: told[:-1],
         _with(boxes=[[[[8, [1], [-1], "float32"]], None]]),
         _with(counter=[8, [1 << 40], [1], "int64"]),
-        _with(pid=0),
-        _with(pid=-1),
-        _with(proof=None),
-        _with(proof=[8, b"0123456789abcdef"]),
     ],
-    ids=["nothing", "cut", "stride", "counter", "pid 0", "pid -1", "no proof", "proof elsewhere"],
+    ids=["nothing", "cut", "stride", "counter"],
 )
-def test_a_description_that_cannot_be_used_is_answered(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> None:
+def test_a_description_that_cannot_be_is_refused_on_both_sides(spoil: Any) -> None:
     # LS-32
+    store = dist.HashStore()
+
     class Spoiling:
         """The store of a peer that says something else."""
 
-        def __init__(self, store: Any) -> None:
-            self._store = store
-
         def get(self, key: str) -> bytes:
-            said: bytes = self._store.get(key)
+            said: bytes = store.get(key)
             return bytes(spoil(said)) if key.startswith("boxes/") else said
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
+            return getattr(store, name)
 
-    make = dist.HashStore
-    monkeypatch.setattr(dist, "HashStore", lambda: Spoiling(make()))
-    first, second = all_agree(monkeypatch, ["here"] * 2, {(0, 1): 1}, {(0, 1): [box(0)]})
-    assert (dict(second.readers), first.read_by, first.everywhere) == ({}, frozenset(), False)
+    def worker(me: int) -> None:
+        outgoing = {1: describe([box(0)], torch.zeros(1, dtype=torch.int64))} if me == 0 else {}
+        with pytest.raises(BadInput):
+            agree(Spoiling(), me, 2, outgoing, [0] if me == 1 else [], lambda *_: ("memory", Opened()))  # type: ignore
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(worker, me) for me in range(2)]:
+            done.result(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [_with(pid=0), _with(pid=-1), _with(proof=None), _with(proof=[8, b"0123456789abcdef"])],
+    ids=["pid 0", "pid -1", "no proof", "proof elsewhere"],
+)
+def test_memory_that_is_not_where_it_is_said_to_be_is_refused(spoil: Any) -> None:
+    # LS-32
+    told = msgspec.msgpack.encode(describe([box(0)], torch.zeros(1, dtype=torch.int64)))
+    with pytest.raises(Refusal):
+        open_memory(handshake.decode(spoil(told)), CPU)

@@ -15,29 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_owner import OtherProcess, Recipe, described, same_bytes
+from scattered import pairs
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.transfer.one_sided import process_memory
 from liver_slurm.transfer.one_sided.description import Description, Proof, Refusal, View, own_proof, view_of
-from liver_slurm.transfer.one_sided.process_memory import ProcessReader, contiguous_run, ranges
-
-DTYPES = ("float32", "bfloat16", "float16", "float64", "int64")
-
-
-@st.composite
-def layouts(draw: st.DrawFn, shape: tuple[int, ...], dtype: str, written: bool = False) -> Recipe:
-    """A view of that shape, wherever its elements lie; ``written``: each in a place of its own."""
-    least = 1 if written else 0
-    steps = tuple(draw(st.integers(least, 3)) for _ in shape)
-    return Recipe(dtype, shape, steps, tuple(draw(st.permutations(range(len(shape))))), draw(st.integers(0, 1 << 30)))
-
-
-@st.composite
-def pairs(draw: st.DrawFn) -> tuple[Recipe, Recipe]:
-    """A source, and a target of the same shape and type."""
-    dtype = draw(st.sampled_from(DTYPES))
-    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
-    return draw(layouts(shape, dtype)), draw(layouts(shape, dtype, written=True))
+from liver_slurm.transfer.one_sided.memory_ranges import MOST
+from liver_slurm.transfer.one_sided.process_memory import ProcessReader
 
 
 @pytest.fixture(scope="module")
@@ -85,27 +69,12 @@ def test_the_own_process_is_read_alike_and_nothing_beside_a_target_is_written(pa
     assert torch.equal(room, expected)
 
 
-@pytest.mark.parametrize("count", [process_memory._IOV_MAX + delta for delta in (-1, 0, 1, 1500)])
+@pytest.mark.parametrize("count", [MOST + delta for delta in (-1, 0, 1, 1500)])
 def test_more_ranges_than_a_call_takes(other: OtherProcess, owner: Description, count: int) -> None:
     recipe = Recipe("float32", (count, 3), (2, 1), (0, 1), count)
     target = torch.zeros(3, count).T  # scattered on this side, too
     ProcessReader(owner).copy([target], other.call(memory_owner.make, recipe))
     assert same_bytes(target, recipe.make())
-
-
-@settings(max_examples=200, deadline=None)
-@given(pairs())
-def test_ranges_cover_each_element_once_in_row_major_order(pair: tuple[Recipe, Recipe]) -> None:
-    view = pair[1].make()
-    described_view = view_of(view)
-    for run in {contiguous_run(described_view), min(contiguous_run(described_view), 1)}:
-        found = [
-            address + at
-            for address, nbytes in ranges(described_view, run).tolist()
-            for at in range(0, nbytes, view.element_size())
-        ]
-        offsets = torch.as_strided(torch.arange(1 << 16), view.shape, view.stride()).flatten().tolist()
-        assert found == [view.data_ptr() + offset * view.element_size() for offset in offsets]
 
 
 @pytest.mark.parametrize("most", [1, 3, 4, 7, 50, 4096])

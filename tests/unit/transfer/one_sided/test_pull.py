@@ -18,19 +18,20 @@ SEED = 23
 TENSORS = [Tensor("t", (300, 70), 0, 1), Tensor("u", (9,), 0, 1, 1), Tensor("v", (4, 4), 0, 1, None)]
 
 
-@pytest.fixture
-def workers() -> Iterator[Callable[[int], tuple[OtherProcess, Joined]]]:
+@pytest.fixture(params=["auto", "tcp"])
+def workers(request: pytest.FixtureRequest) -> Iterator[Callable[[int], tuple[OtherProcess, Joined]]]:
     """Makes a worker in another process, and the other one here, whose number is asked for."""
     with ExitStack() as opened:
 
         def make(here: int) -> tuple[OtherProcess, Joined]:
             store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             other = opened.enter_context(OtherProcess())
-            other.begin(join_there, store.port, 1 - here, TENSORS, 2, SEED)
-            joined = join(store, Trainer(here, TENSORS, SEED), 2, stream())
+            other.begin(join_there, store.port, 1 - here, TENSORS, 2, SEED, request.param)
+            joined = join(store, Trainer(here, TENSORS, SEED), 2, stream(transport=request.param))
             opened.callback(joined.transfer.close)
             other.result()
-            assert len(joined.connected.reads | joined.connected.read_by) == 1
+            way = "memory" if request.param == "auto" else "network"
+            assert [*joined.connected.reads.values(), *joined.connected.read_by.values()] == [way]
             return other, joined
 
         yield make

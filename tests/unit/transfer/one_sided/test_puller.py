@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from memory_owner import described, same_bytes
+from memory_owner import same_bytes
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
-from liver_slurm.transfer.frames import Header, Kind, Outbox
+from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.one_sided import puller
 from liver_slurm.transfer.one_sided import puller as module
 from liver_slurm.transfer.one_sided.description import BoxDescription, Description, view_of
+from liver_slurm.transfer.one_sided.handshake import describe
+from liver_slurm.transfer.one_sided.line import Line
+from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.process_memory import ProcessReader
 from liver_slurm.transfer.one_sided.puller import Puller
+from liver_slurm.transfer.one_sided.service import Answers, Service, Word
 from liver_slurm.transfer.one_sided.staging import Staging
+from liver_slurm.transfer.one_sided.words import Header, Kind
 from liver_slurm.transfer.optimizer_replay import encode_groups, update
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
-from liver_slurm.transfer.transports.host import HostTransport
-from liver_slurm.transfer.transports.mesh import Connections
 
 PATIENCE = 60.0
+CPU = torch.device("cpu")
 PLAIN, HALF = GroupSpec(), GroupSpec(lr_mult=0.5)
 VALUES = {
     PLAIN: Hyperparameters(1e-2, 0.1, 0.9, 0.99, 1e-8),
@@ -44,10 +48,17 @@ Words = tuple[Kind, int, int, torch.Tensor | None]
 class Lab:
     """An owner whose words the test says, and the puller that hears them."""
 
-    def __init__(self, opened: ExitStack, shapes: list[tuple[int, ...]], staging: int = 1 << 16, pool: int = 2) -> None:
+    def __init__(
+        self,
+        opened: ExitStack,
+        shapes: list[tuple[int, ...]],
+        staging: int = 1 << 16,
+        pool: int = 2,
+        way: str = "memory",
+    ) -> None:
         store = dist.HashStore()
-        ends = [HostTransport(Connections(store, me, 2, "auto", "lo"), timedelta(seconds=PATIENCE)) for me in (0, 1)]
-        for end in ends:
+        self.ends = [Connections(store, me, 2, True, "lo") for me in (0, 1)]
+        for end in self.ends:
             opened.callback(end.close)
         values = torch.Generator().manual_seed(5)
         self.counter = torch.zeros(1, dtype=torch.int64)
@@ -64,25 +75,45 @@ class Lab:
             for shape, box in zip(shapes, self.boxes, strict=True)
         ]
         owner = self.description()
-        self.reader = ProcessReader(owner)
-        self.staging = Staging(staging, pool)
-        self.outbox = Outbox(ends[0], 100)
-        self.transport = ends[1]
+        self.log, self.staging = torch.zeros(1, dtype=torch.int64), Staging(staging, pool)
+        self._words: list[Word] = []
+        self._said, self._over = threading.Condition(), False
+        answers = Answers((self.counter, self.log), self.gradient, self.word, lambda *_: None)
+        service = Service(self.ends[0], 1, self.boxes, answers, lambda _: None, self.staging)
+        opened.callback(service.join)
+        opened.callback(self.give_up)
+        self.line, device = Line(self.ends[1], 0), torch.device("cpu")
+        self.reader: Any = ProcessReader(owner)
+        if way == "network":
+            self.reader = NetworkReader(self.line, device, self.staging)
         self.received: list[torch.Tensor] = []
         workers = threads.pool(pool)
         opened.callback(workers.shutdown)
-        device = torch.device("cpu")
         self.puller = Puller(
-            0, self.arrived, (owner, self.reader), ends[1], workers, self.staging, device, self.received.append
+            self.line, self.reader, self.arrived, owner.boxes, workers, self.staging, device, self.received.append
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         opened.callback(self.end)
 
     def description(self) -> Description:
-        told = described(counter=view_of(self.counter))
-        boxes = [BoxDescription(tuple(map(view_of, box.state)), view_of(box.gradient)) for box in self.boxes]
-        return Description(told.machine, told.pid, told.proof, [], told.counter, boxes)
+        return describe(self.boxes, self.counter)
+
+    def gradient(self, box: SharedBox) -> torch.Tensor:
+        assert box.gradient is not None
+        return box.gradient
+
+    def word(self, _peer: int, number: int) -> Word | None:
+        with self._said:
+            assert self._said.wait_for(lambda: self._over or number < len(self._words), PATIENCE)
+            return None if self._over else self._words[number]
+
+    def give_up(self) -> None:
+        with self._said:
+            self._over = True
+            self._said.notify_all()
+        for end in self.ends:
+            end.give_up()
 
     def _run(self) -> None:
         try:
@@ -95,7 +126,12 @@ class Lab:
 
     def say(self, kind: Kind, number: int, version: int, content: torch.Tensor | None = None) -> None:
         nbytes = content.numel() if content is not None else 0
-        self.outbox.post(1, Header(kind, number, version, nbytes), content)
+        self.say_as(Header(kind, number, version, nbytes), content)
+
+    def say_as(self, header: Header, content: torch.Tensor | None = None) -> None:
+        with self._said:
+            self._words.append((header, content))
+            self._said.notify_all()
 
     def table(self) -> torch.Tensor:
         return encode_groups(VALUES).view(torch.uint8).view(-1)
@@ -118,10 +154,25 @@ class Lab:
         if self._thread.ident is not None:
             self._thread.join(PATIENCE)
             if self._thread.is_alive():
-                self.transport.abort()
+                self.give_up()
                 self._thread.join(PATIENCE)
             assert not self._thread.is_alive()
         return self.error
+
+    def read(self, boxes: int) -> None:
+        """Wait until so many boxes were read."""
+        self._until(lambda: len(self.puller._known) == boxes)
+
+    def replayed(self, version: int) -> None:
+        """Wait until an update was made on what was read."""
+        each = sum(box.nbytes for box in self.boxes[:2]) // 3
+        self._until(lambda: self.puller.bytes_gradients == version * each)
+
+    def _until(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def arrived_alike(self) -> bool:
         return all(
@@ -154,13 +205,14 @@ class Pausing:
         monkeypatch.setattr(lab.puller, "_copy", pausing)
 
 
+ways = pytest.mark.parametrize("way", ["memory", "network"])
 SHAPES = ((40, 6), (3, 2, 5), (1, 7), (64,), (2, 300))
 
 
 def all_read(lab: Lab) -> None:
     """Wait until the puller has read all, and listens again."""
     reached = threading.Event()
-    hear, left = lab.puller._hear, [2]
+    hear, left = lab.line.hear, [2]
 
     def hearing() -> Header:
         left[0] -= 1
@@ -168,18 +220,22 @@ def all_read(lab: Lab) -> None:
             reached.set()
         return hear()
 
-    lab.puller._hear = hearing  # type: ignore[method-assign]
+    lab.line.hear = hearing  # type: ignore[method-assign]
     lab.start()
-    lab.say(Kind.OPEN, 0, 0)
+    lab.say(Kind.OPEN, 100, 0)
     assert reached.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("staging", [64, 1 << 10, 1 << 16])
 @pytest.mark.parametrize("pool", [1, 4])
-def test_read_ahead_and_one_update_replayed_is_a_full_copy(lab: Callable[..., Lab], staging: int, pool: int) -> None:
+@ways
+def test_read_ahead_and_one_update_replayed_is_a_full_copy(
+    lab: Callable[..., Lab], way: str, staging: int, pool: int
+) -> None:
     # LS-3, LS-23
-    made = lab(*SHAPES, staging=staging, pool=pool)
+    made = lab(*SHAPES, staging=staging, pool=pool, way=way)
     all_read(made)
+    made.log.fill_(2)
     made.say(Kind.UPDATING, STEP, 1, made.table())
     made.update()
     made.say(Kind.CURRENT, STEP + 1, 1)
@@ -193,15 +249,17 @@ def test_read_ahead_and_one_update_replayed_is_a_full_copy(lab: Callable[..., La
     assert sum(view.nbytes for view in made.received) == state
 
 
+@ways
 def test_what_is_not_read_in_time_is_read_at_the_cutover(
-    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+    lab: Callable[..., Lab], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # LS-31
     monkeypatch.setitem(module._BATCH, "cpu", 1)
-    made = lab(*SHAPES)
+    made = lab(*SHAPES, way=way)
+    made.log.fill_(2)
     pausing = Pausing(made, 2, monkeypatch)
     made.start()
-    made.say(Kind.OPEN, 0, 0)
+    made.say(Kind.OPEN, 100, 0)
     assert pausing.reached.wait(PATIENCE)
     made.say(Kind.UPDATING, STEP, 1, made.table())
     made.update()  # the second batch does not count: it may have been read in the middle of it
@@ -221,13 +279,48 @@ def test_what_is_read_while_an_update_is_made_never_counts(
     made = lab(*SHAPES)
     made.counter.fill_(1)
     made.start()
-    made.say(Kind.OPEN, 0, 0)
+    made.say(Kind.OPEN, 100, 0)
     made.say(Kind.CURRENT, STEP, 0)
     error = made.end()
     assert isinstance(error, TransferError)
     assert str(error) == "worker 0 went on training while its state was read"
     assert not made.puller.ended
     assert made.puller.bytes_early == 0
+
+
+def test_over_a_connection_it_goes_on_for_some_steps(lab: Callable[..., Lab]) -> None:
+    # LS-3, LS-31
+    made = lab(*SHAPES, way="network")
+    made.start()
+    made.say(Kind.OPEN, 2, 0)
+    for version in (1, 2, 3):
+        made.read(2)
+        made.log.fill_(2 * version)
+        made.say(Kind.UPDATING, STEP, version, made.table())
+        made.replayed(version)
+        made.update()
+        made.say(Kind.OPEN, 2, version)
+    made.say(Kind.OPEN, 5, 3)
+    made.say(Kind.CURRENT, STEP + 3, 3)
+    made.say(Kind.DIGESTS, 0, 3, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    assert made.puller.bytes_gradients == 3 * sum(box.nbytes for box in made.boxes[:2]) // 3
+
+
+def test_what_has_no_gradient_any_more_is_read_again(lab: Callable[..., Lab]) -> None:
+    # LS-31
+    made = lab(*SHAPES, way="network")
+    all_read(made)
+    made.log.fill_(4)  # the owner is one update further already
+    made.say(Kind.UPDATING, STEP, 1, made.table())
+    made.update()
+    made.say(Kind.OPEN, 5, 1)
+    made.say(Kind.CURRENT, STEP + 1, 1)
+    made.say(Kind.DIGESTS, 0, 1, made.digests())
+    assert made.end() is None
+    assert made.arrived_alike()
+    assert made.puller.bytes_gradients == 0
 
 
 def test_a_step_without_an_update_needs_nothing_more(lab: Callable[..., Lab]) -> None:
@@ -256,7 +349,7 @@ def test_an_owner_that_is_further_than_it_said_is_read_again(lab: Callable[..., 
     assert made.puller.bytes_early == 0
 
 
-OPEN: Words = (Kind.OPEN, 0, 0, None)
+OPEN: Words = (Kind.OPEN, 100, 0, None)
 CURRENT: Words = (Kind.CURRENT, STEP, 0, None)
 SOME = torch.zeros(8, dtype=torch.uint8)
 TABLE = encode_groups(VALUES).view(torch.uint8).view(-1)
@@ -266,7 +359,10 @@ TABLE = encode_groups(VALUES).view(torch.uint8).view(-1)
     ("words", "said"),
     [
         ([OPEN, OPEN], "worker 0: OPEN is not due"),
-        ([(Kind.OPEN, 0, 0, SOME)], "worker 0: nothing is due behind OPEN"),
+        ([OPEN, (Kind.OPEN, 101, 1, None)], "worker 0: OPEN is not due"),
+        ([(Kind.OPEN, 100, -1, None)], "worker 0: OPEN is not due"),
+        ([OPEN, (Kind.UPDATING, STEP, 1, TABLE), OPEN], "worker 0: OPEN is not due"),
+        ([(Kind.OPEN, 100, 0, SOME)], "worker 0: nothing is due behind OPEN"),
         ([CURRENT, CURRENT], "worker 0: 0 bytes of digests are not due"),
         ([(Kind.CURRENT, STEP, 0, SOME)], "worker 0: CURRENT is not due"),
         ([(Kind.CURRENT, STEP, 1, None)], "worker 0 went on training while its state was read"),
@@ -280,7 +376,6 @@ TABLE = encode_groups(VALUES).view(torch.uint8).view(-1)
         ([OPEN, (Kind.UPDATING, STEP, 1, SOME)], "a table of parameter groups has 1 numbers"),
         ([OPEN, (Kind.UPDATING, STEP, 1, None)], "the source world has no parameter group"),
         ([OPEN, *[(Kind.UPDATING, STEP, 1, TABLE)] * 2], "worker 0: UPDATING is not due"),
-        ([(Kind.STATE, 0, 0, SOME)], "worker 0: STATE is not due"),
     ],
 )
 def test_a_word_that_is_not_due_ends_it(lab: Callable[..., Lab], words: list[Words], said: str) -> None:
@@ -304,16 +399,15 @@ def test_no_memory_is_taken_for_what_a_header_says(lab: Callable[..., Lab], kind
         made.say(*OPEN)
     elif kind is Kind.DIGESTS:
         made.say(*CURRENT)
-    made.outbox.post(1, Header(kind, STEP, 1, nbytes), None)
+    made.say_as(Header(kind, STEP, 1, nbytes))
     assert isinstance(made.end(), TransferError)
 
 
-@pytest.mark.parametrize("length", [39, 40, 41])
-def test_what_is_no_header_ends_it(lab: Callable[..., Lab], length: int) -> None:
+def test_what_is_no_header_ends_it(lab: Callable[..., Lab]) -> None:
     # LS-32
     made = lab((4,))
     made.start()
-    made.outbox._transport.send(1, torch.full((length,), 9, dtype=torch.uint8))
+    made.say_as(Header(99, 0, 0, 0))  # type: ignore[arg-type]
     assert isinstance(made.end(), TransferError)
 
 
@@ -354,7 +448,7 @@ def test_boxes_that_are_not_those_of_the_plan_are_refused(lab: Callable[..., Lab
         view = torch.zeros(2, 4) if wrong == "shape" else torch.zeros(4, 2, dtype=torch.float64)
         owner.boxes[0] = BoxDescription((view_of(view), *box.state[1:]), box.gradient)
     with pytest.raises(TransferError, match=r"^a peer has"):
-        Puller(0, made.arrived, (owner, made.reader), made.transport, None, made.staging, torch.device("cpu"), print)
+        Puller(made.line, made.reader, made.arrived, owner.boxes, None, made.staging, CPU, print)
 
 
 def test_a_probe_reads_the_largest_box(lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:

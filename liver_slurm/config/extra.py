@@ -1,0 +1,61 @@
+"""What ``model.extra`` may not say of megatron-core's ``TransformerConfig``, and why.
+
+It is passed on unread. Without this some fields would be ignored in silence, so that another model would be trained
+than the user has asked for, and others would contradict what the product decides itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+from liver_slurm.config.schema import ModelSection
+
+_LAYOUT = "the layout decides it"
+_EXPERTS = "mixtures of experts cannot be trained: the model would be a dense one"
+_OTHER_MODEL = "the model would not have it; model.provider builds your own"
+_TE = "it needs Transformer Engine, whose layers and scales this product does not move"
+_VALUES = "weights come from train.seed by their names, or from another world"
+_STREAMS = "random states do not move with the state: what is dropped would change with every resize"
+_FUNCTION = "it is a function, which a job file cannot hold"
+_SCHEDULE = "the product runs the step, and does it in its own way"
+
+_ALWAYS: tuple[tuple[str, str], ...] = (
+    (r"(tensor|pipeline|virtual_pipeline|context|expert)_(model_|tensor_)?parallel_\w+", _LAYOUT),
+    (r"sequence_parallel|h\w+_context_parallel(_sizes)?|max_seqlen_per_dp_cp_rank|cp_comm_type", _LAYOUT),
+    (r"num_layers_in_\w+_pipeline_stage|pipeline_model_parallel_layout|account_for_\w+", _LAYOUT),
+    (r"microbatch_group_size_per_vp_stage|mtp_standalone|moe_extended_tp", _LAYOUT),
+    (r"params_dtype|pipeline_dtype|bf16|fp16|enable_autocast|autocast_dtype", "train.precision decides it"),
+    (r"use_cpu_initialization|perform_initialization|init_model_with_meta_device", _VALUES),
+    (r"\w+_func|\w*init_method|timers", _FUNCTION),
+    (r"cpu_offloading\w*|fine_grained_activation_offloading|offload_modules|min_offloaded_tensor_size", _SCHEDULE),
+    (r"\w*cuda_graph\w*|overlap_p2p\w*|batch_p2p\w*|use_ring_exchange_p2p|defer_embedding_wgrad_compute", _SCHEDULE),
+    (r"variable_seq_lengths|deallocate_pipeline_outputs|overlap_moe_\w+|delay_wgrad_compute", _SCHEDULE),
+    (r"(fp8|fp4|tp_comm|use_te|use_kitchen|kitchen)\w*|quant_recipe|gradient_accumulation_fusion", _TE),
+)
+_OF_OUR_MODEL: tuple[tuple[str, str], ...] = (
+    (r"num_moe_experts|moe_\w+", _EXPERTS),
+    (r"(mtp|dsa|linear|mamba)_\w+|multi_latent_attention|experimental_attention_variant|is_hybrid_model", _OTHER_MODEL),
+    (r"heterogeneous_block_specs|hetereogenous_dist_checkpoint|transformer_impl|mrope_section", _OTHER_MODEL),
+    (r"inference_\w+|flash_decode|use_inference_optimized_layers|use_mamba_mem_eff_path", _OTHER_MODEL),
+)
+"""Fields that a model of the user's own may know what to do with."""
+_OURS = frozenset(field.name for field in fields(ModelSection)) - {"extra", "provider"}
+
+
+def why_refused(name: str, value: object, own_model: bool) -> str | None:
+    """Say why ``model.extra`` may not give a field this value; None: it may.
+
+    Args:
+        own_model: ``model.provider`` builds the model.
+    """
+    if name in _OURS:
+        return f"write it as model.{name}"
+    if name in ("hidden_dropout", "attention_dropout"):
+        return None if value == 0 else _STREAMS
+    if name == "calculate_per_token_loss":
+        return None if value is True else "replicas may have uneven numbers of microbatches"
+    for pattern, reason in _ALWAYS if own_model else (*_ALWAYS, *_OF_OUR_MODEL):
+        if re.fullmatch(pattern, name):
+            return reason
+    return None

@@ -1,0 +1,144 @@
+"""Detection of sudden deaths: what is seen of a worker that may be dead, and what confirms it.
+
+A connection that was closed and has not come back is a suspicion, and so is a worker that has gone silent while
+training stands. Neither is a death: networks fail, and a slow worker is no dead one. It takes a second witness: a
+collective that has failed at a survivor, or training that stands still for longer than its last steps explain.
+"""
+
+from __future__ import annotations
+
+import math
+
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core.io import HungUp, Tick
+from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
+from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorldStands, Writer
+from liver_slurm.coordinator.core.workers import Worker
+
+QUICK_STALL, STEPS = 1.0, 3.0
+"""Training stands still if no step has come for so many seconds, and so many times a step's time: where a connection is
+closed, too."""
+SILENT_BEATS, SILENT = 5.0, 2.0
+"""A worker is silent that has missed so many heartbeats, and has not been heard of for so many seconds."""
+SLOW_STALL, SLOW_STEPS = 5.0, 10.0
+"""As the first two, where a worker is silent but its connection stands: it may only be slow."""
+PARKING = 3.0
+"""Seconds that a member has to leave its collectives, once it was told to, before its suspicion counts."""
+
+_write = Writer(Vigil, __name__)
+
+
+def hung_up(t: Transition, given: HungUp) -> None:
+    """Note that a worker has closed its connection."""
+    for worker in t.state.membership.workers.values():
+        if worker.peer == given.peer:
+            vigil = t.state.vigil
+            _write(t, replace(vigil, hung_up={**vigil.hung_up, worker.name: (given.since, given.time)}))
+            return
+
+
+def watch(t: Transition, _: Tick) -> None:
+    """Follow training's progress, and conclude from it which suspected members of the live world are dead."""
+    _follow(t)
+    state = t.state
+    if state.over or state.world.live is None:
+        return
+    stands = not state.damage.broken and _stands(state, SLOW_STALL, SLOW_STEPS)
+    suspects = None if state.damage.broken or stands else state.vigil.hung_up  # there may be thousands of members
+    for worker in state.members if suspects is None else state.membership.of(suspects):
+        if worker.dismissed or worker.name not in state.world.members or worker.name in state.damage.lost:
+            continue
+        if worker.departure is not None and worker.departure.returns:
+            continue
+        verdict = _confirmed(state, worker)
+        if verdict is not None:
+            how, since, reason = verdict
+            t.signal(WorkerGone(worker.name, reason, how=how, after=t.now - since))
+        elif stands and _silent(state, worker):
+            # Whoever is well leaves its collectives and says so: the one that does not is the dead one.
+            t.signal(WorldStands(f"{worker.name} is silent, and no step was completed for {_still(state):.1f} s"))
+
+
+def watch_joiners(t: Transition, _: Tick) -> None:
+    """Lose joiners that are silent while training stands at the cutover for them: a lost standby is harmless."""
+    state, pending, held = t.state, t.state.world.pending, t.state.barriers.cutover
+    if pending is None or pending.phase is not ReconfigurationPhase.STREAM or held is None or state.step < held.step:
+        return
+    patience = max(SLOW_STALL, 2 * SILENT_BEATS * state.settings.config.job.heartbeat)
+    for worker in state.membership.of(pending.involved):
+        silence = t.now - worker.seen
+        if worker.name not in state.world.members and silence > patience:
+            reason = f"silent for {silence:.1f} s, and training stands at step {held.step} for it"
+            t.signal(WorkerGone(worker.name, reason, how="silence", after=silence))
+
+
+def _follow(t: Transition) -> None:
+    """Note the last step, and forget suspicions of workers that have been heard of since, or are gone."""
+    state, vigil = t.state, t.state.vigil
+    validating = state.validating
+    at, validated = (state.generation, state.step), validating[0] if validating is not None else -1
+    moved = (vigil.at, vigil.validated) != (at, validated)
+    if moved or not _trains(state) or t.now > vigil.looked + QUICK_STALL:  # or stood still itself
+        vigil = replace(vigil, at=at, validated=validated, moved=t.now)
+    workers = state.membership.workers
+    held = {
+        name: (since, noted)
+        for name, (since, noted) in vigil.hung_up.items()
+        if name in workers and workers[name].seen <= noted
+    }
+    if len(held) != len(vigil.hung_up):
+        vigil = replace(vigil, hung_up=held)
+    _write(t, replace(vigil, looked=t.now))
+
+
+def _trains(state: RunState) -> bool:
+    """Whether steps are due: no world has yet to be entered, and training has not come to a boundary."""
+    barriers, attempt = state.barriers, state.world.attempt
+    boundaries = (barriers.cutover, barriers.checkpoint, barriers.agreed_checkpoint)
+    if state.lifecycle.phase is not RunPhase.TRAINING or (attempt is not None and attempt.committed):
+        return False
+    return all(boundary is None or boundary.step != state.step for boundary in boundaries)
+
+
+def _still(state: RunState) -> float:
+    """Seconds since the last step."""
+    return state.now - state.vigil.moved
+
+
+def _stands(state: RunState, seconds: float, steps: float) -> bool:
+    """Whether training stands still for longer than so many seconds, and so many steps."""
+    return _still(state) > max(seconds, steps * state.step_seconds)
+
+
+def _silent(state: RunState, worker: Worker) -> bool:
+    job = state.settings.config.job
+    return state.now - worker.seen > max(SILENT, SILENT_BEATS * job.heartbeat)
+
+
+def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None:
+    """How, since when and why a worker is taken for dead; None: it is not."""
+    damage, attempt = state.damage, state.world.attempt
+    if worker.name in damage.parked and damage.broken:
+        since, _ = state.vigil.hung_up.get(worker.name, (math.inf, 0.0))
+        return ("hang-up", since, "its connection is closed, and its world is broken") if since < math.inf else None
+    if worker.name in state.vigil.hung_up:
+        since, _ = state.vigil.hung_up[worker.name]
+        if damage.parked:
+            witness = next(iter(damage.parked))
+            return "hang-up", since, f"its connection is closed, and a collective has failed at {witness}"
+        if damage.broken or _stands(state, QUICK_STALL, STEPS):
+            return "hang-up", since, "its connection is closed, and training stands still"
+        if attempt is not None and attempt.committed and state.now - since > PARKING:
+            return "hang-up", since, "its connection is closed, and it does not enter the committed world"
+    if damage.broken and state.now > damage.since + PARKING and _silent(state, worker):
+        return (
+            "silence",
+            worker.seen,
+            f"silent for {state.now - worker.seen:.1f} s, and it does not leave a broken world",
+        )
+    # Its training thread may hang where no abort reaches it, while its control thread goes on.
+    told = state.now - damage.since
+    if damage.broken and told > max(PARKING, state.settings.config.job.lost_after):
+        return "stuck", damage.since, f"it was told {told:.1f} s ago to leave a broken world, and has not left it"
+    return None

@@ -1,0 +1,347 @@
+"""Failure recovery: the world after a broken one, made of what its survivors hold and mirror, or of a checkpoint.
+
+What is known of the dead is journaled before anybody hears of it. Then the survivors leave their collectives, say how
+far they have come, and stand still. When all have, the next world is planned: the best layout of whoever is left and
+whatever standby is warm. It begins with the last update that any survivor has begun, because a rank begins an update
+only when the gradients of all are final; those that have not made it make it now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core import lifecycle, membership, reconfiguration, step_barrier, world_orders
+from liver_slurm.coordinator.core.damage import Damage, FoundCheckpoint, Rescue
+from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
+from liver_slurm.coordinator.core.records import MembersLost
+from liver_slurm.coordinator.core.setbacks import Breakdown, after
+from liver_slurm.coordinator.core.state import RunPhase, RunState
+from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy import api
+from liver_slurm.policy.cost_model import choose
+from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.protocol.messages import Halt, Parked
+from liver_slurm.reshard.mirrors import Extent, without_holder
+from liver_slurm.reshard.snapshots import Survivor, newest_common
+from liver_slurm.rundir import events
+
+REPEAT = 1.0
+"""Seconds after which a member that has not left its collectives is told again."""
+TRIES = 5
+"""Next worlds that may be given up before the run is."""
+
+_write = Writer(Damage, __name__)
+
+
+# ---- the live world breaks -----------------------------------------------------------------------------------------
+
+
+def worker_lost(t: Transition, news: WorkerLost) -> None:
+    """Break the live world when a member of it is lost."""
+    if news.in_world:
+        break_world(t, (news.worker.name,), news.reason, news.worker.step, said=news.said)
+
+
+def registered(t: Transition, news: Registered) -> None:
+    """Break the live world when another process has a member's name: the member has died while no coordinator looked.
+
+    A standby job that was started again brings its workers back under the names that they had.
+    """
+    state, name = t.state, news.name
+    worker, process = state.membership.workers[name], state.world.processes.get(name)
+    if process in (None, "", worker.process) or name in state.damage.lost:
+        return
+    give_up_missing(t, [name], f"process {worker.pid} on {worker.host} has its name, and was never in this world")
+
+
+def stands(t: Transition, news: WorldStands) -> None:
+    """Break a world that stands still though nobody is known to be lost."""
+    break_world(t, (), news.reason)
+
+
+def break_world(
+    t: Transition, lost: tuple[str, ...], reason: str, step: int = 0, well: str = "", said: bool = False
+) -> None:
+    """Write down that the live world trains no more, and have its members leave their collectives.
+
+    Args:
+        lost: members that are gone.
+        step: steps that they had completed.
+        well: a member that has left them already.
+        said: whether the one that is lost has said ``reason`` itself.
+    """
+    state, live = t.state, t.state.world.live
+    assert live is not None, "only a live world can break"
+    if state.over or (state.damage.broken and not lost):
+        return
+    first = not state.damage.broken
+    pending, barriers = state.world.pending, state.barriers
+    t.journal(MembersLost(generation=live.generation, members=lost, reason=reason))
+    told = f"{', '.join(lost)} {_were(lost)} lost: {reason}" if lost else reason
+    if pending is not None:
+        reconfiguration.abort(t, told)
+    if first:
+        lifecycle.go_on(t)
+        step_barrier.forget(t, barriers)
+        _write(t, replace(t.state.damage, since=t.now))
+    broken = Breakdown(live.generation, max(state.step, step), lost, reason, said)
+    if first or (lost and t.state.damage.first is not None and not t.state.damage.first.names):
+        _write(t, replace(t.state.damage, first=broken))
+    t.explain(told)
+    stands = {*t.state.damage.parked, well}
+    _halt(t, [name for name in live.members if name not in stands], told)
+
+
+def _were(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def _halt(t: Transition, names: Iterable[str], reason: str) -> None:
+    state = t.state
+    message = Halt(epoch=state.settings.epoch, generation=state.generation, reason=reason)
+    t.send([name for name in names if name not in state.damage.lost], message)
+
+
+def parked(t: Transition, message: Parked) -> None:
+    """Handle a member that has left its collectives: its world is broken, whether or not anybody is lost."""
+    live, damage = t.state.world.live, t.state.damage
+    if live is None or message.generation != live.generation:
+        return t.reject("late")
+    if message.worker not in live.members:
+        return t.reject("impossible")
+    if damage.parked.get(message.worker) == message:
+        return t.reject("duplicate")
+    membership.reached(t, message.worker, message.step)
+    break_world(t, (), f"a collective failed at {message.worker}: {message.error}", well=message.worker)
+    damage = t.state.damage
+    return _write(t, replace(damage, parked={**damage.parked, message.worker: message}))
+
+
+def heard(t: Transition, news: Heard) -> None:
+    """Tell a member of a broken world again what it may have missed."""
+    state, live, name = t.state, t.state.world.live, news.beat.worker
+    if live is None or not state.damage.broken or name not in live.members:
+        return
+    if name in state.damage.parked or name in state.damage.lost:  # if it is lost, another process has its name
+        return
+    if t.now < state.damage.since + REPEAT:
+        return
+    if news.beat.generation < live.generation:
+        world_orders.tell_commit(t, [name])
+    else:
+        _halt(t, [name], state.reason)
+
+
+def give_up_missing(t: Transition, missing: list[str], reason: str) -> None:
+    """Count members of the live world as lost that a restarted coordinator has never seen."""
+    for name in missing:
+        t.emit(events.WorkerLost(worker=name, in_world=True, reason=reason, detected_by="absence"))
+    break_world(t, tuple(missing), reason)
+
+
+# ---- the next world ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the next world's state comes from, and why."""
+
+    kind: str
+    """``survivors``, ``mirrors`` (of them, for what only the dead held), or ``checkpoint``."""
+    step: int
+    reason: str
+    redone: tuple[str, ...] = ()
+    """Survivors that make the last update now, which others have made."""
+    scribe: str = ""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Lost members, and the survivors that keep their mirrors."""
+    back: bool = False
+    """The step is one that snapshots were taken at, and all go back to those."""
+
+
+def advance(t: Transition, seen: api.Snapshot) -> None:
+    """Begin the next world when all survivors of a broken one stand still.
+
+    Args:
+        seen: what a policy would decide from; it knows nothing of losses.
+    """
+    state, damage, live = t.state, t.state.damage, t.state.world.live
+    assert live is not None, "only a live world can break"
+    lost = frozenset(damage.lost)
+    left = [name for name in live.members if name not in lost]
+    if state.interruption.reason:
+        return _fail(t, state.interruption.reason)
+    stand = all(name in damage.parked for name in left)
+    if stand and (vain := _why_in_vain(t)) is not None:
+        return lifecycle.end(t, RunPhase.FAILED, f"{vain}; mend that first; {state.how_to_continue}")
+    seen = replace(seen, leaving=seen.leaving | lost)
+    if isinstance(allowed := _allowed(seen, state), str):
+        return _fail(t, allowed)
+    if not stand:
+        return None  # before anything is chosen, which takes its time: of thousands each parks by a message of its own
+    chosen = choose_world(seen, allowed, state)
+    if (failures := _failures(state, *chosen[:2])) is None:
+        return None
+    if failures >= TRIES:
+        return _fail(t, f"{failures} worlds after it were given up, {state.reason}")
+    source = choose_source(live, lost, [damage.parked[name] for name in left], state)
+    if source.kind == "mirrors" and failures > TRIES // 2:
+        source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
+    if source.kind == "checkpoint":
+        if damage.checkpoint is None:
+            return _search(t, source)
+        if not damage.checkpoint.path:
+            return _fail(t, f"{source.reason}, and {damage.checkpoint.why_none}", sought=True)
+        source = replace(source, step=damage.checkpoint.step)
+    return _begin(t, source, *chosen)
+
+
+def _failures(state: RunState, layout: Layout, members: tuple[str, ...]) -> int | None:
+    """How often the very same world was given up; None: that was just now, and it is not tried again yet."""
+    backoff = state.world.backoff
+    if backoff is None or (backoff.layout, set(backoff.members)) != (layout, set(members)):
+        return 0
+    return backoff.failures if state.now >= backoff.until else None
+
+
+def _why_in_vain(t: Transition) -> str | None:
+    """Count the broken world among those that came no further, and say why another one is in vain, if it is."""
+    damage = t.state.damage
+    if damage.first is not None:
+        step = max(damage.first.step, *(one.step for one in damage.parked.values()), 0)
+        _write(t, replace(damage, first=None, setback=after(damage.setback, replace(damage.first, step=step))))
+    setback = t.state.damage.setback
+    return setback.why_stop if setback is not None else None
+
+
+def _fail(t: Transition, why: str, sought: bool = False) -> None:
+    """End the run with one line that says what was missing, and what to do unless checkpoints were ``sought``."""
+    damage = t.state.damage
+    lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
+    what = f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
+    then = "" if sought else f"; {t.state.how_to_continue}"
+    lifecycle.end(t, RunPhase.FAILED, f"{what}: {why}{then}")
+
+
+def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], state: RunState) -> Source:
+    """Say from where every box of the next world's state can be had.
+
+    With replicas or mirrors of everything among the survivors, that is the state with the last update that any of them
+    has begun; else the newest one that snapshots were put by of, wherever they are needed; else a checkpoint.
+    """
+    distributed = state.settings.config.train.distributed_optimizer
+    ranks = [rank for rank, name in enumerate(live.members) if name in lost]
+    alone = [live.members[rank] for rank in without_holder(live.layout, ranks, distributed)]
+    current = _last_update(live, lost, parked, alone, distributed)
+    if current.kind != "checkpoint":
+        return current
+    held = [Survivor(one.worker, -1 if one.reached == "torn" else one.step, one.own, [*one.kept]) for one in parked]
+    if (common := newest_common(held, alone)) is None:
+        return current
+    step, mirrors = common
+    keeping = ", ".join(f"{keeper} keeps {name}" for name, keeper in mirrors.items()) or "all members are left"
+    reason = f"{current.reason}; all go back to step {step}, of which {keeping}"
+    return Source("mirrors", step, reason, scribe=parked[0].worker, mirrors=mirrors, back=True)
+
+
+def _last_update(
+    live: World, lost: frozenset[str], parked: Sequence[Parked], alone: Sequence[str], distributed: bool
+) -> Source:
+    """Say from where the state with the last update that any survivor has begun can be had.
+
+    Args:
+        alone: those of the lost whose state no survivor's own is.
+    """
+    step = max((one.step for one in parked), default=live.step)
+    made = [one.worker for one in parked if one.step == step]
+    behind = [one for one in parked if one.step != step]
+    torn = [one.worker for one in parked if one.reached == "torn"]
+    unfit = [one.worker for one in behind if one.step != step - 1 or one.reached != "gradients"]
+    if torn or unfit:
+        names = ", ".join(torn or unfit)
+        return Source("checkpoint", step, f"{names} was interrupted inside an update")
+    mirrors = {name: found for name in alone if (found := _keeper(name, step, parked))}
+    if len(mirrors) < len(alone):
+        names = ", ".join(name for name in alone if name not in mirrors)
+        what = "the distributed optimizer's shards" if distributed else f"of {live.layout} the state"
+        return Source("checkpoint", step, f"{what} of {names} have neither a replica nor a mirror at step {step}")
+    reason = f"replicas among {len(parked)} survivors hold all state" if lost else "all members are left"
+    if mirrors:
+        reason = ", ".join(f"{keeper} mirrors {name}" for name, keeper in mirrors.items())
+    kind = "mirrors" if mirrors else "survivors"
+    return Source(kind, step, reason, tuple(one.worker for one in behind), made[0] if made else "", mirrors)
+
+
+def _keeper(name: str, step: int, parked: Sequence[Parked]) -> str:
+    """The survivor whose mirror of a lost member reaches ``step``; empty: there is none."""
+    for one in parked:
+        if name in one.mirrors and Extent(*one.mirrors[name]).reaches(step):
+            return one.worker
+    return ""
+
+
+def _allowed(seen: api.Snapshot, state: RunState) -> list[Layout] | str:
+    """Return the layouts that the next world may have, or say why there is none."""
+    if not seen.leaving:
+        return [seen.live.layout]
+    workers = len(seen.pool)
+    layouts = api.allowed(seen.pinned, state.settings.config, workers)
+    return layouts or f"there is no allowed layout for the {workers} workers that are left"
+
+
+def choose_world(seen: api.Snapshot, layouts: Sequence[Layout], state: RunState) -> tuple[Layout, tuple[str, ...], str]:
+    """Choose layout, one of ``layouts``, and members of the next world, and say why."""
+    live, config = seen.live, state.settings.config
+    if not seen.leaving:
+        return live.layout, live.members, f"{live.layout} again, with the same members"
+    layout, why = choose(layouts, config, live, lambda one: api.pick(seen, one.size))
+    members = api.pick(seen, layout.size)
+    hosts = {worker.name: worker.host for worker in state.membership.of(members)}
+    order, _ = rank_order(live, layout, members, hosts, config)
+    return layout, order, why
+
+
+def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ...], why: str) -> None:
+    damage, live = t.state.damage, t.state.world.live
+    assert live is not None
+    checkpoint = damage.checkpoint.path if source.kind == "checkpoint" and damage.checkpoint is not None else ""
+    t.emit(
+        events.RecoveryPlanned(
+            source=str(live.layout),
+            to=str(layout),
+            members=members,
+            lost=damage.lost,
+            state_from=source.kind,
+            checkpoint=checkpoint,
+            step=source.step,
+            redone=source.redone,
+            mirrors=dict(source.mirrors),
+            reason=f"{source.reason}; {why}",
+            known_for_s=t.now - damage.since,
+        )
+    )
+    rescue = Rescue(damage.lost, source.step, source.scribe, checkpoint, source.mirrors, source.back)
+    reconfiguration.begin(t, layout, members, "loss", f"{source.reason}; {why}", rescue=rescue)
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def _search(t: Transition, source: Source) -> None:
+    """Have the newest checkpoint looked for that does not lie ahead of training."""
+    if not t.state.damage.searching:
+        _write(t, replace(t.state.damage, searching=True))
+        t.actions.append(FindCheckpoint(at_most=source.step))
+
+
+def checkpoint_found(t: Transition, given: CheckpointFound) -> None:
+    """Note what there is to go back to."""
+    damage = t.state.damage
+    if not damage.broken or not damage.searching:
+        return t.reject("late")
+    found = FoundCheckpoint(given.path, given.step, given.why_none)
+    return _write(t, replace(damage, searching=False, checkpoint=found))

@@ -1,0 +1,66 @@
+"""A replica's part of each step's batch: beside a card's work it is read one step ahead, into pinned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+from liver_slurm.config.schema import TrainSection
+from liver_slurm.engine.api import Samples
+from liver_slurm.engine.megatron.microbatches import Share
+
+
+class Batches:
+    """Reads one replica's part; the training thread of its shard calls it."""
+
+    def __init__(self, train: TrainSection, share: Share, device: torch.device) -> None:
+        self._train, self._device = train, device
+        self.share = share
+        self.ahead = device.type == "cuda"
+        """Read the next step's samples while a step is computed. A CPU's cores are busy with the step itself."""
+        self._next: tuple[Samples, int, Future[torch.Tensor]] | None = None
+
+    def tokens(self, samples: Samples, step: int) -> Iterator[torch.Tensor]:
+        """Tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.
+
+        A replica without a microbatch gets one, whose tokens are to count for nothing.
+
+        Raises:
+            Exception: what the source of samples raised for this step.
+        """
+        waiting, self._next = self._next, None
+        batch = self._train.global_batch_size
+        if waiting is not None and waiting[0] is samples and waiting[1] == step:
+            read = waiting[2].result()
+        elif self.ahead:
+            read = _reader().submit(self._read, samples, step * batch, self.share).result()
+        else:
+            read = self._read(samples, step * batch, self.share)
+        if self.ahead and step + 1 < self._train.steps:
+            self._next = samples, step + 1, _reader().submit(self._read, samples, (step + 1) * batch, self.share)
+        return self._parts(read)
+
+    def others(self, samples: Samples, first: int, share: Share) -> Iterator[torch.Tensor]:
+        """The same of a batch that begins with sample ``first`` and belongs to no step; nothing is read ahead."""
+        return self._parts(self._read(samples, first, share))
+
+    def _parts(self, read: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in read.split(self._train.micro_batch_size):
+            yield part.to(self._device, non_blocking=True)
+
+    def _read(self, samples: Samples, first: int, share: Share) -> torch.Tensor:
+        size = self._train.micro_batch_size
+        first += (share.first if share.count else 0) * size
+        read = torch.from_numpy(samples.batch(first, share.microbatches * size))
+        # A copy from other memory to a card waits for all that was launched before it.
+        return read.pin_memory() if self._device.type == "cuda" else read
+
+
+@cache
+def _reader() -> ThreadPoolExecutor:
+    """The process's one thread that reads ahead: a source of samples need not be safe to be called from two."""
+    # By how its name begins, `bench overhead` counts a thread's time as training's.
+    return ThreadPoolExecutor(1, thread_name_prefix="pt_data")

@@ -1,0 +1,81 @@
+"""What megatron-core is told of a layout's dimensions: their sizes, process groups, and each rank's part of a sequence.
+
+Groups come as a collection for the parts that are given groups, and as globals for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from liver_slurm.config.layouts import stage_layers
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.sequence_parallel import use_groups
+from liver_slurm.parallel.c10d import set_default_group
+from liver_slurm.parallel.groups import ProcessGroups
+from liver_slurm.parallel.layout import Layout
+
+with compat.imports():
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+
+def sizes(layout: Layout, layers: int) -> dict[str, Any]:
+    """Fields of ``TransformerConfig`` that follow from the layout of a model of so many layers."""
+    split = stage_layers(layers, layout.pp)
+    uneven = len(set(split)) > 1
+    return {
+        "tensor_model_parallel_size": layout.tp,
+        "context_parallel_size": layout.cp,
+        "pipeline_model_parallel_size": layout.pp,
+        "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
+        "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
+    }
+
+
+def own_part(sequence: int, ranks: int, rank: int) -> slice:
+    """The part of a sequence of so many tokens that one of so many context parallel ranks computes."""
+    return slice(rank * sequence // ranks, (rank + 1) * sequence // ranks)
+
+
+def collection(world: ProcessGroups) -> Any:
+    """The world's groups as a ``ProcessGroupCollection``; expert parallel groups are of one rank."""
+    groups = world.groups
+    return ProcessGroupCollection(
+        tp=groups["tp"],
+        pp=groups["pp"],
+        dp=groups["dp"],
+        mp=groups["mp"],
+        embd=groups.get("embd"),
+        pos_embd=groups.get("pos_embd"),
+        cp=groups["cp"],
+        ep=groups["self"],
+        hcp=None,
+        tp_cp=groups["tp_cp"],
+        tp_ep=groups["tp"],
+        tp_ep_pp=groups["mp"],
+        tp_dp_cp=groups["world"],
+        dp_cp=groups["dp_cp"],
+        expt_tp=groups["tp"],
+        expt_dp=groups["dp_cp"],
+        intra_dp_cp=groups["dp_cp"],
+        intra_expt_dp=groups["dp_cp"],
+        intra_dist_opt=groups["world"],
+        inter_dist_opt=None,
+    )
+
+
+def make_live(world: ProcessGroups, seed: int) -> None:
+    """Make ``world`` the process's live one: set torch's default group and megatron's globals.
+
+    The globals are read by the vocabulary-parallel cross entropy, the memory buffer and the random states of dropout,
+    which must exist even where there is no dropout.
+    """
+    set_default_group(world.groups["world"])
+    use_groups({"tp": world.groups["tp"], "cp": world.groups["cp"]})
+    groups = world.groups
+    compat.set_globals(groups, {name: dist.get_process_group_ranks(group) for name, group in groups.items()})
+    model_parallel_cuda_manual_seed(
+        seed, tp_rank=world.place.tp, ep_rank=0, etp_rank=world.place.tp, force_reset_rng=True
+    )

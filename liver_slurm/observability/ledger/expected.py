@@ -1,0 +1,134 @@
+"""What a run may expect: Meta's closed form for ETTR, and the same run under checkpoint and restart. Pure.
+
+Meta (arXiv 2410.21680): with failures at a rate ``r`` a second, ``u0`` seconds to train again after one, a checkpoint
+each ``dt`` seconds that stops training for ``w``::
+
+    E[ETTR] = (1 - r · (u0 + dt / 2)) / (1 + w / dt)
+
+``dt / 2`` is what a failure loses in the mean. A change that is announced loses nothing, so the term is left out for
+changes of this run; both forms hold for training that has begun, without queue and start.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from liver_slurm.observability.ledger.account import Account
+from liver_slurm.observability.ledger.causes import Cause
+from liver_slurm.observability.ledger.changes import LOSS, Change
+from liver_slurm.observability.ledger.gaps import disrupted_gaps
+from liver_slurm.rundir.events import BegunAnew, CheckpointWritten, Interrupted, RecoveryPlanned, WorkerLost
+
+DAY = 86400.0
+_LOST = (BegunAnew, Interrupted, RecoveryPlanned, WorkerLost)
+STARTING = (Cause.START, Cause.FIRST_WORLD)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Meta's closed form with this run's own figures."""
+
+    changes: int
+    """Committed reconfigurations that somebody announced or asked for."""
+    losses: int
+    """Times that a world was lost and training went on after it."""
+    per_day: float
+    """Both together, a day of training."""
+    between_s: float | None
+    """Seconds of training from one to the next; None: there was none."""
+    u0_s: float
+    """Mean of what training lost by one."""
+    save_s: float
+    """Mean of what training stood still for a checkpoint."""
+    every_s: float | None
+    """Mean seconds from one checkpoint to the next; None: fewer than two were written."""
+    ettr: float
+    """Expected, of training that has begun."""
+    measured: float
+    """Of the same time: productive seconds over those since the first step."""
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The same steps and changes, each change made by a checkpoint and a restart."""
+
+    restart_s: float | None
+    """The first start of this run, with what its first step took longer; None: it has not trained."""
+    save_s: float
+    """The median checkpoint of this run; 0.0 if it wrote none, which favours checkpoint and restart."""
+    saves: int
+    """Checkpoints that the median is of."""
+    stopped_s: float
+    """All that training would stand still for the changes."""
+    wall_s: float
+    ettr: float
+    assumption: str
+
+
+def expect(account: Account, changes: tuple[Change, ...]) -> Expected:
+    """Return what the closed form says for the rate of events of this run."""
+    facts, steps = account.facts, account.facts.steps
+    made = [change for change in changes if change.committed and change.cause != LOSS]
+    losses = sum(
+        0 <= gap < len(steps) - 1 and any(isinstance(event, _LOST) for event in events)
+        for gap, events in disrupted_gaps(facts).items()
+    )
+    trained = account.timeline.seconds(float(steps.start[0]), facts.until) if len(steps) else {}
+    seconds = sum(trained.values())
+    productive = trained.get(Cause.STEP, 0.0)
+    lost = sum(change.exposed_s for change in made)
+    lost += trained.get(Cause.WASTED, 0.0) + trained.get(Cause.RECOVERY, 0.0) + trained.get(Cause.REQUEUE, 0.0)
+    count = len(made) + losses
+    u0 = lost / count if count else 0.0
+    saved = [event for event in facts.events if isinstance(event, CheckpointWritten)]
+    save = statistics.fmean(event.stall_s for event in saved) if saved else 0.0
+    every = (saved[-1].time - saved[0].time) / (len(saved) - 1) if len(saved) > 1 else None
+    rate = count / seconds if seconds else 0.0
+    ettr = max(0.0, 1.0 - rate * u0) / (1.0 + (save / every if every else 0.0))
+    return Expected(
+        changes=len(made),
+        losses=losses,
+        per_day=rate * DAY,
+        between_s=1.0 / rate if rate else None,
+        u0_s=u0,
+        save_s=save,
+        every_s=every,
+        ettr=ettr,
+        measured=productive / seconds if seconds else 0.0,
+    )
+
+
+def restarted(account: Account, changes: tuple[Change, ...]) -> Restarted:
+    """Return what the same run would be if each change were a checkpoint and a restart of all processes."""
+    facts = account.facts
+    wall = facts.until - facts.created
+    productive = account.of_the_run().get(Cause.STEP, 0.0)
+    made = [change for change in changes if change.committed]
+    start = start_seconds(account)
+    seconds = [event.seconds for event in facts.events if isinstance(event, CheckpointWritten)]
+    save = statistics.median(seconds) if seconds else 0.0
+    stopped = len(made) * ((start or 0.0) + save)
+    longer = wall - sum(change.exposed_s for change in made) + stopped
+    assumption = (
+        f"the same steps and changes, each change a checkpoint ({save:.2f} s, median of {len(seconds)} in this run) "
+        f"and a restart ({start or 0.0:.2f} s, as this run's own start took); no queue, no step trained twice"
+    )
+    return Restarted(
+        restart_s=start,
+        save_s=save,
+        saves=len(seconds),
+        stopped_s=stopped,
+        wall_s=longer,
+        ettr=productive / longer if longer > 0.0 else 0.0,
+        assumption=assumption,
+    )
+
+
+def start_seconds(account: Account) -> float | None:
+    """Return how long this run's first start took: processes, first world, and what its first step took longer."""
+    steps = account.facts.steps
+    if not len(steps):
+        return None
+    spent = account.timeline.seconds(account.facts.created, float(steps.end[0]))
+    return sum(spent.get(cause, 0.0) for cause in (*STARTING, Cause.FIRST_STEP))

@@ -1,0 +1,69 @@
+"""Writing a report's files."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import msgspec
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.base.files import replace_file
+from liver_slurm.observability.ledger.document import make_ledger
+from liver_slurm.observability.ledger.facts import read_facts
+from liver_slurm.observability.ledger.step_table import read_steps
+from liver_slurm.report.model import Report, make_report
+from liver_slurm.rundir.paths import RunDir
+
+PICTURE_WIDTH = 1160
+"""Of the PNG, in points of its own: twice as many pixels."""
+
+
+def read_report(run_dir: RunDir, undisturbed: RunDir | None = None, now: float | None = None) -> Report:
+    """Make the report of a run from its files.
+
+    Args:
+        undisturbed: run of the same job that was never resized, whose loss is drawn beside this one's.
+        now: seconds since the epoch; None: the system's clock.
+
+    Raises:
+        BadInput: it is no run directory.
+    """
+    ledger = make_ledger(read_facts(run_dir, time.time() if now is None else now))
+    return make_report(ledger, read_steps(undisturbed.metrics) if undisturbed is not None else None)
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write the page; raises BadInput where it cannot be written, as all of these do."""
+    from liver_slurm.report.page import render
+
+    _write(path, render(report).encode())
+
+
+def write_png(report: Report, path: Path) -> None:
+    """Write the first figure as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from liver_slurm.report.figures import Style, picture
+    from liver_slurm.report.palette import LIGHT
+
+    figure = picture(report, Style(PICTURE_WIDTH, LIGHT))
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=2 * figure.dpi, metadata={"Software": None})
+    _write(path, stream.getvalue())
+
+
+def write_trace(report: Report, path: Path) -> None:
+    """Write the trace for Perfetto."""
+    from liver_slurm.report.trace import make_trace
+
+    _write(path, msgspec.json.encode(make_trace(report)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}; name another file") from None

@@ -1,0 +1,65 @@
+"""The validations of a run, ``validation.jsonl``: a line each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from liver_slurm.base.jsonl import read_lines, read_tail
+
+_NOT_FINITE = {"loss": math.nan, "perplexity": math.nan, "best_loss": math.inf}
+"""What a null in the file stands for."""
+
+
+class ValidationMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The loss of one validation. One that is not finite is null in the file, and NaN here; so is its perplexity."""
+
+    step: int
+    """Steps that were trained before it."""
+    loss: float
+    """Mean over the tokens."""
+    perplexity: float
+    """``exp(loss)``."""
+    tokens: int
+    samples: int
+    best_step: int
+    """Step of the lowest loss so far, this one included; -1: none was finite."""
+    best_loss: float
+    """Infinity if none was finite, which is null in the file."""
+    since_best: int
+    """Validations that came after that one."""
+    seconds: float
+    """That training stood still for it."""
+    generation: int
+    layout: str
+    """World that trained when it ended."""
+    end: float
+    """Seconds since the epoch."""
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``; infinity where that is too large."""
+    return math.exp(loss) if loss < 700.0 else math.inf if loss == loss else math.nan
+
+
+def read_validations(path: Path) -> Iterator[ValidationMetrics]:
+    """All validations so far.
+
+    Raises:
+        msgspec.ValidationError: a line is of another file.
+    """
+    return map(_validation, read_lines(path))
+
+
+def last_validation(path: Path) -> ValidationMetrics | None:
+    """The newest one, without reading the whole file; None: there is none yet."""
+    return max(map(_validation, read_tail(path)), key=lambda one: one.step, default=None)
+
+
+def _validation(line: dict[str, Any]) -> ValidationMetrics:
+    missing = {key: value for key, value in _NOT_FINITE.items() if line.get(key) is None}
+    return msgspec.convert(line | missing, ValidationMetrics)

@@ -1,0 +1,187 @@
+"""The keeper's part of a mirror: it takes what the owner sends, and makes each update that the owner has made."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections import defaultdict
+from typing import NamedTuple
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.base.host_memory import available_memory
+from liver_slurm.engine.api import Groups, Replica
+from liver_slurm.reshard.mirrors import Extent
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.transfer.checksum import memory
+from liver_slurm.transfer.connections import receive_exactly
+from liver_slurm.transfer.mirror.frames import (
+    ACKNOWLEDGEMENT,
+    HEADER_BYTES,
+    LONGEST_DESCRIPTION,
+    Header,
+    Kind,
+    Room,
+    decode_description,
+    digest_of,
+    room_for,
+)
+from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
+
+log = logging.getLogger(__name__)
+
+_LONGEST_TABLE = 1 << 20
+"""Bytes; no table of hyperparameters is longer."""
+
+
+class _Pending(NamedTuple):
+    """A step whose update may be made or not: that is not known yet."""
+
+    step: int
+    updates: int
+    groups: Groups | None
+    """None: the step makes no update."""
+
+
+class MirrorKeeper:
+    """A thread of its own reads; :meth:`extent` may be asked by any."""
+
+    def __init__(self, connection: socket.socket, owner: str) -> None:
+        self._connection, self.owner = connection, owner
+        self._room: Room | None = None
+        self._held = 0
+        """Boxes that are here."""
+        self._step = -1
+        self._pending: _Pending | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Read from now on."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until nothing is read any more; the connection must be given up."""
+        self._thread.join()
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory that the mirror takes."""
+        with self._lock:
+            return self._room.nbytes if self._room is not None else 0
+
+    def extent(self) -> Extent:
+        """See :class:`Extent`."""
+        with self._lock:
+            if self._room is None or self._held < self._room.boxes:
+                return Extent(-1, False)
+            return Extent(self._step, self._pending is not None)
+
+    def state_after(self, step: int) -> Replica:
+        """The owner's state after ``step`` completed steps.
+
+        For good: call it once the connection is given up.
+
+        Raises:
+            TransferError: that cannot be had.
+        """
+        self.join()
+        extent = self.extent()
+        if self._room is None or not extent.reaches(step):
+            raise TransferError(f"the mirror of {self.owner} does not reach step {step}: it is at {extent.step}")
+        if step > extent.step:
+            self._fold()
+        return self._room.replica
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._take(self._header())
+        except OSError as error:
+            log.info("the mirror of %s is not updated any more: %s", self.owner, error)
+        except TransferError as error:
+            log.warning("the mirror of %s is not updated any more: %s", self.owner, error)
+            self._connection.shutdown(socket.SHUT_RDWR)  # the owner is not to wait for an answer
+
+    def _header(self) -> Header:
+        data = bytearray(HEADER_BYTES)
+        receive_exactly(self._connection, memoryview(data))
+        return Header.decode(data)
+
+    def _take(self, header: Header) -> None:
+        if header.kind is Kind.DESCRIPTION:
+            self._describe(header)
+            return
+        if self._room is None:
+            raise TransferError("a frame came before the description")
+        if header.kind is Kind.MADE:
+            if self._pending is None or self._pending.step != header.step:
+                raise TransferError("an update was made whose gradients have not come")
+            self._fold()
+            return
+        if self._pending is not None and self._pending.groups is not None:
+            raise TransferError("gradients came before the last update was made")
+        if header.kind is Kind.GRADIENTS:
+            self._receive(header, self._room)
+        elif header.kind is Kind.SKIPPED:
+            self._wait_for(header.step, None)
+        else:
+            raise TransferError("a frame came that is of another kind of mirror")
+        self._connection.sendall(ACKNOWLEDGEMENT.pack(header.step))
+
+    def _describe(self, header: Header) -> None:
+        if self._room is not None or header.nbytes > LONGEST_DESCRIPTION:
+            raise TransferError("a description came twice, or is too long")
+        data = bytearray(header.nbytes)
+        receive_exactly(self._connection, memoryview(data))
+        boxes = decode_description(data)
+        needed, spare = room_for(boxes), available_memory()
+        if needed > spare // 2:
+            raise TransferError(f"it takes {needed} bytes, and this machine has {spare} to spare")
+        room = Room(boxes)
+        with self._lock:
+            self._room = room
+        log.info("keeps the mirror of %s, %d bytes", self.owner, room.nbytes)
+
+    def _receive(self, header: Header, room: Room) -> None:
+        """Take gradients, and state that was not here yet; what was is not touched before all is."""
+        first, last = header.first, header.last
+        if first != self._held or not first <= last <= room.boxes or header.nbytes > _LONGEST_TABLE:
+            raise TransferError("a frame has other boxes than are due")
+        table = torch.empty(header.nbytes, dtype=torch.uint8)
+        new = slice(room.ends[first], room.ends[last])
+        state = list(room.state[:, new]) if first < last else []
+        fixed = [view for _, view in room.replica.fixed] if first < last == room.boxes else []
+        parts = [room.gradients[: room.ends[last]], *state, *(view.view(-1).view(torch.uint8) for view in fixed)]
+        for part in (table, *parts):
+            receive_exactly(self._connection, memory(part))
+        if digest_of(parts) != header.digest:
+            raise TransferError("the digest of what has arrived differs")
+        groups = decode_groups(table.view(torch.float64))
+        self._wait_for(header.step, groups, header.updates)
+        with self._lock:
+            self._held = last
+
+    def _wait_for(self, step: int, groups: Groups | None, updates: int = 0) -> None:
+        """The state here is that after ``step`` completed steps; what is behind them waits for the owner's word."""
+        with self._lock:
+            self._step, self._pending = step, _Pending(step, updates, groups)
+
+    def _fold(self) -> None:
+        """Make the step that is pending."""
+        assert self._room is not None
+        assert self._pending is not None
+        step, updates, groups = self._pending
+        if groups is not None:
+            by_group: dict[GroupSpec, list[Updated]] = defaultdict(list)
+            for box in self._room.replica.trained[: self._held]:
+                by_group[box.group].append((*box.state, box.gradient()))
+            with torch.no_grad():
+                for group, boxes in by_group.items():
+                    update(boxes, updates, groups[group])
+        with self._lock:
+            self._step, self._pending = step + 1, None

@@ -1,0 +1,160 @@
+"""The owner's part of a mirror: it sends what an update needs before any rank may begin that update."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Boxes, Replica, TrainingShard, Updates
+from liver_slurm.transfer.checksum import memory
+from liver_slurm.transfer.connections import receive_exactly
+from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, Header, Kind, describe, digest_of
+from liver_slurm.transfer.optimizer_replay import encode_groups
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 256 << 20
+"""Bytes of state that a step takes along until the mirror has all of it: training waits for them."""
+_STATE_BYTES = 12
+"""Of one element: master and two moments."""
+
+
+class MirrorOwner:
+    """Called by the training thread; a keeper that is gone costs the mirror, and nothing else."""
+
+    def __init__(self, connection: socket.socket, at_once: int = AT_ONCE) -> None:
+        """
+        Args:
+            connection: to the keeper, both ways.
+            at_once: see :data:`AT_ONCE`.
+        """
+        self._connection, self._at_once = connection, at_once
+        self._replica = Replica([], [])
+        self._updates: Updates | None = None
+        self._stop: Callable[[], None] | None = None
+        self._ends = [0]
+        self._gradients = torch.empty(0)
+        """In host memory, of all boxes."""
+        self._sent = self._step = 0
+        """Boxes whose state the keeper has; and the step whose gradients it got last."""
+        self.seconds = 0.0
+        """How long the last step was held up."""
+        self.error = ""
+        """Why there is no mirror any more; empty: nothing has failed."""
+
+    @property
+    def whole(self) -> bool:
+        """The keeper has all of the state."""
+        return self._updates is not None and self._sent == len(self._replica.trained) and not self.error
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory that gradients on their way take."""
+        return int(self._gradients.nbytes)
+
+    def ship(self, shard: TrainingShard, step: int, finite: bool) -> None:
+        """Send what the update behind ``step`` completed steps needs, and wait until the keeper has it.
+
+        Args:
+            shard: whose gradients are final and clipped.
+            finite: whether there will be an update.
+        """
+        begun = time.perf_counter()
+        if not self.error:
+            try:
+                self._ship(shard, step, finite)
+            except (OSError, TransferError) as error:
+                self._failed(error)
+        self.seconds = time.perf_counter() - begun
+
+    def stop(self) -> None:
+        """Watch the updates no more."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+
+    def _ship(self, shard: TrainingShard, step: int, finite: bool) -> None:
+        if self._updates is None:
+            self._begin(shard)
+        self._step = step
+        if finite and self._replica.trained:
+            self._send_gradients()
+        else:
+            self._connection.sendall(Header(Kind.SKIPPED, step).encode())
+        answer = bytearray(ACKNOWLEDGEMENT.size)
+        receive_exactly(self._connection, memoryview(answer))
+        if ACKNOWLEDGEMENT.unpack(answer) != (step,):
+            raise TransferError("the keeper of a mirror acknowledged another step")
+
+    def _begin(self, shard: TrainingShard) -> None:
+        """Describe the state, and watch its updates."""
+        self._replica = shard.replica()
+        if self._replica.fixed and not self._replica.trained:
+            raise TransferError("it has only weights that are not trained")
+        self._ends = [0, *accumulate(box.master.numel() for box in self._replica.trained)]
+        on_card = any(box.master.is_cuda for box in self._replica.trained)
+        self._gradients = torch.empty(self._ends[-1], pin_memory=on_card)
+        description = describe(self._replica)
+        self._connection.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
+        self._updates = shard.updates()
+        if self._replica.trained:
+            self._stop = self._updates.watch(lambda: None, self._made, None)
+
+    def _made(self) -> None:
+        """The update is made."""
+        if not self.error:
+            try:
+                self._connection.sendall(Header(Kind.MADE, self._step).encode())
+            except OSError as error:
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self.error = str(error)
+        log.warning("the state of this worker has no mirror any more: %s", error)
+
+    def _send_gradients(self) -> None:
+        assert self._updates is not None
+        first, last = self._sent, self._next()
+        boxes, new = self._replica.trained[:last], self._replica.trained[first:last]
+        gradients = _gathered([box.gradient() for box in boxes], self._gradients[: self._ends[last]])
+        state = [_gathered([box.state[kind] for box in new]) for kind in range(3)] if new else []
+        fixed = [view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last)]
+        table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
+        parts = [gradients, *state, *fixed]
+        header = Header(
+            Kind.GRADIENTS, self._step, self._updates.adam_step(), first, last, table.numel(), digest_of(parts)
+        )
+        self._connection.sendall(header.encode() + bytes(memory(table)))
+        for part in parts:
+            self._connection.sendall(memory(part))
+        self._sent = last
+
+    def _next(self) -> int:
+        """How many boxes the keeper has the state of after this step."""
+        last = self._sent
+        begin, boxes = self._ends[last], len(self._replica.trained)
+        while last < boxes and (last == self._sent or (self._ends[last + 1] - begin) * _STATE_BYTES <= self._at_once):
+            last += 1
+        return last
+
+    def _fixed(self, first: int, last: int) -> Boxes:
+        """Weights that are not trained go with the last of the others."""
+        return self._replica.fixed if first < last == len(self._replica.trained) else ()
+
+
+def _gathered(views: Sequence[torch.Tensor], into: torch.Tensor | None = None) -> torch.Tensor:
+    """Copy views into one run of host memory, float32."""
+    flat = [view.detach().reshape(-1) for view in views]
+    if into is None:
+        return torch.cat(flat).cpu()
+    if flat and flat[0].is_cuda:
+        into.copy_(torch.cat(flat), non_blocking=True)
+        torch.cuda.current_stream(flat[0].device).synchronize()
+        return into
+    return torch.cat(flat, out=into) if flat else into

@@ -1,0 +1,159 @@
+"""A snapshot: all of one rank's state at one step, as one run of host memory, and on its way over a connection."""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import xxhash
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.transfer.checksum import memory
+from liver_slurm.transfer.connections import receive_exactly
+from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, HEADER_BYTES, BoxDescription, Header, Kind
+
+CHUNK = 8 << 20
+"""Bytes that are sent, and taken, at once."""
+_ALIGNED = 16
+_DIGEST = struct.Struct("<Q")
+
+Take = Callable[[int, torch.Tensor], None]
+"""Given where in the snapshot some bytes belong, and the bytes, which are overwritten afterwards."""
+
+
+class Part(NamedTuple):
+    """Where one tensor of a snapshot lies."""
+
+    start: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def parts_of(boxes: Sequence[BoxDescription]) -> list[Part]:
+    """Places of the tensors of boxes, in order: master and two moments of each trained one, each weight that is not."""
+    found: list[Part] = []
+    end = 0
+    for box in boxes:
+        dtype = getattr(torch, box.dtype) if box.dtype else torch.float32
+        for _ in range(1 if box.dtype else 3):
+            nbytes = math.prod(box.shape) * dtype.itemsize
+            found.append(Part(end, nbytes, dtype, box.shape))
+            end += -(-nbytes // _ALIGNED) * _ALIGNED
+    return found
+
+
+def room_of(parts: Sequence[Part]) -> int:
+    """Bytes that a snapshot takes."""
+    return -(-(parts[-1].start + parts[-1].nbytes) // _ALIGNED) * _ALIGNED if parts else 0
+
+
+def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
+    """The state that the bytes of a snapshot are. Its boxes have no gradients: no update is made with them."""
+    views = [data[part.start : part.start + part.nbytes].view(part.dtype).view(part.shape) for part in parts_of(boxes)]
+    trained: list[TrainedBox] = []
+    for box in (box for box in boxes if not box.dtype):
+        master, exp_avg, exp_avg_sq = views[3 * len(trained) : 3 * len(trained) + 3]
+        unused = partial(torch.empty_like, master)
+        trained.append(TrainedBox(box.piece, master, exp_avg, exp_avg_sq, unused, GroupSpec(*box.group)))
+    fixed = [box.piece for box in boxes if box.dtype]
+    return Replica(trained, list(zip(fixed, views[3 * len(trained) :], strict=True)))
+
+
+def tensors_of(replica: Replica) -> list[torch.Tensor]:
+    """The tensors of a state, in the order of a snapshot's parts."""
+    return [view for box in replica.trained for view in box.state] + [view for _, view in replica.fixed]
+
+
+def copy(source: Replica, target: Replica) -> None:
+    """Write one state over another of the same boxes; waits until that is done."""
+    views = tensors_of(source)
+    with torch.no_grad():
+        for view, place in zip(views, tensors_of(target), strict=True):
+            place.copy_(view, non_blocking=True)
+    for device in {view.device for view in [*views, *tensors_of(target)] if view.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+
+
+def send(connection: socket.socket, replica: Replica, step: int) -> None:
+    """Send a state, and wait until the other end has it.
+
+    Args:
+        step: steps that it has completed.
+
+    Raises:
+        OSError, TransferError: the other end is gone, or has not got it.
+    """
+    connection.sendall(Header(Kind.STATE, step).encode())
+    seen = xxhash.xxh3_64()
+    for view in tensors_of(replica):
+        flat = view.detach().reshape(-1).view(torch.uint8)
+        for begin, end in _chunks(flat.numel()):
+            host = flat[begin:end].cpu()  # lives as long as its bytes are looked at
+            seen.update(memory(host))
+            connection.sendall(memory(host))
+    connection.sendall(_DIGEST.pack(seen.intdigest()))
+    answer = bytearray(ACKNOWLEDGEMENT.size)
+    receive_exactly(connection, memoryview(answer))
+    if ACKNOWLEDGEMENT.unpack(answer) != (step,):
+        raise TransferError("who was sent a snapshot acknowledged another step")
+
+
+def receive(connection: socket.socket, parts: Sequence[Part], take: Take) -> None:
+    """Take a state whose header has come; what is taken counts only if this returns.
+
+    Raises:
+        OSError, TransferError: the other end is gone, or what came is not what it sent.
+    """
+    seen = xxhash.xxh3_64()
+    staging = torch.empty(min(CHUNK, max((part.nbytes for part in parts), default=0)), dtype=torch.uint8)
+    for part in parts:
+        for begin, end in _chunks(part.nbytes):
+            piece = staging[: end - begin]
+            receive_exactly(connection, memory(piece))
+            seen.update(memory(piece))
+            take(part.start + begin, piece)
+    data = bytearray(_DIGEST.size)
+    receive_exactly(connection, memoryview(data))
+    if _DIGEST.unpack(data) != (seen.intdigest(),):
+        raise TransferError("the digest of what has arrived differs")
+
+
+def fold_received(connection: socket.socket, boxes: Sequence[BoxDescription], step: int, data: torch.Tensor) -> None:
+    """Take another rank's state after ``step`` completed steps out of a parity.
+
+    Raises:
+        OSError, TransferError: the other end is gone, or what came is not what it sent.
+    """
+    header = receive_header(connection)
+    if (header.kind, header.step) != (Kind.STATE, step):
+        raise TransferError(f"a peer sent something else than its state after {step} steps")
+
+    def fold(start: int, piece: torch.Tensor) -> None:
+        data[start : start + piece.numel()].bitwise_xor_(piece)
+
+    receive(connection, parts_of(boxes), fold)
+    connection.sendall(ACKNOWLEDGEMENT.pack(step))
+
+
+def receive_header(connection: socket.socket) -> Header:
+    """Wait for what comes next.
+
+    Raises:
+        OSError, TransferError: nothing does, or what is no header.
+    """
+    data = bytearray(HEADER_BYTES)
+    receive_exactly(connection, memoryview(data))
+    return Header.decode(data)
+
+
+def _chunks(nbytes: int) -> list[tuple[int, int]]:
+    return list(pairwise([*range(0, nbytes, CHUNK), nbytes])) if nbytes else []

@@ -1,0 +1,181 @@
+"""The keeper's part of a mirror that is refreshed: it folds the snapshots of a group of owners into one.
+
+Folding is exclusive or, byte by byte: the parity of the group. Of one owner that is its snapshot itself; of several,
+one that dies is the parity folded with the snapshots of all others. There is room for two steps, so that the last whole
+one stays until the next one is whole everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.base.host_memory import available_memory
+from liver_slurm.engine.api import Replica
+from liver_slurm.transfer.connections import hang_up, receive_exactly
+from liver_slurm.transfer.mirror.frames import (
+    ACKNOWLEDGEMENT,
+    LONGEST_DESCRIPTION,
+    BoxDescription,
+    Header,
+    Kind,
+    decode_description,
+)
+from liver_slurm.transfer.mirror.snapshot import parts_of, receive, receive_header, replica_in, room_of
+
+log = logging.getLogger(__name__)
+
+
+class _Folded:
+    """The parity of one step."""
+
+    def __init__(self) -> None:
+        self.data = torch.zeros(0, dtype=torch.uint8)
+        self.begin(-1)
+
+    def begin(self, step: int) -> None:
+        """Take the snapshots of another step."""
+        self.data.zero_()
+        self.step = step
+        self.begun, self.whole = set[str](), set[str]()
+        """Owners whose snapshot has begun to come, and has come."""
+
+    def grow(self, nbytes: int) -> None:
+        """Have room for so many bytes."""
+        if nbytes > self.data.numel():
+            more = torch.zeros(nbytes, dtype=torch.uint8)
+            more[: self.data.numel()] = self.data
+            self.data = more
+
+
+class SnapshotKeeper:
+    """A thread for each owner reads; :meth:`steps` may be asked by any."""
+
+    def __init__(self, connections: Mapping[str, socket.socket]) -> None:
+        """
+        Args:
+            connections: from the owners of one group, by name.
+        """
+        self._connections = connections
+        self._boxes: dict[str, list[BoxDescription]] = {}
+        self._now, self._before = _Folded(), _Folded()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, args=(name,), name="mirror", daemon=True) for name in connections
+        ]
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Names of the group."""
+        return tuple(self._connections)
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory that it takes."""
+        with self._lock:
+            return sum(each.data.numel() for each in (self._now, self._before))
+
+    def start(self) -> None:
+        """Read from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until nothing is read any more; the connections must be given up."""
+        for thread in self._threads:
+            thread.join()
+
+    def steps(self) -> tuple[int, ...]:
+        """Completed steps that the state of any one owner can be had at, given that of all others."""
+        with self._lock:
+            return tuple(each.step for each in (self._before, self._now) if len(each.whole) == len(self._connections))
+
+    def state_of(self, owner: str, step: int, fold_others: Callable[[torch.Tensor], None] | None = None) -> Replica:
+        """The state of an owner after ``step`` completed steps; call it once the connections are given up.
+
+        Args:
+            fold_others: folds the snapshots of all others into the given bytes; needed only where there are some.
+
+        Raises:
+            TransferError: it cannot be had.
+        """
+        self.join()
+        if step not in self.steps() or owner not in self._boxes:
+            raise TransferError(f"of {owner} the state after {step} steps is not kept here, but after {self.steps()}")
+        with self._lock:
+            folded = self._now if self._now.step == step else self._before
+            data = folded.data
+        if fold_others is not None:
+            data = data.clone()  # the attempt that it is for may fail: the next one needs the parity again
+            fold_others(data)
+        return replica_in(data, self._boxes[owner])
+
+    def boxes_of(self, owner: str) -> list[BoxDescription]:
+        """What an owner has described."""
+        return self._boxes[owner]
+
+    # ---- the threads
+
+    def _run(self, owner: str) -> None:
+        connection = self._connections[owner]
+        try:
+            while True:
+                self._take(owner, connection, receive_header(connection))
+        except OSError as error:
+            log.info("the mirror of %s is not refreshed any more: %s", owner, error)
+        except TransferError as error:
+            log.warning("the mirror of %s is not refreshed any more: %s", owner, error)
+        # Without one of them the parity is of no use to the others: they are not to wait for answers.
+        for each in self._connections.values():
+            hang_up(each)
+
+    def _take(self, owner: str, connection: socket.socket, header: Header) -> None:
+        if header.kind is Kind.DESCRIPTION:
+            self._describe(owner, connection, header)
+            return
+        if header.kind is not Kind.STATE or owner not in self._boxes:
+            raise TransferError("an owner sent what is not due")
+        folded = self._round(owner, header.step)
+
+        def fold(start: int, piece: torch.Tensor) -> None:
+            with self._lock:
+                folded.data[start : start + piece.numel()].bitwise_xor_(piece)
+
+        receive(connection, parts_of(self._boxes[owner]), fold)
+        with self._lock:
+            folded.whole.add(owner)
+        connection.sendall(ACKNOWLEDGEMENT.pack(header.step))
+
+    def _describe(self, owner: str, connection: socket.socket, header: Header) -> None:
+        if owner in self._boxes or header.nbytes > LONGEST_DESCRIPTION:
+            raise TransferError("a description came twice, or is too long")
+        data = bytearray(header.nbytes)
+        receive_exactly(connection, memoryview(data))
+        boxes = decode_description(data)
+        with self._lock:
+            needed, spare = 2 * room_of(parts_of(boxes)) - 2 * self._now.data.nbytes, available_memory()
+            if needed > spare // 2:
+                raise TransferError(f"it takes {needed} bytes more, and this machine has {spare} to spare")
+            for each in (self._now, self._before):
+                each.grow(room_of(parts_of(boxes)))
+            self._boxes[owner] = boxes
+
+    def _round(self, owner: str, step: int) -> _Folded:
+        """What the snapshot of a step is folded into."""
+        with self._lock:
+            if step > self._now.step:
+                if self._now.begun != self._now.whole or len(self._now.whole) not in (0, len(self._connections)):
+                    raise TransferError(
+                        f"a snapshot of step {step} came before that of step {self._now.step} was whole"
+                    )
+                self._now, self._before = self._before, self._now
+                self._now.begin(step)
+            if step != self._now.step or owner in self._now.begun:
+                raise TransferError(f"a snapshot of step {step} came, which is not due")
+            self._now.begun.add(owner)
+            return self._now

@@ -1,0 +1,130 @@
+"""The owner's part of a mirror that is refreshed: every some steps it sends its state, and puts it by at home as well.
+
+Between the gradients' norm and the reduction after which any rank may begin an update, no rank's state changes. There
+each owner sends its state to its keeper and waits. So once any rank has begun that update, every keeper has the state
+of the step; and until then nobody has given up the snapshot before. Its own copy an owner makes just before its update.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Replica, TrainingShard, Updates
+from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
+from liver_slurm.transfer.mirror.snapshot import copy, parts_of, replica_in, room_of, send
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotOwner:
+    """Called by the training thread; a keeper that is gone costs the mirror, and nothing else."""
+
+    def __init__(self, connection: socket.socket, every: int) -> None:
+        """
+        Args:
+            connection: to the keeper, both ways.
+            every: steps between two refreshes.
+        """
+        self._connection, self._every = connection, every
+        self._live = self._own = Replica([], [])
+        self._updates: Updates | None = None
+        self._stop: Callable[[], None] | None = None
+        self._due, self._pending, self._made = 0, -1, 0
+        """Step that the next refresh is due at; step that is to be put by, and the updates made by then."""
+        self.own_steps: tuple[int, ...] = ()
+        """Steps completed in the state that is put by here; of one that does not change these are the last two."""
+        self.own_updates = 0
+        """Updates made by then."""
+        self.nbytes = 0
+        """Host memory that it takes."""
+        self.sent = -1
+        """Steps completed in the state that the keeper has."""
+        self.seconds = 0.0
+        """How long the last step was held up."""
+        self.error = ""
+        """Why there is no mirror any more; empty: nothing has failed."""
+
+    def refresh(self, shard: TrainingShard, step: int, finite: bool) -> None:
+        """Send the state after ``step`` completed steps if it is time to, and wait until the keeper has it.
+
+        Args:
+            shard: whose gradients are final.
+            finite: whether there will be an update; a step without one refreshes nothing. All ranks see the same.
+        """
+        begun = time.perf_counter()
+        if finite and step >= self._due:
+            if self._updates is None:
+                self._begin(shard)
+            self._due, self._pending, self._made = step + self._every, step, self._updates_made()
+            self._send(step)
+            if not self._live.trained:
+                self.own_steps = (*self.own_steps[-1:], step)  # what it has does not change, and is sent already
+        self.seconds = time.perf_counter() - begun
+
+    def state_at(self, step: int) -> Replica:
+        """The state of this rank after ``step`` completed steps: as it is put by here, or alive, if that is still it.
+
+        Raises:
+            TransferError: neither is.
+        """
+        if step == self._pending:
+            return self._live
+        if step not in self.own_steps:
+            raise TransferError(f"the state after {step} steps is not put by here, but that after {self.own_steps}")
+        return self._own
+
+    def stop(self) -> None:
+        """Watch the updates no more."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+
+    def _begin(self, shard: TrainingShard) -> None:
+        """Find room for the state's copy, describe it to the keeper, and watch its updates."""
+        self._live = shard.replica()
+        description = describe(self._live)
+        boxes = decode_description(description)
+        self.nbytes = room_of(parts_of(boxes))
+        on_card = any(box.master.is_cuda for box in self._live.trained)
+        self._own = replica_in(torch.zeros(self.nbytes, dtype=torch.uint8, pin_memory=on_card), boxes)
+        copy(Replica([], self._live.fixed), Replica([], self._own.fixed))
+        self._updates = shard.updates()
+        if self._live.trained:
+            self._stop = self._updates.watch(self._put_by, lambda: None, None)
+        try:
+            self._connection.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
+        except OSError as error:
+            self._failed(error)
+
+    def _updates_made(self) -> int:
+        assert self._updates is not None
+        return self._updates.adam_step()
+
+    def _send(self, step: int) -> None:
+        if not self.error:
+            try:
+                send(self._connection, self._live, step)
+            except (OSError, TransferError) as error:
+                self._failed(error)
+            else:
+                self.sent = step
+
+    def _put_by(self) -> None:
+        """An update begins: keepers have what they were sent, so the copy of the step before gives way to this one."""
+        if self._pending < 0:
+            return
+        begun = time.perf_counter()
+        step, self._pending, self.own_steps = self._pending, -1, ()
+        copy(self._live, self._own)
+        self.own_steps, self.own_updates = (step,), self._made
+        self.seconds += time.perf_counter() - begun
+
+    def _failed(self, error: Exception) -> None:
+        self.error = str(error)
+        log.warning("the state of this worker has no mirror any more: %s", error)

@@ -1,0 +1,70 @@
+"""`make test-scale`: an elastic run on a real slurmctld with 1,000 nodes, beside a production load of a higher tier.
+
+LIVER_SCALE says for how many seconds; without it there is no such test, but those of what it is made of.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import scale_lab
+from scale_lab import BUSY, QUERIES, Measured, draw, measure
+
+SECONDS = float(os.environ.get("LIVER_SCALE") or 0)
+NODES = 1000
+USED, ADDED, QUERIES_A_MINUTE = 0.9, 2.0, 12.0
+"""Share of the idle node-hours, seconds of delay in the 99th percentile, queries to slurmctld a minute."""
+
+pytestmark = [
+    pytest.mark.timeout(2 * SECONDS + 900),
+    pytest.mark.cluster(nodes=NODES, cpus_per_node=1, gpus_per_node=0, grace=60, send_user_signal=True),
+]
+
+
+@pytest.mark.scale
+@pytest.mark.slurm
+@pytest.mark.skipif(not SECONDS, reason="`make test-scale` runs this: 1,000 nodes, for a quarter of an hour")
+@pytest.mark.usefixtures("cluster")
+def test_idle_nodes_are_used_and_production_hardly_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measure(tmp_path, NODES, SECONDS)
+    with capsys.disabled():
+        print("\n" + "\n".join(found.lines()))
+    assert found.queries_per_minute <= QUERIES_A_MINUTE
+    assert found.used >= USED
+    assert found.added(0.99) <= ADDED
+
+
+def test_a_load_has_the_share_that_it_is_to_have_and_is_the_same_again() -> None:
+    arrivals = draw(1000, 7200.0, seed=7)
+    assert arrivals == draw(1000, 7200.0, seed=7)
+    node_seconds = sum(one.nodes * one.seconds for one in arrivals if one.at > 0.0)
+    assert node_seconds / 7200.0 == pytest.approx(BUSY * 1000, rel=0.1)
+    assert sum(one.nodes for one in arrivals if one.at == 0.0) == pytest.approx(BUSY * 1000, abs=64)
+
+
+def test_queries_are_counted_by_slurms_own_statistics() -> None:
+    text = (
+        "\tREQUEST_JOB_INFO                        ( 2003) count:7      ave_time:100    total_time:700\n"
+        "\tREQUEST_SUBMIT_BATCH_JOB                ( 4003) count:90     ave_time:100    total_time:900\n"
+        "\tREQUEST_NODE_INFO                       ( 2007) count:5      ave_time:100    total_time:500\n"
+        "\tREQUEST_JOB_INFO_SINGLE                 ( 2021) count:2      ave_time:100    total_time:200\n"
+    )
+    assert sorted(int(count) for _, count in QUERIES.findall(text)) == [2, 5, 7]
+
+
+def test_a_delay_is_counted_beyond_what_production_has_alone() -> None:
+    found = Measured(
+        seconds=60.0, nodes=10, starts=4, alone=[0.4, 0.5, 0.6], delays=[0.5, 0.7, 0.9, 2.5], used=0.95, trained=0.9,
+        idle=2.5, queries_per_minute=11.0, generations=3,
+    )  # fmt: skip
+    assert found.added(0.99) == pytest.approx(2.0)
+    assert found.added(0.5) == pytest.approx(0.4)
+    assert "p99 2.00 s" in "\n".join(found.lines())
+
+
+def test_the_run_takes_any_number_of_replicas(tmp_path: Path) -> None:
+    config = scale_lab.configure(tmp_path, 100, 4)
+    assert (config.standby.max_jobs, config.standby.launch, config.standby.queries_per_minute) == (25, "queue", 12.0)
+    assert len(config.elastic.layouts) == 102

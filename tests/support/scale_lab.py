@@ -1,0 +1,262 @@
+"""An elastic run beside a production load on a real slurmctld with many nodes, and what is measured of both."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from liver_slurm.config.load import load_job
+from liver_slurm.config.schema import JobConfig
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.registry import create_run
+
+SUPPORT = Path(__file__).parent
+JOB_FILE = SUPPORT.parents[1] / "configs" / "gpt-tiny.toml"
+GUARANTEED = 2
+SIZES, WEIGHTS = (1, 2, 4, 8, 16, 32, 64), (10, 10, 20, 20, 20, 15, 5)
+"""Nodes of production jobs, and how frequent they are: most are small, most node-hours are in large ones."""
+BUSY, MOST = 0.75, 0.9
+"""Share of the nodes that production has in the mean, and at most."""
+QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*|REQUEST_\w*STATS\w*)\s.*count:(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A production job to come."""
+
+    at: float
+    """Seconds since the load began."""
+    nodes: int
+    seconds: float
+
+
+def draw(nodes: int, seconds: float, seed: int, mean: float = 240.0) -> list[Arrival]:
+    """Draw a load: jobs that are there at the beginning, then arrivals at random with lengths of ``mean`` seconds."""
+    lot = random.Random(seed)
+
+    def length() -> float:
+        return min(4 * mean, max(mean / 8, lot.lognormvariate(math.log(mean) - 0.32, 0.8)))
+
+    def size() -> int:
+        return min(lot.choices(SIZES, WEIGHTS)[0], max(1, nodes // 8))
+
+    arrivals, used = [], 0
+    while used < BUSY * nodes:
+        arrivals.append(Arrival(0.0, size(), lot.uniform(0.1, 1.0) * length()))
+        used += arrivals[-1].nodes
+    weighed = [min(one, max(1, nodes // 8)) * weight for one, weight in zip(SIZES, WEIGHTS, strict=True)]
+    mean_size = sum(weighed) / sum(WEIGHTS)
+    now = 0.0
+    while (now := now + lot.expovariate(BUSY * nodes / mean_size / mean)) < seconds:
+        arrivals.append(Arrival(now, size(), length()))
+    return arrivals
+
+
+@dataclass
+class Started:
+    """A production job that was submitted."""
+
+    job_id: str
+    nodes: int
+    submitted: float
+    folder: Path
+
+    def stamp(self, what: str) -> float | None:
+        """When it started or ended, by its own clock; None: it has not."""
+        try:
+            text = (self.folder / f"{self.job_id}.{what}").read_text()
+        except FileNotFoundError:
+            return None
+        return float(text) if text.endswith("\n") else None
+
+
+class Production:
+    """Plays a load."""
+
+    def __init__(self, folder: Path, arrivals: list[Arrival], nodes: int) -> None:
+        self._folder, self._waiting, self._nodes = folder, list(arrivals), nodes
+        folder.mkdir()
+        self.jobs: list[Started] = []
+        self._begun = time.time()
+        self._open: list[Started] = []
+
+    def turn(self) -> None:
+        """Submit what is due; production never waits for production, so that all it waits for is the run."""
+        self._open = [job for job in self._open if job.stamp("end") is None]
+        used = sum(job.nodes for job in self._open)
+        while self._waiting and self._waiting[0].at <= time.time() - self._begun:
+            if used + self._waiting[0].nodes > MOST * self._nodes:
+                self._waiting = [replace(one, at=one.at + 2.0) for one in self._waiting]
+                return
+            used += self._submit(self._waiting.pop(0))
+
+    def _submit(self, one: Arrival) -> int:
+        script = ["--output=/dev/null", str(SUPPORT / "scale_production.sh"), str(self._folder), f"{one.seconds:.1f}"]
+        begun = time.time()
+        done = subprocess.run(
+            ["sbatch", "--parsable", "-pprod", f"-N{one.nodes}", "--exclusive", "--time=60", *script],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        self.jobs.append(Started(done.stdout.strip(), one.nodes, begun, self._folder))
+        self._open.append(self.jobs[-1])
+        return one.nodes
+
+    def delays(self, since: float, until: float) -> list[float]:
+        """From sbatch to the first line of the script, of the jobs that were submitted in between, sorted."""
+        jobs = [job for job in self.jobs if since <= job.submitted < until]
+        return sorted((job.stamp("start") or until) - job.submitted for job in jobs)
+
+    def busy(self, moments: list[float]) -> list[int]:
+        """Nodes that production has at each moment."""
+        spans = [(job.nodes, job.stamp("start") or math.inf, job.stamp("end") or math.inf) for job in self.jobs]
+        return [sum(nodes for nodes, start, end in spans if start <= now < end) for now in moments]
+
+
+def configure(root: Path, nodes: int, nodes_per_job: int) -> JobConfig:
+    """The run's job: any number of replicas, as many as there are nodes."""
+    layouts = [f"tp1pp1dp{number}" for number in range(1, nodes + GUARANTEED + 1)]
+    changes: dict[str, Any] = {
+        "job.run_root": f'"{root}"', "train.steps": 10**8, "train.global_batch_size": 2 * 65536,
+        "standby.max_jobs": nodes // nodes_per_job, "standby.nodes_per_job": nodes_per_job,
+        # Thin workers join within a second, so that one that stays for five is worth it.
+        "standby.hold": 5, "standby.launch": '"queue"', "standby.queries_per_minute": 12, "checkpoint.every": 0,
+        "checkpoint.at_end": "false",
+        "elastic.layouts": json.dumps(layouts),
+    }  # fmt: skip
+    return load_job(JOB_FILE, [f"{key}={value}" for key, value in changes.items()])
+
+
+class ElasticRun:
+    """The coordinator and the process with all workers."""
+
+    def __init__(self, root: Path, nodes: int, nodes_per_job: int) -> None:
+        self.run_dir: RunDir = create_run(configure(root, nodes, nodes_per_job))
+        os.mkfifo(self.run_dir.path / "told")
+        self._processes = [
+            self._start("scale_workers.py", "--guaranteed", str(GUARANTEED)),
+            self._start("scale_coordinator.py"),
+        ]
+
+    def _start(self, script: str, *options: str) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_JOB")}
+        with (self.run_dir.logs / f"{script}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, str(SUPPORT / script), str(self.run_dir.path), *options],
+                stdout=log, stderr=log, env={**environment, "PYTHONPATH": str(SUPPORT)},
+            )  # fmt: skip
+
+    def check(self) -> None:
+        """Fail if one of the processes has ended."""
+        for process in self._processes:
+            assert process.poll() is None, f"{process.args} has ended; see {self.run_dir.logs}"
+
+    def samples(self, since: float, until: float) -> list[dict[str, Any]]:
+        """What was counted each second."""
+        rows = [json.loads(line) for line in (self.run_dir.path / "samples.jsonl").read_text().splitlines()]
+        return [row for row in rows if since <= row["time"] < until]
+
+    def close(self) -> None:
+        """End both processes, with the run's standby jobs."""
+        for process in reversed(self._processes):
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def queries() -> int:
+    """Queries that slurmctld has counted so far, by its own statistics; those of sdiag itself are left out."""
+    text = subprocess.run(["sdiag"], check=True, capture_output=True, text=True, timeout=30).stdout
+    by_type = text.partition("by message type")[2].partition("by user")[0]
+    return sum(int(count) for name, count in QUERIES.findall(by_type) if name != "REQUEST_STATS_INFO")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it."""
+
+    seconds: float
+    nodes: int
+    starts: int
+    """Production jobs that were submitted in that time."""
+    alone: list[float]
+    """Delays of production before the run began."""
+    delays: list[float]
+    """Those beside it."""
+    used: float
+    """Share of the idle node-hours that standby jobs had."""
+    trained: float
+    """Share in which their workers were members of the live world."""
+    idle: float
+    """Nodes that production left idle, in the mean."""
+    queries_per_minute: float
+    generations: int
+    """Worlds in that time."""
+
+    @property
+    def usual(self) -> float:
+        """Seconds from sbatch to a job's first line where production is alone, in the median."""
+        return self.alone[len(self.alone) // 2]
+
+    def added(self, quantile: float) -> float:
+        """Seconds by which the run delays a production start: the quantile beyond what is usual."""
+        return self.delays[min(len(self.delays) - 1, int(quantile * len(self.delays)))] - self.usual
+
+    def lines(self) -> list[str]:
+        """The figures, for people."""
+        most = self.delays[-1] - self.usual
+        quantiles = ", ".join(f"p{round(100 * one)} {self.added(one):.2f} s" for one in (0.5, 0.9, 0.99))
+        return [
+            f"{self.nodes} nodes, {self.idle:.0f} of them idle in the mean, {self.seconds:.0f} s",
+            f"idle node-hours used: {self.used:.1%} by standby jobs, {self.trained:.1%} as members of the live world",
+            f"production alone: {self.usual:.2f} s from sbatch to the job's first line (median of {len(self.alone)})",
+            f"the run adds to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
+            f"queries to slurmctld: {self.queries_per_minute:.1f} a minute; {self.generations} worlds",
+        ]
+
+
+def measure(
+    root: Path, nodes: int, seconds: float, nodes_per_job: int = 4, alone: float = 90.0, ramp: float = 60.0
+) -> Measured:
+    """Play a load alone, then with an elastic run beside it, on the cluster that SLURM_CONF names."""
+    production = Production(root / "production", draw(nodes, alone + ramp + seconds, seed=7), nodes)
+
+    def play(duration: float, run: ElasticRun | None) -> tuple[float, float]:
+        begun = time.time()
+        while time.time() < begun + duration:
+            production.turn()
+            if run is not None:
+                run.check()
+            time.sleep(0.05)
+        return begun, time.time()
+
+    before = play(alone, None)
+    settled = before[0] + alone / 4  # the first jobs came all at once
+    run = ElasticRun(root, nodes, nodes_per_job)
+    try:
+        play(ramp, run)
+        asked = queries()
+        since, until = play(seconds, run)
+        asked = queries() - asked
+        play(15.0, run)  # those that were submitted last have started, too
+    finally:
+        run.close()
+    rows = run.samples(since, until)
+    idle = [nodes - busy for busy in production.busy([row["time"] for row in rows])]
+    text = run.run_dir.events.read_text()
+    worlds = [json.loads(line)["time"] for line in text.splitlines() if '"world_live"' in line]
+    return Measured(
+        seconds=until - since, nodes=nodes, starts=len(production.delays(since, until)),
+        alone=production.delays(settled, before[1]) or production.delays(*before),
+        delays=production.delays(since, until),
+        used=sum(row["held"] for row in rows) / sum(idle), trained=sum(row["members"] for row in rows) / sum(idle),
+        idle=sum(idle) / len(idle), queries_per_minute=60 * asked / (until - since),
+        generations=sum(since <= moment < until for moment in worlds),
+    )  # fmt: skip

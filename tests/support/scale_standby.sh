@@ -1,0 +1,13 @@
+#!/bin/sh
+# A standby job: tells the process that has its workers that it runs and that it was sent a signal, and waits for the end.
+tell() {
+    echo "$1 $SLURM_JOB_ID $$ $SLURM_NNODES $SLURM_JOB_NODELIST" > "$fifo"
+}
+fifo=$1
+trap 'tell notice' USR2
+trap 'exit 0' TERM
+tell begun
+while :; do
+    sleep 100000 &
+    wait $!
+done

@@ -1,0 +1,64 @@
+"""What ``model.extra`` may not say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_slurm.base.errors import BadInput
+from liver_slurm.config.extra import why_refused
+from liver_slurm.config.load import check_job, load_job
+from liver_slurm.config.schema import ModelSection
+from liver_slurm.engine.megatron import compat
+
+compat.install()
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("num_moe_experts", 4, "mixtures of experts cannot be trained"),
+        ("hidden_dropout", 0.1, "random states do not move"),
+        ("calculate_per_token_loss", False, "uneven numbers of microbatches"),
+        ("fp8", "hybrid", "needs Transformer Engine"),
+        ("mtp_num_layers", 1, "model.provider builds your own"),
+        ("tensor_model_parallel_size", 2, "the layout decides it"),
+        ("hidden_size", 64, "write it as model.hidden_size"),
+        ("bf16", True, "train.precision decides it"),
+        ("recompute_granularity", "full", ""),
+        ("hidden_dropout", 0.0, ""),
+        ("calculate_per_token_loss", True, ""),
+        ("qk_layernorm", True, ""),
+        ("softmax_scale", 0.1, ""),
+        ("rotary_interleaved", True, ""),
+    ],
+)
+def test_a_field(name: str, value: Any, why: str) -> None:
+    told = why_refused(name, value, own_model=False)
+    assert (why in told) if told and why else (not told and not why)
+
+
+def test_a_model_of_ones_own_may_read_what_ours_has_no_use_for() -> None:
+    assert why_refused("num_moe_experts", 4, own_model=True) is None
+    assert why_refused("hidden_dropout", 0.1, own_model=True) is not None
+
+
+def test_a_job_file_that_asks_for_experts_is_refused() -> None:
+    config = load_job(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
+    model = dataclasses.replace(config.model, extra={"num_moe_experts": 4})
+    with pytest.raises(BadInput, match=r"model\.extra\.num_moe_experts: is not allowed: mixtures of experts"):
+        check_job(dataclasses.replace(config, model=model))
+
+
+def test_what_the_product_sets_itself_is_refused_or_may_be_set() -> None:
+    """A field that a version of megatron-core adds is passed on: the names here must be those of this version."""
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    refused = {name for name in names if why_refused(name, 1, own_model=False)}
+    ours = {field.name for field in dataclasses.fields(ModelSection)}
+    assert {"num_moe_experts", "sequence_parallel", "context_parallel_size", "enable_cuda_graph"} <= refused
+    assert (ours & names) <= refused
+    assert {"qk_layernorm", "window_size", "layernorm_zero_centered_gamma"} & refused == set()

@@ -1,0 +1,90 @@
+"""Parts of a batch, read ahead or not."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from liver_slurm.config.schema import TrainSection  # noqa: E402
+from liver_slurm.engine.megatron.batches import Batches  # noqa: E402
+from liver_slurm.engine.megatron.microbatches import share  # noqa: E402
+
+TRAIN = TrainSection(steps=4, seq_length=4, micro_batch_size=2, global_batch_size=6)
+
+
+class Numbered:
+    """Each sample says its number; remembers who asked for what."""
+
+    def __init__(self, bad: int = -1) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.threads: set[str] = set()
+        self.bad = bad
+        self.read = threading.Semaphore(0)
+
+    def __len__(self) -> int:
+        return 1000
+
+    def batch(self, first: int, count: int) -> np.ndarray[Any, Any]:
+        self.asked.append((first, count))
+        self.threads.add(threading.current_thread().name)
+        self.read.release()
+        if first == self.bad:
+            raise ValueError("no such sample")
+        return np.repeat(np.arange(first, first + count, dtype=np.int64)[:, None], 5, axis=1)
+
+
+def batches(dp: int, replica: int, ahead: bool) -> Batches:
+    made = Batches(TRAIN, share(TRAIN, dp, replica), torch.device("cpu"))
+    made.ahead = ahead
+    return made
+
+
+def numbers(found: Batches, samples: Numbered, step: int) -> list[list[int]]:
+    return [part[:, 0].tolist() for part in found.tokens(samples, step)]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("dp", [1, 2, 3])
+def test_replicas_read_the_whole_batch_between_them(dp: int, ahead: bool) -> None:
+    samples = Numbered()
+    replicas = [batches(dp, replica, ahead) for replica in range(dp)]
+    for step in range(TRAIN.steps):
+        found = [part for replica in replicas for part in numbers(replica, samples, step)]
+        assert found == [[6 * step + at, 6 * step + at + 1] for at in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_replica_without_a_microbatch_gets_one(ahead: bool) -> None:
+    idle = batches(4, 3, ahead)
+    assert idle.share.count == 0
+    assert numbers(idle, Numbered(), 1) == [[6, 7]]
+
+
+def test_the_next_step_is_read_in_another_thread_and_nothing_beyond_the_end() -> None:
+    samples, found = Numbered(), batches(1, 0, True)
+    for step in range(TRAIN.steps):
+        numbers(found, samples, step)
+        for _ in range(2 if step == 0 else 1 if step + 1 < TRAIN.steps else 0):
+            assert samples.read.acquire(timeout=60)
+        assert [first for first, _ in samples.asked] == [6 * at for at in range(min(step + 2, TRAIN.steps))]
+    assert threading.current_thread().name not in samples.threads
+
+
+def test_a_step_that_is_made_again_and_another_source_are_read_for_themselves() -> None:
+    samples, other, found = Numbered(), Numbered(), batches(1, 0, True)
+    assert numbers(found, samples, 0) == numbers(found, samples, 0)
+    assert numbers(found, other, 1) == [[6, 7], [8, 9], [10, 11]]
+    assert other.asked[0] == (6, 6)
+
+
+def test_what_a_source_raises_comes_in_its_own_step() -> None:
+    samples, found = Numbered(bad=12), batches(1, 0, True)
+    numbers(found, samples, 0)
+    numbers(found, samples, 1)
+    with pytest.raises(ValueError, match="no such sample"):
+        numbers(found, samples, 2)

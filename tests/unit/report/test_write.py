@@ -1,0 +1,18 @@
+"""From files to the page: those of a long run, as the script of tests/support makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from long_run import write_long_run
+
+from liver_slurm.report.model import sentence
+from liver_slurm.report.page import render
+from liver_slurm.report.write import read_report
+
+
+def test_the_report_of_a_long_run(tmp_path: Path) -> None:
+    found = read_report(write_long_run(tmp_path, 62_000))
+    assert len(found.ledger.account.facts.steps) == 62_000
+    assert "grew 62 times and shrank 62 times" in sentence(found)
+    assert len(render(found)) < 600_000

@@ -1,0 +1,302 @@
+"""A mirror over a real connection: it has the owner's state bit for bit, whenever the owner dies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.reshard.mirrors import Extent
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.reshard.tensors import Piece
+from liver_slurm.transfer.mirror import keeper as keeping
+from liver_slurm.transfer.mirror.frames import (
+    ACKNOWLEDGEMENT,
+    HEADER_BYTES,
+    Header,
+    Kind,
+    Room,
+    decode_description,
+    describe,
+)
+from liver_slurm.transfer.mirror.keeper import MirrorKeeper
+from liver_slurm.transfer.mirror.owner import MirrorOwner
+from liver_slurm.transfer.optimizer_replay import update
+
+PLAIN, NORMS = GroupSpec(), GroupSpec(wd_mult=0.0)
+
+
+class Shard:
+    """Some boxes of Adam's, two groups, and a weight that is not trained."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...] = ((3, 4), (5,), (2, 2, 2)), fixed: bool = True) -> None:
+        values = torch.Generator().manual_seed(7)
+        self.made, self.lr, self.hooks = 0, 1e-2, []
+        self.gradients = [torch.randn(shape, generator=values) for shape in shapes]
+        self.trained = [
+            TrainedBox(
+                Piece(f"w{number}", (0,) * len(shape), shape),
+                torch.randn(shape, generator=values),
+                torch.zeros(shape),
+                torch.zeros(shape),
+                (lambda number=number: self.gradients[number]),  # type: ignore[misc]
+                NORMS if number % 2 else PLAIN,
+            )
+            for number, shape in enumerate(shapes)
+        ]
+        self.fixed = [(Piece("frozen", (0,), (3,)), torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16))] * fixed
+
+    def replica(self) -> Replica:
+        return Replica(self.trained, self.fixed)
+
+    def updates(self) -> Shard:
+        return self
+
+    def adam_step(self) -> int:
+        return self.made
+
+    def groups(self) -> Groups:
+        return {group: Hyperparameters(self.lr, 0.1 * group.wd_mult, 0.9, 0.95, 1e-8) for group in (PLAIN, NORMS)}
+
+    def watch(self, _before: Callable[[], None], after: Callable[[], None], _zeroing: Any) -> Callable[[], None]:
+        self.hooks.append(after)
+        return self.hooks.clear
+
+    def step(self, number: int, finite: bool = True) -> None:
+        """Gradients of a step, before its update."""
+        values = torch.Generator().manual_seed(number)
+        self.gradients = [torch.randn(one.shape, generator=values) for one in self.gradients]
+        self.lr *= 0.9
+        if not finite:
+            self.gradients[0].fill_(torch.nan)
+
+    def update(self) -> None:
+        groups = self.groups()
+        with torch.no_grad():
+            for box in self.trained:
+                update([(*box.state, box.gradient())], self.made, groups[box.group])
+        self.made += 1
+        for hook in self.hooks:
+            hook()
+
+    def snapshot(self) -> list[torch.Tensor]:
+        return [view.clone() for box in self.trained for view in box.state] + [view for _, view in self.fixed]
+
+
+def state_of(replica: Replica) -> list[torch.Tensor]:
+    return [view for box in replica.trained for view in box.state] + [view for _, view in replica.fixed]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+class Lab:
+    def __init__(self, at_once: int = 1 << 20) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.owner, self.keeper = MirrorOwner(self.ours, at_once), MirrorKeeper(self.theirs, "owner")
+        self.keeper.start()
+
+    def die(self) -> None:
+        """The owner's process ends: the kernel closes its connection."""
+        self.ours.close()
+        self.keeper.join()
+
+    def close(self) -> None:
+        self.die()
+        self.theirs.close()
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    yield made
+    made.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from(["update", "update", "skip"]), max_size=6),
+    st.sampled_from(["between steps", "before the update", "before the update of a skipped step"]),
+    st.booleans(),
+    st.sampled_from([1, 100, 1 << 20]),
+)
+def test_every_step_that_any_rank_has_begun_can_be_had(
+    steps: list[str], death: str, others_went_on: bool, at_once: int
+) -> None:
+    # LS-34
+    lab, shard = Lab(at_once), Shard()
+    try:
+        # With so little at once a box comes with each update; the mirror is whole after as many.
+        for number, kind in enumerate(["update"] * len(shard.trained) + steps):
+            shard.step(number, finite=kind == "update")
+            lab.owner.ship(shard, number, kind == "update")  # type: ignore[arg-type]
+            if kind == "update":
+                shard.update()
+        completed = len(shard.trained) + len(steps)
+        assert lab.owner.whole
+        before = after = shard.snapshot()
+        if death != "between steps":
+            finite = death == "before the update"
+            shard.step(completed, finite)
+            lab.owner.ship(shard, completed, finite)  # type: ignore[arg-type]
+            if finite:
+                shard.hooks.clear()  # it dies before it can say so
+                shard.update()
+                after = shard.snapshot()
+        lab.die()
+        reached = completed + (others_went_on and death != "between steps")
+        assert same(state_of(lab.keeper.state_after(reached)), after if reached > completed else before)
+    finally:
+        lab.close()
+
+
+def test_it_is_whole_only_when_all_boxes_are_there() -> None:
+    lab, shard = Lab(at_once=1), Shard()
+    try:
+        for number in range(3):
+            assert not lab.owner.whole
+            assert lab.keeper.extent() == Extent(-1, False)
+            shard.step(number)
+            lab.owner.ship(shard, number, True)  # type: ignore[arg-type]
+            shard.update()
+        assert lab.owner.whole
+        assert lab.keeper.extent().reaches(3)
+    finally:
+        lab.close()
+
+
+def test_a_step_that_it_does_not_reach_is_refused(lab: Lab) -> None:
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    lab.die()
+    with pytest.raises(TransferError, match="the mirror of owner does not reach step 2: it is at 0"):
+        lab.keeper.state_after(2)
+
+
+def test_a_keeper_that_is_gone_costs_the_mirror_and_nothing_else(lab: Lab) -> None:
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    lab.theirs.shutdown(socket.SHUT_RDWR)
+    shard.update()
+    shard.step(1)
+    lab.owner.ship(shard, 1, True)  # type: ignore[arg-type]
+    shard.update()
+    assert lab.owner.error
+    assert not lab.owner.whole
+    assert shard.made == 2
+
+
+def test_a_frame_that_is_cut_off_changes_nothing(lab: Lab) -> None:
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    shard.update()
+    expected = shard.snapshot()
+    lab.ours.sendall(Header(Kind.GRADIENTS, 1, 1, 3, 3, 8 * 14).encode() + b"\xff" * 150)
+    lab.die()
+    assert same(state_of(lab.keeper.state_after(1)), expected)
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (b"\xff" * HEADER_BYTES, "what is no frame"),
+        (Header(Kind.MADE, 9).encode(), "an update was made whose gradients have not come"),
+        (Header(Kind.GRADIENTS, 1, 1, 2, 3).encode(), "other boxes than are due"),
+        (Header(Kind.GRADIENTS, 1, 1, 3, 4).encode(), "other boxes than are due"),
+        (Header(Kind.GRADIENTS, 1, 1, 3, 3, 1 << 40).encode(), "other boxes than are due"),
+        (Header(Kind.GRADIENTS, 1, 1, 3, 3, 0, 5).encode() + bytes(4 * 25), "the digest of what has arrived differs"),
+        (Header(Kind.DESCRIPTION, nbytes=4).encode(), "came twice, or is too long"),
+    ],
+)
+def test_what_is_no_mirror_ends_it_and_is_said(
+    lab: Lab, frame: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    shard.update()
+    expected = shard.snapshot()
+    lab.ours.sendall(frame)
+    lab.keeper.join()
+    assert why in caplog.text
+    assert same(state_of(lab.keeper.state_after(1)), expected), "what it had it has still"
+    shard.step(1)
+    lab.owner.ship(shard, 1, True)  # type: ignore[arg-type]
+    assert lab.owner.error, "and its owner does not wait for it"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"\xc1",
+        b"\x91\x01",
+        *(
+            msgspec.msgpack.encode([("w", (0,), shape, (1.0, 1.0), dtype)])
+            for shape, dtype in (((3,), "load"), ((-3,), ""), ((), ""))
+        ),
+    ],
+)
+def test_what_is_no_description_is_refused(lab: Lab, description: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    lab.ours.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
+    lab.keeper.join()
+    assert "sent no description" in caplog.text
+
+
+def test_a_mirror_that_has_no_room_is_refused(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeping, "available_memory", lambda: 700)
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    assert "it takes 406 bytes, and this machine has 700 to spare" in caplog.text
+    assert lab.owner.error
+
+
+def test_a_rank_that_trains_nothing_has_a_mirror_of_nothing(lab: Lab) -> None:
+    shard = Shard((), fixed=False)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    lab.die()
+    assert state_of(lab.keeper.state_after(1)) == []
+
+
+def test_training_is_not_held_up_by_replay(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The update is replayed when the owner has made it, beside the next step; then the next gradients may come."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        update(*arguments)
+
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    monkeypatch.setattr(keeping, "update", slow)
+    shard.update()
+    assert begun.wait(60), "and the owner's thread is here already"
+    go_on.set()
+    lab.die()
+    assert same(state_of(lab.keeper.state_after(1)), shard.snapshot())
+
+
+def test_the_description_says_all_that_is_needed() -> None:
+    shard = Shard()
+    room = Room(decode_description(describe(shard.replica())))
+    for ours, theirs in zip(shard.trained, room.replica.trained, strict=True):
+        assert (ours.piece, ours.group) == (theirs.piece, theirs.group)
+        assert [view.shape for view in ours.state] == [view.shape for view in theirs.state]
+    assert ACKNOWLEDGEMENT.size == 8

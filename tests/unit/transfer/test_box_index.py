@@ -1,0 +1,47 @@
+"""Boxes inside what a rank holds, as each mode names them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.reshard.tensors import Piece
+from liver_slurm.transfer.box_index import BoxIndex, ReplicaIndex, speaks
+
+HELD = Piece("w", (2, 0), (3, 4))
+STATE = tuple(torch.arange(12.0).view(3, 4) + 100 * kind for kind in range(3))
+GRADIENT = -STATE[0]
+FIXED = (Piece("f", (0,), (5,)), torch.arange(5.0))
+
+
+def test_a_box_inside_a_piece_is_a_view_of_it() -> None:
+    found = BoxIndex([(HELD, STATE[0]), FIXED]).shared(Piece("w", (3, 1), (2, 2)))
+    assert found.gradient is found.group is None
+    assert [view.tolist() for view in found.state] == [[[5.0, 6.0], [9.0, 10.0]]]
+    assert found.state[0].untyped_storage().data_ptr() == STATE[0].untyped_storage().data_ptr()
+
+
+def test_a_master_stands_for_its_moments_and_its_gradient() -> None:
+    group = GroupSpec(wd_mult=0.0)
+    box = TrainedBox(HELD, STATE[0], STATE[1], STATE[2], lambda: GRADIENT, group)
+    index = ReplicaIndex(Replica([box], [FIXED]))
+    found = index.shared(Piece("w@master", (4, 0), (1, 4)))
+    assert [view.tolist() for view in found.state] == [[[8.0 + 100 * kind + n for n in range(4)]] for kind in range(3)]
+    assert found.gradient is not None
+    assert found.gradient.tolist() == [[-8.0, -9.0, -10.0, -11.0]]
+    assert found.group == group
+    assert index.shared(Piece("f", (1,), (2,))).state[0].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("tensor", ["w", "w@master"])
+@pytest.mark.parametrize("make", [lambda: ReplicaIndex(None), lambda: BoxIndex([(HELD, STATE[0])])])
+def test_what_is_not_there_is_named(tensor: str, make: type) -> None:
+    with pytest.raises(TransferError, match=rf"^{tensor}: the box at \(1, 0\) of shape \(2, 3\) is not held here$"):
+        make().shared(Piece(tensor, (1, 0), (2, 3)))
+
+
+def test_which_tensors_of_a_plan_have_boxes_of_their_own() -> None:
+    assert [speaks(name) for name in ("w", "w@master", "w@exp_avg")] == [True, True, False]

@@ -1,0 +1,102 @@
+"""Faults that a worker does to itself: the words are those of all faults."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from coordinator_lab import PATIENCE
+
+from liver_slurm.base.errors import BadInput, LiverError
+from liver_slurm.base.faults import INSIDE, Fault
+from liver_slurm.worker import fault_injection
+
+
+@pytest.mark.parametrize("fault", INSIDE)
+def test_every_fault_has_its_word(fault: Fault) -> None:
+    seconds = ":5" if fault is Fault.DELAY else ""
+    assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault is fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kill",
+        "kill@stream",
+        "rain@stream:w",
+        "preempt@stream:w",
+        "delay@stream:w",
+        "kill@stream:w:5",
+        "stop@:w",
+        "cut@p:w:1",
+    ],
+)
+def test_other_words_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(BadInput, match=r"LIVER_FAULT=.* is not allowed") as caught:
+        fault_injection._parse(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def inject(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(fault_injection, "_fault", fault_injection._parse(text))
+
+
+def test_a_fault_is_done_once_at_its_point_to_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, "fail@stream:live-*")
+    fault_injection.reach("stream", "standby-0")
+    fault_injection.reach("prepare", "live-0")
+    with pytest.raises(LiverError, match="live-0 fails at stream"):
+        fault_injection.reach("stream", "live-0")
+    fault_injection.reach("stream", "live-0")
+
+
+def test_a_fault_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, "fail@step+2:live-0")
+    for _ in range(2):
+        fault_injection.reach("step", "live-0")
+    with pytest.raises(LiverError):
+        fault_injection.reach("step", "live-0")
+
+
+def test_a_cut_ends_the_workers_own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs = server.accept()[0]
+        inject(monkeypatch, "cut@stream:live-0")
+        fault_injection.reach("stream", "live-0")
+        assert (ours.recv(1), theirs.recv(1)) == (b"", b"")
+        ours.close()
+        theirs.close()
+
+
+SCRIPT = """
+import sys
+from liver_slurm.worker import fault_injection
+fault_injection.reach("save", "live-0")
+try:
+    with open(sys.argv[1], "w") as file:
+        file.write("a")
+    print("written")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize(("fault", "code", "said"), [
+    ("kill@save:live-0", -9, ""),
+    ("stop@save:live-0:0.2", 0, "written"),
+    ("disk-full@save:live-0", 0, "File too large"),
+])  # fmt: skip
+def test_what_a_process_does_to_itself(fault: str, code: int, said: str, tmp_path: os.PathLike[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, os.fspath(tmp_path) + "/file"],
+        env={**os.environ, "LIVER_FAULT": fault},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout.strip()) == (code, said)
