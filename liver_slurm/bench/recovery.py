@@ -1,10 +1,12 @@
 """``bench recovery``: what the sudden death of a worker costs training: from mirrors, from a checkpoint, by a restart.
 
 A worker of a run of plain processes is killed with SIGKILL; a warm one that stands by takes its place, so the layout
-stays. The figure is seconds lost: from the kill until a step is done that was not done before, less a usual step. The
-same without mirrors, where all go back to the newest checkpoint in their processes. The baseline is the restart at its
-best of ``bench reconfigure``, without the time that it saves its state in: new processes, and the checkpoint loaded.
-What was trained since that checkpoint is not counted against it.
+stays. On cards there is none, as each rank has one of its own: the run goes on with the worker that is left.
+
+The figure is seconds lost: from the kill until a step is done that was not done before, less a usual step. The same
+without mirrors, where all go back to the newest checkpoint in their processes. The baseline is the restart at its best
+of ``bench reconfigure``, without the time that it saves its state in: new processes, and the checkpoint loaded. What
+was trained since that checkpoint is not counted against it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from liver_slurm.base.errors import ControlError, ExitCode, LiverError
 from liver_slurm.bench import machine
 from liver_slurm.bench.elastic import PATIENCE, said
 from liver_slurm.bench.figures import median_of, ratio, usual
-from liver_slurm.bench.jobs import BY_NAME, SIZES, Size, job, parameters
+from liver_slurm.bench.jobs import BILLION, BY_NAME, SIZES, Size, job, parameters
 from liver_slurm.bench.restart import Baseline
 from liver_slurm.config.schema import CheckpointSection, JobConfig, RecoverySection
 from liver_slurm.observability.status import RunStatus, from_status
@@ -39,9 +41,9 @@ from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
-LAYOUT = Layout.parse("tp1pp1dp2")
+LAYOUT, ALONE = Layout.parse("tp1pp1dp2"), Layout.parse("tp1pp1dp1")
 DEATHS = 3
-"""How often a worker is killed in each run."""
+"""How often a worker is killed in each run; on cards, how many runs there are."""
 STEPS, EVERY = 8, 5
 """Steps of a world before a worker is killed; steps between two checkpoints, where state comes from there."""
 WAYS: tuple[Literal["mirror", "checkpoint"], ...] = ("mirror", "checkpoint")
@@ -62,6 +64,8 @@ class Death:
 
     detected_s: float
     """From the kill until it was believed."""
+    trains_s: float
+    """From the kill until a step of the next world was done."""
     again_s: float
     """From the kill until a step was done that was not done before."""
     usual_s: float
@@ -81,6 +85,8 @@ class Killer:
     run_dir: RunDir
     deaths: int
     way: Literal["mirror", "checkpoint"]
+    standbys: bool
+    """Others stand by to take a dead one's place."""
     kills: list[Kill] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
     over: bool = False
@@ -109,9 +115,12 @@ class Killer:
     def _ready(self, status: RunStatus) -> bool:
         lines = [line for line in read_metrics(self.run_dir.metrics) if line.generation == status.generation]
         new = not self.kills or status.generation > self.kills[-1].generation
-        held = all(worker.mirror == "whole" for worker in status.workers) if self.way == "mirror" else True
-        stand_by = any(worker.warm is True for worker in status.standbys) or len(self.kills) == self.deaths
-        return new and held and len(lines) > STEPS and stand_by
+        if not new or len(lines) <= STEPS:
+            return False
+        if len(self.kills) == self.deaths:
+            return True
+        held = self.way != "mirror" or all(worker.mirror == "whole" for worker in status.workers)
+        return held and (not self.standbys or any(worker.warm is True for worker in status.standbys))
 
     def _last_step(self) -> int:
         return max(line.step for line in read_metrics(self.run_dir.metrics))
@@ -125,10 +134,10 @@ def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
     """Measure; ``quick``: the smallest model, one death of each kind.
 
     Args:
-        sizes: names of models to measure; none: the smallest two.
+        sizes: names of models to measure; none: the smallest two, or the one that suits cards.
     """
-    chosen = [BY_NAME[name] for name in sizes] or list(SIZES[: 1 if quick else 2])
-    begun, gpu = time.monotonic(), machine.has_gpu()
+    begun, gpu = time.monotonic(), machine.count_gpus() >= LAYOUT.size
+    chosen = [BY_NAME[name] for name in sizes] or ([BILLION] if gpu else list(SIZES[: 1 if quick else 2]))
     document: dict[str, Any] = {"bench": "recovery", "machine": machine.describe(gpu)}
     cases = []
     for number, size in enumerate(chosen, start=1):
@@ -144,50 +153,59 @@ def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _case(size: Size, folder: Path, gpu: bool, deaths: int) -> dict[str, Any]:
+    after = ALONE if gpu else LAYOUT
     config = job(
-        size, folder, LAYOUT, distributed_optimizer=True, mode="overlap", gpus=1 if gpu else 0, layouts=(LAYOUT,)
+        size, folder, LAYOUT, distributed_optimizer=True, mode="overlap", gpus=1 if gpu else 0, layouts=(LAYOUT, after)
     )
-    case: dict[str, Any] = {"name": f"{size.name} {LAYOUT} distributed", "parameters": parameters(config)}
+    case: dict[str, Any] = {"name": f"{size.name} {LAYOUT} distributed", "to": str(after)}
+    case["parameters"] = parameters(config)
     baseline = Baseline(config, folder, gpu)
-    restarts = baseline.chain([LAYOUT] * (deaths + 1))
+    restarts = baseline.chain([LAYOUT, after] if gpu else [LAYOUT] * (deaths + 1))
     case["restart_s"] = statistics.median(one.lost_s - one.parts["save_s"] for one in restarts)
     case["restart_parts"] = {
         name: statistics.median(one.parts[name] for one in restarts) for name in restarts[0].parts if name != "save_s"
     }
     for way in WAYS:
-        found, steps = killed(_with(config, way), deaths, way)
+        each, runs = (1, deaths) if gpu else (deaths, 1)
+        results = [killed(_with(config, way), each, way, standbys=not gpu) for _ in range(runs)]
+        found, steps = [death for deaths, _ in results for death in deaths], results[-1][1]
         case |= {
             f"{way}_s": statistics.median(one.lost_s for one in found),
             f"{way}_detected_s": statistics.median(one.detected_s for one in found),
+            f"{way}_trains_s": statistics.median(one.trains_s for one in found),
             f"{way}_redone": max(one.redone for one in found),
             f"{way}_each_s": [one.lost_s for one in found],
+            f"{way}_each_again_s": [one.again_s for one in found],
             f"{way}_step_s": usual([line.end for line in steps if line.generation == 0]),
             f"ratio_{way}": ratio(case["restart_s"], statistics.median(one.lost_s for one in found)),
         }
         held = [line.mirror_s for line in steps if line.mirror_s is not None]
         if held:
-            case["mirror_held_up_s"] = statistics.median(held)
+            case["mirror_held_up_s"] = statistics.mean(held)
     return case
 
 
 def _with(config: JobConfig, way: Literal["mirror", "checkpoint"]) -> JobConfig:
     saved = CheckpointSection(every=EVERY if way == "checkpoint" else 0, at_end=False)
-    return replace(config, checkpoint=saved, recovery=RecoverySection(mirror="on" if way == "mirror" else "off"))
+    return replace(config, checkpoint=saved, recovery=RecoverySection(mirror="auto" if way == "mirror" else "off"))
 
 
 def killed(
-    config: JobConfig, deaths: int, way: Literal["mirror", "checkpoint"]
+    config: JobConfig, deaths: int, way: Literal["mirror", "checkpoint"], standbys: bool
 ) -> tuple[list[Death], list[StepMetrics]]:
     """Kill a worker of a run so often; what each death cost, and all steps of the run.
+
+    Args:
+        standbys: one stands by for each death.
 
     Raises:
         LiverError: the run failed.
         KeyboardInterrupt: Ctrl-C, or somebody cancelled the run.
     """
     run_dir = create_run(config)
-    killer = Killer(run_dir, deaths, way)
+    killer = Killer(run_dir, deaths, way, standbys)
     # Guaranteed workers that the layout has no use for stand by.
-    code = run_local(config, run_dir, LAYOUT.size + deaths, standbys=0, on_progress=killer.look)
+    code = run_local(config, run_dir, LAYOUT.size + deaths * standbys, standbys=0, on_progress=killer.look)
     if code == ExitCode.CANCELLED and not killer.over:
         raise KeyboardInterrupt
     if killer.problem or code != ExitCode.CANCELLED:
@@ -210,7 +228,7 @@ def measured(run_dir: RunDir, kills: Sequence[Kill]) -> tuple[list[Death], list[
         new = [line for line in steps if line.generation >= worlds[0].generation]
         again = next(line.end for line in new if line.step > done)
         one = [line.end for line in new if line.generation == worlds[0].generation]
-        found.append(Death(believed - at, again - at, usual(one), max(0, done - planned.step)))
+        found.append(Death(believed - at, one[0] - at, again - at, usual(one), max(0, done - planned.step)))
     return found, steps
 
 
@@ -222,6 +240,7 @@ def table(document: dict[str, Any]) -> str:
             *(f"{case[f'{way}_s']:.2f} s" for way in ("restart", *WAYS)),
             *("–" if case[f"ratio_{way}"] is None else f"{case[f'ratio_{way}']:.0f}×" for way in WAYS),
             f"{case['mirror_detected_s']:.2f} s",
+            " / ".join(f"{case[f'{way}_trains_s']:.2f}" for way in WAYS) + " s",
             f"{case['mirror_redone']} / {case['checkpoint_redone']}",
             f"{case['mirror_step_s'] * 1000:.0f} / {case['checkpoint_step_s'] * 1000:.0f} ms",
         ]
@@ -229,6 +248,7 @@ def table(document: dict[str, Any]) -> str:
     ]
     headers = (
         *("case", "restart", "mirrors", "checkpoint", "restart/mirrors", "restart/checkpoint", "believed after"),
+        "trains again after, mirrors / checkpoint",
         *("steps made again, mirrors / checkpoint", "a step with / without mirrors"),
     )
     where = document["machine"]

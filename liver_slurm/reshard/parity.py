@@ -2,14 +2,14 @@
 
 Parity is kept of a group of owners on different hosts, by a peer on another one: the exclusive or of their snapshots.
 It takes as much room as one of them, of which each of k owners has a k-th to pay for. But it can only be refreshed, and
-every owner keeps its own snapshot besides.
+every owner keeps its own snapshot besides: two of them if they are sent beside training.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile, zip_longest
 from typing import Literal, NamedTuple
 
@@ -50,6 +50,8 @@ class Choice:
     every: int
     """Steps between two refreshes; 0: there are none."""
     reason: str
+    beside: bool = False
+    """What is refreshed is sent beside training, which costs memory, and not while training waits."""
 
     @property
     def told(self) -> str:
@@ -108,35 +110,37 @@ def largest_group(hosts: Sequence[str]) -> int:
     return different - 1 if different > 1 else len(hosts) - 1
 
 
-def takes(kind: str, states: Sequence[int], placed: Sequence[Group]) -> list[int]:
+def takes(choice: Choice, states: Sequence[int], placed: Sequence[Group]) -> list[int]:
     """Bytes of host memory that each rank takes.
 
     Args:
-        kind: see :class:`Choice`.
         states: bytes of each rank's state: 12 of 16 that a mirror with gradients takes of it.
     """
-    # Gradients on their way, or a snapshot.
-    own = [state // 3 if kind == "updates" else state for state in states]
+    updates = choice.kind == "updates"
+    # Gradients on their way, or a snapshot; two where one is sent beside training.
+    own = [state // 3 if updates else state * (2 if choice.beside else 1) for state in states]
     for group in placed:
         largest = max(states[rank] for rank in group.owners)
-        own[group.keeper] += largest + largest // 3 if kind == "updates" else 2 * largest
+        own[group.keeper] += largest + largest // 3 if updates else 2 * largest
     return own
 
 
-def choose(ranks: Sequence[Means], hosts: Sequence[str], every: int = 0, group: int = 0) -> Choice:
+def choose(
+    ranks: Sequence[Means], hosts: Sequence[str], every: int = 0, group: int = 0, on_cards: bool = False
+) -> Choice:
     """Choose how the mirrors of a world are kept: the way that loses least and fits into half of what is left.
 
     Args:
         ranks, hosts: of the world, by rank.
         every: steps between two refreshes that are asked for; 0: none.
         group: owners of one mirror that are asked for; 0: by what memory there is.
+        on_cards: training is not to wait for host memory and the network, whatever is chosen for want of memory.
     """
     most = largest_group(hosts)
-    whole: Literal["updates", "copies"] = "copies" if every else "updates"
-    copies = Choice(whole, 1, every, "")
+    copies = Choice("copies", 1, every, "", beside=True) if every else Choice("updates", 1, 0, "")
 
     def parity(size: int) -> Choice:
-        return Choice("parity", size, every or PARITY_EVERY, "")
+        return Choice("parity", size, every or PARITY_EVERY, "", beside=on_cards)
 
     if group:
         asked = min(group, most)
@@ -159,7 +163,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def _because(choice: Choice, reason: str) -> Choice:
-    return Choice(choice.kind, choice.group, choice.every, reason)
+    return replace(choice, reason=reason)
 
 
 def _named(choice: Choice) -> str:
@@ -168,7 +172,7 @@ def _named(choice: Choice) -> str:
 
 def _short(choice: Choice, ranks: Sequence[Means], hosts: Sequence[str]) -> str:
     """Which machine has no room for it; empty: all have."""
-    needed = takes(choice.kind, [rank.state for rank in ranks], groups(hosts, choice.group))
+    needed = takes(choice, [rank.state for rank in ranks], groups(hosts, choice.group))
     by_machine: Counter[str] = Counter()
     room: dict[str, int] = {}
     where: dict[str, str] = {}

@@ -14,11 +14,6 @@ from liver_slurm.reshard.parity import choose, groups
 from liver_slurm.reshard.snapshots import Kept
 
 
-def keeps_mirrors(config: JobConfig) -> bool:
-    """Whether a run of this job keeps mirrors of state that one rank holds."""
-    return config.recovery.mirrors(on_cpus=not any(component.gpus_per_task for component in config.live.component))
-
-
 class Mirrored:
     """Mirrors of one world."""
 
@@ -30,13 +25,13 @@ class Mirrored:
             members, hosts: of the world, by rank.
             began: completed steps that it began with.
         """
-        recovery = config.recovery
+        recovery, on_cards = config.recovery, any(component.gpus_per_task for component in config.live.component)
         self._every, self._began = 0, began
         self._kept: dict[str, list[tuple[str, ...]]] = {}
         """Members whose state each of them keeps; empty where no rank holds state that no other one holds."""
-        if keeps_mirrors(config) and needs_mirrors(layout, config.train.distributed_optimizer):
+        if recovery.mirrors and needs_mirrors(layout, config.train.distributed_optimizer):
             # Memory is not simulated: there is room for copies.
-            choice = choose((), hosts, recovery.mirror_every, recovery.mirror_group or 1)
+            choice = choose((), hosts, recovery.refreshed_every(on_cards), recovery.mirror_group or 1, on_cards)
             self._every = choice.every
             for group in groups(hosts, choice.group):
                 owners = tuple(members[rank] for rank in group.owners)

@@ -23,14 +23,19 @@ _STATE_BYTES = 12
 """Of one parameter: master and two moments."""
 
 
-def wanted(config: JobConfig, layout: Layout, device: torch.device) -> bool:
+def wanted(config: JobConfig, layout: Layout) -> bool:
     """Whether a world of a layout has mirrors, if there is room."""
-    on = config.recovery.mirrors(on_cpus=device.type == "cpu")
-    return on and needs_mirrors(layout, config.train.distributed_optimizer)
+    return config.recovery.mirrors and needs_mirrors(layout, config.train.distributed_optimizer)
 
 
 def agree(
-    store: Any, rank: int, hosts: Sequence[str], shard: TrainingShard, config: JobConfig, freed: int = 0
+    store: Any,
+    rank: int,
+    hosts: Sequence[str],
+    shard: TrainingShard,
+    config: JobConfig,
+    device: torch.device,
+    freed: int = 0,
 ) -> Choice:
     """Choose for a world that is to have mirrors; all members must call it, and get the same.
 
@@ -39,13 +44,14 @@ def agree(
         hosts: of the world's ranks.
         freed: bytes that the mirrors of the world before take here, which are given back.
     """
-    recovery = config.recovery
-    if recovery.mirror_group:
-        return choose((), hosts, recovery.mirror_every, recovery.mirror_group)
+    on_cards, group = device.type != "cpu", config.recovery.mirror_group
+    every = config.recovery.refreshed_every(on_cards)
+    if group:
+        return choose((), hosts, every, group, on_cards)
     store.set(f"means/{rank}", msgspec.msgpack.encode(_means(shard, freed)))
     if rank == 0:
         means = [msgspec.msgpack.decode(store.get(f"means/{each}"), type=Means) for each in range(len(hosts))]
-        choice = choose(means, hosts, recovery.mirror_every)
+        choice = choose(means, hosts, every, 0, on_cards)
         log.log(
             logging.WARNING if choice.kind == "none" else logging.INFO, "mirrors: %s: %s", choice.told, choice.reason
         )

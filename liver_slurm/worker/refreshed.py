@@ -14,9 +14,10 @@ from liver_slurm.engine.api import Replica, TrainingShard
 from liver_slurm.reshard.parity import Choice
 from liver_slurm.reshard.snapshots import Kept
 from liver_slurm.transfer.connections import Connections
-from liver_slurm.transfer.mirror.snapshot import copy, fold_received, send
+from liver_slurm.transfer.mirror.snapshot import copy, fold_received
 from liver_slurm.transfer.mirror.snapshot_keeper import SnapshotKeeper
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
+from liver_slurm.transfer.mirror.snapshot_sender import SnapshotSender
 from liver_slurm.worker.mirroring import Holds, Meeting, Word, on_device
 
 
@@ -46,7 +47,8 @@ class Refreshed:
         self._connections, self._owners = connections, owners
         self._rebuilt: dict[str, Replica] = {}
         """State of workers that are gone, of which only parity is kept here."""
-        self._owner = SnapshotOwner(connections.outgoing(keeper), choice.every)
+        owner = SnapshotSender if choice.beside else SnapshotOwner
+        self._owner: SnapshotOwner = owner(connections.outgoing(keeper), choice.every)
         self._keepers = [
             SnapshotKeeper({name: connections.incoming(rank) for rank, name in group.items()}) for group in kept
         ]
@@ -56,13 +58,13 @@ class Refreshed:
 
     def attach(self, shard: TrainingShard) -> None:
         self._shard = shard
-        shard.when_gradients_are_final(lambda step, finite: self._owner.refresh(shard, step, finite))
+        self._owner.attach(shard)
 
     @property
     def word(self) -> Word:
         if self._owner.error:
             return "lost"
-        return "whole" if self._owner.own_steps else "partial"
+        return "whole" if self._owner.sent >= 0 else "partial"
 
     @property
     def seconds(self) -> float:
@@ -84,12 +86,10 @@ class Refreshed:
         if not lent_to and not gathered:
             return
         connections, number = meeting.connect(), meeting.names.index
-        state = self._owner.state_at(step) if lent_to else None
 
         def lend() -> None:
             for keeper in lent_to:
-                assert state is not None
-                send(connections.outgoing(number(keeper)), state, step)
+                self._owner.send_state(connections.outgoing(number(keeper)), step)
 
         def fold_others(name: str, keeper: SnapshotKeeper, data: torch.Tensor) -> None:
             for other in keeper.owners:
@@ -120,9 +120,10 @@ class Refreshed:
     def go_back(self, shard: TrainingShard, step: int) -> None:
         self._owner.stop()
         copy(self._owner.state_at(step), shard.replica())
-        shard.overwritten(self._owner.own_updates)
+        shard.overwritten(self._owner.updates_at(step))
 
     def abort(self) -> None:
+        self._owner.give_up()
         self._connections.give_up()
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class Refreshed:
         if self._shard is not None:
             self._shard.when_gradients_are_final(None)
             self._shard = None
-        self._owner.stop()
+        self._owner.close()
         for each in self._keepers:
             each.join()
         self._connections.close()

@@ -269,5 +269,6 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
         recovered(run, f"{layout}, {group} owners a mirror, refreshed every 4 steps, + a standby", at, count=count)
         planned = run.events("recovery_planned")[-1]
         assert (planned["state_from"], [*planned["mirrors"]]) == ("mirrors", [name])
-        assert reached - 4 <= planned["step"] <= reached + 1
+        # Of copies the last may not have been whole yet.
+        assert reached - 8 <= planned["step"] <= reached + 1
     assert run.finish() == expected

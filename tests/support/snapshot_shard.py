@@ -23,7 +23,8 @@ class Shard:
 
     def __init__(self, rank: int) -> None:
         values = torch.Generator().manual_seed(rank)
-        self.rank, self.made, self.before = rank, 0, list[Callable[[], None]]()
+        self.rank, self.made = rank, 0
+        self.hooks = list[tuple[Callable[[], None], Callable[[], None]]]()
         self.gradients_final: Callable[[int, bool], None] | None = None
         self.gradients = [torch.zeros(shape) for shape in SHAPES[rank % len(SHAPES)]]
         self.trained = [
@@ -57,9 +58,9 @@ class Shard:
     def overwritten(self, updates: int) -> None:
         self.made = updates
 
-    def watch(self, before: Callable[[], None], _after: Callable[[], None], _zeroing: Any) -> Callable[[], None]:
-        self.before.append(before)
-        return self.before.clear
+    def watch(self, before: Callable[[], None], after: Callable[[], None], _zeroing: Any) -> Callable[[], None]:
+        self.hooks.append((before, after))
+        return self.hooks.clear
 
     def update(self, step: int) -> None:
         values = torch.Generator().manual_seed(1000 * step + self.rank)
@@ -67,11 +68,13 @@ class Shard:
             gradient.copy_(torch.randn(gradient.shape, generator=values))
         if not self.trained:
             return
-        for hook in self.before:
-            hook()
+        for before, _ in self.hooks:
+            before()
         with torch.no_grad():
             update([(*box.state, box.gradient()) for box in self.trained], self.made, self.groups()[GROUP])
         self.made += 1
+        for _, after in self.hooks:
+            after()
 
     def state(self) -> list[torch.Tensor]:
         return [view.clone() for view in tensors_of(self.replica())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,10 +19,11 @@ from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.connections import receive_exactly
 from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, HEADER_BYTES, BoxDescription, Header, Kind
+from liver_slurm.transfer.mirror.host_room import PAGE
 
-CHUNK = 8 << 20
-"""Bytes that are sent, and taken, at once."""
-_ALIGNED = 16
+CHUNK = 64 << 20
+"""Bytes that are sent, and taken, at once: after each of them a thread waits for a busy training thread to let it go
+on, so the tensors of a state, which are smaller, go together."""
 _DIGEST = struct.Struct("<Q")
 
 Take = Callable[[int, torch.Tensor], None]
@@ -47,13 +48,13 @@ def parts_of(boxes: Sequence[BoxDescription]) -> list[Part]:
         for _ in range(1 if box.dtype else 3):
             nbytes = math.prod(box.shape) * dtype.itemsize
             found.append(Part(end, nbytes, dtype, box.shape))
-            end += -(-nbytes // _ALIGNED) * _ALIGNED
+            end += -(-nbytes // PAGE) * PAGE
     return found
 
 
 def room_of(parts: Sequence[Part]) -> int:
     """Bytes that a snapshot takes."""
-    return -(-(parts[-1].start + parts[-1].nbytes) // _ALIGNED) * _ALIGNED if parts else 0
+    return -(-(parts[-1].start + parts[-1].nbytes) // PAGE) * PAGE if parts else 0
 
 
 def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
@@ -83,10 +84,25 @@ def copy(source: Replica, target: Replica) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def send(connection: socket.socket, replica: Replica, step: int) -> None:
-    """Send a state, and wait until the other end has it.
+def chunks_of(replica: Replica) -> Iterator[torch.Tensor]:
+    """The bytes of a state, wherever its tensors lie, as a snapshot has them."""
+    for view in tensors_of(replica):
+        flat = view.detach().reshape(-1).view(torch.uint8)
+        for begin, end in _chunks(flat.numel()):
+            yield flat[begin:end].cpu()
+        yield torch.zeros(-flat.numel() % PAGE, dtype=torch.uint8)
+
+
+def chunks_in(data: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The bytes of a snapshot that lies in host memory."""
+    return (data[begin:end] for begin, end in _chunks(data.numel()))
+
+
+def send(connection: socket.socket, chunks: Iterable[torch.Tensor], step: int) -> None:
+    """Send a snapshot, and wait until the other end has it.
 
     Args:
+        chunks: its bytes, in host memory.
         step: steps that it has completed.
 
     Raises:
@@ -94,12 +110,9 @@ def send(connection: socket.socket, replica: Replica, step: int) -> None:
     """
     connection.sendall(Header(Kind.STATE, step).encode())
     seen = xxhash.xxh3_64()
-    for view in tensors_of(replica):
-        flat = view.detach().reshape(-1).view(torch.uint8)
-        for begin, end in _chunks(flat.numel()):
-            host = flat[begin:end].cpu()  # lives as long as its bytes are looked at
-            seen.update(memory(host))
-            connection.sendall(memory(host))
+    for chunk in chunks:
+        seen.update(memory(chunk))
+        connection.sendall(memory(chunk))
     connection.sendall(_DIGEST.pack(seen.intdigest()))
     answer = bytearray(ACKNOWLEDGEMENT.size)
     receive_exactly(connection, memoryview(answer))
@@ -107,20 +120,24 @@ def send(connection: socket.socket, replica: Replica, step: int) -> None:
         raise TransferError("who was sent a snapshot acknowledged another step")
 
 
-def receive(connection: socket.socket, parts: Sequence[Part], take: Take) -> None:
-    """Take a state whose header has come; what is taken counts only if this returns.
+def receive(connection: socket.socket, nbytes: int, take: Take, place: torch.Tensor | None = None) -> None:
+    """Take a snapshot whose header has come; what is taken counts only if this returns.
+
+    Args:
+        nbytes: of it.
+        take: given what has come, at once.
+        place: where it is written; None: to memory of its own, for ``take`` to make something of it.
 
     Raises:
         OSError, TransferError: the other end is gone, or what came is not what it sent.
     """
     seen = xxhash.xxh3_64()
-    staging = torch.empty(min(CHUNK, max((part.nbytes for part in parts), default=0)), dtype=torch.uint8)
-    for part in parts:
-        for begin, end in _chunks(part.nbytes):
-            piece = staging[: end - begin]
-            receive_exactly(connection, memory(piece))
-            seen.update(memory(piece))
-            take(part.start + begin, piece)
+    staging = torch.empty(min(CHUNK, nbytes) if place is None else 0, dtype=torch.uint8)
+    for begin, end in _chunks(nbytes):
+        piece = place[begin:end] if place is not None else staging[: end - begin]
+        receive_exactly(connection, memory(piece))
+        seen.update(memory(piece))
+        take(begin, piece)
     data = bytearray(_DIGEST.size)
     receive_exactly(connection, memoryview(data))
     if _DIGEST.unpack(data) != (seen.intdigest(),):
@@ -140,7 +157,7 @@ def fold_received(connection: socket.socket, boxes: Sequence[BoxDescription], st
     def fold(start: int, piece: torch.Tensor) -> None:
         data[start : start + piece.numel()].bitwise_xor_(piece)
 
-    receive(connection, parts_of(boxes), fold)
+    receive(connection, room_of(parts_of(boxes)), fold)
     connection.sendall(ACKNOWLEDGEMENT.pack(step))
 
 

@@ -1,8 +1,10 @@
-"""The owner's part of a mirror that is refreshed: every some steps it sends its state, and puts it by at home as well.
+"""The owner's part of a mirror that is refreshed: every some steps its state goes to the keeper, and is put by at home.
 
-Between the gradients' norm and the reduction after which any rank may begin an update, no rank's state changes. There
-each owner sends its state to its keeper and waits. So once any rank has begun that update, every keeper has the state
-of the step; and until then nobody has given up the snapshot before. Its own copy an owner makes just before its update.
+This one makes training wait. Between the gradients' norm and the reduction after which any rank may begin an update, no
+rank's state changes. There each owner sends its state to its keeper and waits. So once any rank has begun that update,
+every keeper has the state of the step; and until then nobody has given up the snapshot before. Its own copy an owner
+makes just before its update. It takes the least memory, and :mod:`liver_slurm.transfer.mirror.snapshot_sender` the
+least time.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainingShard, Updates
 from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
-from liver_slurm.transfer.mirror.snapshot import copy, parts_of, replica_in, room_of, send
+from liver_slurm.transfer.mirror.snapshot import chunks_of, copy, parts_of, replica_in, room_of, send
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,10 @@ class SnapshotOwner:
         self._stop: Callable[[], None] | None = None
         self._due, self._pending, self._made = 0, -1, 0
         """Step that the next refresh is due at; step that is to be put by, and the updates made by then."""
+        self._own_updates = 0
+        self._given_up = False
         self.own_steps: tuple[int, ...] = ()
         """Steps completed in the state that is put by here; of one that does not change these are the last two."""
-        self.own_updates = 0
-        """Updates made by then."""
         self.nbytes = 0
         """Host memory that it takes."""
         self.sent = -1
@@ -49,6 +51,10 @@ class SnapshotOwner:
         """How long the last step was held up."""
         self.error = ""
         """Why there is no mirror any more; empty: nothing has failed."""
+
+    def attach(self, shard: TrainingShard) -> None:
+        """Keep the mirror of this shard, which may have no storage yet."""
+        shard.when_gradients_are_final(lambda step, finite: self.refresh(shard, step, finite))
 
     def refresh(self, shard: TrainingShard, step: int, finite: bool) -> None:
         """Send the state after ``step`` completed steps if it is time to, and wait until the keeper has it.
@@ -79,11 +85,32 @@ class SnapshotOwner:
             raise TransferError(f"the state after {step} steps is not put by here, but that after {self.own_steps}")
         return self._own
 
+    def send_state(self, connection: socket.socket, step: int) -> None:
+        """Send :meth:`state_at`.
+
+        Raises:
+            OSError, TransferError: there is none, or the other end has not got it.
+        """
+        send(connection, chunks_of(self.state_at(step)), step)
+
+    def updates_at(self, step: int) -> int:
+        """Updates made in the state after ``step`` completed steps that is put by here."""
+        assert step in self.own_steps
+        return self._own_updates
+
     def stop(self) -> None:
         """Watch the updates no more."""
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
+
+    def give_up(self) -> None:
+        """Whatever fails from now on is no news: the connections are given up. Callable from any thread."""
+        self._given_up = True
+
+    def close(self) -> None:
+        """Give all of it back; the connections must be given up."""
+        self.stop()
 
     def _begin(self, shard: TrainingShard) -> None:
         """Find room for the state's copy, describe it to the keeper, and watch its updates."""
@@ -97,19 +124,22 @@ class SnapshotOwner:
         self._updates = shard.updates()
         if self._live.trained:
             self._stop = self._updates.watch(self._put_by, lambda: None, None)
-        try:
-            self._connection.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
-        except OSError as error:
-            self._failed(error)
+        self._describe(description)
 
     def _updates_made(self) -> int:
         assert self._updates is not None
         return self._updates.adam_step()
 
+    def _describe(self, description: bytes) -> None:
+        try:
+            self._connection.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
+        except OSError as error:
+            self._failed(error)
+
     def _send(self, step: int) -> None:
         if not self.error:
             try:
-                send(self._connection, self._live, step)
+                self.send_state(self._connection, step)
             except (OSError, TransferError) as error:
                 self._failed(error)
             else:
@@ -122,9 +152,10 @@ class SnapshotOwner:
         begun = time.perf_counter()
         step, self._pending, self.own_steps = self._pending, -1, ()
         copy(self._live, self._own)
-        self.own_steps, self.own_updates = (step,), self._made
+        self.own_steps, self._own_updates = (step,), self._made
         self.seconds += time.perf_counter() - begun
 
     def _failed(self, error: Exception) -> None:
-        self.error = str(error)
-        log.warning("the state of this worker has no mirror any more: %s", error)
+        self.error = str(error) or type(error).__name__
+        if not self._given_up:
+            log.warning("the state of this worker has no mirror any more: %s", error)

@@ -48,11 +48,12 @@ def test_groups_are_as_even_as_they_can_be() -> None:
 
 def test_parity_takes_a_part_of_what_copies_take() -> None:
     hosts, states = [f"n{host}" for host in range(9)], [12 * GB] * 9
-    assert takes("updates", states, groups(hosts, 1)) == [20 * GB] * 9
-    assert takes("copies", states, groups(hosts, 1)) == [36 * GB] * 9
-    of_eight = takes("parity", states, groups(hosts, 8))
+    assert takes(Choice("updates", 1, 0, ""), states, groups(hosts, 1)) == [20 * GB] * 9
+    assert takes(Choice("copies", 1, 9, "", beside=True), states, groups(hosts, 1)) == [48 * GB] * 9
+    of_eight = takes(Choice("parity", 8, 9, ""), states, groups(hosts, 8))
     assert sorted(of_eight) == [12 * GB] * 7 + [36 * GB] * 2
-    assert sum(takes("parity", states, groups(hosts, 3))) == (9 * 12 + 3 * 24) * GB
+    assert sum(takes(Choice("parity", 3, 9, ""), states, groups(hosts, 3))) == (9 * 12 + 3 * 24) * GB
+    assert sum(takes(Choice("parity", 3, 9, "", beside=True), states, groups(hosts, 3))) == (9 * 24 + 3 * 24) * GB
 
 
 def world(hosts: int, ranks: int, available: int) -> tuple[list[Means], list[str]]:
@@ -64,7 +65,7 @@ def world(hosts: int, ranks: int, available: int) -> tuple[list[Means], list[str
     ("available", "every", "group", "chosen"),
     [
         (400, 0, 0, ("updates", 1, 0)),
-        (2 * 288, 20, 0, ("copies", 1, 20)),
+        (2 * 384, 20, 0, ("copies", 1, 20)),
         (2 * 160, 0, 0, ("updates", 1, 0)),
         (2 * 159, 0, 0, ("parity", 4, PARITY_EVERY)),
         (2 * 200, 20, 0, ("parity", 2, 20)),
@@ -106,7 +107,7 @@ def test_what_is_chosen_fits(hosts: list[str], available: int, every: int, group
     assert found.group < len(hosts)
     assert (found.every == 0) == (found.kind == "updates")
     if not group:
-        needed = takes(found.kind, states, groups(hosts, found.group))
+        needed = takes(found, states, groups(hosts, found.group))
         for host in set(hosts):
             assert 2 * sum(n for n, name in zip(needed, hosts, strict=True) if name == host) <= available
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from snapshot_shard import Shard
 
+from liver_slurm.config.recovery import ON_CARDS
 from liver_slurm.config.schema import JobConfig, RecoverySection
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.parity import Choice
@@ -17,14 +18,17 @@ from liver_slurm.worker import mirror_choice
 from liver_slurm.worker.mirror_choice import agree, wanted
 
 HOSTS = ["a", "b", "c", "d", "e"]
+CPU, CARD = torch.device("cpu"), torch.device("cuda")
 
 
-def agreed(recovery: RecoverySection, monkeypatch: pytest.MonkeyPatch, available: int) -> Choice:
+def agreed(
+    recovery: RecoverySection, monkeypatch: pytest.MonkeyPatch, available: int, device: torch.device = CPU
+) -> Choice:
     monkeypatch.setattr(mirror_choice, "machine", lambda: "one")
     monkeypatch.setattr(mirror_choice, "available_memory", lambda: available)
     config, store = JobConfig(recovery=recovery), dist.HashStore()
     with ThreadPoolExecutor(5) as pool:
-        waits = [pool.submit(agree, store, rank, HOSTS, Shard(rank), config) for rank in range(5)]  # type: ignore[arg-type]
+        waits = [pool.submit(agree, store, rank, HOSTS, Shard(rank), config, device) for rank in range(5)]  # type: ignore[arg-type]
         found = {one.result() for one in waits}
     assert len(found) == 1
     return found.pop()
@@ -32,7 +36,17 @@ def agreed(recovery: RecoverySection, monkeypatch: pytest.MonkeyPatch, available
 
 def test_where_there_is_room_they_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert agreed(RecoverySection(), monkeypatch, 1 << 20) == Choice("updates", 1, 0, "there is room")
-    assert agreed(RecoverySection(mirror_every=5), monkeypatch, 1 << 20) == Choice("copies", 1, 5, "there is room")
+    assert agreed(RecoverySection(mirror_every=5), monkeypatch, 1 << 20) == Choice(
+        "copies", 1, 5, "there is room", beside=True
+    )
+
+
+def test_on_cards_they_are_refreshed_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = agreed(RecoverySection(), monkeypatch, 1 << 20, CARD)
+    assert (found.kind, found.every, found.beside) == ("copies", ON_CARDS, True)
+    found = agreed(RecoverySection(), monkeypatch, 5000, CARD)
+    assert (found.kind, found.every, found.beside) == ("parity", ON_CARDS, True)
+    assert agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD).kind == "updates", "somebody asks for it"
 
 
 def test_where_there_is_less_they_are_parity_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,19 +62,18 @@ def test_what_is_asked_for_is_not_weighed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("mirror", "device", "layout", "distributed", "expected"),
+    ("mirror", "layout", "distributed", "expected"),
     [
-        ("auto", "cpu", Layout(1, 1, 2), True, True),
-        ("auto", "cuda", Layout(1, 1, 2), True, False),
-        ("on", "cuda", Layout(1, 1, 2), True, True),
-        ("off", "cpu", Layout(1, 1, 2), True, False),
-        ("on", "cpu", Layout(1, 1, 2), False, False),
-        ("on", "cpu", Layout(1, 1, 1), True, False),
+        ("auto", Layout(1, 1, 2), True, True),
+        ("on", Layout(1, 1, 2), True, True),
+        ("off", Layout(1, 1, 2), True, False),
+        ("on", Layout(1, 1, 2), False, False),
+        ("on", Layout(1, 1, 1), True, False),
     ],
 )
 def test_they_are_kept_where_a_rank_holds_something_alone(
-    mirror: str, device: str, layout: Layout, distributed: bool, expected: bool
+    mirror: str, layout: Layout, distributed: bool, expected: bool
 ) -> None:
     config = JobConfig(recovery=RecoverySection(mirror=mirror))  # type: ignore[arg-type]
     config = replace(config, train=replace(config.train, distributed_optimizer=distributed))
-    assert wanted(config, layout, torch.device(device)) is expected
+    assert wanted(config, layout) is expected

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 import torch.distributed as dist
+from coordinator_lab import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_shard import Shard, same
@@ -113,6 +114,7 @@ def test_what_is_lost_is_rebuilt_and_all_go_back(
         for step in range(1 + steps):
             world.gradients_final(step)
             world.update(everybody, step)
+            until(lambda: all(mirrors.word == "whole" for mirrors in world.mirrors), "all are kept")
         if death != "between steps":
             world.gradients_final(1 + steps)
         if death == "some have begun it":

@@ -1,14 +1,9 @@
-"""Mirrors that are refreshed every some steps, over real connections: whoever dies, whenever, one step is there of all.
-
-The ranks are threads' worth of state with hand-made steps: each plays what :class:`TrainingShard` promises, above all
-that no rank begins an update before all ranks have come to the reduction ahead of it.
-"""
+"""Mirrors that are refreshed while training waits: whoever dies, whenever, one step is there of all."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -16,108 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_shard import Shard, same
+from snapshot_world import World
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica
-from liver_slurm.reshard.snapshots import Kept, Survivor, newest_common
+from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import snapshot as snapshots
 from liver_slurm.transfer.mirror import snapshot_keeper as keeping
 from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
+from liver_slurm.transfer.mirror.host_room import PAGE
 from liver_slurm.transfer.mirror.snapshot import copy, parts_of, replica_in, room_of, tensors_of
-from liver_slurm.transfer.mirror.snapshot_keeper import SnapshotKeeper
-from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
-
-
-class World:
-    """Ranks in groups, each of which has its parity kept by a rank that is in another group."""
-
-    def __init__(self, groups: list[list[int]], keepers: list[int], every: int) -> None:
-        self.size, self.groups, self.kept_by = sum(map(len, groups)), groups, keepers
-        self.shards = [Shard(rank) for rank in range(self.size)]
-        self.pairs = {rank: socket.socketpair() for rank in range(self.size)}
-        self.owners = {rank: SnapshotOwner(ours, every) for rank, (ours, _) in self.pairs.items()}
-        self.keepers = [SnapshotKeeper({str(rank): self.pairs[rank][1] for rank in group}) for group in groups]
-        for keeper in self.keepers:
-            keeper.start()
-        self.live = [0] * self.size
-        self.states: list[dict[int, list[torch.Tensor]]] = [{0: shard.state()} for shard in self.shards]
-
-    def gradients_final(self, ranks: list[int], step: int, finite: bool = True) -> None:
-        """These ranks call what is to be called there, all at once, as owners of a group wait for nobody."""
-        with ThreadPoolExecutor(max(1, len(ranks))) as pool:
-            list(pool.map(lambda rank: self.owners[rank].refresh(self.shards[rank], step, finite), ranks))  # type: ignore[arg-type]
-
-    def update(self, ranks: list[int], step: int) -> None:
-        for rank in ranks:
-            self.shards[rank].update(step)
-            self.live[rank] = step + 1
-            self.states[rank][step + 1] = self.shards[rank].state()
-
-    def step(self, step: int, finite: bool = True) -> None:
-        self.gradients_final([*range(self.size)], step, finite)
-        if finite:
-            self.update([*range(self.size)], step)
-        else:
-            for rank in range(self.size):
-                self.live[rank] = step + 1
-                self.states[rank][step + 1] = self.shards[rank].state()
-
-    def send_a_part(self, rank: int, step: int) -> None:
-        """It dies while it sends."""
-        ours = self.pairs[rank][0]
-        description = describe(self.shards[rank].replica())
-        if self.owners[rank].sent < 0:
-            ours.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
-        ours.sendall(Header(Kind.STATE, step, 0).encode() + b"\x55" * 3)
-
-    def die(self, gone: set[int]) -> list[Survivor]:
-        """What the others say then."""
-        for rank, (ours, theirs) in self.pairs.items():
-            ours.shutdown(socket.SHUT_RDWR)
-            theirs.shutdown(socket.SHUT_RDWR)
-            assert rank in self.owners
-        for keeper in self.keepers:
-            keeper.join()
-        return [
-            Survivor(
-                str(rank),
-                self.live[rank],
-                self.owners[rank].own_steps,
-                [
-                    Kept(one.owners, one.steps())
-                    for one, by in zip(self.keepers, self.kept_by, strict=True)
-                    if by == rank
-                ],
-            )
-            for rank in range(self.size)
-            if rank not in gone
-        ]
-
-    def own_state(self, rank: int, step: int) -> Replica:
-        if self.live[rank] == step:
-            return self.shards[rank].replica()
-        return self.owners[rank].state_at(step)
-
-    def state_of(self, gone: int, step: int) -> list[torch.Tensor]:
-        """That of one that is gone, from its keeper and the others of its group."""
-        keeper = next(one for one in self.keepers if str(gone) in one.owners)
-
-        def fold(data: torch.Tensor) -> None:
-            for name in keeper.owners:
-                if name == str(gone):
-                    continue
-                for part, view in zip(
-                    parts_of(keeper.boxes_of(name)), tensors_of(self.own_state(int(name), step)), strict=True
-                ):
-                    data[part.start : part.start + part.nbytes].bitwise_xor_(view.reshape(-1).view(torch.uint8))
-
-        return tensors_of(keeper.state_of(str(gone), step, fold))
-
-    def close(self) -> None:
-        self.die(set())
-        for ours, theirs in self.pairs.values():
-            ours.close()
-            theirs.close()
 
 
 @st.composite
@@ -201,7 +103,7 @@ def test_a_shard_goes_back(pair: World) -> None:
     assert not same(shard.state(), pair.states[0][2])
     copy(pair.owners[0].state_at(2), shard.replica())
     assert same(shard.state(), pair.states[0][2])
-    assert pair.owners[0].own_updates == 2
+    assert pair.owners[0].updates_at(2) == 2
     with pytest.raises(TransferError, match="after 3 steps is not put by here, but that after"):
         pair.owners[0].state_at(3)
 
@@ -246,7 +148,7 @@ def test_one_that_fails_ends_the_mirror_of_its_whole_group(caplog: pytest.LogCap
         (Header(Kind.GRADIENTS, 1).encode(), "what is not due"),
         (Header(Kind.STATE, 0).encode(), "which is not due"),
         (Header(Kind.DESCRIPTION, nbytes=4).encode(), "came twice, or is too long"),
-        (Header(Kind.STATE, 1).encode() + bytes(3 * 4 * 17 + 6 + 8), "the digest of what has arrived differs"),
+        (Header(Kind.STATE, 1).encode() + bytes(7 * PAGE + 8), "the digest of what has arrived differs"),
     ],
 )
 def test_what_is_no_snapshot_changes_none(
@@ -286,7 +188,7 @@ def test_a_snapshot_has_room_for_all_and_says_where() -> None:
     shard = Shard(0)
     boxes = decode_description(describe(shard.replica()))
     parts = parts_of(boxes)
-    assert all(part.start % 16 == 0 for part in parts)
+    assert all(part.start % PAGE == 0 for part in parts)
     assert all(one.start + one.nbytes <= other.start for one, other in pairwise(parts))
     other = replica_in(torch.zeros(room_of(parts), dtype=torch.uint8), boxes)
     copy(shard.replica(), other)

@@ -1,0 +1,174 @@
+"""The owner's part of a mirror that is refreshed beside training: it costs a step next to nothing, and memory.
+
+When an update has made the state that is to be put by, the card's copy engine takes it into host memory while the next
+step runs forward and backward, which change nothing of it; the next update waits for the copy. From there a thread
+sends it. There is room for two: before an owner joins the reduction after which any rank may begin the next update that
+makes such a state, it waits until its keeper has the last one. So the copy that gives way to the new one is older than
+what all keepers have, whoever dies, whenever.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from contextlib import nullcontext
+from queue import SimpleQueue
+
+import torch
+
+from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.transfer.mirror.frames import BoxDescription, decode_description, describe
+from liver_slurm.transfer.mirror.host_room import HostRoom
+from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
+from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
+
+log = logging.getLogger(__name__)
+
+
+class _Place:
+    """Room for one snapshot."""
+
+    def __init__(self, boxes: list[BoxDescription], card: torch.device | None) -> None:
+        parts = parts_of(boxes)
+        self._room = HostRoom(room_of(parts), card, [part.start for part in parts])
+        self.data, self.replica = self._room.data, replica_in(self._room.data, boxes)
+        self.step, self.updates = -1, 0
+        self.copied: torch.cuda.Event | None = None
+        """Happens when a card has written all of it."""
+
+    def wait(self) -> None:
+        """Until all of it lies there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+
+    def close(self) -> None:
+        """Give it back."""
+        self.wait()
+        self.data, self.replica = torch.empty(0, dtype=torch.uint8), Replica([], [])
+        self._room.close()
+
+
+class SnapshotSender(SnapshotOwner):
+    """What the training thread calls returns at once, unless the keeper is slower than snapshots come."""
+
+    def __init__(self, connection: socket.socket, every: int) -> None:
+        super().__init__(connection, every)
+        self._places: list[_Place] = []
+        self._card: torch.device | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._ready, self._arrived = threading.Event(), threading.Event()
+        """There is room, or there will be none; the keeper has what it was sent last, or never will."""
+        self._arrived.set()
+        self._work: SimpleQueue[int | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def attach(self, shard: TrainingShard) -> None:
+        replica = shard.replica()
+        self._card = next((box.master.device for box in replica.trained if box.master.is_cuda), None)
+        self._thread = threading.Thread(target=self._run, args=(describe(replica),), name="snapshots", daemon=True)
+        self._thread.start()
+        super().attach(shard)
+
+    def refresh(self, shard: TrainingShard, step: int, finite: bool) -> None:
+        """Have the state after the update that follows put by, if it is time to.
+
+        Args:
+            shard: whose gradients are final.
+            finite: whether there will be an update. All ranks see the same.
+        """
+        begun = time.perf_counter()
+        if finite and step + 1 >= self._due:
+            self._ready.wait()
+            if self._updates is None:
+                self._live, self._updates = shard.replica(), shard.updates()
+                if self._live.trained:
+                    self._stop = self._updates.watch(self._before_update, self._put_by, None)
+            self._arrived.wait()
+            self._due, self._pending = step + 1 + self._every, step + 1
+            if not self._live.trained:
+                self._put_by()  # what it has does not change
+        self.seconds = time.perf_counter() - begun
+
+    def state_at(self, step: int) -> Replica:
+        place = self._place_of(step)
+        place.wait()
+        return place.replica
+
+    def send_state(self, connection: socket.socket, step: int) -> None:
+        place = self._place_of(step)
+        place.wait()
+        send(connection, chunks_in(place.data), step)
+
+    def updates_at(self, step: int) -> int:
+        return self._place_of(step).updates
+
+    def close(self) -> None:
+        super().close()
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+        for place in self._places:
+            place.close()
+        self._places = []
+
+    def _place_of(self, step: int) -> _Place:
+        for place in self._places:
+            if place.step == step and step in self.own_steps:
+                return place
+        raise TransferError(f"the state after {step} steps is not put by here, but that after {self.own_steps}")
+
+    # ---- the training thread
+
+    def _before_update(self) -> None:
+        """An update begins, which changes what is being copied."""
+        for place in self._places:
+            if place.copied is not None:
+                torch.cuda.current_stream(self._card).wait_event(place.copied)
+
+    def _put_by(self) -> None:
+        """The update is made."""
+        if self._pending < 0 or not self._places:
+            return
+        begun = time.perf_counter()
+        step, self._pending, self.own_steps = self._pending, -1, self.own_steps[-1:]
+        place = next(one for one in self._places if one.step not in self.own_steps)
+        place.step, place.updates = step, self._updates_made()
+        if self._stream is None:
+            copy(self._live, place.replica)
+        else:
+            self._stream.wait_stream(torch.cuda.current_stream(self._card))
+            with torch.cuda.stream(self._stream), torch.no_grad():
+                for view, into in zip(tensors_of(self._live), tensors_of(place.replica), strict=True):
+                    into.copy_(view, non_blocking=True)
+                place.copied = self._stream.record_event()
+        self.own_steps = (*self.own_steps, step)
+        self._arrived.clear()
+        self._work.put(step)
+        self.seconds += time.perf_counter() - begun
+
+    # ---- the thread that sends
+
+    def _run(self, description: bytes) -> None:
+        with torch.cuda.device(self._card) if self._card is not None else nullcontext():
+            try:
+                self._make_room(decode_description(description))
+            except (RuntimeError, OSError) as error:
+                self._failed(error)
+            self._ready.set()
+            if not self.error:
+                self._describe(description)
+            while (step := self._work.get()) is not None:
+                try:
+                    self._send(step)
+                except RuntimeError as error:  # of the card
+                    self._failed(error)
+                self._arrived.set()
+
+    def _make_room(self, boxes: list[BoxDescription]) -> None:
+        if self._card is not None:
+            self._stream = torch.cuda.Stream(self._card)
+        self._places = [_Place(boxes, self._card) for _ in range(2)]
+        self.nbytes = 2 * room_of(parts_of(boxes))

@@ -1,0 +1,203 @@
+"""Mirrors that are refreshed beside training: whoever dies, whenever, one step is there of all, and nobody waits."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snapshot_shard import same
+from snapshot_world import World
+
+from liver_slurm.reshard.snapshots import newest_common
+from liver_slurm.transfer.mirror import host_room
+from liver_slurm.transfer.mirror import snapshot_sender as sending
+from liver_slurm.transfer.mirror.frames import Header, Kind
+from liver_slurm.transfer.mirror.host_room import PAGE, HostRoom
+from liver_slurm.transfer.mirror.snapshot import tensors_of
+from liver_slurm.transfer.mirror.snapshot_sender import SnapshotSender
+
+PATIENCE = 60.0
+
+
+class Sender(SnapshotSender):
+    """Sends when it may, and breaks off in the midst of it where it is told to."""
+
+    def __init__(self, connection: socket.socket, every: int) -> None:
+        super().__init__(connection, every)
+        self.may, self.breaks_off = threading.Event(), False
+        self.may.set()
+
+    def _send(self, step: int) -> None:
+        if not self.may.wait(PATIENCE):
+            raise RuntimeError("nobody has allowed it")
+        if self.breaks_off:
+            with contextlib.suppress(BrokenPipeError):  # the keeper is gone, too
+                self._connection.sendall(Header(Kind.STATE, step, 0).encode() + b"\x55" * 3)
+            return
+        super()._send(step)
+
+
+class Ring(World):
+    """Each rank is kept by the next one."""
+
+    def __init__(self, size: int, every: int) -> None:
+        super().__init__([[rank] for rank in range(size)], [(rank + 1) % size for rank in range(size)], every, Sender)
+
+    def sender(self, rank: int) -> Sender:
+        found = self.owners[rank]
+        assert isinstance(found, Sender)
+        return found
+
+    def arrived(self) -> None:
+        """Wait until keepers have what they were sent."""
+        for rank in self.owners:
+            assert self.sender(rank)._arrived.wait(PATIENCE)
+
+    def close(self) -> None:
+        for rank in self.owners:
+            self.sender(rank).may.set()
+        super().close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 4),
+    st.integers(1, 3),
+    st.lists(st.booleans(), max_size=7),
+    st.sampled_from(["between steps", "before the update", "some have begun the update"]),
+    st.data(),
+)
+def test_whoever_dies_whenever_all_have_one_step(
+    size: int, every: int, steps: list[bool], death: str, data: st.DataObject
+) -> None:
+    # LS-3, LS-34
+    run = Ring(size, every)
+    everybody = range(size)
+    try:
+        run.step(0)
+        run.arrived()
+        for number, finite in enumerate(steps, start=1):
+            run.step(number, finite)
+        run.arrived()
+        now = 1 + len(steps)
+        gone = data.draw(st.sampled_from(everybody))
+        slow = data.draw(st.sets(st.sampled_from(everybody)))
+        for rank in slow:
+            run.sender(rank).may.clear()
+        run.sender(gone).breaks_off = data.draw(st.booleans())
+        if death != "between steps":
+            run.gradients_final([*everybody], now)
+        if death == "some have begun the update":
+            run.update(sorted(data.draw(st.sets(st.sampled_from(everybody), min_size=1))), now)
+        for rank in {*everybody} - slow:
+            assert run.sender(rank)._arrived.wait(PATIENCE), "whoever may send has sent"
+        left = run.die({gone})
+        found = newest_common(left, [str(gone)])
+        assert found is not None
+        step, keepers = found
+        assert keepers == {str(gone): str((gone + 1) % size)}
+        assert step >= now - every - len([one for one in steps if not one]), "no older than it has to be"
+        assert same(run.state_of(gone, step), run.states[gone][step])
+        for rank in {*everybody} - {gone}:
+            assert same(tensors_of(run.own_state(rank, step)), run.states[rank][step])
+    finally:
+        run.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Ring]:
+    ring = Ring(2, every=2)
+    yield ring
+    ring.close()
+
+
+def test_training_goes_on_while_it_is_sent_and_waits_before_the_next(pair: Ring) -> None:
+    pair.step(0)
+    pair.arrived()
+    pair.sender(0).may.clear()
+    for number in (1, 2, 3):
+        pair.step(number)
+    assert [owner.own_steps for owner in pair.owners.values()] == [(1, 3)] * 2
+    assert pair.owners[0].sent == 1, "it may not send yet"
+    waits = threading.Thread(target=pair.gradients_final, args=([0, 1], 4))
+    waits.start()
+    waits.join(0.2)
+    assert waits.is_alive(), "the next update would make a state that gives the first one up"
+    pair.sender(0).may.set()
+    waits.join(PATIENCE)
+    assert not waits.is_alive()
+    pair.update([0, 1], 4)
+    pair.arrived()
+    assert [owner.own_steps for owner in pair.owners.values()] == [(3, 5)] * 2
+    assert [owner.sent for owner in pair.owners.values()] == [5, 5]
+    assert pair.owners[0].updates_at(3) == 3
+
+
+def test_a_step_without_an_update_puts_nothing_by(pair: Ring) -> None:
+    pair.step(0, finite=False)
+    assert pair.owners[0].own_steps == ()
+    pair.step(1)
+    assert pair.owners[0].own_steps == (2,)
+
+
+def test_a_keeper_that_is_gone_holds_nobody_up(pair: Ring) -> None:
+    pair.step(0)
+    pair.arrived()
+    pair.pairs[0][1].shutdown(socket.SHUT_RDWR)
+    for number in range(1, 6):
+        pair.step(number)
+    assert pair.owners[0].error
+    assert [owner.own_steps for owner in pair.owners.values()] == [(3, 5)] * 2
+    pair.arrived()
+    assert pair.owners[1].sent == 5
+
+
+def test_without_room_there_is_no_mirror_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(*_: object) -> HostRoom:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(sending, "HostRoom", none)
+    ring = Ring(2, every=1)
+    try:
+        for number in range(3):
+            ring.step(number)
+        assert [owner.own_steps for owner in ring.owners.values()] == [(), ()]
+        assert "no mirror any more: can't allocate memory" in caplog.text
+    finally:
+        ring.close()
+
+
+def test_connections_that_are_given_up_are_no_news(pair: Ring, caplog: pytest.LogCaptureFixture) -> None:
+    pair.step(0)
+    pair.arrived()
+    pair.sender(0).may.clear()
+    for number in (1, 2):
+        pair.step(number)
+    pair.die(set())
+    pair.sender(0).may.set()
+    pair.sender(0)._arrived.wait(PATIENCE)
+    assert pair.owners[0].error
+    assert "no mirror any more" not in caplog.text
+
+
+def test_no_tensor_is_registered_in_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(host_room, "SLICE", 3 * PAGE)
+    monkeypatch.setattr(HostRoom, "_register", lambda _self, _card, address, nbytes: taken.append((address, nbytes)))
+    starts = [number * PAGE for number in (0, 1, 2, 7, 8, 9, 10)]
+    room = HostRoom(12 * PAGE, torch.device("cuda", 0), starts)
+    base = room.data.data_ptr()
+    assert base % PAGE == 0
+    assert [(address - base, nbytes) for address, nbytes in taken] == [
+        (0, 7 * PAGE),
+        (7 * PAGE, 3 * PAGE),
+        (10 * PAGE, 2 * PAGE),
+    ]
