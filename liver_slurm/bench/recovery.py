@@ -35,6 +35,7 @@ from liver_slurm.observability.status import RunStatus, from_status
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import CancelRequest, StatusRequest
+from liver_slurm.rundir.checkpoints import list_checkpoints
 from liver_slurm.rundir.event_log import read_events
 from liver_slurm.rundir.events import RecoveryPlanned, WorkerLost, WorldLive
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
@@ -117,9 +118,14 @@ class Killer:
         new = not self.kills or status.generation > self.kills[-1].generation
         if not new or len(lines) <= STEPS:
             return False
+        if self.kills and lines[-1].step <= self.kills[-1].step:
+            return False  # what was lost is being trained again
         if len(self.kills) == self.deaths:
             return True
-        held = self.way != "mirror" or all(worker.mirror == "whole" for worker in status.workers)
+        if self.way == "mirror":
+            held = all(worker.mirror == "whole" for worker in status.workers)
+        else:
+            held = bool(list_checkpoints(self.run_dir.checkpoints))
         return held and (not self.standbys or any(worker.warm is True for worker in status.standbys))
 
     def _last_step(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from coordinator_lab import until
 from paced_samples import BROKEN
 from worker_lab import STARTUP, WorkerLab, job
 
@@ -263,6 +264,7 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
     for count, (name, standby) in enumerate([("live-1", "standby-a"), ("live-0", "standby-b")], 1):
         run.real_worker(standby)
         run.wait_event("standby_ready", count, STARTUP)
+        until(lambda: all(one["mirror"] == "whole" for one in run.status()["workers"]), "all are kept", STARTUP)
         run.wait_step(run.status()["step"] + 5)
         reached = run.status()["step"]
         at = kill(run, name)

@@ -20,7 +20,8 @@ LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 WORKER = Path(__file__).with_name("transition_worker.py")
-SUPPORT = str(Path(__file__).parents[1] / "support")
+TESTS = Path(__file__).parents[1]
+SUPPORT, ROOT = str(TESTS / "support"), str(TESTS.parent)
 
 
 def walk(
@@ -32,7 +33,8 @@ def walk(
     processes = []
     for index, log in enumerate(logs):
         environment = {**os.environ, **worker_environment(index, workers, device != "cpu"), "TRANSITION_DEVICE": device}
-        environment["PYTHONPATH"] = SUPPORT
+        # Where the package is not installed, as on a machine that is lent for its cards, it is found from here.
+        environment["PYTHONPATH"] = os.pathsep.join([SUPPORT, ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         arguments = [f"w{index}", str(store.port), layouts, json.dumps(cases), hub]
         with log.open("w") as stream:

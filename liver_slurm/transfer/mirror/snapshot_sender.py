@@ -5,6 +5,9 @@ step runs forward and backward, which change nothing of it; the next update wait
 sends it. There is room for two: before an owner joins the reduction after which any rank may begin the next update that
 makes such a state, it waits until its keeper has the last one. So the copy that gives way to the new one is older than
 what all keepers have, whoever dies, whenever.
+
+Where a card is to write to it, getting the room takes seconds. So a thread does it, and there the first refresh of a
+world comes later than the others follow each other by half: all ranks have to be ready for the same one.
 """
 
 from __future__ import annotations
@@ -80,12 +83,11 @@ class SnapshotSender(SnapshotOwner):
             finite: whether there will be an update. All ranks see the same.
         """
         begun = time.perf_counter()
+        if self._updates is None:
+            self._begin(shard)
+            self._due = step + 1 + (self._every // 2 if self._card is not None else 0)
         if finite and step + 1 >= self._due:
             self._ready.wait()
-            if self._updates is None:
-                self._live, self._updates = shard.replica(), shard.updates()
-                if self._live.trained:
-                    self._stop = self._updates.watch(self._before_update, self._put_by, None)
             self._arrived.wait()
             self._due, self._pending = step + 1 + self._every, step + 1
             if not self._live.trained:
@@ -121,6 +123,11 @@ class SnapshotSender(SnapshotOwner):
         raise TransferError(f"the state after {step} steps is not put by here, but that after {self.own_steps}")
 
     # ---- the training thread
+
+    def _begin(self, shard: TrainingShard) -> None:
+        self._live, self._updates = shard.replica(), shard.updates()
+        if self._live.trained:
+            self._stop = self._updates.watch(self._before_update, self._put_by, None)
 
     def _before_update(self) -> None:
         """An update begins, which changes what is being copied."""

@@ -46,6 +46,7 @@ def run_of(folder: Path, planned: int) -> RunDir:
 def test_a_step_that_was_done_before_does_not_count(planned: int, redone: int, tmp_path: Path) -> None:
     (death,), _ = measured(run_of(tmp_path, planned), [Kill(105.5, 0, "live-1", 5)])
     assert death.detected_s == pytest.approx(0.5)
+    assert death.trains_s == pytest.approx(110.0 - 105.5)
     assert death.again_s == pytest.approx(111.0 - 105.5), "step 6 is the first that is new"
     assert (death.usual_s, death.redone) == (1.0, redone)
     assert death.lost_s == pytest.approx(4.5)
@@ -54,7 +55,8 @@ def test_a_step_that_was_done_before_does_not_count(planned: int, redone: int, t
 def test_the_table_has_a_row_for_each_model() -> None:
     case = {
         "name": "15M", "restart_s": 20.0, "mirror_s": 1.0, "checkpoint_s": 4.0, "ratio_mirror": 20.0,
-        "ratio_checkpoint": None, "mirror_detected_s": 0.5, "mirror_redone": 0, "checkpoint_redone": 3,
+        "ratio_checkpoint": None, "mirror_detected_s": 0.5, "mirror_trains_s": 1.2,
+        "checkpoint_trains_s": 3.4, "mirror_redone": 0, "checkpoint_redone": 3,
         "mirror_step_s": 0.3, "checkpoint_step_s": 0.25,
     }  # fmt: skip
     text = table({"cases": [case], "machine": {"cores": 2, "device": "cpu"}, "seconds": 61.0})

@@ -48,6 +48,8 @@ class Ring(World):
 
     def __init__(self, size: int, every: int) -> None:
         super().__init__([[rank] for rank in range(size)], [(rank + 1) % size for rank in range(size)], every, Sender)
+        self.step(0)
+        self.arrived()
 
     def sender(self, rank: int) -> Sender:
         found = self.owners[rank]
@@ -80,8 +82,6 @@ def test_whoever_dies_whenever_all_have_one_step(
     run = Ring(size, every)
     everybody = range(size)
     try:
-        run.step(0)
-        run.arrived()
         for number, finite in enumerate(steps, start=1):
             run.step(number, finite)
         run.arrived()
@@ -118,8 +118,6 @@ def pair() -> Iterator[Ring]:
 
 
 def test_training_goes_on_while_it_is_sent_and_waits_before_the_next(pair: Ring) -> None:
-    pair.step(0)
-    pair.arrived()
     pair.sender(0).may.clear()
     for number in (1, 2, 3):
         pair.step(number)
@@ -140,15 +138,14 @@ def test_training_goes_on_while_it_is_sent_and_waits_before_the_next(pair: Ring)
 
 
 def test_a_step_without_an_update_puts_nothing_by(pair: Ring) -> None:
-    pair.step(0, finite=False)
-    assert pair.owners[0].own_steps == ()
     pair.step(1)
-    assert pair.owners[0].own_steps == (2,)
+    pair.step(2, finite=False)
+    assert pair.owners[0].own_steps == (1,)
+    pair.step(3)
+    assert pair.owners[0].own_steps == (1, 4)
 
 
 def test_a_keeper_that_is_gone_holds_nobody_up(pair: Ring) -> None:
-    pair.step(0)
-    pair.arrived()
     pair.pairs[0][1].shutdown(socket.SHUT_RDWR)
     for number in range(1, 6):
         pair.step(number)
@@ -176,8 +173,6 @@ def test_without_room_there_is_no_mirror_and_training_goes_on(
 
 
 def test_connections_that_are_given_up_are_no_news(pair: Ring, caplog: pytest.LogCaptureFixture) -> None:
-    pair.step(0)
-    pair.arrived()
     pair.sender(0).may.clear()
     for number in (1, 2):
         pair.step(number)
