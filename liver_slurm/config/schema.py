@@ -296,8 +296,9 @@ class StandbySection:
     """Time that a standby must stay to be worth using. Policy ``hysteresis`` waits this long before it grows, a standby
     job that has been idle this long is cancelled, and one that Slurm takes back sooner counts towards ``back_off``."""
     back_off: Seconds = 30.0
-    """Time for which a partition is left alone after it has taken back three standby jobs in a row within ``hold``. It
-    doubles with each further one, up to an hour."""
+    """Time for which a partition is left alone after it has taken back three standby jobs in a row within ``hold``, if
+    the mean life of all that run and were taken meanwhile is below that, too. It doubles with each further one, up to
+    an hour."""
     expected_life: Seconds = 900.0
     """Time that policy ``cost-aware`` expects a standby job to stay, until it has seen one go."""
     unit: tuple[UnitSection, ...] = ()

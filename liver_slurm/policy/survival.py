@@ -86,23 +86,27 @@ def resting(lives: Sequence[Life], now: float, hold: float, back_off: float) -> 
 
     A life is short under ``hold`` seconds. After :data:`OFTEN` in a row the partition rests ``back_off`` seconds from
     the last one's end, doubled with each further one, up to :data:`LONGEST_REST`; a longer life makes it good again.
+    Where many standbys run, some are always taken: it rests only while their mean life since then, the time of all over
+    the number that were taken, is short as well.
     """
     rests = {}
     for partition in sorted({life.partition for life in lives}):
-        row = _short_in_a_row([life for life in lives if life.partition == partition], now, hold)
-        if len(row) >= OFTEN:
+        row, mean = _short_in_a_row([life for life in lives if life.partition == partition], now, hold)
+        if len(row) >= OFTEN and mean < hold:
             until = row[0] + min(back_off * 2.0 ** min(len(row) - OFTEN, 30), LONGEST_REST)
             if now < until:
                 rests[partition] = (until, len(row))
     return rests
 
 
-def _short_in_a_row(lives: Sequence[Life], now: float, hold: float) -> list[float]:
-    """Ends of the newest lives that were all short, newest first; a crowd that was taken at once counts as one."""
+def _short_in_a_row(lives: Sequence[Life], now: float, hold: float) -> tuple[list[float], float]:
+    """Ends of the newest lives that were all short, newest first, and their mean; a crowd has one end."""
     ends: list[float] = []
+    seconds, taken = 0.0, 0
     for life in sorted(lives, key=lambda one: now if one.ended is None else one.ended, reverse=True):
         if life.seconds(now) >= hold:
             break
+        seconds, taken = seconds + life.seconds(now), taken + (life.taken and life.ended is not None)
         if life.taken and life.ended is not None and (not ends or ends[-1] - life.ended > CROWD):
             ends.append(life.ended)
-    return ends
+    return ends, seconds / taken if taken else math.inf

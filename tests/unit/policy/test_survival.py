@@ -64,5 +64,14 @@ def test_what_does_not_count(good: Life) -> None:
     assert resting([*short, good], 295.0, 60.0, 300.0) == {}
 
 
+def test_some_of_many_that_run_are_always_taken() -> None:
+    """Three of forty within a minute is a mean life of 13 minutes; three of four is not half a minute."""
+    short = [life(0.0, end) for end in (10.0, 25.0, 40.0)]
+    assert resting([*short, *[life(0.0, None)] * 37], 50.0, 60.0, 30.0) == {}
+    assert resting([*short, life(0.0, None)], 50.0, 60.0, 30.0) == {"p": (70.0, 3)}
+    all_taken = [life(start, start + 20.0) for start in (0.0, 100.0, 200.0) for _ in range(40)]
+    assert resting(all_taken, 230.0, 60.0, 30.0) == {"p": (250.0, 3)}
+
+
 def test_a_crowd_counts_once() -> None:
     assert resting([life(0.0, 20.0 + index) for index in range(4)], 30.0, 60.0, 30.0) == {}
