@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Sequence
 
@@ -29,7 +30,9 @@ class HostRoom:
         self.data = torch.empty(0, dtype=torch.uint8)
         if nbytes:
             memory = mmap.mmap(-1, nbytes)
-            memory.madvise(mmap.MADV_HUGEPAGE)  # to register small pages takes several times as long
+            # To register small pages takes longer. A kernel without large ones refuses, and these will do.
+            with contextlib.suppress(OSError):
+                memory.madvise(mmap.MADV_HUGEPAGE)
             self.data = torch.frombuffer(memory, dtype=torch.uint8)
         self._registered: list[int] = []
         if card is not None:
