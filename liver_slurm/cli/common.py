@@ -114,6 +114,11 @@ def add_job_file(parser: argparse.ArgumentParser, *, resumable: bool = False, de
     if resumable:
         resume = "continue from the newest checkpoint of this run, in a new run directory"
         complete(parser.add_argument("--resume", metavar="RUN", help=resume), "runs")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``."""
     parser.add_argument(
         "--set",
         action="append",

@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "what a run did, as an HTML page, a picture or a trace",
     "resize": "ask for another layout or number of workers",
     "checkpoint": "write a checkpoint soon",
+    "evaluate": "the validation loss of checkpoints, on this machine",
     "cancel": "end a run and everything that it started",
     "chaos": "do faults to a run of a staging cluster",
     "plan": "what a change of layout would move, with no cluster and no weights",

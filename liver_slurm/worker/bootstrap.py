@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from liver_slurm.base.imports import quick_imports
 from liver_slurm.base.open_files import allow_many_files
@@ -15,6 +16,12 @@ from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.trust import deny_writing_to_others
 from liver_slurm.rundir.worker_names import Role, guaranteed_prefix, standby_prefix, worker_name
 from liver_slurm.worker.signals import signal_pipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from liver_slurm.config.schema import JobConfig
+    from liver_slurm.engine.api import Engine
 
 
 def standby_main(run_dir: str) -> None:
@@ -65,14 +72,8 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
     log = logging.getLogger(__name__)
     log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
 
+    device, engine = engine_of(config)
     with quick_imports():
-        from liver_slurm.worker.device import choose_device
-
-        device = choose_device(config)
-        from liver_slurm.parallel.plain_objects import forbid_pickles
-
-        forbid_pickles()
-        from liver_slurm.engine.megatron.engine import MegatronEngine
         from liver_slurm.worker.worker import Identity, Worker
 
     identity = Identity(
@@ -84,8 +85,21 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
         restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         device=device,
     )
-    worker = Worker(identity, config, MegatronEngine(), run_dir, signals)
+    worker = Worker(identity, config, engine, run_dir, signals)
     log.info("%s leaves: %s", name, worker.run())
+
+
+def engine_of(config: JobConfig) -> tuple[torch.device, Engine]:
+    """Import the job's engine, and choose the device that it is to use here."""
+    with quick_imports():
+        from liver_slurm.worker.device import choose_device
+
+        device = choose_device(config)
+        from liver_slurm.parallel.plain_objects import forbid_pickles
+
+        forbid_pickles()
+        from liver_slurm.engine.megatron.engine import MegatronEngine
+    return device, MegatronEngine()
 
 
 def _log_to(path: Path) -> None:
