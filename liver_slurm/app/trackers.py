@@ -1,4 +1,4 @@
-"""Steps and changes of a run, handed on to TensorBoard or Weights & Biases out of the run's files.
+"""Steps, validations and changes of a run, handed on to TensorBoard or Weights & Biases out of the run's files.
 
 Nothing of it is on the training path: it reads what the run has written, now or while it goes on.
 """
@@ -22,6 +22,7 @@ from liver_slurm.rundir.events import ReconfigurationCommitted, from_document
 from liver_slurm.rundir.metrics import StepMetrics, step_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info
+from liver_slurm.rundir.validation import ValidationMetrics, validation_metrics
 
 POLL = 1.0
 """Seconds between looks at the files of a run that goes on."""
@@ -52,8 +53,10 @@ class Feed:
     def __init__(self, run_dir: RunDir, tracker: Tracker) -> None:
         self._tracker = tracker
         self._metrics, self._events = LineReader(run_dir.metrics), LineReader(run_dir.events)
+        self._validations = LineReader(run_dir.validations)
         self._ends: dict[int, float] = {}
         """When each step that was handed on ended."""
+        self._validated: dict[int, float] = {}
         self._last = 0
         self.steps = 0
         """How many were handed on."""
@@ -64,6 +67,9 @@ class Feed:
         for step in map(step_metrics, self._metrics.read()):
             if self._ends.get(step.step) != step.end:
                 self._step(step)
+        for validation in map(validation_metrics, self._validations.read()):
+            if self._validated.get(validation.step) != validation.end:  # the file is read again when it was cut
+                self._validation(validation)
         for line in self._events.read():
             event = from_document(line)
             if isinstance(event, ReconfigurationCommitted):
@@ -80,6 +86,11 @@ class Feed:
         self._ends[step.step], self._last = step.end, step.step
         self._tracker.scalars(scalars(step), step.step, step.end)
         self.steps += 1
+
+    def _validation(self, one: ValidationMetrics) -> None:
+        self._validated[one.step] = one.end
+        values = {"loss": one.loss, "perplexity": one.perplexity, "best_loss": one.best_loss}
+        self._tracker.scalars({f"validation/{name}": value for name, value in values.items()}, one.step, one.end)
 
     def _happened(self, happening: Happening) -> None:
         text = f"{happening.what}: {happening.why}" if happening.why else happening.what

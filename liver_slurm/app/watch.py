@@ -132,7 +132,8 @@ def merged(files: RunFiles, answer: RunStatus | None, contact: Contact) -> RunSt
             standbys=[_placed(worker, known) for worker in told.standbys],
             standby_jobs=answer.standby_jobs,
         )
-    from_files = {name: getattr(told, name) for name in ("loss", "consumed_samples", "tokens_per_s", "tflops", "mfu")}
+    names = ("loss", "consumed_samples", "tokens_per_s", "tflops", "mfu", "validation")
+    from_files = {name: getattr(told, name) for name in names}
     identity = {name: getattr(told, name) for name in ("run_id", "name", "job_id", "run_dir")}
     return msgspec.structs.replace(answer, **identity, **from_files, step=max(answer.step, told.step))
 

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from rich.text import Text
 
 from liver_slurm.cli.common import clock_text, counted, rate_text, seconds_text
-from liver_slurm.cli.progress import throughput_parts
+from liver_slurm.cli.progress import throughput_parts, validation_text
 from liver_slurm.observability.history import Happening
 from liver_slurm.observability.top_view import NodeRow, NoticeRow, TopView
 
@@ -100,6 +100,7 @@ def _head(view: TopView, width: int, glyphs: Glyphs) -> list[Text]:
         _preparing(view),
         _speed(view, glyphs),
         _loss(view, width, glyphs),
+        _validation(view),
         _standbys(view),
         _coordinator(view),
         _reason(view),
@@ -182,6 +183,11 @@ def _loss(view: TopView, width: int, glyphs: Glyphs) -> Text:
         text.append(sparkline(view.losses, min(columns, len(view.losses)), glyphs.spark), "cyan")
         text.append(rest, "dim")
     return text
+
+
+def _validation(view: TopView) -> Text:
+    text = validation_text(view.status)
+    return _labelled("validated", text) if text else Text()
 
 
 def sparkline(values: Sequence[float], columns: int, levels: str) -> str:

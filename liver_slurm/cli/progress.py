@@ -130,7 +130,7 @@ def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
         ("workers", f"{len(status.workers)}, and {counted(len(status.standbys), 'standby')}"),
         *([("throughput", " · ".join(throughput))] if throughput else []),
     ]
-    if validation := _validation(status):
+    if validation := validation_text(status):
         rows.insert(3, ("validation", validation))
     if last is not None:
         text = f"{last.source} → {last.to} at step {last.cutover_step}, pause {seconds_text(last.pause_s)}"
@@ -140,8 +140,8 @@ def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
     return rows
 
 
-def _validation(status: RunStatus) -> str:
-    """The last validation, and how far one is that goes on; empty: there is none."""
+def validation_text(status: RunStatus) -> str:
+    """Tell the last validation, and how far one is that goes on; empty: there is none."""
     parts: list[str] = []
     if status.validation is not UNSET:
         last = convert(status.validation, ValidationMetrics)

@@ -52,14 +52,19 @@ def read_validations(path: Path) -> Iterator[ValidationMetrics]:
     Raises:
         msgspec.ValidationError: a line is of another file.
     """
-    return map(_validation, read_lines(path))
+    return map(validation_metrics, read_lines(path))
 
 
 def last_validation(path: Path) -> ValidationMetrics | None:
     """The newest one, without reading the whole file; None: there is none yet."""
-    return max(map(_validation, read_tail(path)), key=lambda one: one.step, default=None)
+    return max(map(validation_metrics, read_tail(path)), key=lambda one: one.step, default=None)
 
 
-def _validation(line: dict[str, Any]) -> ValidationMetrics:
+def validation_metrics(line: dict[str, Any]) -> ValidationMetrics:
+    """What a line of the file says.
+
+    Raises:
+        msgspec.ValidationError: it is of another file.
+    """
     missing = {key: value for key, value in _NOT_FINITE.items() if line.get(key) is None}
     return msgspec.convert(line | missing, ValidationMetrics)

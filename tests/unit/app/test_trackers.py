@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from event_samples import committed
 
@@ -20,6 +21,7 @@ from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, truncate_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, record_run
+from liver_slurm.rundir.validation import ValidationMetrics
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 
@@ -42,7 +44,8 @@ class Kept:
         self.closed = False
 
     def scalars(self, values: dict[str, float], step: int, at: float) -> None:
-        self.given.append(("train" if "train/loss" in values else "change", step))
+        kind = next((kind for kind in ("train", "validation") if f"{kind}/loss" in values), "change")
+        self.given.append((kind, step))
 
     def text(self, name: str, text: str, step: int, at: float) -> None:
         self.given.append(("text", step, text))
@@ -96,6 +99,29 @@ def test_steps_that_were_trained_again_take_the_place_of_the_first(run_dir: RunD
     kept.given.clear()
     found.read()
     assert kept.given == [("again", 2), ("train", 2), ("train", 3)]
+
+
+def test_validations_are_handed_on_once(run_dir: RunDir) -> None:
+    def line(step: int) -> bytes:
+        one = ValidationMetrics(
+            step=step, loss=5.0, perplexity=148.4, tokens=9, samples=3, best_step=step, best_loss=5.0, since_best=0,
+            seconds=0.1, generation=1, layout="tp2pp1dp2", end=float(step),
+        )  # fmt: skip
+        return msgspec.json.encode(one) + b"\n"
+
+    kept = Kept()
+    found = Feed(run_dir, kept)
+    run_dir.validations.write_bytes(line(1) + line(2))
+    found.read()
+    assert [given for given in kept.given if given[0] == "validation"] == [("validation", 1), ("validation", 2)]
+    kept.given.clear()
+    run_dir.validations.write_bytes(line(1))  # the run went back, and validates again
+    found.read()
+    assert kept.given == []
+    with run_dir.validations.open("ab") as file:
+        file.write(line(2).replace(b'"end":2.0', b'"end":7.0'))
+    found.read()
+    assert kept.given == [("validation", 2)]
 
 
 def test_a_run_that_goes_on_is_followed_to_its_end(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,16 @@ def test_a_run_that_waits_says_why() -> None:
     assert "reason    job 4711 waits in the queue: Resources" in text
 
 
+def test_a_validation_is_told() -> None:
+    last = {
+        "step": 1200, "loss": 2.5, "perplexity": 12.2, "tokens": 9, "samples": 3, "best_step": 1000, "best_loss": 2.4,
+        "since_best": 1, "seconds": 0.1, "generation": 7, "layout": "tp2pp1dp4", "end": 1.0,
+    }  # fmt: skip
+    status = msgspec.structs.replace(training().status, validation=last, validating=(16, 65.0))
+    text = drawn(changed(status=status), width=120)
+    assert "validated loss 2.5000 after step 1200, the best is 2.4000 at 1000; validating after step 1234: 16" in text
+
+
 def test_sparklines() -> None:
     assert sparkline([0.0, 1.0, 2.0, 3.0], 4, "0123") == "0123"
     assert sparkline([0.0, 2.0, 3.0, 3.0], 2, "0123") == "03"
