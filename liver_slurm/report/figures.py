@@ -308,8 +308,12 @@ def _draw_loss(axes: Axes, report: Report, style: Style) -> None:
         title += ")" if report.difference is None else f" within {report.difference:.0e})"
         curve = report.undisturbed
         axes.plot(curve.times / unit, curve.values, color=palette.ORANGE, linewidth=4.0, alpha=0.55)
-    axes.set_title(title)
     axes.plot(report.loss.times / unit, report.loss.values, color=theme.line, linewidth=1.4)
+    held_out = report.validations
+    if len(held_out.times):
+        title += "; dots: of validation"
+        axes.plot(held_out.times / unit, held_out.values, "o", color=palette.VERMILLION, markersize=4.5)
+    axes.set_title(title)
     axes.yaxis.set_major_locator(MaxNLocator(4))
 
 

@@ -13,6 +13,7 @@ from liver_slurm.observability.ledger.document import Ledger
 from liver_slurm.observability.ledger.sizes import Steps
 from liver_slurm.observability.ledger.step_table import Floats, StepTable
 from liver_slurm.report.words import count, duration, percent, times
+from liver_slurm.rundir.validation import ValidationMetrics
 
 POINTS = 600
 """Points of a curve at most; more than a screen has room for."""
@@ -94,14 +95,23 @@ class Report:
     """Largest relative difference of the two."""
     tokens: Curve
     """Tokens a second."""
+    validations: Curve
+    """Loss of each validation."""
 
     def since(self, time: float) -> float:
         """Return a moment as seconds since the run's creation."""
         return time - self.ledger.account.facts.created
 
 
-def make_report(ledger: Ledger, undisturbed: StepTable | None = None) -> Report:
-    """Make the report of a run; ``undisturbed``: steps of the same job that was never resized."""
+def make_report(
+    ledger: Ledger, undisturbed: StepTable | None = None, validations: Sequence[ValidationMetrics] = ()
+) -> Report:
+    """Make the report of a run.
+
+    Args:
+        undisturbed: steps of the same job that was never resized.
+        validations: of the run.
+    """
     facts = ledger.account.facts
     created, steps = facts.created, facts.steps
     loss, other, difference = _losses(steps, created, undisturbed)
@@ -115,6 +125,9 @@ def make_report(ledger: Ledger, undisturbed: StepTable | None = None) -> Report:
         undisturbed=other,
         difference=difference,
         tokens=_tokens(steps, created, ledger.wall_s),
+        validations=_thinned(
+            np.array([one.end - created for one in validations]), np.array([one.loss for one in validations])
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from liver_slurm.observability.ledger.facts import read_facts
 from liver_slurm.observability.ledger.step_table import read_steps
 from liver_slurm.report.model import Report, make_report
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.validation import read_validations
 
 PICTURE_WIDTH = 1160
 """Of the PNG, in points of its own: twice as many pixels."""
@@ -31,7 +32,8 @@ def read_report(run_dir: RunDir, undisturbed: RunDir | None = None, now: float |
         BadInput: it is no run directory.
     """
     ledger = make_ledger(read_facts(run_dir, time.time() if now is None else now))
-    return make_report(ledger, read_steps(undisturbed.metrics) if undisturbed is not None else None)
+    expected = read_steps(undisturbed.metrics) if undisturbed is not None else None
+    return make_report(ledger, expected, list(read_validations(run_dir.validations)))
 
 
 def write_html(report: Report, path: Path) -> None:

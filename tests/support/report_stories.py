@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ledger_stories import Story
 
 from liver_slurm.observability.ledger.document import make_ledger
 from liver_slurm.report.model import Report, make_report
 from liver_slurm.rundir import events as e
+from liver_slurm.rundir.validation import ValidationMetrics
 
 
 def grown_and_shrunk(changes: int = 1, reason: str = "told") -> Story:
@@ -53,7 +56,15 @@ def often_changed(number: int, steps: int = 2) -> Story:
     return story
 
 
-def report(story: Story, undisturbed: Story | None = None) -> Report:
+def validated(at: float, loss: float) -> ValidationMetrics:
+    """A validation that ended at a moment."""
+    return ValidationMetrics(
+        step=1, loss=loss, perplexity=1.0, tokens=1, samples=1, best_step=1, best_loss=loss, since_best=0, seconds=0.1,
+        generation=0, layout="tp1pp1dp2", end=at,
+    )  # fmt: skip
+
+
+def report(story: Story, undisturbed: Story | None = None, validations: Sequence[ValidationMetrics] = ()) -> Report:
     """The report of a story."""
     other = undisturbed.facts().steps if undisturbed is not None else None
-    return make_report(make_ledger(story.facts(run="/runs/gpt-tiny-1")), other)
+    return make_report(make_ledger(story.facts(run="/runs/gpt-tiny-1")), other, validations)

@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 from ledger_stories import Story
-from report_stories import grown_and_shrunk, report
+from report_stories import grown_and_shrunk, report, validated
 
 from liver_slurm.observability.ledger.sizes import Steps
 from liver_slurm.report import model
 from liver_slurm.report.model import comparison, cost, marks, parts, sentence, spread, tiles
+from liver_slurm.report.page import render
 
 
 def test_the_headline_says_what_became_of_the_world_and_what_it_cost() -> None:
@@ -101,6 +102,15 @@ def test_a_loss_that_is_not_finite_is_left_out() -> None:
     story = grown_and_shrunk(1)
     story.rows[3]["loss"] = np.nan
     assert len(report(story).loss.values) == len(story.rows) - 1
+
+
+def test_validations_are_dots_at_their_time() -> None:
+    story = grown_and_shrunk(1)
+    created = report(story).ledger.account.facts.created
+    found = report(story, None, [validated(created + 3.0, 4.0), validated(created + 5.0, np.nan)])
+    assert (found.validations.times.tolist(), found.validations.values.tolist()) == ([3.0], [4.0])
+    assert "dots: of validation" in render(found)
+    assert "dots: of validation" not in render(report(story))
 
 
 def test_the_undisturbed_run_is_compared_step_by_step() -> None:
