@@ -99,6 +99,13 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
     end = train.lr_decay_steps
     if end is not None and train.lr_warmup_steps > end:
         yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past lr_decay_steps; allowed: <= {end}")
+    decay = train.lr_wsd_decay_steps
+    if decay is None:
+        return
+    if train.lr_decay_style != "wsd":
+        yield Problem("train.lr_wsd_decay_steps", 'has no use; allowed: lr_decay_style = "wsd" too')
+    elif decay > (most := (end or train.steps) - train.lr_warmup_steps):
+        yield Problem("train.lr_wsd_decay_steps", f"{decay} begin in the warm-up; allowed: <= {most}")
 
 
 def _data_given(data: DataSection) -> Iterator[Problem]:
@@ -270,17 +277,15 @@ def _divisors(number: int) -> str:
 
 _SHAPE = ("model.num_attention_heads", "model.hidden_size")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
-_SCHEDULE = ("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps")
+_STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
+_SCHEDULE = ("train.lr", "train.min_lr", "train.lr_decay_style", *_STEPS)
 _LAYOUT = ("model", *_BATCH)
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
     ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), lambda job: _rotated_width(job.model)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
     (_BATCH, lambda job: _batches(job.train)),
-    (
-        ("train.lr", "train.min_lr", "train.lr_warmup_steps", "train.lr_decay_steps"),
-        lambda job: _learning_rate(job.train),
-    ),
+    (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),

@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 from liver_slurm.config.outside import NotifySection, PrometheusSection
 from liver_slurm.config.recovery import RecoverySection as RecoverySection
+from liver_slurm.config.train import TrainSection as TrainSection
 from liver_slurm.config.types import (
     Bytes,
     Count,
-    Decay,
     Flag,
     FunctionName,
     LayoutText,
     Natural,
-    NonNegative,
     OneOrNone,
     PathText,
     Positive,
@@ -111,55 +110,6 @@ class DataSection:
     """Tokenizer: ``byte``, or the path of a Hugging Face ``tokenizer.json``."""
     provider: FunctionName | None = None
     """Function that gives your own data, as ``package.module:function``. See docs/models.md."""
-
-
-@dataclass(frozen=True)
-class TrainSection:
-    """The training schedule and the optimizer. The global batch is the same in every layout."""
-
-    steps: Count = 0
-    """Optimizer steps of the whole run."""
-    seq_length: Count = 0
-    """Tokens of one sample."""
-    micro_batch_size: Count = 1
-    """Samples of one microbatch."""
-    global_batch_size: Count = 0
-    """Samples of one optimizer step, a multiple of micro_batch_size."""
-    lr: Positive = 3e-4
-    """Peak learning rate."""
-    min_lr: NonNegative = 0.0
-    """Learning rate at the end of the decay."""
-    lr_warmup_steps: Natural = 0
-    """Steps of linear warm-up."""
-    lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate's decay."""
-    lr_decay_steps: Count | None = None
-    """Step at which the learning rate reaches min_lr. Default: steps."""
-    weight_decay: NonNegative = 0.01
-    """Decoupled weight decay, applied to matrices only."""
-    adam_beta1: Decay = 0.9
-    """Decay rate of Adam's first moment."""
-    adam_beta2: Decay = 0.95
-    """Decay rate of Adam's second moment."""
-    adam_eps: Positive = 1e-8
-    """Adam's epsilon."""
-    most_skipped: Natural = 100
-    """Steps in a row whose loss or gradient may be not finite; such a step changes nothing. After so many the run
-    fails, as more will not help; 0 sets no limit."""
-    clip_grad: NonNegative = 1.0
-    """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
-    seed: Natural = 1234
-    """Seed of the initial weights and of the order of samples."""
-    compile: Flag = True
-    """Compile the layers' forward and backward passes on GPUs; costs seconds at the start of each worker."""
-    recompute: Literal["none", "selective", "full"] = "none"
-    """Activations to compute again in the backward pass: ``selective`` those of MLPs, ``full`` those of all layers."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
-    distributed_optimizer: Flag = True
-    """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
-    peak_tflops: Positive | None = None
-    """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
 
 
 @dataclass(frozen=True)
@@ -382,7 +332,7 @@ class JobConfig:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = DataSection()
     validation: ValidationSection = field(default_factory=ValidationSection)
-    train: TrainSection = TrainSection()
+    train: TrainSection = field(default_factory=TrainSection)
     live: LiveSection = LiveSection()
     standby: StandbySection = StandbySection()
     elastic: ElasticSection = ElasticSection()

@@ -42,6 +42,8 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.extra": model.extra,
         "train.lr_decay_style": train.lr_decay_style,
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,
+        "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,
+        "train.lr_wsd_decay_style": train.lr_wsd_decay_style,
         "train.global_batch_size": train.global_batch_size,
     }
 

@@ -116,6 +116,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("live.time=soon", 'live.time: "soon" is not allowed; allowed: a Slurm time'),
         ("job.name=a/b", 'job.name: "a/b" is not allowed'),
         ("train.min_lr=1", "train.min_lr: 1.0 is above lr"),
+        ("train.lr_wsd_decay_steps=5", 'train.lr_wsd_decay_steps: has no use; allowed: lr_decay_style = "wsd" too'),
         ("job.lost_after=1", "job.lost_after: 1.0 is too short"),
         ("stream.memory_limit=4MiB", "stream.memory_limit: 4194304 leaves no room for state"),
         ("stream.memory_limit=none", 'stream.memory_limit: "none" is not allowed; allowed: a size >= 1'),

@@ -1,0 +1,61 @@
+"""Section of a job file about the training schedule and the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """The training schedule and the optimizer. The global batch is the same in every layout."""
+
+    steps: Count = 0
+    """Optimizer steps of the whole run."""
+    seq_length: Count = 0
+    """Tokens of one sample."""
+    micro_batch_size: Count = 1
+    """Samples of one microbatch."""
+    global_batch_size: Count = 0
+    """Samples of one optimizer step, a multiple of micro_batch_size."""
+    lr: Positive = 3e-4
+    """Peak learning rate."""
+    min_lr: NonNegative = 0.0
+    """Learning rate at the end of the decay."""
+    lr_warmup_steps: Natural = 0
+    """Steps of linear warm-up."""
+    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root", "wsd"] = "cosine"
+    """Shape of the learning rate's decay. ``wsd``: warm-up, stable, decay."""
+    lr_decay_steps: Count | None = None
+    """Step at which the learning rate reaches min_lr. Default: steps. ``constant`` never does."""
+    lr_wsd_decay_steps: Count | None = None
+    """Steps of the decay at the end of ``wsd``. Default: a tenth of lr_decay_steps."""
+    lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus-sqrt"] = "exponential"
+    """Shape of that decay."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay, applied to matrices only."""
+    adam_beta1: Decay = 0.9
+    """Decay rate of Adam's first moment."""
+    adam_beta2: Decay = 0.95
+    """Decay rate of Adam's second moment."""
+    adam_eps: Positive = 1e-8
+    """Adam's epsilon."""
+    most_skipped: Natural = 100
+    """Steps in a row whose loss or gradient may be not finite; such a step changes nothing. After so many the run
+    fails, as more will not help; 0 sets no limit."""
+    clip_grad: NonNegative = 1.0
+    """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
+    seed: Natural = 1234
+    """Seed of the initial weights and of the order of samples."""
+    compile: Flag = True
+    """Compile the layers' forward and backward passes on GPUs; costs seconds at the start of each worker."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations to compute again in the backward pass: ``selective`` those of MLPs, ``full`` those of all layers."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
+    distributed_optimizer: Flag = True
+    """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
+    peak_tflops: Positive | None = None
+    """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
