@@ -193,7 +193,7 @@ def _case(size: Size, folder: Path, gpu: bool, deaths: int) -> dict[str, Any]:
 
 def _with(config: JobConfig, way: Literal["mirror", "checkpoint"]) -> JobConfig:
     saved = CheckpointSection(every=EVERY if way == "checkpoint" else 0, at_end=False)
-    return replace(config, checkpoint=saved, recovery=RecoverySection(mirror="auto" if way == "mirror" else "off"))
+    return replace(config, checkpoint=saved, recovery=RecoverySection(mirror="on" if way == "mirror" else "off"))
 
 
 def killed(

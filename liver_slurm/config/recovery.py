@@ -17,12 +17,12 @@ class RecoverySection:
     """What is kept for the sudden death of a worker."""
 
     mirror: Literal["auto", "on", "off"] = "auto"
-    """Keep what no other worker holds, such as shares of the distributed optimizer's state, in a peer's host memory.
-    ``auto``: current to the last update on CPUs, 20 bytes for each of its parameters, and refreshed every 50 steps on
-    cards, if ``mirror_every`` says nothing else."""
+    """Keep what no other worker holds, such as shares of the distributed optimizer's state, in a peer's host memory: on
+    CPUs current to the last update, 20 bytes for each of its parameters, and on cards refreshed every 50 steps, if
+    ``mirror_every`` says nothing else. ``auto``: on CPUs only."""
     mirror_every: Natural = 0
-    """Steps between two refreshes of what is kept; 0: it is current to the last update, for which each step's gradients
-    are sent while training waits. With N it is sent beside training, and a death costs at most N steps and those made
+    """Steps between two refreshes of what is kept; 0, on CPUs: it is current to the last update, for which each step's
+    gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and those made
     while it was sent, which all train again; each worker keeps copies of its own state besides: 48 bytes in all for
     each parameter of its share."""
     mirror_group: Natural = 0
@@ -33,11 +33,10 @@ class RecoverySection:
     copies, or where half of the host memory that is left has no room for them, parity of 2, 4, 8, …, the first that it
     has room for."""
 
-    @property
-    def mirrors(self) -> bool:
-        """Whether what no other worker holds is kept."""
-        return self.mirror != "off"
+    def mirrors(self, on_cards: bool) -> bool:
+        """Whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
+        return self.mirror == "on" or (self.mirror == "auto" and not on_cards)
 
     def refreshed_every(self, on_cards: bool) -> int:
         """Steps between two refreshes, of a run whose workers train on cards, or on CPUs; 0: see ``mirror_every``."""
-        return self.mirror_every or (ON_CARDS if on_cards and self.mirror == "auto" else 0)
+        return self.mirror_every or (ON_CARDS if on_cards else 0)

@@ -29,7 +29,7 @@ class Mirrored:
         self._every, self._began = 0, began
         self._kept: dict[str, list[tuple[str, ...]]] = {}
         """Members whose state each of them keeps; empty where no rank holds state that no other one holds."""
-        if recovery.mirrors and needs_mirrors(layout, config.train.distributed_optimizer):
+        if recovery.mirrors(on_cards) and needs_mirrors(layout, config.train.distributed_optimizer):
             # Memory is not simulated: there is room for copies.
             choice = choose((), hosts, recovery.refreshed_every(on_cards), recovery.mirror_group or 1, on_cards)
             self._every = choice.every

@@ -23,9 +23,10 @@ _STATE_BYTES = 12
 """Of one parameter: master and two moments."""
 
 
-def wanted(config: JobConfig, layout: Layout) -> bool:
+def wanted(config: JobConfig, layout: Layout, device: torch.device) -> bool:
     """Whether a world of a layout has mirrors, if there is room."""
-    return config.recovery.mirrors and needs_mirrors(layout, config.train.distributed_optimizer)
+    on = config.recovery.mirrors(on_cards=device.type != "cpu")
+    return on and needs_mirrors(layout, config.train.distributed_optimizer)
 
 
 def agree(

@@ -265,7 +265,7 @@ def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> 
     """Connect to the peer that is to keep this rank's state, where no other rank holds it."""
     message, config, device, world = preparation.message, preparation.config, preparation.device, target.membership
     rank = world.rank_of(preparation.worker)
-    if rank is None or target.state is None or not wanted(config, world.layout):
+    if rank is None or target.state is None or not wanted(config, world.layout, device):
         return
     name, hosts = f"generation{message.generation}/mirror", [message.hosts.get(name, "") for name in world.members]
     freed = preparation.mirrors.nbytes if preparation.mirrors is not None else 0
