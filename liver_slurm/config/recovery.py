@@ -22,9 +22,9 @@ class RecoverySection:
     ``mirror_every`` says nothing else. ``auto``: on CPUs only."""
     mirror_every: Natural = 0
     """Steps between two refreshes of what is kept; 0, on CPUs: it is current to the last update, for which each step's
-    gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and those made
-    while it was sent, which all train again; each worker keeps copies of its own state besides: 48 bytes in all for
-    each parameter of its share."""
+    gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and
+    those made while it was sent, which all train again; each worker keeps copies of its own state besides: 48 bytes in
+    all for each parameter of its share."""
     mirror_group: Natural = 0
     """Owners of one mirror. 1: each worker's state is kept as a copy. With k above that, parity of the states of k
     workers on different nodes is kept by one more; from it and all others' states that of any one can be had. It is
