@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ SHAPES = [((3, 4), (5,)), ((2, 2, 2),), ((7,), (1,), (2, 3)), ()]
 
 class Shard:
     """Some boxes of Adam's and a weight that is not trained, which other ranks have no part of."""
+
+    world = SimpleNamespace(backend="gloo")
 
     def __init__(self, rank: int) -> None:
         values = torch.Generator().manual_seed(rank)

@@ -69,9 +69,11 @@ class SnapshotSender(SnapshotOwner):
         self._thread: threading.Thread | None = None
 
     def attach(self, shard: TrainingShard) -> None:
-        replica = shard.replica()
-        self._card = next((box.master.device for box in replica.trained if box.master.is_cuda), None)
-        self._thread = threading.Thread(target=self._run, args=(describe(replica),), name="snapshots", daemon=True)
+        # Not by where its state lies: a rank may have none, and all must refresh at the same steps.
+        if shard.world.backend == "nccl":
+            self._card = torch.device("cuda", torch.cuda.current_device())
+        description = describe(shard.replica())
+        self._thread = threading.Thread(target=self._run, args=(description,), name="snapshots", daemon=True)
         self._thread.start()
         super().attach(shard)
 
