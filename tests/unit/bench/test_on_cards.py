@@ -22,7 +22,8 @@ def test_two_cards_have_parts_for_training_transfers_and_each_pair_of_layouts() 
 def test_training_is_of_both_models_and_without_pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "measure", lambda cases: {"cases": [case.name for case in cases]})
     run, _ = parts(False, 2)["train"]
-    assert run() == {"cases": ["1.3B", "7B", "1.3B tp2pp1dp1", "1.3B tp1pp1dp2"]}
+    more = "1.3B tp2pp1dp1, micro batch 16"
+    assert run() == {"cases": ["1.3B", "7B", "1.3B tp2pp1dp1", "1.3B tp1pp1dp2", more]}
 
 
 def part(name: str) -> on_cards.Part:
