@@ -73,11 +73,7 @@ def evaluate(config: JobConfig, checkpoints: Sequence[Path], layout: Layout) -> 
     with interrupts.orderly(), interrupts.temporary_folder("liver-evaluate-") as folder:
         run_dir = RunDir(folder)
         save_job(replace(config, validation=replace(config.validation, patience=0, keep_best=False)), run_dir.job_file)
-        orders = Orders(
-            layout=str(layout),
-            checkpoints=[str(path) for path in checkpoints],
-            steps=[checkpoint_step(path) for path in checkpoints],
-        )
+        orders = Orders(layout=str(layout), checkpoints=[str(path) for path in checkpoints])
         orders_file(folder).write_bytes(msgspec.json.encode(orders))
         _run(config, folder, layout.size)
         return list(read_validations(results_file(folder)))

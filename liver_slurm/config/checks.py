@@ -99,13 +99,11 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
     end = train.lr_decay_steps
     if end is not None and train.lr_warmup_steps > end:
         yield Problem("train.lr_warmup_steps", f"{train.lr_warmup_steps} is past lr_decay_steps; allowed: <= {end}")
-    decay = train.lr_wsd_decay_steps
-    if decay is None:
-        return
     if train.lr_decay_style != "wsd":
-        yield Problem("train.lr_wsd_decay_steps", 'has no use; allowed: lr_decay_style = "wsd" too')
-    elif decay > (most := (end or train.steps) - train.lr_warmup_steps):
-        yield Problem("train.lr_wsd_decay_steps", f"{decay} begin in the warm-up; allowed: <= {most}")
+        if train.lr_wsd_decay_steps is not None:
+            yield Problem("train.lr_wsd_decay_steps", 'has no use; allowed: lr_decay_style = "wsd" too')
+    elif train.wsd_decay_steps > (most := (end or train.steps) - train.lr_warmup_steps):
+        yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
 def _data_given(data: DataSection) -> Iterator[Problem]:

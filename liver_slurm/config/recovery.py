@@ -29,9 +29,8 @@ class RecoverySection:
     """Owners of one mirror. 1: each worker's state is kept as a copy. With k above that, parity of the states of k
     workers on different nodes is kept by one more; from it and all others' states that of any one can be had. It is
     refreshed every ``mirror_every`` steps, or every 50 if that is 0, and takes 12 + 24 / k bytes for each parameter, on
-    cards, where training does not wait for it, 24 + 24 / k. 0:
-    copies, or where half of the host memory that is left has no room for them, parity of 2, 4, 8, …, the first that it
-    has room for."""
+    cards, where training does not wait for it, 24 + 24 / k. 0: copies, or where half of the host memory that is left
+    has no room for them, parity of 2, 4, 8, …, the first that it has room for."""
 
     def mirrors(self, on_cards: bool) -> bool:
         """Whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""

@@ -59,3 +59,8 @@ class TrainSection:
     """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
+
+    @property
+    def wsd_decay_steps(self) -> int:
+        """Steps of the decay of ``wsd``."""
+        return self.lr_wsd_decay_steps or max((self.lr_decay_steps or self.steps) // 10, 1)

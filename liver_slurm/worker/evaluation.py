@@ -16,6 +16,7 @@ import msgspec
 from liver_slurm.base.errors import LiverError
 from liver_slurm.config.load import read_job
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir.checkpoints import checkpoint_step
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.validation import ValidationMetrics
 from liver_slurm.worker.bootstrap import engine_of
@@ -30,8 +31,6 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     layout: str
     checkpoints: list[str]
     """Folders, of one model."""
-    steps: list[int]
-    """Completed in each of them."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +85,9 @@ def evaluate(folder: Path, rank: int) -> None:
     shard.make_live()
     validation = Validation(config, samples, run_dir.validations, lambda: None)
     with world.scope():
-        for path, step in zip(orders.checkpoints, orders.steps, strict=True):
-            load_checkpoint(shard, Path(path))
-            validation.run(shard, step, lambda: False)
+        for path in map(Path, orders.checkpoints):
+            load_checkpoint(shard, path)
+            validation.run(shard, checkpoint_step(path), lambda: False)
             if rank == 0:
                 found = validation.metrics(0, orders.layout)
                 assert found is not None, "nothing interrupts it"

@@ -22,17 +22,12 @@ def learning_rate(train: TrainSection, step: int) -> float:
     if train.lr_decay_style == "inverse-square-root":
         return max(train.min_lr, train.lr * math.sqrt(max(train.lr_warmup_steps, 1) / max(step, 1)))
     if train.lr_decay_style == "wsd":
-        decay = wsd_decay_steps(train)
+        decay = train.wsd_decay_steps
         share = _wsd_share(train, (step - (end - decay)) / decay)
     else:
         progress = min((step - train.lr_warmup_steps) / max(end - train.lr_warmup_steps, 1), 1.0)
         share = 1.0 - progress if train.lr_decay_style == "linear" else _cosine(progress)
     return train.min_lr + share * (train.lr - train.min_lr)
-
-
-def wsd_decay_steps(train: TrainSection) -> int:
-    """Steps of the decay of ``wsd``."""
-    return train.lr_wsd_decay_steps or max((train.lr_decay_steps or train.steps) // 10, 1)
 
 
 def _wsd_share(train: TrainSection, progress: float) -> float:

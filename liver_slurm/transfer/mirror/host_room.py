@@ -36,8 +36,12 @@ class HostRoom:
             self.data = torch.frombuffer(memory, dtype=torch.uint8)
         self._registered: list[int] = []
         if card is not None:
-            for first, end in _slices(nbytes, starts):
-                self._register(card, self.data.data_ptr() + first, end - first)
+            # What is registered must not be unmapped.
+            with contextlib.ExitStack() as unless_all:
+                unless_all.callback(self.close)
+                for first, end in _slices(nbytes, starts):
+                    self._register(card, self.data.data_ptr() + first, end - first)
+                unless_all.pop_all()
 
     def _register(self, card: torch.device, address: int, nbytes: int) -> None:
         with torch.cuda.device(card):

@@ -40,7 +40,6 @@ class _Folded:
 
     def begin(self, step: int) -> None:
         """Take the snapshots of another step."""
-        self.data.zero_()
         self.step = step
         self.begun, self.whole = set[str](), set[str]()
         """Owners whose snapshot has begun to come, and has come."""
@@ -76,9 +75,8 @@ class SnapshotKeeper:
 
     @property
     def nbytes(self) -> int:
-        """Host memory that it takes."""
-        with self._lock:
-            return sum(each.data.numel() for each in (self._now, self._before))
+        """Host memory that it takes; each heartbeat says it, so it must not wait for what is being folded."""
+        return sum(each.data.numel() for each in (self._now, self._before))
 
     def start(self) -> None:
         """Read from now on."""
@@ -179,6 +177,8 @@ class SnapshotKeeper:
                     )
                 self._now, self._before = self._before, self._now
                 self._now.begin(step)
+                if len(self._connections) > 1:  # a copy is written over what was there
+                    self._now.data.zero_()
             if step != self._now.step or owner in self._now.begun:
                 raise TransferError(f"a snapshot of step {step} came, which is not due")
             self._now.begun.add(owner)

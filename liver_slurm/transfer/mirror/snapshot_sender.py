@@ -12,7 +12,6 @@ world comes later than the others follow each other by half: all ranks have to b
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -27,8 +26,6 @@ from liver_slurm.transfer.mirror.frames import BoxDescription, decode_descriptio
 from liver_slurm.transfer.mirror.host_room import HostRoom
 from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
-
-log = logging.getLogger(__name__)
 
 
 class _Place:
@@ -114,6 +111,9 @@ class SnapshotSender(SnapshotOwner):
         if self._thread is not None:
             self._work.put(None)
             self._thread.join()
+        self._give_back()
+
+    def _give_back(self) -> None:
         for place in self._places:
             place.close()
         self._places = []
@@ -165,6 +165,7 @@ class SnapshotSender(SnapshotOwner):
             try:
                 self._make_room(decode_description(description))
             except (RuntimeError, OSError) as error:
+                self._give_back()
                 self._failed(error)
             self._ready.set()
             if not self.error:
@@ -179,5 +180,6 @@ class SnapshotSender(SnapshotOwner):
     def _make_room(self, boxes: list[BoxDescription]) -> None:
         if self._card is not None:
             self._stream = torch.cuda.Stream(self._card)
-        self._places = [_Place(boxes, self._card) for _ in range(2)]
+        for _ in range(2):
+            self._places.append(_Place(boxes, self._card))
         self.nbytes = 2 * room_of(parts_of(boxes))

@@ -126,6 +126,11 @@ def test_one_problem_is_one_line(override: str, expected: str) -> None:
     assert sum(expected in line for line in problems(override)) == 1
 
 
+def test_a_decay_that_begins_in_the_warm_up_is_named_by_default_too() -> None:
+    found = problems("train.steps=200", "train.lr_decay_style=wsd", "train.lr_warmup_steps=195")
+    assert found == ["gpt-tiny.toml: train.lr_wsd_decay_steps: 20 begin in the warm-up; allowed: <= 5"]
+
+
 def test_a_required_key_that_is_missing_is_named(tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
     job.write_text("[train]\nsteps = 3\n")

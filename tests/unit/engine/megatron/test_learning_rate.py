@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.config.train import TrainSection
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.learning_rate import learning_rate, wsd_decay_steps
+from liver_slurm.engine.megatron.learning_rate import learning_rate
 
 with compat.imports():
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -34,7 +34,7 @@ def theirs(train: TrainSection, step: int) -> float:
         end_wd=0.0,
         wd_incr_steps=0,
         wd_incr_style="constant",
-        wsd_decay_steps=wsd_decay_steps(train),
+        wsd_decay_steps=train.wsd_decay_steps,
         lr_wsd_decay_style=train.lr_wsd_decay_style.replace("-", "_"),
     )
     scheduler.num_steps = step

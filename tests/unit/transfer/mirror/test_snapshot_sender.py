@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,3 +197,30 @@ def test_no_tensor_is_registered_in_two_parts(monkeypatch: pytest.MonkeyPatch) -
         (7 * PAGE, 3 * PAGE),
         (10 * PAGE, 2 * PAGE),
     ]
+
+
+def test_what_was_registered_before_one_fails_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def register(_address: int, _nbytes: int, _flags: int) -> int:
+        if held:
+            return 2  # out of memory
+        held.append(_address)
+        return 0
+
+    def unregister(address: int) -> int:
+        held.remove(address)
+        return 0
+
+    def check(code: int) -> None:
+        if code:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(host_room, "SLICE", PAGE)
+    monkeypatch.setattr(torch.cuda, "device", lambda _card: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "check_error", check)
+    runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        HostRoom(2 * PAGE, torch.device("cuda", 0), [0, PAGE])
+    assert held == []
