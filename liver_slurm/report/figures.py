@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -91,10 +92,15 @@ def picture(report: Report, style: Style) -> Figure:
         figure = _figure(style, height)
         figure.patch.set_visible(True)
         figure.patch.set_facecolor(style.theme.paper)
-        left = 34 / style.width
+        left, right = 34 / style.width, 1 - 34 / style.width
         theme = style.theme
-        figure.text(left, 1 - 26 / height, sentence(report), fontsize=12.5, fontweight="bold", color=theme.ink)
-        figure.text(left, 1 - 48 / height, comparison(report), color=theme.muted)
+        head = figure.text(left, 1 - 26 / height, sentence(report), fontsize=12.5, fontweight="bold", color=theme.ink)
+        below = figure.text(left, 1 - 48 / height, comparison(report), color=theme.muted)
+        # They are as long as what happened, and would be cut off at the edge; measured by what draws them.
+        FigureCanvasAgg(figure)
+        room = (right - left) * figure.bbox.width
+        for line, size in ((head, 12.5), (below, float(mpl.rcParams["font.size"]))):
+            line.set_fontsize(size * min(1.0, room / line.get_window_extent().width))
         words = "filled: workers that train; dashed: workers that the cluster offered"
         figure.text(left, 1 - 68 / height, words, color=theme.muted)
         axes = figure.add_axes(_box(style, height, left=34, right=12, top=top + 30, bottom=44))

@@ -45,13 +45,10 @@ def write_html(report: Report, path: Path) -> None:
 
 def write_png(report: Report, path: Path) -> None:
     """Write the first figure as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     from liver_slurm.report.figures import Style, picture
     from liver_slurm.report.palette import LIGHT
 
     figure = picture(report, Style(PICTURE_WIDTH, LIGHT))
-    FigureCanvasAgg(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=2 * figure.dpi, metadata={"Software": None})
     _write(path, stream.getvalue())
