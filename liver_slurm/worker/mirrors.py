@@ -86,7 +86,12 @@ class Replayed:
 
 
 def open_mirrors(
-    connections: Connections, world: Membership, rank: int, hosts: Sequence[str], choice: Choice
+    connections: Connections,
+    world: Membership,
+    rank: int,
+    hosts: Sequence[str],
+    choice: Choice,
+    device: torch.device,
 ) -> Mirrors:
     """Connect a rank of a world to its peers; all members must do so.
 
@@ -94,6 +99,7 @@ def open_mirrors(
         connections: whose numbers are the world's ranks.
         hosts: of the world's ranks.
         choice: how mirrors are kept; the same on all.
+        device: of this rank.
 
     Raises:
         TransferError: a peer is gone, or the connections were given up.
@@ -106,7 +112,8 @@ def open_mirrors(
         mirrors: Mirrors
         if choice.every:
             owners = [world.members[other] for other in own.owners]
-            mirrors = Refreshed(connections, own.keeper, owners, kept, choice)
+            card = device if device.type == "cuda" else None
+            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, card)
         else:
             ((other, name),) = kept[0].items()
             mirrors = Replayed(connections, own.keeper, other, name)

@@ -31,6 +31,7 @@ class Refreshed:
         owners: Collection[str],
         kept: Sequence[Mapping[int, str]],
         choice: Choice,
+        card: torch.device | None,
     ) -> None:
         """Connect to all peers.
 
@@ -39,6 +40,7 @@ class Refreshed:
             owners: workers, this one among them, whose states it keeps together.
             kept: ranks, and their workers, whose states this one keeps together.
             choice: how they are kept.
+            card: of this worker; None: it has none.
 
         Raises:
             TransferError: one of them is gone.
@@ -50,7 +52,7 @@ class Refreshed:
         owner = SnapshotSender if choice.beside else SnapshotOwner
         self._owner: SnapshotOwner = owner(connections.outgoing(keeper), choice.every)
         self._keepers = [
-            SnapshotKeeper({name: connections.incoming(rank) for rank, name in group.items()}) for group in kept
+            SnapshotKeeper({name: connections.incoming(rank) for rank, name in group.items()}, card) for group in kept
         ]
         for each in self._keepers:
             each.start()
@@ -133,5 +135,5 @@ class Refreshed:
             self._shard = None
         self._owner.close()
         for each in self._keepers:
-            each.join()
+            each.close()
         self._connections.close()

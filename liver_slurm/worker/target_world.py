@@ -274,7 +274,7 @@ def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> 
         return
     connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
     target.dials(connections)
-    target.mirrors = open_mirrors(connections, world, rank, hosts, choice)
+    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, device)
     target.mirrors.attach(target.state)
 
 

@@ -1,4 +1,4 @@
-"""Host memory that a card's copy engine writes to by itself, while kernels run."""
+"""Host memory for snapshots, which a card's copy engine can reach by itself while kernels run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HostRoom:
         """
         Args:
             nbytes: of ``data``.
-            card: whose copy engine is to write to it; None: none.
+            card: whose copy engine is to reach it; None: none.
             starts: where the tensors in it begin, in order, each with a page. None of them is registered in two parts,
                 as no copy may go beyond one.
 
@@ -29,8 +29,12 @@ class HostRoom:
         """
         self.data = torch.empty(0, dtype=torch.uint8)
         if nbytes:
-            memory = mmap.mmap(-1, nbytes)
-            # To register small pages takes longer. A kernel without large ones refuses, and these will do.
+            # Private, as the kernel seldom gives shared memory large pages; and not for children: after a fork, what is
+            # written would move to a page that the card knows nothing of.
+            memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_DONTFORK)
+            # Small pages take longer to get, to register, and to give back when this process is killed, which others
+            # wait for. A kernel without large ones refuses, and small ones will do.
             with contextlib.suppress(OSError):
                 memory.madvise(mmap.MADV_HUGEPAGE)
             self.data = torch.frombuffer(memory, dtype=torch.uint8)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -26,6 +26,7 @@ from liver_slurm.transfer.mirror.frames import (
     Kind,
     decode_description,
 )
+from liver_slurm.transfer.mirror.host_room import HostRoom
 from liver_slurm.transfer.mirror.snapshot import parts_of, receive, receive_header, replica_in, room_of
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,13 @@ class _Folded:
     """The parity of one step."""
 
     def __init__(self) -> None:
-        self.data = torch.zeros(0, dtype=torch.uint8)
+        self._room = HostRoom(0, None, [])
         self.begin(-1)
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The bytes."""
+        return self._room.data
 
     def begin(self, step: int) -> None:
         """Take the snapshots of another step."""
@@ -44,23 +50,29 @@ class _Folded:
         self.begun, self.whole = set[str](), set[str]()
         """Owners whose snapshot has begun to come, and has come."""
 
-    def grow(self, nbytes: int) -> None:
-        """Have room for so many bytes."""
+    def grow(self, nbytes: int, card: torch.device | None, starts: Sequence[int]) -> None:
+        """Have room for so many bytes; the arguments are those of :class:`HostRoom`."""
         if nbytes > self.data.numel():
-            more = torch.zeros(nbytes, dtype=torch.uint8)
-            more[: self.data.numel()] = self.data
-            self.data = more
+            before, self._room = self._room, HostRoom(nbytes, card, starts)
+            self.data[: before.data.numel()] = before.data
+            before.close()
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._room.close()
 
 
 class SnapshotKeeper:
     """A thread for each owner reads; :meth:`steps` may be asked by any."""
 
-    def __init__(self, connections: Mapping[str, socket.socket]) -> None:
+    def __init__(self, connections: Mapping[str, socket.socket], card: torch.device | None = None) -> None:
         """
         Args:
             connections: from the owners of one group, by name.
+            card: which the state of an owner that dies is to be copied to, by its copy engine; None: none.
         """
         self._connections = connections
+        self._card = card if len(connections) == 1 else None  # what is folded is copied before it is used
         self._boxes: dict[str, list[BoxDescription]] = {}
         self._now, self._before = _Folded(), _Folded()
         self._lock = threading.Lock()
@@ -87,6 +99,12 @@ class SnapshotKeeper:
         """Wait until nothing is read any more; the connections must be given up."""
         for thread in self._threads:
             thread.join()
+
+    def close(self) -> None:
+        """Wait as :meth:`join` does, and give the memory back."""
+        self.join()
+        for each in (self._now, self._before):
+            each.close()
 
     def steps(self) -> tuple[int, ...]:
         """Completed steps that the state of any one owner can be had at, given that of all others."""
@@ -163,8 +181,12 @@ class SnapshotKeeper:
             needed, spare = 2 * room_of(parts_of(boxes)) - 2 * self._now.data.nbytes, available_memory()
             if needed > spare // 2:
                 raise TransferError(f"it takes {needed} bytes more, and this machine has {spare} to spare")
-            for each in (self._now, self._before):
-                each.grow(room_of(parts_of(boxes)))
+            parts = parts_of(boxes)
+            try:
+                for each in (self._now, self._before):
+                    each.grow(room_of(parts), self._card, [part.start for part in parts])
+            except RuntimeError as error:  # of the card
+                raise TransferError(f"there is no room for it: {error}") from error
             self._boxes[owner] = boxes
 
     def _round(self, owner: str, step: int) -> _Folded:

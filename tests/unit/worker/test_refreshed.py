@@ -43,7 +43,7 @@ class World:
         store = dist.PrefixStore("mirrors", self.store)
         connections = [Connections(store, rank, len(hosts), True, "lo") for rank in range(len(hosts))]
         self.mirrors: list[Mirrors] = self.all(
-            range(len(hosts)), lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice)
+            range(len(hosts)), lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice, CPU)
         )
         for mirrors, shard in zip(self.mirrors, self.shards, strict=True):
             mirrors.attach(shard)  # type: ignore[arg-type]

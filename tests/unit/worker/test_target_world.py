@@ -202,7 +202,7 @@ def test_who_waits_for_the_keeper_of_its_mirror_is_thrown_out_when_it_is_given_u
     target.dials(ours)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(
-            open_mirrors, ours, target.membership, 0, ["", ""], choose((), ["", ""], group=1)
+            open_mirrors, ours, target.membership, 0, ["", ""], choose((), ["", ""], group=1), torch.device("cpu")
         )  # the peer never dials
         assert not target.give_up(), "training does not wait for it"
         with pytest.raises(TransferError, match=r"given up|cannot be reached"):
