@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from coordinator_lab import until
 from target_lab import PATIENCE, Workers, same, snapshot
