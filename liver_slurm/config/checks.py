@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from liver_slurm.config import sbatch
+from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.outside import NotifySection
@@ -285,6 +286,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_BATCH, lambda job: _batches(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
+    (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
+    (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

@@ -40,6 +40,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.activation_func": model.activation_func,
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
+        "data.weights": list(config.data.weights),
         "train.lr_decay_style": train.lr_decay_style,
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,
         "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,

@@ -106,6 +106,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("standby.gpus_per_task=2", "standby.gpus_per_task: 2 is not allowed; allowed: a whole number 0 or 1"),
         ("data.tokenizer=/nope.json", 'data.tokenizer: "/nope.json" is not a readable file'),
         ("data.paths=[]", "data.paths: is missing"),
+        ("data.weights=[1, 2]", "data.weights: has 2 weights; allowed: as many as data.paths, which has 1"),
         ('data.paths=["$NOT_THERE/x"]', "$NOT_THERE is not set"),
         ("model.provider=nothing", 'allowed: a function as "package.module:function"'),
         ("live.component=[]", "live.component: [] is not allowed"),
