@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from liver_slurm.config import sbatch
+from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
@@ -82,15 +83,6 @@ def _query_groups(model: ModelSection) -> Iterator[Problem]:
         yield Problem(
             "model.num_query_groups",
             f"{groups} does not divide num_attention_heads {heads}; allowed: {_divisors(heads)}",
-        )
-
-
-def _batches(train: TrainSection) -> Iterator[Problem]:
-    if train.global_batch_size % train.micro_batch_size:
-        yield Problem(
-            "train.global_batch_size",
-            f"{train.global_batch_size} is not a multiple of micro_batch_size {train.micro_batch_size}; "
-            "allowed: a multiple",
         )
 
 
@@ -283,7 +275,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
     ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), lambda job: _rotated_width(job.model)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
-    (_BATCH, lambda job: _batches(job.train)),
+    ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),

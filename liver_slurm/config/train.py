@@ -10,7 +10,7 @@ from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, P
 
 @dataclass(frozen=True)
 class TrainSection:
-    """The training schedule and the optimizer. The global batch is the same in every layout."""
+    """The training schedule and the optimizer. Each step's batch is the same in every layout."""
 
     steps: Count = 0
     """Optimizer steps of the whole run."""
@@ -20,6 +20,9 @@ class TrainSection:
     """Samples of one microbatch."""
     global_batch_size: Count = 0
     """Samples of one optimizer step, a multiple of micro_batch_size."""
+    rampup_batch_size: tuple[Count, ...] = ()
+    """Ramp of the global batch: ``[start, increment, samples]``, as Megatron's. It begins with ``start`` samples and
+    grows by ``increment`` in equal parts of the first ``samples`` samples, until it is global_batch_size."""
     lr: Positive = 3e-4
     """Peak learning rate."""
     min_lr: NonNegative = 0.0

@@ -46,6 +46,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,
         "train.lr_wsd_decay_style": train.lr_wsd_decay_style,
         "train.global_batch_size": train.global_batch_size,
+        "train.rampup_batch_size": list(train.rampup_batch_size),
     }
 
 

@@ -51,7 +51,7 @@ def train_step(
     state.zero_gradients()
     waited = Waited()
     start = time.time()
-    share = state.batches.share
+    share = state.batches.share(step)
     read = partial(state.batches.tokens, samples, step)
     reports = _pass(state, waited.over(_microbatches(state, share, read)), share, forward_only=False)
     if before_update is not None:
