@@ -104,6 +104,15 @@ def _data_given(data: DataSection) -> Iterator[Problem]:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
 
 
+def _documents(data: DataSection, model: ModelSection) -> Iterator[Problem]:
+    """Find what keeps settings about documents from being heeded."""
+    asked = [key for key in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss") if getattr(data, key)]
+    if asked and data.provider is not None and data.eod is None:
+        yield Problem("data.eod", f"is missing; allowed: the token that ends a document, for data.{asked[0]}")
+    if data.resets and model.extra and model.provider is None:
+        yield Problem(f"data.{asked[0]}", "is for models without model.extra; allowed: false")
+
+
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
     if config.elastic.layouts == "auto":
         return
@@ -280,6 +289,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
+    (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

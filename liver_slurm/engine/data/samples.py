@@ -15,8 +15,8 @@ from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.blend import Blend
 from liver_slurm.engine.data.order import sample_numbers
-from liver_slurm.engine.data.tokenizers import load_tokenizer
-from liver_slurm.engine.megatron.indexed_dataset import open_dataset
+from liver_slurm.engine.data.tokenizers import end_of_document, load_tokenizer
+from liver_slurm.engine.megatron.indexed_dataset import last_token, open_dataset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,6 +162,7 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
             if chosen.weights
             else SampleSource(prefixes, train.seq_length, train.seed, paths)
         )
+        _check_ends(config.data, prefixes, paths)
         return _known(config, source, paths)
     samples: Any = load_function(provider)(config)
     if not hasattr(samples, "batch") or not hasattr(samples, "__len__"):
@@ -172,6 +173,23 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
         shape = getattr(found, "shape", type(found).__name__)
         raise BadInput(f"{key}: {provider}: batch(0, 1) has shape {shape}; allowed: {expected}")
     return _known(config, samples, f"{key} {provider}")
+
+
+def _check_ends(data: DataSection, prefixes: Sequence[str], key: str) -> None:
+    """Refuse data whose documents end with another token than settings about documents look for, or with none.
+
+    Raises:
+        BadInput: that is so.
+    """
+    if not data.resets and not data.eod_mask_loss:
+        return
+    eod = end_of_document(data)
+    for prefix in prefixes:
+        if (last := last_token(prefix, key)) != eod:
+            raise BadInput(
+                f"{key}: {prefix} ends with token {last}, not with {eod}, which ends a document by data.eod or "
+                "data.tokenizer; set data.eod, or prepare the data again (Megatron's tool: with --append-eod)"
+            )
 
 
 def _known(config: JobConfig, samples: Samples, told: str) -> Samples:

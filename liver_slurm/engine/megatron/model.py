@@ -35,6 +35,10 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Compile the layers' forward passes, and with them their backward passes."""
     recompute_layers: Literal["none", "selective", "full"] = "none"
     """What of a layer's activations is computed again in the backward pass: nothing, the MLP's, or all."""
+    reset_position_ids: bool = False
+    """Count positions from the beginning of each document."""
+    reset_attention_mask: bool = False
+    """Let tokens attend to those of their own document only."""
 
 
 def is_dense(config: JobConfig, layout: Layout) -> bool:
@@ -73,6 +77,8 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
+            "reset_position_ids": config.data.reset_position_ids,
+            "reset_attention_mask": config.data.reset_attention_mask,
             "params_dtype": dtype,
             "pipeline_dtype": dtype,
             "bf16": dtype is torch.bfloat16,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from liver_slurm.base.errors import RunIsOver
+from liver_slurm.base.errors import BadInput, RunIsOver
 from liver_slurm.config.schema import DataSection, JobConfig, ModelSection, TrainSection
 from liver_slurm.config.validation import ValidationSection
 from liver_slurm.engine.data.prepare import resolve_data
@@ -80,6 +80,19 @@ def test_validation_data_ends_before_a_data_set_begins_again(blended: tuple[JobC
     rows = [row.tobytes() for row in samples.batch(0, len(samples) + 1)]
     assert len(set(rows[:-1])) == len(samples)
     assert rows[-1] in rows[:-1]
+
+
+@pytest.mark.parametrize("setting", ["reset_position_ids", "reset_attention_mask", "eod_mask_loss"])
+def test_documents_that_end_otherwise_are_refused(blended: tuple[JobConfig, RunDir], setting: str) -> None:
+    config, run_dir = blended
+    prefixes = resolve_data(config, run_dir)
+    for eod, fits in ((None, True), (256, True), (5, False)):
+        data = dataclasses.replace(config.data, eod=eod, **{setting: True})
+        if fits:
+            open_samples(dataclasses.replace(config, data=data), prefixes)
+        else:
+            with pytest.raises(BadInput, match=r"text-0 ends with token 256, not with 5, .*; set data\.eod"):
+                open_samples(dataclasses.replace(config, data=data), prefixes)
 
 
 def test_a_token_beyond_the_vocabulary_is_named_where_it_lies(blended: tuple[JobConfig, RunDir]) -> None:
