@@ -113,6 +113,12 @@ def _documents(data: DataSection, model: ModelSection) -> Iterator[Problem]:
         yield Problem(f"data.{asked[0]}", "is for models without model.extra; allowed: false")
 
 
+def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
+    if train.z_loss_coeff and model.provider is not None:
+        text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
+        yield Problem("train.z_loss_coeff", text)
+
+
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
     if config.elastic.layouts == "auto":
         return
@@ -290,6 +296,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

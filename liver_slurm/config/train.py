@@ -45,6 +45,9 @@ class TrainSection:
     """Decay rate of Adam's second moment."""
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
+    z_loss_coeff: NonNegative = 0.0
+    """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
+    0 turns it off. The loss in the metrics is without it."""
     most_skipped: Natural = 100
     """Steps in a row whose loss or gradient may be not finite; such a step changes nothing. After so many the run
     fails, as more will not help; 0 sets no limit."""

@@ -159,13 +159,18 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)
         # megatron's own loss copies the logits to fp32, and keeps the copy for the backward pass.
-        model.compute_language_model_loss = partial(_loss, real, groups.tp, transformer.compile_layers)
+        model.compute_language_model_loss = partial(
+            _loss, real, groups.tp, transformer.compile_layers, config.train.z_loss_coeff
+        )
     return model
 
 
-def _loss(real: int, tp: Any, compiled: bool, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _loss(
+    real: int, tp: Any, compiled: bool, z_loss: float, labels: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
     """Losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
-    return token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled).transpose(0, 1)
+    losses = token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled, z_loss)
+    return losses.transpose(0, 1)
 
 
 def vocabulary(config: JobConfig) -> int:

@@ -80,7 +80,7 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     shard = padded_vocabulary(size) // tp
     logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype)
     for real in {shard, max(size - (tp - 1) * shard, 0)}:
-        exercise_loss(logits, real)
+        exercise_loss(logits, real, train.z_loss_coeff)
 
 
 def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Positions:

@@ -128,11 +128,13 @@ def test_one_problem_is_one_line(override: str, expected: str) -> None:
     assert sum(expected in line for line in problems(override)) == 1
 
 
-def test_settings_about_documents_that_nothing_would_heed() -> None:
+def test_settings_that_nothing_would_heed() -> None:
     found = problems("data.eod_mask_loss=true", "data.provider=a:b")
     assert "data.eod: is missing; allowed: the token that ends a document, for data.eod_mask_loss" in found[0]
     found = problems("data.reset_attention_mask=true", "model.extra.qk_layernorm=true")
     assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
+    found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
+    assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
     assert load_job(TINY, ["data.eod_mask_loss=true", "data.provider=a:b", "data.eod=0"]).data.eod == 0
 
 
