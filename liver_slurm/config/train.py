@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, Positive
+from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, Positive, Text
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class TrainSection:
     """Shape of that decay."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay, applied to matrices only."""
+    no_weight_decay: tuple[Text, ...] = ()
+    """Tensors without weight decay besides vectors and biases, as patterns of their names such as ``embedding.*``;
+    ``plan --json`` lists the names, which are the same in every layout."""
     adam_beta1: Decay = 0.9
     """Decay rate of Adam's first moment."""
     adam_beta2: Decay = 0.95

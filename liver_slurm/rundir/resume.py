@@ -44,6 +44,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "data.reset_position_ids": config.data.reset_position_ids,
         "data.reset_attention_mask": config.data.reset_attention_mask,
         "data.eod_mask_loss": config.data.eod_mask_loss,
+        "train.no_weight_decay": list(train.no_weight_decay),
         "train.z_loss_coeff": train.z_loss_coeff,
         "train.lr_decay_style": train.lr_decay_style,
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,

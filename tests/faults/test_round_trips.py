@@ -112,7 +112,9 @@ def test_a_blend_of_packed_documents_in_growing_batches_trains_alike(tmp_path: P
         config = replace(
             config,
             model=replace(config.model, vocab_size=257),
-            train=replace(config.train, rampup_batch_size=(2, 2, 40)),
+            train=replace(
+                config.train, rampup_batch_size=(2, 2, 40), z_loss_coeff=1e-3, no_weight_decay=("embedding.*",)
+            ),
         )
         (tmp_path / folder).mkdir()
         lab = WorkerLab(config)

@@ -55,7 +55,7 @@ class RankState:
     @cached_property
     def spec(self) -> ShardSpec:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
-        return shard_spec_of(self.model)
+        return shard_spec_of(self.model, self.config.train.no_weight_decay)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
