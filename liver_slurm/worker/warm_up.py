@@ -40,7 +40,7 @@ def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     small = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_layers=1),
-        train=dataclasses.replace(config.train, global_batch_size=config.train.micro_batch_size),
+        train=dataclasses.replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=()),
     )
     backend = "nccl" if device.type == "cuda" else "gloo"
     world = build_world(

@@ -71,6 +71,7 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
             lr=1e-2,
             precision=precision,  # type: ignore[arg-type]
             distributed_optimizer=distributed,
+            no_weight_decay=("embedding.*",),
         ),
         stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )

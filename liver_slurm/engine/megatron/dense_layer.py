@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dimensions import own_part
+from liver_slurm.engine.megatron.positions import Positions, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
 with compat.imports():
@@ -61,18 +61,6 @@ class Mlp(NamedTuple):
     activation: Callable[[Tensor], Tensor]
 
 
-class Positions(NamedTuple):
-    """Where in its sequences this rank's tokens are.
-
-    ``cos``, ``sin``: of their rotary positions, [own, 1, 1, rotated width]. ``seen``: [own, sequence], which tokens
-    each of them attends to; None: the sequence is this rank's alone, and each attends to all before it.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    seen: Tensor | None
-
-
 def norm(x: Tensor, by: Norm) -> Tensor:
     """Normalize the last dimension."""
     if by.bias is None:
@@ -101,8 +89,8 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
     query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
     query, key = rotate(query, positions), rotate(key, positions)
     seen = positions.seen
-    if seen is not None:
-        key, value = gather_sequence(torch.cat((key, value), 2), seen.shape[1] // seen.shape[0], "cp").chunk(2, 2)
+    if seen is not None and (ranks := seen.shape[-1] // seen.shape[-2]) > 1:
+        key, value = gather_sequence(torch.cat((key, value), 2), ranks, "cp").chunk(2, 2)
     query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
     mixed = F.scaled_dot_product_attention(
         query, key, value, attn_mask=seen, is_causal=seen is None, enable_gqa=queries > 1
@@ -179,14 +167,18 @@ def plain(function: Callable[..., Any]) -> Callable[..., Any]:
 class DenseLayer(TransformerLayer):  # type: ignore[misc]
     """megatron-core's layer of dense self-attention and MLP, with the forward pass of this module."""
 
-    def forward(self, hidden_states: Tensor, rotary_pos_emb: Tensor, **_unused: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, rotary_pos_emb: Tensor, attention_mask: Tensor | None, **_unused: Any
+    ) -> tuple[Tensor, None]:
         """Forward pass.
 
         Args:
             hidden_states: [own, batch, hidden]; with tensor parallelism a tp-th of the rank's own part.
             rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width].
+            attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
-        positions = positions_of(rotary_pos_emb, hidden_states.dtype, self.self_attention.pg_collection.cp)
+        cp = self.self_attention.pg_collection.cp
+        positions = positions_of(rotary_pos_emb, attention_mask, hidden_states.dtype, cp, self.config)
         layer = self._parts()
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
@@ -227,19 +219,6 @@ def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 def _norm_of(module: torch.nn.Module) -> Norm:
     return Norm(module.weight, getattr(module, "bias", None), module.eps)
-
-
-def positions_of(angles: Tensor, dtype: torch.dtype, cp: Any) -> Positions:
-    """Positions of a rank of the group ``cp``; megatron's angles are the same tensor in every layer and step: once."""
-    made = getattr(angles, "liver_positions", None)
-    if made is None or made.cos.dtype != dtype:
-        sequence, own, seen = len(angles), own_part(len(angles), cp.size(), cp.rank()), None
-        if cp.size() > 1:
-            everywhere = torch.arange(sequence, device=angles.device)
-            seen = everywhere[own, None] >= everywhere
-        made = Positions(angles[own].cos().to(dtype), angles[own].sin().to(dtype), seen)
-        angles.liver_positions = made
-    return made
 
 
 class NoCore(torch.nn.Module):  # type: ignore[misc]

@@ -35,6 +35,10 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Compile the layers' forward passes, and with them their backward passes."""
     recompute_layers: Literal["none", "selective", "full"] = "none"
     """What of a layer's activations is computed again in the backward pass: nothing, the MLP's, or all."""
+    reset_position_ids: bool = False
+    """Count positions from the beginning of each document."""
+    reset_attention_mask: bool = False
+    """Let tokens attend to those of their own document only."""
 
 
 def is_dense(config: JobConfig, layout: Layout) -> bool:
@@ -73,6 +77,8 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
+            "reset_position_ids": config.data.reset_position_ids,
+            "reset_attention_mask": config.data.reset_attention_mask,
             "params_dtype": dtype,
             "pipeline_dtype": dtype,
             "bf16": dtype is torch.bfloat16,
@@ -160,13 +166,18 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)
         # megatron's own loss copies the logits to fp32, and keeps the copy for the backward pass.
-        model.compute_language_model_loss = partial(_loss, real, groups.tp, transformer.compile_layers)
+        model.compute_language_model_loss = partial(
+            _loss, real, groups.tp, transformer.compile_layers, config.train.z_loss_coeff
+        )
     return model
 
 
-def _loss(real: int, tp: Any, compiled: bool, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _loss(
+    real: int, tp: Any, compiled: bool, z_loss: float, labels: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
     """Losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
-    return token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled).transpose(0, 1)
+    losses = token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled, z_loss)
+    return losses.transpose(0, 1)
 
 
 def vocabulary(config: JobConfig) -> int:
