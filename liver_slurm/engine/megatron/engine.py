@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import torch
 
 from liver_slurm.base.flops import token_flops
@@ -29,7 +31,7 @@ class MegatronEngine:
 
     def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
         shard = build_shard(config, world, device, fresh=fresh)
-        self._specs[_key(world.layout, world.rank)] = config, shard.spec
+        self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
         return shard
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
@@ -43,12 +45,12 @@ class MegatronEngine:
         return token_flops(parameter_count(config), model.num_layers, width, config.train.seq_length)
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
-        known = self._specs.get(_key(layout, rank))
+        known = self._specs.get(_key(config, layout, rank))
         if known is not None and known[0] is config:
             return known[1]
         place = layout.coordinates(rank)
         found = shard_spec(config, layout, place.tp, place.pp)
-        self._specs[_key(layout, rank)] = config, found
+        self._specs[_key(config, layout, rank)] = config, found
         return found
 
     def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
@@ -63,7 +65,8 @@ class MegatronEngine:
         return open_samples(config, resolve_data(config, run_dir, "validation"), "validation")
 
 
-def _key(layout: Layout, rank: int) -> tuple[int, ...]:
-    """What a rank's parameters depend on: replicas have the same."""
+def _key(config: JobConfig, layout: Layout, rank: int) -> tuple[int, ...]:
+    """What a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
     place = layout.coordinates(rank)
-    return layout.tp, layout.pp, place.tp, place.pp
+    alike = (layout.tp, layout.pp) if config.model.provider is None else astuple(layout)
+    return *alike, place.tp, place.pp
