@@ -93,7 +93,7 @@ class Rooms:
             too_small = self._spare.pop() if self._spare else None
         if too_small is not None:
             too_small.close()
-        return HostRoom(nbytes, self._card)
+        return HostRoom(_rounded(nbytes), self._card)
 
     def end(self, lease: Lease, taken: list[HostRoom]) -> None:
         """Take back what a lease had."""
@@ -150,3 +150,9 @@ class Lease:
         self.given_up = True
         taken, self._taken = self._taken, []
         self._rooms.end(self, taken)
+
+
+def _rounded(nbytes: int) -> int:
+    """So many bytes and up to an eighth more: in another layout a rank's state is seldom of quite the same size."""
+    step = max(PAGE, 1 << max(0, nbytes.bit_length() - 4))
+    return -(-nbytes // step) * step

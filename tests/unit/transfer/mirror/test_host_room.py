@@ -84,6 +84,16 @@ def test_a_room_that_is_too_small_makes_way_for_a_new_one(registered: dict[int, 
     assert rooms.spare_bytes == 0
 
 
+def test_a_room_does_for_a_little_more_than_it_was_made_for() -> None:
+    rooms = Rooms(None)
+    lease = rooms.lease()
+    first = lease.take(1000 * PAGE + 1)
+    assert first.numel() == 1000 * PAGE + 1
+    lease.end()
+    assert rooms.spare_bytes <= 1.125 * first.numel()
+    assert rooms.lease().take(1001 * PAGE).data_ptr() == first.data_ptr()
+
+
 def test_who_waits_is_thrown_out_when_its_lease_is_given_up() -> None:
     rooms = Rooms(None)
     first, second, third = (rooms.lease() for _ in range(3))
