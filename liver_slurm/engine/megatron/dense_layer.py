@@ -10,7 +10,7 @@ compiles nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,8 @@ class Attention(NamedTuple):
     """Query groups on this rank."""
     head: int
     """Width of one head."""
+    norms: tuple[Norm, Norm] | None
+    """Of each head's queries, and of its keys; None: they are taken as they are."""
 
 
 class Mlp(NamedTuple):
@@ -64,13 +66,19 @@ class Mlp(NamedTuple):
 class Positions(NamedTuple):
     """Where in its sequences this rank's tokens are.
 
-    ``cos``, ``sin``: of their rotary positions, [own, 1, 1, rotated width]. ``seen``: [own, sequence], which tokens
-    each of them attends to; None: the sequence is this rank's alone, and each attends to all before it.
+    ``cos``, ``sin``: of their rotary positions, [own, 1, 1, rotated width]; None: positions are in the embeddings.
+    ``seen``: [own, sequence], which tokens each of them attends to; None: the sequence is this rank's alone, and each
+    attends to all before it.
     """
 
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
     seen: Tensor | None
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU as a hyperbolic tangent approximates it (Hendrycks and Gimpel 2016), as in GPT-2."""
+    return F.gelu(x, approximate="tanh")
 
 
 def norm(x: Tensor, by: Norm) -> Tensor:
@@ -82,6 +90,8 @@ def norm(x: Tensor, by: Norm) -> Tensor:
 
 def rotate(x: Tensor, by: Positions) -> Tensor:
     """Rotary position embedding (Su et al. 2021), the two halves of the rotated width paired, as in megatron-core."""
+    if by.cos is None or by.sin is None:
+        return x
     width = by.cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
     first, second = turned.chunk(2, -1)
@@ -99,6 +109,8 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
     queries = mixed.shape[3] - 2
     query, key, value = mixed.split((queries, 1, 1), 3)
     query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
+    if part.norms is not None:
+        query, key = norm(query, part.norms[0]), norm(key, part.norms[1])
     query, key = rotate(query, positions), rotate(key, positions)
     seen = positions.seen
     if seen is not None:
@@ -179,15 +191,22 @@ def plain(function: Callable[..., Any]) -> Callable[..., Any]:
 class DenseLayer(TransformerLayer):  # type: ignore[misc]
     """megatron-core's layer of dense self-attention and MLP, with the forward pass of this module."""
 
-    def forward(self, hidden_states: Tensor, rotary_pos_emb: Tensor, **_unused: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, rotary_pos_emb: Tensor | None = None, **_unused: Any
+    ) -> tuple[Tensor, None]:
         """Forward pass.
 
         Args:
             hidden_states: [own, batch, hidden]; with tensor parallelism a tp-th of the rank's own part.
-            rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width].
+            rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width]; None: of a model whose
+                embeddings have the positions.
         """
-        positions = positions_of(rotary_pos_emb, hidden_states.dtype, self.self_attention.pg_collection.cp)
-        layer = self._parts()
+        layer, cp = self._parts(), self.self_attention.pg_collection.cp
+        if rotary_pos_emb is None:
+            sequence = len(hidden_states) * layer.tp * cp.size()
+            positions = Positions(None, None, seen_tokens(sequence, cp.size(), cp.rank(), hidden_states.device))
+        else:
+            positions = positions_of(rotary_pos_emb, hidden_states.dtype, cp)
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
@@ -206,6 +225,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 attention.linear_proj.weight,
                 attention.num_query_groups_per_partition,
                 attention.hidden_size_per_attention_head,
+                (_norm_of(attention.q_layernorm), _norm_of(attention.k_layernorm)) if config.qk_layernorm else None,
             ),
             Mlp(
                 mlp.linear_fc1.weight,
@@ -233,13 +253,21 @@ def positions_of(angles: Tensor, dtype: torch.dtype, cp: Any) -> Positions:
     """Positions of a rank of the group ``cp``; megatron's angles are the same tensor in every layer and step: once."""
     made = getattr(angles, "liver_positions", None)
     if made is None or made.cos.dtype != dtype:
-        sequence, own, seen = len(angles), own_part(len(angles), cp.size(), cp.rank()), None
-        if cp.size() > 1:
-            everywhere = torch.arange(sequence, device=angles.device)
-            seen = everywhere[own, None] >= everywhere
+        sequence, own = len(angles), own_part(len(angles), cp.size(), cp.rank())
+        seen = seen_tokens(sequence, cp.size(), cp.rank(), angles.device)
         made = Positions(angles[own].cos().to(dtype), angles[own].sin().to(dtype), seen)
         angles.liver_positions = made
     return made
+
+
+@lru_cache(maxsize=8)
+def seen_tokens(sequence: int, ranks: int, rank: int, device: torch.device) -> Tensor | None:
+    """Which of a sequence's tokens each token of one context parallel rank attends to, [own, sequence]; None: the
+    sequence is one rank's."""
+    if ranks == 1:
+        return None
+    everywhere = torch.arange(sequence, device=device)
+    return everywhere[own_part(sequence, ranks, rank), None] >= everywhere
 
 
 class NoCore(torch.nn.Module):  # type: ignore[misc]
@@ -270,9 +298,12 @@ class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
 
 def dense_spec(config: Any, pp_rank: int) -> Any:
     """A pipeline stage's layers: megatron-core's local spec with :class:`DenseLayer` and :class:`SequenceNorm`."""
-    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
     layer.module = DenseLayer
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
+    if config.qk_layernorm:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.k_layernorm = SequenceNorm
     layers = get_num_layers_to_build(config, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)
