@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     if to.name.startswith("step-"):
         raise BadInput(f"--to {args.to}: step-N is a run's checkpoint; allowed: another name")
     from liver_slurm.engine.hf.importing import import_model
+    from liver_slurm.rundir.trust import deny_writing_to_others
 
+    deny_writing_to_others()  # a run does not start from what others can write
     with interrupts.orderly():
         try:
             done = import_model(folder, to)

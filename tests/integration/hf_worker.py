@@ -1,4 +1,5 @@
-"""One rank that begins with imported models and writes down their logits: ``hf_worker.py RANK LAYOUT FOLDER NAME…``."""
+"""One rank that begins with imported models and writes down their logits:
+``hf_worker.py RANK LAYOUT PRECISION FOLDER NAME…``."""
 
 from __future__ import annotations
 
@@ -61,16 +62,18 @@ def gathered(part: torch.Tensor, group: Any, axis: int) -> torch.Tensor:
 
 
 def main() -> None:
-    rank, layout, folder = int(sys.argv[1]), Layout.parse(sys.argv[2]), Path(sys.argv[3])
+    rank, layout, precision, folder = int(sys.argv[1]), Layout.parse(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     names = tuple(map(str, range(layout.size)))
-    for generation, name in enumerate(sys.argv[4:]):
+    for generation, name in enumerate(sys.argv[5:]):
         here = folder / name
-        store = dist.FileStore(str(here / f"store-{layout}"), layout.size)
+        store = dist.FileStore(str(here / f"store-{layout}-{precision}"), layout.size)
         membership = Membership(generation, layout, names)
         world = build_world(membership, str(rank), store, "gloo", torch.device("cpu"), timedelta(minutes=10))
         config = JobConfig(
             model=ModelSection(**read_hf_model(here / "hf").section),
-            train=TrainSection(steps=1, seq_length=SEQUENCE, micro_batch_size=2, global_batch_size=2),
+            train=TrainSection(
+                steps=1, seq_length=SEQUENCE, micro_batch_size=2, global_batch_size=2, precision=precision
+            ),
         )
         shard = MegatronEngine().build(config, world, torch.device("cpu"), fresh=True)
         shard.make_live()
@@ -78,7 +81,7 @@ def main() -> None:
             load_start(shard, here / "imported", optimizer=False)
             found = logits(shard, torch.load(here / "tokens.pt"))
         if found is not None and world.place.tp == world.place.cp == 0:
-            torch.save(found, here / f"{layout}.pt")
+            torch.save(found, here / f"{layout}-{precision}.pt")
     sys.stdout.flush()
     os._exit(0)
 
