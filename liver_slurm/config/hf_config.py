@@ -193,6 +193,8 @@ def _window(keys: _Keys, family: str) -> int | None:
 def _rotary(keys: _Keys) -> tuple[int, float | None]:
     """Base of the rotary positions, and the factor of Llama 3.1's scaling; None: they are not scaled."""
     newer, older = keys.take("rope_parameters", dict), keys.take("rope_scaling", dict)
+    if newer and older:
+        raise UnknownModelError("rope_scaling is not possible beside rope_parameters; take one of them out")
     name = "rope_parameters" if newer is not None else "rope_scaling"
     inner = _Keys(newer if newer is not None else older or {}, f"{name}.")
     theta = keys.take("rope_theta", float, 10000.0)

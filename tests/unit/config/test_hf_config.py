@@ -138,6 +138,7 @@ def test_sliding_windows_limit_the_sequence(config: dict[str, Any], window: int 
         ({"rope_scaling": {**LLAMA["rope_scaling"], "high_freq_factor": 8.0}}, "rope_scaling.high_freq_factor is 8.0"),  # type: ignore[dict-item]
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.low_freq_factor is None; allowed: 1"),
         ({"rope_scaling": {**LLAMA["rope_scaling"], "beta_fast": 3}}, "rope_scaling.beta_fast 3 is not known"),  # type: ignore[dict-item]
+        ({"rope_parameters": {"rope_theta": 1e4}}, "rope_scaling is not possible beside rope_parameters"),
         ({"layer_types": ["chunked_attention"]}, 'layer_types "chunked_attention" is not possible here'),
         ({"hidden_size": None}, "it has no hidden_size"),
         ({"hidden_size": "wide"}, 'hidden_size is "wide", where int was expected'),
