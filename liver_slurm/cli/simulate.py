@@ -142,6 +142,11 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.simulation.seeds import simulate
 
     config = load_job(args.job_file, args.overrides, files=False)
+    if config.train.rampup_batch_size:
+        raise BadInput(
+            "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "
+            "--set 'train.rampup_batch_size=[]'"
+        )
     settings = _settings(args, config)
     costs = _costs(args, config)
     policies, modes = tuple(dict.fromkeys(args.policy or POLICIES)), (args.mode,) if args.mode else MODES

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from liver_slurm.config import sbatch
+from liver_slurm.config.batch_sizes import batch_problems
+from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.outside import NotifySection
@@ -92,15 +94,6 @@ def _positions(model: ModelSection, train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.seq_length", text)
 
 
-def _batches(train: TrainSection) -> Iterator[Problem]:
-    if train.global_batch_size % train.micro_batch_size:
-        yield Problem(
-            "train.global_batch_size",
-            f"{train.global_batch_size} is not a multiple of micro_batch_size {train.micro_batch_size}; "
-            "allowed: a multiple",
-        )
-
-
 def _learning_rate(train: TrainSection) -> Iterator[Problem]:
     if train.min_lr > train.lr:
         yield Problem("train.min_lr", f"{train.min_lr} is above lr; allowed: at most lr {train.lr}")
@@ -117,6 +110,21 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
 def _data_given(data: DataSection) -> Iterator[Problem]:
     if not data.paths and data.provider is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
+
+
+def _documents(data: DataSection, model: ModelSection) -> Iterator[Problem]:
+    """Find what keeps settings about documents from being heeded."""
+    asked = [key for key in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss") if getattr(data, key)]
+    if asked and data.provider is not None and data.eod is None:
+        yield Problem("data.eod", f"is missing; allowed: the token that ends a document, for data.{asked[0]}")
+    if data.resets and model.extra and model.provider is None:
+        yield Problem(f"data.{asked[0]}", "is for models without model.extra; allowed: false")
+
+
+def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
+    if train.z_loss_coeff and model.provider is not None:
+        text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
+        yield Problem("train.z_loss_coeff", text)
 
 
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
@@ -293,9 +301,13 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
     ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
-    (_BATCH, lambda job: _batches(job.train)),
+    ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
+    (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
+    (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
+    (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

@@ -33,6 +33,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
         return reason
     for reason in _cp_reasons(layout, model, train):
         return reason
+    for reason in _document_reasons(layout.tp, model, data, train):
+        return reason
     if model.num_layers and layout.pp > model.num_layers:
         return f"pp{layout.pp} is more than num_layers {model.num_layers}"
     microbatches = train.global_batch_size // train.micro_batch_size
@@ -76,6 +78,17 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
     groups = model.num_query_groups or model.num_attention_heads
     if groups < layout.tp:
         yield f"with cp{layout.cp}, tp{layout.tp} may not be more than the {groups} query groups"
+
+
+def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps this product's own layers, which know of documents, from being used."""
+    if not data.resets or model.provider is not None:
+        return
+    groups = model.num_query_groups or model.num_attention_heads
+    if groups < tp:
+        yield f"with data.reset_position_ids or reset_attention_mask, tp{tp} may not be more than {groups} query groups"
+    if train.seq_length % tp:
+        yield f"with data.reset_position_ids or reset_attention_mask, tp{tp} must divide seq_length {train.seq_length}"
 
 
 def head_width(model: ModelSection) -> int:

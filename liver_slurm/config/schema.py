@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from liver_slurm.config.data import DataSection as DataSection
 from liver_slurm.config.outside import NotifySection, PrometheusSection
 from liver_slurm.config.recovery import RecoverySection as RecoverySection
 from liver_slurm.config.train import TrainSection as TrainSection
@@ -28,7 +29,6 @@ from liver_slurm.config.types import (
     SlurmSignal,
     SlurmTime,
     Text,
-    TokenizerText,
 )
 from liver_slurm.config.validation import ValidationSection
 
@@ -109,19 +109,6 @@ class ModelSection:
     """Function ``package.module:function`` that builds your own model of the keys above. See docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of megatron-core's TransformerConfig, passed on unchanged."""
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """The training data."""
-
-    paths: tuple[PathText, ...] = ()
-    """Text files, folders, or .bin/.idx prefixes. Environment variables are expanded, and ``$PYTHON_STDLIB``, the
-    folder of Python's own library."""
-    tokenizer: TokenizerText = "byte"
-    """Tokenizer: ``byte``, or the path of a Hugging Face ``tokenizer.json``."""
-    provider: FunctionName | None = None
-    """Function that gives your own data, as ``package.module:function``. See docs/models.md."""
 
 
 @dataclass(frozen=True)
@@ -342,7 +329,7 @@ class JobConfig:
 
     job: JobSection = JobSection()
     model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = DataSection()
+    data: DataSection = field(default_factory=DataSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     train: TrainSection = field(default_factory=TrainSection)
     live: LiveSection = LiveSection()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, PathText, Positive
+from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, PathText, Positive, Text
 
 
 @dataclass(frozen=True)
 class TrainSection:
-    """The training schedule and the optimizer. The global batch is the same in every layout."""
+    """The training schedule and the optimizer. Each step's batch is the same in every layout."""
 
     steps: Count = 0
     """Optimizer steps of the whole run."""
@@ -20,6 +20,9 @@ class TrainSection:
     """Samples of one microbatch."""
     global_batch_size: Count = 0
     """Samples of one optimizer step, a multiple of micro_batch_size."""
+    rampup_batch_size: tuple[Count, ...] = ()
+    """Ramp of the global batch: ``[start, increment, samples]``, as Megatron's. It begins with ``start`` samples and
+    grows by ``increment`` in equal parts of the first ``samples`` samples, until it is global_batch_size."""
     lr: Positive = 3e-4
     """Peak learning rate."""
     min_lr: NonNegative = 0.0
@@ -36,12 +39,18 @@ class TrainSection:
     """Shape of that decay."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay, applied to matrices only."""
+    no_weight_decay: tuple[Text, ...] = ()
+    """Tensors without weight decay besides vectors and biases, as patterns of their names such as ``embedding.*``;
+    ``plan --json`` lists the names, which are the same in every layout."""
     adam_beta1: Decay = 0.9
     """Decay rate of Adam's first moment."""
     adam_beta2: Decay = 0.95
     """Decay rate of Adam's second moment."""
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
+    z_loss_coeff: NonNegative = 0.0
+    """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
+    0 turns it off. The loss in the metrics is without it."""
     most_skipped: Natural = 100
     """Steps in a row whose loss or gradient may be not finite; such a step changes nothing. After so many the run
     fails, as more will not help; 0 sets no limit."""

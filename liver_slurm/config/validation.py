@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Flag, FunctionName, Natural, PathText
+from liver_slurm.config.types import Count, Flag, FunctionName, Natural, PathText, Positive
 
 DataKey = Literal["data", "validation"]
 """Section that names data: to train on, to validate with. Both have ``paths`` and ``provider``."""
@@ -18,6 +18,8 @@ class ValidationSection:
     paths: tuple[PathText, ...] = ()
     """Text files, folders, or .bin/.idx prefixes, as ``data.paths``. With none, and no provider, nothing is
     validated."""
+    weights: tuple[Positive, ...] = ()
+    """Blend, as ``data.weights``. All that such data has are the samples until one of the paths would begin again."""
     provider: FunctionName | None = None
     """Function that gives your own validation data, as ``data.provider``."""
     every: Count = 1000

@@ -41,11 +41,18 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.activation_func": model.activation_func,
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
+        "data.weights": list(config.data.weights),
+        "data.reset_position_ids": config.data.reset_position_ids,
+        "data.reset_attention_mask": config.data.reset_attention_mask,
+        "data.eod_mask_loss": config.data.eod_mask_loss,
+        "train.no_weight_decay": list(train.no_weight_decay),
+        "train.z_loss_coeff": train.z_loss_coeff,
         "train.lr_decay_style": train.lr_decay_style,
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,
         "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,
         "train.lr_wsd_decay_style": train.lr_wsd_decay_style,
         "train.global_batch_size": train.global_batch_size,
+        "train.rampup_batch_size": list(train.rampup_batch_size),
     }
 
 

@@ -73,6 +73,12 @@ class LocalCopies:
         self.digests_checked = len(here)
 
 
+def warm_up(device: torch.device) -> None:
+    """Load the kernels that copy on a card: their first use takes 10 ms, in which training would stand still."""
+    for dtype in (torch.float32, torch.bfloat16):
+        copy_all([torch.empty(2, dtype=dtype, device=device)], [torch.zeros(2, dtype=dtype, device=device)])
+
+
 def _by_dtype(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
     found: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for pair in pairs:

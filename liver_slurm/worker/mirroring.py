@@ -100,8 +100,10 @@ def on_device(replica: Replica, device: torch.device) -> Replica:
         return replica
     trained = []
     for box in replica.trained:
-        master, exp_avg, exp_avg_sq = (view.to(device) for view in box.state)
+        master, exp_avg, exp_avg_sq = (view.to(device, non_blocking=True) for view in box.state)
         # No update is to be made with it any more: nobody asks for the gradient's values.
         unused = partial(torch.empty_like, master)
         trained.append(replace(box, master=master, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, gradient=unused))
-    return Replica(trained, [(piece, view.to(device)) for piece, view in replica.fixed])
+    fixed = [(piece, view.to(device, non_blocking=True)) for piece, view in replica.fixed]
+    torch.cuda.current_stream(device).synchronize()
+    return Replica(trained, fixed)

@@ -12,6 +12,7 @@ from liver_slurm.engine.api import Replica, TrainingShard
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.parity import Choice, groups
 from liver_slurm.transfer.connections import Connections
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.mirror.keeper import MirrorKeeper
 from liver_slurm.transfer.mirror.owner import MirrorOwner
 from liver_slurm.worker.mirroring import Holds, Meeting, Mirrors, Word, on_device
@@ -86,7 +87,12 @@ class Replayed:
 
 
 def open_mirrors(
-    connections: Connections, world: Membership, rank: int, hosts: Sequence[str], choice: Choice
+    connections: Connections,
+    world: Membership,
+    rank: int,
+    hosts: Sequence[str],
+    choice: Choice,
+    rooms: Rooms,
 ) -> Mirrors:
     """Connect a rank of a world to its peers; all members must do so.
 
@@ -94,6 +100,7 @@ def open_mirrors(
         connections: whose numbers are the world's ranks.
         hosts: of the world's ranks.
         choice: how mirrors are kept; the same on all.
+        rooms: of this worker.
 
     Raises:
         TransferError: a peer is gone, or the connections were given up.
@@ -106,7 +113,9 @@ def open_mirrors(
         mirrors: Mirrors
         if choice.every:
             owners = [world.members[other] for other in own.owners]
-            mirrors = Refreshed(connections, own.keeper, owners, kept, choice)
+            lease = rooms.lease()
+            unless_opened.callback(lease.end)
+            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, lease)
         else:
             ((other, name),) = kept[0].items()
             mirrors = Replayed(connections, own.keeper, other, name)

@@ -14,6 +14,7 @@ from liver_slurm.engine.api import Replica, TrainingShard
 from liver_slurm.reshard.parity import Choice
 from liver_slurm.reshard.snapshots import Kept
 from liver_slurm.transfer.connections import Connections
+from liver_slurm.transfer.mirror.host_room import Lease
 from liver_slurm.transfer.mirror.snapshot import copy, fold_received
 from liver_slurm.transfer.mirror.snapshot_keeper import SnapshotKeeper
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
@@ -31,6 +32,7 @@ class Refreshed:
         owners: Collection[str],
         kept: Sequence[Mapping[int, str]],
         choice: Choice,
+        lease: Lease,
     ) -> None:
         """Connect to all peers.
 
@@ -39,6 +41,7 @@ class Refreshed:
             owners: workers, this one among them, whose states it keeps together.
             kept: ranks, and their workers, whose states this one keeps together.
             choice: how they are kept.
+            lease: of host memory; ended with this.
 
         Raises:
             TransferError: one of them is gone.
@@ -47,10 +50,15 @@ class Refreshed:
         self._connections, self._owners = connections, owners
         self._rebuilt: dict[str, Replica] = {}
         """State of workers that are gone, of which only parity is kept here."""
-        owner = SnapshotSender if choice.beside else SnapshotOwner
-        self._owner: SnapshotOwner = owner(connections.outgoing(keeper), choice.every)
+        self._lease = lease
+        connection = connections.outgoing(keeper)
+        self._owner: SnapshotOwner = (
+            SnapshotSender(connection, choice.every, lease)
+            if choice.beside
+            else SnapshotOwner(connection, choice.every)
+        )
         self._keepers = [
-            SnapshotKeeper({name: connections.incoming(rank) for rank, name in group.items()}) for group in kept
+            SnapshotKeeper({name: connections.incoming(rank) for rank, name in group.items()}, lease) for group in kept
         ]
         for each in self._keepers:
             each.start()
@@ -124,6 +132,7 @@ class Refreshed:
 
     def abort(self) -> None:
         self._owner.give_up()
+        self._lease.give_up()
         self._connections.give_up()
 
     def close(self) -> None:
@@ -134,4 +143,5 @@ class Refreshed:
         self._owner.close()
         for each in self._keepers:
             each.join()
+        self._lease.end()
         self._connections.close()

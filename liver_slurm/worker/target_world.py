@@ -29,6 +29,7 @@ from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.one_sided.connect import Opening
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory, forget_peak, measure_card
@@ -206,6 +207,8 @@ class Preparation:
     """The worker's shard of the live world; None: it is in none."""
     device: torch.device
     open_store: OpenStore
+    rooms: Rooms
+    """Host memory of this worker's mirrors."""
     mirrors: Mirrors | None = None
     """Of the live world."""
 
@@ -271,13 +274,13 @@ def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> 
     if rank is None or target.state is None or not wanted(config, world.layout, device):
         return
     name, hosts = f"generation{message.generation}/mirror", [message.hosts.get(name, "") for name in world.members]
-    freed = preparation.mirrors.nbytes if preparation.mirrors is not None else 0
+    freed = preparation.rooms.spare_bytes + (preparation.mirrors.nbytes if preparation.mirrors is not None else 0)
     choice = agree(dist.PrefixStore(f"{name}/choice/", store), rank, hosts, target.state, config, device, freed)
     if choice.kind == "none":
         return
     connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
     target.dials(connections)
-    target.mirrors = open_mirrors(connections, world, rank, hosts, choice)
+    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms)
     target.mirrors.attach(target.state)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from liver_slurm.base.errors import RunIsOver
 from liver_slurm.base.flops import FlopsMeter
+from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.checkpoint import Checkpointer, Written
@@ -284,7 +285,7 @@ class TrainLoop:
             grad_norm=result.grad_norm,
             lr=result.lr,
             tokens=result.tokens,
-            consumed_samples=self.step * self._config.train.global_batch_size,
+            consumed_samples=samples_before(self._config.train, self.step),
             generation=live.world.membership.generation,
             layout=str(live.world.layout),
             start=result.start,

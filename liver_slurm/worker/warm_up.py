@@ -16,7 +16,7 @@ from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
-from liver_slurm.transfer import digest_plan
+from liver_slurm.transfer import digest_plan, local_copies
 
 
 class _Zeros:
@@ -40,7 +40,7 @@ def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     small = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_layers=1),
-        train=dataclasses.replace(config.train, global_batch_size=config.train.micro_batch_size),
+        train=dataclasses.replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=()),
     )
     backend = "nccl" if device.type == "cuda" else "gloo"
     world = build_world(
@@ -54,3 +54,4 @@ def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
     engine.compile_layouts(config, device)
     if device.type == "cuda":
         digest_plan.warm_up(device)
+        local_copies.warm_up(device)

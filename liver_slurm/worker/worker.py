@@ -34,6 +34,7 @@ from liver_slurm.protocol.messages import (
 from liver_slurm.protocol.rendezvous_client import RendezvousStore
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.transfer import requirements
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.reception import strangers
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
@@ -81,6 +82,7 @@ class Worker:
         self.name = identity.name
         self._identity, self._config, self._engine, self._run_dir = identity, config, engine, run_dir
         self._directives = Directives()
+        self._rooms = Rooms(identity.device if identity.device.type == "cuda" else None)
         self._control = ControlThread(
             run_dir, self, self._directives, signals, config.job.heartbeat, config.job.orphan_timeout
         )
@@ -198,6 +200,7 @@ class Worker:
                     self._loop.live,
                     self._identity.device,
                     self._open_store,
+                    self._rooms,
                     self._loop.mirrors,
                 ),
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +12,8 @@ import pytest
 from checkpoint_files import assert_same, newest
 from worker_lab import WorkerLab, job
 
-from liver_slurm.config.schema import CheckpointSection, JobConfig, StreamSection
+from liver_slurm.config.schema import CheckpointSection, DataSection, JobConfig, StreamSection
+from liver_slurm.rundir.metrics import read_metrics
 
 STEPS, AT = 16, 8
 SAVED = CheckpointSection(at_end=True)
@@ -81,3 +84,56 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     losses, _, committed = trained(job(tmp_path, steps=STEPS), *resizes, standbys=2)
     assert [layout for _, layout in committed] == [*LONG, "tp2pp1dp1"]
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
+    """A blend of short documents, kept apart in each sample."""
+    folder, paths = tmp_path_factory.mktemp("texts"), []
+    for name, first in (("small", 65), ("large", 97)):
+        documents = (chr(first + number % 7) * (1 + number * 5 % 11) for number in range(60))
+        paths.append(folder / f"{name}.jsonl")
+        paths[-1].write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return DataSection(
+        paths=tuple(map(str, paths)),
+        weights=(0.7, 0.3),
+        reset_position_ids=True,
+        reset_attention_mask=True,
+        eod_mask_loss=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_blend_of_packed_documents_in_growing_batches_trains_alike(tmp_path: Path, texts: DataSection) -> None:
+    """In every kind of layout, and what one world has trained the next one goes on from, sample by sample."""
+
+    def run(folder: str, *resizes: str) -> tuple[dict[int, float], list[int], list[int]]:
+        config = job(tmp_path / folder, steps=STEPS, data=texts)
+        config = replace(
+            config,
+            model=replace(config.model, vocab_size=257),
+            train=replace(
+                config.train, rampup_batch_size=(2, 2, 40), z_loss_coeff=1e-3, no_weight_decay=("embedding.*",)
+            ),
+        )
+        (tmp_path / folder).mkdir()
+        lab = WorkerLab(config)
+        try:
+            lab.begin(*(part for text in resizes for part in ("--resize", text)))
+            for index in range(2 if resizes else 0):
+                lab.real_worker(f"standby-{index}")
+            losses = lab.finish()
+            assert len(lab.events("reconfiguration_committed")) == len(resizes)
+            lines = list(read_metrics(lab.run_dir.metrics))
+            return losses, [line.consumed_samples for line in lines], [line.tokens for line in lines]
+        finally:
+            lab.close()
+
+    layouts = (*LONG, "tp1pp1dp4", "tp2pp1dp1")
+    changed = run("changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate(layouts)))
+    alone = run("alone", "1:tp1pp1dp1")
+    assert changed[0] == {step: pytest.approx(loss, rel=1e-6) for step, loss in alone[0].items()}
+    assert changed[1:] == alone[1:]
+    assert alone[1][:5] == [2, 4, 6, 8, 12], "of 2, and after 8 samples of 4"
+    sizes = [after - before for before, after in pairwise([0, *alone[1]])]
+    assert all(0 < counted < 16 * size for counted, size in zip(alone[2], sizes, strict=True))

@@ -21,6 +21,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.rundir.checkpoints import checkpoint_path
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
 STEPS = 3
@@ -55,7 +56,10 @@ def load(walker: Walker, layout: Layout, path: Path) -> TrainingShard | None:
     if walker.name not in members:
         return None
     target = TargetWorld(Membership(message.generation, layout, tuple(members)))
-    prepare(target, Preparation(message, walker.name, walker.config, MegatronEngine(), None, DEVICE, open_plain))
+    prepare(
+        target,
+        Preparation(message, walker.name, walker.config, MegatronEngine(), None, DEVICE, open_plain, Rooms(None)),
+    )
     return target.state
 
 

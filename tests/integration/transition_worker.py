@@ -29,6 +29,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.worker.device import claim_card
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
@@ -70,6 +71,7 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
             lr=1e-2,
             precision=precision,  # type: ignore[arg-type]
             distributed_optimizer=distributed,
+            no_weight_decay=("embedding.*",),
         ),
         stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )
@@ -122,7 +124,10 @@ class Walker:
 
     def _prepare(self, target: TargetWorld, message: Prepare, config: JobConfig) -> None:
         """Prepare, and wait until all have, as they do for the coordinator's word."""
-        prepare(target, Preparation(message, self.name, config, MegatronEngine(), self.state, DEVICE, open_plain))
+        prepare(
+            target,
+            Preparation(message, self.name, config, MegatronEngine(), self.state, DEVICE, open_plain, Rooms(None)),
+        )
         involved, key = {*message.source_members, *message.members}, f"prepared/{message.generation}"
         if self.store.add(key, 1) == len(involved):
             self.store.set(f"{key}/all", b"")

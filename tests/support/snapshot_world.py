@@ -16,6 +16,7 @@ from snapshot_shard import Shard
 from liver_slurm.engine.api import Replica
 from liver_slurm.reshard.snapshots import Kept, Survivor
 from liver_slurm.transfer.mirror.frames import Header, Kind, describe
+from liver_slurm.transfer.mirror.host_room import Lease, Rooms
 from liver_slurm.transfer.mirror.snapshot import parts_of, tensors_of
 from liver_slurm.transfer.mirror.snapshot_keeper import SnapshotKeeper
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
@@ -29,15 +30,19 @@ class World:
         groups: list[list[int]],
         keepers: list[int],
         every: int,
-        owner: Callable[[socket.socket, int], SnapshotOwner] = SnapshotOwner,
+        owner: Callable[[socket.socket, int, Lease], SnapshotOwner] = lambda ours, every, _: SnapshotOwner(ours, every),
     ) -> None:
         self.size, self.groups, self.kept_by = sum(map(len, groups)), groups, keepers
         self.shards = [Shard(rank) for rank in range(self.size)]
         self.pairs = {rank: socket.socketpair() for rank in range(self.size)}
-        self.owners = {rank: owner(ours, every) for rank, (ours, _) in self.pairs.items()}
+        self.leases = [Rooms(None).lease() for _ in range(2 * self.size)]
+        self.owners = {rank: owner(ours, every, self.leases[rank]) for rank, (ours, _) in self.pairs.items()}
         for rank, each in self.owners.items():
             each.attach(self.shards[rank])  # type: ignore[arg-type]
-        self.keepers = [SnapshotKeeper({str(rank): self.pairs[rank][1] for rank in group}) for group in groups]
+        self.keepers = [
+            SnapshotKeeper({str(rank): self.pairs[rank][1] for rank in group}, lease)
+            for group, lease in zip(groups, self.leases[self.size :], strict=False)
+        ]
         for keeper in self.keepers:
             keeper.start()
         self.live = [0] * self.size

@@ -17,6 +17,7 @@ from liver_slurm.engine.api import Engine
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
+from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
 
 PATIENCE = 120.0
@@ -55,7 +56,7 @@ class Workers:
         target = TargetWorld(Membership(message.generation, Layout.parse(message.layout), tuple(message.members)))
         self.made.append(target)
         shard = live.state if live is not None else None
-        prepare(target, Preparation(message, worker, self.config, self.engine, shard, CPU, open_plain))
+        prepare(target, Preparation(message, worker, self.config, self.engine, shard, CPU, open_plain, Rooms(None)))
         assert target.prepared()
         return target
 

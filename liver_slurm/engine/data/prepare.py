@@ -94,8 +94,8 @@ def is_prefix(path: Path) -> bool:
 def resolve_data(config: JobConfig, run_dir: RunDir, section: DataKey = "data") -> list[str]:
     """Prefixes of a section's indexed datasets; text of the job file is prepared in the run directory first, once.
 
-    Every worker may call it: the first one prepares, the others wait for it. Prepared text comes first, then prepared
-    prefixes in the job file's order.
+    Every worker may call it: the first one prepares, the others wait for it. In a blend there is one prefix for each
+    path; else prepared text comes first, then prepared prefixes in the job file's order.
 
     Raises:
         BadInput: as :func:`prepare`.
@@ -104,17 +104,23 @@ def resolve_data(config: JobConfig, run_dir: RunDir, section: DataKey = "data") 
     if chosen.provider is not None:
         return []
     paths = [Path(text) for text in chosen.paths]
+    text = run_dir.data / ("text" if section == "data" else section)
+    if chosen.weights:
+        named = [(path, text.with_name(f"{text.name}-{number}")) for number, path in enumerate(paths)]
+        return [str(path) if is_prefix(path) else _prepared(config, [path], to) for path, to in named]
     texts = [path for path in paths if not is_prefix(path)]
     prefixes = [str(path) for path in paths if is_prefix(path)]
-    if not texts:
-        return prefixes
-    text = run_dir.data / ("text" if section == "data" else section)
-    if not is_prefix(text):
-        run_dir.data.mkdir(exist_ok=True)
-        with _one_at_a_time(run_dir.data / ".lock"):
-            if not is_prefix(text):
-                prepare(texts, text, load_tokenizer(config.data.tokenizer))
-    return [str(text), *prefixes]
+    return [_prepared(config, texts, text), *prefixes] if texts else prefixes
+
+
+def _prepared(config: JobConfig, texts: Sequence[Path], prefix: Path) -> str:
+    """The prefix, at which the texts are prepared if nobody has done it yet."""
+    if not is_prefix(prefix):
+        prefix.parent.mkdir(exist_ok=True)
+        with _one_at_a_time(prefix.parent / ".lock"):
+            if not is_prefix(prefix):
+                prepare(texts, prefix, load_tokenizer(config.data.tokenizer))
+    return str(prefix)
 
 
 @contextmanager

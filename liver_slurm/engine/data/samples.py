@@ -8,13 +8,15 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from liver_slurm.base.errors import BadInput, RunIsOver
+from liver_slurm.config.blend import blend_parts
 from liver_slurm.config.providers import load_function
-from liver_slurm.config.schema import JobConfig
-from liver_slurm.config.validation import DataKey
+from liver_slurm.config.schema import DataSection, JobConfig
+from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.api import Samples
+from liver_slurm.engine.data.blend import Blend
 from liver_slurm.engine.data.order import sample_numbers
-from liver_slurm.engine.data.tokenizers import load_tokenizer
-from liver_slurm.engine.megatron.indexed_dataset import open_dataset
+from liver_slurm.engine.data.tokenizers import end_of_document, load_tokenizer
+from liver_slurm.engine.megatron.indexed_dataset import last_token, open_dataset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +71,40 @@ class SampleSource:
         return dataset.bin_reader.read(dtype=dtype, count=self._seq_length + 1, offset=offset)
 
 
+class BlendedSource:
+    """Samples of several indexed datasets, mixed by weight; each is shuffled by itself, in epochs of its own."""
+
+    def __init__(
+        self, prefixes: Sequence[str], weights: Sequence[float], seq_length: int, seed: int, key: str = "data.paths"
+    ) -> None:
+        """``weights``: of each prefix; ``key``: where a job file names the prefixes."""
+        self._seq_length = seq_length
+        self._blend = Blend(blend_parts(weights))
+        # Far from the seeds that people choose for other runs; the first has the run's own.
+        self._sources = [
+            SampleSource([prefix], seq_length, seed + (number << 40), key) for number, prefix in enumerate(prefixes)
+        ]
+
+    def __len__(self) -> int:
+        """Samples until one of the datasets begins again."""
+        return min(self._blend.place(which, len(source)) for which, source in enumerate(self._sources))
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        import numpy as np
+
+        tokens = np.empty((count, self._seq_length + 1), dtype=np.int64)
+        sets = self._blend.sets(first, count)
+        for which in np.unique(sets):
+            rows = np.flatnonzero(sets == which)
+            tokens[rows] = self._sources[which].batch(self._blend.taken(int(which), first), len(rows))
+        return tokens
+
+    def place_of(self, consumed: int, place: int) -> str:
+        """Say, for people, where a token lies; see :meth:`SampleSource.place_of`."""
+        which = int(self._blend.sets(consumed, 1)[0])
+        return self._sources[which].place_of(self._blend.taken(which, consumed), place)
+
+
 class KnownTokens:
     """Samples whose tokens are all in the model's vocabulary.
 
@@ -96,7 +132,7 @@ class KnownTokens:
         if strange.any():
             row, place = (int(number) for number in np.argwhere(strange)[0])
             where = f"{self._told}, sample {first + row} of the run"
-            if isinstance(self._samples, SampleSource):
+            if isinstance(self._samples, (SampleSource, BlendedSource)):
                 where = self._samples.place_of(first + row, place)
             raise RunIsOver(
                 f"{where}: token {int(tokens[row, place])} is not in the vocabulary of {self._vocabulary}; the data is "
@@ -117,10 +153,17 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
     Raises:
         BadInput: there is no such provider, it returns something else, or the data is not an indexed dataset.
     """
-    provider, key = getattr(config, section).provider, f"{section}.provider"
+    chosen: DataSection | ValidationSection = getattr(config, section)
+    provider, key, train = chosen.provider, f"{section}.provider", config.train
     if provider is None:
         paths = f"{section}.paths"
-        return _known(config, SampleSource(prefixes, config.train.seq_length, config.train.seed, paths), paths)
+        source: SampleSource | BlendedSource = (
+            BlendedSource(prefixes, chosen.weights, train.seq_length, train.seed, paths)
+            if chosen.weights
+            else SampleSource(prefixes, train.seq_length, train.seed, paths)
+        )
+        _check_ends(config.data, prefixes, paths)
+        return _known(config, source, paths)
     samples: Any = load_function(provider)(config)
     if not hasattr(samples, "batch") or not hasattr(samples, "__len__"):
         raise BadInput(f"{key}: {provider} returned {type(samples).__name__}, without batch or len")
@@ -130,6 +173,23 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
         shape = getattr(found, "shape", type(found).__name__)
         raise BadInput(f"{key}: {provider}: batch(0, 1) has shape {shape}; allowed: {expected}")
     return _known(config, samples, f"{key} {provider}")
+
+
+def _check_ends(data: DataSection, prefixes: Sequence[str], key: str) -> None:
+    """Refuse data whose documents end with another token than settings about documents look for, or with none.
+
+    Raises:
+        BadInput: that is so.
+    """
+    if not data.resets and not data.eod_mask_loss:
+        return
+    eod = end_of_document(data)
+    for prefix in prefixes:
+        if (last := last_token(prefix, key)) != eod:
+            raise BadInput(
+                f"{key}: {prefix} ends with token {last}, not with {eod}, which ends a document by data.eod or "
+                "data.tokenizer; set data.eod, or prepare the data again (Megatron's tool: with --append-eod)"
+            )
 
 
 def _known(config: JobConfig, samples: Samples, told: str) -> Samples:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.data import DataSection
 from liver_slurm.config.layouts import BYTE_VOCABULARY
 
 if TYPE_CHECKING:
@@ -80,6 +82,16 @@ def load_tokenizer(name: str) -> Tokenizer:
         BadInput: the file is not one.
     """
     return ByteTokenizer() if name == "byte" else FileTokenizer(Path(name))
+
+
+@cache
+def end_of_document(data: DataSection) -> int:
+    """Token that ends a document: the job file's, else the tokenizer's.
+
+    Raises:
+        BadInput: as :func:`load_tokenizer`.
+    """
+    return load_tokenizer(data.tokenizer).eod if data.eod is None else data.eod
 
 
 def vocab_size(model_vocab_size: int | None, tokenizer: str) -> int:

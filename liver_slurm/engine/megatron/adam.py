@@ -84,11 +84,15 @@ class AdamState:
         for group in self._optimizer.param_groups:
             if self._by_group:
                 group["step"] = completed
+            if self._by_group or not group["params"]:
                 continue
-            for parameter in group["params"]:
-                # torch's fused kernel reads the counter on the device, the others on the host
-                device = parameter.device if group.get("fused") else torch.device("cpu")
-                self._optimizer.state[parameter]["step"] = torch.tensor(float(completed), device=device)
+            parameters = group["params"]
+            # torch's fused kernel reads the counters on the device, the others on the host
+            device = parameters[0].device if group.get("fused") else torch.device("cpu")
+            # made at once, as training may stand still for it
+            counters = torch.full((len(parameters),), float(completed), device=device).unbind()
+            for parameter, counter in zip(parameters, counters, strict=True):
+                self._optimizer.state[parameter]["step"] = counter
 
     def _counters(self) -> Iterator[Any]:
         for group in self._optimizer.param_groups:

@@ -8,20 +8,25 @@ from functools import cache
 
 import torch
 
+from liver_slurm.config.batch_sizes import batch_size, samples_before
 from liver_slurm.config.schema import TrainSection
 from liver_slurm.engine.api import Samples
-from liver_slurm.engine.megatron.microbatches import Share
+from liver_slurm.engine.megatron.microbatches import Share, share_of
 
 
 class Batches:
     """Reads one replica's part; the training thread of its shard calls it."""
 
-    def __init__(self, train: TrainSection, share: Share, device: torch.device) -> None:
-        self._train, self._device = train, device
-        self.share = share
+    def __init__(self, train: TrainSection, dp: int, replica: int, device: torch.device) -> None:
+        """``dp``, ``replica``: how many replicas there are, and which of them this is."""
+        self._train, self._dp, self._replica, self._device = train, dp, replica, device
         self.ahead = device.type == "cuda"
         """Read the next step's samples while a step is computed. A CPU's cores are busy with the step itself."""
         self._next: tuple[Samples, int, Future[torch.Tensor]] | None = None
+
+    def share(self, step: int) -> Share:
+        """The replica's share of a step."""
+        return share_of(batch_size(self._train, step) // self._train.micro_batch_size, self._dp, self._replica)
 
     def tokens(self, samples: Samples, step: int) -> Iterator[torch.Tensor]:
         """Tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.
@@ -32,15 +37,14 @@ class Batches:
             Exception: what the source of samples raised for this step.
         """
         waiting, self._next = self._next, None
-        batch = self._train.global_batch_size
         if waiting is not None and waiting[0] is samples and waiting[1] == step:
             read = waiting[2].result()
         elif self.ahead:
-            read = _reader().submit(self._read, samples, step * batch, self.share).result()
+            read = _reader().submit(self._read_step, samples, step).result()
         else:
-            read = self._read(samples, step * batch, self.share)
+            read = self._read_step(samples, step)
         if self.ahead and step + 1 < self._train.steps:
-            self._next = samples, step + 1, _reader().submit(self._read, samples, (step + 1) * batch, self.share)
+            self._next = samples, step + 1, _reader().submit(self._read_step, samples, step + 1)
         return self._parts(read)
 
     def others(self, samples: Samples, first: int, share: Share) -> Iterator[torch.Tensor]:
@@ -50,6 +54,9 @@ class Batches:
     def _parts(self, read: torch.Tensor) -> Iterator[torch.Tensor]:
         for part in read.split(self._train.micro_batch_size):
             yield part.to(self._device, non_blocking=True)
+
+    def _read_step(self, samples: Samples, step: int) -> torch.Tensor:
+        return self._read(samples, samples_before(self._train, step), self.share(step))
 
     def _read(self, samples: Samples, first: int, share: Share) -> torch.Tensor:
         size = self._train.micro_batch_size

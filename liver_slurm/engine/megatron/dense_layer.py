@@ -10,7 +10,7 @@ compiles nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dimensions import own_part
+from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
 with compat.imports():
@@ -63,19 +63,6 @@ class Mlp(NamedTuple):
     activation: Callable[[Tensor], Tensor]
 
 
-class Positions(NamedTuple):
-    """Where in its sequences this rank's tokens are.
-
-    ``cos``, ``sin``: of their rotary positions, [own, 1, 1, rotated width]; None: positions are in the embeddings.
-    ``seen``: [own, sequence], which tokens each of them attends to; None: the sequence is this rank's alone, and each
-    attends to all before it.
-    """
-
-    cos: Tensor | None
-    sin: Tensor | None
-    seen: Tensor | None
-
-
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU as a hyperbolic tangent approximates it (Hendrycks and Gimpel 2016), as in GPT-2."""
     return F.gelu(x, approximate="tanh")
@@ -113,8 +100,8 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
         query, key = norm(query, part.norms[0]), norm(key, part.norms[1])
     query, key = rotate(query, positions), rotate(key, positions)
     seen = positions.seen
-    if seen is not None:
-        key, value = gather_sequence(torch.cat((key, value), 2), seen.shape[1] // seen.shape[0], "cp").chunk(2, 2)
+    if seen is not None and (ranks := seen.shape[-1] // seen.shape[-2]) > 1:
+        key, value = gather_sequence(torch.cat((key, value), 2), ranks, "cp").chunk(2, 2)
     query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
     mixed = F.scaled_dot_product_attention(
         query, key, value, attn_mask=seen, is_causal=seen is None, enable_gqa=queries > 1
@@ -192,7 +179,11 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
     """megatron-core's layer of dense self-attention and MLP, with the forward pass of this module."""
 
     def forward(
-        self, hidden_states: Tensor, rotary_pos_emb: Tensor | None = None, **_unused: Any
+        self,
+        hidden_states: Tensor,
+        rotary_pos_emb: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_unused: Any,
     ) -> tuple[Tensor, None]:
         """Forward pass.
 
@@ -200,13 +191,14 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
             hidden_states: [own, batch, hidden]; with tensor parallelism a tp-th of the rank's own part.
             rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width]; None: of a model whose
                 embeddings have the positions.
+            attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
         layer, cp = self._parts(), self.self_attention.pg_collection.cp
         if rotary_pos_emb is None:
             sequence = len(hidden_states) * layer.tp * cp.size()
-            positions = Positions(None, None, seen_tokens(sequence, cp.size(), cp.rank(), hidden_states.device))
+            positions = in_embeddings(sequence, attention_mask, hidden_states.device, cp, self.config)
         else:
-            positions = positions_of(rotary_pos_emb, hidden_states.dtype, cp)
+            positions = positions_of(rotary_pos_emb, attention_mask, hidden_states.dtype, cp, self.config)
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
@@ -247,27 +239,6 @@ def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 def _norm_of(module: torch.nn.Module) -> Norm:
     return Norm(module.weight, getattr(module, "bias", None), module.eps)
-
-
-def positions_of(angles: Tensor, dtype: torch.dtype, cp: Any) -> Positions:
-    """Positions of a rank of the group ``cp``; megatron's angles are the same tensor in every layer and step: once."""
-    made = getattr(angles, "liver_positions", None)
-    if made is None or made.cos.dtype != dtype:
-        sequence, own = len(angles), own_part(len(angles), cp.size(), cp.rank())
-        seen = seen_tokens(sequence, cp.size(), cp.rank(), angles.device)
-        made = Positions(angles[own].cos().to(dtype), angles[own].sin().to(dtype), seen)
-        angles.liver_positions = made
-    return made
-
-
-@lru_cache(maxsize=8)
-def seen_tokens(sequence: int, ranks: int, rank: int, device: torch.device) -> Tensor | None:
-    """Which of a sequence's tokens each token of one context parallel rank attends to, [own, sequence]; None: the
-    sequence is one rank's."""
-    if ranks == 1:
-        return None
-    everywhere = torch.arange(sequence, device=device)
-    return everywhere[own_part(sequence, ranks, rank), None] >= everywhere
 
 
 class NoCore(torch.nn.Module):  # type: ignore[misc]

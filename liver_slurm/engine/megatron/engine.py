@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import torch
 
 from liver_slurm.base.flops import token_flops
@@ -23,8 +25,14 @@ from liver_slurm.rundir.paths import RunDir
 class MegatronEngine:
     """Implements :class:`liver_slurm.engine.api.Engine`, which documents the methods."""
 
+    def __init__(self) -> None:
+        self._specs: dict[tuple[int, ...], tuple[JobConfig, ShardSpec]] = {}
+        """What was found, by sizes and place, with the job that it was found for: survivors wait for each of them."""
+
     def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
-        return build_shard(config, world, device, fresh=fresh)
+        shard = build_shard(config, world, device, fresh=fresh)
+        self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
+        return shard
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
         compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
@@ -37,8 +45,13 @@ class MegatronEngine:
         return token_flops(parameter_count(config), model.num_layers, width, config.train.seq_length)
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
+        known = self._specs.get(_key(config, layout, rank))
+        if known is not None and known[0] is config:
+            return known[1]
         place = layout.coordinates(rank)
-        return shard_spec(config, layout, place.tp, place.pp)
+        found = shard_spec(config, layout, place.tp, place.pp)
+        self._specs[_key(config, layout, rank)] = config, found
+        return found
 
     def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
         return gradient_bucket(config, layout)
@@ -50,3 +63,10 @@ class MegatronEngine:
         if not config.validation.wanted:
             return None
         return open_samples(config, resolve_data(config, run_dir, "validation"), "validation")
+
+
+def _key(config: JobConfig, layout: Layout, rank: int) -> tuple[int, ...]:
+    """What a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
+    place = layout.coordinates(rank)
+    alike = (layout.tp, layout.pp) if config.model.provider is None else astuple(layout)
+    return *alike, place.tp, place.pp

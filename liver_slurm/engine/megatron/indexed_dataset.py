@@ -29,6 +29,15 @@ def open_dataset(prefix: str, key: str) -> Any:
         raise BadInput(f"{key}: {prefix} is not a readable indexed dataset: {error}") from None
 
 
+def last_token(prefix: str, key: str) -> int:
+    """Last token of the last document; errors as :func:`open_dataset`."""
+    dataset = open_dataset(prefix, key)
+    dtype = dataset.index.dtype
+    tokens = int(dataset.sequence_lengths.sum(dtype="int64"))
+    offset = int(dataset.index.sequence_pointers[0]) + (tokens - 1) * dtype().itemsize
+    return int(dataset.bin_reader.read(dtype=dtype, count=1, offset=offset)[0])
+
+
 def dataset_builder(bin_file: Path, vocab_size: int) -> Any:
     """megatron's ``IndexedDatasetBuilder`` for tokens of a vocabulary of ``vocab_size``."""
     with compat.imports():

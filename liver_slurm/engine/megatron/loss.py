@@ -13,8 +13,12 @@ from torch import Tensor
 from liver_slurm.engine.megatron.dense_layer import compiled, plain
 
 
-def token_losses(logits: Tensor, labels: Tensor, real: int, group: Any, compile_: bool) -> Tensor:
+def token_losses(logits: Tensor, labels: Tensor, real: int, group: Any, compile_: bool, z_loss: float = 0.0) -> Tensor:
     """Cross entropy of each token, fp32.
+
+    With ``z_loss`` the gradient is that of the cross entropy plus ``z_loss`` times the square of the logarithm of the
+    softmax's denominator (Chowdhery et al. 2022, section 5). The value is the cross entropy alone: what a run reports
+    can be compared with runs without it.
 
     Args:
         logits: [..., this rank's rows of the vocabulary]; what is kept for the backward pass is these alone.
@@ -22,13 +26,19 @@ def token_losses(logits: Tensor, labels: Tensor, real: int, group: Any, compile_
         real: rows of this rank that are no padding.
         group: tensor parallel group; rank r holds the r-th part of the vocabulary.
     """
-    return _CrossEntropy.apply(logits, labels, real, group, compiled if compile_ else plain)
+    return _CrossEntropy.apply(logits, labels, real, group, compiled if compile_ else plain, z_loss)
 
 
 class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
-        context: Any, logits: Tensor, labels: Tensor, real: int, group: Any, run: Callable[[Any], Any]
+        context: Any,
+        logits: Tensor,
+        labels: Tensor,
+        real: int,
+        group: Any,
+        run: Callable[[Any], Any],
+        z_loss: float,
     ) -> Tensor:
         # Numbers in this rank's own rows: what is compiled must not depend on the rank.
         own = labels - group.rank() * logits.shape[-1]
@@ -40,13 +50,14 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
             dist.all_reduce(sums, group=group)
         log_sum = sums[0].log() + largest
         context.save_for_backward(logits, own, log_sum)
-        context.real, context.run = real, run
+        context.real, context.run, context.z_loss = real, run, z_loss
         return log_sum - sums[1]
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, own, log_sum = context.saved_tensors
-        return context.run(_gradient)(logits, own, log_sum, gradient, context.real), None, None, None, None
+        found = context.run(_gradient)(logits, own, log_sum, gradient, context.real, context.z_loss)
+        return found, None, None, None, None, None
 
 
 def _largest(logits: Tensor, real: int) -> Tensor:
@@ -64,16 +75,18 @@ def _sums(logits: Tensor, own: Tensor, largest: Tensor, real: int) -> Tensor:
     return torch.stack((exponentials, torch.where(here, chosen, 0.0)))
 
 
-def _gradient(logits: Tensor, own: Tensor, log_sum: Tensor, gradient: Tensor, real: int) -> Tensor:
+def _gradient(logits: Tensor, own: Tensor, log_sum: Tensor, gradient: Tensor, real: int, z_loss: float) -> Tensor:
     rows = torch.arange(logits.shape[-1], device=logits.device)
     probabilities = torch.where(rows < real, (logits.float() - log_sum.unsqueeze(-1)).exp(), 0.0)
+    if z_loss:
+        probabilities = probabilities * (1.0 + 2.0 * z_loss * log_sum).unsqueeze(-1)
     chosen = rows == own.unsqueeze(-1)
     return ((probabilities - chosen.float()) * gradient.unsqueeze(-1)).to(logits.dtype)
 
 
-def exercise_loss(logits: Tensor, real: int) -> None:
+def exercise_loss(logits: Tensor, real: int, z_loss: float) -> None:
     """Compile for logits like these, forward and backward: what a rank of a later world will then find."""
     labels = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     largest = compiled(_largest)(logits, real)
     sums = compiled(_sums)(logits, labels, largest, real)
-    compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real)
+    compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real, z_loss)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from liver_slurm.config.schema import TrainSection
-
 
 @dataclass(frozen=True)
 class Share:
@@ -21,11 +19,6 @@ class Share:
         Without it the others would hang, because they wait for its gradient buckets.
         """
         return max(self.count, 1)
-
-
-def share(train: TrainSection, dp: int, replica: int) -> Share:
-    """Share of one replica in a step's batch."""
-    return share_of(train.global_batch_size // train.micro_batch_size, dp, replica)
 
 
 def share_of(microbatches: int, dp: int, replica: int) -> Share:

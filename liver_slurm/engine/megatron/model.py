@@ -40,6 +40,10 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Compile the layers' forward passes, and with them their backward passes."""
     recompute_layers: Literal["none", "selective", "full"] = "none"
     """What of a layer's activations is computed again in the backward pass: nothing, the MLP's, or all."""
+    reset_position_ids: bool = False
+    """Count positions from the beginning of each document."""
+    reset_attention_mask: bool = False
+    """Let tokens attend to those of their own document only."""
 
 
 def is_dense(config: JobConfig, layout: Layout) -> bool:
@@ -79,14 +83,18 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
+            "reset_position_ids": config.data.reset_position_ids,
+            "reset_attention_mask": config.data.reset_attention_mask,
             "params_dtype": dtype,
             "pipeline_dtype": dtype,
             "bf16": dtype is torch.bfloat16,
             "calculate_per_token_loss": True,  # replicas may have uneven numbers of microbatches
             "use_cpu_initialization": True,
-            # On the meta device this costs nothing, and it marks parameters as tensor parallel, which the gradient norm
-            # needs; values come later, from the seed by name or from another world.
+            # It marks parameters as tensor parallel, which the gradient norm needs; values come later, from the seed by
+            # name or from another world, and to draw them even on the meta device takes half of the time of building.
             "perform_initialization": True,
+            "init_method": _no_values,
+            "output_layer_init_method": _no_values,
             # kernels that need Transformer Engine or Apex
             "gradient_accumulation_fusion": False,
             "masked_softmax_fusion": False,
@@ -96,6 +104,11 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             **model.extra,
         }
     )
+
+
+def _no_values(weight: torch.Tensor) -> torch.Tensor:
+    """An ``init_method`` that leaves the weight as it is."""
+    return weight
 
 
 def build_model(
@@ -165,13 +178,18 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)
         # megatron's own loss copies the logits to fp32, and keeps the copy for the backward pass.
-        model.compute_language_model_loss = partial(_loss, real, groups.tp, transformer.compile_layers)
+        model.compute_language_model_loss = partial(
+            _loss, real, groups.tp, transformer.compile_layers, config.train.z_loss_coeff
+        )
     return model
 
 
-def _loss(real: int, tp: Any, compiled: bool, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _loss(
+    real: int, tp: Any, compiled: bool, z_loss: float, labels: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
     """Losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
-    return token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled).transpose(0, 1)
+    losses = token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled, z_loss)
+    return losses.transpose(0, 1)
 
 
 def vocabulary(config: JobConfig) -> int:

@@ -12,7 +12,6 @@ import torch
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.adam import AdamState
 from liver_slurm.engine.megatron.batches import Batches
-from liver_slurm.engine.megatron.microbatches import share
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
@@ -51,12 +50,12 @@ class RankState:
     def batches(self) -> Batches:
         """This rank's part of each step's batch."""
         place = self.world.place
-        return Batches(self.config.train, share(self.config.train, self.world.layout.dp, place.dp), self.device)
+        return Batches(self.config.train, self.world.layout.dp, place.dp, self.device)
 
     @cached_property
     def spec(self) -> ShardSpec:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
-        return shard_spec_of(self.model)
+        return shard_spec_of(self.model, self.config.train.no_weight_decay)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""

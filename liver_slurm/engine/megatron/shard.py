@@ -31,7 +31,7 @@ from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
 from liver_slurm.engine.megatron.sharing import share_storage
-from liver_slurm.engine.megatron.spec import gradient_bucket
+from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
 from liver_slurm.parallel.groups import ProcessGroups
 
@@ -144,7 +144,11 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
             transformer.no_sync_func = model.no_sync
         transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
         optimizer = get_megatron_optimizer(
-            _optimizer_config(config, transformer), [model], use_gloo_process_groups=False, pg_collection=groups
+            _optimizer_config(config, transformer),
+            [model],
+            group_overrides(config, world.layout, module),
+            use_gloo_process_groups=False,
+            pg_collection=groups,
         )
         shard = MegatronShard(
             config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)

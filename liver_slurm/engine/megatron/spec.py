@@ -7,10 +7,12 @@ memory, so every rank knows every other rank's pieces without asking.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +20,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from liver_slurm.base.errors import PlanError
+from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.layouts import stage_layers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
@@ -32,7 +34,7 @@ with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
     from megatron.core.optimizer import get_standard_config_overrides
-    from megatron.core.optimizer.optimizer_config import OptimizerConfig
+    from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey, ParamPredicate
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
@@ -56,6 +58,7 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
     """State of every rank of a world of this layout; cached.
 
     Raises:
+        BadInput: a pattern of ``train.no_weight_decay`` is the name of no tensor.
         PlanError: the model has state that its ``sharded_state_dict`` does not describe.
         ValueError: megatron-core refuses the layout for this model.
     """
@@ -79,6 +82,13 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
     # Replicas of this product's own model are alike, however many there are.
     shards = _shards(encoded, replace(layout, dp=1, cp=1) if config.model.provider is None else layout)
+    tensors = {box.tensor for shard in shards.values() for param in shard.params for box in param.boxes}
+    for pattern in config.train.no_weight_decay:
+        if not any(fnmatchcase(tensor, pattern) for tensor in tensors):
+            raise BadInput(
+                f"train.no_weight_decay: {json.dumps(pattern)} is the name of no tensor of the model; allowed: "
+                f"patterns of names such as {min(tensors)}, all of which `liver-slurm plan --json` lists"
+            )
     return WorldSpec(
         layout, shards, config.train.distributed_optimizer, config.train.precision, gradient_bucket(config, layout)
     )
@@ -122,11 +132,14 @@ def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec
     groups = _collection(layout, tp, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, model = build_model(config, groups, layout, pp, "meta")
-        return shard_spec_of(model)
+        return shard_spec_of(model, config.train.no_weight_decay)
 
 
-def shard_spec_of(model: Any) -> ShardSpec:
+def shard_spec_of(model: Any, undecayed: Sequence[str] = ()) -> ShardSpec:
     """Parameters that a model holds, whatever wraps it.
+
+    Args:
+        undecayed: ``train.no_weight_decay``.
 
     Raises:
         PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
@@ -142,8 +155,37 @@ def shard_spec_of(model: Any) -> ShardSpec:
                 boxes[id(parameter)].append(_box(parameter, part))
     overrides = get_standard_config_overrides(OptimizerConfig())
     return ShardSpec(
-        tuple(_param(name, parameter, boxes[id(parameter)], overrides) for name, parameter in inner.named_parameters())
+        tuple(
+            _without_decay(_param(name, parameter, boxes[id(parameter)], overrides), undecayed)
+            for name, parameter in inner.named_parameters()
+        )
     )
+
+
+def _without_decay(param: ParamSpec, undecayed: Sequence[str]) -> ParamSpec:
+    """The parameter, in the group without weight decay if a pattern says so of the tensor that it is a part of.
+
+    Not of its own name: a tied embedding has two, and a layer is numbered from 0 in each pipeline stage.
+    """
+    if param.group is None or not any(fnmatchcase(param.boxes[0].tensor, pattern) for pattern in undecayed):
+        return param
+    return replace(param, group=param.group._replace(wd_mult=0.0))
+
+
+def group_overrides(config: JobConfig, layout: Layout, model: Any) -> dict[Any, Any] | None:
+    """What megatron is told of the groups of a model's parameters; None: what it does by itself.
+
+    Raises:
+        BadInput: a pattern of ``train.no_weight_decay`` is the name of no tensor.
+    """
+    if not config.train.no_weight_decay:
+        return None
+    world_spec(config, layout)  # raises
+    spec, parameters = shard_spec_of(model, config.train.no_weight_decay), dict(unwrap(model).named_parameters())
+    chosen = {id(parameters[one.name]) for one in spec.params if one.group is not None and one.group.wd_mult == 0.0}
+    predicate = ParamPredicate(name="no_weight_decay", fn=lambda parameter: id(parameter) in chosen)
+    standard: dict[Any, Any] = get_standard_config_overrides(OptimizerConfig())
+    return {**standard, ParamKey(predicate=predicate): {"wd_mult": 0.0}}
 
 
 @contextmanager

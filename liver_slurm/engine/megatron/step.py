@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from liver_slurm.engine.api import Evaluation, Samples, StepFlags, StepResult
+from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.learning_rate import learning_rate
 from liver_slurm.engine.megatron.microbatches import Share, share_of
+from liver_slurm.engine.megatron.positions import document_starts, seen_from
 from liver_slurm.engine.megatron.rank_state import RankState
 
 with compat.imports():
@@ -26,8 +28,20 @@ with compat.imports():
 
 compat.norm_in_few_launches()
 
-Batch = tuple[torch.Tensor, ...]
+Item = TypeVar("Item")
 Report = dict[str, torch.Tensor]
+
+
+class Batch(NamedTuple):
+    """This rank's part of a microbatch; each [micro batch size, own part of the sequence], but for the last."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    counts: torch.Tensor
+    """1.0 where the loss counts, else 0.0."""
+    apart: torch.Tensor | None
+    """Given to the model as its attention mask; see :func:`_kept_apart`."""
 
 
 def train_step(
@@ -51,7 +65,7 @@ def train_step(
     state.zero_gradients()
     waited = Waited()
     start = time.time()
-    share = state.batches.share
+    share = state.batches.share(step)
     read = partial(state.batches.tokens, samples, step)
     reports = _pass(state, waited.over(_microbatches(state, share, read)), share, forward_only=False)
     if before_update is not None:
@@ -63,7 +77,9 @@ def train_step(
     updated = update(state)
     end = time.time()
     flags = StepFlags(*(ranks > 0 for ranks in raised))
-    return StepResult(step, loss_sum / tokens, norm, lr, int(tokens), not updated, start, end, flags, waited.seconds)
+    return StepResult(
+        step, loss_sum / max(tokens, 1.0), norm, lr, int(tokens), not updated, start, end, flags, waited.seconds
+    )
 
 
 def evaluate(state: RankState, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
@@ -135,7 +151,7 @@ class Waited:
         self._clock = clock
         self.seconds = 0.0
 
-    def over(self, items: Iterator[Batch]) -> Iterator[Batch]:
+    def over(self, items: Iterator[Item]) -> Iterator[Item]:
         """Hand the items on."""
         while True:
             began = self._clock()
@@ -147,28 +163,45 @@ class Waited:
 
 
 def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[torch.Tensor]]) -> Iterator[Batch]:
-    """Tokens, positions, labels and mask of this rank's part of each microbatch; middle stages do not read them."""
-    train = state.config.train
+    """This rank's part of each microbatch; middle stages read none, unless they are to know where documents begin."""
+    train, data = state.config.train, state.config.data
     place, layout = state.world.place, state.world.layout
     own = own_part(train.seq_length, layout.cp, place.cp)
     positions = torch.arange(train.seq_length, device=state.device).expand(train.micro_batch_size, -1)[:, own]
-    if place.pp in (0, layout.pp - 1):
+    if place.pp in (0, layout.pp - 1) or data.resets:
         microbatches = read()
     else:
         nothing = torch.zeros(train.micro_batch_size, train.seq_length + 1, dtype=torch.int64, device=state.device)
         microbatches = itertools.repeat(nothing, share.microbatches)
+    eod = end_of_document(data) if data.resets or data.eod_mask_loss else None
     for index, tokens in enumerate(microbatches):
-        mask = torch.full(positions.shape, float(index < share.count), device=state.device)
-        yield tokens[:, :-1][:, own].contiguous(), positions, tokens[:, 1:][:, own].contiguous(), mask
+        inputs, labels = (part[:, own].contiguous() for part in (tokens[:, :-1], tokens[:, 1:]))
+        counts = torch.full(positions.shape, float(index < share.count), device=state.device)
+        places, apart = positions, None
+        if data.eod_mask_loss:
+            counts *= inputs != eod
+        if eod is not None and data.resets:
+            starts = document_starts(tokens[:, :-1], eod)
+            apart = _kept_apart(state, starts)
+            places = positions - starts[:, own] if data.reset_position_ids else positions
+        yield Batch(inputs, places, labels, counts, apart)
+
+
+def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
+    """What the model is given as its attention mask: our layers where documents begin, a model of the user's own
+    megatron's mask, [micro batch size, 1, sequence, sequence], true where a token does not attend to another."""
+    if state.config.model.provider is None:
+        return starts
+    return ~seen_from(starts, slice(None)).unsqueeze(1) if state.config.data.reset_attention_mask else None
 
 
 def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
-    tokens, positions, labels, mask = next(batch)
-    output = model(tokens, positions, None, labels=labels)
+    tokens, positions, labels, counts, apart = next(batch)
+    output = model(tokens, positions, apart, labels=labels)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        total = (losses.float() * mask).sum()
-        tokens = mask.sum()
+        total = (losses.float() * counts).sum()
+        tokens = counts.sum()
         # The schedules scale the loss in place, hence the copy in the report.
         return total, tokens.to(torch.int), {"sums": torch.stack([total.detach().clone(), tokens]).double()}
 

@@ -17,7 +17,6 @@ from liver_slurm.engine.megatron.dense_layer import (
     Layer,
     Mlp,
     Norm,
-    Positions,
     attention_part,
     compiled,
     mlp_part,
@@ -25,6 +24,7 @@ from liver_slurm.engine.megatron.dense_layer import (
 )
 from liver_slurm.engine.megatron.loss import exercise_loss
 from liver_slurm.engine.megatron.model import is_dense, transformer_config, vocabulary
+from liver_slurm.engine.megatron.positions import Positions
 from liver_slurm.engine.megatron.sequence_parallel import use_groups
 from liver_slurm.parallel.layout import Layout
 
@@ -68,10 +68,7 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     )  # fmt: skip
     width = int(head * config.model.rotary_percent)
     own = train.seq_length // layout.cp
-    seen = torch.ones(own, train.seq_length, dtype=torch.bool) if layout.cp > 1 else None
-    rotated = config.model.position_embedding_type == "rope"
-    cos, sin = (torch.zeros(own, 1, 1, width, dtype=dtype) if rotated else None for _ in range(2))
-    positions = Positions(cos, sin, seen)
+    positions = _nowhere(config, own, width, dtype)
     outputs = bias(hidden, linear), bias(hidden, linear)
     layer = Layer(_norms(transformer, hidden), attention, mlp, outputs, tp)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
@@ -85,7 +82,21 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     shard = padded_vocabulary(size) // tp
     logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype)
     for real in {shard, max(size - (tp - 1) * shard, 0)}:
-        exercise_loss(logits, real)
+        exercise_loss(logits, real, train.z_loss_coeff)
+
+
+def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Positions:
+    """Positions of the shapes that :func:`liver_slurm.engine.megatron.positions.positions_of` makes."""
+    train, data, seen = config.train, config.data, None
+    if data.reset_attention_mask:
+        seen = torch.ones(train.micro_batch_size, 1, own, train.seq_length, dtype=torch.bool)
+    elif own < train.seq_length:
+        seen = torch.ones(own, train.seq_length, dtype=torch.bool)
+    if config.model.position_embedding_type != "rope":
+        return Positions(None, None, seen)
+    batch = train.micro_batch_size if data.reset_position_ids else 1
+    cos, sin = (torch.zeros(own, batch, 1, width, dtype=dtype) for _ in range(2))
+    return Positions(cos, sin, seen)
 
 
 def _norms(transformer: Any, size: int) -> tuple[Norm, Norm]:

@@ -1,65 +1,152 @@
-"""Host memory that a card's copy engine writes to by itself, while kernels run."""
+"""Host memory for snapshots, which a card's copy engine can reach by itself while kernels run.
+
+To get such memory, and to give it back, takes seconds in which other threads can launch nothing on the card. So a
+worker keeps what it has: the mirrors of a world wait for those of the world before to end, and take over their memory.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Sequence
+import threading
 
 import torch
 
+from liver_slurm.base.errors import TransferError
+
 PAGE = 4096
-SLICE = 256 << 20
-"""Bytes, or a little more, that are registered at once: launches of other threads wait meanwhile."""
 
 
 class HostRoom:
     """A run of host memory, which begins with a page and is zero at first."""
 
-    def __init__(self, nbytes: int, card: torch.device | None, starts: Sequence[int]) -> None:
+    def __init__(self, nbytes: int, card: torch.device | None) -> None:
         """
         Args:
-            nbytes: of ``data``.
-            card: whose copy engine is to write to it; None: none.
-            starts: where the tensors in it begin, in order, each with a page. None of them is registered in two parts,
-                as no copy may go beyond one.
+            nbytes: of ``data``; more than 0.
+            card: whose copy engine is to reach it; None: none.
 
         Raises:
             OSError, RuntimeError: the memory cannot be had, or not be registered.
         """
-        self.data = torch.empty(0, dtype=torch.uint8)
-        if nbytes:
-            memory = mmap.mmap(-1, nbytes)
-            # To register small pages takes longer. A kernel without large ones refuses, and these will do.
-            with contextlib.suppress(OSError):
-                memory.madvise(mmap.MADV_HUGEPAGE)
-            self.data = torch.frombuffer(memory, dtype=torch.uint8)
-        self._registered: list[int] = []
+        # Private, as the kernel seldom gives shared memory large pages; and not for children: after a fork, what is
+        # written would move to a page that the card knows nothing of.
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_DONTFORK)
+        # Small pages take longer to get, to register, and to give back when this process is killed, which others wait
+        # for. A kernel without large ones refuses, and small ones will do.
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self.data = torch.frombuffer(memory, dtype=torch.uint8)
+        self._registered = False
         if card is not None:
-            # What is registered must not be unmapped.
-            with contextlib.ExitStack() as unless_all:
-                unless_all.callback(self.close)
-                for first, end in _slices(nbytes, starts):
-                    self._register(card, self.data.data_ptr() + first, end - first)
-                unless_all.pop_all()
-
-    def _register(self, card: torch.device, address: int, nbytes: int) -> None:
-        with torch.cuda.device(card):
-            runtime = torch.cuda.cudart()
-            torch.cuda.check_error(runtime.cudaHostRegister(address, nbytes, 0))
-        self._registered.append(address)
+            self.data.zero_()  # so that pages are there: to make them is the slow part, and this holds nobody up
+            with torch.cuda.device(card):
+                runtime = torch.cuda.cudart()
+                torch.cuda.check_error(runtime.cudaHostRegister(self.data.data_ptr(), nbytes, 0))
+            self._registered = True
 
     def close(self) -> None:
         """Give it back; nothing may be written to it any more."""
-        for address in self._registered:
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
-        self._registered = []
+        if self._registered:  # what is registered must not be unmapped
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self.data.data_ptr()))
+            self._registered = False
         self.data = torch.empty(0, dtype=torch.uint8)
 
 
-def _slices(nbytes: int, starts: Sequence[int]) -> list[tuple[int, int]]:
-    borders = [0]
-    for start in starts:
-        if start - borders[-1] >= SLICE:
-            borders.append(start)
-    return [(begin, end) for begin, end in zip(borders, [*borders[1:], nbytes], strict=True) if begin < end]
+class Rooms:
+    """A worker's rooms; any thread may call."""
+
+    def __init__(self, card: torch.device | None) -> None:
+        self._card = card
+        self._changed = threading.Condition()
+        self._spare: list[HostRoom] = []
+        self._leases: list[Lease] = []
+
+    @property
+    def spare_bytes(self) -> int:
+        """Of rooms that nobody uses."""
+        with self._changed:
+            return sum(room.data.numel() for room in self._spare)
+
+    def lease(self) -> Lease:
+        """Rooms for the mirrors of one more world."""
+        with self._changed:
+            self._leases.append(Lease(self))
+            return self._leases[-1]
+
+    def await_turn(self, lease: Lease) -> None:
+        """Wait until earlier leases have ended; see :meth:`Lease.await_turn`."""
+        with self._changed:
+            self._changed.wait_for(lambda: lease.given_up or self._leases[0] is lease)
+            if lease.given_up:
+                raise TransferError("the mirrors were given up")
+
+    def take(self, nbytes: int) -> HostRoom:
+        """A spare room of at least so many bytes, or a new one in place of one that is too small."""
+        with self._changed:
+            self._spare.sort(key=lambda room: room.data.numel())
+            fitting = next((room for room in self._spare if room.data.numel() >= nbytes), None)
+            if fitting is not None:
+                self._spare.remove(fitting)
+                return fitting
+            too_small = self._spare.pop() if self._spare else None
+        if too_small is not None:
+            too_small.close()
+        return HostRoom(nbytes, self._card)
+
+    def end(self, lease: Lease, taken: list[HostRoom]) -> None:
+        """Take back what a lease had."""
+        with self._changed:
+            if lease in self._leases:
+                self._leases.remove(lease)
+            self._spare += taken
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Have those that wait look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Lease:
+    """The rooms that the mirrors of one world use."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._taken: list[HostRoom] = []
+        self.given_up = False
+
+    def await_turn(self) -> int:
+        """Wait until earlier leases have ended.
+
+        Returns:
+            bytes of rooms that they have left.
+
+        Raises:
+            TransferError: this one is given up.
+        """
+        self._rooms.await_turn(self)
+        return self._rooms.spare_bytes
+
+    def take(self, nbytes: int) -> torch.Tensor:
+        """So many bytes, uint8, which begin with a page; what is in them is undefined.
+
+        Raises:
+            OSError, RuntimeError: the memory cannot be had, or not be registered.
+            TransferError: the lease is given up.
+        """
+        self.await_turn()
+        self._taken.append(self._rooms.take(nbytes))
+        return self._taken[-1].data[:nbytes]
+
+    def give_up(self) -> None:
+        """Throw out whoever waits; rooms that were taken stay until :meth:`end`."""
+        self.given_up = True
+        self._rooms.wake()
+
+    def end(self) -> None:
+        """Nobody uses the rooms any more."""
+        self.given_up = True
+        taken, self._taken = self._taken, []
+        self._rooms.end(self, taken)

@@ -26,6 +26,7 @@ from liver_slurm.transfer.mirror.frames import (
     Kind,
     decode_description,
 )
+from liver_slurm.transfer.mirror.host_room import Lease
 from liver_slurm.transfer.mirror.snapshot import parts_of, receive, receive_header, replica_in, room_of
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class _Folded:
     """The parity of one step."""
 
     def __init__(self) -> None:
-        self.data = torch.zeros(0, dtype=torch.uint8)
+        self.data = torch.empty(0, dtype=torch.uint8)
         self.begin(-1)
 
     def begin(self, step: int) -> None:
@@ -44,23 +45,24 @@ class _Folded:
         self.begun, self.whole = set[str](), set[str]()
         """Owners whose snapshot has begun to come, and has come."""
 
-    def grow(self, nbytes: int) -> None:
-        """Have room for so many bytes."""
-        if nbytes > self.data.numel():
-            more = torch.zeros(nbytes, dtype=torch.uint8)
-            more[: self.data.numel()] = self.data
-            self.data = more
+    def grow(self, room: torch.Tensor) -> None:
+        """Have more room, whose content is undefined."""
+        kept = self.data.numel()
+        room[:kept] = self.data
+        room[kept:].zero_()
+        self.data = room
 
 
 class SnapshotKeeper:
     """A thread for each owner reads; :meth:`steps` may be asked by any."""
 
-    def __init__(self, connections: Mapping[str, socket.socket]) -> None:
+    def __init__(self, connections: Mapping[str, socket.socket], lease: Lease) -> None:
         """
         Args:
             connections: from the owners of one group, by name.
+            lease: of host memory; who made it ends it.
         """
-        self._connections = connections
+        self._connections, self._lease = connections, lease
         self._boxes: dict[str, list[BoxDescription]] = {}
         self._now, self._before = _Folded(), _Folded()
         self._lock = threading.Lock()
@@ -127,7 +129,8 @@ class SnapshotKeeper:
         except OSError as error:
             log.info("the mirror of %s is not refreshed any more: %s", owner, error)
         except TransferError as error:
-            log.warning("the mirror of %s is not refreshed any more: %s", owner, error)
+            news = logging.INFO if self._lease.given_up else logging.WARNING
+            log.log(news, "the mirror of %s is not refreshed any more: %s", owner, error)
         # Without one of them the parity is of no use to the others: they are not to wait for answers.
         for each in self._connections.values():
             hang_up(each)
@@ -159,12 +162,21 @@ class SnapshotKeeper:
         data = bytearray(header.nbytes)
         receive_exactly(connection, memoryview(data))
         boxes = decode_description(data)
+        nbytes = room_of(parts_of(boxes))
+        more = 2 * max(0, nbytes - self._now.data.numel())
+        if more:
+            left = self._lease.await_turn()
+            spare = available_memory() + left
+            if more > max(left, spare // 2):
+                raise TransferError(f"it takes {more} bytes more, and this machine has {spare} to spare")
+        try:
+            rooms = [self._lease.take(nbytes) for _ in range(2)] if more else []
+        except RuntimeError as error:  # of the card
+            raise TransferError(f"there is no room for it: {error}") from error
         with self._lock:
-            needed, spare = 2 * room_of(parts_of(boxes)) - 2 * self._now.data.nbytes, available_memory()
-            if needed > spare // 2:
-                raise TransferError(f"it takes {needed} bytes more, and this machine has {spare} to spare")
-            for each in (self._now, self._before):
-                each.grow(room_of(parts_of(boxes)))
+            for each, room in zip((self._now, self._before), rooms, strict=False):
+                if room.numel() > each.data.numel():
+                    each.grow(room)
             self._boxes[owner] = boxes
 
     def _round(self, owner: str, step: int) -> _Folded:

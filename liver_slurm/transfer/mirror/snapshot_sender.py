@@ -6,8 +6,9 @@ sends it. There is room for two: before an owner joins the reduction after which
 makes such a state, it waits until its keeper has the last one. So the copy that gives way to the new one is older than
 what all keepers have, whoever dies, whenever.
 
-Where a card is to write to it, getting the room takes seconds. So a thread does it, and there the first refresh of a
-world comes later than the others follow each other by half: all ranks have to be ready for the same one.
+Where a card is to write to it, getting the room takes seconds, and a world's waits for the end of the one before. So a
+thread does it, and there the first refresh of a world comes later than the others follow each other by half: all ranks
+have to be ready for the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainingShard
 from liver_slurm.transfer.mirror.frames import BoxDescription, decode_description, describe
-from liver_slurm.transfer.mirror.host_room import HostRoom
+from liver_slurm.transfer.mirror.host_room import Lease
 from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
 
@@ -31,10 +32,8 @@ from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
 class _Place:
     """Room for one snapshot."""
 
-    def __init__(self, boxes: list[BoxDescription], card: torch.device | None) -> None:
-        parts = parts_of(boxes)
-        self._room = HostRoom(room_of(parts), card, [part.start for part in parts])
-        self.data, self.replica = self._room.data, replica_in(self._room.data, boxes)
+    def __init__(self, boxes: list[BoxDescription], data: torch.Tensor) -> None:
+        self.data, self.replica = data, replica_in(data, boxes)
         self.step, self.updates = -1, 0
         self.copied: torch.cuda.Event | None = None
         """Happens when a card has written all of it."""
@@ -44,18 +43,18 @@ class _Place:
         if self.copied is not None:
             self.copied.synchronize()
 
-    def close(self) -> None:
-        """Give it back."""
-        self.wait()
-        self.data, self.replica = torch.empty(0, dtype=torch.uint8), Replica([], [])
-        self._room.close()
-
 
 class SnapshotSender(SnapshotOwner):
     """What the training thread calls returns at once, unless the keeper is slower than snapshots come."""
 
-    def __init__(self, connection: socket.socket, every: int) -> None:
+    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+        """
+        Args:
+            connection, every: see :class:`SnapshotOwner`.
+            lease: of host memory; who made it ends it.
+        """
         super().__init__(connection, every)
+        self._lease = lease
         self._places: list[_Place] = []
         self._card: torch.device | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -115,7 +114,7 @@ class SnapshotSender(SnapshotOwner):
 
     def _give_back(self) -> None:
         for place in self._places:
-            place.close()
+            place.wait()
         self._places = []
 
     def _place_of(self, step: int) -> _Place:
@@ -164,7 +163,7 @@ class SnapshotSender(SnapshotOwner):
         with torch.cuda.device(self._card) if self._card is not None else nullcontext():
             try:
                 self._make_room(decode_description(description))
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, TransferError) as error:
                 self._give_back()
                 self._failed(error)
             self._ready.set()
@@ -180,6 +179,6 @@ class SnapshotSender(SnapshotOwner):
     def _make_room(self, boxes: list[BoxDescription]) -> None:
         if self._card is not None:
             self._stream = torch.cuda.Stream(self._card)
-        for _ in range(2):
-            self._places.append(_Place(boxes, self._card))
-        self.nbytes = 2 * room_of(parts_of(boxes))
+        nbytes = room_of(parts_of(boxes))
+        self._places = [_Place(boxes, self._lease.take(nbytes)) for _ in range(2)] if nbytes else []
+        self.nbytes = 2 * nbytes

@@ -190,10 +190,10 @@ def _retire(target: TargetWorld, left: Left, device: torch.device) -> None:
         if left.shard is not None:
             last_first.callback(release, left.shard, target.state)
             last_first.callback(left.shard.world.destroy)
-        if left.mirrors is not None:
-            last_first.callback(left.mirrors.close)
         if left.writer is not None:
             last_first.callback(left.writer.wait)
+        if left.mirrors is not None:
+            last_first.callback(left.mirrors.close)  # soon, as the new world's wait for it
         last_first.callback(target.close_transfer)
 
 

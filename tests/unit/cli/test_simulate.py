@@ -138,6 +138,10 @@ def test_costs_are_taken_from_a_run(liver: Liver, job_file: str, run_dir: RunDir
         (("--trace", "trace.csv", "--queue-wait", "soon"), "--queue-wait soon"),
         (("--trace", "trace.csv", "--notice", "-5"), "--notice"),
         (("--trace", "trace.csv", "--set", "standby.max_jobs=0"), "standby.max_jobs"),
+        (
+            ("--trace", "trace.csv", "--set", "train.rampup_batch_size=[4, 4, 9]"),
+            "train.rampup_batch_size: a simulation",
+        ),
         ((), "--trace"),
         (("--trace", "trace.csv", "--load", "nodes=8"), "not allowed with argument --trace"),
         (("--load", "utilization=0.8"), "--load: nodes is missing"),

@@ -54,6 +54,19 @@ def test_reasons_of_query_groups_and_the_mlp() -> None:
     assert impossible(Layout(4, 1, 1), model, DATA, TRAIN) == "tp4 does not divide ffn_hidden_size 90"
 
 
+def test_reasons_of_layers_that_know_of_no_documents() -> None:
+    told, apart = "with data.reset_position_ids or reset_attention_mask, ", DataSection(reset_attention_mask=True)
+    model = dataclasses.replace(MODEL, num_query_groups=2)
+    assert impossible(Layout(4, 1, 1), model, DATA, TRAIN) is None
+    assert impossible(Layout(4, 1, 1), model, apart, TRAIN) == f"{told}tp4 may not be more than 2 query groups"
+    odd = dataclasses.replace(TRAIN, seq_length=9)
+    assert impossible(Layout(2, 1, 1), model, DataSection(reset_position_ids=True), odd) == (
+        f"{told}tp2 must divide seq_length 9"
+    )
+    own = dataclasses.replace(model, provider="a:b")
+    assert impossible(Layout(4, 1, 1), own, apart, TRAIN) is None, "its own business"
+
+
 def test_reasons_of_the_vocabulary() -> None:
     model = dataclasses.replace(MODEL, num_attention_heads=24, hidden_size=384, num_query_groups=None)
     tp3 = Layout(3, 1, 1)

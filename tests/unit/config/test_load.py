@@ -106,6 +106,8 @@ def test_every_problem_is_reported_at_once() -> None:
         ("standby.gpus_per_task=2", "standby.gpus_per_task: 2 is not allowed; allowed: a whole number 0 or 1"),
         ("data.tokenizer=/nope.json", 'data.tokenizer: "/nope.json" is not a readable file'),
         ("data.paths=[]", "data.paths: is missing"),
+        ("train.rampup_batch_size=[1, 1]", "train.rampup_batch_size: has 2 numbers; allowed: three"),
+        ("data.weights=[1, 2]", "data.weights: has 2 weights; allowed: as many as data.paths, which has 1"),
         ('data.paths=["$NOT_THERE/x"]', "$NOT_THERE is not set"),
         ("model.provider=nothing", 'allowed: a function as "package.module:function"'),
         ("live.component=[]", "live.component: [] is not allowed"),
@@ -124,6 +126,16 @@ def test_every_problem_is_reported_at_once() -> None:
 )
 def test_one_problem_is_one_line(override: str, expected: str) -> None:
     assert sum(expected in line for line in problems(override)) == 1
+
+
+def test_settings_that_nothing_would_heed() -> None:
+    found = problems("data.eod_mask_loss=true", "data.provider=a:b")
+    assert "data.eod: is missing; allowed: the token that ends a document, for data.eod_mask_loss" in found[0]
+    found = problems("data.reset_attention_mask=true", "model.extra.qk_layernorm=true")
+    assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
+    found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
+    assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
+    assert load_job(TINY, ["data.eod_mask_loss=true", "data.provider=a:b", "data.eod=0"]).data.eod == 0
 
 
 def test_a_decay_that_begins_in_the_warm_up_is_named_by_default_too() -> None:

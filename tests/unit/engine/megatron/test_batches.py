@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ torch = pytest.importorskip("torch")
 
 from liver_slurm.config.schema import TrainSection  # noqa: E402
 from liver_slurm.engine.megatron.batches import Batches  # noqa: E402
-from liver_slurm.engine.megatron.microbatches import share  # noqa: E402
 
 TRAIN = TrainSection(steps=4, seq_length=4, micro_batch_size=2, global_batch_size=6)
 
@@ -39,7 +39,7 @@ class Numbered:
 
 
 def batches(dp: int, replica: int, ahead: bool) -> Batches:
-    made = Batches(TRAIN, share(TRAIN, dp, replica), torch.device("cpu"))
+    made = Batches(TRAIN, dp, replica, torch.device("cpu"))
     made.ahead = ahead
     return made
 
@@ -61,7 +61,7 @@ def test_replicas_read_the_whole_batch_between_them(dp: int, ahead: bool) -> Non
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_replica_without_a_microbatch_gets_one(ahead: bool) -> None:
     idle = batches(4, 3, ahead)
-    assert idle.share.count == 0
+    assert idle.share(1).count == 0
     assert numbers(idle, Numbered(), 1) == [[6, 7]]
 
 
@@ -88,3 +88,20 @@ def test_what_a_source_raises_comes_in_its_own_step() -> None:
     numbers(found, samples, 1)
     with pytest.raises(ValueError, match="no such sample"):
         numbers(found, samples, 2)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("dp", [1, 2, 4])
+def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, ahead: bool) -> None:
+    """With four replicas, of which the first steps leave some without a microbatch."""
+    ramp = replace(TRAIN, steps=12, global_batch_size=8, rampup_batch_size=(2, 2, 20))
+    samples, replicas = Numbered(), [Batches(ramp, dp, replica, torch.device("cpu")) for replica in range(dp)]
+    found: list[int] = []
+    for step in range(ramp.steps):
+        for each in replicas:
+            each.ahead = ahead
+            parts = numbers(each, samples, step)
+            found += [number for part in parts[: each.share(step).count] for number in part]
+    sizes = [sum(2 * each.share(step).count for each in replicas) for step in range(ramp.steps)]
+    assert sizes == [2, 2, 2, 2, 4, 4, 6, *[8] * 5]
+    assert found == list(range(sum(sizes)))

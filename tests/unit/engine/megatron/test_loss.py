@@ -43,6 +43,25 @@ def test_as_torch_in_double_precision(tokens: int, real: int, padding: int, scal
     assert not logits.grad[:, real:].any(), "rows that pad the vocabulary never train"
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 7), st.sampled_from((1e-4, 0.01, 1.0)), st.integers(0, 10**6))
+def test_the_z_loss_is_in_the_gradient_and_not_in_the_value(real: int, padding: int, z_loss: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (3.0 * torch.randn(3, real + padding, generator=generator)).requires_grad_()
+    labels = torch.randint(0, real, (3,), generator=generator)
+    weights = torch.rand(3, generator=generator)
+    losses = token_losses(logits, labels, real, Alone(), False, z_loss)
+    (losses * weights).sum().backward()
+    assert torch.equal(losses, token_losses(logits, labels, real, Alone(), False))
+    exact = logits.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact[:, :real], labels, reduction="none") + z_loss * exact[:, :real].logsumexp(-1) ** 2
+    (expected * weights.double()).sum().backward()
+    assert logits.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+    assert not logits.grad[:, real:].any()
+
+
 def test_the_gradient_has_the_dtype_of_the_logits() -> None:
     logits = torch.randn(3, 8, dtype=torch.bfloat16, requires_grad=True)
     token_losses(logits, torch.tensor([0, 1, 7]), 8, Alone(), False).sum().backward()

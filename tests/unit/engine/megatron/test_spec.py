@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from liver_slurm.base.errors import PlanError
+from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import DenseLayer, SequenceNorm
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.model import build_model
+from liver_slurm.engine.megatron.shard import build_shard
 from liver_slurm.engine.megatron.spec import _collection, _Sizes, parameter_count, shard_spec, shard_spec_of, world_spec
 from liver_slurm.parallel import c10d
+from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec
 
 with compat.imports():
@@ -228,3 +233,46 @@ def test_gradients_are_reduced_in_buckets_on_gpus_with_replicas() -> None:
     assert world_spec(on_gpus, Layout(1, 1, 64)).bucket_size == 64_000_000
     assert world_spec(on_gpus, Layout(2, 1, 1)).bucket_size is None
     assert world_spec(job(), Layout(1, 1, 2)).bucket_size is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tensors_without_weight_decay_are_in_a_group_of_their_own(tied: bool, precision: str) -> None:
+    """In megatron's optimizer as in the spec, and wherever a layout has a part or a copy of them."""
+    config = job(precision, share_embeddings_and_output_weights=tied)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, no_weight_decay=("embedding.*", "*linear_proj*"))
+    )
+    found = set()
+    for layout in (Layout(1, 1, 1), Layout(2, 2, 1), Layout(1, 4, 2)):
+        params = [param for shard in world_spec(config, layout).shards.values() for param in shard.params]
+        plain = {param.boxes[0].tensor for param in params if param.group == GroupSpec(1.0)}
+        without = {param.boxes[0].tensor for param in params if param.group == GroupSpec(0.0)}
+        assert not plain & without
+        found.add((frozenset(plain), frozenset(without)))
+    ((plain, without),) = found
+    assert {name for name in without if "norm" not in name} == {
+        "embedding.word_embeddings.weight",
+        "decoder.layers.self_attention.linear_proj.weight",
+    }
+    world = build_world(
+        Membership(0, Layout(1, 1, 1), ("me",)),
+        "me",
+        dist.HashStore(),
+        "gloo",
+        torch.device("cpu"),
+        timedelta(minutes=5),
+    )
+    shard = build_shard(config, world, torch.device("cpu"), fresh=True)
+    counts = {group["wd_mult"]: sum(one.numel() for one in group["params"]) for group in shard.optimizer.param_groups}
+    sizes = {
+        mult: sum(param.size for param in shard.spec.params if param.group == GroupSpec(mult)) for mult in (0.0, 1.0)
+    }
+    assert counts == sizes
+    world.destroy()
+
+
+def test_a_pattern_that_is_the_name_of_no_tensor_is_refused() -> None:
+    config = dataclasses.replace(job(), train=dataclasses.replace(job().train, no_weight_decay=("embeding.*",)))
+    with pytest.raises(BadInput, match=r'no_weight_decay: "embeding\.\*" is the name of no tensor'):
+        world_spec(config, Layout(1, 1, 1))

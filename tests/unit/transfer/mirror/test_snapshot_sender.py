@@ -6,10 +6,8 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_shard import same
@@ -17,9 +15,8 @@ from snapshot_world import World
 
 from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import host_room
-from liver_slurm.transfer.mirror import snapshot_sender as sending
 from liver_slurm.transfer.mirror.frames import Header, Kind
-from liver_slurm.transfer.mirror.host_room import PAGE, HostRoom
+from liver_slurm.transfer.mirror.host_room import HostRoom, Lease
 from liver_slurm.transfer.mirror.snapshot import tensors_of
 from liver_slurm.transfer.mirror.snapshot_sender import SnapshotSender
 
@@ -29,8 +26,8 @@ PATIENCE = 60.0
 class Sender(SnapshotSender):
     """Sends when it may, and breaks off in the midst of it where it is told to."""
 
-    def __init__(self, connection: socket.socket, every: int) -> None:
-        super().__init__(connection, every)
+    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+        super().__init__(connection, every, lease)
         self.may, self.breaks_off = threading.Event(), False
         self.may.set()
 
@@ -162,7 +159,7 @@ def test_without_room_there_is_no_mirror_and_training_goes_on(
     def none(*_: object) -> HostRoom:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr(sending, "HostRoom", none)
+    monkeypatch.setattr(host_room, "HostRoom", none)
     ring = Ring(2, every=1)
     try:
         for number in range(3):
@@ -182,45 +179,3 @@ def test_connections_that_are_given_up_are_no_news(pair: Ring, caplog: pytest.Lo
     pair.sender(0)._arrived.wait(PATIENCE)
     assert pair.owners[0].error
     assert "no mirror any more" not in caplog.text
-
-
-def test_no_tensor_is_registered_in_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[tuple[int, int]] = []
-    monkeypatch.setattr(host_room, "SLICE", 3 * PAGE)
-    monkeypatch.setattr(HostRoom, "_register", lambda _self, _card, address, nbytes: taken.append((address, nbytes)))
-    starts = [number * PAGE for number in (0, 1, 2, 7, 8, 9, 10)]
-    room = HostRoom(12 * PAGE, torch.device("cuda", 0), starts)
-    base = room.data.data_ptr()
-    assert base % PAGE == 0
-    assert [(address - base, nbytes) for address, nbytes in taken] == [
-        (0, 7 * PAGE),
-        (7 * PAGE, 3 * PAGE),
-        (10 * PAGE, 2 * PAGE),
-    ]
-
-
-def test_what_was_registered_before_one_fails_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-
-    def register(_address: int, _nbytes: int, _flags: int) -> int:
-        if held:
-            return 2  # out of memory
-        held.append(_address)
-        return 0
-
-    def unregister(address: int) -> int:
-        held.remove(address)
-        return 0
-
-    def check(code: int) -> None:
-        if code:
-            raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(host_room, "SLICE", PAGE)
-    monkeypatch.setattr(torch.cuda, "device", lambda _card: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "check_error", check)
-    runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
-    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        HostRoom(2 * PAGE, torch.device("cuda", 0), [0, PAGE])
-    assert held == []
