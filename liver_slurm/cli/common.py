@@ -235,3 +235,15 @@ def without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def new_folder(option: str, text: str) -> Path:
+    """The folder that an option names, which must not be there yet.
+
+    Raises:
+        BadInput: it is there, or cannot be.
+    """
+    path = Path(text).absolute()
+    if not path.name or path.exists() or path.is_symlink():
+        raise BadInput(f"{option} {text}: it is there already; allowed: a folder that is not")
+    return path

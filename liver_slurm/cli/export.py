@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from liver_slurm.base import interrupts
-from liver_slurm.cli.common import Subparsers, add_job, add_json, new_parser, print_json
+from liver_slurm.base.errors import BadInput, LiverError
+from liver_slurm.cli.common import Subparsers, add_job, add_json, complete, new_parser, print_json
 
 if TYPE_CHECKING:
     from liver_slurm.app.trackers import Tracker
     from liver_slurm.rundir.paths import RunDir
 
 DESCRIPTION = """\
-Hand a run's steps and changes on to TensorBoard or to Weights & Biases. They are read from the run's files: training
-knows nothing of it, and it works for runs that are over as for those that go on."""
+Hand a run's steps and changes on to TensorBoard or to Weights & Biases, or its model to Hugging Face's libraries. They
+are read from the run's files: training knows nothing of it, and it works for runs that are over as for those that go
+on."""
 TENSORBOARD = """\
 Write event files of TensorBoard: loss, gradient norm, learning rate, speed and world of each step at the time when it
 was trained, and what reconfigurations cost. Needs the extra [tensorboard]."""
 WANDB = """\
 Log a run to Weights & Biases: the figures of each step and the job file's keys, but for those of [notify]. Each export
 is a run of its own there. Needs the extra [wandb]."""
+HF = """\
+Write the weights of a run's newest checkpoint, or of one, as a folder that transformers and others load: safetensors,
+config.json, and the tokenizer. Weights are taken from the fp32 masters, whatever layout wrote them."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -29,7 +35,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         subparsers,
         "export",
         DESCRIPTION,
-        ("export tensorboard 1234", "export wandb 1234 --offline"),
+        ("export tensorboard 1234", "export wandb 1234 --offline", "export hf 1234 --to models/mine"),
         see_also=("events", "top"),
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -46,10 +52,29 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         add_job(one)
         one.add_argument("--follow", action="store_true", help="go on until the run is over")
         add_json(one, 'print {"run_dir", "where", "steps", "changes"} at the end')
+    _add_hf(kinds)
+
+
+def _add_hf(kinds: Subparsers[argparse.ArgumentParser]) -> None:
+    examples = {
+        "export hf 1234 --to models/mine": "the newest checkpoint of a run",
+        "export hf runs/gpt-1/checkpoints/step-00000500 --to models/mine --dtype bf16": "one of them",
+    }
+    parser = new_parser(kinds, "hf", HF, examples, files={"DIR/": "where the model goes; it must not be there yet"})
+    what = "Slurm job id, run name, run directory, or the folder of a checkpoint"
+    complete(parser.add_argument("run_or_checkpoint", metavar="RUN|CHECKPOINT", help=what), "runs")
+    parser.add_argument("--to", metavar="DIR", required=True, help="folder to make")
+    like = "folder of the same model whose config.json and tokenizer are taken (default: the job's model.from_hf)"
+    parser.add_argument("--like", metavar="MODEL_DIR", help=like)
+    help_ = "precision of the weights (default: the job's train.precision)"
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), help=help_)
+    add_json(parser, 'print {"path", "checkpoint", "dtype", "parameters", "tensors", "files"}')
 
 
 def run(args: argparse.Namespace) -> int:
     """Hand the run on."""
+    if args.kind == "hf":
+        return _export_hf(args)
     from liver_slurm.app.api import find
     from liver_slurm.app.trackers import feed
 
@@ -71,3 +96,45 @@ def _tracker(args: argparse.Namespace, run_dir: RunDir) -> Tracker:
     if args.kind == "tensorboard":
         return TensorBoard(tensorboard_folder(run_dir, args.to))
     return WeightsAndBiases(run_dir, args.project, args.entity, args.offline)
+
+
+def _export_hf(args: argparse.Namespace) -> int:
+    from liver_slurm.app.evaluation import find_checkpoints
+    from liver_slurm.cli.common import new_folder
+    from liver_slurm.config.load import read_job
+
+    to = new_folder("--to", args.to)
+    run_dir, (checkpoint,) = find_checkpoints(args.run_or_checkpoint, every=False)
+    config = read_job(run_dir.job_file)
+    like = _like(args.like, config.model.from_hf)
+    dtype = args.dtype or config.train.precision
+    from liver_slurm.engine.hf.exporting import export_model
+
+    with interrupts.orderly():
+        try:
+            done = export_model(checkpoint, config, to, like, dtype)
+        except OSError as error:
+            raise LiverError(f"{to} cannot be written: {error.strerror or error}") from None
+    if args.json:
+        print_json(
+            {
+                "path": str(done.path),
+                "checkpoint": str(checkpoint),
+                "dtype": dtype,
+                "parameters": done.parameters,
+                "tensors": done.tensors,
+                "files": [*done.weight_files, *done.files],
+            }
+        )
+    else:
+        print(f"{done.parameters:,} parameters in {dtype} of {checkpoint}: {done.path}")
+    return 0
+
+
+def _like(given: str | None, imported: str | None) -> Path | None:
+    """The folder whose config.json is taken."""
+    if given is not None:
+        if not Path(given).is_dir():
+            raise BadInput(f"--like {given}: no such folder")
+        return Path(given)
+    return Path(imported) if imported is not None and Path(imported).is_dir() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ COMMANDS = {
     "list": "all runs",
     "goodput": "where the device-seconds of runs went, and what each change cost",
     "events": "a run's event log",
-    "export": "a run for TensorBoard or Weights & Biases",
+    "import": "a model of others, to train it further",
+    "export": "a run for TensorBoard or Weights & Biases, or its model for Hugging Face's libraries",
     "logs": "what the coordinator or a worker printed",
     "report": "what a run did, as an HTML page, a picture or a trace",
     "resize": "ask for another layout or number of workers",
@@ -122,7 +124,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _module(name: str | None) -> ModuleType:
-    return importlib.import_module(f"liver_slurm.cli.{name}")
+    return importlib.import_module(f"liver_slurm.cli.{name}{'_' if keyword.iskeyword(str(name)) else ''}")
 
 
 if __name__ == "__main__":

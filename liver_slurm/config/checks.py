@@ -71,7 +71,8 @@ def _heads(model: ModelSection) -> Iterator[Problem]:
 
 def _rotated_width(model: ModelSection) -> Iterator[Problem]:
     width = head_width(model)
-    if model.provider is None and width % 2 and int(width * model.rotary_percent) == width:
+    rotated = model.provider is None and model.position_embedding_type == "rope"
+    if rotated and width % 2 and int(width * model.rotary_percent) == width:
         key = "model.hidden_size" if model.kv_channels is None else "model.kv_channels"
         text = f"makes heads of width {width}, all of it rotated in pairs"
         yield Problem(key, f"{getattr(model, key.removeprefix('model.'))} {text}; allowed: an even width of a head")
@@ -84,6 +85,13 @@ def _query_groups(model: ModelSection) -> Iterator[Problem]:
             "model.num_query_groups",
             f"{groups} does not divide num_attention_heads {heads}; allowed: {_divisors(heads)}",
         )
+
+
+def _positions(model: ModelSection, train: TrainSection) -> Iterator[Problem]:
+    rows = model.max_position_embeddings
+    if model.position_embedding_type == "learned_absolute" and rows is not None and train.seq_length > rows:
+        text = f"{train.seq_length} is above model.max_position_embeddings; allowed: at most {rows}"
+        yield Problem("train.seq_length", text)
 
 
 def _learning_rate(train: TrainSection) -> Iterator[Problem]:
@@ -282,13 +290,16 @@ def _divisors(number: int) -> str:
 
 
 _SHAPE = ("model.num_attention_heads", "model.hidden_size")
+_ROTATED = ("model.kv_channels", "model.rotary_percent", "model.provider", "model.position_embedding_type")
+_POSITIONS = ("model.max_position_embeddings", "model.position_embedding_type")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
 _SCHEDULE = ("train.lr", "train.min_lr", "train.lr_decay_style", *_STEPS)
 _LAYOUT = ("model", *_BATCH)
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
-    ((*_SHAPE, "model.kv_channels", "model.rotary_percent", "model.provider"), lambda job: _rotated_width(job.model)),
+    ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
+    ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
     ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),

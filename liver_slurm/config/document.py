@@ -50,6 +50,10 @@ class Document:
             else:
                 into[name] = value
 
+    def origin(self, key: str) -> str | None:
+        """Name where a key came from; None: nobody gave it."""
+        return self._origins.get(key)
+
     def override(self, text: str) -> None:
         """Apply one ``section.key=value``; a number in the key counts the tables of a list from 0.
 

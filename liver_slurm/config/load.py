@@ -14,8 +14,9 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.document import Document, read_toml, without_none
+from liver_slurm.config.from_hf import filled
 from liver_slurm.config.problem import one_line
-from liver_slurm.config.schema import JobConfig, JobSection
+from liver_slurm.config.schema import JobConfig, JobSection, ModelSection
 from liver_slurm.config.types import expand_path
 
 DEFAULT_SITE = "~/.config/liver-slurm/site.toml"
@@ -55,7 +56,9 @@ def load_job(
         document.override(text)
     if workers is not None:
         document.replace_resources(workers, standbys)
-    return _checked(document, path.name, files)
+    # What is resolved was filled in then, and the folder may be gone.
+    done = resolved and document.origin("model.from_hf") == path.name
+    return _checked(document, path.name, files, None if done else document.tables().get("model"))
 
 
 def load_site(site: Path | None = None) -> JobConfig:
@@ -81,7 +84,9 @@ def check_job(config: JobConfig, *, files: bool = True, sections: Mapping[str, A
     document = Document()
     document.merge(_tables(config), "config")
     document.merge(sections or {}, "overrides")
-    return _checked(document, "config", files)
+    defaults = _tables(JobConfig(model=ModelSection()))["model"]
+    model = document.tables()["model"]
+    return _checked(document, "config", files, {key: model[key] for key in model if model[key] != defaults.get(key)})
 
 
 def default_run_root() -> Path:
@@ -119,12 +124,16 @@ def read_job(path: Path) -> JobConfig:
         raise BadInput(f"{path}: not a resolved job: {one_line(error)}") from None
 
 
-def _checked(document: Document, name: str, files: bool) -> JobConfig:
+def _checked(document: Document, name: str, files: bool, own: Any) -> JobConfig:
+    """Decode and check. ``own``: keys of [model] that its author has written; None: it is filled in already."""
     # pydantic takes longer to import than `liver-slurm status` takes in all, and workers read job.json without it.
     from liver_slurm.config.decode import decode
 
-    config, problems = decode(document.tables())
-    if config.model.provider is not None:  # it may know the sizes by itself
+    tables, different = filled(document.tables(), own) if isinstance(own, dict) else (document.tables(), [])
+    config, problems = decode(tables)
+    problems += different
+    unread = any(one.key == "model.from_hf" for one in different)
+    if unread or config.model.provider is not None:  # it may know the sizes by itself
         problems = [one for one in problems if not (one.missing and one.key.startswith("model."))]
     bad = {problem.key for problem in problems if problem.spoils}
     problems = [*problems, *cross_check(config, bad, files)]

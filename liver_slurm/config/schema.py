@@ -81,18 +81,30 @@ class ModelSection:
     """Epsilon of the normalization layers."""
     gated_linear_unit: Flag = True
     """Gate the MLP; with activation_func silu that is SwiGLU."""
-    activation_func: Literal["silu", "gelu", "relu"] = "silu"
-    """Activation function of the MLP."""
+    activation_func: Literal["silu", "gelu", "gelu-tanh", "relu"] = "silu"
+    """Activation function of the MLP; ``gelu-tanh`` is GELU's approximation by a hyperbolic tangent."""
     add_bias_linear: Flag = False
     """Give the linear layers biases."""
     add_qkv_bias: Flag = False
     """Give the fused query/key/value projection a bias, and no other layer."""
+    qk_layernorm: Flag = False
+    """Normalize each head's queries and keys, before positions are applied."""
+    position_embedding_type: Literal["rope", "learned_absolute"] = "rope"
+    """Positions by rotation of queries and keys, or by a table of vectors that are learned."""
+    max_position_embeddings: Count | None = None
+    """Rows of that table. Default: train.seq_length."""
     rotary_base: Count = 10000
     """Base of the rotary position embedding's frequencies."""
     rotary_percent: Share = 1.0
     """Share of each head's width that the position embedding rotates."""
+    rope_scaling_factor: Positive | None = None
+    """Factor by which Llama 3.1's scaling stretches the slow frequencies of the position embedding, for contexts beyond
+    8192 tokens. Default: no scaling."""
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
+    from_hf: PathText | None = None
+    """Folder of a Hugging Face model whose config.json gives the keys of this section; those that are written beside it
+    must say the same. Its tokenizer.json is the default of data.tokenizer. For its weights see train.start_from."""
     provider: FunctionName | None = None
     """Function ``package.module:function`` that builds your own model of the keys above. See docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)

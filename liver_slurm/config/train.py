@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, Positive, Text
+from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, PathText, Positive, Text
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class TrainSection:
     fails, as more will not help; 0 sets no limit."""
     clip_grad: NonNegative = 1.0
     """Global gradient norm above which gradients are clipped; 0 turns clipping off."""
+    start_from: PathText | None = None
+    """Checkpoint to begin with at step 0 instead of with weights drawn from the seed: what ``liver-slurm import`` made,
+    or the folder step-N of another run's checkpoint. It is of the same model, in any layout and precision."""
+    start_optimizer: Literal["fresh", "loaded"] = "fresh"
+    """Adam's moments at the start from such a checkpoint: ``fresh`` ones, which are zero, or ``loaded`` from it."""
     seed: Natural = 1234
     """Seed of the initial weights and of the order of samples."""
     compile: Flag = True

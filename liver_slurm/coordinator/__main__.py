@@ -178,7 +178,7 @@ def _origin(run_dir: RunDir, records: Sequence[Record], refused: restart.Refused
     """
     if any(isinstance(record, Committed | BegunAnewRecord) for record in records):
         return "", 0
-    return restart.first_checkpoint(read_run_info(run_dir).resumed_from, refused)
+    return restart.first_checkpoint(run_dir, refused)
 
 
 def _record_job(run_dir: RunDir, job_id: str) -> None:

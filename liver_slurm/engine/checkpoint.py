@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.api import Boxes, TrainingShard
@@ -28,10 +29,11 @@ from liver_slurm.rundir.checkpoints import (
     part_path,
     prune_checkpoints,
     publish_checkpoint,
+    read_index,
     read_meta,
 )
 
-_FORMAT = 1
+FORMAT = 1
 PATIENCE = 120.0
 """Seconds for which nothing may come from the ranks that still write; a slow disk only has to go on."""
 _LAST_WORD = 1.0
@@ -211,7 +213,7 @@ class Checkpointer:
         index = gather(part, names, self._patience)
         digest = write_index(part, index)
         finish_folder(part, index, names)
-        publish_checkpoint(path, part, {"format": _FORMAT, "layout": str(self._layout), **counters}, digest)
+        publish_checkpoint(path, part, {"format": FORMAT, "layout": str(self._layout), **counters}, digest)
         return prune_checkpoints(self._folder, self._keep, counters["step"], self.best)
 
 
@@ -224,12 +226,49 @@ def load_checkpoint(state: TrainingShard, path: Path) -> int:
     Raises:
         BadInput: it is no checkpoint, or damaged, or of another model.
     """
-    meta = read_meta(path)
-    if meta.get("format") != _FORMAT:
-        raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {_FORMAT}")
-    try:
-        read_boxes(path, state.boxes(), _global_shapes(state))
-    except DamagedError as error:
-        raise BadInput(str(error)) from error
+    meta = _checked_meta(path)
+    _read(state, path, state.boxes())
     state.set_step(int(meta["adam_step"]))
     return int(meta["step"])
+
+
+def load_start(state: TrainingShard, path: Path, optimizer: bool) -> None:
+    """Load what a run begins with at step 0 from a checkpoint of the same model, in any layout and precision.
+
+    Weights and masters are both read from the checkpoint's masters, or from its weights where it has no masters. The
+    shard is fresh: its moments are zero.
+
+    Args:
+        optimizer: load the moments too.
+
+    Raises:
+        BadInput: it is no checkpoint, or damaged, or of another model, or has no moments.
+    """
+    meta, boxes = _checked_meta(path), []
+    try:
+        stored = read_index(path)
+    except DamagedError as error:
+        raise BadInput(str(error)) from error
+    for piece, view in state.boxes():
+        weight, _, kind = piece.tensor.partition("@")
+        if kind in ("", "master"):
+            master = f"{weight}@master"
+            boxes.append((piece._replace(tensor=master if master in stored else weight), view))
+        elif optimizer:
+            boxes.append((piece, view))
+    _read(state, path, boxes)
+    state.set_step(int(meta["adam_step"]) if optimizer else 0)
+
+
+def _read(state: TrainingShard, path: Path, boxes: Boxes) -> None:
+    try:
+        read_boxes(path, boxes, _global_shapes(state))
+    except DamagedError as error:
+        raise BadInput(str(error)) from error
+
+
+def _checked_meta(path: Path) -> dict[str, Any]:
+    meta = read_meta(path)
+    if meta.get("format") != FORMAT:
+        raise BadInput(f"{path} has checkpoint format {meta.get('format')}, this version reads {FORMAT}")
+    return meta

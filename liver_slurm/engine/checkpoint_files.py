@@ -27,11 +27,13 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from liver_slurm.base.files import replace_file, sync_folder
-from liver_slurm.engine.api import Boxes
 from liver_slurm.parallel.torch_private import place_in_file
+from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoint_index import Index, StoredBox, StoredTensor, uncovered
 from liver_slurm.rundir.older_index import METADATA
 
+Box = tuple[Piece, torch.Tensor]
+"""A box, and its values."""
 _RECEIPT = ".receipt-{:06d}"
 _WAITING = ".waiting"
 _LOOK, _SLOW_LOOK = 0.02, 1.0
@@ -84,12 +86,12 @@ class _Digesting:
         return self._hasher.hexdigest()
 
 
-def write_share(part: Path, rank: int, share: Boxes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def write_share(part: Path, rank: int, share: Iterable[Box], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write a rank's boxes and its receipt; both are on disk when this returns.
 
     Args:
         part: the checkpoint's folder; made if it is not there.
-        share: the boxes that this rank is to write.
+        share: the boxes that this rank is to write, one after the other.
         shapes: global shapes of their tensors.
 
     Raises:
@@ -115,7 +117,7 @@ def refuse_share(part: Path, rank: int, error: str) -> None:
         return  # the folder is gone, or as good as: rank 0 finds that nothing comes any more
 
 
-def _write_boxes(file: Path, share: Boxes, shapes: Mapping[str, tuple[int, ...]]) -> Index:
+def _write_boxes(file: Path, share: Iterable[Box], shapes: Mapping[str, tuple[int, ...]]) -> Index:
     index: Index = {}
     start = 0
     with file.open("wb") as stream:

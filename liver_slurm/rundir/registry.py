@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
 from liver_slurm.rundir.checkpoints import checkpoint_step, sound_checkpoints
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.start import check_start
 from liver_slurm.rundir.trust import check_trusted, close_to_writers
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,9 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
 
     if resume is not None:
         _check_resumable(config, resume)
+        config = replace(config, train=replace(config.train, start_from=None))  # it goes on from the other run
+    else:
+        check_start(config)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     try:

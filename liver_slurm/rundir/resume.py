@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from liver_slurm.config.schema import JobConfig
 
@@ -12,7 +12,7 @@ def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
 
     The layout may be another, and so may data, learning rate and all else that state does not depend on.
     """
-    found = list(_differences(config, resumed))
+    found = list(_differences(_state_keys(config), _state_keys(resumed), "in the run that is resumed"))
     if config.train.steps <= step:
         found.append(
             f"train.steps: {config.train.steps} leaves nothing to train after the checkpoint that is resumed, of step "
@@ -37,6 +37,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
     return {
         "model.rotary_base": model.rotary_base,
         "model.rotary_percent": model.rotary_percent,
+        "model.rope_scaling_factor": model.rope_scaling_factor,
         "model.activation_func": model.activation_func,
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
@@ -55,11 +56,22 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
     }
 
 
-def _differences(config: JobConfig, resumed: JobConfig) -> Iterator[str]:
-    before = _state_keys(resumed)
-    for key, value in _state_keys(config).items():
-        if value != before[key]:
-            yield f"{key}: {value} is not allowed; allowed: {before[key]}, as in the run that is resumed"
+def other_model(config: JobConfig, started: JobConfig, where: str) -> list[str]:
+    """Why a model cannot begin with the weights of another: it would not be the same one, whatever its precision.
+
+    Args:
+        started: with the model that the weights are of.
+        where: that model is, for people.
+    """
+    new, old = ({**_state_keys(one), **_meaning_keys(one)} for one in (config, started))
+    model = [key for key in new if key.startswith("model.") and key != "model.extra"]
+    return list(_differences({key: new[key] for key in model}, old, where))
+
+
+def _differences(new: Mapping[str, object], old: Mapping[str, object], where: str) -> Iterator[str]:
+    for key, value in new.items():
+        if value != old[key]:
+            yield f"{key}: {value} is not allowed; allowed: {old[key]}, as {where}"
 
 
 def _state_keys(config: JobConfig) -> dict[str, object]:
@@ -78,6 +90,16 @@ def _state_keys(config: JobConfig) -> dict[str, object]:
         "model.gated_linear_unit": model.gated_linear_unit,
         "model.add_bias_linear": model.add_bias_linear,
         "model.add_qkv_bias": model.add_qkv_bias,
+        "model.qk_layernorm": model.qk_layernorm,
+        "model.position_embedding_type": model.position_embedding_type,
+        "model.max_position_embeddings": _rows_of_positions(config),
         "model.provider": model.provider or "the built-in model",
         "train.precision": config.train.precision,
     }
+
+
+def _rows_of_positions(config: JobConfig) -> int | None:
+    """Rows of the table of learned positions; None: the model has none."""
+    if config.model.position_embedding_type == "rope":
+        return None
+    return config.model.max_position_embeddings or config.train.seq_length

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
-from liver_slurm.engine.checkpoint import load_checkpoint
+from liver_slurm.engine.checkpoint import load_checkpoint, load_start
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, touch
 from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.membership import Membership
@@ -261,7 +261,10 @@ def _build(target: TargetWorld, preparation: Preparation, store: Any) -> None:
         world.destroy()  # nobody else knows them yet
         raise
     if fresh and message.checkpoint:
-        load_checkpoint(target.state, Path(message.checkpoint))
+        if message.checkpoint == config.train.start_from:
+            load_start(target.state, Path(message.checkpoint), config.train.start_optimizer == "loaded")
+        else:
+            load_checkpoint(target.state, Path(message.checkpoint))
 
 
 def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.load import read_job
 from liver_slurm.coordinator.core.records import BegunAnew
 from liver_slurm.coordinator.runtime.journal import Journal
 from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
 from liver_slurm.rundir.metrics import last_metrics, take_back
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import checkpoint_folders, read_run_info, trusted_paths
+from liver_slurm.rundir.start import start_checkpoint
 from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.scheduler.ports import JobStart
 
@@ -81,7 +83,7 @@ def newest_usable(run_dir: RunDir, reached: int, refused: Refused) -> tuple[str,
             return str(own), checkpoint_step(own)
     if any(list_checkpoints(folder) for folder in folders):
         raise BadInput(f"none of the checkpoints in {run_dir.checkpoints} can be used; the log says why")
-    return first_checkpoint(read_run_info(run_dir).resumed_from, refused)
+    return first_checkpoint(run_dir, refused)
 
 
 def _sound(folders: Sequence[Path], refused: Refused, at_most: int | None = None) -> Path | None:
@@ -92,17 +94,19 @@ def _sound(folders: Sequence[Path], refused: Refused, at_most: int | None = None
     return found
 
 
-def first_checkpoint(resumed_from: str, refused: Refused) -> tuple[str, int]:
+def first_checkpoint(run_dir: RunDir, refused: Refused) -> tuple[str, int]:
     """The checkpoint that the run's first world loads and its step; nothing and 0 for a run that starts from the seed.
 
     Raises:
-        BadInput: the run that it was to start from has none any more that can be used.
+        BadInput: the checkpoint, or the run, that it was to start from has none any more that can be used.
     """
+    resumed_from = read_run_info(run_dir).resumed_from
     if not resumed_from:
-        return "", 0
-    run_dir = RunDir(Path(resumed_from))
-    check_trusted(trusted_paths(run_dir))
-    folder = _sound(checkpoint_folders(run_dir), refused)
+        start_from = read_job(run_dir.job_file).train.start_from
+        return (str(start_checkpoint(start_from)), 0) if start_from is not None else ("", 0)
+    resumed = RunDir(Path(resumed_from))
+    check_trusted(trusted_paths(resumed))
+    folder = _sound(checkpoint_folders(resumed), refused)
     if folder is None:
         raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
     return str(folder), checkpoint_step(folder)

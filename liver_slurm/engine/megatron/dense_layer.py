@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.positions import Positions, positions_of
+from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
 with compat.imports():
@@ -49,6 +49,8 @@ class Attention(NamedTuple):
     """Query groups on this rank."""
     head: int
     """Width of one head."""
+    norms: tuple[Norm, Norm] | None
+    """Of each head's queries, and of its keys; None: they are taken as they are."""
 
 
 class Mlp(NamedTuple):
@@ -61,6 +63,11 @@ class Mlp(NamedTuple):
     activation: Callable[[Tensor], Tensor]
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU as a hyperbolic tangent approximates it (Hendrycks and Gimpel 2016), as in GPT-2."""
+    return F.gelu(x, approximate="tanh")
+
+
 def norm(x: Tensor, by: Norm) -> Tensor:
     """Normalize the last dimension."""
     if by.bias is None:
@@ -70,6 +77,8 @@ def norm(x: Tensor, by: Norm) -> Tensor:
 
 def rotate(x: Tensor, by: Positions) -> Tensor:
     """Rotary position embedding (Su et al. 2021), the two halves of the rotated width paired, as in megatron-core."""
+    if by.cos is None or by.sin is None:
+        return x
     width = by.cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
     first, second = turned.chunk(2, -1)
@@ -87,6 +96,8 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
     queries = mixed.shape[3] - 2
     query, key, value = mixed.split((queries, 1, 1), 3)
     query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
+    if part.norms is not None:
+        query, key = norm(query, part.norms[0]), norm(key, part.norms[1])
     query, key = rotate(query, positions), rotate(key, positions)
     seen = positions.seen
     if seen is not None and (ranks := seen.shape[-1] // seen.shape[-2]) > 1:
@@ -168,18 +179,26 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
     """megatron-core's layer of dense self-attention and MLP, with the forward pass of this module."""
 
     def forward(
-        self, hidden_states: Tensor, rotary_pos_emb: Tensor, attention_mask: Tensor | None, **_unused: Any
+        self,
+        hidden_states: Tensor,
+        rotary_pos_emb: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_unused: Any,
     ) -> tuple[Tensor, None]:
         """Forward pass.
 
         Args:
             hidden_states: [own, batch, hidden]; with tensor parallelism a tp-th of the rank's own part.
-            rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width].
+            rotary_pos_emb: angles of the whole sequence, [sequence, 1, 1, rotated width]; None: of a model whose
+                embeddings have the positions.
             attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
-        cp = self.self_attention.pg_collection.cp
-        positions = positions_of(rotary_pos_emb, attention_mask, hidden_states.dtype, cp, self.config)
-        layer = self._parts()
+        layer, cp = self._parts(), self.self_attention.pg_collection.cp
+        if rotary_pos_emb is None:
+            sequence = len(hidden_states) * layer.tp * cp.size()
+            positions = in_embeddings(sequence, attention_mask, hidden_states.device, cp, self.config)
+        else:
+            positions = positions_of(rotary_pos_emb, attention_mask, hidden_states.dtype, cp, self.config)
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
@@ -198,6 +217,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 attention.linear_proj.weight,
                 attention.num_query_groups_per_partition,
                 attention.hidden_size_per_attention_head,
+                (_norm_of(attention.q_layernorm), _norm_of(attention.k_layernorm)) if config.qk_layernorm else None,
             ),
             Mlp(
                 mlp.linear_fc1.weight,
@@ -249,9 +269,12 @@ class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
 
 def dense_spec(config: Any, pp_rank: int) -> Any:
     """A pipeline stage's layers: megatron-core's local spec with :class:`DenseLayer` and :class:`SequenceNorm`."""
-    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
     layer.module = DenseLayer
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
+    if config.qk_layernorm:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.k_layernorm = SequenceNorm
     layers = get_num_layers_to_build(config, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)

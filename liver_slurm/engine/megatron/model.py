@@ -12,7 +12,7 @@ from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dense_layer import dense_spec
+from liver_slurm.engine.megatron.dense_layer import dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import sizes
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
@@ -23,7 +23,12 @@ with compat.imports():
     from megatron.core.transformer.module import Float16Module
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-_ACTIVATIONS = {"silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "relu": torch.nn.functional.relu}
+_ACTIVATIONS = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu-tanh": gelu_tanh,
+    "relu": torch.nn.functional.relu,
+}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -67,6 +72,7 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "activation_func": _ACTIVATIONS[model.activation_func],
             "add_bias_linear": model.add_bias_linear,
             "add_qkv_bias": model.add_qkv_bias,
+            "qk_layernorm": model.qk_layernorm,
             "normalization": model.normalization,
             "layernorm_epsilon": model.layernorm_epsilon,
             "init_method_std": model.init_method_std,
@@ -146,22 +152,28 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
     if dense:
         spec = dense_spec(transformer, pp_rank)
     else:
-        spec = get_gpt_layer_local_spec(normalization=config.model.normalization)
+        spec = get_gpt_layer_local_spec(
+            normalization=config.model.normalization, qk_layernorm=config.model.qk_layernorm
+        )
+    section, scaling = config.model, config.model.rope_scaling_factor
     model = GPTModel(
         transformer,
         spec,
         vocab_size=padded_vocabulary(size),
-        max_sequence_length=config.train.seq_length,
+        max_sequence_length=section.max_position_embeddings or config.train.seq_length,
         pre_process=pp_rank == 0,
         post_process=last,
         parallel_output=True,
-        share_embeddings_and_output_weights=config.model.share_embeddings_and_output_weights,
-        position_embedding_type="rope",
-        rotary_percent=config.model.rotary_percent,
-        rotary_base=config.model.rotary_base,
+        share_embeddings_and_output_weights=section.share_embeddings_and_output_weights,
+        position_embedding_type=section.position_embedding_type,
+        rotary_percent=section.rotary_percent,
+        rotary_base=section.rotary_base,
+        rope_scaling=scaling is not None,
+        rope_scaling_factor=scaling or 1.0,
         pg_collection=groups,
     )
-    model.rotary_pos_emb.cp_group = None  # megatron would cut them up on a card; DenseLayer takes what it needs
+    if section.position_embedding_type == "rope":
+        model.rotary_pos_emb.cp_group = None  # megatron would cut them up on a card; DenseLayer takes what it needs
     if last:
         rows = padded_vocabulary(size) // groups.tp.size()
         real = min(max(size - groups.tp.rank() * rows, 0), rows)

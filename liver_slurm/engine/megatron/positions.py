@@ -17,13 +17,14 @@ from liver_slurm.engine.megatron.dimensions import own_part
 class Positions(NamedTuple):
     """Where in its sequences this rank's tokens are.
 
-    ``cos``, ``sin``: of their rotary positions, [own, 1 or batch, 1, rotated width]. ``seen``: [own, sequence], or
+    ``cos``, ``sin``: of their rotary positions, [own, 1 or batch, 1, rotated width]; None: positions are in the
+    embeddings. ``seen``: [own, sequence], or
     [batch, 1, own, sequence] if documents are kept apart, which tokens each of them attends to; None: the sequence is
     this rank's alone, and each attends to all before it.
     """
 
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
     seen: Tensor | None
 
 
@@ -57,15 +58,31 @@ def positions_of(angles: Tensor, starts: Tensor | None, dtype: torch.dtype, cp: 
     holder = angles if starts is None else starts
     made = getattr(holder, "liver_positions", None)
     if made is None or made.cos.dtype != dtype:
-        own, seen = own_part(len(angles), cp.size(), cp.rank()), None
-        everywhere = torch.arange(len(angles), device=angles.device)
-        if starts is not None and config.reset_attention_mask:
-            seen = seen_from(starts, own).unsqueeze(1)
-        elif cp.size() > 1:
-            seen = everywhere[own, None] >= everywhere
+        own = own_part(len(angles), cp.size(), cp.rank())
         turned = angles[own]
         if starts is not None and config.reset_position_ids:
+            everywhere = torch.arange(len(angles), device=angles.device)
             turned = angles[(everywhere - starts)[:, own].t()].flatten(2, 3)
+        seen = _seen(len(angles), starts, angles.device, cp, config)
         made = Positions(turned.cos().to(dtype), turned.sin().to(dtype), seen)
         holder.liver_positions = made
     return made
+
+
+def in_embeddings(sequence: int, starts: Tensor | None, device: torch.device, cp: Any, config: Any) -> Positions:
+    """The same of a model whose embeddings have the positions; ``sequence``: its tokens, those of all ranks."""
+    made: Positions | None = getattr(starts, "liver_positions", None)
+    if made is None:
+        made = Positions(None, None, _seen(sequence, starts, device, cp, config))
+        if starts is not None:
+            starts.liver_positions = made
+    return made
+
+
+def _seen(sequence: int, starts: Tensor | None, device: torch.device, cp: Any, config: Any) -> Tensor | None:
+    """Which tokens a rank's own attend to, see :class:`Positions`."""
+    own = own_part(sequence, cp.size(), cp.rank())
+    if starts is not None and config.reset_attention_mask:
+        return seen_from(starts, own).unsqueeze(1)
+    everywhere = torch.arange(sequence, device=device)
+    return everywhere[own, None] >= everywhere if cp.size() > 1 else None

@@ -6,6 +6,8 @@ one layer of each runs on zeros, with no peers, forward and backward.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from liver_slurm.config.layouts import feasible_layouts, padded_vocabulary
@@ -57,18 +59,18 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
         weight(hidden, heads * head),
         groups,
         head,
+        _norms(transformer, head) if transformer.qk_layernorm else None,
     )
     rows = inner * (2 if transformer.gated_linear_unit else 1)
     mlp = Mlp(
         weight(rows, hidden), bias(rows, linear), weight(hidden, inner), transformer.gated_linear_unit,
         transformer.activation_func,
     )  # fmt: skip
-    layer_norm = transformer.normalization == "LayerNorm"
-    norms = [Norm(weight(hidden), bias(hidden, layer_norm), transformer.layernorm_epsilon) for _ in range(2)]
     width = int(head * config.model.rotary_percent)
     own = train.seq_length // layout.cp
     positions = _nowhere(config, own, width, dtype)
-    layer = Layer((norms[0], norms[1]), attention, mlp, (bias(hidden, linear), bias(hidden, linear)), tp)
+    outputs = bias(hidden, linear), bias(hidden, linear)
+    layer = Layer(_norms(transformer, hidden), attention, mlp, outputs, tp)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
     use_groups({})
     if transformer.recompute_layers == "selective":
@@ -90,6 +92,18 @@ def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Pos
         seen = torch.ones(train.micro_batch_size, 1, own, train.seq_length, dtype=torch.bool)
     elif own < train.seq_length:
         seen = torch.ones(own, train.seq_length, dtype=torch.bool)
+    if config.model.position_embedding_type != "rope":
+        return Positions(None, None, seen)
     batch = train.micro_batch_size if data.reset_position_ids else 1
     cos, sin = (torch.zeros(own, batch, 1, width, dtype=dtype) for _ in range(2))
     return Positions(cos, sin, seen)
+
+
+def _norms(transformer: Any, size: int) -> tuple[Norm, Norm]:
+    """Two normalizations of vectors of this size, with weights and biases of zero."""
+
+    def one() -> Norm:
+        weight, bias = (torch.nn.Parameter(torch.zeros(size, dtype=transformer.params_dtype)) for _ in range(2))
+        return Norm(weight, bias if transformer.normalization == "LayerNorm" else None, transformer.layernorm_epsilon)
+
+    return one(), one()

@@ -32,7 +32,7 @@ from megatron.core.transformer import TransformerConfig  # noqa: E402
         ("recompute_granularity", "full", ""),
         ("hidden_dropout", 0.0, ""),
         ("calculate_per_token_loss", True, ""),
-        ("qk_layernorm", True, ""),
+        ("qk_layernorm", True, "write it as model.qk_layernorm"),
         ("softmax_scale", 0.1, ""),
         ("rotary_interleaved", True, ""),
     ],
@@ -61,4 +61,4 @@ def test_what_the_product_sets_itself_is_refused_or_may_be_set() -> None:
     ours = {field.name for field in dataclasses.fields(ModelSection)}
     assert {"num_moe_experts", "sequence_parallel", "context_parallel_size", "enable_cuda_graph"} <= refused
     assert (ours & names) <= refused
-    assert {"qk_layernorm", "window_size", "layernorm_zero_centered_gamma"} & refused == set()
+    assert {"window_size", "layernorm_zero_centered_gamma"} & refused == set()

@@ -19,7 +19,7 @@ from tiny_engine import LAYERS, WIDTH, tiny_spec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine import checkpoint_files
-from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint, own_share
+from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint, load_start, own_share
 from liver_slurm.engine.checkpoint_files import CheckpointError, gather, refuse_share
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
@@ -217,6 +217,26 @@ def test_a_model_of_another_shape_is_refused(folder: Path) -> None:
     shard._boxes = [(Piece("other", (0,), (1,)), torch.zeros(1))]
     with pytest.raises(BadInput, match="does not fit this model: it has no other"):
         load_checkpoint(shard, checkpoint_path(folder, 10))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_a_run_starts_from_weights_with_or_without_moments(folder: Path, optimizer: bool) -> None:
+    Ranks(folder).save(10)
+    shard = Shard(1, 0.0)
+    load_start(shard, checkpoint_path(folder, 10), optimizer)  # type: ignore[arg-type]
+    assert shard.steps() == {10 if optimizer else 0}
+    for piece, view in shard.boxes():
+        assert bool((view == (10 if optimizer or "@" not in piece.tensor else 0)).all()), piece
+
+
+def test_weights_and_masters_of_another_precision_come_from_what_there_is(folder: Path) -> None:
+    Ranks(folder).save(10)
+    shard, layer = Shard(0, 0.0), (LAYERS, WIDTH, WIDTH)
+    weight, master = torch.zeros(layer, dtype=torch.bfloat16), torch.zeros(layer)
+    shard._boxes = [(Piece("layer", (0, 0, 0), layer), weight), (Piece("layer@master", (0, 0, 0), layer), master)]
+    load_start(shard, checkpoint_path(folder, 10), optimizer=False)  # type: ignore[arg-type]
+    assert bool((weight == 10).all())
+    assert bool((master == 10).all())
 
 
 # ---- checkpoints of older versions ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def test_a_resumed_run_with_a_checkpoint_of_its_own_does_not_need_its_parent(tmp
 
 def test_nothing_that_others_can_write_is_resumed(tmp_path: Path) -> None:
     first = with_metrics(tmp_path, 6, [5])
+    second = with_metrics(tmp_path, 0, [], resume=first)
     first.job_file.chmod(0o664)
     with pytest.raises(BadInput, match=r"job\.json can be written by others \(mode 0664\); close it: chmod -R go-w"):
-        first_checkpoint(str(first.path), {})
+        first_checkpoint(second, {})
+
+
+def test_without_a_checkpoint_of_its_own_a_run_begins_again_where_it_was_to_start_from(tmp_path: Path) -> None:
+    start = small_checkpoint(tmp_path / "elsewhere", 7)
+    config = job(run_root=str(tmp_path))
+    run_dir = create_run(replace(config, train=replace(config.train, start_from=str(start))))
+    assert first_checkpoint(run_dir, {}) == (str(start), 0)
+    record = begin_anew(run_dir, Journal(run_dir.journal), "because", {})
+    assert (record.checkpoint, record.step) == (str(start), 0)
+    (start / "rank-0").unlink()
+    with pytest.raises(BadInput, match=r"train\.start_from: .* cannot be used"):
+        first_checkpoint(run_dir, {})

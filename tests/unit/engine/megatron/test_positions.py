@@ -17,7 +17,12 @@ import torch.distributed as dist  # noqa: E402
 
 from liver_slurm.config.schema import DataSection, JobConfig, ModelSection, TrainSection  # noqa: E402
 from liver_slurm.engine.megatron.model import DecoderConfig, unwrap  # noqa: E402
-from liver_slurm.engine.megatron.positions import document_starts, positions_of, seen_from  # noqa: E402
+from liver_slurm.engine.megatron.positions import (  # noqa: E402
+    document_starts,
+    in_embeddings,
+    positions_of,
+    seen_from,
+)
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard  # noqa: E402
 from liver_slurm.parallel.c10d import set_default_group  # noqa: E402
 from liver_slurm.parallel.groups import build_world  # noqa: E402
@@ -84,6 +89,20 @@ def test_context_parallel_ranks_have_the_parts_of_one(
         assert torch.equal(torch.cat([part.seen for part in parts], -2), whole.seen)
         assert not (whole.seen & ~causal).any()
         assert whole.seen.diagonal(dim1=-2, dim2=-1).all(), "a token sees itself"
+
+
+@given(TOKENS, st.booleans(), st.sampled_from([1, 2, 3, 4]))
+def test_positions_in_the_embeddings_are_seen_by_the_same_tokens(
+    rows: list[list[int]], apart: bool, ranks: int
+) -> None:
+    config = DecoderConfig(num_layers=1, hidden_size=4, num_attention_heads=1, reset_attention_mask=apart)
+    for own in range(ranks):
+        for starts in (None, document_starts(torch.tensor(rows), EOD)):
+            angles, again = torch.zeros(LENGTH, 1, 1, 4), None if starts is None else starts.clone()
+            turned = positions_of(angles, again, torch.float32, Ranks(ranks, own), config)
+            found = in_embeddings(LENGTH, starts, torch.device("cpu"), Ranks(ranks, own), config)
+            assert (found.cos, found.sin) == (None, None)
+            assert found.seen is turned.seen is None or torch.equal(found.seen, turned.seen)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Weights of Hugging Face models, in and out."""
