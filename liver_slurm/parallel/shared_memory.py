@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,10 @@ _MAPPED, _FLAGS = 2, 7
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _USUAL_THRESHOLD = 32 << 20
 """Bytes from which on the C library maps what it allocates, once memory of that size was used and freed."""
+_CERTAINLY_MAPPED = 256 << 20
+"""Bytes for which there is no free place in any heap of the C library."""
+_AT_A_TIME = 16 << 20
+"""Bytes whose values are there twice while they are put into the file."""
 _MOST_GAPS = 1 << 14
 """Free places in the C library's heap that are filled; as long as there are such, it maps nothing."""
 _MAP_FIXED, _FAILED = 0x10, ctypes.c_void_p(-1).value
@@ -79,18 +84,25 @@ class _File:
                     found.append(Place(begin, end - begin, int(offset, 16)))
         return found
 
-    def take(self, content: memoryview, nbytes: int) -> int:
-        """Offset of a new part, which begins with that content and goes on with zeros.
+    def take(self, nbytes: int) -> int:
+        """Offset of a new part, which is zeros.
+
+        Raises:
+            OSError: there may be none.
+        """
+        begin, self.nbytes = self.nbytes, self.nbytes + nbytes
+        os.ftruncate(self.number, self.nbytes)
+        return begin
+
+    def write(self, content: memoryview, offset: int) -> None:
+        """Write there.
 
         Raises:
             OSError: there is no room.
         """
-        begin, self.nbytes = self.nbytes, self.nbytes + nbytes
-        os.ftruncate(self.number, self.nbytes)
         done = 0
         while done < len(content):
-            done += os.pwrite(self.number, content[done:], begin + done)
-        return begin
+            done += os.pwrite(self.number, content[done:], offset + done)
 
     def give_back(self) -> None:
         """Free what is not mapped here any more; what was free may have got pages since, if another has read it."""
@@ -123,7 +135,7 @@ def share(storages: Iterable[torch.UntypedStorage], keep: bool) -> None:
     """
     global _file
     chosen = [storage for storage in storages if storage.device.type == "cpu" and storage.nbytes() >= LEAST]
-    if not chosen:
+    if not chosen or not _known_allocator():
         return
     with _lock:
         try:
@@ -166,7 +178,7 @@ def _find(places: Sequence[Place], address: int) -> Place | None:
     return places[at] if at >= 0 and address < places[at].address + places[at].nbytes else None
 
 
-def window(number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
+def map_part(number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
     """Map a part of another process's file to read it; it is unmapped when nothing refers to the result any more.
 
     Python's own :class:`mmap.mmap` keeps a descriptor for each.
@@ -183,18 +195,33 @@ def window(number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
     return found
 
 
+@cache
+def _known_allocator() -> bool:
+    """Whether torch's memory comes from glibc, not from a library that was loaded in its place."""
+    try:
+        return _stands_alone(torch.empty(_CERTAINLY_MAPPED, dtype=torch.uint8).untyped_storage())
+    except RuntimeError:  # there is a limit on addresses
+        return False
+
+
 def _have_mapped(storage: torch.UntypedStorage, keep: bool, gaps: list[torch.Tensor]) -> bool:
-    """Whether the C library has mapped a storage alone, if need be after it was allocated anew.
+    """Whether the C library has mapped a storage alone, if need be after it was allocated once more.
 
     Args:
         gaps: what fills free places in the C library's heap meanwhile; more are added.
     """
     if _stands_alone(storage):
         return True
-    if not storage.resizable() or not hasattr(_libc, "mallopt"):
+    if not storage.resizable():
         return False
     nbytes, values = storage.nbytes(), torch.empty(0, dtype=torch.uint8).set_(storage).clone() if keep else None
     with _mapping_all():
+        size = 0 if gaps else _USUAL_THRESHOLD
+        while size >= nbytes:  # large free places first, which would take many of the others
+            gaps.append(torch.empty(size, dtype=torch.uint8))
+            if _stands_alone(gaps[-1].untyped_storage()):
+                gaps.pop()
+                size //= 2
         while not _stands_alone(storage) and len(gaps) < _MOST_GAPS:
             storage.resize_(0)
             gaps.append(torch.empty(nbytes, dtype=torch.uint8))  # takes the place that it had, so that it gets another
@@ -233,20 +260,23 @@ def _stands_alone(storage: torch.UntypedStorage) -> bool:
 
 
 def _replace(file: _File, storage: torch.UntypedStorage, keep: bool) -> None:
-    """Replace the pages of a storage that stands alone.
+    """Replace the pages of a storage that stands alone; values that are kept are there twice for a part at a time only.
 
     Raises:
-        OSError: there is no room; all is as it was.
+        OSError: there is no room; some pages may be replaced, and values are what they were.
         MemoryError: the kernel has taken pages away and gives no others for them.
     """
-    begin = storage.data_ptr() // _PAGE * _PAGE
-    nbytes = -(-(storage.data_ptr() + storage.nbytes() - begin) // _PAGE) * _PAGE
-    kept: Any = (ctypes.c_char * (nbytes if keep else _PAGE)).from_address(begin)  # the C library's words, too
-    offset = file.take(memoryview(kept).cast("B"), nbytes)
-    try:
-        _map(begin, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_FIXED, file.number, offset)
-    except OSError as error:
-        raise MemoryError(f"no pages for {nbytes} bytes of state: {error.strerror}") from error
+    first = storage.data_ptr() // _PAGE * _PAGE
+    nbytes = -(-(storage.data_ptr() + storage.nbytes() - first) // _PAGE) * _PAGE
+    offset, step = file.take(nbytes), _AT_A_TIME if keep else nbytes
+    for begin in range(0, nbytes, step):
+        size = min(step, nbytes - begin)
+        kept: Any = (ctypes.c_char * (size if keep else _PAGE)).from_address(first + begin)  # glibc's words, too
+        file.write(memoryview(kept).cast("B"), offset + begin)
+        try:
+            _map(first + begin, size, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_FIXED, file.number, offset + begin)
+        except OSError as error:
+            raise MemoryError(f"no pages for {size} bytes of state: {error.strerror}") from error
 
 
 def _map(address: int | None, nbytes: int, rights: int, flags: int, number: int, offset: int) -> int:

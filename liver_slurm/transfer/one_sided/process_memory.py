@@ -65,7 +65,7 @@ def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
     return [Region(place.address, place.nbytes, _HANDLE.pack(number, inode, place.offset)) for place in places]
 
 
-class _Window(NamedTuple):
+class _Mapped(NamedTuple):
     """A region of the owner's, as it is mapped here."""
 
     region: Region
@@ -75,14 +75,14 @@ class _Window(NamedTuple):
     """The same, for tensors; it does not keep them."""
 
 
-def _open_windows(owner: Description) -> list[_Window]:
+def _map_regions(owner: Description) -> list[_Mapped]:
     """Map the owner's regions, to be read only; in order of their addresses.
 
     Raises:
         OSError: that is not allowed.
         Refusal: they are not where it says, or could be cut off while they are read.
     """
-    windows = []
+    found = []
     with ExitStack() as opened:
         files: dict[tuple[int, int], int] = {}
         for region in sorted(owner.regions, key=lambda region: region.address):
@@ -95,13 +95,13 @@ def _open_windows(owner: Description) -> list[_Window]:
             file = files[number, inode]
             if offset < 0 or not 0 < region.nbytes <= os.fstat(file).st_size - offset:
                 raise Refusal("its file is shorter than it says")
-            mapped = shared_memory.window(file, offset, region.nbytes)
-            windows.append(_Window(region, mapped, storage_at(mapped.ctypes.data, region.nbytes, _CPU)))
-    return windows
+            mapped = shared_memory.map_part(file, offset, region.nbytes)
+            found.append(_Mapped(region, mapped, storage_at(mapped.ctypes.data, region.nbytes, _CPU)))
+    return found
 
 
 def _open_file(pid: int, number: int, inode: int) -> int:
-    """Open the file that another process has open at that descriptor; see :func:`_open_windows`."""
+    """Open the file that another process has open at that descriptor; see :func:`_map_regions`."""
     # What is no memory may not be ready to be opened.
     file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -134,12 +134,12 @@ class ProcessReader(Reader):
             raise Refusal(str(error)) from error
         if bytes(found.tolist()) != owner.proof.value:
             raise Refusal(f"process {self._pid} is another one here: it has a PID namespace of its own")
-        self._windows: list[_Window] = []
+        self._regions: list[_Mapped] = []
         try:
-            self._windows = _open_windows(owner)
+            self._regions = _map_regions(owner)
         except (OSError, Refusal) as error:
             _log.info("state of process %d is read with process_vm_readv, as it cannot be mapped: %s", self._pid, error)
-        self._begins = [window.region.address for window in self._windows]
+        self._begins = [each.region.address for each in self._regions]
         for box in owner.boxes:
             for view in (*box.state, box.gradient):
                 if view is not None:
@@ -148,12 +148,12 @@ class ProcessReader(Reader):
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
         """See the base; of what is not mapped, one call of the kernel's for about a thousand contiguous ranges."""
         here, there = [], []
-        windows = self._windows  # they stay while they are read
+        regions = self._regions  # they stay while they are read
         mapped: list[tuple[torch.Tensor, torch.Tensor]] = []
         for target, source in zip(targets, sources, strict=True):
-            window = self._window(windows, source)
-            if window is not None:
-                mapped.append((target, _tensor(window, source)))
+            region = self._region(regions, source)
+            if region is not None:
+                mapped.append((target, _tensor(region, source)))
                 continue
             place = view_of(target)
             run = min(contiguous_run(place), contiguous_run(source))
@@ -172,21 +172,21 @@ class ProcessReader(Reader):
 
     def close(self) -> None:
         """See the base."""
-        self._windows = []
+        self._regions = []
 
-    def _window(self, windows: Sequence[_Window], view: View) -> _Window | None:
-        """The window that a view lies in; None: it lies in none."""
+    def _region(self, regions: Sequence[_Mapped], view: View) -> _Mapped | None:
+        """The region that a view lies in; None: it lies in none."""
         place = bisect.bisect_right(self._begins, view.address) - 1
-        if not windows or place < 0 or not view.nbytes or view.address % view.itemsize:
+        if not regions or place < 0 or not view.nbytes or view.address % view.itemsize:
             return None
-        return windows[place] if view.end <= windows[place].region.end else None
+        return regions[place] if view.end <= regions[place].region.end else None
 
     def _look_up(self, view: View) -> None:
         """Have the kernel look up a view's pages now, so that copies need not wait for that; it need not be able to."""
-        window = self._window(self._windows, view)
-        if window is not None:
+        region = self._region(self._regions, view)
+        if region is not None:
             begin = view.address - view.address % mmap.PAGESIZE
-            place = window.mapped.ctypes.data + begin - window.region.address
+            place = region.mapped.ctypes.data + begin - region.region.address
             _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(view.end - begin), _POPULATE_READ)
 
     def _read(self, there: Ranges, here: Ranges) -> None:
@@ -204,7 +204,7 @@ class ProcessReader(Reader):
             there, here = behind(there, *done), behind(here, *done)
 
 
-def _tensor(window: _Window, view: View) -> torch.Tensor:
-    """A view of the owner's, as it is seen through a window, which must stay."""
-    offset = (view.address - window.region.address) // view.itemsize
-    return torch.empty(0, dtype=dtype_of(view.dtype)).set_(window.storage, offset, view.shape, view.strides)
+def _tensor(mapped: _Mapped, view: View) -> torch.Tensor:
+    """A view of the owner's, where it is mapped, which must stay so."""
+    offset = (view.address - mapped.region.address) // view.itemsize
+    return torch.empty(0, dtype=dtype_of(view.dtype)).set_(mapped.storage, offset, view.shape, view.strides)

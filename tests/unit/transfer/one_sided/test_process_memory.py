@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import memory_owner
@@ -19,6 +20,7 @@ from memory_owner import OtherProcess, Recipe, described, same_bytes
 from scattered import pairs
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.parallel import shared_memory
 from liver_slurm.transfer.one_sided import process_memory
 from liver_slurm.transfer.one_sided.description import Description, Proof, Refusal, View, own_proof, view_of
 from liver_slurm.transfer.one_sided.memory_ranges import MOST
@@ -85,7 +87,10 @@ def test_memory_that_was_given_back_is_read_as_zeros_and_ends_nobody(other: Othe
     other.call(memory_owner.drop)
     reader.copy([target], [view])
     assert not target.any()
+    name = f"/memfd:{shared_memory._NAME} "
+    assert [line for line in Path("/proc/self/maps").read_text().splitlines() if name in line and " r--s " in line]
     reader.close()
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if name in line and " r--s " in line]
     with pytest.raises(TransferError, match="cannot be read"):
         reader.copy([target], [view])
 
@@ -112,7 +117,7 @@ def test_a_file_that_cannot_be_opened_is_read_by_the_kernel(other: OtherProcess)
         assert same_bytes(target, recipe.make()), handle
     here = process_memory._HANDLE.pack(own, os.fstat(own).st_ino, offset)
     with pytest.raises(Refusal, match="could be cut off"):
-        process_memory._open_windows(
+        process_memory._map_regions(
             msgspec.structs.replace(owner, pid=os.getpid(), regions=[msgspec.structs.replace(region, handle=here)])
         )
     os.close(own)
