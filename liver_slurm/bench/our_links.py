@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.bench.two_ends import TwoEnds
+from liver_slurm.parallel import shared_memory
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.one_sided.description import Reader, View, decode
@@ -76,6 +77,7 @@ def _hold(device: str, size: int) -> bytes:
     _held["box"] = SharedBox((torch.ones(size // 4, device=device),))
     if device == "cuda":
         torch.cuda.synchronize()
+    shared_memory.share([view.untyped_storage() for view in _held["box"].state], keep=True)  # as a shard's
     return msgspec.msgpack.encode(describe([_held["box"]], _held["counter"]))
 
 
@@ -154,12 +156,15 @@ def _read_card(reader: Reader, target: torch.Tensor, source: View, count: int) -
 def _read_host(pool: Executor, reader: Reader, target: torch.Tensor, source: View, count: int) -> None:
     """In batches that the threads share, as at a cutover."""
     part = min(target.numel(), _PART // 4)
-    parts = [(begin, min(part, target.numel() - begin)) for begin in range(0, target.numel(), part)] * count
+    parts = [
+        (target.narrow(0, begin, size), source.narrow(0, begin, size))
+        for begin in range(0, target.numel(), part)
+        for size in [min(part, target.numel() - begin)]
+    ] * count
     together = _BATCH // _PART
 
     def read(begin: int) -> None:
-        some = parts[begin : begin + together]
-        targets = [target.narrow(0, begin, size) for begin, size in some]
-        reader.copy(targets, [source.narrow(0, begin, size) for begin, size in some])
+        targets, sources = zip(*parts[begin : begin + together], strict=True)
+        reader.copy(targets, sources)
 
     list(pool.map(read, range(0, len(parts), together)))

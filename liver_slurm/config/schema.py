@@ -291,7 +291,7 @@ class StreamSection:
     while the state moves."""
     transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
     """How a worker reads the state of another. With ``auto``, from the other's memory on the same machine (CUDA IPC on
-    GPUs, ``process_vm_readv`` on CPUs), else through nixl (UCX) where it is installed and works, else over TCP. ``shm``
+    GPUs, memory that it maps on CPUs), else through nixl (UCX) where it is installed and works, else over TCP. ``shm``
     is memory only, and an error if two peers are on different machines; ``tcp`` is TCP only; ``ucx`` is nixl only and
     needs the extra ``[ucx]``. ``gloo`` and ``nccl`` are old names of ``auto``."""
     staging_bytes: Bytes = 16 << 20

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from liver_slurm.engine.api import LayerFilter, TrainingShard, every_layer
+from liver_slurm.parallel import shared_memory
 
 
 def held_bytes(*states: TrainingShard | None) -> int:
@@ -16,13 +17,22 @@ def held_bytes(*states: TrainingShard | None) -> int:
     return sum(storage.nbytes() for storage in _storages(*states).values())
 
 
+def show(state: TrainingShard) -> None:
+    """Put state that nobody trains yet, with its values, where other processes of this machine can map it."""
+    shared_memory.share(_storages(state).values(), keep=True)
+
+
 def touch(state: TrainingShard, live: TrainingShard | None) -> None:
     """Make the pages of storage that ``state`` does not share with ``live`` resident; its values are undefined.
+
+    They are pages that other processes of this machine can map.
 
     On a CPU a page is allocated at the first write, which would take half of the time of writing a received box. GPU
     memory is resident once it is allocated.
     """
-    for storage in _own(state, live):
+    own = _own(state, live)
+    shared_memory.share(own, keep=False)
+    for storage in own:
         if storage.device.type == "cpu":
             torch.empty(0, dtype=torch.uint8).set_(storage).zero_()
 
@@ -36,6 +46,7 @@ def release(state: TrainingShard, live: TrainingShard | None) -> None:
     for storage in _own(state, live):
         if storage.resizable():  # else :func:`reclaim` finds it
             storage.resize_(0)
+    shared_memory.give_back()
     state.clear_caches()
 
 
@@ -45,6 +56,7 @@ def reclaim() -> None:
     It stalls all threads of this process for some hundredths of a second, so no step should wait for it.
     """
     gc.collect()
+    shared_memory.give_back()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only: another thread seldom reuses freed heap
     if trim is not None:
         trim(0)
@@ -83,13 +95,16 @@ class Moments:
 
     def allocate(self, chosen: LayerFilter) -> None:
         """Give the moments of the chosen layers storage, with undefined values."""
-        for moment in self._of(chosen):
+        moments = list(self._of(chosen))
+        for moment in moments:
             moment.untyped_storage().resize_(moment.numel() * moment.element_size())
+        shared_memory.share([moment.untyped_storage() for moment in moments], keep=False)
 
     def free(self, chosen: LayerFilter) -> None:
         """Free the storage of the chosen layers' moments; views of it must not be used afterwards."""
         for moment in self._of(chosen):
             moment.untyped_storage().resize_(0)
+        shared_memory.give_back()
 
     def check(self) -> None:
         """Check that the moments' storage can be resized, before there is no way back.

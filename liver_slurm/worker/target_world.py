@@ -20,7 +20,7 @@ import torch.distributed as dist
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.engine.checkpoint import load_checkpoint, load_start
-from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, touch
+from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
 from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare, Stage
@@ -260,11 +260,12 @@ def _build(target: TargetWorld, preparation: Preparation, store: Any) -> None:
     except BaseException:
         world.destroy()  # nobody else knows them yet
         raise
-    if fresh and message.checkpoint:
-        if message.checkpoint == config.train.start_from:
+    if fresh:
+        if message.checkpoint and message.checkpoint == config.train.start_from:
             load_start(target.state, Path(message.checkpoint), config.train.start_optimizer == "loaded")
-        else:
+        elif message.checkpoint:
             load_checkpoint(target.state, Path(message.checkpoint))
+        show(target.state)
 
 
 def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> None:

@@ -110,9 +110,15 @@ def test_who_has_nothing_to_do_takes_no_core_from_training(transport: str) -> No
 
 
 def test_nothing_is_left_of_processes_that_were_killed() -> None:
+    def mapped() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [line for line in lines if "/memfd:liver-slurm" in line and " r--s " in line]
+
     before = sorted(Path("/dev/shm").iterdir())
     with workers("auto") as (owner, receiver):
+        assert mapped()
         assert "@liver-slurm-" in Path("/proc/net/unix").read_text()
         owner.kill()
         assert isinstance(ends(receiver), TransferError)
+    assert not mapped()
     assert sorted(Path("/dev/shm").iterdir()) == before

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import torch
 
+from liver_slurm.parallel.shared_memory import LEAST, give_back, share
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.one_sided.description import Description, Proof, View, own_proof, view_of
-from liver_slurm.transfer.one_sided.process_memory import ProcessReader, let_others_read
+from liver_slurm.transfer.one_sided.process_memory import ProcessReader, let_others_read, regions
 
 PATIENCE = 120.0
 _NOBODY = 65534
@@ -138,9 +140,24 @@ def make(*recipes: Recipe) -> list[View]:
     return [view_of(view) for view in found]
 
 
+def make_shared(*recipes: Recipe) -> tuple[list[View], Description]:
+    """Keep such views here, in memory that others can map, and say what they need for that."""
+    found = []
+    for recipe in recipes:
+        view = recipe.make()
+        storage, room = view.untyped_storage(), torch.zeros(view.untyped_storage().nbytes() + LEAST, dtype=torch.uint8)
+        room[: storage.nbytes()] = torch.empty(0, dtype=torch.uint8).set_(storage)
+        share([room.untyped_storage()], keep=True)
+        place = view.storage_offset(), view.shape, view.stride()
+        found.append(torch.empty(0, dtype=view.dtype).set_(room.untyped_storage(), *place))
+    _kept.append(found)
+    return [view_of(view) for view in found], msgspec.structs.replace(described(), regions=regions(found))
+
+
 def drop() -> None:
     """Keep no views any more."""
     _kept.clear()
+    give_back()
 
 
 def pages_with_a_hole(before: int, after: int) -> int:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.parallel.shared_memory import share
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.shard_spec import GroupSpec
@@ -107,6 +108,9 @@ class Trainer:
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
                 parameter.grad = torch.zeros_like(parameter)
+        state = [*self.fixed.values(), *(view for name in self.parameters for view in self.state(name))]
+        state += [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        share([view.untyped_storage() for view in state], keep=True)
         self.made = 0
         self._before_zeroing: Callable[[], None] = lambda: None
         self._gradients = torch.Generator().manual_seed(self.seed + 1)

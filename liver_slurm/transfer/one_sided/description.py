@@ -63,7 +63,7 @@ class View(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Region(msgspec.Struct, frozen=True, array_like=True):
-    """A range of a card's memory that other processes can open."""
+    """A range of memory that other processes can open."""
 
     address: _Number
     """Where it begins in the owner's address space."""

@@ -16,7 +16,8 @@ import torch
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.transfer.connections import machine
-from liver_slurm.transfer.one_sided.card_memory import CardReader, regions
+from liver_slurm.transfer.one_sided import card_memory, process_memory
+from liver_slurm.transfer.one_sided.card_memory import CardReader
 from liver_slurm.transfer.one_sided.description import (
     BoxDescription,
     Description,
@@ -126,12 +127,14 @@ def describe(boxes: Sequence[SharedBox], counter: torch.Tensor, agent: bytes = b
         for box in boxes
     ]
     found, refused = [], ""
+    gradients = [box.gradient for box in boxes if box.gradient is not None]
+    tensors = [counter, *(view for box in boxes for view in box.state), *gradients]
     try:
         if on_card:
-            gradients = [box.gradient for box in boxes if box.gradient is not None]
-            found = regions([counter, *(view for box in boxes for view in box.state), *gradients])
+            found = card_memory.regions(tensors)
         else:
             let_others_read()
+            found = process_memory.regions(tensors)
     except Refusal as error:
         refused = str(error)
     return Description(

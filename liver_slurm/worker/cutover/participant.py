@@ -198,7 +198,7 @@ def _retire(target: TargetWorld, left: Left, device: torch.device) -> None:
 
 
 def _memory_peak(device: torch.device) -> int:
-    """Peak memory of this process in bytes: allocated on its GPU, or resident."""
+    """Peak memory of this process in bytes: allocated on its GPU, or resident, with what it has mapped of its peers."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,12 +17,15 @@ import torch.distributed as dist
 from paced_samples import PacedSamples
 from worker_lab import job
 
+from liver_slurm.engine.api import every_layer
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
-from liver_slurm.engine.storage import held_bytes, reclaim, release
+from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
+from liver_slurm.parallel import shared_memory
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import ProcessGroups, build_world
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
+from liver_slurm.parallel.shared_memory import places
 
 CPU = torch.device("cpu")
 
@@ -63,6 +67,43 @@ def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
 def step(state: MegatronShard) -> float:
     state.make_live()
     return state.train_step(PacedSamples(state.config), 0).loss
+
+
+def in_memory_file(state: MegatronShard) -> float:
+    """Which share of a state's bytes others can map, of storages that are not too small."""
+    ours = places(state.tensors())[2]
+    storages = [tensor.untyped_storage() for tensor in state.tensors()]
+    tensors = {each.data_ptr(): each.nbytes() for each in storages if each.nbytes() >= shared_memory.LEAST}
+    mapped = [
+        nbytes
+        for address, nbytes in tensors.items()
+        if any(place.address <= address < place.address + place.nbytes for place in ours)
+    ]
+    return sum(mapped) / sum(tensors.values())
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_others_can_map_state_and_nothing_is_left_of_it(
+    worlds: Worlds, distributed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "LEAST", 1 << 11)
+    alone, state = worlds.trained(distributed), worlds.trained(distributed)
+    wanted = [tensor.clone() for tensor in state.tensors()]
+    assert in_memory_file(state) == 0
+    show(state)
+    assert in_memory_file(state) == 1
+    assert all(map(torch.equal, wanted, state.tensors()))
+    assert step(state) == step(alone)
+    touch(alone, state)
+    assert in_memory_file(alone) == 1
+    moments = Moments(state, None)
+    moments.free(every_layer)
+    before = in_memory_file(state)
+    moments.allocate(every_layer)
+    assert in_memory_file(state) == before == 1
+    release(state, None)
+    release(alone, None)
+    assert os.fstat(places([])[0]).st_blocks == 0
 
 
 @pytest.mark.parametrize(("distributed", "least", "most"), [(False, 1.1, 1.9), (True, 2.0, 2.0)])

@@ -7,9 +7,11 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import memory_owner
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from memory_owner import OtherProcess, Recipe, described, same_bytes
 from scattered import pairs
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.parallel import shared_memory
 from liver_slurm.transfer.one_sided import process_memory
 from liver_slurm.transfer.one_sided.description import Description, Proof, Refusal, View, own_proof, view_of
 from liver_slurm.transfer.one_sided.memory_ranges import MOST
@@ -55,6 +58,69 @@ def test_every_view_of_another_process_arrives_bit_for_bit(
     fetched = reader.fetch(views)
     assert all(view.is_contiguous() for view in fetched)
     assert all(same_bytes(view, source.make()) for view, (source, _) in zip(fetched, some, strict=True))
+    other.call(memory_owner.drop)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(pairs(), max_size=4))
+def test_every_view_in_memory_that_can_be_mapped_arrives_alike(
+    other: OtherProcess, some: list[tuple[Recipe, Recipe]]
+) -> None:
+    # LS-3
+    views, owner = other.call(memory_owner.make_shared, *(source for source, _ in some))
+    reader = ProcessReader(owner)
+    reader._read = lambda *_: pytest.fail("it was asked of the kernel")  # type: ignore[method-assign]
+    some, views = [some[n] for n, view in enumerate(views) if view.nbytes], [view for view in views if view.nbytes]
+    targets = [target.make() for _, target in some]
+    reader.copy(targets, views)
+    assert all(same_bytes(target, source.make()) for target, (source, _) in zip(targets, some, strict=True))
+    other.call(memory_owner.drop)
+
+
+def test_memory_that_was_given_back_is_read_as_zeros_and_ends_nobody(other: OtherProcess) -> None:
+    # LS-32
+    recipe = Recipe("float32", (1 << 20,), (1,), (0,), 1)
+    (view,), owner = other.call(memory_owner.make_shared, recipe)
+    reader, target = ProcessReader(owner), torch.zeros(recipe.shape)
+    reader.copy([target], [view])
+    assert same_bytes(target, recipe.make())
+    other.call(memory_owner.drop)
+    reader.copy([target], [view])
+    assert not target.any()
+    name = f"/memfd:{shared_memory._NAME} "
+    assert [line for line in Path("/proc/self/maps").read_text().splitlines() if name in line and " r--s " in line]
+    reader.close()
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if name in line and " r--s " in line]
+    with pytest.raises(TransferError, match="cannot be read"):
+        reader.copy([target], [view])
+
+
+def test_a_file_that_cannot_be_opened_is_read_by_the_kernel(other: OtherProcess) -> None:
+    recipe = Recipe("float32", (1 << 18,), (1,), (0,), 2)
+    (view,), owner = other.call(memory_owner.make_shared, recipe)
+    (region,) = owner.regions
+    number, inode, offset = process_memory._HANDLE.unpack(region.handle)
+    own = os.memfd_create("one that can be cut off")
+    os.ftruncate(own, region.nbytes + offset)
+    for handle in (
+        b"",
+        process_memory._HANDLE.pack(number + 1000, inode, offset),
+        process_memory._HANDLE.pack(number, inode + 1, offset),
+        process_memory._HANDLE.pack(number, inode, -4096),
+        process_memory._HANDLE.pack(number, inode, offset + 1),
+        process_memory._HANDLE.pack(number, inode, 1 << 61),
+        process_memory._HANDLE.pack(0, inode, 0),
+    ):
+        bad = msgspec.structs.replace(owner, regions=[msgspec.structs.replace(region, handle=handle)])
+        target = torch.zeros(recipe.shape)
+        ProcessReader(bad).copy([target], [view])
+        assert same_bytes(target, recipe.make()), handle
+    here = process_memory._HANDLE.pack(own, os.fstat(own).st_ino, offset)
+    with pytest.raises(Refusal, match="could be cut off"):
+        process_memory._map_regions(
+            msgspec.structs.replace(owner, pid=os.getpid(), regions=[msgspec.structs.replace(region, handle=here)])
+        )
+    os.close(own)
     other.call(memory_owner.drop)
 
 
