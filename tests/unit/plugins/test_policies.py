@@ -16,9 +16,9 @@ from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
-from liver_slurm.plugins.policies import cost_aware
-from liver_slurm.policy import engine
-from liver_slurm.policy.api import Change, Snapshot, Stay, Wait
+from liver_slurm.plugins.policies import cost_aware, explore
+from liver_slurm.policy import balance, engine
+from liver_slurm.policy.api import Change, Leave, Snapshot, Stay, Wait
 from liver_slurm.policy.engine import decide, named
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Measured, ResizeGoal
@@ -141,10 +141,10 @@ def test_cost_aware_waits_until_it_knows_the_duration_of_a_step() -> None:
 
 def test_the_first_growth_rests_on_the_stated_assumptions() -> None:
     seen, wanted = look({"s0": 0.0}), config("cost-aware", expected_life=1000.0)
-    found = cost_aware.balance(seen, Change(Layout(1, 1, 3), ("l0", "l1", "s0"), "capacity"), wanted)
+    found = balance.balance(seen, Change(Layout(1, 1, 3), ("l0", "l1", "s0"), "capacity"), wanted)
     assert found.stay == pytest.approx(1000.0)
-    assert found.cost == 2 * cost_aware.EXPOSED
-    ratio = 1 - found.saved / (1000.0 - cost_aware.PREPARE)
+    assert found.cost == 2 * balance.EXPOSED
+    ratio = 1 - found.saved / (1000.0 - balance.PREPARE)
     assert 0.6 < ratio < 0.8, "3 workers for 8 microbatches instead of 2: three quarters, but for communication"
 
 
@@ -186,7 +186,7 @@ def test_what_holds_for_every_policy(seen: Snapshot, name: str, max_workers: int
     assert decision.layout in feasible_layouts(wanted, len(seen.pool)), "never more workers than allowed"
     assert set(decision.members) <= {*seen.live.members, *seen.ready}
     if name == "cost-aware" and decision.cause == "capacity":
-        assert cost_aware.balance(seen, decision, wanted).pays, "never against its own inequality"
+        assert balance.balance(seen, decision, wanted).pays, "never against its own inequality"
 
 
 # ---- policies of others --------------------------------------------------------------------------------------------
@@ -226,5 +226,43 @@ def test_notices_and_requests_are_not_its_business(theirs: Callable[[Any], None]
 
 
 def test_an_unknown_policy_is_one_line_with_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"^standby.policy: .*'lazy'; known: cost-aware, greedy, hysteresis$"):
+    with pytest.raises(BadInput, match=r"^standby.policy: .*'lazy'; known: cost-aware, explore, greedy, hysteresis$"):
         named("lazy")
+
+
+# ---- explore -------------------------------------------------------------------------------------------------------
+
+
+@given(chance=st.sampled_from((0.1, 0.3, 0.5)), run=st.integers(0, 3))
+@settings(max_examples=6, deadline=None)
+def test_exploring_leaves_with_the_chance_that_it_states(chance: float, run: int) -> None:
+    """T17: shares of 500 decisions are within four standard deviations, and each is the same when asked again."""
+    left = 0
+    for number in range(500):
+        decision = explored(number, f"run{run}", chance)
+        assert decision == explored(number, f"run{run}", chance)
+        left += isinstance(decision, Leave)
+        assert decision.propensity == (chance if isinstance(decision, Leave) else 1.0 - chance)
+    assert abs(left - 500 * chance) < 4 * (500 * chance * (1 - chance)) ** 0.5
+
+
+def explored(number: int, run_id: str, chance: float) -> Leave | Change:
+    seen = look({"s0": 60.0}, unit_of={"s0": str(number)}, run_id=run_id)
+    decision, _ = explore.policy(seen, config("explore", explore=chance, commit=600.0))
+    assert isinstance(decision, Leave | Change)
+    if isinstance(decision, Leave):
+        assert (decision.jobs, decision.until) == ((str(number),), NOW + 600.0)
+    return decision
+
+
+def test_guaranteed_workers_are_nothing_to_explore() -> None:
+    decision, _ = decide(look({"l2": 60.0}), config("explore", explore=0.99))
+    assert isinstance(decision, Change)
+    assert decision.propensity is None
+
+
+def test_jobs_that_are_not_on_offer_cannot_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "named", lambda name: lambda seen, job: (Leave(("7",), NOW + 60.0), "wild"))
+    decision, reason = decide(look({"s0": 60.0}), config("wild"))
+    assert decision == Stay()
+    assert reason == "policy wild wanted to give back jobs that are not on offer: 7"
