@@ -135,6 +135,19 @@ def named(name: str) -> Policy:
     return found  # type: ignore[no-any-return]
 
 
+def check(name: str, config: JobConfig) -> None:
+    """Find out before a run begins whether it can have a policy: it can be loaded, and so can what it needs.
+
+    A policy of ours that needs something has a function ``check`` of the job file beside it.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    module = named(name).__module__
+    if module.startswith(f"{OWN}."):
+        getattr(importlib.import_module(module), "check", lambda _: None)(config)
+
+
 def _own_modules() -> dict[str, str]:
     """Name of each policy that comes with the product, and its module."""
     # Found by name, as those of other packages are: policies know this package, and this package none of them.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.policy.engine import named
+from liver_slurm.policy.engine import check
 from liver_slurm.simulation.account import Account
 from liver_slurm.simulation.capacity import capacity
 from liver_slurm.simulation.coarse import coarse
@@ -111,7 +111,7 @@ def elastic_cases(
         BadInput: there is no such policy, the job has no standby jobs, or a log cannot be written.
     """
     for policy in policies:
-        named(policy)
+        check(policy, config)
     job, prices = coarse(config, costs, group) if group > 1 else (config, costs)
     cases = []
     for policy in policies:
