@@ -174,7 +174,7 @@ def evaluate(rows: Rows, target: Rows | None, models: Mapping[str, Model], wish:
         BadInput: there is nothing to compare, or too few runs.
     """
     ready = prepare(rows, target, wish)
-    terms = _contributions(ready, wish)
+    terms = _contributions(ready, replace(wish, folds=_folds(ready, wish)))
     pooled = (*ready.used, *ready.target_rows)
     rules: dict[str, Array] = {"take always": np.ones(len(pooled)), "leave always": np.zeros(len(pooled))}
     for name, model in models.items():
@@ -204,6 +204,15 @@ def _way(wish: Wish) -> Way:
     return Way(learn=CLASSES[wish.rule_class], by=wish.learn_by, folds=wish.folds)
 
 
+def _folds(ready: Prepared, wish: Wish) -> int:
+    """Return the number of folds that the runs of both domains suffice for."""
+    groups = [ready.table.groups] + ([ready.target.groups] if ready.target is not None else [])
+    fewest = min(len(np.unique(each)) for each in groups)
+    if fewest < 2:
+        raise BadInput(f"decisions are of {fewest} run: its value cannot be told from chance; collect more runs")
+    return min(wish.folds, fewest)
+
+
 def _contributions(ready: Prepared, wish: Wish) -> Contributions:
     table, target, learners = ready.table, ready.target, linear_learners()
     folds = by_group(table.groups, wish.folds)
@@ -224,6 +233,8 @@ def _usable(rows: Rows, notes: list[str]) -> tuple[Row, ...]:
     followed = rows.followed
     policies = sorted({row.policy for row in followed or rows.rows})
     advice = "collect from runs of standby.policy explore"
+    if not rows.rows:
+        raise BadInput(f"the table has no decisions; {advice}")
     if not followed:
         raise BadInput(f"policy {', '.join(policies)} states no chance, so that nothing can be compared; {advice}")
     if len(policies) > 1:

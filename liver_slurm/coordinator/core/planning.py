@@ -246,7 +246,7 @@ def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
 
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """Build what the policy may look at."""
-    live, history, supply = state.world.live, state.history, state.standbys.capacity
+    live, history, supply, step = state.world.live, state.history, state.standbys.capacity, state.step
     assert live is not None
     apart = frozenset(live.members) | handover.kept_out(state)
     ready = sorted(
@@ -269,11 +269,11 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         unit_of={worker.name: worker.job_id for worker in ready},
         live_since=history.steady_since,
         step_seconds=state.step_seconds,
-        steps_left=max(0, state.settings.config.train.steps - state.step),
+        steps_left=max(0, state.settings.config.train.steps - step),
         measured=history.measured,
         lives=history.spans,
         run_id=state.settings.run_id,
-        unsaved_steps=max(0, state.step - max(state.barriers.saved_step, state.settings.start_step)),
+        unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
         limit=state.handover.job.end_time if state.handover.job is not None else None,
         room=standby_scaling.room(supply, state.settings.config) if supply is not None else None,
     )

@@ -155,3 +155,12 @@ def test_wishes_that_cannot_be() -> None:
 def test_chances_that_were_not_logged_are_estimated_and_said() -> None:
     found = fit(changed(propensity=None), None, Wish(), 0.0)
     assert "100 decisions have no chance logged: it is estimated" in found.notes
+
+
+def test_few_runs_are_judged_with_fewer_folds_and_one_is_refused() -> None:
+    _, values = evaluate(made(200, runs=3), None, {}, Wish())
+    assert values[0].value.groups == 3
+    with pytest.raises(BadInput, match="decisions are of 1 run"):
+        evaluate(made(200, runs=1), None, {}, Wish())
+    with pytest.raises(BadInput, match="the table has no decisions"):
+        fit(replace(made(10), rows=()), None, Wish(), 0.0)
