@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=float,
         metavar="S",
-        help="outcome that counts, seconds (default: the farthest seen often enough)",
+        help="outcome that counts, seconds (default: that of the models, else the farthest seen often enough)",
     )
     parser.add_argument("--features", metavar="NAME,…", help="only these features (default: all)")
 
@@ -163,7 +164,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     need_libraries()
     rows, target = read_rows(list(map(Path, args.tables))), _target(args)
     models = {path: read_model(Path(path), rows.header.features_version) for path in args.model}
-    ready, found = evaluate(rows, target, models, _wish(args))
+    wish, windows = _wish(args), {model.window_s for model in models.values()}
+    if wish.window_s is None and len(windows) == 1:
+        wish = replace(wish, window_s=windows.pop())
+    ready, found = evaluate(rows, target, models, wish)
     if args.json:
         keys = [
             {

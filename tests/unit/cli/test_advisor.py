@@ -69,7 +69,7 @@ def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path
     simulated(home / "new", "explore", range(100, 105), explore=0.5)
     new = sorted(map(str, (home / "new").iterdir()))
     liver("advisor", "collect", *new, "-o", "new.jsonl")
-    options = ("--model", "advisor.json", "--window", "1800", "--features", "hour_sin", "--json")
+    options = ("--model", "advisor.json", "--features", "hour_sin", "--json")
     code, out, _ = liver("advisor", "evaluate", "new.jsonl", *options)
     assert code == 0
     takes, leaves, advice = json.loads(out)["rules"]
