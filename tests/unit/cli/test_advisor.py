@@ -48,7 +48,7 @@ def simulated(folder: Path, policy: str, seeds: range, **standby: object) -> flo
     return steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path) -> None:
     simulated(home / "log", "explore", range(20), explore=0.4)
     runs = sorted(map(str, (home / "log").iterdir()))
