@@ -7,11 +7,14 @@ weighted classifier: the label is the sign of a row's gain, the weight its size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from liver_slurm.advisor.arrays import Array
 from liver_slurm.advisor.learners import hinges, logistic, sigmoid
+from liver_slurm.advisor.model import Constant, Node, Plane, RuleDocument, Tree
 
 Rule = Callable[[Array], Array]
 """Covariates [n, p] to the chance of action 1, [n]."""
@@ -22,6 +25,67 @@ KNOTS = (-1.0, 0.0, 1.0)
 """Where a bent rule bends, in standard deviations of each covariate."""
 DEPTH, LEAF = 3, 20
 """Of a tree: questions until an answer, and the fewest rows that an answer rests on."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rule that takes on one side of a plane, which may bend."""
+
+    centre: Array
+    scale: Array
+    knots: tuple[float, ...]
+    """Where it bends, in standard deviations of each covariate; none: it does not."""
+    coefficients: Array
+    """Of the columns of :meth:`design`."""
+
+    def __call__(self, x: Array) -> Array:
+        """Return the chance of action 1."""
+        return (self.design(x) @ self.coefficients > 0.0).astype(np.float64)
+
+    def design(self, x: Array) -> Array:
+        """Return a column of ones, the scaled covariates, and what they exceed each knot by."""
+        return np.column_stack([np.ones(len(x)), hinges(self.knots)((x - self.centre) / self.scale)])
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The rule of a tree."""
+
+    estimator: Any
+    """A fitted classifier of scikit-learn's."""
+
+    def __call__(self, x: Array) -> Array:
+        """Return the chance of action 1."""
+        return np.asarray(self.estimator.predict(x), dtype=np.float64)
+
+
+def document(rule: Rule) -> RuleDocument:
+    """Return a learned rule as a model's file has it."""
+    if isinstance(rule, Side):
+        width = len(rule.centre)
+        each = rule.coefficients[1:].reshape(1 + len(rule.knots), width).T
+        return Plane(
+            centre=tuple(rule.centre.tolist()),
+            scale=tuple(rule.scale.tolist()),
+            knots=rule.knots,
+            intercept=float(rule.coefficients[0]),
+            weights=tuple(map(tuple, each.tolist())),
+        )
+    if isinstance(rule, Questions):
+        inner, classes = rule.estimator.tree_, rule.estimator.classes_
+        return Tree(
+            nodes=tuple(
+                Node(
+                    column=max(-1, int(inner.feature[node])),  # scikit-learn has -2 for an answer
+                    threshold=float(inner.threshold[node]),
+                    below=int(inner.children_left[node]),
+                    above=int(inner.children_right[node]),
+                    take=bool(classes[int(inner.value[node][0].argmax())]),
+                )
+                for node in range(inner.node_count)
+            )
+        )
+    return Constant(take=rule is always)
 
 
 def always(x: Array) -> Array:
@@ -46,12 +110,12 @@ def both(taken: Array) -> Array:
 
 def linear(x: Array, gains: Array) -> Rule:
     """Learn a rule that takes on one side of a plane."""
-    return _plane(x, gains, lambda scaled: scaled)
+    return _plane(x, gains, ())
 
 
 def hinge(x: Array, gains: Array) -> Rule:
     """Learn a rule that takes where a sum of functions of one covariate each, bent at :data:`KNOTS`, is positive."""
-    return _plane(x, gains, hinges(KNOTS))
+    return _plane(x, gains, KNOTS)
 
 
 def tree(x: Array, gains: Array) -> Rule:
@@ -63,14 +127,14 @@ def tree(x: Array, gains: Array) -> Rule:
 
     found = DecisionTreeClassifier(max_depth=DEPTH, min_samples_leaf=LEAF, random_state=0)
     found.fit(x, gains > 0.0, sample_weight=np.abs(gains))
-    return lambda rows: np.asarray(found.predict(rows), dtype=np.float64)
+    return Questions(found)
 
 
 CLASSES: dict[str, Learn] = {"linear": linear, "hinge": hinge, "tree": tree}
 """Classes of rules by name."""
 
 
-def _plane(x: Array, gains: Array, bent: Callable[[Array], Array]) -> Rule:
+def _plane(x: Array, gains: Array, knots: tuple[float, ...]) -> Rule:
     """Climb the smoothed value from where weighted logistic regression ends, and keep the better of both and of none.
 
     The smoothed value has several maxima; the classifier's plane is near a good one. Constant rules are in the class.
@@ -81,13 +145,8 @@ def _plane(x: Array, gains: Array, bent: Callable[[Array], Array]) -> Rule:
     from scipy.optimize import minimize
 
     centre, spread = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(spread > 0.0, spread, 1.0)
-
-    def design(rows: Array) -> Array:
-        features = bent((rows - centre) / scale)
-        return np.column_stack([np.ones(len(rows)), features])
-
-    inside = design(x)
+    flat = Side(centre, np.where(spread > 0.0, spread, 1.0), knots, np.zeros(0))
+    inside = flat.design(x)
     weight = gains / np.abs(gains).sum()
     chance = logistic(inside[:, 1:], (gains > 0.0).astype(np.float64), np.abs(gains))(inside[:, 1:])
     odds = np.log(chance) - np.log1p(-chance)
@@ -99,12 +158,7 @@ def _plane(x: Array, gains: Array, bent: Callable[[Array], Array]) -> Rule:
         return -float(weight @ taken) + 1e-5 * float(plane @ plane), 2e-5 * plane - slope
 
     climbed = np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x, dtype=np.float64)
-    rules: list[Rule] = [
-        lambda rows: (design(rows) @ climbed > 0.0).astype(np.float64),
-        lambda rows: (design(rows) @ start > 0.0).astype(np.float64),
-        always,
-        never,
-    ]
+    rules: list[Rule] = [replace(flat, coefficients=climbed), replace(flat, coefficients=start), always, never]
     return max(rules, key=lambda rule: float(weight @ rule(x)))
 
 

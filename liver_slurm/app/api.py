@@ -52,7 +52,7 @@ def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     from liver_slurm.scheduler.slurm.connect import connect
     from liver_slurm.scheduler.slurm.submit import Submission
 
-    engine.named(config.standby.policy)
+    engine.check(config.standby.policy, config)
     submission = Submission.for_cluster(config, connect())
     return _create(submission.config, resume, submission.submit)
 
@@ -62,7 +62,7 @@ def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     from liver_slurm.policy import engine
     from liver_slurm.scheduler.slurm.submit import Submission
 
-    engine.named(config.standby.policy)
+    engine.check(config.standby.policy, config)
     submission = Submission.by_hand(config)
     return _create(submission.config, resume, submission.write)
 

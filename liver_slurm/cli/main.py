@@ -33,6 +33,7 @@ COMMANDS = {
     "chaos": "do faults to a run of a staging cluster",
     "plan": "what a change of layout would move, with no cluster and no weights",
     "simulate": "what a run would make of a cluster's capacity, in simulated time",
+    "advisor": "learn from logged decisions when to take reclaimable nodes",
     "config": "every key of a job file, with its meaning and default",
     "data": "make training data from text",
     "cluster": "a real multi-node Slurm on this machine",

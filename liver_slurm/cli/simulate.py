@@ -95,6 +95,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="simulate with N seeds from --seed on: means, and intervals that have them with 95 %% (default: 1)",
     )
     _add_cost_options(parser)
+    parser.add_argument(
+        "--events", metavar="FOLDER", help="write each run's event log to FOLDER/RUN/, as `advisor collect` reads it"
+    )
     add_json(parser)
 
 
@@ -151,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
     costs = _costs(args, config)
     policies, modes = tuple(dict.fromkeys(args.policy or POLICIES)), (args.mode,) if args.mode else MODES
     group = group_size(config) if args.by_node else 1
-    cases = simulate(config, settings, costs, policies, modes, group, _progress(len(settings)))
+    log = Path(args.events) if args.events is not None else None
+    cases = simulate(config, settings, costs, policies, modes, group, _progress(len(settings)), log)
     if args.json:
         print_json(_document(settings, config, costs, cases))
         return 0

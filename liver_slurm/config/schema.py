@@ -15,6 +15,7 @@ from liver_slurm.config.train import TrainSection as TrainSection
 from liver_slurm.config.types import (
     Bytes,
     Count,
+    Decay,
     Flag,
     FunctionName,
     LayoutText,
@@ -239,7 +240,8 @@ class StandbySection:
     policy: Text = "greedy"
     """When to grow. ``greedy`` grows as soon as it makes a step faster. ``hysteresis`` uses only workers that have
     stayed for ``hold``. ``cost-aware`` grows if the time saved while the workers are expected to stay exceeds the
-    measured cost of growing. A package can add further policies under the entry-point group
+    measured cost of growing. ``explore`` leaves what is on offer with a stated chance, so that it can be learned from;
+    ``advisor`` does what was learned. A package can add further policies under the entry-point group
     ``liver_slurm.policies``."""
     hold: Seconds = 60.0
     """Time that a standby must stay to be worth using. Policy ``hysteresis`` waits this long before it grows, a standby
@@ -250,6 +252,12 @@ class StandbySection:
     an hour."""
     expected_life: Seconds = 900.0
     """Time that policy ``cost-aware`` expects a standby job to stay, until it has seen one go."""
+    explore: Decay = 0.2
+    """Chance that policy ``explore`` leaves what is on offer; otherwise it takes it."""
+    commit: Seconds = 900.0
+    """Time for which the partitions of standby jobs rest that policy ``explore`` or ``advisor`` has left."""
+    advisor: PathText | None = None
+    """File that ``liver-slurm advisor fit`` has written, for policy ``advisor``."""
     unit: tuple[UnitSection, ...] = ()
     """Sizes of standby jobs, one [[standby.unit]] each. The largest that is still useful is started first; of equal
     ones the one that is listed first. Default: one size, that of [standby]."""

@@ -56,6 +56,13 @@ class Snapshot:
     """What past reconfigurations took, oldest first."""
     lives: tuple[Life, ...] = ()
     """How long standby jobs have been there, those that still are included, oldest first."""
+    run_id: str = ""
+    unsaved_steps: int = 0
+    """Steps since the newest checkpoint of which this coordinator knows."""
+    limit: float | None = None
+    """When the time limit ends the guaranteed job; None: not known, or it has none."""
+    room: int | None = None
+    """Workers of standby jobs that would start at once; None: the scheduler was not asked yet."""
 
     @property
     def pool(self) -> list[str]:
@@ -88,9 +95,23 @@ class Change:
     layout: Layout
     members: tuple[str, ...]
     cause: Literal["notice", "request", "capacity"]
+    propensity: float | None = None
+    """Chance that the policy gave this; None: it states none. With one, the decision is logged as that on an offer."""
 
 
-Decision = Union[Stay, Fulfilled, Wait, Change]  # noqa: UP007
+@dataclass(frozen=True)
+class Leave:
+    """Give standby jobs that are on offer back, and let their partitions rest."""
+
+    jobs: tuple[str, ...]
+    """Ids; none of them has a worker in the live world."""
+    until: float
+    """When standby jobs may be started there again, seconds since the epoch."""
+    propensity: float | None = None
+    """As of :class:`Change`."""
+
+
+Decision = Union[Stay, Fulfilled, Wait, Change, Leave]  # noqa: UP007
 
 
 Policy = Callable[[Snapshot, JobConfig], tuple[Decision, str]]
@@ -106,6 +127,12 @@ def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
     order = sorted(pool, key=lambda worker: (worker not in snapshot.guaranteed, worker in snapshot.go_first))
     chosen = set(order[:size])
     return tuple(worker for worker in pool if worker in chosen)
+
+
+def offered_jobs(snapshot: Snapshot, change: Change) -> tuple[str, ...]:
+    """Standby jobs that a change adds workers of, sorted; those of the guaranteed job are nobody's offer."""
+    added = set(change.members) & set(snapshot.ready) - snapshot.guaranteed
+    return tuple(sorted({snapshot.unit_of.get(worker, worker) for worker in added}))
 
 
 def allowed(goal: ResizeGoal | None, config: JobConfig, workers: int) -> list[Layout]:

@@ -16,7 +16,19 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import impossible
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.policy.api import Change, Decision, Fulfilled, Policy, Snapshot, Stay, Wait, allowed, pick
+from liver_slurm.policy.api import (
+    Change,
+    Decision,
+    Fulfilled,
+    Leave,
+    Policy,
+    Snapshot,
+    Stay,
+    Wait,
+    allowed,
+    offered_jobs,
+    pick,
+)
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.types import ResizeGoal
 
@@ -24,11 +36,13 @@ GROUP = "liver_slurm.policies"
 """Entry-point group in which other packages name their policies."""
 OWN = "liver_slurm.plugins.policies"
 """Package of the policies that come with the product."""
+EAGER = "greedy"
+"""The policy that takes whatever is on offer."""
 
 
 def decide(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
     """What is to be done, unless the very same thing has just failed."""
-    decision, reason = _obliged(snapshot, config) or _chosen(snapshot, config)
+    decision, reason = _obliged(snapshot, config) or _chosen(config.standby.policy, snapshot, config)
     backoff = snapshot.backoff
     if (
         isinstance(decision, Change)
@@ -58,17 +72,28 @@ def _obliged(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str] | No
     return Change(layout, pick(snapshot, layout.size), "notice"), f"{names} will go away; {why}"
 
 
-def _chosen(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """The policy's word, if it can be followed."""
-    name = config.standby.policy
+def on_offer(snapshot: Snapshot, config: JobConfig) -> Change | None:
+    """The growth by standby jobs that policy ``greedy`` would begin now; None: nothing is on offer."""
+    if set(snapshot.ready) <= snapshot.guaranteed or _obliged(snapshot, config) is not None:
+        return None
+    decision, _ = _chosen(EAGER, snapshot, config)
+    return decision if isinstance(decision, Change) and offered_jobs(snapshot, decision) else None
+
+
+def _chosen(name: str, snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
+    """A policy's word, if it can be followed."""
     try:
         decision, reason = named(name)(snapshot, config)
     except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; training goes on without it
         return Stay(), f"policy {name} failed: {type(error).__name__}: {error}"
     if isinstance(decision, Change) and (fault := _fault(decision, snapshot, config)) is not None:
         return Stay(), f"policy {name} wanted a world that cannot be: {fault}"
-    if not isinstance(decision, Change | Wait | Stay):
-        return Stay(), f"policy {name} returned {type(decision).__name__}, not Stay, Wait or Change"
+    if isinstance(decision, Leave):
+        idle = {snapshot.unit_of.get(worker, worker) for worker in set(snapshot.ready) - snapshot.guaranteed}
+        if strangers := sorted(set(decision.jobs) - idle):
+            return Stay(), f"policy {name} wanted to give back jobs that are not on offer: {', '.join(strangers)}"
+    if not isinstance(decision, Change | Leave | Wait | Stay):
+        return Stay(), f"policy {name} returned {type(decision).__name__}, not Stay, Wait, Change or Leave"
     return decision, str(reason)
 
 
@@ -108,6 +133,19 @@ def named(name: str) -> Policy:
     if not callable(found):
         raise BadInput(f"standby.policy: {name!r} is not a function but {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+def check(name: str, config: JobConfig) -> None:
+    """Find out before a run begins whether it can have a policy: it can be loaded, and so can what it needs.
+
+    A policy of ours that needs something has a function ``check`` of the job file beside it.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    module = named(name).__module__
+    if module.startswith(f"{OWN}."):
+        getattr(importlib.import_module(module), "check", lambda _: None)(config)
 
 
 def _own_modules() -> dict[str, str]:

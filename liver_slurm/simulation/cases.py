@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.policy.engine import named
+from liver_slurm.policy.engine import check
 from liver_slurm.simulation.account import Account
 from liver_slurm.simulation.capacity import capacity
 from liver_slurm.simulation.coarse import coarse
 from liver_slurm.simulation.costs import Costs
-from liver_slurm.simulation.elastic_run import ElasticRun
+from liver_slurm.simulation.elastic_run import ElasticRun, run_id
+from liver_slurm.simulation.event_file import event_file
 from liver_slurm.simulation.setting import Setting
 from liver_slurm.simulation.strategies import compare
 
@@ -92,6 +94,7 @@ def elastic_cases(
     policies: Sequence[str],
     modes: Sequence[str] = MODES,
     group: int = 1,
+    log: Path | None = None,
 ) -> list[Case]:
     """Run the product with each policy, in each mode.
 
@@ -102,17 +105,19 @@ def elastic_cases(
         policies: as ``standby.policy``.
         modes: as ``stream.mode``.
         group: workers for which one stands, see :mod:`liver_slurm.simulation.coarse`.
+        log: folder in which each run gets a folder of its own, with its event log; None: no log is written.
 
     Raises:
-        BadInput: there is no such policy, or the job has no standby jobs.
+        BadInput: there is no such policy, the job has no standby jobs, or a log cannot be written.
     """
     for policy in policies:
-        named(policy)
+        check(policy, config)
     job, prices = coarse(config, costs, group) if group > 1 else (config, costs)
     cases = []
     for policy in policies:
         for mode in modes:
-            result = ElasticRun(job, setting, prices, policy, mode).run()
+            with event_file(log, run_id(setting, policy, mode)) as heard:
+                result = ElasticRun(job, setting, prices, policy, mode, heard).run()
             account = result.account.times(group)
             cases.append(make_case((policy, mode), account, result.changes, setting, config, result.end))
     return cases

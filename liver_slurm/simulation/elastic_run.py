@@ -7,14 +7,19 @@ something. It looks at Slurm on the grid of its query budget; a look that could 
 from __future__ import annotations
 
 import math
+import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+import msgspec
+
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units
+from liver_slurm.coordinator.core import offers
 from liver_slurm.coordinator.core.io import (
     Action,
     CapacitySeen,
@@ -36,7 +41,7 @@ from liver_slurm.coordinator.core.state import RunState, Settings
 from liver_slurm.coordinator.core.step import step
 from liver_slurm.policy.survival import resting
 from liver_slurm.protocol import messages as m
-from liver_slurm.rundir.events import ReconfigurationCommitted
+from liver_slurm.rundir.events import Event, ReconfigurationCommitted
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.ports import CapacitySnapshot
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
@@ -74,7 +79,15 @@ class ElasticResult:
 class ElasticRun:
     """One run from the beginning of a trace to its end."""
 
-    def __init__(self, config: JobConfig, setting: Setting, costs: Costs, policy: str, mode: str) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        setting: Setting,
+        costs: Costs,
+        policy: str,
+        mode: str,
+        heard: Callable[[Event], object] = lambda event: None,
+    ) -> None:
         """
         Args:
             config: the job; its steps, policy and mode are not those of the run.
@@ -82,7 +95,10 @@ class ElasticRun:
             costs: what things take.
             policy: as ``standby.policy``.
             mode: as ``stream.mode``.
+            heard: gets the coordinator's events, with their times.
         """
+        self.run_id = run_id(setting, policy, mode)
+        self._heard_event = heard
         self._config = config = replace(
             config,
             train=replace(config.train, steps=ENDLESS),
@@ -117,7 +133,7 @@ class ElasticRun:
         """Simulate the whole trace."""
         workers = live_workers(self._config.live)
         per_node = max(1, self._config.live.component[0].tasks_per_node) if self._config.live.component else 1
-        self._fleet.begin(workers, [f"guaranteed{number // per_node}" for number in range(workers)])
+        self._fleet.begin(workers, [f"guaranteed{number // per_node}" for number in range(workers)], self.run_id)
         self._events.at(BEGIN + self._setting.phase * self._look_every, self._look_if_due)
         self._events.run_until(BEGIN + self._setting.trace.seconds)
         self._progress.finish()
@@ -128,7 +144,7 @@ class ElasticRun:
         standby = self._config.standby
         return Settings(
             config=self._config,
-            run_id=RUN,
+            run_id=self.run_id,
             run_dir=f"/{RUN}",
             epoch=1,
             live_workers=live_workers(self._config.live),
@@ -170,6 +186,7 @@ class ElasticRun:
         elif isinstance(action, Emit):
             if isinstance(action.event, ReconfigurationCommitted):
                 self._causes[action.event.cause] += 1
+            self._heard_event(msgspec.structs.replace(action.event, time=self._events.now()))
         elif isinstance(action, Launch):
             ids = tuple(self._standbys.launch(action.count, action.unit, action.partition))
             unit = action.unit
@@ -197,6 +214,9 @@ class ElasticRun:
         again = self._state.planning.look_again
         if again is not None and again > self._ticked:  # one that is past was seen, or is not looked at now
             wanted = min(wanted, max(again, self._events.now()))
+        window = offers.next_window(self._state.history)
+        if window > self._ticked:
+            wanted = min(wanted, max(window, self._events.now()))
         if wanted < self._next_tick - 1e-9 or self._next_tick <= self._events.now():
             self._next_tick = wanted
             self._events.at(wanted, lambda: self._tick_as_planned(wanted))
@@ -237,7 +257,8 @@ class ElasticRun:
         now, pool = self._events.now(), self._state.standbys
         hold, back_off = self._config.standby.hold, self._config.standby.back_off
         rests = resting(self._state.history.spans, self._looked, hold, back_off) if self._looked > 0 else {}
-        rested = any(until <= now for until, _ in rests.values())
+        left = offers.left_alone(self._state.history, self._looked)
+        rested = any(until <= now for until in (*(until for until, _ in rests.values()), *left.values()))
         changed = self._cluster.changes != self._seen_changes
         if self._news or changed or rested or pool.useless_since or now >= self._looked + SELDOM:
             self._fleet.beat(everybody=False)
@@ -248,6 +269,13 @@ class ElasticRun:
             self._looked, self._seen_changes, self._news = now, self._cluster.changes, False
             self._seen = self._standbys.observe()
             self._feed(CapacitySeen(now, self._seen))
+
+
+def run_id(setting: Setting, policy: str, mode: str) -> str:
+    """The id of a run: another setting, policy or mode has another one, and the same ones have the same."""
+    trace = setting.trace
+    what = f"{trace.name} {trace.seconds} {trace.events} {setting.notice} {setting.queue_wait}"
+    return f"{RUN}-{policy}-{mode}-{setting.seed}-{zlib.crc32(what.encode()):08x}"
 
 
 def look_seconds(config: JobConfig) -> float:

@@ -103,11 +103,13 @@ class Fleet:
         self._speakers: set[str] = set()
         """Workers whose last heartbeat had a step's duration in it."""
         self._numbers = 0
+        self._run_id = RUN
 
     # ---- coming and going
 
-    def begin(self, guaranteed: int, hosts: Iterable[str]) -> None:
-        """Bring the guaranteed workers up, one on each of ``hosts``, warm."""
+    def begin(self, guaranteed: int, hosts: Iterable[str], run_id: str) -> None:
+        """Bring the guaranteed workers of a run up, one on each of ``hosts``, warm."""
+        self._run_id = run_id
         for number, host in zip(range(guaranteed), hosts, strict=True):
             self._join(worker_name(guaranteed_prefix(), number), "live", GUARANTEED_JOB, host)
 
@@ -129,8 +131,8 @@ class Fleet:
         self._say(
             name,
             m.Register(
-                run_id=RUN, worker=name, role=role, host=host, pid=self._numbers, job_id=job_id, device="cuda:0",
-                warm=True,
+                run_id=self._run_id, worker=name, role=role, host=host, pid=self._numbers, job_id=job_id,
+                device="cuda:0", warm=True,
             ),
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from liver_slurm.config.schema import JobConfig
@@ -38,6 +39,7 @@ def simulate(
     modes: Sequence[str],
     group: int = 1,
     tell: Callable[[int], None] = lambda done: None,
+    log: Path | None = None,
 ) -> list[Case]:
     """Simulate all cases in each setting, the bound last; means where there are several.
 
@@ -49,13 +51,14 @@ def simulate(
         modes: as ``stream.mode``.
         group: workers for which one stands, see :mod:`liver_slurm.simulation.coarse`.
         tell: is told how many settings are done.
+        log: folder for the event logs of all runs; None: none is written.
 
     Raises:
         BadInput: there is no such policy, or the job has no standby jobs.
     """
     found = []
     for done, setting in enumerate(settings, 1):
-        ours = elastic_cases(config, setting, costs, policies, modes, group)
+        ours = elastic_cases(config, setting, costs, policies, modes, group, log)
         found.append(_with_shares(ours + compared_cases(config, setting, costs)))
         tell(done)
     return [mean_case(cases) for cases in zip(*found, strict=True)]

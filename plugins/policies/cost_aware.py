@@ -12,44 +12,20 @@ caching", 1988), with the expected remaining life of :mod:`liver_slurm.policy.su
 Time after the run's last step saves nothing: R is at most P + the time to train what is left in the new layout, and a
 run that ends before its workers go need not shrink again.
 
-P and c are means of the last :data:`RECENT` growths and shrinks of this run; a growth that was never seen is assumed to
-take :data:`PREPARE` and :data:`EXPOSED`, a shrink that was never seen as long as a growth.
+P and c are what this run has measured, see :mod:`liver_slurm.policy.balance`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.plugins.policies import greedy
 from liver_slurm.policy.api import Change, Decision, Snapshot, Stay, Wait
-from liver_slurm.policy.cost_model import estimate
-from liver_slurm.policy.survival import hazards, until_first_leaves
+from liver_slurm.policy.balance import balance
 
-RECENT = 8
-"""Reconfigurations of each kind that are remembered."""
-PREPARE, EXPOSED = 30.0, 10.0
-"""Seconds of preparation and of standing still that a first growth is assumed to cost."""
 LOOK_AGAIN = 15.0
 """Seconds after which a growth that did not pay is looked at again: standbys that have stayed tend to stay."""
-
-
-@dataclass(frozen=True)
-class Balance:
-    """Both sides of the inequality, in seconds."""
-
-    saved: float
-    cost: float
-    stay: float
-    """R, the time that the new workers are expected to stay."""
-
-    @property
-    def pays(self) -> bool:
-        """The resize saves more than it costs."""
-        return self.saved > self.cost
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
@@ -67,37 +43,3 @@ def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
     if math.isinf(found.stay):
         return Stay(), f"{told}: does not pay"
     return Wait(snapshot.now + LOOK_AGAIN), f"{told}: does not pay"
-
-
-def balance(snapshot: Snapshot, change: Change, config: JobConfig) -> Balance:
-    """Both sides of the inequality for a change."""
-    grown = [one for one in snapshot.measured if one.added > 0][-RECENT:]
-    shrunk = [one for one in snapshot.measured if one.added < 0][-RECENT:]
-    prepare = _mean([one.prepare_s for one in grown], PREPARE)
-    grow_cost = _mean([one.exposed_s for one in grown], EXPOSED)
-    shrink_cost = _mean([one.exposed_s for one in shrunk], grow_cost)
-
-    now = snapshot.step_seconds
-    ratio = estimate(change.layout, config) / estimate(snapshot.live.layout, config)
-    stay = until_first_leaves(
-        hazards(snapshot.lives, config.standby.expected_life, snapshot.now), _ages(snapshot, change)
-    )
-    left = snapshot.steps_left - prepare / now
-    rest = prepare + max(0.0, left) * now * ratio
-    saved = max(0.0, min(stay, rest) - prepare) * (1.0 - ratio)
-    return Balance(saved, grow_cost + (shrink_cost if stay < rest else 0.0), stay)
-
-
-def _ages(snapshot: Snapshot, change: Change) -> list[float]:
-    """Seconds that each added standby job has been there; workers of the guaranteed job are not taken."""
-    arrived: dict[str, float] = {}
-    for worker in change.members:
-        if worker in snapshot.ready and worker not in snapshot.guaranteed:
-            job = snapshot.unit_of.get(worker, worker)
-            came = snapshot.arrived.get(worker, snapshot.last_arrival)
-            arrived[job] = min(came, arrived.get(job, came))
-    return [max(0.0, snapshot.now - came) for came in arrived.values()]
-
-
-def _mean(values: Sequence[float], default: float) -> float:
-    return fmean(values) if values else default

@@ -78,6 +78,26 @@ def partition_that_takes_standbys_back_too_soon() -> Story:
 
 
 @story
+def offers_left_and_taken() -> Story:
+    """Policy explore gives one standby job back and takes the next one; what each has gained is told after a while."""
+    policy = {"standby.policy": "explore", "standby.explore": 0.5, "standby.partitions": ("p",), "standby.max_jobs": 1}
+    run = two(standby_workers=1, change={**policy, "job.lost_after": 99_999.0})
+    run.beat(*LIVE, step=10, seconds=2.0)
+    run.look(running("8"))
+    run.register("standby-8", job_id="8")
+    run.tick(0.3)
+    run.leave("standby-8")
+    run.beat(*LIVE, step=160, seconds=2.0, after=300.0)
+    run.tick(1.0)
+    run.look(room=(Headroom(0, "p", 1),), after=100.0)
+    run.look(room=(Headroom(0, "p", 1),), after=600.0)
+    run.look(running("10"), after=1.0)
+    run.register("standby-10", job_id="10")
+    run.tick(0.3)
+    return run
+
+
+@story
 def silent_standby() -> Story:
     """A standby that hangs is lost, and its job is ended, for it only holds nodes."""
     run = two()

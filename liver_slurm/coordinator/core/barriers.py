@@ -58,6 +58,8 @@ class Barriers:
     """What the last checkpoint took."""
     saved: bool = False
     """One was written while this coordinator looked."""
+    saved_step: int = 0
+    """Its step; 0: none was."""
     save_error: str = ""
     """Why the last checkpoint could not be written; empty: it was, or there was none."""
     failed_step: int = -1

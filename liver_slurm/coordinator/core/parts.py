@@ -24,12 +24,15 @@ from liver_slurm.coordinator.core.records import (
     Measurement,
     MembersLost,
     NodesGivenBack,
+    OfferDecided,
     Record,
     RequestClosed,
     RequestTaken,
+    WindowTold,
 )
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
+from liver_slurm.policy.offer import Offer
 from liver_slurm.policy.stream_schedule import StreamSchedule
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Backoff, Measured, ResizeGoal
@@ -308,9 +311,21 @@ class History:
     """When the last reconfiguration was over, seconds since the epoch; 0.0: there was none."""
     spans: tuple[Life, ...] = ()
     """How long standby jobs have been there, oldest first."""
+    offers: tuple[Offer, ...] = ()
+    """Decisions on offers of which something is still to come, oldest first."""
+    next_offer: int = 0
+    """Number of the next such decision."""
 
     def apply(self, record: Record) -> History:
         """Fold one record in."""
+        if isinstance(record, OfferDecided):
+            offers = [one for one in self.offers if not one.over(record.time)]
+            number, jobs, until = record.number, record.jobs, record.until
+            made = Offer(number, record.time, record.step, record.step_seconds, jobs, record.partitions, until)
+            return replace(self, offers=(*offers, made)[-REMEMBERED:], next_offer=number + 1)
+        if isinstance(record, WindowTold):
+            told = (replace(one, told=one.told + (one.number == record.number)) for one in self.offers)
+            return replace(self, offers=tuple(told))
         if isinstance(record, LifeBegan):
             began = Life(record.job_id, record.partition, record.time)
             return replace(self, spans=(*self.spans, began)[-REMEMBERED:])

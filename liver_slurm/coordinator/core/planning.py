@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator.core import (
@@ -9,8 +11,10 @@ from liver_slurm.coordinator.core import (
     handover,
     lifecycle,
     node_release,
+    offers,
     reconfiguration,
     resize_queue,
+    standby_scaling,
     status,
     step_barrier,
 )
@@ -169,7 +173,7 @@ def _plan(t: Transition) -> None:
     seen = snapshot(t.state, due)
     decision, reason = engine.decide(seen, state.settings.config)
     t.explain(reason)
-    _tell(t, status.decided(seen, decision, reason, state.settings.config))
+    _tell(t, seen, decision, reason)
     if seen.leaving and isinstance(decision, api.Stay) and t.state.barriers.checkpoint is None:
         step_barrier.want_checkpoint(t)  # the live world is about to break: what it has reached is worth saving
     if isinstance(decision, api.Fulfilled):
@@ -181,15 +185,28 @@ def _plan(t: Transition) -> None:
         _write(t, replace(t.state.planning, look_again=min(decision.until, look_again or decision.until)))
     elif isinstance(decision, api.Change):
         _change(t, decision, reason, due)
+    elif isinstance(decision, api.Leave):
+        standby_scaling.leave(t, decision.jobs, reason)
+        _write(t, replace(t.state.planning, look_again=look_again))
     else:
         _write(t, replace(t.state.planning, look_again=look_again))
 
 
-def _tell(t: Transition, decision: events.PolicyDecided) -> None:
-    """Write a decision to the event log, unless it says what the last one says."""
-    if status.is_news(decision, t.state.planning.told):
-        t.emit(decision)
-        _write(t, replace(t.state.planning, told=decision))
+def _tell(t: Transition, seen: api.Snapshot, decision: api.Decision, reason: str) -> None:
+    """Write a decision to the event log, unless it says what the last one says; one on an offer is always new."""
+    chance = offers.propensity(decision)
+    said = status.decided(seen, decision, reason, t.state.settings.config)
+    news = status.is_news(said, t.state.planning.told)
+    if not news and chance is None:
+        return
+    offer = offers.describe(t.state, seen, decision)
+    if not news and offer is None:
+        return
+    said = msgspec.structs.replace(said, offer=offer or msgspec.UNSET)
+    t.emit(said)
+    _write(t, replace(t.state.planning, told=said))
+    if offer is not None and chance is not None:
+        offers.note(t, offer.jobs, decision)
 
 
 def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | None) -> None:
@@ -229,7 +246,7 @@ def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
 
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """Build what the policy may look at."""
-    live, history = state.world.live, state.history
+    live, history, supply, step = state.world.live, state.history, state.standbys.capacity, state.step
     assert live is not None
     apart = frozenset(live.members) | handover.kept_out(state)
     ready = sorted(
@@ -252,7 +269,11 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         unit_of={worker.name: worker.job_id for worker in ready},
         live_since=history.steady_since,
         step_seconds=state.step_seconds,
-        steps_left=max(0, state.settings.config.train.steps - state.step),
+        steps_left=max(0, state.settings.config.train.steps - step),
         measured=history.measured,
         lives=history.spans,
+        run_id=state.settings.run_id,
+        unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
+        limit=state.handover.job.end_time if state.handover.job is not None else None,
+        room=standby_scaling.room(supply, state.settings.config) if supply is not None else None,
     )

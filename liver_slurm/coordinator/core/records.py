@@ -170,6 +170,26 @@ class Measurement(_Record, frozen=True, kw_only=True):
     time: float
 
 
+class OfferDecided(_Record, frozen=True, kw_only=True):
+    """A policy that states its chance has taken or left standby jobs."""
+
+    number: int
+    """Of these decisions, counted from 0."""
+    time: float
+    step: int
+    step_seconds: float
+    jobs: tuple[str, ...]
+    partitions: tuple[str, ...]
+    until: float
+    """When standby jobs may be started in these partitions again; 0.0: the jobs were taken."""
+
+
+class WindowTold(_Record, frozen=True, kw_only=True):
+    """The event log was told of the next window of a decision on an offer."""
+
+    number: int
+
+
 class NodesGivenBack(_Record, frozen=True, kw_only=True):
     """Slurm has taken nodes of a component of a guaranteed job back."""
 
@@ -225,6 +245,8 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     LifeBegan,
     LifeEnded,
     Measurement,
+    OfferDecided,
+    WindowTold,
     NodesGivenBack,
     BegunAnew,
     HandedOver,

@@ -18,7 +18,7 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
-from liver_slurm.coordinator.core import handover, membership
+from liver_slurm.coordinator.core import handover, membership, offers
 from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Launched, LaunchRefused, Release
 from liver_slurm.coordinator.core.records import StandbyLaunched
 from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
@@ -55,6 +55,8 @@ class View:
     """How long standby jobs have been there, oldest first."""
     useless_since: Mapping[str, float] = field(default_factory=dict)
     """Since when standby jobs have been of no use; as the last decision left it."""
+    left_alone: Mapping[str, float] = field(default_factory=dict)
+    """Partitions that rest by a decision of the policy's, and until when."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     if view.supply.blind is not None:
         return Decision(useless_since=view.useless_since), f"the scheduler could not be asked: {view.supply.blind}"
     rests = resting(view.spans, view.now, config.standby.hold, config.standby.back_off)
-    stock = _stock(view, config, frozenset(rests))
-    start = _start(view, config, stock, frozenset(rests))
-    end, useless_since = _end(view, config, stock, frozenset(rests), start)
+    closed = frozenset(rests) | frozenset(view.left_alone)
+    stock = _stock(view, config, closed)
+    start = _start(view, config, stock, closed)
+    end, useless_since = _end(view, config, stock, closed, start)
     waiting = f", {len(stock.waiting)} wait" if stock.waiting else ""
     spares = f", {config.standby.spares} of them as spares" if config.standby.spares else ""
     reason = (
@@ -133,6 +136,8 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     )
     for partition, (until, count) in rests.items():
         reason += f"; {partition} took {count} in a row too soon, left alone for {until - view.now:.0f} s"
+    for partition, until in view.left_alone.items():
+        reason += f"; the policy leaves {partition} alone for {until - view.now:.0f} s"
     return Decision(tuple(start), end, useless_since), reason
 
 
@@ -296,9 +301,14 @@ def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacityS
             )
     for job in known.values():
         t.emit(events.StandbyJobChanged(job_id=job.job_id, state="gone", partition=job.partition))
-    room = _room(now, sizes)
-    if before is None or room != _room(before, sizes):
-        t.emit(events.CapacityChanged(workers=room))
+    free = _room(now, sizes)
+    if before is None or free != _room(before, sizes):
+        t.emit(events.CapacityChanged(workers=free))
+
+
+def room(seen: CapacitySnapshot, config: JobConfig) -> int:
+    """Count the workers that would start at once in all partitions, of the unit that brings the most in each."""
+    return sum(_room(seen, tuple(workers_per_job(unit) for unit in standby_units(config.standby))).values())
 
 
 def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
@@ -355,7 +365,17 @@ def view(state: RunState) -> View:
         going=frozenset(worker.job_id for worker in standbys if not worker.staying),
         spans=state.history.spans,
         useless_since=pool.useless_since,
+        left_alone=offers.left_alone(state.history, state.now),
     )
+
+
+def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
+    """Give standby jobs back that the policy does not want, unless a worker of theirs is in a world by now."""
+    members = t.state.membership.of((*t.state.world.members, *t.state.world.next_members))
+    busy = {worker.job_id for worker in members}
+    for job_id in jobs:
+        if job_id not in busy:
+            _release(t, job_id, reason)
 
 
 def _release(t: Transition, job_id: str, reason: str) -> None:

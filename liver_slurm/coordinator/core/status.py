@@ -122,7 +122,7 @@ def decided(seen: api.Snapshot, decision: api.Decision, reason: str, config: Job
         decision=type(decision).__name__.lower(),
         to=str(change.layout) if change else None,
         chosen=len(change.members) if change else 0,
-        until=decision.until if isinstance(decision, api.Wait) else None,
+        until=decision.until if isinstance(decision, api.Wait | api.Leave) else None,
         reason=reason,
         layout=str(seen.live.layout),
         available=len(seen.pool),

@@ -21,6 +21,7 @@ from liver_slurm.coordinator.core import (
     lifecycle,
     membership,
     node_release,
+    offers,
     planning,
     reconfiguration,
     reminders,
@@ -108,6 +109,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
         handover.advance,
         node_release.advance,
         abort_causes.watch_deadline,
+        offers.watch,
     ),
 }
 """Who handles each input: of messages from peers, the message."""

@@ -311,4 +311,5 @@ def checkpoint_written(t: Transition, message: CheckpointWritten) -> None:
         t.emit(events.CheckpointWritten(step=step, seconds=seconds, stall_s=stall_s, path=message.path))
         if message.error:
             t.emit(events.CheckpointsLeft(error=message.error))
-        _write(t, replace(t.state.barriers, save_seconds=seconds, save_error="", failed_step=-1, saved=True))
+        saved = replace(t.state.barriers, saved=True, saved_step=step, failed_step=-1)
+        _write(t, replace(saved, save_seconds=seconds, save_error=""))

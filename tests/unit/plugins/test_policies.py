@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +15,17 @@ from coordinator_lab import job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liver_slurm.advisor.model import Column, Model, Plane, write_model
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
-from liver_slurm.plugins.policies import cost_aware
-from liver_slurm.policy import engine
-from liver_slurm.policy.api import Change, Snapshot, Stay, Wait
+from liver_slurm.plugins.policies import cost_aware, explore
+from liver_slurm.policy import balance, engine
+from liver_slurm.policy.api import Change, Leave, Snapshot, Stay, Wait
 from liver_slurm.policy.engine import decide, named
+from liver_slurm.policy.features import VERSION
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Measured, ResizeGoal
 
@@ -141,10 +147,10 @@ def test_cost_aware_waits_until_it_knows_the_duration_of_a_step() -> None:
 
 def test_the_first_growth_rests_on_the_stated_assumptions() -> None:
     seen, wanted = look({"s0": 0.0}), config("cost-aware", expected_life=1000.0)
-    found = cost_aware.balance(seen, Change(Layout(1, 1, 3), ("l0", "l1", "s0"), "capacity"), wanted)
+    found = balance.balance(seen, Change(Layout(1, 1, 3), ("l0", "l1", "s0"), "capacity"), wanted)
     assert found.stay == pytest.approx(1000.0)
-    assert found.cost == 2 * cost_aware.EXPOSED
-    ratio = 1 - found.saved / (1000.0 - cost_aware.PREPARE)
+    assert found.cost == 2 * balance.EXPOSED
+    ratio = 1 - found.saved / (1000.0 - balance.PREPARE)
     assert 0.6 < ratio < 0.8, "3 workers for 8 microbatches instead of 2: three quarters, but for communication"
 
 
@@ -186,7 +192,7 @@ def test_what_holds_for_every_policy(seen: Snapshot, name: str, max_workers: int
     assert decision.layout in feasible_layouts(wanted, len(seen.pool)), "never more workers than allowed"
     assert set(decision.members) <= {*seen.live.members, *seen.ready}
     if name == "cost-aware" and decision.cause == "capacity":
-        assert cost_aware.balance(seen, decision, wanted).pays, "never against its own inequality"
+        assert balance.balance(seen, decision, wanted).pays, "never against its own inequality"
 
 
 # ---- policies of others --------------------------------------------------------------------------------------------
@@ -226,5 +232,110 @@ def test_notices_and_requests_are_not_its_business(theirs: Callable[[Any], None]
 
 
 def test_an_unknown_policy_is_one_line_with_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"^standby.policy: .*'lazy'; known: cost-aware, greedy, hysteresis$"):
+    with pytest.raises(
+        BadInput, match=r"^standby.policy: .*'lazy'; known: advisor, cost-aware, explore, greedy, hyst.*$"
+    ):
         named("lazy")
+
+
+# ---- explore -------------------------------------------------------------------------------------------------------
+
+
+@given(chance=st.sampled_from((0.1, 0.3, 0.5)), run=st.integers(0, 3))
+@settings(max_examples=6, deadline=None)
+def test_exploring_leaves_with_the_chance_that_it_states(chance: float, run: int) -> None:
+    """T17: shares of 500 decisions are within four standard deviations, and each is the same when asked again."""
+    left = 0
+    for number in range(500):
+        decision = explored(number, f"run{run}", chance)
+        assert decision == explored(number, f"run{run}", chance)
+        left += isinstance(decision, Leave)
+        assert decision.propensity == (chance if isinstance(decision, Leave) else 1.0 - chance)
+    assert abs(left - 500 * chance) < 4 * (500 * chance * (1 - chance)) ** 0.5
+
+
+def explored(number: int, run_id: str, chance: float) -> Leave | Change:
+    seen = look({"s0": 60.0}, unit_of={"s0": str(number)}, run_id=run_id)
+    decision, _ = explore.policy(seen, config("explore", explore=chance, commit=600.0))
+    assert isinstance(decision, Leave | Change)
+    if isinstance(decision, Leave):
+        assert (decision.jobs, decision.until) == ((str(number),), NOW + 600.0)
+    return decision
+
+
+def test_guaranteed_workers_are_nothing_to_explore() -> None:
+    decision, _ = decide(look({"l2": 60.0}), config("explore", explore=0.99))
+    assert isinstance(decision, Change)
+    assert decision.propensity is None
+
+
+def test_jobs_that_are_not_on_offer_cannot_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "named", lambda name: lambda seen, job: (Leave(("7",), NOW + 60.0), "wild"))
+    decision, reason = decide(look({"s0": 60.0}), config("wild"))
+    assert decision == Stay()
+    assert reason == "policy wild wanted to give back jobs that are not on offer: 7"
+
+
+# ---- advisor -------------------------------------------------------------------------------------------------------
+
+
+def advised(path: Path, advises: bool = True, **changes: Any) -> JobConfig:
+    """A job whose model takes where the oldest standby job has been there for more than 60 s."""
+    column = Column(feature="log_oldest_s", fill=4.0, low=0.0, high=6.0, sd=1.0)
+    edge = math.log1p(60.0)
+    rule = Plane(centre=(edge,), scale=(1.0,), knots=(), intercept=0.0, weights=((2.0,),))
+    fields: dict[str, Any] = {
+        "features_version": VERSION, "columns": (column,), "rule": rule, "advises": advises, "verdict": "", "runs": 30,
+        "window_s": 300.0, "rule_class": "linear", "learned_by": "plug-in", "decisions": 500,
+    }  # fmt: skip
+    write_model(path, Model(**{**fields, **changes}))
+    return config("advisor", advisor=str(path), commit=600.0)
+
+
+def test_the_advisor_does_what_its_model_says(tmp_path: Path) -> None:
+    wanted = advised(tmp_path / "m.json")
+    decision, reason = decide(look({"s0": 50.0}), wanted)
+    assert decision == Leave(("s0",), NOW + 600.0, 1.0)
+    assert reason.endswith("advisor: leave 1 standby job for 600 s, mostly: log_oldest_s low")
+    decision, reason = decide(look({"s0": 70.0}), wanted)
+    assert isinstance(decision, Change)
+    assert decision.propensity == 1.0
+    assert reason.endswith("advisor: take, mostly: log_oldest_s high")
+
+
+def test_the_advisor_leaves_what_is_unlike_everything_to_cost_aware(tmp_path: Path) -> None:
+    wanted = advised(tmp_path / "m.json")
+    seen = look({"s0": math.expm1(9.5)})
+    decision, reason = decide(seen, wanted)
+    assert decision == cost_aware.policy(seen, wanted)[0]
+    assert reason.endswith("advisor: cost-aware decides, as nothing was learned of such log_oldest_s")
+
+
+def test_without_advice_all_is_taken(tmp_path: Path) -> None:
+    decision, reason = decide(look({"s0": 50.0}), advised(tmp_path / "m.json", advises=False))
+    assert isinstance(decision, Change)
+    assert reason.endswith("advisor: the model has no advice, so all is taken")
+
+
+def test_a_model_that_cannot_be_used_is_one_line_before_the_run_begins(tmp_path: Path) -> None:
+    """T16. Where the file breaks later, the world stays as it is, and the reason says why."""
+    with pytest.raises(BadInput, match=r"^standby.advisor is missing: name a file"):
+        engine.check("advisor", config("advisor"))
+    (tmp_path / "broken.json").write_text("{")
+    broken = config("advisor", advisor=str(tmp_path / "broken.json"))
+    with pytest.raises(BadInput, match=r"^standby.advisor: .*broken.json: is no advisor's model"):
+        engine.check("advisor", broken)
+    with pytest.raises(BadInput, match="learned from features of version 9"):
+        engine.check("advisor", advised(tmp_path / "old.json", features_version=9))
+    decision, reason = decide(look({"s0": 50.0}), broken)
+    assert decision == Stay()
+    assert "policy advisor failed: BadInput: standby.advisor: " in reason
+    engine.check("advisor", advised(tmp_path / "m.json"))
+    for name in NAMES:
+        engine.check(name, config(name))
+
+
+def test_the_advisor_imports_nothing_of_what_it_was_learned_with() -> None:
+    code = "import sys, liver_slurm.plugins.policies.advisor; print({'sklearn', 'scipy', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

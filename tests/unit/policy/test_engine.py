@@ -110,7 +110,7 @@ def test_what_has_just_failed_waits() -> None:
 
 
 def test_reasons_for_refusals() -> None:
-    with pytest.raises(BadInput, match=r"no policy 'lazy'; known: cost-aware, greedy, hysteresis"):
+    with pytest.raises(BadInput, match=r"no policy 'lazy'; known: advisor, cost-aware, explore, greedy, hysteresis"):
         named("lazy")
     config = allowed("tp1pp1dp2", max_workers=4)
     assert why_impossible(Layout(1, 1, 5), config) == "tp1pp1dp5 has 5 workers, more than elastic.max_workers 4"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from simulation_lab import COSTS, elastic_job, setting, trace
 
 from liver_slurm.config.schema import RecoverySection
+from liver_slurm.rundir.events import DecisionWindow, Event, Offered, PolicyDecided, StandbyLaunch
 from liver_slurm.simulation import elastic_run
 from liver_slurm.simulation.elastic_run import ElasticResult, ElasticRun, look_seconds
 from liver_slurm.simulation.setting import parse_queue_wait
@@ -151,3 +152,30 @@ def test_looks_at_slurm_keep_the_budget() -> None:
     assert look_seconds(elastic_job(queries_per_minute=12.0)) == 20.0
     assert look_seconds(elastic_job(queries_per_minute=12.0, partitions=("a", "b"))) == 30.0
     assert look_seconds(elastic_job(poll=45.0)) == 45.0
+
+
+def test_an_exploring_run_tells_what_came_of_its_decisions() -> None:
+    """Nodes come and go; each window is told to the second, and what was left is let be for as long as was said."""
+    spans = [(f"n{number}", 600.0 + 4000.0 * number, 3600.0 + 4000.0 * number) for number in range(6)]
+    made = setting(trace(40_000.0, *spans))
+    config = elastic_job(explore=0.5, commit=1200.0)
+    found = []
+    for _ in range(2):
+        told: list[Event] = []
+        ElasticRun(config, made, COSTS, "explore", "pause", told.append).run()
+        found.append(told)
+    assert found[0] == found[1], "the same each time"
+    windows = [one for one in told if isinstance(one, DecisionWindow)]
+    launched = [one.time for one in told if isinstance(one, StandbyLaunch)]
+    gains: dict[str, list[float]] = {"take": [], "leave": []}
+    for one in told:
+        if not isinstance(one, PolicyDecided) or not isinstance(one.offer, Offered):
+            continue
+        mine = [window for window in windows if window.offer == one.offer.id]
+        assert all(window.after_s == pytest.approx(window.window_s, abs=1e-3) for window in mine)
+        gains[one.offer.action].append(mine[0].gained_s)
+        if one.offer.action == "leave":
+            assert not [time for time in launched if one.time < time < one.time + 1200.0]
+    assert sum(map(len, gains.values())) == len({window.offer for window in windows})
+    assert min(gains["take"]) > 200.0, "twice as fast for most of five minutes"
+    assert max(map(abs, gains["leave"])) <= 1.0, "as before, to a step"
