@@ -124,7 +124,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Whatever was before: a checkpoint that is asked for in a steady run is agreed on by all its members."""
         self.time_passes(1)
         agreed, state = self.run.state.barriers.agreed_checkpoint, self.run.state
-        if not state.steady or state.barriers.cutover is not None:
+        if not state.steady or state.barriers.cutover is not None or state.damage.broken or state.damage.lost:
             return  # something else has begun meanwhile
         if agreed is not None and any(worker.step <= agreed.step for worker in state.members):
             return  # the last one comes first

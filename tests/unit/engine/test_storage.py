@@ -134,5 +134,6 @@ def test_nothing_keeps_a_world_that_is_over(worlds: Worlds) -> None:
         assert psutil.Process().num_threads() < with_it
         return psutil.Process().num_threads()
 
-    # The first has torch start threads that stay.
-    assert threads_after_a_world() == threads_after_a_world() == threads_after_a_world()
+    # The first has torch start threads that stay, and finds some of tests before it that are about to end.
+    _, second, third, fourth = (threads_after_a_world() for _ in range(4))
+    assert second >= third >= fourth
