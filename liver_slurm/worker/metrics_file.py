@@ -113,8 +113,10 @@ class MetricsFile:
     def _note(self, written: list[Stepped], error: str) -> None:
         with self._changed:
             for metrics in written:
-                if self._waiting and self._waiting[0] is metrics:  # else it was given up meanwhile
+                if self._waiting and self._waiting[0] is metrics:
                     self._waiting.popleft()
+                else:  # it was given up while it was being written
+                    self.given_up -= 1
             self._writing = False
             waiting, changed = len(self._waiting), error != self._trouble
             self._trouble = error
