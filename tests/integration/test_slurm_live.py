@@ -144,9 +144,10 @@ def test_a_coordinator_that_never_served_is_tried_three_times(
     run = Run(tmp_path / "run", "1\n2\n2")
     job = Submission.for_cluster(run.config(), client).submit(run.dir)
     eventually(lambda: run.starts() == 3, "three starts")
+    said = "ended with code 2, 3 times, and has never served: giving up"
+    eventually(lambda: said in run.log(f"slurm-{job}.out"), "it is given up while there are workers")
     run.touch("end-workers")
     assert eventually(lambda: over(client, job), "the job is over")[0] == "FAILED"
-    assert "ended with code 2, 3 times, and has never served: giving up" in run.log(f"slurm-{job}.out")
 
 
 def test_a_missing_interpreter_is_given_up(
