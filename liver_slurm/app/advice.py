@@ -11,12 +11,8 @@ from liver_slurm.policy.features import MEANINGS
 def explain(model: Model) -> Iterator[str]:
     """Tell the verdict, the rule, and what both rest on, line by line."""
     yield f"verdict:  {model.verdict}"
-    does = "what the rule says" if model.advises else "takes whatever is on offer, as greedy does"
-    yield (
-        f'policy:   standby.policy = "advisor" does {does}'
-        if model.advises
-        else f'policy:   standby.policy = "advisor" {does}'
-    )
+    does = "does what the rule says" if model.advises else "takes whatever is on offer, as greedy does"
+    yield f'policy:   standby.policy = "advisor" {does}'
     yield f"outcome:  time gained within {_span(model.window_s)} of a decision"
     where = f", for {model.target_decisions} offers elsewhere" if model.target_decisions else ""
     yield f"from:     {model.decisions} decisions of {model.runs} runs{where}"

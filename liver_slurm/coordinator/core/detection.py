@@ -16,11 +16,9 @@ from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
 from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorldStands, Writer
 from liver_slurm.coordinator.core.workers import Worker
 
-QUICK_STALL, STEPS = 0.5, 2.0
+QUICK_STALL, STEPS = 1.0, 3.0
 """Training stands still if no step has come for so many seconds, and so many times a step's time: where a connection is
-closed, too. A worker that lives connects again within two tenths of a second."""
-BLIND = 1.0
-"""Seconds without a look after which the coordinator has stood still itself, and knows nothing of training."""
+closed, too."""
 SILENT_BEATS, SILENT = 5.0, 2.0
 """A worker is silent that has missed so many heartbeats, and has not been heard of for so many seconds."""
 SLOW_STALL, SLOW_STEPS = 5.0, 10.0
@@ -81,7 +79,7 @@ def _follow(t: Transition) -> None:
     validating = state.validating
     at, validated = (state.generation, state.step), validating[0] if validating is not None else -1
     moved = (vigil.at, vigil.validated) != (at, validated)
-    if moved or not _trains(state) or t.now > vigil.looked + BLIND:
+    if moved or not _trains(state) or t.now > vigil.looked + QUICK_STALL:  # or stood still itself
         vigil = replace(vigil, at=at, validated=validated, moved=t.now)
     workers = state.membership.workers
     held = {
