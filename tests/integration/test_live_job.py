@@ -109,12 +109,12 @@ def test_cancel_ends_all_jobs_of_a_run_and_none_of_another(
     small = config(tmp_path, 100_000, *SMALL, "standby.max_jobs=1")
     job, other = submit(small), submit(small)
     eventually(lambda: reached(job, 1) and reached(other, 1), "both train", 90)
+    address = json.loads(job.run_dir.address_file.read_text())
+    os.kill(address["pid"], signal.SIGSTOP)  # it does not answer, does not hear of SIGTERM, and ends no standby job
     # Two more than there are nodes for: they wait in the queue.
     source = SlurmStandbys(small, job.run_dir, client, standby_main)
     source.launch(4)
     eventually(lambda: [each for each in source.observe().jobs if each.state == "pending"], "pending standby jobs", 30)
-    address = json.loads(job.run_dir.address_file.read_text())
-    os.kill(address["pid"], signal.SIGSTOP)  # it does not answer, and does not hear of SIGTERM either
     done = job.cancel()
     assert left(client, job) == [], done
     assert job.status()["state"] == "cancelled"
