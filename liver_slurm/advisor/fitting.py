@@ -254,7 +254,7 @@ def _contributions(ready: Prepared, wish: Wish) -> Contributions:
         return contributions.here(table, fit_nuisances(table, learners, folds))
     there = by_group(target.groups, wish.folds, seed=1)
     fitted = fit_nuisances(table, learners, folds, target=target.covariates, target_folds=there)
-    ratio = density_ratio(table.covariates, target.covariates, logistic, folds, there)
+    ratio = density_ratio(table.covariates, target.covariates, logistic, folds, there).capped()
     return contributions.there(table, fitted, ratio.source, target.groups)
 
 

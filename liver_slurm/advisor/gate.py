@@ -152,7 +152,7 @@ def _contributions(
         fitted = fit_nuisances(table, way.learners, folds)
         return contributions.here(table, fitted), fitted, None
     fitted = fit_nuisances(table, way.learners, folds, target=target.covariates, target_folds=target_folds)
-    ratio = density_ratio(table.covariates, target.covariates, way.domains, folds, target_folds)
+    ratio = density_ratio(table.covariates, target.covariates, way.domains, folds, target_folds).capped()
     return contributions.there(table, fitted, ratio.source, target.groups), fitted, ratio
 
 
