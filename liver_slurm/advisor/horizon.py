@@ -5,8 +5,14 @@ be the farthest window that was seen often enough, and h a nearer one. What come
 
     rest(h) = E[gain(H) - gain(h) | take] - E[gain(H) - gain(h) | leave]
 
-The nearest h counts whose interval of rest(h) contains 0 and is shorter than a tenth of H; without one, H does. The
-choice looks at the mean effect only, never at what a rule gains, so that it does not choose in favour of one.
+The mean of it alone says too little: where taking brings some runs later what it costs others, it is nothing. So the
+same is asked of those for whom covariates tell of a gain, against those for whom they tell of a loss, by regressions
+that were learned from other runs::
+
+    told(h) = E[sign(expected rest(X)) * rest(h)]
+
+The nearest h counts for which the intervals of both contain 0 and are shorter than a tenth of H; without one, H does.
+The choice never looks at what a rule gains, so that it does not choose in favour of one.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from liver_slurm.advisor import contributions
+from liver_slurm.advisor.contributions import Contributions
 from liver_slurm.advisor.folds import by_group
 from liver_slurm.advisor.gate import FEW_COMPLETE, FEW_RUNS
 from liver_slurm.advisor.intervals import Estimated
@@ -40,6 +47,16 @@ class Looked:
     """Of taking, within the window; None: too few outcomes, or too few runs."""
     rest: Estimated | None = None
     """Of taking, from there to the farthest window that counts; None: it is that one, or lies behind it."""
+    told: Estimated | None = None
+    """Of the same, where covariates tell of a gain, and of its opposite where they tell of a loss."""
+
+    def is_enough(self, farthest_s: float) -> bool:
+        """Whether nothing comes behind this window, neither in the mean nor where covariates tell."""
+        if self.rest is None or self.told is None:
+            return False
+        (low, high), (least, most) = self.rest.interval(), self.told.interval()
+        narrow = max(high - low, most - least) < SHARE * farthest_s
+        return narrow and low <= 0.0 <= high and least <= 0.0
 
 
 @dataclass(frozen=True)
@@ -74,10 +91,8 @@ def choose(
         return Chosen(list(windows).index(wanted), "it was asked for", looked)
     far = span(windows[last])
     for stage, one in enumerate(looked[:last]):
-        if one.rest is None:
-            continue
-        low, high = one.rest.interval()
-        if low <= 0.0 <= high and high - low < SHARE * windows[last]:
+        if one.rest is not None and one.is_enough(windows[last]):
+            low, high = one.rest.interval()
             return Chosen(
                 stage,
                 f"what taking adds from there to {far}, {low:+.1f} to {high:+.1f} s, cannot be told from nothing",
@@ -114,15 +129,17 @@ def _look(table: DecisionTable, stage: int, last: int, windows: Sequence[float],
     found = Looked(windows[stage], _seen(table, stage))
     if min(found.seen) < FEW_COMPLETE or len(np.unique(table.groups)) < FEW_RUNS:
         return found
-    found = replace(found, effect=_effect(table.until(stage), how))
+    found = replace(found, effect=_terms(table.until(stage), how).effect())
     if stage >= last:
         return found
     whole = table.until(last)
     outcomes = whole.outcomes.copy()
     outcomes[:, last] -= outcomes[:, stage]
-    return replace(found, rest=_effect(replace(whole, outcomes=outcomes), how))
+    terms = _terms(replace(whole, outcomes=outcomes), how)
+    expected = np.sign(terms.plug_in[:, 1] - terms.plug_in[:, 0])
+    return replace(found, rest=terms.effect(), told=terms.value(np.column_stack([-expected, expected])))
 
 
-def _effect(table: DecisionTable, how: tuple[Learners, int]) -> Estimated:
+def _terms(table: DecisionTable, how: tuple[Learners, int]) -> Contributions:
     learners, folds = how
-    return contributions.here(table, fit_nuisances(table, learners, by_group(table.groups, folds))).effect()
+    return contributions.here(table, fit_nuisances(table, learners, by_group(table.groups, folds)))

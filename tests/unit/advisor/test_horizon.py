@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,21 @@ def test_the_nearest_window_behind_which_nothing_comes(gains: tuple[float, float
     low, high = rest.interval(0.999)
     assert low < gains[2] - gains[0] < high
     assert found.looked[2].rest is None
+
+
+def test_what_comes_to_some_and_is_taken_from_others_comes_nevertheless() -> None:
+    """By two hours taking has gained 60 s for each standard deviation of a covariate: nothing in the mean."""
+    even = table((20.0, 20.0, 20.0))
+    later = 60.0 * even.covariates[:, 1] * even.actions
+    found = chosen(replace(even, outcomes=even.outcomes + np.outer(later, [0.0, 0.0, 1.0])))
+    assert found.stage == 2
+    nearest = found.looked[0]
+    assert nearest.rest is not None
+    assert nearest.told is not None
+    low, high = nearest.rest.interval()
+    assert low < 0.0 < high
+    low, high = nearest.told.interval(0.999)
+    assert low < 60.0 * 0.798 < high, "E|Z|"
 
 
 def test_what_is_unsure_is_not_taken_for_nothing() -> None:
