@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -110,7 +112,8 @@ def prepare(rows: Rows, target: Rows | None, wish: Wish) -> Prepared:
         groups=np.array([row.run for row in used]),
         logged=_logged(used, notes),
     )
-    chosen = choose(table, rows.header.windows_s, linear_learners(), wish.folds, wish.window_s)
+    windows, life = rows.header.windows_s, _usual_life(used)
+    chosen = choose(table, windows, linear_learners(), wish.folds, wanted=wish.window_s, life_s=life)
     domain: Domain | None = None
     elsewhere: tuple[Row, ...] = ()
     if target is not None:
@@ -230,7 +233,7 @@ def _of_rule(ready: Prepared, verdict: Verdict) -> Worth:
 
 
 def _horizon(looked: Looked) -> Horizon:
-    effect, rest = figure(looked.effect), figure(looked.rest)
+    effect, rest = figure(looked.effect), figure(looked.behind[-1].rest) if looked.behind else None
     return Horizon(window_s=looked.window_s, seen=looked.seen, effect=effect, rest=rest)
 
 
@@ -281,6 +284,13 @@ def _usable(rows: Rows, notes: list[str]) -> tuple[Row, ...]:
         only = f"always does the same ({', '.join(actions)})" if actions else "decides nothing by lot"
         raise BadInput(f"policy {policies[0]} {only}: nothing to compare; {advice}")
     return drawn
+
+
+def _usual_life(used: Sequence[Row]) -> float:
+    """Return the median of what these offers knew of nodes' lives, in seconds; 0.0: nothing."""
+    lives = [row.features.get("log_life_s") for row in used]
+    known = [life for life in lives if life is not None]
+    return math.expm1(median(known)) if known else 0.0
 
 
 def _logged(used: Sequence[Row], notes: list[str]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import msgspec
@@ -190,3 +191,12 @@ def test_cost_aware_is_valued_by_what_it_would_have_done() -> None:
 
 def replace_features(row: Row, **more: float | None) -> Row:
     return msgspec.structs.replace(row, features={**row.features, **more})
+
+
+def test_lives_say_which_windows_are_too_near() -> None:
+    table = made(effect=0.0)
+    lives = tuple(replace_features(row, log_life_s=math.log1p(number % 1000)) for number, row in enumerate(table.rows))
+    assert prepare(table, None, Wish()).window_s == 300.0
+    assert prepare(replace(table, rows=lives), None, Wish()).window_s == 1800.0, (
+        "half live for 500 s, nine of ten for 1,660"
+    )

@@ -28,8 +28,8 @@ def table(
     return DecisionTable(x, actions, outcomes, seen, np.arange(n) % 60, logged)
 
 
-def chosen(given: DecisionTable, wanted: float | None = None) -> Chosen:
-    return choose(given, WINDOWS, linear_learners(), 5, wanted)
+def chosen(given: DecisionTable, wanted: float | None = None, life: float = 0.0) -> Chosen:
+    return choose(given, WINDOWS, linear_learners(), 5, wanted=wanted, life_s=life)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def chosen(given: DecisionTable, wanted: float | None = None) -> Chosen:
     [
         ((20.0, 20.0, 20.0), 0, "what taking adds from there to 2 h, "),
         ((-30.0, 50.0, 50.0), 1, "what taking adds from there to 2 h, "),
-        ((-30.0, 50.0, 90.0), 2, "the farthest; behind each nearer one more comes of it"),
+        ((-30.0, 50.0, 90.0), 2, "the farthest; nearer ones end before nodes go, or more"),
     ],
 )
 def test_the_nearest_window_behind_which_nothing_comes(gains: tuple[float, float, float], stage: int, why: str) -> None:
@@ -47,11 +47,11 @@ def test_the_nearest_window_behind_which_nothing_comes(gains: tuple[float, float
         assert one.effect is not None
         low, high = one.effect.interval(0.999)
         assert low < gain < high
-    rest = found.looked[0].rest
-    assert rest is not None
-    low, high = rest.interval(0.999)
-    assert low < gains[2] - gains[0] < high
-    assert found.looked[2].rest is None
+    assert [one.until_s for one in found.looked[0].behind] == [1800.0, 7200.0]
+    for behind, gain in zip(found.looked[0].behind, gains[1:], strict=True):
+        low, high = behind.rest.interval(0.999)
+        assert low < gain - gains[0] < high
+    assert found.looked[2].behind == ()
 
 
 def test_what_comes_to_some_and_is_taken_from_others_comes_nevertheless() -> None:
@@ -60,13 +60,15 @@ def test_what_comes_to_some_and_is_taken_from_others_comes_nevertheless() -> Non
     later = 60.0 * even.covariates[:, 1] * even.actions
     found = chosen(replace(even, outcomes=even.outcomes + np.outer(later, [0.0, 0.0, 1.0])))
     assert found.stage == 2
-    nearest = found.looked[0]
-    assert nearest.rest is not None
-    assert nearest.told is not None
+    nearest = found.looked[0].behind[-1]
     low, high = nearest.rest.interval()
     assert low < 0.0 < high
     low, high = nearest.told.interval(0.999)
     assert low < 60.0 * 0.798 < high, "E|Z|"
+
+
+def test_a_window_that_ends_before_nodes_go_is_too_near() -> None:
+    assert [chosen(table((20.0, 20.0, 20.0)), life=life).stage for life in (90.0, 91.0, 540.0, 550.0)] == [0, 1, 1, 2]
 
 
 def test_what_is_unsure_is_not_taken_for_nothing() -> None:
