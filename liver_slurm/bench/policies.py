@@ -31,13 +31,12 @@ from liver_slurm.simulation.event_file import event_file
 from liver_slurm.simulation.regimes import REGIMES, Drawn, Regime, draw, job
 from liver_slurm.simulation.seeds import interval
 from liver_slurm.simulation.setting import Setting
-from liver_slurm.simulation.trace import limited
 from liver_slurm.simulation.trace_files import read_trace
 from liver_slurm.simulation.twins import Twin, twins
 
 MODE = "pause"
 NODES = 4
-"""Of a real trace at most: what a step takes with more has not been thought of."""
+"""Of a real trace that a run may have; which ones is drawn by lot for each run."""
 NEW, OTHER = 10_000, 20_000
 """First seeds of runs that are judged, and of twins; those of logs begin with 0."""
 LEAST, WORTH = 0.005, 0.08
@@ -48,10 +47,10 @@ LEAST, WORTH = 0.005, 0.08
 class _Sizes:
     decisions: int = 2_000
     """Of one log."""
-    logs: int = 3
-    judged: int = 12
+    logs: int = 2
+    judged: int = 8
     """Runs by which each policy is judged."""
-    twins: int = 60
+    twins: int = 40
 
 
 QUICK = _Sizes(decisions=250, logs=1, judged=2, twins=8)
@@ -70,10 +69,14 @@ class _Place:
         return 1 if self.trace is None else NODES
 
     def draw(self, seed: int) -> Drawn:
-        """Return one run's nodes; which of a trace's are taken, and when one looks, is drawn by lot."""
+        """Return one run's nodes."""
         if self.trace is None:
             return draw(self.regime, seed, 1.0)
-        trace = limited(read_trace(self.trace, Random(f"nodes {seed}")), NODES)
+        random = Random(f"nodes {seed}")
+        trace = read_trace(self.trace, random)
+        nodes = sorted({span.node for span in trace.spans})
+        mine = set(random.sample(nodes, min(NODES, len(nodes))))
+        trace = replace(trace, spans=tuple(span for span in trace.spans if span.node in mine))
         return Drawn(Setting(trace, self.regime.notice, seed=seed), self.regime, ())
 
 
@@ -126,8 +129,8 @@ def _compared(place: _Place, sizes: _Sizes) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory(prefix="liver-policies-") as folder:
             model = _learned(place, sizes.decisions, number, Path(folder))
             twin_rows.append(_beside_twins(part, number, model, known))
-            bare.append([_advised(place, one, model, True, Path(folder)) for one in drawn])
-            gated.append([_advised(place, one, model, False, Path(folder)) for one in drawn])
+            bare.append([_advised(place, one, model, Path(folder)) for one in drawn])
+            gated.append(bare[-1] if model.advises else reached["greedy"])  # without advice all is taken
         opened += model.advises
     reached["advisor, no gate"] = [fmean(each) for each in zip(*bare, strict=True)]
     reached["advisor, gate"] = [fmean(each) for each in zip(*gated, strict=True)]
@@ -156,10 +159,11 @@ def _goodput(place: _Place, drawn: Drawn, policy: Policy | str | None, config: J
     return found.account.steps * max(costs.step_s.values()) / drawn.setting.trace.seconds
 
 
-def _advised(place: _Place, drawn: Drawn, model: Model, bare: bool, folder: Path) -> float:
-    """Simulate one run that follows a model; ``bare``: its rule, whatever the gate has said."""
-    path = folder / f"{'bare' if bare else 'gated'}.json"
-    write_model(path, msgspec.structs.replace(model, advises=model.advises or bare))
+def _advised(place: _Place, drawn: Drawn, model: Model, folder: Path) -> float:
+    """Simulate one run that follows a model's rule, whatever the gate has said."""
+    path = folder / "bare.json"
+    if not path.exists():  # a model is read once by path
+        write_model(path, msgspec.structs.replace(model, advises=True))
     config = job(place.nodes)
     return _goodput(place, drawn, "advisor", replace(config, standby=replace(config.standby, advisor=str(path))))
 
@@ -184,13 +188,13 @@ def _learned(place: _Place, decisions: int, number: int, folder: Path) -> Model:
 
 
 def _twins(place: _Place, most: int) -> list[Twin]:
-    """Return twins of several runs, a few of each."""
+    """Return twins of several runs, a few of each; none: the trace is shorter than the farthest window."""
     found: list[Twin] = []
-    seed, each = OTHER, max(2, most // 8)
-    while len(found) < most:
+    for seed in range(OTHER, OTHER + most):
+        if len(found) >= most:
+            break
         setting = place.draw(seed).setting
-        found += twins(job(place.nodes), setting, place.regime.costs(place.nodes), MODE, each)
-        seed += 1
+        found += twins(job(place.nodes), setting, place.regime.costs(place.nodes), MODE, max(2, most // 8))
     return found[:most]
 
 
@@ -202,11 +206,8 @@ def _beside_twins(part: str, number: int, model: Model, known: Sequence[Twin]) -
     row: dict[str, Any] = {"part": f"{part}: seconds a decision by model and by twins", "log": number}
     row |= {"window": model.window_s, "decisions": model.decisions, "runs": model.runs}
     for name, figure, truth in (("effect", model.effect, effects), ("rule's gain", model.gain, gains)):
-        low, high = interval(truth)
-        row |= {
-            f"{name}, said": f"{figure.low:+.0f} to {figure.high:+.0f}" if figure is not None else "too few data",
-            f"{name}, twins": f"{low:+.0f} to {high:+.0f}",
-        }
+        row[f"{name}, said"] = "too few data" if figure is None else f"{figure.low:+.0f} to {figure.high:+.0f}"
+        row[f"{name}, twins"] = "none" if len(truth) < 2 else "{:+.0f} to {:+.0f}".format(*interval(truth))
     return row
 
 

@@ -110,7 +110,7 @@ def _command(arguments: Sequence[str], say: Callable[[str], None]) -> None:
     done = subprocess.run([sys.executable, "-m", "liver_slurm", "advisor", *arguments], capture_output=True, text=True)
     print(done.stdout, end="")
     if done.returncode != 0:
-        raise LiverError(done.stderr.strip())
+        raise LiverError(done.stderr.strip().removeprefix("liver-slurm: error: "))
 
 
 def _parsed() -> int:
