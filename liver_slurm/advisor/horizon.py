@@ -123,6 +123,8 @@ def choose(
                 f"what taking adds from there to {far}, {low:+.1f} to {high:+.1f} s, cannot be told from nothing",
                 looked,
             )
+    if all(one.effect is None for one in looked):
+        return Chosen(last, "the farthest, as too few were seen to compare windows", looked)
     scarce = " of those that were seen often enough" if last < len(windows) - 1 else ""
     nearer = "; nearer ones end before nodes go, or more comes of it behind them, or may" if last else ""
     return Chosen(last, f"the farthest{scarce}{nearer}", looked)

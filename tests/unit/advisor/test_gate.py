@@ -109,7 +109,7 @@ def test_a_target_that_is_too_far_away_gets_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (two_actions(80, 1.0), "decisions with action"),
+        (two_actions(80, 1.0), "decisions to take have a long-term outcome"),
         (two_actions(400, 1.0, runs=12), "12 runs, 20 are needed"),
     ],
 )

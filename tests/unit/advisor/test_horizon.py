@@ -92,3 +92,4 @@ def test_few_runs_say_nothing_of_effects() -> None:
     found = chosen(table((20.0, 20.0, 20.0), n=19))
     assert found.stage == 2
     assert all(one.effect is None for one in found.looked)
+    assert found.why == "the farthest, as too few were seen to compare windows"
