@@ -30,9 +30,9 @@ from coordinator_states import START, Run, settings
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import client_requests
 from liver_slurm.coordinator.core.io import Action, CapacitySeen, Emit, FromPeer, Input, Journal, Send
-from liver_slurm.coordinator.core.records import BegunAnew, EpochStarted, Record
-from liver_slurm.coordinator.core.recovery import next_epoch, recover
+from liver_slurm.coordinator.core.records import BegunAnew, EpochStarted, Record, next_epoch
 from liver_slurm.coordinator.core.status import document
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import to_document

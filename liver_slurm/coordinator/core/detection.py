@@ -11,10 +11,10 @@ import math
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.parts import Worker
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
 from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorldStands, Writer
-from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 
 QUICK_STALL, STEPS = 1.0, 3.0
 """Training stands still if no step has come for so many seconds, and so many times a step's time: where a connection is

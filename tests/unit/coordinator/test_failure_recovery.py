@@ -14,12 +14,12 @@ from liver_slurm.coordinator.core import failure_recovery
 from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SLOW_STALL
 from liver_slurm.coordinator.core.failure_recovery import TRIES
 from liver_slurm.coordinator.core.io import Action, CheckpointFound, FindCheckpoint, HungUp, RollBackMetrics
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.planning import RETURN
 from liver_slurm.coordinator.core.records import MembersLost
-from liver_slurm.coordinator.core.recovery import recover
-from liver_slurm.coordinator.core.setbacks import MOST, MOST_ALIKE
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.step import recover
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
+from liver_slurm.policy.setbacks import MOST, MOST_ALIKE
 from liver_slurm.protocol import messages as m
 from liver_slurm.reshard.snapshots import Kept
 
