@@ -206,6 +206,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         validating=message.validating,
         mirror_way=message.mirror_way,
         mirror_bytes=message.mirror_bytes,
+        since_step=message.since_step,
     )
     _put(t, beaten)
     every = beat_seconds(state)
@@ -254,7 +255,7 @@ def entered(t: Transition, name: str, generation: int) -> None:
 
 def reached(t: Transition, name: str, step: int) -> None:
     """Note how many steps a worker has completed, as it says itself."""
-    _change(t, name, step=step, step_at=t.now)
+    _change(t, name, step=step, step_at=t.now, since_step=0.0)
 
 
 def world_committed(t: Transition, _: WorldCommitted) -> None:

@@ -96,6 +96,8 @@ class Worker:
     """Training stands for a validation, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
     mirror_way: str = ""
     mirror_bytes: int = 0
+    since_step: float | None = None
+    """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
     signalled: Eviction | None = None
     """What the worker itself has said."""
     announced: Eviction | None = None

@@ -175,6 +175,8 @@ class Vigil:
     """Samples done of the validation that training stood for then; -1: for none."""
     moved: float = 0.0
     """When that was first seen, or when training last had a reason to stand."""
+    due: float = 0.0
+    """Since when steps have been due, as far as the coordinator has looked."""
     looked: float = 0.0
     """When the coordinator last looked."""
 
