@@ -81,6 +81,12 @@ class TrainLoop:
         self.meter = FlopsMeter()
         self.step = 0
         """Steps completed."""
+        self._moved = time.monotonic()
+
+    @property
+    def since_step(self) -> float:
+        """Seconds since the last step was completed, or the live world entered."""
+        return time.monotonic() - self._moved
 
     @property
     def generation(self) -> int:
@@ -117,6 +123,7 @@ class TrainLoop:
         """
         left, checkpoint = Left(self.live, self._checkpointer, self.mirrors), self._config.checkpoint
         self.live, self.step, self.mirrors = state, step, mirrors
+        self._moved = time.monotonic()
         self._saved_at = -1  # joiners have saved nothing, and all members are to do the same
         self._checkpointer = Checkpointer(
             state,
@@ -188,17 +195,22 @@ class TrainLoop:
         saving = self._checkpointer is not None and self._checkpointer.writing
         # Rank 0 asks for all: its clock counts, and its word whether the last checkpoint was written.
         asked = self._schedule is not None and state.world.rank == 0 and self._schedule.due(time.monotonic())
-        return state.train_step(self.samples, step, StepFlags(stop, self._due or asked, saving), before_update)
+        # In a new world's first step, which may come before the commit, the mirrors are those of the world before.
+        unready = state is not self.live or (self.mirrors is not None and not self.mirrors.ready)
+        flags = StepFlags(stop, self._due or asked, saving, unready)
+        return state.train_step(self.samples, step, flags, before_update)
 
     def completed(self, result: StepResult) -> None:
         """Record a completed step, and begin a checkpoint if one is due."""
         live = self.live
         assert live is not None
         self._results.append(result)
-        self.step = result.step + 1
+        self.step, self._moved = result.step + 1, time.monotonic()
         metrics = self._as_metrics(live, result)
         self._told.append(metrics)
         self._count_skipped(result)
+        if self.mirrors is not None and not result.flags.unready:
+            self.mirrors.all_ready()
         if self._writes_metrics(live):
             self._metrics.append(metrics)
         every, last = self._config.checkpoint.every, self.step == self._config.train.steps
