@@ -31,6 +31,9 @@ from liver_slurm.advisor.table import DecisionTable
 from liver_slurm.base.errors import BadInput
 
 ACTIONS = ("leave", "take")
+OWN_DOING = ("log_stay_s", "saved_s", "taken_1h", "offers_1h", "log_life_s", "log_unsaved_s", "log_since_resize_s")
+"""Features that a run's own decisions make: who leaves sees nodes neither stay nor go. A rule that was learned from
+them in the logs of one policy meets others once it decides itself, and may leave for ever."""
 SAME = 0.9999
 """Columns that are correlated like this say the same: the first one stays."""
 
@@ -44,7 +47,7 @@ class Wish:
     window_s: float | None = None
     """Outcome that counts; None: the one that :mod:`liver_slurm.advisor.horizon` chooses."""
     features: tuple[str, ...] | None = None
-    """None: all."""
+    """None: all but those of :data:`OWN_DOING`."""
     folds: int = 5
 
 
@@ -308,6 +311,9 @@ def _columns(used: Sequence[Row], wanted: Sequence[str] | None, notes: list[str]
         if unknown := [name for name in wanted if name not in names]:
             raise BadInput(f"there is no feature {', '.join(unknown)}; known: {', '.join(names)}")
         names = [name for name in names if name in wanted]
+    elif own := [name for name in names if name in OWN_DOING]:
+        names = [name for name in names if name not in OWN_DOING]
+        notes.append(f"left out, as a run's own decisions make them (--features takes them in): {', '.join(own)}")
     columns: list[Column] = []
     values: list[Array] = []
     constant, same = [], []

@@ -108,7 +108,11 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="outcome that counts, seconds (default: that of the models, else the farthest seen often enough)",
     )
-    parser.add_argument("--features", metavar="NAME,…", help="only these features (default: all)")
+    parser.add_argument(
+        "--features",
+        metavar="NAME,…",
+        help="only these features (default: those that a run's own decisions do not make)",
+    )
 
 
 def _collect(args: argparse.Namespace) -> int:

@@ -200,3 +200,13 @@ def test_lives_say_which_windows_are_too_near() -> None:
     assert prepare(replace(table, rows=lives), None, Wish()).window_s == 1800.0, (
         "half live for 500 s, nine of ten for 1,660"
     )
+
+
+def test_what_own_decisions_make_is_no_feature_unless_it_is_named() -> None:
+    table = made()
+    known = tuple(replace_features(row, taken_1h=float(number % 5)) for number, row in enumerate(table.rows))
+    ready = prepare(replace(table, rows=known), None, FAR)
+    assert "taken_1h" not in [one.feature for one in ready.columns]
+    assert "left out, as a run's own decisions make them (--features takes them in): taken_1h" in ready.notes
+    named = prepare(replace(table, rows=known), None, replace(FAR, features=("life", "taken_1h")))
+    assert [one.feature for one in named.columns] == ["life", "taken_1h"]
