@@ -1,0 +1,121 @@
+"""Everything that one call of a user's loop has declared, as state that moves and as the objects that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from liver_slurm.base.errors import RunIsOver
+from liver_slurm.engine.own_loop.optimizers import initialise, load_numbers, numbers_of, state_of
+from liver_slurm.engine.own_loop.plain_state import ROOM, pack, unpack
+from liver_slurm.engine.own_loop.state import Held, Sharded, check_divided, held, local, module_tensors
+from liver_slurm.parallel.layout import Layout
+
+_PLAIN = "plain_state"
+"""Name of the tensor that has what is no tensor."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An object with state of numbers, text, lists and dictionaries, such as a learning-rate scheduler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Inverse of :meth:`state_dict`."""
+
+
+class Declared:
+    """What is declared by name; :meth:`complete` makes state of it, once all is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._tensors: dict[str, torch.Tensor | Sharded] = {}
+        self._buffers: list[torch.Tensor] = []
+        self._objects: dict[str, Stateful] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._plain = torch.zeros(ROOM, dtype=torch.uint8, device=device)
+        self.state: dict[str, Held] = {}
+        """Every tensor by name, in one order on all ranks; empty until :meth:`complete`."""
+
+    def add(self, name: str, value: Any) -> None:
+        """Declare a module, an optimizer, a tensor or an object.
+
+        Raises:
+            RunIsOver: the name is taken, or it is something else.
+        """
+        if name == _PLAIN or name in {*self._tensors, *self._objects, *self.optimizers}:
+            raise RunIsOver(f"elastic.register: there is a {name} already; give each thing a name of its own")
+        if isinstance(value, torch.nn.Module):
+            for path, tensor, is_buffer in module_tensors(name, value):
+                self._tensors[path] = tensor
+                if is_buffer:
+                    self._buffers.append(tensor)
+        elif isinstance(value, torch.optim.Optimizer):
+            self.optimizers[name] = value
+        elif isinstance(value, torch.Tensor | Sharded):
+            self._tensors[name] = value
+        elif isinstance(value, Stateful):
+            self._objects[name] = value
+        else:
+            raise RunIsOver(
+                f"elastic.register: {name} is a {type(value).__name__}; allowed: modules, optimizers, tensors, and "
+                "objects with state_dict and load_state_dict"
+            )
+
+    def complete(self, layout: Layout) -> None:
+        """Make the optimizers' state, and describe everything.
+
+        Raises:
+            RunIsOver: there is state that nobody declared, or that cannot be described.
+        """
+        known = {}
+        for name, value in self._tensors.items():
+            self.state[name] = held(name, value)
+            known[id(value.tensor if isinstance(value, Sharded) else value)] = name, value
+        for name, optimizer in self.optimizers.items():
+            for _ in state_of(name, optimizer, known):
+                pass  # what is wrong with its parameters is said before it makes a step
+            initialise(name, optimizer)
+            for one in state_of(name, optimizer, known):
+                self.state[one.name] = one
+        self.pack()
+        self.state[_PLAIN] = held(_PLAIN, self._plain)
+        check_divided(self.state, layout)
+
+    def pack(self) -> None:
+        """Bring the bytes that stand for what is no tensor up to date, between two steps."""
+        objects = {name: one.state_dict() for name, one in self._objects.items()}
+        pack({**objects, **{name: numbers_of(one) for name, one in self.optimizers.items()}}, self._plain)
+
+    def unpack(self) -> None:
+        """Have objects and optimizers take over what has arrived as bytes."""
+        found = unpack(self._plain)
+        for name, one in self._objects.items():
+            one.load_state_dict(found[name])
+        for name, optimizer in self.optimizers.items():
+            load_numbers(optimizer, found[name])
+
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """Parts of modules' buffers that are here, which a forward pass may change."""
+        return [local(buffer) for buffer in self._buffers]
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first group of the first optimizer; 0.0 without one."""
+        for optimizer in self.optimizers.values():
+            return float(optimizer.param_groups[0].get("lr", 0.0))
+        return 0.0
+
+    def gradients(self) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The part of each gradient that is here, and whether it is all of it."""
+        whole = {id(value.tensor if isinstance(value, Sharded) else value): self.state[name].whole
+                 for name, value in self._tensors.items()}  # fmt: skip
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        yield local(parameter.grad), whole[id(parameter)]

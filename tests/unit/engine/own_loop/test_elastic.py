@@ -1,0 +1,115 @@
+"""What a loop may not do, each with the line that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from own_loop_lab import shard_of
+
+from liver_slurm.base.errors import RunIsOver
+from liver_slurm.engine.own_loop import engine
+from liver_slurm.engine.own_loop.elastic import Elastic
+
+Loop = Callable[[Elastic], None]
+
+
+def no_loop(elastic: Elastic) -> None:
+    elastic.register(weight=torch.zeros(1))
+
+
+def undeclared_parameter(elastic: Elastic) -> None:
+    model, more = torch.nn.Linear(2, 2), torch.nn.Linear(3, 2)
+    elastic.register(model=model, optimizer=torch.optim.SGD([*model.parameters(), *more.parameters()], lr=1.0))
+    next(elastic.steps())
+
+
+def undeclared_tensor(elastic: Elastic) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0].mask = torch.ones(2)
+    elastic.register(model=model)
+
+
+def twice(elastic: Elastic) -> None:
+    elastic.register(one=torch.zeros(1))
+    elastic.register(one=torch.zeros(1))
+
+
+def no_state(elastic: Elastic) -> None:
+    elastic.register(steps=3)
+
+
+def late(elastic: Elastic) -> None:
+    next(elastic.steps())
+    elastic.register(one=torch.zeros(1))
+
+
+def two_loops(elastic: Elastic) -> None:
+    next(elastic.steps())
+    next(elastic.steps())
+
+
+def not_reported(elastic: Elastic) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    elastic.register(model=model, optimizer=optimizer)
+    for _ in elastic.steps():
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+
+
+def outside(elastic: Elastic) -> None:
+    elastic.register(table=elastic.sharded(torch.zeros(3, 2), (4, 2), (2, 0)))
+    next(elastic.steps())
+
+
+def divided_among_replicas(elastic: Elastic) -> None:
+    elastic.register(table=elastic.sharded(torch.zeros(2, 2), (4, 2), (2, 0)))
+    next(elastic.steps())
+
+
+def complex_numbers(elastic: Elastic) -> None:
+    elastic.register(phase=torch.zeros(2, dtype=torch.complex64))
+    next(elastic.steps())
+
+
+class Opaque:
+    """Its state is no plain data."""
+
+    def state_dict(self) -> dict[str, object]:
+        return {"what": object()}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        del state_dict
+
+
+def opaque(elastic: Elastic) -> None:
+    elastic.register(thing=Opaque())
+    next(elastic.steps())
+
+
+@pytest.mark.parametrize(
+    ("loop", "line"),
+    [
+        (no_loop, r"^a:loop has returned without a loop over elastic.steps\(\)$"),
+        (undeclared_parameter, r"^optimizer trains a tensor of shape \(2, 3\) that nobody declared; register the mod"),
+        (undeclared_tensor, r"^model.0.mask is a tensor that nobody declared; make it a parameter or a buffer"),
+        (twice, r"^elastic.register: there is a one already"),
+        (no_state, r"^elastic.register: steps is a int; allowed: modules, optimizers, tensors, and objects with"),
+        (late, r"^elastic.register is called after the first step"),
+        (two_loops, r"^elastic.steps\(\) is called twice"),
+        (not_reported, r"^step 0 of the loop changes state before step.report\(loss\) is called$"),
+        (outside, r"^table: a part of shape \(3, 2\) at \(2, 0\) does not lie in a tensor of \(4, 2\)$"),
+        (
+            divided_among_replicas,
+            r"^table is divided, and all ranks of tp1pp1dp1 are replicas; divide over elastic.mesh",
+        ),
+        (complex_numbers, r"^phase has dtype complex64, which is not moved; allowed: float32"),
+        (opaque, r"^the state of thing is not numbers, text, lists and dictionaries: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(loop: Loop, line: str) -> None:
+    with pytest.raises(RunIsOver, match=line) as caught, shard_of(loop) as shard:
+        shard.train_step(engine._OwnSamples(), 0)
+    assert "\n" not in str(caught.value)
