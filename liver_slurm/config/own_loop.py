@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.problem import Problem, shown
 from liver_slurm.config.schema import JobConfig
 
@@ -40,10 +41,22 @@ def with_defaults(tables: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(train, Mapping) or not train.get("loop"):
         return tables
     filled = dict(tables)
+    if isinstance(model := filled.get("model"), Mapping):  # a resolved job says 0 for sizes that it does not have
+        filled["model"] = {key: value for key, value in model.items() if value != 0 or isinstance(value, bool)}
     for (section, key), value in _SET.items():
         given = filled.get(section, {})
         filled[section] = {key: value, **given} if isinstance(given, Mapping) else given
     return filled
+
+
+def refuse(config: JobConfig, command: str) -> None:
+    """Check that a job's model is one that a command can build by itself.
+
+    Raises:
+        BadInput: it is that of a loop of the user's own.
+    """
+    if config.train.loop is not None:
+        raise BadInput(f"train.loop: {command} builds the model, and that of {config.train.loop} is the loop's alone")
 
 
 def problems(config: JobConfig) -> Iterator[Problem]:

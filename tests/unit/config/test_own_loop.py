@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config import own_loop
 from liver_slurm.config.layouts import feasible_layouts, impossible
-from liver_slurm.config.load import load_job
+from liver_slurm.config.load import load_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.cost_model import choose, estimate
@@ -31,6 +32,17 @@ def test_it_needs_no_model_and_no_data(tmp_path: Path) -> None:
     config = load(tmp_path)
     assert (config.train.distributed_optimizer, config.train.seq_length) == (False, 1)
     assert (config.stream.mode, config.recovery.mirror) == ("pause", "off")
+
+
+def test_a_resolved_job_is_a_job_file_too(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    save_job(config, tmp_path / "job.json")
+    assert load_job(tmp_path / "job.json", site=Path("/dev/null")) == config
+
+
+def test_commands_that_build_the_model_refuse(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^train.loop: plan builds the model, and that of a:loop is the loop's alone$"):
+        own_loop.refuse(load(tmp_path), "plan")
 
 
 def test_another_job_is_left_as_it_was(tmp_path: Path) -> None:
