@@ -140,6 +140,10 @@ class Elastic:
         """
         return Sharded(tensor, tuple(shape), tuple(offset))
 
+    def leave_out(self, *tensors: torch.Tensor) -> None:
+        """Declare that tensors which are attributes of modules are no state, as they are the same in every world."""
+        self.declared.leave_out(tensors)
+
     # ---- steps
 
     def steps(self) -> Iterator[Step]:

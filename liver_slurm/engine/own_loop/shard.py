@@ -188,13 +188,13 @@ class LoopShard:
         if current.loss is None:
             raise RunIsOver(f"step {step} of the loop is over, and step.report(loss) was not called")
         share = len(current.samples) / batch_size(self._config.train, step)
-        squares = 0.0
+        own = [current.loss * share, 0.0, *map(float, astuple(flags))]
+        sums = torch.tensor(own, dtype=torch.float64, device=self._elastic.device)
         if current.grad_norm is None:
             for gradient, whole in self._elastic.declared.gradients():
                 # What several ranks hold is counted by each of them.
-                squares += float(gradient.double().square().sum()) / (layout.size if whole else layout.dp)
-        own = [current.loss * share, squares, *map(float, astuple(flags))]
-        sums = torch.tensor(own, dtype=torch.float64, device=self._elastic.device)
+                norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+                sums[1] += norm.square() / (layout.size if whole else layout.dp)
         dist.all_reduce(sums, group=self._world.groups["world"])
         if self._gradients_final is not None:
             self._gradients_final(step, True)

@@ -110,26 +110,33 @@ def _held_of(name: str, tensor: Any) -> Held:
     return Held(name, part, tuple(tensor.shape), tuple(offset))
 
 
+def inner(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, out of what ``DistributedDataParallel`` wraps around it."""
+    found: torch.nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
+    return found
+
+
 def module_tensors(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """Every parameter and persistent buffer of a module by name, and whether it is a buffer.
 
     Raises:
-        RunIsOver: the module has a tensor that is neither, so nobody knows whether it is state.
+        RunIsOver: the module has state that is no tensor.
     """
-    inner: torch.nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
-    for path, part in inner.named_modules():
-        place = f"{name}.{path}" if path else name
-        for attribute, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                raise RunIsOver(
-                    f"{place}.{attribute} is a tensor that nobody declared; make it a parameter or a buffer, with "
-                    "persistent=False if it is the same in every world"
-                )
-    parameters = {id(value) for value in inner.parameters()}
-    for path, value in inner.state_dict(keep_vars=True).items():
+    parameters = {id(value) for value in module.parameters()}
+    for path, value in module.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
             raise RunIsOver(f"{name}.{path} is state that is no tensor; register what it is of as an object")
         yield f"{name}.{path}", value, id(value) not in parameters
+
+
+def attributes(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a module that is neither parameter nor buffer, by name: nobody knows whether it is state."""
+    known = {id(value) for value in (*module.parameters(), *module.buffers())}
+    for path, part in module.named_modules():
+        place = f"{name}.{path}" if path else name
+        for attribute, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and id(value) not in known:
+                yield f"{place}.{attribute}", value
 
 
 def check_divided(state: Mapping[str, Held], layout: Layout) -> None:

@@ -29,6 +29,7 @@ def undeclared_tensor(elastic: Elastic) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     model[0].mask = torch.ones(2)
     elastic.register(model=model)
+    next(elastic.steps())
 
 
 def twice(elastic: Elastic) -> None:
@@ -113,3 +114,18 @@ def test_what_is_wrong_is_said_in_one_line(loop: Loop, line: str) -> None:
     with pytest.raises(RunIsOver, match=line) as caught, shard_of(loop) as shard:
         shard.train_step(engine._OwnSamples(), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tied_weight_is_state_once_and_what_is_left_out_is_none() -> None:
+    def loop(elastic: Elastic) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        model[0].mask, model[1].same = torch.ones(2), torch.zeros(2)
+        model.register_buffer("turn", torch.ones(1), persistent=False)
+        model.first_turn = model.turn
+        elastic.leave_out(model[0].mask)
+        elastic.register(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), same=model[1].same)
+        next(elastic.steps())
+
+    with shard_of(loop) as shard:
+        assert [piece.tensor for piece, _ in shard.boxes()] == ["model.0.weight", "same", "plain_state"]
