@@ -157,7 +157,7 @@ class Elastic:
         self._begun = True
         self.declared.complete(self.layout)
         for optimizer in self.declared.optimizers.values():
-            optimizer.register_step_pre_hook(lambda *_: self._before_update())
+            optimizer.register_step_pre_hook(self._before_optimizer)
         order = self._thread.tell("registered")
         self.declared.unpack()
         while True:
@@ -181,6 +181,15 @@ class Elastic:
         last = first + base + (self.rank < extra)
         samples = range(before + first * train.micro_batch_size, before + last * train.micro_batch_size)
         return Step(number, samples, batch, self.size, self._before_update)
+
+    def _before_optimizer(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """The hook of each optimizer's step."""
+        if any(callable(one) for one in (*arguments, options.get("closure"))):
+            raise RunIsOver(
+                f"{type(optimizer).__name__}.step is called with a closure, which would make gradients when all ranks "
+                "take them to be final; make them before, and call step()"
+            )
+        self._before_update()
 
     def _before_update(self) -> None:
         """Wait until all ranks' gradients are final; once a step, however many optimizers there are."""

@@ -60,6 +60,15 @@ def not_reported(elastic: Elastic) -> None:
         optimizer.step()
 
 
+def with_closure(elastic: Elastic) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    elastic.register(model=model, optimizer=optimizer)
+    for step in elastic.steps():
+        step.report(0.0)
+        optimizer.step(lambda: model(torch.ones(1, 1)).sum())
+
+
 def outside(elastic: Elastic) -> None:
     elastic.register(table=elastic.sharded(torch.zeros(3, 2), (4, 2), (2, 0)))
     next(elastic.steps())
@@ -101,6 +110,7 @@ def opaque(elastic: Elastic) -> None:
         (late, r"^elastic.register is called after the first step"),
         (two_loops, r"^elastic.steps\(\) is called twice"),
         (not_reported, r"^step 0 of the loop changes state before step.report\(loss\) is called$"),
+        (with_closure, r"^SGD.step is called with a closure, which would make gradients when all ranks take them"),
         (outside, r"^table: a part of shape \(3, 2\) at \(2, 0\) does not lie in a tensor of \(4, 2\)$"),
         (
             divided_among_replicas,
