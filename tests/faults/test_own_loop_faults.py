@@ -113,3 +113,32 @@ def test_a_run_is_resumed_in_another_layout(tmp_path: Path, begin: Make, kind: s
     losses = begin(replace(config, train=replace(config.train, steps=20)), begun).finish()
     assert [*losses] == [*range(11, 21)]
     assert_undisturbed(losses, replace(config, train=replace(config.train, steps=20)))
+
+
+@pytest.mark.parametrize(("kind", "first", "grown"), [("replicated", "dp2", "dp3"), ("divided", "tp2", "tp3")])
+def test_joiners_that_die_or_send_other_bytes_change_nothing(
+    tmp_path: Path, begin: Make, kind: str, first: str, grown: str
+) -> None:
+    # LS-7
+    layouts = tuple(f"tp1pp1{text}" if text.startswith("dp") else f"{text}pp1dp1" for text in (first, grown))
+    config = config_of(tmp_path, kind, 2, layouts, checkpoint=CheckpointSection(every=0, at_end=False))
+    run = begin(config)
+    run.committed_to(layouts[0])
+    for number, point in enumerate(("prepare", "stream")):
+        name = f"standby-{point}"
+        run.real_worker(name, f"kill@{point}")
+        run.report_end(name)
+        run.wait_event("reconfiguration_aborted", number + 1, STARTUP)
+    leaver = run.real_worker("standby-c", "corrupt@received")
+    reason = str(run.wait_event("reconfiguration_aborted", 3, STARTUP)["reason"])
+    assert "the digest of what arrived differs" in reason
+    run.notice("standby-c")
+    assert leaver.wait(timeout=STARTUP) == 0
+    assert not run.events("reconfiguration_committed")
+    run.real_worker("standby-d")
+    run.committed_to(layouts[1])
+    run.notice("standby-d")
+    run.committed_to(layouts[0])
+    losses = run.finish()
+    assert [*losses] == [*range(1, config.train.steps + 1)]
+    assert_undisturbed(losses, config)
