@@ -33,11 +33,14 @@ def example(name: str) -> Any:
     return module
 
 
-def train(home: Path, job: Path, standbys: int, *resizes: str) -> tuple[list[float], list[dict[str, Any]]]:
+def train(
+    home: Path, job: Path, standbys: int, *resizes: str, batch: int = 12
+) -> tuple[list[float], list[dict[str, Any]]]:
     """Losses of one run that begins with two workers, and its reconfigurations."""
     paths = [str(SUPPORT), str(job.parent)]
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    options = [f"--set=job.run_root={home / 'runs'}", *(f"--resize={text}" for text in resizes)]
+    options = [f"--set=job.run_root={home / 'runs'}", f"--set=train.global_batch_size={batch}"]
+    options += [f"--resize={text}" for text in resizes]
     command = [sys.executable, "-m", "liver_slurm.cli.main", "run", str(job), "--workers=2", f"--standbys={standbys}"]
     done = subprocess.run(
         [*command, *options, "--json"],
@@ -68,7 +71,8 @@ def assert_moved(changes: list[dict[str, Any]], *layouts: str) -> None:
 def test_ddp_grows_and_shrinks(tmp_path: Path) -> None:
     # LS-1, LS-4
     job = EXAMPLES / "ddp" / "job.toml"
-    found, changes = train(tmp_path, job, 1, "8:tp1pp1dp3", "16:tp1pp1dp1")
+    # 25 samples on two and on three ranks: shares are uneven.
+    found, changes = train(tmp_path, job, 1, "8:tp1pp1dp3", "16:tp1pp1dp1", batch=25)
     assert_moved(changes, "tp1pp1dp3", "tp1pp1dp1")
 
     config, points = config_of(job), example("ddp").points
@@ -79,7 +83,7 @@ def test_ddp_grows_and_shrinks(tmp_path: Path) -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.train.steps)
     expected = []
     for step in range(config.train.steps):
-        inputs, labels = points(range(24 * step, 24 * step + 24))
+        inputs, labels = points(range(25 * step, 25 * step + 25))
         loss = F.cross_entropy(model(inputs), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -14,7 +14,7 @@ from liver_slurm.engine.own_loop.state import (
     Held,
     Sharded,
     attributes,
-    check_divided,
+    check_places,
     held,
     inner,
     local,
@@ -109,7 +109,7 @@ class Declared:
                 self.state[one.name] = one
         self.pack()
         self.state[_PLAIN] = held(_PLAIN, self._plain)
-        check_divided(self.state, layout)
+        check_places(self.state, layout, self._plain.device)
 
     def _check_attributes(self) -> None:
         accounted = {*self._names, *map(id, self._left_out)}

@@ -12,7 +12,7 @@ from liver_slurm.base.errors import RunIsOver
 from liver_slurm.engine.own_loop.state import Held, Sharded, held, local
 
 Numbers = dict[str, Any]
-"""What of an optimizer is no tensor: numbers of its state by parameter, and the hyperparameters of its groups."""
+"""What of an optimizer is no box: numbers of its state by parameter, and the hyperparameters of its groups."""
 _COUNTER = "step"
 """The name that optimizers give the number of their updates."""
 
@@ -97,7 +97,7 @@ def state_of(name: str, optimizer: torch.optim.Optimizer, known: Mapping[int, tu
             )
         of, declared = known[id(parameter)]
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not _is_number(value, parameter):
                 yield _held_like(f"{name}.{of}.{key}", value, held(of, declared), declared)
 
 
@@ -111,29 +111,42 @@ def _held_like(name: str, value: torch.Tensor, parameter: Held, declared: Any) -
     return found
 
 
+def _is_number(value: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether a tensor is a counter that lies elsewhere than its parameter: on the host, beside a card's state."""
+    return not value.dim() and value.device.type != parameter.device.type
+
+
 def numbers_of(optimizer: torch.optim.Optimizer) -> Numbers:
-    """What of an optimizer is no tensor."""
+    """What of an optimizer is no box."""
     groups = [
         {key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]
     state = [
-        {key: value for key, value in optimizer.state.get(parameter, {}).items() if not isinstance(value, torch.Tensor)}
+        {
+            key: _plain(value)
+            for key, value in optimizer.state.get(parameter, {}).items()
+            if not isinstance(value, torch.Tensor) or _is_number(value, parameter)
+        }
         for parameter in _parameters(optimizer)
     ]
     return {"groups": groups, "state": state}
 
 
 def load_numbers(optimizer: torch.optim.Optimizer, numbers: Numbers) -> None:
-    """Inverse of :func:`numbers_of`; a learning rate that is a tensor stays the same tensor."""
+    """Inverse of :func:`numbers_of`; what is a tensor, such as a learning rate or a counter, stays the same tensor."""
     for group, given in zip(optimizer.param_groups, numbers["groups"], strict=True):
-        for key, value in given.items():
-            own = group.get(key)
-            if isinstance(own, torch.Tensor):
-                own.fill_(value)
-            else:
-                group[key] = tuple(value) if isinstance(own, tuple) else value
+        _load(group, given)
     for parameter, given in zip(_parameters(optimizer), numbers["state"], strict=True):
-        optimizer.state[parameter].update(given)
+        _load(optimizer.state[parameter], given)
+
+
+def _load(into: dict[str, Any], given: dict[str, Any]) -> None:
+    for key, value in given.items():
+        own = into.get(key)
+        if isinstance(own, torch.Tensor):
+            own.fill_(value)
+        else:
+            into[key] = tuple(value) if isinstance(own, tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import msgspec
@@ -23,7 +24,8 @@ def pack(state: dict[str, Any], into: torch.Tensor) -> None:
     """
     for name, value in state.items():
         _check_plain(name, value)
-    content = msgspec.msgpack.encode(state)
+    # A model may have thousands of parameters, each with a counter of the same value.
+    content = zlib.compress(msgspec.msgpack.encode(state), 1)
     if len(content) > ROOM - _HEAD:
         raise RunIsOver(f"the state of {', '.join(state)} takes {len(content)} bytes; allowed: {ROOM - _HEAD} in all")
     whole = bytearray(len(content).to_bytes(_HEAD, "little") + content)
@@ -34,7 +36,7 @@ def unpack(packed: torch.Tensor) -> dict[str, Any]:
     """Inverse of :func:`pack`."""
     content = bytes(packed.cpu().tolist())
     length = int.from_bytes(content[:_HEAD], "little")
-    found: dict[str, Any] = msgspec.msgpack.decode(content[_HEAD : _HEAD + length])
+    found: dict[str, Any] = msgspec.msgpack.decode(zlib.decompress(content[_HEAD : _HEAD + length]))
     return found
 
 

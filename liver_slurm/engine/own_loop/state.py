@@ -139,13 +139,15 @@ def attributes(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.
                 yield f"{place}.{attribute}", value
 
 
-def check_divided(state: Mapping[str, Held], layout: Layout) -> None:
-    """Check that what is divided is divided among ranks that the layout has for it.
+def check_places(state: Mapping[str, Held], layout: Layout, device: torch.device) -> None:
+    """Check that all state lies on the worker's device, and is divided among ranks that the layout has for it.
 
     Raises:
-        RunIsOver: a tensor is divided where the layout has replicas only.
+        RunIsOver: a tensor lies elsewhere, or is divided where the layout has replicas only.
     """
     for one in state.values():
+        if one.tensor.device.type != device.type:
+            raise RunIsOver(f"{one.name} lies on {one.tensor.device}; allowed: elastic.device, which is {device} here")
         if layout.tp == 1 and not one.whole:
             raise RunIsOver(
                 f"{one.name} is divided, and all ranks of {layout} are replicas; divide over elastic.mesh, and write "

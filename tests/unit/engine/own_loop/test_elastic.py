@@ -84,6 +84,11 @@ def complex_numbers(elastic: Elastic) -> None:
     next(elastic.steps())
 
 
+def elsewhere(elastic: Elastic) -> None:
+    elastic.register(model=torch.nn.Linear(2, 2, device="meta"))
+    next(elastic.steps())
+
+
 class Opaque:
     """Its state is no plain data."""
 
@@ -117,6 +122,7 @@ def opaque(elastic: Elastic) -> None:
             r"^table is divided, and all ranks of tp1pp1dp1 are replicas; divide over elastic.mesh",
         ),
         (complex_numbers, r"^phase has dtype complex64, which is not moved; allowed: float32"),
+        (elsewhere, r"^model.weight lies on meta; allowed: elastic.device, which is cpu here$"),
         (opaque, r"^the state of thing is not numbers, text, lists and dictionaries: "),
     ],
 )

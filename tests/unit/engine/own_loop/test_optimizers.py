@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import RunIsOver
-from liver_slurm.engine.own_loop.optimizers import initialise, load_numbers, numbers_of
+from liver_slurm.engine.own_loop.optimizers import initialise, load_numbers, numbers_of, state_of
 
 Make = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 KNOWN: list[Make] = [
@@ -71,3 +71,18 @@ def test_hyperparameters_go_from_one_to_another() -> None:
     assert other.param_groups[0]["lr"] is rate, "a tensor stays the same tensor, as something compiled may hold it"
     assert float(rate) == 0.5
     assert other.param_groups[0]["betas"] == (0.5, 0.25)
+
+
+def test_counters_on_the_host_beside_state_on_a_card_are_numbers() -> None:
+    one, other = (torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, device="meta"))]) for _ in range(2))
+    for optimizer, step in ((one, 3.0), (other, 0.0)):
+        (parameter,) = optimizer.param_groups[0]["params"]
+        moments = {key: torch.zeros(2, device="meta") for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(step), **moments}
+    (parameter,) = one.param_groups[0]["params"]
+    boxes = [held.name for held in state_of("optimizer", one, {id(parameter): ("weight", parameter)})]
+    assert boxes == ["optimizer.weight.exp_avg", "optimizer.weight.exp_avg_sq"]
+    (state,) = other.state.values()
+    counter = state["step"]
+    load_numbers(other, numbers_of(one))
+    assert (state["step"] is counter, float(counter)) == (True, 3.0)

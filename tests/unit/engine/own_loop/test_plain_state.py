@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -37,4 +38,11 @@ def test_a_number_that_is_none_comes_back_too() -> None:
 def test_what_has_no_room_is_refused() -> None:
     packed = torch.zeros(ROOM, dtype=torch.uint8)
     with pytest.raises(RunIsOver, match=r"^the state of history takes \d+ bytes; allowed: 65528 in all$"):
-        pack({"history": "x" * ROOM}, packed)
+        pack({"history": os.urandom(ROOM).hex()}, packed)
+
+
+def test_many_counters_of_one_value_have_room() -> None:
+    packed = torch.zeros(ROOM, dtype=torch.uint8)
+    state = {"optimizer": {"state": [{"step": 12345.0}] * 100_000}}
+    pack(state, packed)
+    assert unpack(packed) == state
