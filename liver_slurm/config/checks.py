@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from liver_slurm.config import sbatch
+from liver_slurm.config import own_loop, sbatch
 from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
@@ -107,8 +107,8 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
-def _data_given(data: DataSection) -> Iterator[Problem]:
-    if not data.paths and data.provider is None:
+def _data_given(data: DataSection, train: TrainSection) -> Iterator[Problem]:
+    if not data.paths and data.provider is None and train.loop is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
 
 
@@ -303,7 +303,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
     ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
-    (("data.paths", "data.provider"), lambda job: _data_given(job.data)),
+    (("data.paths", "data.provider", "train.loop"), lambda job: _data_given(job.data, job.train)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
@@ -322,6 +322,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("notify.command",), lambda job: _notify(job.notify)),
     (("validation", "train.micro_batch_size"), lambda job: _validation(job.validation, job.train)),
     (("prometheus.port", "prometheus.interface"), _interface_of_nothing),
+    (("train", "stream", "recovery", "model", "data", "validation"), own_loop.problems),
 )
 _FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths[]",), lambda job: _data_files("data", job.data)),

@@ -29,6 +29,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
 
     Sizes that a model provider leaves out are not judged, nor is what only the built-in model has.
     """
+    if train.loop is not None:
+        return next(_loop_reasons(layout, train), None)
     for reason in _tp_reasons(layout.tp, model, data):
         return reason
     for reason in _cp_reasons(layout, model, train):
@@ -41,6 +43,16 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
     if layout.dp > microbatches:
         return f"dp{layout.dp} is more than the {microbatches} microbatches of one step"
     return None
+
+
+def _loop_reasons(layout: Layout, train: TrainSection) -> Iterator[str]:
+    """Find what a loop of the user's own cannot have: dp replicas, each of them divided among tp ranks, are all."""
+    for axis in ("pp", "cp"):
+        if getattr(layout, axis) > 1:
+            yield f"{axis}{getattr(layout, axis)} is not for train.loop, which has dp replicas of tp ranks each"
+    microbatches = min(train.rampup_batch_size[:1] or (train.global_batch_size,)) // train.micro_batch_size
+    if layout.size > microbatches:
+        yield f"its {layout.size} ranks are more than the {microbatches} microbatches of one step"
 
 
 def _tp_reasons(tp: int, model: ModelSection, data: DataSection) -> Iterator[str]:
@@ -133,6 +145,8 @@ def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
 
 def max_tp(config: JobConfig) -> int:
     """Return the largest tp that ``auto`` considers, so that tensor parallel groups stay inside every kind of node."""
+    if config.train.loop is not None:
+        return config.elastic.max_tp or 1
     per_node = [component.tasks_per_node for component in config.live.component]
     if config.standby.max_jobs:
         per_node += [unit.tasks_per_node for unit in standby_units(config.standby)]

@@ -283,7 +283,7 @@ class ElasticSection:
     max_workers: Count | None = None
     """Maximum number of workers in a world."""
     max_tp: Count | None = None
-    """Largest tp that ``auto`` considers. Default: the number of workers on one node."""
+    """Largest tp that ``auto`` considers. Default: the number of workers on one node; with train.loop 1."""
     max_cp: Count = 1
     """Largest context parallel size that `auto` considers: the ranks that divide one sequence's tokens among them."""
     settle: Seconds = 1.0

@@ -12,6 +12,9 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients
     estimate  = (compute + tp_cost + cp_cost) · bubble + dp_cost
 
+With a loop of the user's own nothing is known of the model, and all ranks divide the samples: the estimate is
+ceil(m / ranks).
+
 A layer's step costs 6 flops per weight and token, and 12·hidden·seq_length per token for attention scores (Narayanan et
 al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys. BALANCE is how
 many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates
@@ -38,6 +41,8 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     hidden, layers = model.hidden_size or 1024, model.num_layers or layout.pp  # a provider may leave sizes out
     tokens = train.seq_length * train.micro_batch_size
     microbatches = max(1, train.global_batch_size // train.micro_batch_size)
+    if train.loop is not None:
+        return float(-(-microbatches // layout.size))
     mine = -(-microbatches // layout.dp)
 
     weights = layer_weights(config, hidden)

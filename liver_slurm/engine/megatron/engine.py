@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import torch
 
@@ -33,6 +33,10 @@ class MegatronEngine:
         shard = build_shard(config, world, device, fresh=fresh)
         self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
         return shard
+
+    def rehearsal(self, config: JobConfig) -> JobConfig | None:
+        train = replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=())
+        return replace(config, model=replace(config.model, num_layers=1), train=train)
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
         compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
