@@ -16,10 +16,11 @@ VERSIONS := 0.16.1 0.17.1 0.18.2 0.19.2
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo pictures site test test-all test-long test-gpu bench-gpu test-faults soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
+.PHONY: help setup packages demo demo-advisor pictures site test test-all test-long test-gpu bench-gpu test-faults soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
+	@echo "make demo-advisor  runs that explore, what is learned from them, and a run that follows it, on such a cluster"
 	@echo "make test      unit, integration and fault tests"
 	@echo "make test-all  these and slower ones, as CI runs them"
 	@echo "make test-long the longest tests, and combinations that make test leaves out"
@@ -55,6 +56,10 @@ $(STAMP): pyproject.toml
 # RUNS=folder keeps the run directories there, for report, goodput, events and top.
 demo: setup
 	$(PYTHON) -m liver_slurm.demo $(if $(RUNS),--runs $(RUNS))
+
+# RUNS=3 for a short one; 20 and more for a verdict. KEEP=folder keeps run directories, table, model and pictures there.
+demo-advisor: setup
+	$(PYTHON) -m liver_slurm.demo.advised --runs $(or $(RUNS),20) $(if $(KEEP),--keep $(KEEP))
 
 # A file's tests share a cluster, so they stay together; more than two at once starve each other on a small machine. The
 # long ones come first, and the short ones fill what is left at the end.

@@ -11,8 +11,9 @@ from liver_slurm.advisor.shift import Ratio
 from liver_slurm.advisor.stages import Nuisances
 from liver_slurm.advisor.table import DecisionTable
 
-FEW_EFFECTIVE, SMALL_SHARE, LARGE_WEIGHT, OUTSIDE = 100.0, 0.05, 0.1, 0.2
-"""Where weights are no longer trusted: effective decisions, their share, the largest weight's share, target outside."""
+FEW_EFFECTIVE, SMALL_SHARE, LARGE_WEIGHT, OUTSIDE, CUT = 100.0, 0.1, 0.05, 0.2, 1.0 / 3.0
+"""Where weights are no longer trusted: effective decisions, their share, the largest weight's share, target outside,
+share of the weight that was cut off."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Support:
     """Share of clipped propensities, then of clipped scores of each stage."""
     outside: float
     """Share of the target's rows that nothing in the source is like; 0.0 without a target."""
+    cut: float
+    """Share of the weight that was cut off as a few decisions had too much of it; 0.0 without a target."""
 
     def objections(self) -> tuple[str, ...]:
         """Return why weighted estimates are not to be trusted, for people; empty: they are."""
@@ -51,6 +54,8 @@ class Support:
             found.append(f"one decision has {whole.largest:.0%} of the weight")
         if self.outside > OUTSIDE:
             found.append(f"{self.outside:.0%} of the target's rows are unlike everything in the source")
+        if self.cut > CUT:
+            found.append(f"{self.cut:.0%} of the weight was on a few decisions, and was cut off")
         return tuple(found)
 
 
@@ -64,6 +69,7 @@ def support(table: DecisionTable, nuisances: Nuisances, ratio: Ratio | None = No
         _weighed(table, weights, np.ones(len(table), dtype=bool)),
         tuple(float(share) for share in nuisances.clipped.mean(axis=0)),
         float(ratio.outside.mean()) if ratio is not None else 0.0,
+        ratio.cut if ratio is not None else 0.0,
     )
 
 

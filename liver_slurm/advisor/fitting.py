@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -14,15 +16,17 @@ from liver_slurm.advisor.arrays import Array
 from liver_slurm.advisor.contributions import Contributions
 from liver_slurm.advisor.diagnostics import differences
 from liver_slurm.advisor.folds import by_group
-from liver_slurm.advisor.gate import FEW_COMPLETE, Domain, Verdict, Way, judge, too_few
+from liver_slurm.advisor.gate import Domain, Verdict, Way, judge, too_few
+from liver_slurm.advisor.horizon import Chosen, Looked, choose
 from liver_slurm.advisor.intervals import Estimated
 from liver_slurm.advisor.learners import linear_learners, logistic
-from liver_slurm.advisor.model import Column, Figure, Model, Weight
+from liver_slurm.advisor.model import Bin, Column, Horizon, Model, Weight, Worth
 from liver_slurm.advisor.rows import Row, Rows
 from liver_slurm.advisor.rules import CLASSES, both, document
 from liver_slurm.advisor.sensitivity import lost_shares, tipping_both, tipping_concept
 from liver_slurm.advisor.shift import density_ratio
 from liver_slurm.advisor.stages import fit_nuisances
+from liver_slurm.advisor.summary import LEARNED, figure, overlap, simple_rules
 from liver_slurm.advisor.table import DecisionTable
 from liver_slurm.base.errors import BadInput
 
@@ -38,7 +42,7 @@ class Wish:
     rule_class: str = "linear"
     learn_by: Literal["plug-in", "efficient"] = "plug-in"
     window_s: float | None = None
-    """Outcome that counts; None: the farthest that was seen often enough."""
+    """Outcome that counts; None: the one that :mod:`liver_slurm.advisor.horizon` chooses."""
     features: tuple[str, ...] | None = None
     """None: all."""
     folds: int = 5
@@ -50,11 +54,16 @@ class Prepared:
 
     table: DecisionTable
     columns: tuple[Column, ...]
-    window_s: float
+    horizon: Chosen
     used: tuple[Row, ...]
     target: Domain | None
     target_rows: tuple[Row, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def window_s(self) -> float:
+        """Of the outcome that counts."""
+        return self.horizon.looked[self.horizon.stage].window_s
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,15 @@ def prepare(rows: Rows, target: Rows | None, wish: Wish) -> Prepared:
         groups=np.array([row.run for row in used]),
         logged=_logged(used, notes),
     )
-    stage = _stage(table, rows.header.windows_s, wish.window_s)
+    windows, life = rows.header.windows_s, _usual_life(used)
+    chosen = choose(table, windows, linear_learners(), wish.folds, wanted=wish.window_s, life_s=life)
     domain: Domain | None = None
     elsewhere: tuple[Row, ...] = ()
     if target is not None:
         elsewhere = target.rows
         there = np.array([[column.value(row.features) for column in columns] for row in elsewhere])
         domain = Domain(there.reshape(len(elsewhere), len(columns)), np.array([row.run for row in elsewhere]))
-    return Prepared(table.until(stage), columns, rows.header.windows_s[stage], used, domain, elsewhere, notes)
+    return Prepared(table.until(chosen.stage), columns, chosen, used, domain, elsewhere, notes)
 
 
 def fit(rows: Rows, target: Rows | None, wish: Wish, now: float) -> Model:
@@ -132,9 +142,15 @@ def fit(rows: Rows, target: Rows | None, wish: Wish, now: float) -> Model:
     notes = list(ready.notes)
     effect: Estimated | None = None
     lost = concept = None
+    worth: tuple[Worth, ...] = ()
+    bins: tuple[Bin, ...] = ()
     if not too_few(table):
         fitted = fit_nuisances(table, way.learners, by_group(table.groups, wish.folds))
-        effect = contributions.here(table, fitted).effect()
+        here = contributions.here(table, fitted)
+        effect = here.effect()
+        terms = here if ready.target is None else _contributions(ready, replace(wish, folds=_folds(ready, wish)))
+        worth = (*_simple(ready, terms), _of_rule(ready, verdict))
+        bins = overlap(table, here, terms if ready.target is not None else None)
         lost = abs(tipping_both(effect.value, lost_shares(table, fitted)))
     if verdict.gain is not None and ready.target is not None:
         differs = float(np.abs(verdict.rule(ready.target.covariates) - 1.0).mean())
@@ -159,6 +175,10 @@ def fit(rows: Rows, target: Rows | None, wish: Wish, now: float) -> Model:
         outside=verdict.support.outside if verdict.support is not None else 0.0,
         tipping_lost_s=lost if lost is not None and np.isfinite(lost) else None,
         tipping_concept_s=concept if concept is not None and np.isfinite(concept) else None,
+        worth=worth,
+        horizons=tuple(map(_horizon, ready.horizon.looked)),
+        horizon=ready.horizon.why,
+        overlap=bins,
         tables=(*rows.digests, *(target.digests if target is not None else ())),
         notes=tuple(notes),
         written=now,
@@ -176,7 +196,7 @@ def evaluate(rows: Rows, target: Rows | None, models: Mapping[str, Model], wish:
     ready = prepare(rows, target, wish)
     terms = _contributions(ready, replace(wish, folds=_folds(ready, wish)))
     pooled = (*ready.used, *ready.target_rows)
-    rules: dict[str, Array] = {"take always": np.ones(len(pooled)), "leave always": np.zeros(len(pooled))}
+    rules = simple_rules(pooled)
     for name, model in models.items():
         rules[name] = np.array([float(model.takes(model.values(row.features))) for row in pooled])
     counted = terms.counted > 0.0
@@ -192,12 +212,29 @@ def evaluate(rows: Rows, target: Rows | None, models: Mapping[str, Model], wish:
     return ready, found
 
 
-def figure(estimated: Estimated | None) -> Figure | None:
-    """Return an estimate with its interval, if there is one."""
-    if estimated is None or not np.isfinite(estimated.interval()).all():
-        return None
-    low, high = estimated.interval()
-    return Figure(value=estimated.value, low=low, high=high)
+def _simple(ready: Prepared, terms: Contributions) -> tuple[Worth, ...]:
+    """Value the policies that nothing has to be learned for."""
+    pooled, counted = (*ready.used, *ready.target_rows), terms.counted > 0.0
+    always = both(np.ones(len(pooled)))
+    return tuple(
+        Worth(
+            name=name,
+            taken=float(taken[counted].mean()),
+            value=figure(terms.value(both(taken))),
+            gain=figure(terms.gain(both(taken), always)),
+        )
+        for name, taken in simple_rules(pooled).items()
+    )
+
+
+def _of_rule(ready: Prepared, verdict: Verdict) -> Worth:
+    rows = ready.table.covariates if ready.target is None else ready.target.covariates
+    return Worth(name=LEARNED, taken=float(verdict.rule(rows).mean()), gain=figure(verdict.gain))
+
+
+def _horizon(looked: Looked) -> Horizon:
+    effect, rest = figure(looked.effect), figure(looked.behind[-1].rest) if looked.behind else None
+    return Horizon(window_s=looked.window_s, seen=looked.seen, effect=effect, rest=rest)
 
 
 def _way(wish: Wish) -> Way:
@@ -220,7 +257,7 @@ def _contributions(ready: Prepared, wish: Wish) -> Contributions:
         return contributions.here(table, fit_nuisances(table, learners, folds))
     there = by_group(target.groups, wish.folds, seed=1)
     fitted = fit_nuisances(table, learners, folds, target=target.covariates, target_folds=there)
-    ratio = density_ratio(table.covariates, target.covariates, logistic, folds, there)
+    ratio = density_ratio(table.covariates, target.covariates, logistic, folds, there).capped()
     return contributions.there(table, fitted, ratio.source, target.groups)
 
 
@@ -249,30 +286,19 @@ def _usable(rows: Rows, notes: list[str]) -> tuple[Row, ...]:
     return drawn
 
 
+def _usual_life(used: Sequence[Row]) -> float:
+    """Return the median of what these offers knew of nodes' lives, in seconds; 0.0: nothing."""
+    lives = [row.features.get("log_life_s") for row in used]
+    known = [life for life in lives if life is not None]
+    return math.expm1(median(known)) if known else 0.0
+
+
 def _logged(used: Sequence[Row], notes: list[str]) -> Array:
     own = np.array([np.nan if row.propensity is None else row.propensity for row in used])
     taken = np.array([row.action == "take" for row in used])
     if np.isnan(own).any():
         notes.append(f"{int(np.isnan(own).sum())} decisions have no chance logged: it is estimated")
     return both(np.where(taken, own, 1.0 - own))
-
-
-def _stage(table: DecisionTable, windows: Sequence[float], wanted: float | None) -> int:
-    """Return the outcome that counts, by number."""
-    if wanted is not None:
-        if wanted not in windows:
-            raise BadInput(
-                f"there is no window of {wanted:g} s; there are {', '.join(f'{one:g}' for one in windows)} s"
-            )
-        return list(windows).index(wanted)
-    seen = [
-        [int((table.seen[:, stage] & (table.actions == arm)).sum()) for arm in (0, 1)] for stage in range(len(windows))
-    ]
-    for fewest in (FEW_COMPLETE, 1):
-        enough = [stage for stage, each in enumerate(seen) if min(each) >= fewest]
-        if enough:
-            return enough[-1]
-    raise BadInput("no outcome was seen for both actions; let runs go on for longer, and collect them again")
 
 
 def _columns(used: Sequence[Row], wanted: Sequence[str] | None, notes: list[str]) -> tuple[tuple[Column, ...], Array]:

@@ -29,6 +29,8 @@ from liver_slurm.base.errors import BadInput
 FEW_COMPLETE, FEW_RUNS, FEW_A_COVARIATE, FEW_DIFFERING = 50, 20, 10, 50
 """Fewest complete cases of each action, runs, complete cases for each covariate, and decisions of each action where the
 rule and the baseline differ: below, no verdict is worth its words."""
+DID = ("leave", "take")
+"""The two actions, for people."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def naive_gain(table: DecisionTable, way: Way, target: Domain | None = None) -> 
 
 
 def too_few(table: DecisionTable) -> str:
-    """Say why a table has too few data for a verdict; empty: it has enough."""
+    """Say why a table of two actions has too few data for a verdict; empty: it has enough."""
     complete = [int((table.complete & (table.actions == arm)).sum()) for arm in range(table.arms)]
     runs, covariates = len(np.unique(table.groups)), table.covariates.shape[1]
     if min(complete) < FEW_COMPLETE:
         scarce = int(np.argmin(complete))
-        return f"{complete[scarce]} decisions with action {scarce} have a long-term outcome, {FEW_COMPLETE} are needed"
+        return f"{complete[scarce]} decisions to {DID[scarce]} have a long-term outcome, {FEW_COMPLETE} are needed"
     if runs < FEW_RUNS:
         return f"{runs} runs, {FEW_RUNS} are needed"
     if sum(complete) < FEW_A_COVARIATE * covariates:
@@ -138,7 +140,7 @@ def _verdict(
         scarce = int(np.argmin(differing))
         return False, (
             f"{way.baseline_name}: no difference that the data could show, for the rule and it differ in "
-            f"{differing[scarce]} decisions with action {scarce}, {FEW_DIFFERING} are needed ({counted})"
+            f"{differing[scarce]} decisions to {DID[scarce]}, {FEW_DIFFERING} are needed ({counted})"
         )
     if gain.at_least(way.level) <= 0.0:
         return False, f"{way.baseline_name}: no rule is surely better ({told})"
@@ -152,7 +154,7 @@ def _contributions(
         fitted = fit_nuisances(table, way.learners, folds)
         return contributions.here(table, fitted), fitted, None
     fitted = fit_nuisances(table, way.learners, folds, target=target.covariates, target_folds=target_folds)
-    ratio = density_ratio(table.covariates, target.covariates, way.domains, folds, target_folds)
+    ratio = density_ratio(table.covariates, target.covariates, way.domains, folds, target_folds).capped()
     return contributions.there(table, fitted, ratio.source, target.groups), fitted, ratio
 
 

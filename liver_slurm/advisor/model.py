@@ -123,6 +123,42 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True):
     largest: float
 
 
+class Worth(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy is worth."""
+
+    name: str
+    taken: float
+    """Share of the offers that it takes."""
+    value: Figure | None = None
+    """Gained within the window; None: it is not known, as of a rule that is learned anew for each fold."""
+    gain: Figure | None = None
+    """Over to take always."""
+
+
+class Horizon(msgspec.Struct, frozen=True, kw_only=True):
+    """What taking gains within one window, and behind it."""
+
+    window_s: float
+    seen: tuple[int, int]
+    """Outcomes that were seen where left, and where taken."""
+    effect: Figure | None = None
+    """Of taking against leaving, within the window; None: too few were seen."""
+    rest: Figure | None = None
+    """The same from its end to the end of the farthest window that was seen often enough; None: it is that one."""
+
+
+class Bin(msgspec.Struct, frozen=True, kw_only=True):
+    """Decisions of which much the same gain of taking is expected."""
+
+    low: float
+    high: float
+    """Expected gains, seconds."""
+    left: int
+    taken: int
+    there: float = 0.0
+    """Share of the target's offers."""
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """What ``liver-slurm advisor fit`` writes."""
 
@@ -154,6 +190,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """How much better, where taken, and worse, where left, the lost would have to be for the effect to be none."""
     tipping_concept_s: float | None = None
     """By how much the effect may differ between the domains before the gain is gone."""
+    worth: tuple[Worth, ...] = ()
+    """Of simple policies, and of the rule, judged by folds that it has not seen; empty: too few data."""
+    horizons: tuple[Horizon, ...] = ()
+    """Of each window, the nearest first."""
+    horizon: str = ""
+    """Why this window, in words."""
+    overlap: tuple[Bin, ...] = ()
+    """Where both actions were tried, from offers that are expected to lose most to those that gain most."""
     tables: tuple[str, ...] = ()
     """SHA-256 of the tables."""
     notes: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from liver_slurm.advisor.learners import Learner
 
 CLIP = 0.02
 """No decision is taken to be less likely to be of the source than this: it stands for 49 rows of the target at most."""
+CAP = 10.0
+"""Times the mean ratio that no decision's exceeds where a rule is judged."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,20 @@ class Ratio:
     """Of each decision: [n1]. Its sum is about the number of the target's rows."""
     outside: Mask
     """Which of the target's rows have an s below the clip, as nothing in the source is like them: [n0]."""
+    cut: float = 0.0
+    """Share of the sum that was above a cap, and was spread over all decisions."""
+
+    def capped(self, times: float = CAP) -> Ratio:
+        """Return the ratio with the largest ones cut to so many times the mean, and the same sum.
+
+        The efficient estimate's bias is the error of a weight times that of a regression, so what the cut adds is small
+        where regressions are about right; its variance is the square of a weight, of which a few hold most.
+        """
+        total = float(self.source.sum())
+        kept = np.minimum(self.source, times * self.source.mean())
+        if kept.sum() <= 0.0:
+            return self
+        return replace(self, source=kept * (total / kept.sum()), cut=1.0 - float(kept.sum()) / total)
 
 
 def density_ratio(

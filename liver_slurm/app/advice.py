@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from liver_slurm.advisor.horizon import span
 from liver_slurm.advisor.model import Constant, Figure, Model, Plane, Tree
+from liver_slurm.advisor.summary import TAKE
 from liver_slurm.policy.features import MEANINGS
 
 
@@ -13,19 +15,45 @@ def explain(model: Model) -> Iterator[str]:
     yield f"verdict:  {model.verdict}"
     does = "does what the rule says" if model.advises else "takes whatever is on offer, as greedy does"
     yield f'policy:   standby.policy = "advisor" {does}'
-    yield f"outcome:  time gained within {_span(model.window_s)} of a decision"
+    why = f" ({model.horizon})" if model.horizon else ""
+    yield f"outcome:  time gained within {span(model.window_s)} of a decision{why}"
     where = f", for {model.target_decisions} offers elsewhere" if model.target_decisions else ""
     yield f"from:     {model.decisions} decisions of {model.runs} runs{where}"
     if model.effect is not None:
         yield f"taking:   gains {_told(model.effect)} against leaving, in the mean"
     if model.gain is not None:
         yield f"the rule: gains {_told(model.gain)} against taking always, judged by runs that it was not learned from"
+    yield from _worth(model)
+    yield from _windows(model)
     yield ""
     yield from _rule(model)
     yield ""
     yield from _support(model)
     for note in model.notes:
         yield f"note: {note}"
+
+
+def _worth(model: Model) -> Iterator[str]:
+    """Compare policies, if there is anything to compare with taking always."""
+    shown = [one for one in model.worth if one.gain is not None and one.name != TAKE]
+    if shown:
+        yield ""
+        yield f"against taking always, on {'the offers elsewhere' if model.target_decisions else 'these decisions'}:"
+    for one in shown:
+        assert one.gain is not None
+        yield f"  {one.name + ',':<17} which takes {one.taken:4.0%}: {_told(one.gain)}"
+
+
+def _windows(model: Model) -> Iterator[str]:
+    """Say what taking gains within each window, side by side."""
+    if not model.horizons:
+        return
+    yield ""
+    yield "what taking gains against leaving, in the mean, by how far one looks:"
+    for one in model.horizons:
+        gains = _told(one.effect) if one.effect is not None else "too few were seen"
+        chosen = "  <- counts" if one.window_s == model.window_s else ""
+        yield f"  {span(one.window_s):>6}: {gains}; {sum(one.seen)} seen{chosen}"
 
 
 def _rule(model: Model) -> Iterator[str]:
@@ -85,10 +113,3 @@ def _support(model: Model) -> Iterator[str]:
 
 def _told(figure: Figure) -> str:
     return f"{figure.value:+.1f} s a decision (95 %: {figure.low:+.1f} to {figure.high:+.1f})"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:g} {unit}"
-    return f"{seconds:g} s"

@@ -17,6 +17,7 @@ BENCHES = {
     "plan": "time and memory of planning, up to 16,384 ranks",
     "overhead": "what elasticity costs a job that never resizes",
     "advisor": "estimates and learned rules where the truth is known",
+    "policies": "goodput of each policy on simulated partitions, the advisor's too",
 }
 """All benchmarks with their help. A table, so that --help imports none of them."""
 _SIZES = ("15M", "110M", "400M", "1.3B")

@@ -14,10 +14,11 @@ from liver_slurm.advisor.arrays import Array
 from liver_slurm.advisor.contributions import Contributions
 from liver_slurm.advisor.gate import Domain, Way, judge
 from liver_slurm.advisor.learners import Learners, hinges, linear_learners, logistic, ridge, through
-from liver_slurm.advisor.rules import CLASSES, always, chances, never
+from liver_slurm.advisor.rules import CLASSES, Rule, always, chances, never
 from liver_slurm.advisor.shift import density_ratio
 from liver_slurm.advisor.stages import fit_nuisances
-from liver_slurm.advisor.synthetic_partition import REGIMES, away, goodput, interactions, log
+from liver_slurm.advisor.synthetic_partition import LOGGED as CHANCE
+from liver_slurm.advisor.synthetic_partition import REGIMES, WINDOWS, Regime, away, goodput, interactions, log, simulate
 from liver_slurm.advisor.synthetic_shift import BENT, LINEAR, TwoDomains, fixed_policy, shifted, true_reward
 from liver_slurm.bench.advisor_missing import WRONG, learners
 
@@ -25,6 +26,10 @@ SIZES, SHIFTS = (250, 1_000, 6_000), (0.0, 0.7, 1.2)
 USUAL_SIZE, USUAL_SHIFT = 1_000, 0.7
 LOGGED, ELSEWHERE = 2_000, 1_000
 """Decisions of a log of the toy partition, and covariates of the other one."""
+FRESH = 1_000
+"""Seed of its first log: the gate's limits were set by looking at logs of seeds below."""
+TWINS = 20_000
+"""Decisions of which the oracle knows what comes of both actions."""
 
 
 def rewards(repetitions: int) -> list[dict[str, Any]]:
@@ -90,7 +95,7 @@ def partitions(logs: int) -> list[dict[str, Any]]:
     for name, regime in REGIMES.items():
         greedy = goodput(always, regime, runs)
         bare, gated, opened = [], [], 0
-        for seed in range(logs):
+        for seed in range(FRESH, FRESH + logs):
             random = np.random.default_rng(seed)
             table = log(LOGGED, regime, random).until(1)
             target = Domain(away(ELSEWHERE, random).covariates(regime), np.arange(ELSEWHERE))
@@ -102,6 +107,7 @@ def partitions(logs: int) -> list[dict[str, Any]]:
         told: list[tuple[str, Sequence[float], float | None]] = [
             ("greedy", [greedy], None),
             ("never", [goodput(never, regime, runs)], None),
+            ("oracle for one decision", [goodput(oracle(regime), regime, runs)], None),
             ("learned, no gate", bare, None),
             ("learned, gate", gated, opened / logs),
         ]
@@ -117,6 +123,18 @@ def partitions(logs: int) -> list[dict[str, Any]]:
             for who, one, share in told
         ]
     return cases
+
+
+def oracle(regime: Regime) -> Rule:
+    """Return the rule that takes where taking gains on average within an hour, as twins with the same luck tell."""
+    logging: Rule = lambda rows: np.full(len(rows), CHANCE)  # noqa: E731
+    runs, gains = away(TWINS, np.random.default_rng(98)), []
+    for action in (False, True):
+        alike = np.random.default_rng(97)
+        gains.append(simulate(runs, regime, logging, alike, first=np.full(TWINS, action))[:, WINDOWS.index(60)])
+    x = runs.covariates(regime)
+    effect = through(interactions, ridge)(x, gains[1] - gains[0], np.ones(TWINS))
+    return lambda rows: (effect(rows) > 0.0).astype(np.float64)
 
 
 def _terms(one: TwoDomains, how: Learners) -> dict[str, Contributions]:

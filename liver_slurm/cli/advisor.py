@@ -27,7 +27,10 @@ EXAMPLES_OF = {
         "advisor fit table.jsonl --class tree --window 1800 -o advisor.json": "another kind of rule, another outcome",
     },
     "evaluate": {"advisor evaluate new.jsonl --model advisor.json": "what a model is worth on other decisions"},
-    "explain": {"advisor explain advisor.json": "the rule in words, and what it rests on"},
+    "explain": {
+        "advisor explain advisor.json": "the rule in words, and what it rests on",
+        "advisor explain advisor.json --html advice.html --png advice.png": "with pictures",
+    },
 }
 FILES = {
     "RUN/events.jsonl": "policy_decided and decision_window, which collect reads",
@@ -67,6 +70,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     complete(models, "files")
     explain = _add_verb(verbs, "explain", "the rule of a model in words, and what it rests on", _explain)
     complete(explain.add_argument("model", metavar="MODEL.json", help="what fit has written"), "files")
+    for name, what in (("html", "a page with pictures and words, which needs no network"), ("png", "the pictures")):
+        complete(explain.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"write {what}"), "files")
     parser.set_defaults(run=run)
 
 
@@ -157,9 +162,10 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from liver_slurm.advisor.fitting import evaluate, figure, need_libraries
+    from liver_slurm.advisor.fitting import evaluate, need_libraries
     from liver_slurm.advisor.model import read_model
     from liver_slurm.advisor.rows import read_rows
+    from liver_slurm.advisor.summary import figure
 
     need_libraries()
     rows, target = read_rows(list(map(Path, args.tables))), _target(args)
@@ -197,10 +203,20 @@ def _explain(args: argparse.Namespace) -> int:
     from liver_slurm.policy.features import VERSION
 
     model = read_model(Path(args.model), VERSION)
+    if args.html is not None or args.png is not None:
+        from liver_slurm.report.write import write_advice_html, write_advice_png
+
+        if args.html is not None:
+            write_advice_html(model, explain(model), args.html)
+        if args.png is not None:
+            write_advice_png(model, args.png)
     if args.json:
         print_json(model)
         return 0
     print("\n".join(explain(model)))
+    for path in (args.html, args.png):
+        if path is not None:
+            print(f"written to {path}")
     return 0
 
 

@@ -40,6 +40,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="a file of real covariates, in the manner of IHDP, to draw outcomes on, too (bench advisor)",
     )
+    parser.add_argument(
+        "--trace",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="when which nodes are to be had, to simulate on, too, as simulate reads it; several (bench policies)",
+    )
     add_json(parser, "print every figure as one JSON document")
 
 
@@ -50,9 +57,13 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"bench {args.name}: --size is not allowed; it is for bench {', '.join(SIZED)}")
     if args.covariates and args.name != "advisor":
         raise BadInput(f"bench {args.name}: --covariates is not allowed; it is for bench advisor")
+    if args.trace and args.name != "policies":
+        raise BadInput(f"bench {args.name}: --trace is not allowed; it is for bench policies")
     options: dict[str, Any] = {"sizes": tuple(args.size)} if args.size else {}
     if args.covariates:
         options["covariates"] = args.covariates
+    if args.trace:
+        options["traces"] = tuple(args.trace)
     document = bench.run(args.quick, **options)
     if args.json:
         print_json(document)

@@ -52,7 +52,7 @@ def main(runs: Path | None = None) -> int:
     # If the demo fails the folder stays, as the logs that the message names lie in it.
     with interrupts.temporary_folder("liver-demo-", keep_failed=True) as folder:
         begun = time.monotonic()
-        say = _Narrator(begun)
+        say = Narrator(begun)
         overrides = [
             f"job.run_root={runs or folder / 'runs'}",
             f"train.steps={STEPS}",
@@ -60,7 +60,7 @@ def main(runs: Path | None = None) -> int:
             f"elastic.layouts={LAYOUTS}",
             "checkpoint.every=0",
         ]
-        with _cluster(folder / "cluster", say):
+        with demo_cluster(folder / "cluster", say):
             job = submit_config(load_job(job_file, overrides))
             say(f"liver-slurm submit configs/gpt-tiny.toml: job {job.job_id}")
             try:
@@ -79,7 +79,7 @@ def main(runs: Path | None = None) -> int:
 
 
 @contextmanager
-def _cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+def demo_cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     """A cluster for the block, with SLURM_CONF pointing at it."""
     say("cluster up: 5 nodes, partitions live, prod and scavenger")
     cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
@@ -92,11 +92,14 @@ def _cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
             say("cluster down")
 
 
-class _Narrator:
+class Narrator:
+    """Says what happens, with the seconds since the beginning."""
+
     def __init__(self, begun: float) -> None:
         self._begun = begun
 
     def __call__(self, text: str) -> None:
+        """Say it."""
         print(f"{time.monotonic() - self._begun:6.1f} s  {text}", flush=True)
 
 

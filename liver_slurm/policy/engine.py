@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -38,6 +40,7 @@ OWN = "liver_slurm.plugins.policies"
 """Package of the policies that come with the product."""
 EAGER = "greedy"
 """The policy that takes whatever is on offer."""
+_GIVEN: dict[str, Policy] = {}
 
 
 def decide(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
@@ -83,7 +86,7 @@ def on_offer(snapshot: Snapshot, config: JobConfig) -> Change | None:
 def _chosen(name: str, snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
     """A policy's word, if it can be followed."""
     try:
-        decision, reason = named(name)(snapshot, config)
+        decision, reason = (_GIVEN.get(name) or named(name))(snapshot, config)
     except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; training goes on without it
         return Stay(), f"policy {name} failed: {type(error).__name__}: {error}"
     if isinstance(decision, Change) and (fault := _fault(decision, snapshot, config)) is not None:
@@ -106,6 +109,16 @@ def _fault(change: Change, snapshot: Snapshot, config: JobConfig) -> str | None:
     if layout not in allowed(snapshot.pinned, config, len(snapshot.pool)):
         return f"{layout} is not allowed now"
     return None
+
+
+@contextmanager
+def given(name: str, policy: Policy) -> Iterator[None]:
+    """Let a job file name this policy for the block: one of a simulation, which may know what no run knows."""
+    _GIVEN[name] = policy
+    try:
+        yield
+    finally:
+        del _GIVEN[name]
 
 
 @cache

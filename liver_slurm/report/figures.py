@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from liver_slurm.observability.ledger.sizes import Steps
@@ -79,8 +81,8 @@ def world_figure(report: Report, style: Style) -> Figure:
     """Draw the world's size over time against what was offered, with a mark for each change."""
     height = 300 if style.narrow else 320
     with mpl.rc_context(settings(style)):
-        figure = _figure(style, height)
-        axes = figure.add_axes(_box(style, height, left=34, right=12, top=30 + 14 * len(ROWS[style.narrow]), bottom=44))
+        figure = new_figure(style, height)
+        axes = figure.add_axes(box(style, height, left=34, right=12, top=30 + 14 * len(ROWS[style.narrow]), bottom=44))
         draw_world(axes, report, style)
         return figure
 
@@ -89,23 +91,27 @@ def picture(report: Report, style: Style) -> Figure:
     """Draw the first figure with its headline above it, to stand alone."""
     top, height = 92, 430
     with mpl.rc_context(settings(style)):
-        figure = _figure(style, height)
+        figure = new_figure(style, height)
         figure.patch.set_visible(True)
         figure.patch.set_facecolor(style.theme.paper)
         left, right = 34 / style.width, 1 - 34 / style.width
         theme = style.theme
         head = figure.text(left, 1 - 26 / height, sentence(report), fontsize=12.5, fontweight="bold", color=theme.ink)
         below = figure.text(left, 1 - 48 / height, comparison(report), color=theme.muted)
-        # They are as long as what happened, and would be cut off at the edge; measured by what draws them.
-        FigureCanvasAgg(figure)
-        room = (right - left) * figure.bbox.width
-        for line, size in ((head, 12.5), (below, float(mpl.rcParams["font.size"]))):
-            line.set_fontsize(size * min(1.0, room / line.get_window_extent().width))
+        fit_in(figure, (head, below), right - left)
         words = "filled: workers that train; dashed: workers that the cluster offered"
         figure.text(left, 1 - 68 / height, words, color=theme.muted)
-        axes = figure.add_axes(_box(style, height, left=34, right=12, top=top + 30, bottom=44))
+        axes = figure.add_axes(box(style, height, left=34, right=12, top=top + 30, bottom=44))
         draw_world(axes, report, style)
         return figure
+
+
+def fit_in(figure: Figure, lines: Sequence[Text], room: float) -> None:
+    """Make lines smaller that are longer than a share of the figure's width: they would be cut off at its edge."""
+    FigureCanvasAgg(figure)  # which measures them
+    for line in lines:
+        shrink = min(1.0, room * figure.bbox.width / line.get_window_extent().width)
+        line.set_fontsize(float(line.get_fontsize()) * shrink)
 
 
 def details_figure(report: Report, strips: Strips, style: Style) -> Figure:
@@ -115,12 +121,11 @@ def details_figure(report: Report, strips: Strips, style: Style) -> Figure:
     gap, top, bottom = 46, 26, 44
     height = top + bottom + sum(size for _, size in panels) + gap * (len(panels) - 1)
     with mpl.rc_context(settings(style)):
-        figure = _figure(style, height)
+        figure = new_figure(style, height)
         at = top
         for name, size in panels:
             left = 78 if style.narrow else 104
-            box = _box(style, height, left=left, right=12, top=at, bottom=height - at - size)
-            axes = figure.add_axes(box)
+            axes = figure.add_axes(box(style, height, left=left, right=12, top=at, bottom=height - at - size))
             at += size + gap
             if name == "workers":
                 draw_strips(axes, strips, report)
@@ -135,15 +140,17 @@ def details_figure(report: Report, strips: Strips, style: Style) -> Figure:
         return figure
 
 
-def _figure(style: Style, height: int) -> Figure:
+def new_figure(style: Style, height: int) -> Figure:
+    """Return an empty figure without a ground, so many units high."""
     figure = Figure(figsize=(style.width / DOTS, height / DOTS), dpi=DOTS)
     figure.patch.set_visible(False)
     return figure
 
 
-def _box(
+def box(
     style: Style, height: int, *, left: int, right: int, top: int, bottom: int
 ) -> tuple[float, float, float, float]:
+    """Return the place of a panel that is so many units away from the figure's edges."""
     return (
         left / style.width,
         bottom / height,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from liver_slurm.advisor.model import Model
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
 from liver_slurm.observability.ledger.document import make_ledger
@@ -16,6 +19,9 @@ from liver_slurm.observability.ledger.step_table import read_steps
 from liver_slurm.report.model import Report, make_report
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.validation import read_validations
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURE_WIDTH = 1160
 """Of the PNG, in points of its own: twice as many pixels."""
@@ -48,7 +54,27 @@ def write_png(report: Report, path: Path) -> None:
     from liver_slurm.report.figures import Style, picture
     from liver_slurm.report.palette import LIGHT
 
-    figure = picture(report, Style(PICTURE_WIDTH, LIGHT))
+    write_picture(picture(report, Style(PICTURE_WIDTH, LIGHT)), path)
+
+
+def write_advice_html(model: Model, told: Iterable[str], path: Path) -> None:
+    """Write the page of an advisor's model; ``told``: what is to be said of it, line by line."""
+    from liver_slurm.report.advice_page import render
+
+    _write(path, render(model, told).encode())
+
+
+def write_advice_png(model: Model, path: Path) -> None:
+    """Write the figures of an advisor's model as a picture."""
+    from liver_slurm.report.advice_figures import picture
+    from liver_slurm.report.figures import Style
+    from liver_slurm.report.palette import LIGHT
+
+    write_picture(picture(model, Style(PICTURE_WIDTH, LIGHT)), path)
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG with two pixels for each of its units."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=2 * figure.dpi, metadata={"Software": None})
     _write(path, stream.getvalue())

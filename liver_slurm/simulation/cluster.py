@@ -201,6 +201,11 @@ class SimulatedCluster:
         if self._remove(job):
             self._tell().killed(job)
 
+    def nodes_of(self, job_id: str) -> tuple[str, ...]:
+        """Name the nodes of a job; none: it is over, or waits."""
+        job = self._jobs.get(job_id)
+        return () if job is None else job.nodes
+
     def left(self, job_id: str) -> None:
         """Learn that all processes of a job have ended by themselves."""
         job = self._jobs.get(job_id)

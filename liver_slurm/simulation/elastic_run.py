@@ -127,14 +127,23 @@ class ElasticRun:
         """Something has happened since the last look at Slurm."""
         self._seen_changes = -1
         self._look_every = look_seconds(config)
+        self._saved: list[int] = []
+        """Steps of the checkpoints that were written."""
 
-    def run(self) -> ElasticResult:
-        """Simulate the whole trace."""
+    def goes_at(self, job_id: str) -> float:
+        """When the first of a standby job's nodes goes, which no run knows; infinity: it has none that does."""
+        nodes, now = self._cluster.nodes_of(job_id), self._events.now() - BEGIN
+        ends = [one.end for one in self._setting.trace.spans if one.node in nodes and one.begin <= now < one.end]
+        return BEGIN + min(ends) if ends else math.inf
+
+    def run(self, until: float = math.inf) -> ElasticResult:
+        """Simulate the whole trace, or its first ``until`` seconds."""
         workers = live_workers(self._config.live)
         per_node = max(1, self._config.live.component[0].tasks_per_node) if self._config.live.component else 1
         self._fleet.begin(workers, [f"guaranteed{number // per_node}" for number in range(workers)], self.run_id)
         self._events.at(BEGIN + self._setting.phase * self._look_every, self._look_if_due)
-        self._events.run_until(BEGIN + self._setting.trace.seconds)
+        self._events.after(self._costs.save_every_s, self._save)
+        self._events.run_until(BEGIN + min(until, self._setting.trace.seconds))
         self._progress.finish()
         changes = sum(self._causes.values())
         return ElasticResult(self._account, changes, self._causes, self._end, tuple(self._sizes))
@@ -198,11 +207,15 @@ class ElasticRun:
         elif isinstance(action, Finish):
             self._end = action.reason
 
+    def _save(self) -> None:
+        """Write a checkpoint on the way; none is written while training stands."""
+        self._events.after(self._costs.save_every_s, self._save)
+        if not self._progress.stands:
+            self._saved.append(self._progress.completed())
+
     def _find_checkpoint(self, at_most: int) -> None:
         """Find the newest of the checkpoints that are written on the way, or the run's beginning."""
-        trained = self._events.now() - BEGIN
-        since = math.fmod(trained, self._costs.save_every_s)
-        found = max(0, at_most - math.ceil(since / self._progress.step_s))
+        found = max((step for step in self._saved if step <= at_most), default=0)
         self._feed(CheckpointFound(self._events.now(), path=f"step-{found}", step=found))
 
     # ---- time

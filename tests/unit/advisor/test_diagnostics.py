@@ -42,6 +42,7 @@ def test_one_decision_that_stands_for_many_is_named() -> None:
         "400 complete decisions are worth 70 of equal weight",
         "one decision has 11% of the weight",
     )
+    assert "34% of the weight was on a few decisions, and was cut off" in replace(found, cut=0.34).objections()
 
 
 def test_an_action_of_which_nothing_is_complete_is_worth_nothing() -> None:

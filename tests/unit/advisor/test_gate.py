@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from liver_slurm.advisor.arrays import Array
+from liver_slurm.advisor.folds import by_group
 from liver_slurm.advisor.gate import Domain, Verdict, Way, judge, naive_gain, too_few
 from liver_slurm.advisor.learners import Learners, logistic, ridge, through
 from liver_slurm.advisor.rules import Rule, always, linear, never
@@ -108,7 +109,7 @@ def test_a_target_that_is_too_far_away_gets_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (two_actions(80, 1.0), "decisions with action"),
+        (two_actions(80, 1.0), "decisions to take have a long-term outcome"),
         (two_actions(400, 1.0, runs=12), "12 runs, 20 are needed"),
     ],
 )
@@ -167,3 +168,22 @@ def test_advice_is_never_worse_than_taking_always_and_better_where_that_is_bad(r
 
 def reordered(table: DecisionTable, target: Domain) -> tuple[DecisionTable, Way, Domain]:
     return table, WAY, target
+
+
+def test_what_a_fold_has_gained_has_no_say_in_the_rule_that_is_judged_there() -> None:
+    """Nor in the regressions and scores that the rule is learned from."""
+    table = two_actions(1_000, 0.5)
+    inside = by_group(table.groups, 5) == 2
+    changed = replace(table, outcomes=np.where(inside[:, None], 100.0 - 7.0 * table.outcomes, table.outcomes))
+    heard: list[list[Array]] = []
+    for one in (table, changed):
+        gains: list[Array] = []
+
+        def learn(x: Array, gained: Array, told: list[Array] = gains) -> Rule:
+            told.append(gained)
+            return linear(x, gained)
+
+        judge(one, Way(learn=learn))
+        heard.append(gains)
+    same = [np.array_equal(first, second) for first, second in zip(*heard, strict=True)]
+    assert same == [False, False, True, False, False, False], "the last is the rule that is handed out"

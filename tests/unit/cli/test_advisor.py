@@ -59,7 +59,7 @@ def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path
     assert min(each["decisions"] for each in collected["actions"].values()) > 100
     assert set(collected["not_seen"]) == {"the log ends"}
 
-    code, out, err = liver("advisor", "fit", "table.jsonl", "--window", "1800", "-o", "advisor.json")
+    code, out, err = liver("advisor", "fit", "table.jsonl", "-o", "advisor.json")
     assert (code, err) == (0, ""), err
     assert out.startswith("verdict:  the learned rule is better than to take always")
     assert liver("advisor", "explain", "advisor.json")[1] in out
@@ -72,7 +72,7 @@ def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path
     options = ("--model", "advisor.json", "--features", "hour_sin", "--json")
     code, out, _ = liver("advisor", "evaluate", "new.jsonl", *options)
     assert code == 0
-    takes, leaves, advice = json.loads(out)["rules"]
+    takes, leaves, _, advice = json.loads(out)["rules"]
     assert advice["gain"]["low"] > 0.0
     assert (takes["taken"], leaves["taken"]) == (1.0, 0.0)
     assert 0.0 < advice["taken"] < 1.0
@@ -136,4 +136,10 @@ def test_a_model_without_advice_is_explained(liver: Liver, home: Path) -> None:
         'policy:   standby.policy = "advisor" takes whatever is on offer, as greedy does',
         "outcome:  time gained within 5 min of a decision",
     ]
+    code, out, _ = liver("advisor", "explain", "m.json", "--html", "m.html", "--png", "m.png")
+    assert (code, out.splitlines()[-2:]) == (0, ["written to m.html", "written to m.png"])
+    assert "take always: too few data" in (home / "m.html").read_text()
+    assert (home / "m.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = liver("advisor", "explain", "m.json", "--png", "nowhere/m.png")
+    assert (code, err.count("\n")) == (2, 1)
     assert advisor.check(elastic_job(advisor=str(home / "m.json"))) is None

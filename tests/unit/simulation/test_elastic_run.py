@@ -83,6 +83,18 @@ def test_what_only_the_dead_held_comes_from_a_mirror_or_from_a_checkpoint(
     assert account.wall_s == pytest.approx(1000.0, abs=1e-3)
 
 
+def test_losses_one_after_the_other_go_back_to_the_same_checkpoint() -> None:
+    """One is written at 600 s. What was trained up to then stays, however often the run goes back to it."""
+    config = elastic_job(poll=5.0, max_jobs=1)
+    train = replace(config.train, distributed_optimizer=True)
+    config = replace(config, train=train, recovery=RecoverySection("off"))
+    spans = (("a", 610.0, 800.0), ("a", 830.0, 1000.0), ("a", 1050.0, 1190.0))
+    made = setting(trace(1195.0, *spans, sudden=True), 0.0)
+    result = ElasticRun(config, made, COSTS, "greedy", "pause").run()
+    assert result.causes["loss"] >= 2
+    assert result.account.steps >= 600
+
+
 def test_notice_that_is_too_short_is_a_sudden_death() -> None:
     result = simulate(GOLDEN, notice=5.0)
     assert dict(result.causes) == {"capacity": 1, "loss": 1}
