@@ -120,7 +120,7 @@ def read_config(config: Mapping[str, Any]) -> HfModel:
     family = keys.take("model_type", str, "")
     if family not in FAMILIES:
         experts = "moe" in family or family == "mixtral"
-        why = "mixtures of experts cannot be trained yet" if experts else f"allowed: {', '.join(FAMILIES)}"
+        why = "mixtures of experts cannot be imported yet" if experts else f"allowed: {', '.join(FAMILIES)}"
         raise UnknownModelError(f"model_type {shown(family)} is not possible: {why}")
     named = config.get("architectures")
     if named and named != [FAMILIES[family]]:
@@ -270,6 +270,8 @@ def write_config(model: ModelSection, vocabulary: int, sequence: int, end: int) 
     if model.provider is not None or model.extra:
         key = "provider" if model.provider is not None else "extra"
         raise UnknownModelError(f"model.{key} makes it a model that no family of transformers' is known to be")
+    if model.num_moe_experts is not None:
+        raise UnknownModelError("model.num_moe_experts makes it a model that cannot be exported yet")
     family = _family(model)
     common = {
         "architectures": [FAMILIES[family]],

@@ -33,6 +33,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
         return reason
     for reason in _cp_reasons(layout, model, train):
         return reason
+    for reason in _expert_reasons(layout, model, train):
+        return reason
     for reason in _document_reasons(layout.tp, model, data, train):
         return reason
     if model.num_layers and layout.pp > model.num_layers:
@@ -80,6 +82,24 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
         yield f"with cp{layout.cp}, tp{layout.tp} may not be more than the {groups} query groups"
 
 
+def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps this product's own layer of experts from being used or cut."""
+    if model.num_moe_experts is None or model.provider is not None:
+        return
+    tp = layout.tp
+    for key, width in (
+        ("moe_ffn_hidden_size", expert_width(model)),
+        ("moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size or 0),
+    ):
+        if width % tp:
+            yield f"tp{tp} does not divide {key} {width}"
+    groups = model.num_query_groups or model.num_attention_heads
+    if groups < tp:
+        yield f"with experts, tp{tp} may not be more than the {groups} query groups"
+    if train.seq_length % tp:
+        yield f"with experts, tp{tp} must divide seq_length {train.seq_length}"
+
+
 def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layers, which know of documents, from being used."""
     if not data.resets or model.provider is not None:
@@ -94,6 +114,22 @@ def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: Tr
 def head_width(model: ModelSection) -> int:
     """Give the width of one attention head; 0 where a model provider leaves the sizes out."""
     return model.kv_channels or model.hidden_size // max(1, model.num_attention_heads)
+
+
+def expert_width(model: ModelSection) -> int:
+    """Give the width of one expert."""
+    return model.moe_ffn_hidden_size or model.ffn_hidden_size or 4 * model.hidden_size
+
+
+def expert_weights(model: ModelSection) -> int:
+    """Count the parameters of one expert of one layer."""
+    return (3 if model.gated_linear_unit else 2) * model.hidden_size * expert_width(model)
+
+
+def idle_expert_weights(model: ModelSection) -> int:
+    """Count the parameters of experts, over all layers, that a token does not meet."""
+    idle = max(0, (model.num_moe_experts or 0) - model.moe_router_topk)
+    return model.num_layers * idle * expert_weights(model)
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:

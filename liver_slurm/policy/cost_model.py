@@ -12,11 +12,11 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients
     estimate  = (compute + tp_cost + cp_cost) · bubble + dp_cost
 
-A layer's step costs 6 flops per weight and token, and 12·hidden·seq_length per token for attention scores (Narayanan et
-al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys. BALANCE is how
-many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates
-within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that makes nothing
-faster; then the one that moves less state, then the order that the layouts came in.
+A layer's step costs 6 flops per token and weight that it meets, and 12·hidden·seq_length per token for attention scores
+(Narayanan et al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys.
+BALANCE is how many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a
+GPU. Estimates within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that
+makes nothing faster; then the one that moves less state, then the order that the layouts came in.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from liver_slurm.config.layouts import expert_width
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
@@ -42,7 +43,8 @@ def estimate(layout: Layout, config: JobConfig) -> float:
 
     weights = layer_weights(config, hidden)
     parameters = layers * weights + (model.vocab_size or 256) * hidden
-    flops_of_microbatch = tokens * (6 * parameters + 12 * layers * hidden * train.seq_length)
+    active = parameters - layers * (weights - layer_weights(config, hidden, met=True))
+    flops_of_microbatch = tokens * (6 * active + 12 * layers * hidden * train.seq_length)
     compute = mine * flops_of_microbatch / (layout.tp * layout.cp * layout.pp)
 
     balance = GPU_BALANCE if any(component.gpus_per_task for component in config.live.component) else CPU_BALANCE
@@ -108,12 +110,20 @@ def _overlap(part: int, parts: int, other: int, others: int) -> float:
     return max(0.0, high - low) * parts
 
 
-def layer_weights(config: JobConfig, hidden: int) -> float:
-    """Parameters of one transformer layer, norms and biases left out."""
+def layer_weights(config: JobConfig, hidden: int, met: bool = False) -> float:
+    """Parameters of one transformer layer, norms and biases left out.
+
+    Args:
+        met: only those that a token meets: it goes to some of the experts.
+    """
     model = config.model
     heads = model.num_attention_heads or 1
     groups = model.num_query_groups or heads
     head = model.kv_channels or hidden / heads
     attention = hidden * head * (2 * heads + 2 * groups)
-    mlp = (3 if model.gated_linear_unit else 2) * hidden * (model.ffn_hidden_size or 4 * hidden)
-    return attention + mlp
+    matrices = (3 if model.gated_linear_unit else 2) * hidden
+    if model.num_moe_experts is None:
+        return attention + matrices * (model.ffn_hidden_size or 4 * hidden)
+    experts = min(model.moe_router_topk, model.num_moe_experts) if met else model.num_moe_experts
+    shared = model.moe_shared_expert_intermediate_size or 0
+    return attention + matrices * (experts * expert_width(model) + shared) + model.num_moe_experts * hidden

@@ -86,6 +86,36 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
 
 
+@pytest.mark.slow
+def test_mixtures_of_experts_train_alike_in_every_layout(tmp_path: Path) -> None:
+    """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
+    mixture = {
+        "num_query_groups": 4,
+        "num_moe_experts": 4,
+        "moe_ffn_hidden_size": 24,
+        "moe_aux_loss_coeff": 0.1,
+        "moe_z_loss_coeff": 0.01,
+        "moe_shared_expert_intermediate_size": 16,
+    }
+
+    def run(name: str, *resizes: str, standbys: int) -> dict[int, float]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=STEPS)
+        config = replace(
+            config,
+            model=replace(config.model, **mixture),
+            train=replace(config.train, global_batch_size=5, distributed_optimizer=False),
+        )
+        losses, _, committed = trained(config, *resizes, standbys=standbys)
+        assert len(committed) == len(resizes)
+        return losses
+
+    alone = run("alone", standbys=0)
+    layouts = (*LONG, "tp1pp1dp4", "tp2pp1dp1")
+    changed = run("changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate(layouts)), standbys=2)
+    assert changed == {step: pytest.approx(loss, rel=1e-6) for step, loss in alone.items()}
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
     """A blend of short documents, kept apart in each sample."""

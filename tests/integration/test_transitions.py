@@ -99,6 +99,25 @@ def test_context_parallel_layouts_cross_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
+MIXED = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp1cp2pp1dp2"
+"""For a mixture of experts."""
+
+
+def test_mixtures_of_experts_cross_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "experts": True, "overlap": overlap}
+        for precision, distributed, overlap in (
+            ("fp32", True, False),
+            ("fp32", False, True),
+            ("bf16", True, True),
+            ("bf16", False, False),
+        )
+    ]
+    for result in walk(MIXED, 4, cases, tmp_path):
+        assert result["transitions"] == 4 * 3
+        assert result["boxes"]
+
+
 def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "bf16", "distributed": distributed, "tied": True} for distributed in (True, False)

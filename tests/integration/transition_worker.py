@@ -51,9 +51,17 @@ class Patterned:
         return np.stack(rows).astype(np.int64)
 
 
-def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
+def job(precision: str, distributed: bool, tied: bool, experts: bool = False) -> JobConfig:
     """A model that every layout of the table can hold, with an odd vocabulary and layers that 4 does not divide."""
-    return JobConfig(
+    mixture: dict[str, Any] = {
+        "num_query_groups": 4,
+        "num_moe_experts": 4,
+        "moe_ffn_hidden_size": 24,
+        "moe_aux_loss_coeff": 0.01,
+        "moe_shared_expert_intermediate_size": 16,
+        "moe_shared_expert_gate": True,
+    }
+    config = JobConfig(
         model=ModelSection(
             num_layers=5,
             hidden_size=32,
@@ -75,6 +83,7 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
         ),
         stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )
+    return replace(config, model=replace(config.model, **mixture)) if experts else config
 
 
 def members_of(layout: Layout) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import astuple
 import torch
 
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import head_width, live_workers
+from liver_slurm.config.layouts import head_width, idle_expert_weights, live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
@@ -42,7 +42,9 @@ class MegatronEngine:
         if model.provider is not None:
             return None
         width = model.num_attention_heads * head_width(model)
-        return token_flops(parameter_count(config), model.num_layers, width, config.train.seq_length)
+        return token_flops(
+            parameter_count(config) - idle_expert_weights(model), model.num_layers, width, config.train.seq_length
+        )
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         known = self._specs.get(_key(config, layout, rank))

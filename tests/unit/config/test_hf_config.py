@@ -117,8 +117,8 @@ def test_sliding_windows_limit_the_sequence(config: dict[str, Any], window: int 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "mixtral"}, 'model_type "mixtral" is not possible: mixtures of experts cannot be trained yet'),
-        ({"model_type": "qwen3_moe"}, "mixtures of experts cannot be trained yet"),
+        ({"model_type": "mixtral"}, 'model_type "mixtral" is not possible: mixtures of experts cannot be imported yet'),
+        ({"model_type": "qwen3_moe"}, "mixtures of experts cannot be imported yet"),
         ({"model_type": "bert"}, "allowed: llama, mistral, qwen2, qwen3, gpt2"),
         ({"model_type": None}, "allowed: llama"),
         ({"model_type": ["llama"]}, 'model_type is ["llama"], where str was expected'),
@@ -215,6 +215,7 @@ def test_what_is_written_is_read_as_the_same_model(model: ModelSection) -> None:
         ({"normalization": "LayerNorm"}, 'model.normalization "LayerNorm" is not possible'),
         ({"qk_layernorm": True, "add_qkv_bias": True}, "with rotary positions and qk_layernorm; allowed: false"),
         ({"provider": "a:b"}, "model.provider makes it a model that no family"),
+        ({"num_moe_experts": 4}, "model.num_moe_experts makes it a model that cannot be exported yet"),
         ({"extra": {"softmax_scale": 1.0}}, "model.extra makes it a model that no family"),
         ({"position_embedding_type": "learned_absolute"}, "with learned positions; allowed: "),
     ],

@@ -99,6 +99,20 @@ def test_reasons_of_context_parallelism() -> None:
     )
 
 
+def test_reasons_of_experts() -> None:
+    experts = dataclasses.replace(MODEL, num_moe_experts=4, ffn_hidden_size=64, moe_ffn_hidden_size=6)
+    assert impossible(Layout(2, 2, 2), experts, DATA, TRAIN) is None
+    assert impossible(Layout(4, 1, 1), experts, DATA, TRAIN) == "tp4 does not divide moe_ffn_hidden_size 6"
+    shared = dataclasses.replace(experts, moe_shared_expert_intermediate_size=3)
+    assert impossible(Layout(2, 1, 1), shared, DATA, TRAIN) == (
+        "tp2 does not divide moe_shared_expert_intermediate_size 3"
+    )
+    wide = dataclasses.replace(experts, moe_ffn_hidden_size=8)
+    assert impossible(Layout(8, 1, 1), wide, DATA, TRAIN) == "with experts, tp8 may not be more than the 4 query groups"
+    odd = dataclasses.replace(TRAIN, seq_length=6)
+    assert impossible(Layout(4, 1, 1), wide, DATA, odd) == "with experts, tp4 must divide seq_length 6"
+
+
 def test_auto_takes_context_parallelism_where_it_may() -> None:
     wider = dataclasses.replace(CONFIG, elastic=ElasticSection(max_cp=2))
     found = {str(one) for one in feasible_layouts(wider, 4) if one.size == 4 and one.cp > 1}
