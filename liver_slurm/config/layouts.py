@@ -84,9 +84,15 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
 
 def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layer of experts from being used or cut."""
-    if model.num_moe_experts is None or model.provider is not None:
+    tp, ep, experts = layout.tp, layout.ep, model.num_moe_experts
+    if experts is None or model.provider is not None:
+        if ep > 1:
+            yield f"ep{ep} is for models of model.num_moe_experts"
         return
-    tp = layout.tp
+    if experts % ep:
+        yield f"ep{ep} does not divide num_moe_experts {experts}"
+    if layout.dense_replicas % ep:
+        yield f"ep{ep} does not divide dp{layout.dp} times cp{layout.cp}"
     for key, width in (
         ("moe_ffn_hidden_size", expert_width(model)),
         ("moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size or 0),
@@ -153,8 +159,8 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
-    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp) order. Never
-    more than ``elastic.max_workers`` workers.
+    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp, ep) order.
+    Never more than ``elastic.max_workers`` workers.
     """
     bound = min(workers, config.elastic.max_workers or workers)
     if config.elastic.layouts == "auto":
@@ -178,9 +184,10 @@ def max_tp(config: JobConfig) -> int:
 def _all_layouts(config: JobConfig, bound: int) -> list[Layout]:
     microbatches = config.train.global_batch_size // config.train.micro_batch_size
     return [
-        Layout(tp, pp, dp, cp)
+        Layout(tp, pp, dp, cp, ep)
         for tp in range(1, min(max_tp(config), bound) + 1)
         for cp in range(1, min(config.elastic.max_cp, bound // tp) + 1)
         for pp in range(1, min(config.model.num_layers or bound, bound // (tp * cp)) + 1)
         for dp in range(1, min(bound // (tp * cp * pp), microbatches) + 1)
+        for ep in range(1, min(config.elastic.max_ep, dp * cp) + 1)
     ]

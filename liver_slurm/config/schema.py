@@ -303,6 +303,8 @@ class ElasticSection:
     """Largest tp that ``auto`` considers. Default: the number of workers on one node."""
     max_cp: Count = 1
     """Largest context parallel size that `auto` considers: the ranks that divide one sequence's tokens among them."""
+    max_ep: Count = 1
+    """Largest expert parallel size that `auto` considers: the data parallel ranks that experts are divided over."""
     settle: Seconds = 1.0
     """Time to wait for further standbys before the world grows, so that several join at once."""
 

@@ -8,9 +8,11 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     compute   = step_flops / (tp·cp·pp·dp) · (mine·dp / m)     replicas with fewer microbatches wait for the busiest
     tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · own
     cp_cost   = BALANCE · 2 gathers · 2·keys · element_size · (cp-1)/tp · (layers/pp) · mine · own
+    ep_cost   = BALANCE · 2 gathers, 2 sums · (ep-1) · hidden · element_size · (layers/pp) · mine · own
     bubble    = 1 + (pp-1)/mine                                1F1B: stages idle while the pipeline fills and drains
-    dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients
-    estimate  = (compute + tp_cost + cp_cost) · bubble + dp_cost
+    dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients;
+                                                           of experts, a part of 1/ep each, r = dp·cp/ep ranks do
+    estimate  = (compute + tp_cost + cp_cost + ep_cost) · bubble + dp_cost
 
 A layer's step costs 6 flops per token and weight that it meets, and 12·hidden·seq_length per token for attention scores
 (Narayanan et al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys.
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from liver_slurm.config.layouts import expert_width
+from liver_slurm.config.layouts import expert_weights, expert_width
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
@@ -55,8 +57,11 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     keys = hidden * (model.num_query_groups or model.num_attention_heads or 1) / (model.num_attention_heads or 1)
     cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
     bubble = 1 + (layout.pp - 1) / mine
-    dp_cost = balance * 2 * (layout.replicas - 1) / layout.replicas * 4 * parameters / (layout.tp * layout.pp)
-    return (compute + tp_cost + cp_cost) * bubble + dp_cost
+    ep_cost = balance * 4 * (layout.ep - 1) * hidden * element * layers / layout.pp * mine * own
+    experts = (model.num_moe_experts or 0) * layers * expert_weights(model)
+    reduced = [(layout.dense_replicas, parameters - experts), (layout.edp, experts / layout.ep)]
+    dp_cost = sum(balance * 2 * (ranks - 1) / ranks * 4 * part / (layout.tp * layout.pp) for ranks, part in reduced)
+    return (compute + tp_cost + cp_cost + ep_cost) * bubble + dp_cost
 
 
 def choose(

@@ -206,7 +206,9 @@ class Walker:
 
     def _tell(self) -> None:
         """Put what this rank holds into the store, unless another replica holds the same."""
-        if self.state is None or (self.state.world.replica > 0 and not self.config.train.distributed_optimizer):
+        if self.state is None or (
+            self.state.world.layout.replica(self.state.world.rank) > 0 and not self.config.train.distributed_optimizer
+        ):
             return
         data = io.BytesIO()
         torch.save(([(tuple(piece), view.cpu()) for piece, view in self.state.boxes()], self.state.steps()), data)
@@ -255,9 +257,9 @@ class Walker:
             if rank is None:
                 shares.append(None)
                 continue
-            place, replica = world.layout.coordinates(rank), world.layout.replica(rank)
+            replica = world.layout.replica(rank)
             spec = world_spec(self.config, world.layout)
-            shard = spec.shards[place.tp, place.pp]
+            shard = spec.shards[world.layout.shard_key(rank)]
             shares.append(Share(shard, world.layout.replicas, replica, spec.distributed_optimizer))
         return footprint(*shares, self.config.stream.staging_bytes)
 

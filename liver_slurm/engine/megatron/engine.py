@@ -50,8 +50,7 @@ class MegatronEngine:
         known = self._specs.get(_key(config, layout, rank))
         if known is not None and known[0] is config:
             return known[1]
-        place = layout.coordinates(rank)
-        found = shard_spec(config, layout, place.tp, place.pp)
+        found = shard_spec(config, layout, *layout.shard_key(rank))
         self._specs[_key(config, layout, rank)] = config, found
         return found
 
@@ -69,6 +68,5 @@ class MegatronEngine:
 
 def _key(config: JobConfig, layout: Layout, rank: int) -> tuple[int, ...]:
     """What a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
-    place = layout.coordinates(rank)
-    alike = (layout.tp, layout.pp) if config.model.provider is None else astuple(layout)
-    return *alike, place.tp, place.pp
+    alike = (layout.tp, layout.pp, layout.ep) if config.model.provider is None else astuple(layout)
+    return *alike, *layout.shard_key(rank)

@@ -3,8 +3,10 @@
 As in :mod:`liver_slurm.engine.megatron.dense_layer`, megatron's modules are kept for names, shards and initial values.
 Routing is megatron's: softmax over all experts or over the chosen ones, a load balancing loss for each microbatch
 (Fedus et al. 2021) and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in
-every layout. No token is dropped. Attention is one compiled graph; the experts' part is not, for how many tokens an
-expert has is known only when it runs.
+every layout. No token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks
+that experts are divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
+dispatcher ``allgather``. Attention is one compiled graph; the experts' part is not, for how many tokens an expert has
+is known only when it runs.
 """
 
 from __future__ import annotations
@@ -56,12 +58,15 @@ class Experts(NamedTuple):
 
     routing: Routing
     own: tuple[Mlp, ...]
+    first: int
+    """Number of the first of this rank's own experts."""
     shared: Mlp | None
     """The expert of all tokens."""
     shared_gate: Tensor | None
     """[1, hidden]; what a token's share of the shared expert follows from. None: all of it."""
     tp: int
     cp: int
+    ep: int
 
 
 class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
@@ -126,12 +131,18 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
     share = None if part.shared_gate is None else F.linear(x, part.shared_gate).sigmoid()
     if part.tp > 1:
         x, weights = gather_sequence(x, part.tp), gather_sequence(weights, part.tp)
-    mixed = apply_experts(x, weights, part.own)
-    if part.shared is None:
-        return mixed if part.tp == 1 else scatter_sequence(mixed, part.tp)
-    common = transform(x, part.shared)
+    common = None if part.shared is None else transform(x, part.shared)
+    if part.ep > 1:
+        x, weights = gather_sequence(x, part.ep, "ep"), gather_sequence(weights, part.ep, "ep")
+    mixed = apply_experts(x, weights[..., part.first : part.first + len(part.own)], part.own)
+    if part.ep > 1:
+        mixed = scatter_sequence(mixed, part.ep, "ep")
     if part.tp > 1:
-        mixed, common = scatter_sequence(mixed, part.tp), scatter_sequence(common, part.tp)
+        mixed = scatter_sequence(mixed, part.tp)
+    if common is None:
+        return mixed
+    if part.tp > 1:
+        common = scatter_sequence(common, part.tp)
     return mixed + (common if share is None else common * share)
 
 
@@ -198,10 +209,12 @@ class ExpertLayer(DenseLayer):
                 config.moe_z_loss_coeff or 0.0,
             ),
             tuple(self.mlp_of(expert) for expert in mixture.experts.local_experts),
+            mixture.local_expert_indices[0],
             None if shared is None else self.mlp_of(shared),
             None if shared is None else shared.gate_weight,
             self.self_attention.linear_proj.tp_group.size(),
             self.self_attention.pg_collection.cp.size(),
+            mixture.ep_group.size(),
         )
 
 

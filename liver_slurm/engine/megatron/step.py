@@ -18,7 +18,7 @@ from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.learning_rate import learning_rate
-from liver_slurm.engine.megatron.microbatches import Share, share_of
+from liver_slurm.engine.megatron.microbatches import Share
 from liver_slurm.engine.megatron.positions import document_starts, seen_from
 from liver_slurm.engine.megatron.rank_state import RankState
 
@@ -90,7 +90,7 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
 
     Gradients are not turned off: layers are compiled for passes with them, and would be compiled again.
     """
-    share = share_of(count // state.config.train.micro_batch_size, state.world.layout.dp, state.world.place.dp)
+    share = state.batches.share_of(count)
     read = partial(state.batches.others, samples, first, share)
     reports = _pass(state, _microbatches(state, share, read), share, forward_only=True)
     loss_sum, tokens, interrupted = _total(state, reports, [interrupt])
