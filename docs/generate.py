@@ -225,9 +225,9 @@ def figures() -> str:
 
 def phases() -> str:
     """Render two state diagrams from the table of transitions: of a run, and of a reconfiguration."""
-    from liver_slurm.coordinator.core.parts import ReconfigurationPhase
     from liver_slurm.coordinator.core.state import RunPhase
     from liver_slurm.coordinator.core.transition import TRANSITIONS
+    from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 
     return "\n\n".join(
         _diagram({move: why for move, why in TRANSITIONS.items() if isinstance(move[0], kind)}, next(iter(kind)))

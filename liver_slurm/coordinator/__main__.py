@@ -27,17 +27,27 @@ from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
-from liver_slurm.coordinator.core import client_requests, recovery
+from liver_slurm.coordinator.core import client_requests
 from liver_slurm.coordinator.core.io import Action, Emit, Finish
 from liver_slurm.coordinator.core.records import BegunAnew as BegunAnewRecord
-from liver_slurm.coordinator.core.records import Committed, EpochStarted, Record, StandbyLaunched
+from liver_slurm.coordinator.core.records import (
+    Committed,
+    EpochStarted,
+    Record,
+    StandbyLaunched,
+    last_outcome,
+    next_epoch,
+    why_anew,
+    why_strange,
+)
 from liver_slurm.coordinator.core.state import Settings
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.runtime import restart
-from liver_slurm.coordinator.runtime.checkpoint_calls import CheckpointCalls
+from liver_slurm.coordinator.runtime.journal import Fenced, Lease, acquire
 from liver_slurm.coordinator.runtime.loop import Loop
-from liver_slurm.coordinator.runtime.outside import Outside
-from liver_slurm.coordinator.runtime.ownership import Fenced, Lease, acquire
+from liver_slurm.coordinator.runtime.restart import CheckpointCalls
 from liver_slurm.coordinator.runtime.scheduler_calls import Scheduler, SchedulerCalls
+from liver_slurm.observability.outside import Outside
 from liver_slurm.policy import engine
 from liver_slurm.protocol.messages import PROTOCOL, ResizeRequest
 from liver_slurm.protocol.rendezvous_server import RendezvousServer
@@ -106,7 +116,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     bind = host if options.source == "local" or config.stream.interface else "0.0.0.0"
     store = RendezvousServer(run_dir, bind)
     first_actions = _begin_anew(run_dir, lease, start, refused)
-    outcome = recovery.ended(lease.records)
+    outcome = last_outcome(lease.records)
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
         return outcome.code
@@ -116,7 +126,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     first_actions += [Emit(CheckpointRefused(path=str(path), error=why)) for path, why in refused.items()]
     _check_protocol(lease.records)
     settings = _settings(options, config, run_dir, start, lease.records, (host, store.port), origin)
-    state = recovery.recover(lease.records, settings, clock.now())
+    state = recover(lease.records, settings, clock.now())
     if settings.epoch == 1:  # later coordinators find these in the journal
         state, requested = client_requests.schedule(state, [_resize(text) for text in options.resize])
         first_actions += requested
@@ -150,7 +160,7 @@ def _coordinate(options: argparse.Namespace) -> int:
 
 def _check_protocol(records: Sequence[Record]) -> None:
     """Raise a LiverError if this version would turn the run's workers away; they train on without it."""
-    strange = recovery.why_strange(records, PROTOCOL)
+    strange = why_strange(records, PROTOCOL)
     if strange is not None:
         raise LiverError(strange)
 
@@ -162,7 +172,7 @@ def _epoch(settings: Settings) -> EpochStarted:
 
 def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart, refused: restart.Refused) -> list[Action]:
     """Note in journal and records that the run goes on from its newest checkpoint, if its worlds are lost."""
-    reason = recovery.why_anew(lease.records, start)
+    reason = why_anew(lease.records, start)
     if reason is None:
         return []
     record = restart.begin_anew(run_dir, lease.journal, reason, refused)
@@ -203,7 +213,7 @@ def _settings(
         config=config,
         run_id=run.run_id,
         run_dir=str(run_dir.path),
-        epoch=recovery.next_epoch(records),
+        epoch=next_epoch(records),
         live_workers=live_workers(config.live),
         store_host=store[0],
         store_port=store[1],

@@ -110,6 +110,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """How the world's mirrors are kept, for people; empty: it has none."""
     mirror_bytes: int = 0
     """Host memory that mirrors take in this worker."""
+    since_step: float | None = None
+    """Seconds since it completed its last step or entered its world; None: a worker of an earlier version."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):
@@ -226,6 +228,12 @@ class Alive(Message, frozen=True, kw_only=True, omit_defaults=True):
     known: bool = True
     every: float = 0.0
     """Seconds between heartbeats that the coordinator wants, in a large run; 0.0: ``job.heartbeat``."""
+
+
+class HeartbeatRequest(Message, frozen=True, kw_only=True):
+    """Ask for a :class:`Heartbeat` now: another member's connection is closed, and this one sees whether steps come."""
+
+    epoch: int
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -380,7 +388,8 @@ FromWorker = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on 
     Failed, Leaving
 ]  # fmt: skip
 ToWorker = Union[  # noqa: UP007
-    Welcome, Alive, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit, Abort, Halt, Leave
-]
+    Welcome, Alive, HeartbeatRequest, Refused, Prepare, ProposeBoundary, ConfirmBoundary, WithdrawBoundary, Commit,
+    Abort, Halt, Leave
+]  # fmt: skip
 FromClient = Union[StatusRequest, ResizeRequest, CheckpointRequest, CancelRequest, WorkerEnded]  # noqa: UP007
 ToCoordinator = Union[FromWorker, FromClient]  # noqa: UP007

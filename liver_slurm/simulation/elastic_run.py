@@ -19,7 +19,7 @@ import msgspec
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units
-from liver_slurm.coordinator.core import offers
+from liver_slurm.coordinator.core import history
 from liver_slurm.coordinator.core.io import (
     Action,
     CapacitySeen,
@@ -36,9 +36,8 @@ from liver_slurm.coordinator.core.io import (
     Send,
     Tick,
 )
-from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import RunState, Settings
-from liver_slurm.coordinator.core.step import step
+from liver_slurm.coordinator.core.step import recover, step
 from liver_slurm.policy.survival import resting
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import Event, ReconfigurationCommitted
@@ -214,7 +213,7 @@ class ElasticRun:
         again = self._state.planning.look_again
         if again is not None and again > self._ticked:  # one that is past was seen, or is not looked at now
             wanted = min(wanted, max(again, self._events.now()))
-        window = offers.next_window(self._state.history)
+        window = history.next_window(self._state.history)
         if window > self._ticked:
             wanted = min(wanted, max(window, self._events.now()))
         if wanted < self._next_tick - 1e-9 or self._next_tick <= self._events.now():
@@ -257,7 +256,7 @@ class ElasticRun:
         now, pool = self._events.now(), self._state.standbys
         hold, back_off = self._config.standby.hold, self._config.standby.back_off
         rests = resting(self._state.history.spans, self._looked, hold, back_off) if self._looked > 0 else {}
-        left = offers.left_alone(self._state.history, self._looked)
+        left = history.left_alone(self._state.history, self._looked)
         rested = any(until <= now for until in (*(until for until, _ in rests.values()), *left.values()))
         changed = self._cluster.changes != self._seen_changes
         if self._news or changed or rested or pool.useless_since or now >= self._looked + SELDOM:

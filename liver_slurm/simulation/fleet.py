@@ -188,11 +188,14 @@ class Fleet:
 
         Only the first one says how long a step takes, so that the coordinator has no old word of any other.
         """
-        first = next((name for name in self.members if name in self.workers), "")
+        first = self._first()
         names = self.workers if everybody else sorted({first, *self._speakers} & set(self.workers))
         for name in list(names):
             self._beat(self.workers[name], speaks=name == first)
         self._speakers = {first} if first else set()
+
+    def _first(self) -> str:
+        return next((name for name in self.members if name in self.workers), "")
 
     def _beat(self, worker: Worker, *, speaks: bool) -> None:
         in_world = worker.generation == self.generation >= 0
@@ -204,6 +207,7 @@ class Fleet:
                 step=self._progress.completed() if in_world else 0,
                 step_seconds=self._progress.step_s if speaks and in_world and self._broken is None else 0.0,
                 warm=True,
+                since_step=self._progress.since_step() if in_world else 0.0,
             ),
         )
 
@@ -229,6 +233,8 @@ class Fleet:
             self._abort(message.generation)
         elif isinstance(message, m.Halt) and message.generation == self.generation:
             self._park(worker, message.reason)
+        elif isinstance(message, m.HeartbeatRequest):
+            self._beat(worker, speaks=name == self._first())
         elif isinstance(message, m.Leave | m.Refused):
             self._leave(worker, message.reason)
 

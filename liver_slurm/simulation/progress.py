@@ -51,6 +51,10 @@ class Progress:
         """When ``step`` steps will be completed, or were."""
         return self._since if self._stands else self._since + (step - self._step) * self.step_s
 
+    def since_step(self) -> float:
+        """Seconds since the last step was completed, or the world entered."""
+        return self._clock() - self.time_of(self.completed())
+
     def stop_at(self, step: int) -> None:
         """Stand still when ``step`` steps are completed; they are not yet."""
         self._settle()

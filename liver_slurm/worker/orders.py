@@ -16,6 +16,7 @@ from liver_slurm.protocol.messages import (
     FromWorker,
     Halt,
     Heartbeat,
+    HeartbeatRequest,
     Leave,
     Prepare,
     ProposeBoundary,
@@ -75,6 +76,10 @@ class Channel(Protocol):
 
     rejected: int
 
+    @property
+    def voted(self) -> int:
+        """Generation of the target world that the worker has voted on last; -1: it never has."""
+
     def send(self, message: FromWorker) -> None:
         """Send without waiting."""
 
@@ -115,6 +120,8 @@ class Orders:
             directives.abort(message, waited_for)
         elif isinstance(message, Halt):
             self._worker.halt(message)
+        elif isinstance(message, HeartbeatRequest):
+            channel.send(self._worker.heartbeat(channel.rejected, channel.voted))
         elif isinstance(message, Leave | Refused):
             log.info("told to leave: %s", message.reason)
             directives.leave(message.reason)

@@ -81,6 +81,12 @@ class TrainLoop:
         self.meter = FlopsMeter()
         self.step = 0
         """Steps completed."""
+        self._moved = time.monotonic()
+
+    @property
+    def since_step(self) -> float:
+        """Seconds since the last step was completed, or the live world entered."""
+        return time.monotonic() - self._moved
 
     @property
     def generation(self) -> int:
@@ -117,6 +123,7 @@ class TrainLoop:
         """
         left, checkpoint = Left(self.live, self._checkpointer, self.mirrors), self._config.checkpoint
         self.live, self.step, self.mirrors = state, step, mirrors
+        self._moved = time.monotonic()
         self._saved_at = -1  # joiners have saved nothing, and all members are to do the same
         self._checkpointer = Checkpointer(
             state,
@@ -195,7 +202,7 @@ class TrainLoop:
         live = self.live
         assert live is not None
         self._results.append(result)
-        self.step = result.step + 1
+        self.step, self._moved = result.step + 1, time.monotonic()
         metrics = self._as_metrics(live, result)
         self._told.append(metrics)
         self._count_skipped(result)

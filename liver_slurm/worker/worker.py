@@ -134,6 +134,7 @@ class Worker:
             validating=self._loop.validation.under_way if self._loop.validation is not None else None,
             mirror_way=mirrors.way if mirrors is not None else "",
             mirror_bytes=mirrors.nbytes if mirrors is not None else 0,
+            since_step=self._loop.since_step,
         )
 
     def engaged(self) -> bool:

@@ -43,6 +43,25 @@ def sudden_death() -> Story:
 
 
 @story
+def sudden_death_on_a_card() -> Story:
+    """A member's connection is closed, and no collective fails: the others are asked, and say that no step comes."""
+    run = three()
+    run.beat(*THREE, step=5)
+    run.feed(HungUp(run.now, b"live-1", run.now - 0.4))
+    run.tick(0.1)
+    run.beat("live-0", "live-2", step=5, since_step=0.45)
+    run.tick(0.1)
+    run.beat("live-0", "live-2", step=5, since_step=0.6)
+    run.tick(0.1)
+    park(run, "live-0")
+    park(run, "live-2")
+    run.prepare_all()
+    run.stream_all()
+    run.enter_all()
+    return run
+
+
+@story
 def sudden_death_of_one_that_is_mirrored() -> Story:
     """The distributed optimizer's shards have no replica, but a survivor keeps their mirror: no step is lost."""
     run = three(distributed=True)

@@ -43,7 +43,7 @@ class FakeWorker:
         self.verdict_for = -1  # generation whose Commit or Abort is awaited
         self.finished = self.noticed = self.halted = False
         self.signals: list[int] = []
-        self.ended_at = self.beat_at = self.step_at = 0.0
+        self.ended_at = self.moved_at = self.beat_at = self.step_at = 0.0
         trace = self.run_dir.path / "trace"
         trace.mkdir(exist_ok=True)
         self.trace = (trace / self.name).open("a", buffering=1)
@@ -78,26 +78,32 @@ class FakeWorker:
         now = time.monotonic()
         if now >= self.beat_at:
             self.beat_at = now + self.heartbeat
-            self.channel.send(
-                m.Heartbeat(
-                    worker=self.name, generation=self.generation, step=self.step, step_seconds=self.pace, warm=True
-                )
-            )
+            self.beat()
         if now >= self.step_at and self.may_step():
             self.step_at = now + self.pace
             self.trace.write(f"{self.generation} {self.step}\n")
             self.step += 1
-            self.ended_at = time.time()
+            self.ended_at = self.moved_at = time.time()
             if self.step == self.config.train.steps:
                 self.finished = True
                 self.channel.send(m.Finished(worker=self.name, step=self.step))
+
+    def beat(self) -> None:
+        self.channel.send(
+            m.Heartbeat(
+                worker=self.name, generation=self.generation, step=self.step, step_seconds=self.pace, warm=True,
+                since_step=time.time() - self.moved_at,
+            )
+        )  # fmt: skip
 
     def may_step(self) -> bool:
         held = any(step == self.step for step, *_rest in self.boundaries.values())
         return self.generation >= 0 and not (held or self.halted or self.finished) and self.verdict_for < 0
 
     def handle(self, message: Any) -> None:
-        if isinstance(message, m.Prepare):
+        if isinstance(message, m.HeartbeatRequest):
+            self.beat()
+        elif isinstance(message, m.Prepare):
             self.prepared = message
             ok = self.deed("prepare")
             if ok is not None:
@@ -192,7 +198,7 @@ class FakeWorker:
             if self.noticed:
                 self.leave("notice")
             return
-        self.generation, self.step = message.generation, message.step
+        self.generation, self.step, self.moved_at = message.generation, message.step, time.time()
         self.rank = self.prepared.members.index(self.name)
         self.channel.send(
             m.WorldEntered(worker=self.name, generation=self.generation, step=self.step, time=time.time())

@@ -40,9 +40,10 @@ from liver_slurm.coordinator.core.records import (
     EpochStarted,
     MembersLost,
     Record,
+    last_outcome,
 )
-from liver_slurm.coordinator.core.recovery import ended, recover
 from liver_slurm.coordinator.core.state import RunState, broken_invariants
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.step import step as core_step
 from liver_slurm.protocol import messages as m
 
@@ -219,7 +220,7 @@ class SimulatedRun:
     # -- the coordinator
 
     def _start_coordinator(self) -> None:
-        if ended(self.records) is not None:
+        if last_outcome(self.records) is not None:
             self.over = True
             return
         epoch = 1 + sum(isinstance(record, EpochStarted) for record in self.records)

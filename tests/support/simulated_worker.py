@@ -44,6 +44,8 @@ class Worker:
         self.targets: dict[int, Target] = {}
         self.doing, self.about = "look", -1
         """What the training thread does, and the step or generation that it is about."""
+        self.moved = run.now
+        """When it last completed a step, or entered a world."""
         self.gone = self.leaving = self.orphaned_ = self.finished = False
         self.wakes_at = self.contact = run.now
         self.stuck_since: float | None = None
@@ -72,6 +74,10 @@ class Worker:
     @rejected.setter
     def rejected(self, value: int) -> None:
         self.session.rejected = value
+
+    @property
+    def voted(self) -> int:
+        return self.session.voted
 
     def send(self, message: m.FromWorker) -> None:
         for one in self.session.say(message):
@@ -120,6 +126,7 @@ class Worker:
         return m.Heartbeat(
             worker=self.name, generation=self.generation, step=self.step, step_seconds=1.0 if self.step else 0.0,
             warm=True, rejected=rejected, targets=targets, boundaries=self.directives.held(),
+            since_step=self.run.now - self.moved,
         )  # fmt: skip
 
     def engaged(self) -> bool:
@@ -234,6 +241,7 @@ class Worker:
 
     def _enter(self, generation: int, step: int) -> None:
         self.generation, self.step, self.finished, self.reached = generation, step, False, "nothing"
+        self.moved = self.run.now
         self.directives.start_at(step, generation)
         self.send(m.WorldEntered(worker=self.name, generation=generation, step=step, time=self.run.now))
 

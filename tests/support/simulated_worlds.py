@@ -110,7 +110,7 @@ class SimulatedWorlds:
                 raise Violation(f"step {worker.about} is trained in two worlds")
             stop = any(one.orphaned_ for one in members)
             for one in members:
-                one.step, one.doing, one.stuck_since = one.about + 1, "look", None
+                one.step, one.doing, one.stuck_since, one.moved = one.about + 1, "look", None, self.run.now
                 if stop:
                     one.leave("the coordinator has gone")
             for one in members:

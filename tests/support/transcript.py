@@ -30,9 +30,9 @@ from coordinator_states import START, Run, settings
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import client_requests
 from liver_slurm.coordinator.core.io import Action, CapacitySeen, Emit, FromPeer, Input, Journal, Send
-from liver_slurm.coordinator.core.records import BegunAnew, EpochStarted, Record
-from liver_slurm.coordinator.core.recovery import next_epoch, recover
+from liver_slurm.coordinator.core.records import BegunAnew, EpochStarted, Record, next_epoch
 from liver_slurm.coordinator.core.status import document
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import to_document
@@ -148,11 +148,28 @@ class Story(Run):
         """A client asks."""
         return self.feed(FromPeer(self.now, b"client", message))
 
-    def beat(self, *names: str, generation: int = 0, step: int = 0, seconds: float = 0.1, after: float = 0.0) -> None:
+    def beat(
+        self,
+        *names: str,
+        generation: int = 0,
+        step: int = 0,
+        seconds: float = 0.1,
+        after: float = 0.0,
+        since_step: float | None = None,
+    ) -> None:
         """Heartbeats."""
         self.now += after
         for name in names:
-            self.say(m.Heartbeat(worker=name, generation=generation, step=step, step_seconds=seconds, warm=True))
+            self.say(
+                m.Heartbeat(
+                    worker=name,
+                    generation=generation,
+                    step=step,
+                    step_seconds=seconds,
+                    warm=True,
+                    since_step=since_step,
+                )
+            )
 
     def train(self, *names: str, **changes: Any) -> None:
         """World 0 of these live workers trains; another story shows how it came to be."""

@@ -21,6 +21,7 @@ STORIES = {
     "config/shipped": "the job files in configs/",
     "coordinator/liveness": "faults of every kind end in a steady run or none",
     "coordinator/machine_stateful": "anything may happen to the core, in any order",
+    "coordinator/recovery": "what a coordinator that is started again finds in the journal",
     "coordinator/transcripts": "stories of the protocol, message by message",
     "doctor/checks": "facts to findings, of cluster and machine",
     "engine/data/data": "from text to samples, through all its modules",

@@ -2,7 +2,8 @@
 
 A connection that was closed and has not come back is a suspicion, and so is a worker that has gone silent while
 training stands. Neither is a death: networks fail, and a slow worker is no dead one. It takes a second witness: a
-collective that has failed at a survivor, or training that stands still for longer than its last steps explain.
+collective that has failed at a survivor, or training that stands still for longer than its last steps explain, as
+other members say that are asked: their heartbeats may be far apart, and say too late that a step was completed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import math
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.parts import Worker
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
 from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorldStands, Writer
-from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
+from liver_slurm.protocol.messages import HeartbeatRequest
 
-QUICK_STALL, STEPS = 1.0, 3.0
-"""Training stands still if no step has come for so many seconds, and so many times a step's time: where a connection is
-closed, too."""
+WITNESSED_STALL, STEPS = 0.5, 3.0
+"""Training stands still where a connection is closed and another member says that it has completed no step for so many
+seconds, and so many times a step's time."""
+WITNESSES = 16
+"""Members that are asked, of thousands maybe."""
+QUICK_STALL = 1.0
+"""As the first, where no other member answers and the worker itself is silent."""
 SILENT_BEATS, SILENT = 5.0, 2.0
 """A worker is silent that has missed so many heartbeats, and has not been heard of for so many seconds."""
 SLOW_STALL, SLOW_STEPS = 5.0, 10.0
@@ -44,6 +50,8 @@ def watch(t: Transition, _: Tick) -> None:
     state = t.state
     if state.over or state.world.live is None:
         return
+    if state.vigil.hung_up and not state.damage.broken and _trains(state):
+        t.send(_witnesses(state), HeartbeatRequest(epoch=state.settings.epoch))
     stands = not state.damage.broken and _stands(state, SLOW_STALL, SLOW_STEPS)
     suspects = None if state.damage.broken or stands else state.vigil.hung_up  # there may be thousands of members
     for worker in state.members if suspects is None else state.membership.of(suspects):
@@ -78,8 +86,9 @@ def _follow(t: Transition) -> None:
     state, vigil = t.state, t.state.vigil
     validating = state.validating
     at, validated = (state.generation, state.step), validating[0] if validating is not None else -1
-    moved = (vigil.at, vigil.validated) != (at, validated)
-    if moved or not _trains(state) or t.now > vigil.looked + QUICK_STALL:  # or stood still itself
+    if not _trains(state) or t.now > vigil.looked + QUICK_STALL:  # or stood still itself
+        vigil = replace(vigil, due=t.now, moved=t.now)
+    if (vigil.at, vigil.validated) != (at, validated):
         vigil = replace(vigil, at=at, validated=validated, moved=t.now)
     workers = state.membership.workers
     held = {
@@ -111,6 +120,25 @@ def _stands(state: RunState, seconds: float, steps: float) -> bool:
     return _still(state) > max(seconds, steps * state.step_seconds)
 
 
+def _witnesses(state: RunState) -> list[str]:
+    """Members of the live world that can say whether training stands still: their connections are not closed."""
+    return [name for name in state.world.members if name not in state.vigil.hung_up][:WITNESSES]
+
+
+def _stands_for(state: RunState, worker: Worker) -> bool:
+    """Whether training stands still as a worker's connection is closed: by witnesses, else as it does not come back."""
+    _, noted = state.vigil.hung_up[worker.name]
+    said = [
+        witness.since_step
+        for witness in state.membership.of(_witnesses(state))
+        if witness.since_step is not None and witness.step_at > noted and witness.validating is None
+    ]
+    if not said:
+        return _silent(state, worker) and _stands(state, QUICK_STALL, STEPS)
+    enough = max(WITNESSED_STALL, STEPS * state.step_seconds)
+    return min(said) > enough and state.now - state.vigil.due > enough
+
+
 def _silent(state: RunState, worker: Worker) -> bool:
     job = state.settings.config.job
     return state.now - worker.seen > max(SILENT, SILENT_BEATS * job.heartbeat)
@@ -127,7 +155,7 @@ def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None
         if damage.parked:
             witness = next(iter(damage.parked))
             return "hang-up", since, f"its connection is closed, and a collective has failed at {witness}"
-        if damage.broken or _stands(state, QUICK_STALL, STEPS):
+        if damage.broken or _stands_for(state, worker):
             return "hang-up", since, "its connection is closed, and training stands still"
         if attempt is not None and attempt.committed and state.now - since > PARKING:
             return "hang-up", since, "its connection is closed, and it does not enter the committed world"

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, reconfiguration, step_barrier, world_orders
-from liver_slurm.coordinator.core.damage import Damage, FoundCheckpoint, Rescue
+from liver_slurm.coordinator.core import lifecycle, membership, reconfiguration, step_barrier
 from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
+from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint, Rescue
 from liver_slurm.coordinator.core.records import MembersLost
-from liver_slurm.coordinator.core.setbacks import Breakdown, after
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
 from liver_slurm.parallel.layout import Layout
@@ -24,6 +23,7 @@ from liver_slurm.parallel.membership import World
 from liver_slurm.policy import api
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.policy.setbacks import Breakdown, after
 from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.reshard.mirrors import Extent, without_holder
 from liver_slurm.reshard.snapshots import Survivor, newest_common
@@ -131,7 +131,7 @@ def heard(t: Transition, news: Heard) -> None:
     if t.now < state.damage.since + REPEAT:
         return
     if news.beat.generation < live.generation:
-        world_orders.tell_commit(t, [name])
+        reconfiguration.tell_commit(t, [name])
     else:
         _halt(t, [name], state.reason)
 

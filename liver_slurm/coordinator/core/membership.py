@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from liver_slurm.base.frozen import replace
+from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import Release, Tick
 from liver_slurm.coordinator.core.lifecycle import end, must_go
+from liver_slurm.coordinator.core.parts import Eviction, Membership, Worker
 from liver_slurm.coordinator.core.state import RunPhase, RunState
-from liver_slurm.coordinator.core.table import Table
 from liver_slurm.coordinator.core.transition import (
     OWN_WORD,
     Admitted,
@@ -22,7 +23,6 @@ from liver_slurm.coordinator.core.transition import (
     WorldCommitted,
     Writer,
 )
-from liver_slurm.coordinator.core.workers import Eviction, Membership, Worker
 from liver_slurm.protocol.messages import (
     PROTOCOL,
     Alive,
@@ -206,6 +206,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         validating=message.validating,
         mirror_way=message.mirror_way,
         mirror_bytes=message.mirror_bytes,
+        since_step=message.since_step,
     )
     _put(t, beaten)
     every = beat_seconds(state)
@@ -254,7 +255,7 @@ def entered(t: Transition, name: str, generation: int) -> None:
 
 def reached(t: Transition, name: str, step: int) -> None:
     """Note how many steps a worker has completed, as it says itself."""
-    _change(t, name, step=step, step_at=t.now)
+    _change(t, name, step=step, step_at=t.now, since_step=0.0)
 
 
 def world_committed(t: Transition, _: WorldCommitted) -> None:

@@ -15,7 +15,7 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import LiveSection
-from liver_slurm.coordinator.core import handover, membership
+from liver_slurm.coordinator.core import guaranteed_job, membership
 from liver_slurm.coordinator.core.io import GiveBack, GivenBack, Tick
 from liver_slurm.coordinator.core.parts import NodeRelease
 from liver_slurm.coordinator.core.records import NodesGivenBack
@@ -122,7 +122,7 @@ def judge(state: RunState, goal: ResizeGoal) -> None:
             "--give-back: this run has no guaranteed job of several components in Slurm, as `liver-slurm submit` makes "
             "it, so it has no nodes to give back; leave --give-back out"
         )
-    if handover.under_way(state):
+    if guaranteed_job.under_way(state):
         # Which nodes are free is judged by the job that holds the world, and in a moment that is another one.
         raise BadInput("--give-back: the run is moving to its successor job; ask again when `status` shows that job")
     parts, there, size = _components(state), _undismissed(state, job_id), _world_size(state, goal)
@@ -144,7 +144,7 @@ def go_first(state: RunState, goal: ResizeGoal | None) -> tuple[tuple[str, ...],
     """
     if goal is None or not goal.give_back:
         return (), 0, ""
-    successor = state.handover.successor if handover.announced(state) else ""
+    successor = state.handover.successor if guaranteed_job.announced(state) else ""
     parts = components(state.settings.config.live, {}, ()) if successor else _components(state)
     there = _undismissed(state, successor or state.settings.job_id)
     chosen, nodes, why = leavers(parts, there, len(there) - _world_size(state, goal))
@@ -157,7 +157,7 @@ def advance(t: Transition, _: Tick) -> None:
     goal = state.resizes.size_ceiling
     if goal is None or not goal.give_back or not settings.heterogeneous or state.resizes.goals:
         return
-    if not state.steady or state.interruption.reason or handover.under_way(state):
+    if not state.steady or state.interruption.reason or guaranteed_job.under_way(state):
         return
     # Workers that are still there may not have registered yet with a coordinator that was started again.
     known = settings.epoch == 1 or t.now > state.lifecycle.started + settings.config.job.lost_after

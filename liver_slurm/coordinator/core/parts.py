@@ -1,24 +1,20 @@
-"""The parts of the state that outlive a coordinator: each folds the journal's records into itself.
+"""The parts of the state that outlive a coordinator, but for the worlds: each folds the journal's records into itself.
 
 ``apply(record)`` is the only way in which what a record says comes into the state, in the coordinator that writes the
-record as in the one that recovers from it. Fields that no record changes are the memory of one coordinator process.
+record as in the one that recovers from it. Fields that no record changes are the memory of one coordinator process, as
+are the registered workers, who register again with the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Literal
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core.damage import Rescue
 from liver_slurm.coordinator.core.records import (
-    AttemptAborted,
-    AttemptStarted,
     BegunAnew,
     Committed,
-    Entered,
     LifeBegan,
     LifeEnded,
     Measurement,
@@ -31,199 +27,245 @@ from liver_slurm.coordinator.core.records import (
     WindowTold,
 )
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.parallel.membership import World
 from liver_slurm.policy.offer import Offer
-from liver_slurm.policy.stream_schedule import StreamSchedule
+from liver_slurm.policy.setbacks import Breakdown, Setback
 from liver_slurm.policy.survival import Life
-from liver_slurm.policy.types import Backoff, Measured, ResizeGoal
-from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
-from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
+from liver_slurm.policy.types import Measured, ResizeGoal
+from liver_slurm.protocol.messages import Parked
+from liver_slurm.scheduler.ports import NoticeKind
 
-Cause = Literal["start", "notice", "request", "capacity", "successor", "loss"]
 REMEMBERED = 200
 """Spans and measurements that are kept at most."""
 
 
-# ---- worlds --------------------------------------------------------------------------------------------------------
-
-
-class ReconfigurationPhase(str, Enum):
-    """The phase of the reconfiguration to the next world."""
-
-    STEADY = "steady"
-    """There is no target world."""
-    PREPARE = "prepare"
-    STREAM = "stream"
-    CUTOVER = "cutover"
-    RETIRE = "retire"
+# ---- workers --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One reconfiguration, from its Prepare to the last member's WorldEntered. World 0 is one without a source."""
+class Eviction:
+    """An eviction notice, as the coordinator keeps it."""
 
-    target: World
-    source: World | None
+    kind: NoticeKind | Literal["signal", "over", "successor"]
+    """``signal``: it does not say why; ``over``: the job is over, its processes have not ended yet; ``successor``:
+    another job takes the place of its job."""
     reason: str
-    cause: Cause
-    started: float
     deadline: float
-    phase: ReconfigurationPhase = ReconfigurationPhase.PREPARE
-    request: int = -1
-    """Number of the explicit request that it fulfils; -1: none."""
-    rescue: Rescue | None = None
-    """How it follows a broken world; None: the live world is whole."""
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    prepare_s: float = 0.0
-    schedule: StreamSchedule | None = None
-    """In mode overlap, once all are prepared."""
-    streamed: Mapping[str, Streamed] = field(default_factory=dict)
-    committed_at: float = 0.0
-    stats: CommitStats | None = None
-    """After the commit, unless this is world 0: what the event log will say, but for the pause."""
-    entered: Mapping[str, WorldEntered] = field(default_factory=dict)
-
-    involved: tuple[str, ...] = ()
-    """Old members that are left, then joiners, by rank, each once. Kept: each vote asks for it, of thousands maybe."""
-
-    def __post_init__(self) -> None:
-        if not self.involved:
-            old = self.source.members if self.source else ()
-            gone = self.rescue.lost if self.rescue is not None else ()
-            everybody = (name for name in (*old, *self.target.members) if name not in gone)
-            object.__setattr__(self, "involved", tuple(dict.fromkeys(everybody)))
+    """When the worker will be gone at the earliest, seconds since the epoch; infinity: nobody will kill it."""
+    at: float
+    """When it was first heard of."""
 
     @property
-    def moves_state(self) -> bool:
-        """Its state comes from the live world's members: not from the seed, nor from a checkpoint."""
-        return self.source is not None and (self.rescue is None or not self.rescue.checkpoint)
+    def returns(self) -> bool:
+        """The worker will be back by itself: it is only suspended, and is not told to exit."""
+        return self.kind == "suspension"
 
     @property
-    def committed(self) -> bool:
-        """The commit record is written: there is no way back."""
-        return self.phase in (ReconfigurationPhase.CUTOVER, ReconfigurationPhase.RETIRE)
-
-    @property
-    def ready(self) -> bool:
-        """All are prepared, and it is not committed."""
-        return not self.committed and len(self.prepared) == len(self.involved)
-
-    @property
-    def missing(self) -> list[str]:
-        """Workers that it waits for, by name; none: it waits for the live world to stop."""
-        if self.committed:
-            return sorted(set(self.target.members) - set(self.entered))
-        heard = self.prepared if self.phase is ReconfigurationPhase.PREPARE else self.streamed
-        return sorted(set(self.involved) - set(heard))
+    def explains_signals(self) -> bool:
+        """It is why a signal came, and its deadline is the scheduler's own, where a signal's is an estimate."""
+        return self.kind in ("preemption", "time limit", "ending")
 
 
 @dataclass(frozen=True)
-class WorldState:
-    """The live world, and the attempt at the next one."""
+class Worker:
+    """One registered worker."""
 
-    live: World | None = None
-    attempt: Attempt | None = None
-    backoff: Backoff | None = None
-    last: ReconfigurationCommitted | None = None
-    """The last reconfiguration of this coordinator, as its event told it."""
-    committed: frozenset[int] = frozenset()
-    """Generations of all worlds that were committed."""
-    processes: Mapping[str, str] = field(default_factory=dict)
-    """Which process each member of the live world is; none: the record is of an earlier version."""
-    held_at_start: int = -1
-    """Number of the boundary with which the live world was committed to stand at its first step; -1: none."""
-    next_generation: int = 0
-    lost_below: int = 0
-    """Worlds of generations below this one are lost: the run was restarted since."""
-    unresolved: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Workers of each attempt that was neither committed nor aborted, by generation. One is that of this coordinator,
-    if it has any; those before were left by coordinators that died."""
-    left_attempt: tuple[int, frozenset[str]] | None = None
-    """Generation and workers of the attempt that the last coordinator left; they are told to abort it."""
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Members of the live world in rank order; none if there is no live world."""
-        return self.live.members if self.live is not None else ()
-
-    @property
-    def generation(self) -> int:
-        """Generation of the live world; -1: there is none yet."""
-        return self.live.generation if self.live is not None else -1
-
-    @property
-    def phase(self) -> ReconfigurationPhase:
-        """Phase of the attempt; STEADY: there is none."""
-        return self.attempt.phase if self.attempt is not None else ReconfigurationPhase.STEADY
-
-    @property
-    def pending(self) -> Attempt | None:
-        """The attempt, unless it is committed."""
-        return self.attempt if self.attempt is not None and not self.attempt.committed else None
+    name: str
+    peer: bytes
+    role: Literal["live", "standby"]
+    host: str
+    pid: int
+    job_id: str
+    device: str
+    arrived: float
+    """When it became warm; orders joiners."""
+    seen: float
+    """When it was last heard of."""
+    began: int = 0
+    """When its process began, see :class:`liver_slurm.protocol.messages.Register`; 0: it did not say."""
+    generation: int = -1
+    step: int = 0
+    step_at: float = 0.0
+    """When it reported that step."""
+    step_seconds: float = 0.0
+    warm: bool = False
+    rejected: int = 0
+    """Messages that it has rejected."""
+    mirror: str = "none"
+    """How much of its state its keeper has, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
+    validating: tuple[int, float] | None = None
+    """Training stands for a validation, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
+    mirror_way: str = ""
+    mirror_bytes: int = 0
+    since_step: float | None = None
+    """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
+    signalled: Eviction | None = None
+    """What the worker itself has said."""
+    announced: Eviction | None = None
+    """What the scheduler says of its job, as long as it says so."""
+    dismissed: bool = False
+    """It was told to leave."""
+    finished: bool = False
+    """It has trained the last step."""
 
     @property
-    def next_members(self) -> tuple[str, ...]:
-        """Members of the attempt's target world; none if there is no attempt."""
-        return self.attempt.target.members if self.attempt is not None else ()
+    def process(self) -> str:
+        """Which process it is: another one that has its name is another worker."""
+        return f"{self.host} {self.pid} {self.began}"
 
-    def apply(self, record: Record, now: float, patience: float) -> WorldState:
-        """Fold one record in.
+    @property
+    def departure(self) -> Eviction | None:
+        """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
+        signalled, announced = self.signalled, self.announced
+        if signalled is None or announced is None:
+            return signalled or announced
+        if announced.returns and signalled.returns:
+            return signalled  # the record has it at once, the worker is stopped a little later
+        # A signal that comes when the announced time is up is the last one, and leaves a moment more.
+        if announced.explains_signals:
+            return announced if signalled.at < announced.deadline else signalled
+        return min(announced, signalled, key=lambda departure: departure.deadline)
 
-        Args:
-            record: of the journal.
-            now: time of the fold, seconds since the epoch.
-            patience: seconds that a committed world has to be entered.
-        """
-        if isinstance(record, AttemptStarted):
-            involved = frozenset(record.members) | frozenset(record.source_members)
-            unresolved = {**self.unresolved, record.generation: involved}
-            return replace(self, unresolved=unresolved, next_generation=record.generation + 1)
-        if isinstance(record, AttemptAborted):
-            attempt = self.attempt if self._is_another(record.generation) else None
-            return replace(self, attempt=attempt, unresolved=self._without(record.generation))
+    @property
+    def staying(self) -> bool:
+        """It has no notice and was not told to leave."""
+        return self.departure is None and not self.dismissed
+
+    @property
+    def available(self) -> bool:
+        """It stays, and could join a world at once."""
+        return self.warm and self.staying
+
+
+@dataclass(frozen=True)
+class Membership:
+    """All registered workers, by name."""
+
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    last_arrival: float = 0.0
+    """When a worker outside the live world last became available."""
+    ticked: float = 0.0
+    """Time of this coordinator's last tick, seconds since the epoch; 0.0: there was none."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.workers
+
+    def get(self, name: str) -> Worker | None:
+        """The worker of that name, if it is registered."""
+        return self.workers.get(name)
+
+    def of(self, names: Iterable[str]) -> list[Worker]:
+        """Those of the named workers that are registered, in the order of the names."""
+        return [self.workers[name] for name in names if name in self.workers]
+
+    def processes(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Which process each of the named workers is; empty for one that is not registered."""
+        known = (self.workers.get(name) for name in names)
+        return tuple(worker.process if worker is not None else "" for worker in known)
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of the names under which no worker is registered."""
+        return [name for name in names if name not in self.workers]
+
+    def with_role(self, role: Literal["live", "standby"]) -> list[Worker]:
+        """All guaranteed workers, or all standby workers."""
+        return [worker for worker in self.workers.values() if worker.role == role]
+
+    def of_job(self, job_id: str, role: Literal["live", "standby"]) -> list[Worker]:
+        """The workers of one job."""
+        return [worker for worker in self.workers.values() if worker.job_id == job_id and worker.role == role]
+
+    @property
+    def staying(self) -> list[Worker]:
+        """Workers without a notice that were not told to leave."""
+        return [worker for worker in self.workers.values() if worker.staying]
+
+    @property
+    def available(self) -> list[Worker]:
+        """Workers that stay and could join a world at once."""
+        return [worker for worker in self.workers.values() if worker.available]
+
+
+# ---- sudden deaths --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """How a world follows a broken one."""
+
+    lost: tuple[str, ...]
+    """Members of the broken world that are gone."""
+    step: int
+    """Completed steps that the next world begins with."""
+    scribe: str = ""
+    """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
+    checkpoint: str = ""
+    """Folder that the next world loads; empty: its state comes from the survivors."""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
+    back: bool = False
+    """All go back to snapshots of this step."""
+
+    @property
+    def repeats(self) -> bool:
+        """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
+        return self.back or bool(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """The newest checkpoint that a run could go back to."""
+
+    path: str
+    """Empty: there is none."""
+    step: int
+    why_none: str = ""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """The live world is broken: members of it are lost, or a collective of it has failed."""
+
+    generation: int = -1
+    """Of the broken world; -1: the live world is whole."""
+    lost: tuple[str, ...] = ()
+    """Members of it that are gone."""
+    reason: str = ""
+    """What was first known of it."""
+    gone: Mapping[str, int] = field(default_factory=dict)
+    """Every worker that was lost out of a live world, and that world's generation: it is not let in again."""
+    since: float = 0.0
+    """When that was first known, seconds since the epoch."""
+    parked: Mapping[str, Parked] = field(default_factory=dict)
+    """What each survivor has said of how far it has come."""
+    first: Breakdown | None = None
+    """How the live world broke, as far as was known at once; None: it is whole, or another coordinator saw it."""
+    setback: Setback | None = None
+    """The step that the last worlds did not come beyond; None: none broke yet."""
+    searching: bool = False
+    """The checkpoints are being looked through."""
+    checkpoint: FoundCheckpoint | None = None
+    """What was found; None: nobody has looked yet."""
+
+    @property
+    def broken(self) -> bool:
+        """The live world trains no more."""
+        return self.generation >= 0
+
+    def apply(self, record: Record) -> Damage:
+        """Fold one record in."""
+        if isinstance(record, MembersLost):
+            before = self if self.generation == record.generation else Damage(record.generation, setback=self.setback)
+            return replace(
+                before,
+                reason=before.reason or record.reason,
+                lost=tuple(dict.fromkeys((*before.lost, *record.members))),
+                gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
+            )
         if isinstance(record, Committed):
-            return self._committed(record, now, patience)
-        if isinstance(record, Entered):
-            return replace(self, attempt=None)
-        if isinstance(record, MembersLost):  # a committed world that is broken need not be entered by all
-            return self if self.pending is not None else replace(self, attempt=None)
+            return Damage(gone=self.gone, setback=self.setback)
         if isinstance(record, BegunAnew):
-            return replace(self, live=None, attempt=None, processes={}, unresolved={}, lost_below=self.next_generation)
+            return Damage()
         return self
-
-    def _is_another(self, generation: int) -> bool:
-        """Whether there is an attempt at another generation."""
-        return self.attempt is not None and self.attempt.target.generation != generation
-
-    def _without(self, generation: int) -> dict[int, frozenset[str]]:
-        return {other: workers for other, workers in self.unresolved.items() if other != generation}
-
-    def _committed(self, record: Committed, now: float, patience: float) -> WorldState:
-        live = World(record.generation, Layout.parse(record.layout), record.members, record.step)
-        attempt = self.attempt
-        if attempt is None or attempt.target.generation != record.generation:
-            source = None
-            if record.source_members:
-                source = World(record.source_generation, Layout.parse(record.source_layout), record.source_members, -1)
-            attempt = Attempt(live, source, record.reason, record.cause, started=now, deadline=now)
-        attempt = replace(
-            attempt,
-            target=live,
-            phase=ReconfigurationPhase.CUTOVER,
-            committed_at=now,
-            deadline=now + patience,
-            stats=record.stats,
-        )
-        return replace(
-            self,
-            live=live,
-            attempt=attempt,
-            processes=dict(zip(record.members, record.processes, strict=False)),
-            backoff=None,
-            unresolved=self._without(record.generation),
-            committed=self.committed | {record.generation},
-            held_at_start=record.held,
-        )
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------

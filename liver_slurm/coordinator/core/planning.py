@@ -8,10 +8,10 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.coordinator.core import (
     failure_recovery,
-    handover,
+    guaranteed_job,
+    history,
     lifecycle,
     node_release,
-    offers,
     reconfiguration,
     resize_queue,
     standby_scaling,
@@ -194,19 +194,19 @@ def _plan(t: Transition) -> None:
 
 def _tell(t: Transition, seen: api.Snapshot, decision: api.Decision, reason: str) -> None:
     """Write a decision to the event log, unless it says what the last one says; one on an offer is always new."""
-    chance = offers.propensity(decision)
+    chance = history.propensity(decision)
     said = status.decided(seen, decision, reason, t.state.settings.config)
     news = status.is_news(said, t.state.planning.told)
     if not news and chance is None:
         return
-    offer = offers.describe(t.state, seen, decision)
+    offer = history.describe(t.state, seen, decision)
     if not news and offer is None:
         return
     said = msgspec.structs.replace(said, offer=offer or msgspec.UNSET)
     t.emit(said)
     _write(t, replace(t.state.planning, told=said))
     if offer is not None and chance is not None:
-        offers.note(t, offer.jobs, decision)
+        history.note(t, offer.jobs, decision)
 
 
 def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | None) -> None:
@@ -216,7 +216,7 @@ def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | 
     hosts = {worker.name: worker.host for worker in state.membership.of(decision.members)}
     # In the order in which they keep most of their state.
     members, _ = rank_order(live, decision.layout, decision.members, hosts, state.settings.config)
-    cause = "successor" if decision.cause == "notice" and handover.announced(state) else decision.cause
+    cause = "successor" if decision.cause == "notice" and guaranteed_job.announced(state) else decision.cause
     request = due if decision.cause == "request" else None
     reconfiguration.begin(t, decision.layout, members, cause, reason, request)
 
@@ -248,7 +248,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """Build what the policy may look at."""
     live, history, supply, step = state.world.live, state.history, state.standbys.capacity, state.step
     assert live is not None
-    apart = frozenset(live.members) | handover.kept_out(state)
+    apart = frozenset(live.members) | guaranteed_job.kept_out(state)
     ready = sorted(
         (worker for worker in state.membership.available if worker.name not in apart),
         key=lambda worker: (worker.arrived, natural_key(worker.name)),

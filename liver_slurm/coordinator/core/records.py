@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Union
 
 import msgspec
 
 from liver_slurm.rundir.events import CommitStats
+from liver_slurm.rundir.worker_names import is_guaranteed, is_of_successor
+from liver_slurm.scheduler.ports import JobStart
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -252,3 +255,58 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     HandedOver,
     Ended,
 ]
+
+
+def next_epoch(records: Sequence[Record]) -> int:
+    """Return the epoch of the coordinator that starts now."""
+    return 1 + max((record.epoch for record in records if isinstance(record, EpochStarted)), default=0)
+
+
+def last_outcome(records: Sequence[Record]) -> Ended | None:
+    """Return the run's outcome, if it was decided before; a run that was restarted since has none."""
+    last = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
+    return last if isinstance(last, Ended) else None
+
+
+def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
+    """Return why the coordinator of ``start`` cannot go on with the live world; None: it can, or there is none.
+
+    A job that is started again has none of its old processes. That also holds for a run that failed: whoever has Slurm
+    start its job again wants it to go on. One that finished, or was cancelled on request, stays so.
+    """
+    last = next((record for record in reversed(records) if isinstance(record, EpochStarted)), None)
+    if last is not None and start.job_id and last.job_id and last.job_id != start.job_id:
+        return _why_not_succeed(records, last.job_id, start.job_id)
+    if last is None or not start.job_id or last.job_id != start.job_id or last.restarts >= start.restarts:
+        return None
+    ended = next((record for record in reversed(records) if isinstance(record, Ended | BegunAnew)), None)
+    if isinstance(ended, Ended) and ended.code != 1:
+        return None
+    return f"job {start.job_id} was requeued: start {start.restarts + 1}"
+
+
+def why_strange(records: Sequence[Record], protocol: int) -> str | None:
+    """Return why a coordinator of this ``protocol`` must not go on with the run: its workers would be turned away.
+
+    None: it understands them, or there are none that train.
+    """
+    state = [record for record in records if isinstance(record, Committed | BegunAnew | Ended)]
+    last = next((one.protocol for one in reversed(records) if isinstance(one, EpochStarted) and one.protocol), protocol)
+    if last == protocol or not state or not isinstance(state[-1], Committed):
+        return None
+    return (
+        f"the workers of this run speak protocol {last}, this version of liver-slurm {protocol}: they train on without "
+        "a coordinator; install the version again that they have, or cancel the run and resume it"
+    )
+
+
+def _why_not_succeed(records: Sequence[Record], before: str, job_id: str) -> str | None:
+    """Return why the successor cannot go on with the live world: not all guaranteed members are its own.
+
+    It may be, although nothing was handed over, if the job before was killed after its last commit record.
+    """
+    last = next((one for one in reversed(records) if isinstance(one, Committed | BegunAnew | Ended)), None)
+    if not isinstance(last, Committed):
+        return None
+    lost = [member for member in last.members if is_guaranteed(member) and not is_of_successor(member, job_id)]
+    return f"job {before} ended before job {job_id} could take over" if lost else None

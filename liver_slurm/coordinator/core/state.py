@@ -1,7 +1,6 @@
 """What the coordinator knows about a run: values only, in parts that are each written by one module, see :data:`PARTS`.
 
-The parts here are the memory of one coordinator process; those of :mod:`parts` outlive it, and :mod:`workers` has the
-registered workers.
+The parts here are the memory of one coordinator process; those of :mod:`parts` and :mod:`worlds` outlive it.
 """
 
 from __future__ import annotations
@@ -13,17 +12,9 @@ from typing import Any, NamedTuple, Union
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core.barriers import Barriers
-from liver_slurm.coordinator.core.damage import Damage
-from liver_slurm.coordinator.core.parts import (
-    History,
-    NodeRelease,
-    ReconfigurationPhase,
-    ResizeQueue,
-    WorldState,
-)
+from liver_slurm.coordinator.core.parts import Damage, History, Membership, NodeRelease, ResizeQueue, Worker
 from liver_slurm.coordinator.core.records import BegunAnew, Record
-from liver_slurm.coordinator.core.workers import Membership, Worker
+from liver_slurm.coordinator.core.worlds import Barriers, ReconfigurationPhase, WorldState
 from liver_slurm.rundir.events import PolicyDecided
 from liver_slurm.scheduler.ports import CapacitySnapshot, GuaranteedJob, StandbyJob
 
@@ -184,6 +175,8 @@ class Vigil:
     """Samples done of the validation that training stood for then; -1: for none."""
     moved: float = 0.0
     """When that was first seen, or when training last had a reason to stand."""
+    due: float = 0.0
+    """Since when steps have been due, as far as the coordinator has looked."""
     looked: float = 0.0
     """When the coordinator last looked."""
 
@@ -318,7 +311,7 @@ class Part(NamedTuple):
 
 PARTS: dict[type[Any], Part] = {
     Lifecycle: Part("lifecycle", "lifecycle"),
-    Interruption: Part("interruption", "interruption"),
+    Interruption: Part("interruption", "guaranteed_job"),
     Membership: Part("membership", "membership"),
     WorldState: Part("world", "reconfiguration"),
     Damage: Part("damage", "failure_recovery"),
@@ -326,7 +319,7 @@ PARTS: dict[type[Any], Part] = {
     Barriers: Part("barriers", "step_barrier"),
     ResizeQueue: Part("resizes", "resize_queue"),
     StandbyPool: Part("standbys", "standby_scaling"),
-    Handover: Part("handover", "handover"),
+    Handover: Part("handover", "guaranteed_job"),
     NodeRelease: Part("release", "node_release"),
     History: Part("history", "history"),
     Planning: Part("planning", "planning"),

@@ -6,22 +6,21 @@ has its turn. At the end the run does what it would do by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import (
     abort_causes,
     client_requests,
     detection,
     eviction,
     failure_recovery,
-    handover,
+    guaranteed_job,
     history,
-    interruption,
     lifecycle,
     membership,
     node_release,
-    offers,
     planning,
     reconfiguration,
     reminders,
@@ -45,7 +44,8 @@ from liver_slurm.coordinator.core.io import (
     SuccessorAnswer,
     Tick,
 )
-from liver_slurm.coordinator.core.state import RunState
+from liver_slurm.coordinator.core.records import Record
+from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState, Settings
 from liver_slurm.coordinator.core.transition import (
     Admitted,
     BarrierMoved,
@@ -79,7 +79,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     m.Streamed: (reconfiguration.streamed,),
     m.WorldEntered: (reconfiguration.entered,),
     m.BoundaryVote: (step_barrier.vote,),
-    m.CheckpointWritten: (step_barrier.checkpoint_written, interruption.saved),
+    m.CheckpointWritten: (step_barrier.checkpoint_written, guaranteed_job.saved),
     m.Parked: (failure_recovery.parked,),
     m.Finished: (membership.finished,),
     # A client's.
@@ -92,11 +92,11 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     CapacitySeen: (standby_scaling.observe, standby_scaling.scale),
     Launched: (standby_scaling.launched,),
     LaunchRefused: (standby_scaling.launch_refused,),
-    GuaranteedJobSeen: (handover.seen,),
-    SuccessorAnswer: (handover.answered,),
+    GuaranteedJobSeen: (guaranteed_job.seen,),
+    SuccessorAnswer: (guaranteed_job.answered,),
     GivenBack: (node_release.given,),
-    Interrupted: (interruption.interrupted,),
-    StopAsked: (handover.stop_asked,),
+    Interrupted: (guaranteed_job.interrupted,),
+    StopAsked: (guaranteed_job.stop_asked,),
     HungUp: (detection.hung_up,),
     CheckpointFound: (failure_recovery.checkpoint_found,),
     Tick: (
@@ -105,11 +105,11 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
         detection.watch,
         detection.watch_joiners,
         step_barrier.watch_checkpoint,
-        interruption.watch,
-        handover.advance,
+        guaranteed_job.watch,
+        guaranteed_job.advance,
         node_release.advance,
         abort_causes.watch_deadline,
-        offers.watch,
+        history.watch,
     ),
 }
 """Who handles each input: of messages from peers, the message."""
@@ -139,8 +139,8 @@ REACTIONS: dict[type, tuple[Handler, ...]] = {
     BarrierMoved: (reconfiguration.barrier_moved,),
     WorldCommitted: (membership.world_committed, lifecycle.training_begins),
     LastStepTrained: (abort_causes.last_step_trained, lifecycle.last_step_trained),
-    TimeIsUp: (interruption.time_is_up,),
-    RunInterrupted: (abort_causes.run_interrupted, interruption.save_or_leave),
+    TimeIsUp: (guaranteed_job.time_is_up,),
+    RunInterrupted: (abort_causes.run_interrupted, guaranteed_job.save_or_leave),
     RunEnding: (reconfiguration.run_ending, lifecycle.run_ending, step_barrier.run_ending),
 }
 """Who reacts to each signal, in this order."""
@@ -201,3 +201,28 @@ def _settle(t: Transition) -> None:
         for react in REACTIONS[type(signal)]:
             react(t, signal)
             _settle(t)
+
+
+# ---- recovery: a run that is interrupted goes on where its journal ends ---------------------------------------------
+
+
+def recover(records: Sequence[Record], settings: Settings, now: float) -> RunState:
+    """Return the state in which a coordinator of ``settings`` begins at time ``now``.
+
+    With a commit record the run is RECOVERING: the committed world is the live one, whether or not its members have
+    heard so; they register and are told. An attempt without a commit record is over: its workers are told when they
+    register. Training that is held for a request stays held. A run that was restarted since is STARTING, from the
+    checkpoint that was chosen then; of the worlds before only their generation numbers are left, which are never used
+    again.
+    """
+    state = RunState(settings=settings, now=now, lifecycle=Lifecycle(started=now))
+    for record in records:
+        state = state.apply(record)
+    world, barriers = state.world, state.barriers
+    if world.unresolved:
+        generation = max(world.unresolved)
+        world = replace(world, left_attempt=(generation, world.unresolved[generation]))
+    barriers = barriers.left((goal.number, goal.at_step) for goal in state.resizes.goals)
+    phase = RunPhase.STARTING if world.live is None else RunPhase.RECOVERING
+    lifecycle = replace(state.lifecycle, phase=phase)
+    return replace(state, world=world, barriers=barriers, lifecycle=lifecycle)

@@ -26,8 +26,8 @@ from liver_slurm.coordinator.core.io import (
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.status import document
 from liver_slurm.coordinator.core.step import step
-from liver_slurm.coordinator.runtime.checkpoint_calls import CheckpointCalls
-from liver_slurm.coordinator.runtime.ownership import Lease
+from liver_slurm.coordinator.runtime.journal import Lease
+from liver_slurm.coordinator.runtime.restart import CheckpointCalls
 from liver_slurm.coordinator.runtime.scheduler_calls import SchedulerCalls
 from liver_slurm.observability.status import RunStatus, from_status
 from liver_slurm.protocol.messages import Alive, Heartbeat, Reply, StatusRequest, ToCoordinator

@@ -1,8 +1,9 @@
-"""A run that is restarted in its own directory: all its worlds are lost, the newest checkpoint is not.
+"""A run that goes back to a checkpoint: as it is restarted in its own directory, or as its live world is lost.
 
-The journal says so with one record. From then on generation numbers go on, workers of the lost worlds are refused, and
-the next world is formed of the guaranteed workers that register, from the checkpoint. Steps after it are trained again:
-their lines are taken out of ``metrics.jsonl`` in one atomic step, so that each step is in it once.
+A restart is one record of the journal: all worlds are lost, the newest checkpoint is not. From then on generation
+numbers go on, workers of the lost worlds are refused, and the next world is formed of the guaranteed workers that
+register, from the checkpoint. Steps after it are trained again: their lines are taken out of ``metrics.jsonl`` in one
+atomic step, so that each step is in it once.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.clock import Clock
+from liver_slurm.base.errors import BadInput, ClusterError, LiverError
 from liver_slurm.config.load import read_job
+from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint, Input, RollBackMetrics
 from liver_slurm.coordinator.core.records import BegunAnew
 from liver_slurm.coordinator.runtime.journal import Journal
+from liver_slurm.coordinator.runtime.scheduler_calls import BackgroundCalls
 from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
 from liver_slurm.rundir.metrics import last_metrics, take_back
 from liver_slurm.rundir.paths import RunDir
@@ -24,16 +29,15 @@ from liver_slurm.rundir.start import start_checkpoint
 from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.scheduler.ports import JobStart
 
-
-def job_start(environment: Mapping[str, str] = os.environ) -> JobStart:
-    """The start of the job that this process runs in."""
-    return JobStart(environment.get("SLURM_JOB_ID", ""), int(environment.get("SLURM_RESTART_COUNT", "0")))
-
-
 log = logging.getLogger(__name__)
 
 Refused = dict[Path, str]
 """Checkpoints that are not used, each with the reason."""
+
+
+def job_start(environment: Mapping[str, str] = os.environ) -> JobStart:
+    """The start of the job that this process runs in."""
+    return JobStart(environment.get("SLURM_JOB_ID", ""), int(environment.get("SLURM_RESTART_COUNT", "0")))
 
 
 def begin_anew(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
@@ -110,3 +114,52 @@ def first_checkpoint(run_dir: RunDir, refused: Refused) -> tuple[str, int]:
     if folder is None:
         raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
     return str(folder), checkpoint_step(folder)
+
+
+# ---- of a live run --------------------------------------------------------------------------------------------------
+
+
+class CheckpointCalls:
+    """Looks for checkpoints in a thread of its own, as they may lie on a slow file system."""
+
+    def __init__(self, run_dir: RunDir, clock: Clock) -> None:
+        self._run_dir = run_dir
+        self._lane = BackgroundCalls("checkpoints", clock)
+
+    def find(self, order: FindCheckpoint) -> None:
+        """Begin to look for a checkpoint."""
+        self._lane.ask(partial(self._find, order.at_most), _found, _not_found)
+
+    def roll_back(self, order: RollBackMetrics) -> None:
+        """Take the steps out of the metrics that will be trained again; all of them, or none if it fails.
+
+        Raises:
+            OSError: the file cannot be replaced, or the run directory is away.
+        """
+        self._run_dir.path.stat()  # a file system that is away must not look like a run without metrics
+        take_back(self._run_dir, order.step)
+        log.info("the steps behind %d are taken out of the metrics", order.step)
+
+    def poll(self, now: float) -> list[Input]:
+        """Inputs that have come of earlier orders."""
+        return self._lane.poll(now)
+
+    def close(self) -> None:
+        """Wait for a search that is under way."""
+        self._lane.close()
+
+    def _find(self, at_most: int) -> tuple[str, int]:
+        """The newest checkpoint that can be used and its step; nothing: there is none."""
+        try:
+            return newest_usable(self._run_dir, at_most, {})
+        except LiverError as error:
+            raise ClusterError(str(error)) from error
+
+
+def _found(found: tuple[str, int], now: float) -> Sequence[Input]:
+    path, step = found
+    return [CheckpointFound(now, path, step, why_none="" if path else "there is no checkpoint yet")]
+
+
+def _not_found(error: str, now: float) -> Sequence[Input]:
+    return [CheckpointFound(now, why_none=error)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coordinator_states import Run
 
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 
 

@@ -11,15 +11,15 @@ from coordinator_states import Run, settings
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import failure_recovery
-from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SLOW_STALL
+from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SILENT_BEATS, SLOW_STALL
 from liver_slurm.coordinator.core.failure_recovery import TRIES
-from liver_slurm.coordinator.core.io import Action, CheckpointFound, FindCheckpoint, HungUp, RollBackMetrics
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
+from liver_slurm.coordinator.core.io import Action, CheckpointFound, FindCheckpoint, FromPeer, HungUp, RollBackMetrics
 from liver_slurm.coordinator.core.planning import RETURN
 from liver_slurm.coordinator.core.records import MembersLost
-from liver_slurm.coordinator.core.recovery import recover
-from liver_slurm.coordinator.core.setbacks import MOST, MOST_ALIKE
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.step import recover
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
+from liver_slurm.policy.setbacks import MOST, MOST_ALIKE
 from liver_slurm.protocol import messages as m
 from liver_slurm.reshard.snapshots import Kept
 
@@ -52,12 +52,24 @@ def hang_up(run: Run, name: str) -> list[Action]:
     return run.feed(HungUp(run.now, name.encode(), run.now - 0.4))
 
 
-def beat(run: Run, *names: str, step: int = 5, validating: tuple[int, float] | None = None) -> None:
+def beat(
+    run: Run,
+    *names: str,
+    step: int = 5,
+    validating: tuple[int, float] | None = None,
+    since_step: float | None = None,
+) -> None:
     for name in names:
         generation = run.live.generation
         run.say(
             m.Heartbeat(
-                worker=name, generation=generation, step=step, step_seconds=0.2, warm=True, validating=validating
+                worker=name,
+                generation=generation,
+                step=step,
+                step_seconds=0.2,
+                warm=True,
+                validating=validating,
+                since_step=since_step,
             )
         )
 
@@ -110,17 +122,70 @@ def test_a_connection_that_comes_back_is_no_death() -> None:
 
 
 def test_a_closed_connection_where_training_stands_is_a_death() -> None:
-    """On cards no collective fails by itself."""
+    """On cards no collective fails by itself: the others are asked, and say that no step comes."""
+    run = training()
+    beat(run, *LIVE, since_step=0.1)
+    hang_up(run, "live-1")
+    run.tick(0.1)
+    assert [name for name, _ in run.sent(m.HeartbeatRequest)] == ["live-0", "live-2"]
+    beat(run, "live-0", "live-2", since_step=0.5)
+    run.tick(0.1)
+    assert lost(run) == [], "less than three of its steps"
+    run.tick(0.5)
+    assert lost(run) == [], "what was said then is no word of now"
+    beat(run, "live-0", "live-2", since_step=3 * 0.2 + 0.5)
+    run.tick(0.1)
+    assert lost(run) == [("live-1", "hang-up")]
+
+
+def test_one_that_completes_steps_contradicts_another_that_does_not() -> None:
+    run = training()
+    beat(run, *LIVE, since_step=0.1)
+    hang_up(run, "live-1")
+    for tenths in range(30):
+        beat(run, "live-0", since_step=0.1 * tenths)
+        beat(run, "live-2", since_step=0.1)
+        run.tick(0.1)
+    assert lost(run) == []
+
+
+def test_heartbeats_from_before_a_connection_was_closed_are_no_witness() -> None:
+    """Heartbeats may be seconds apart: training may have gone on since the last one."""
+    run = training()
+    beat(run, *LIVE, since_step=2.0)
+    hang_up(run, "live-1")
+    for _ in range(int(QUICK_STALL / 0.1) + 2):
+        run.tick(0.1)
+    assert lost(run) == []
+
+
+def test_where_steps_were_not_due_standing_still_is_no_witness() -> None:
+    run = training()
+    beat(run, *LIVE, since_step=0.1)
+    run.feed(FromPeer(run.now, b"client", m.CheckpointRequest()))
+    held = run.state.barriers.checkpoint
+    assert held is not None
+    beat(run, *LIVE, step=held.step, since_step=0.1)
+    run.tick(0.1)
+    hang_up(run, "live-1")
+    for tenths in range(20):
+        beat(run, "live-0", "live-2", step=held.step, since_step=0.1 * tenths)
+        run.tick(0.1)
+    assert lost(run) == []
+
+
+def test_without_a_witness_a_closed_connection_is_no_death_until_the_worker_is_silent() -> None:
     run = training()
     beat(run, *LIVE)
     run.tick(0.1)
     hang_up(run, "live-1")
-    for _ in range(int(QUICK_STALL / 0.1) - 1):
-        run.tick(0.1)
-    assert lost(run) == []
-    for _ in range(3):
+    began = run.now
+    while not lost(run):
         run.tick(0.1)
     assert lost(run) == [("live-1", "hang-up")]
+    assert run.now - began == pytest.approx(
+        max(SILENT, SILENT_BEATS * run.state.settings.config.job.heartbeat), abs=0.3
+    )
 
 
 def test_training_that_goes_on_contradicts_a_closed_connection() -> None:
@@ -139,7 +204,7 @@ def test_a_validation_that_goes_on_contradicts_a_closed_connection() -> None:
         beat(run, "live-0", "live-2", validating=(16 * done, 5.0))
         run.tick(0.1)
     assert lost(run) == []
-    for _ in range(int(QUICK_STALL / 0.1) + 2):
+    while not lost(run):
         beat(run, "live-0", "live-2", validating=(16 * 24, 5.0))
         run.tick(0.1)
     assert lost(run) == [("live-1", "hang-up")]

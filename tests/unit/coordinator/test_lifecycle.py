@@ -6,9 +6,9 @@ import msgspec
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.io import CheckpointFound, Finish, StopAsked
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from liver_slurm.config.schema import ComponentSection, LiveSection
 from liver_slurm.coordinator.core.io import Action, Emit, GiveBack, GivenBack, Journal, Send
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Ended, Entered
-from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.parallel.membership import World
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import ReconfigurationCommitted

@@ -8,11 +8,11 @@ import pytest
 from coordinator_lab import job
 from coordinator_states import Run
 
+from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import CapacitySeen, FromPeer, Release
 from liver_slurm.coordinator.core.membership import beat_seconds
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.step import step
-from liver_slurm.coordinator.core.table import Table
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection
 from liver_slurm.coordinator.core.io import GiveBack, GivenBack, GuaranteedJobSeen
 from liver_slurm.coordinator.core.node_release import Component, components, largest, leavers
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import BegunAnew, HandedOver, NodesGivenBack
-from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.step import recover
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
-from liver_slurm.coordinator.core.recovery import recover
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.protocol import messages as m
 
 

@@ -6,7 +6,6 @@ import pytest
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator.core.io import Release, Send
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.records import (
     BegunAnew,
     Committed,
@@ -14,9 +13,13 @@ from liver_slurm.coordinator.core.records import (
     Entered,
     EpochStarted,
     Record,
+    last_outcome,
+    why_anew,
+    why_strange,
 )
-from liver_slurm.coordinator.core.recovery import ended, recover, why_anew, why_strange
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.step import recover
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import JobStart
 
@@ -157,8 +160,8 @@ def test_who_begins_anew(records: list[Record], start: JobStart, anew: bool) -> 
 
 
 def test_an_earlier_outcome_is_none() -> None:
-    assert ended([Ended(code=1, reason="lost"), ANEW]) is None
-    assert ended([ANEW, Ended(code=0, reason="done")]) == Ended(code=0, reason="done")
+    assert last_outcome([Ended(code=1, reason="lost"), ANEW]) is None
+    assert last_outcome([ANEW, Ended(code=0, reason="done")]) == Ended(code=0, reason="done")
 
 
 def test_the_next_world_loads_the_checkpoint(run: Run) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from coordinator_states import Run
 
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
 from liver_slurm.coordinator.core.reminders import PATIENCE
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 
 # LS-15

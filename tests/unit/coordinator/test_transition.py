@@ -11,10 +11,10 @@ from coordinator_stories import STORIES
 
 from liver_slurm.coordinator.core import lifecycle
 from liver_slurm.coordinator.core.io import GuaranteedJobSeen, Interrupted, StopAsked
-from liver_slurm.coordinator.core.parts import ReconfigurationPhase
-from liver_slurm.coordinator.core.recovery import recover
 from liver_slurm.coordinator.core.state import Phase, RunPhase
+from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.transition import REMEMBERED, TRANSITIONS, InvalidTransition, Transition
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import GuaranteedJob
 

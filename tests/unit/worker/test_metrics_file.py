@@ -138,7 +138,8 @@ def test_what_is_given_up_is_counted(kept: Kept, monkeypatch: pytest.MonkeyPatch
     kept.append(*range(1, 8))
     repair()
     missing, written = kept.file.drain(PATIENCE), kept.written()
-    assert written in ([5, 6, 7], [4, 5, 6, 7]), "a step may be written while it is given up"
+    assert written[-3:] == [5, 6, 7]
+    assert len(written) <= 4, "the one that was being written may be given up, too"
     assert missing == f"{7 - len(written)} steps, given up"
 
 

@@ -16,8 +16,8 @@ from coordinator_states import Run
 from liver_slurm.base.clock import SystemClock
 from liver_slurm.coordinator.core.io import Journal, RollBackMetrics
 from liver_slurm.coordinator.core.records import EpochStarted
-from liver_slurm.coordinator.runtime.checkpoint_calls import CheckpointCalls
 from liver_slurm.coordinator.runtime.loop import Loop
+from liver_slurm.coordinator.runtime.restart import CheckpointCalls
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.event_log import EventLog, read_documents
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics

@@ -21,13 +21,13 @@ from top_samples import training
 
 from liver_slurm.config.load import load_job
 from liver_slurm.config.outside import PrometheusSection
-from liver_slurm.coordinator.runtime import exporter as exporter_module
-from liver_slurm.coordinator.runtime.exporter import Exporter, Figures
+from liver_slurm.observability import exporter as exporter_module
+from liver_slurm.observability.exporter import Exporter, Figures
 from liver_slurm.rundir.event_log import EventLog
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
-TINY = Path(__file__).parents[4] / "configs" / "gpt-tiny.toml"
+TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"}
 
 

@@ -1,9 +1,12 @@
-"""Handover at the guaranteed job's time limit: a successor job's workers join, world and coordinator move over.
+"""The guaranteed job's end: a successor takes over at its time limit, or Slurm takes its nodes.
 
-The successor's workers register like any others, as guaranteed ones of another job. Once all are there, those of our
-own job get a notice, and the policy plans a world without them. When that world is live, this coordinator writes down
-who goes on with the run, and ends; the successor's component 0, which has waited for that record, recovers from the
-journal as a coordinator that is started again does. Where the successor is not there in time: :mod:`interruption`.
+Handover: the successor's workers register like any others, as guaranteed ones of another job. Once all are there, those
+of our own job get a notice, and the policy plans a world without them. When that world is live, this coordinator writes
+down who goes on with the run, and ends; the successor's component 0, which has waited for that record, recovers from
+the journal as a coordinator that is started again does.
+
+Interruption: where the successor is not there in time, or Slurm takes the job away, a last checkpoint is written, and
+this coordinator and its workers end; the run does not.
 """
 
 from __future__ import annotations
@@ -12,12 +15,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, resize_queue
-from liver_slurm.coordinator.core.io import GuaranteedJobSeen, StopAsked, SubmitSuccessor, SuccessorAnswer, Tick
+from liver_slurm.coordinator.core import lifecycle, resize_queue, step_barrier
+from liver_slurm.coordinator.core.io import (
+    GuaranteedJobSeen,
+    Interrupted,
+    StopAsked,
+    SubmitSuccessor,
+    SuccessorAnswer,
+    Tick,
+)
+from liver_slurm.coordinator.core.parts import Eviction, Worker
 from liver_slurm.coordinator.core.records import HandedOver
-from liver_slurm.coordinator.core.state import Handover, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import EvictionHeard, TimeIsUp, Transition, Writer
-from liver_slurm.coordinator.core.workers import Eviction, Worker
+from liver_slurm.coordinator.core.state import Handover, Interruption, RunPhase, RunState
+from liver_slurm.coordinator.core.transition import EvictionHeard, RunInterrupted, TimeIsUp, Transition, Writer
+from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import GuaranteedJob, SuccessorJob
 
@@ -34,7 +45,14 @@ SHORTEST_LEAD, LEAD_SHARE, LONGEST_LEAD = 600.0, 0.1, 0.5
 TRIES = 3
 """Successors that are submitted for one job: one that ends before it takes over may have had a broken node."""
 
+SAVING = 20.0
+"""Seconds that the last checkpoint may take. Slurm kills after KillWait, 30 s by default; leaving frees the nodes."""
+
 _write = Writer(Handover, __name__)
+_write_interruption = Writer(Interruption, __name__)
+
+
+# ---- handover -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -270,3 +288,63 @@ def _save(t: Transition, job: GuaranteedJob, reason: str) -> None:
         return  # the run moves over in this moment
     assert job.end_time is not None
     t.signal(TimeIsUp(reason, until=max(t.now, job.end_time - KILLED), resumes=job.successor is not None))
+
+
+# ---- interruption ---------------------------------------------------------------------------------------------------
+
+
+def interrupted(t: Transition, given: Interrupted) -> None:
+    """Save, and leave once the job is in the queue again.
+
+    While only its grace time runs the workers stay: a job that ends by itself in it is not started again.
+    """
+    _begin(t, given.reason, t.now + SAVING if given.requeued else None, for_good=False)
+
+
+def time_is_up(t: Transition, news: TimeIsUp) -> None:
+    """Save and leave before the guaranteed job's time limit ends it."""
+    _begin(t, news.reason, news.until, for_good=not news.resumes)
+
+
+def _begin(t: Transition, reason: str, until: float | None, *, for_good: bool) -> None:
+    state = t.state
+    if state.over or state.interruption.until is not None:
+        return
+    t.emit(events.GuaranteedJobTaken(reason=reason, step=state.step))
+    _write_interruption(t, Interruption(reason, state.step, until, for_good))
+    t.signal(RunInterrupted(reason))
+
+
+def save_or_leave(t: Transition, _: RunInterrupted) -> None:
+    """Write a last checkpoint, or leave at once if there is nothing to save or nobody who could."""
+    live = t.state.world.live
+    step_barrier.want_checkpoint(t, wanted=live is not None)
+    if live is None or t.state.lifecycle.phase is RunPhase.RECOVERING:
+        leave(t)
+
+
+def saved(t: Transition, message: CheckpointWritten) -> None:
+    """Leave when the last checkpoint that was wanted is written, or has failed."""
+    interruption = t.state.interruption
+    if interruption.until is not None and message.step >= interruption.at_step:
+        leave(t)
+
+
+def watch(t: Transition, _: Tick) -> None:
+    """Leave when the time for the last checkpoint is up."""
+    until = t.state.interruption.until
+    if until is not None and t.now >= until:
+        leave(t)
+
+
+def leave(t: Transition) -> None:
+    """End this coordinator and its workers, not the run."""
+    interruption = t.state.interruption
+    if interruption.until is None:
+        return
+    if interruption.for_good:
+        error = t.state.barriers.save_error
+        unsaved = f"; the last checkpoint could not be written: {error}" if error else ""
+        lifecycle.end(t, RunPhase.STOPPED, f"{interruption.reason}{unsaved}; {t.state.how_to_continue}")
+    else:
+        lifecycle.end(t, RunPhase.INTERRUPTED, interruption.reason)

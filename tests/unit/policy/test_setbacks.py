@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liver_slurm.coordinator.core.setbacks import MOST, MOST_ALIKE, Breakdown, Setback, after
+from liver_slurm.policy.setbacks import MOST, MOST_ALIKE, Breakdown, Setback, after
 
 
 def broken(generation: int, step: int = 8, reason: str = "ValueError: bad", said: bool = True) -> Breakdown:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.runtime.exporter import Exporter, Figures
-from liver_slurm.coordinator.runtime.notifier import Notifier, RunName
+from liver_slurm.observability.exporter import Exporter, Figures
 from liver_slurm.observability.life import Life
+from liver_slurm.observability.notifier import Notifier, RunName
 from liver_slurm.observability.status import RunStatus
 from liver_slurm.rundir.event_log import EventLog, read_documents
 from liver_slurm.rundir.paths import RunDir

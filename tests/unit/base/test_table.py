@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.coordinator.core.table import SHARD, Table
+from liver_slurm.base.table import SHARD, Table
 
 
 @given(st.lists(st.tuples(st.integers(0, 2 * SHARD), st.sampled_from(["put", "put", "put", "without"])), max_size=400))

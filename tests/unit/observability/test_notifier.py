@@ -15,9 +15,9 @@ from event_samples import committed
 from web import WebServer
 
 from liver_slurm.config.outside import NotifySection
-from liver_slurm.coordinator.runtime import notifier as notifier_module
-from liver_slurm.coordinator.runtime.notifier import Notifier, RunName
+from liver_slurm.observability import notifier as notifier_module
 from liver_slurm.observability.life import Life
+from liver_slurm.observability.notifier import Notifier, RunName
 from liver_slurm.rundir.events import NotificationFailed, RunEnded, WorldLive
 
 FIRST = WorldLive(generation=0, layout="tp1pp1dp2", members=("live-0", "live-1"))

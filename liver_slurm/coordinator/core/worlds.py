@@ -1,0 +1,358 @@
+"""The worlds and their step barriers, as parts of the state that outlive a coordinator; see :mod:`parts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from liver_slurm.base.frozen import replace
+from liver_slurm.coordinator.core.parts import Rescue
+from liver_slurm.coordinator.core.records import (
+    AttemptAborted,
+    AttemptStarted,
+    BegunAnew,
+    BoundaryClosed,
+    BoundaryConfirmed,
+    BoundaryProposed,
+    CheckpointWanted,
+    Committed,
+    Entered,
+    MembersLost,
+    Record,
+)
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.membership import World
+from liver_slurm.policy.stream_schedule import StreamSchedule
+from liver_slurm.policy.types import Backoff
+from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
+from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
+
+Cause = Literal["start", "notice", "request", "capacity", "successor", "loss"]
+
+
+# ---- worlds --------------------------------------------------------------------------------------------------------
+
+
+class ReconfigurationPhase(str, Enum):
+    """The phase of the reconfiguration to the next world."""
+
+    STEADY = "steady"
+    """There is no target world."""
+    PREPARE = "prepare"
+    STREAM = "stream"
+    CUTOVER = "cutover"
+    RETIRE = "retire"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One reconfiguration, from its Prepare to the last member's WorldEntered. World 0 is one without a source."""
+
+    target: World
+    source: World | None
+    reason: str
+    cause: Cause
+    started: float
+    deadline: float
+    phase: ReconfigurationPhase = ReconfigurationPhase.PREPARE
+    request: int = -1
+    """Number of the explicit request that it fulfils; -1: none."""
+    rescue: Rescue | None = None
+    """How it follows a broken world; None: the live world is whole."""
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+    prepare_s: float = 0.0
+    schedule: StreamSchedule | None = None
+    """In mode overlap, once all are prepared."""
+    streamed: Mapping[str, Streamed] = field(default_factory=dict)
+    committed_at: float = 0.0
+    stats: CommitStats | None = None
+    """After the commit, unless this is world 0: what the event log will say, but for the pause."""
+    entered: Mapping[str, WorldEntered] = field(default_factory=dict)
+
+    involved: tuple[str, ...] = ()
+    """Old members that are left, then joiners, by rank, each once. Kept: each vote asks for it, of thousands maybe."""
+
+    def __post_init__(self) -> None:
+        if not self.involved:
+            old = self.source.members if self.source else ()
+            gone = self.rescue.lost if self.rescue is not None else ()
+            everybody = (name for name in (*old, *self.target.members) if name not in gone)
+            object.__setattr__(self, "involved", tuple(dict.fromkeys(everybody)))
+
+    @property
+    def moves_state(self) -> bool:
+        """Its state comes from the live world's members: not from the seed, nor from a checkpoint."""
+        return self.source is not None and (self.rescue is None or not self.rescue.checkpoint)
+
+    @property
+    def committed(self) -> bool:
+        """The commit record is written: there is no way back."""
+        return self.phase in (ReconfigurationPhase.CUTOVER, ReconfigurationPhase.RETIRE)
+
+    @property
+    def ready(self) -> bool:
+        """All are prepared, and it is not committed."""
+        return not self.committed and len(self.prepared) == len(self.involved)
+
+    @property
+    def missing(self) -> list[str]:
+        """Workers that it waits for, by name; none: it waits for the live world to stop."""
+        if self.committed:
+            return sorted(set(self.target.members) - set(self.entered))
+        heard = self.prepared if self.phase is ReconfigurationPhase.PREPARE else self.streamed
+        return sorted(set(self.involved) - set(heard))
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """The live world, and the attempt at the next one."""
+
+    live: World | None = None
+    attempt: Attempt | None = None
+    backoff: Backoff | None = None
+    last: ReconfigurationCommitted | None = None
+    """The last reconfiguration of this coordinator, as its event told it."""
+    committed: frozenset[int] = frozenset()
+    """Generations of all worlds that were committed."""
+    processes: Mapping[str, str] = field(default_factory=dict)
+    """Which process each member of the live world is; none: the record is of an earlier version."""
+    held_at_start: int = -1
+    """Number of the boundary with which the live world was committed to stand at its first step; -1: none."""
+    next_generation: int = 0
+    lost_below: int = 0
+    """Worlds of generations below this one are lost: the run was restarted since."""
+    unresolved: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Workers of each attempt that was neither committed nor aborted, by generation. One is that of this coordinator,
+    if it has any; those before were left by coordinators that died."""
+    left_attempt: tuple[int, frozenset[str]] | None = None
+    """Generation and workers of the attempt that the last coordinator left; they are told to abort it."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Members of the live world in rank order; none if there is no live world."""
+        return self.live.members if self.live is not None else ()
+
+    @property
+    def generation(self) -> int:
+        """Generation of the live world; -1: there is none yet."""
+        return self.live.generation if self.live is not None else -1
+
+    @property
+    def phase(self) -> ReconfigurationPhase:
+        """Phase of the attempt; STEADY: there is none."""
+        return self.attempt.phase if self.attempt is not None else ReconfigurationPhase.STEADY
+
+    @property
+    def pending(self) -> Attempt | None:
+        """The attempt, unless it is committed."""
+        return self.attempt if self.attempt is not None and not self.attempt.committed else None
+
+    @property
+    def next_members(self) -> tuple[str, ...]:
+        """Members of the attempt's target world; none if there is no attempt."""
+        return self.attempt.target.members if self.attempt is not None else ()
+
+    def apply(self, record: Record, now: float, patience: float) -> WorldState:
+        """Fold one record in.
+
+        Args:
+            record: of the journal.
+            now: time of the fold, seconds since the epoch.
+            patience: seconds that a committed world has to be entered.
+        """
+        if isinstance(record, AttemptStarted):
+            involved = frozenset(record.members) | frozenset(record.source_members)
+            unresolved = {**self.unresolved, record.generation: involved}
+            return replace(self, unresolved=unresolved, next_generation=record.generation + 1)
+        if isinstance(record, AttemptAborted):
+            attempt = self.attempt if self._is_another(record.generation) else None
+            return replace(self, attempt=attempt, unresolved=self._without(record.generation))
+        if isinstance(record, Committed):
+            return self._committed(record, now, patience)
+        if isinstance(record, Entered):
+            return replace(self, attempt=None)
+        if isinstance(record, MembersLost):  # a committed world that is broken need not be entered by all
+            return self if self.pending is not None else replace(self, attempt=None)
+        if isinstance(record, BegunAnew):
+            return replace(self, live=None, attempt=None, processes={}, unresolved={}, lost_below=self.next_generation)
+        return self
+
+    def _is_another(self, generation: int) -> bool:
+        """Whether there is an attempt at another generation."""
+        return self.attempt is not None and self.attempt.target.generation != generation
+
+    def _without(self, generation: int) -> dict[int, frozenset[str]]:
+        return {other: workers for other, workers in self.unresolved.items() if other != generation}
+
+    def _committed(self, record: Committed, now: float, patience: float) -> WorldState:
+        live = World(record.generation, Layout.parse(record.layout), record.members, record.step)
+        attempt = self.attempt
+        if attempt is None or attempt.target.generation != record.generation:
+            source = None
+            if record.source_members:
+                source = World(record.source_generation, Layout.parse(record.source_layout), record.source_members, -1)
+            attempt = Attempt(live, source, record.reason, record.cause, started=now, deadline=now)
+        attempt = replace(
+            attempt,
+            target=live,
+            phase=ReconfigurationPhase.CUTOVER,
+            committed_at=now,
+            deadline=now + patience,
+            stats=record.stats,
+        )
+        return replace(
+            self,
+            live=live,
+            attempt=attempt,
+            processes=dict(zip(record.members, record.processes, strict=False)),
+            backoff=None,
+            unresolved=self._without(record.generation),
+            committed=self.committed | {record.generation},
+            held_at_start=record.held,
+        )
+
+
+# ---- step barriers --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A step at which the live world's members agree to stop."""
+
+    number: int
+    purpose: Literal["cutover", "checkpoint"]
+    step: int
+    voters: frozenset[str]
+    generation: int = -1
+    """Of the target world, for a cutover; of the live one, for a checkpoint."""
+    accepted: frozenset[str] = frozenset()
+    confirmed: bool = False
+    request: int = -1
+    """Number of the scheduled request that it was proposed for, ahead of the reconfiguration itself; -1: none."""
+    reached: float = 0.0
+    """When training was first seen to stand there; 0.0: not yet."""
+
+    @property
+    def agreed(self) -> bool:
+        """Every member has said that it can stop there."""
+        return self.accepted == self.voters
+
+
+@dataclass(frozen=True)
+class Barriers:
+    """The step barriers: one for a cutover and one for a checkpoint at most."""
+
+    cutover: Boundary | None = None
+    checkpoint: Boundary | None = None
+    checkpoint_wanted: bool = False
+    """One is wanted whose step is not final yet."""
+    agreed_checkpoint: Boundary | None = None
+    """The last checkpoint's, once it is final; members of the live world may still be on their way to it."""
+    not_before: int = 0
+    """A member has said that it cannot stop at an earlier step: heartbeats are older news."""
+    save_seconds: float | None = None
+    """What the last checkpoint took."""
+    saved: bool = False
+    """One was written while this coordinator looked."""
+    saved_step: int = 0
+    """Its step; 0: none was."""
+    save_error: str = ""
+    """Why the last checkpoint could not be written; empty: it was, or there was none."""
+    failed_step: int = -1
+    """Step of the last checkpoint that could not be written; -1: there was none."""
+    next_number: int = 0
+    unclosed: frozenset[int] = frozenset()
+    """Proposed in this world, and neither final for a checkpoint nor withdrawn."""
+    left_open: tuple[int, ...] = ()
+    """Those that the last coordinator left unclosed; workers are told to forget them."""
+
+    @property
+    def open(self) -> tuple[Boundary, ...]:
+        """All of which a member may have to be told."""
+        return tuple(one for one in (self.cutover, self.checkpoint, self.agreed_checkpoint) if one is not None)
+
+    def apply(self, record: Record, members: tuple[str, ...]) -> Barriers:
+        """Fold one record in.
+
+        Args:
+            record: of the journal.
+            members: of the world that is live before it.
+        """
+        if isinstance(record, BoundaryProposed):
+            return self._proposed(record, members)
+        if isinstance(record, BoundaryConfirmed):
+            return self._confirmed(record, members)
+        if isinstance(record, BoundaryClosed):
+            return self._closed(record.boundary)
+        if isinstance(record, CheckpointWanted):
+            return replace(self, checkpoint_wanted=record.wanted)
+        if isinstance(record, MembersLost):
+            return replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
+        if isinstance(record, Committed | BegunAnew):
+            return self._anew(record)
+        return self
+
+    def _proposed(self, record: BoundaryProposed, members: tuple[str, ...]) -> Barriers:
+        noted = replace(self, next_number=record.boundary + 1, unclosed=self.unclosed | {record.boundary})
+        if record.step < 0:
+            return noted
+        proposed = Boundary(
+            record.boundary,
+            record.purpose,
+            record.step,
+            frozenset(members),
+            generation=record.generation,
+            request=record.request,
+        )
+        return replace(noted, cutover=proposed) if record.purpose == "cutover" else replace(noted, checkpoint=proposed)
+
+    def _confirmed(self, record: BoundaryConfirmed, members: tuple[str, ...]) -> Barriers:
+        voters = frozenset(members)
+        final = Boundary(
+            record.boundary,
+            record.purpose,
+            record.step,
+            voters,
+            generation=record.generation,
+            accepted=voters,
+            confirmed=True,
+        )
+        if record.purpose == "cutover":
+            # Unclosed: should the coordinator die, nobody is to stop there for an attempt that is over.
+            return replace(self, cutover=replace(final, request=self.cutover.request if self.cutover else -1))
+        unclosed = self.unclosed - {record.boundary}
+        return replace(self, checkpoint=None, agreed_checkpoint=final, checkpoint_wanted=False, unclosed=unclosed)
+
+    def _closed(self, number: int) -> Barriers:
+        cutover, checkpoint = (
+            None if one is not None and one.number == number else one for one in (self.cutover, self.checkpoint)
+        )
+        return replace(self, cutover=cutover, checkpoint=checkpoint, unclosed=self.unclosed - {number})
+
+    def _anew(self, record: Committed | BegunAnew) -> Barriers:
+        """Forget the boundaries of the world before; the new one may be held where it begins."""
+        wanted = self.checkpoint_wanted and isinstance(record, Committed)
+        cleared = replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
+        fresh = replace(cleared, checkpoint_wanted=wanted, not_before=0)
+        if isinstance(record, BegunAnew) or record.held < 0:
+            return fresh
+        held = BoundaryProposed(boundary=record.held, step=record.step, purpose="cutover", request=record.held_for)
+        return fresh.apply(held, record.members)
+
+    def left(self, requests: Iterable[tuple[int, int]]) -> Barriers:
+        """Return what a coordinator that takes over goes on with: what holds training for a request that waits.
+
+        All others are left open, and members are told to forget them.
+
+        Args:
+            requests: number and step of each that waits, in their order.
+        """
+        held, first = self.cutover, next(iter(requests), None)
+        if held is None or held.confirmed or held.generation >= 0 or first is None or first[1] != held.step:
+            kept = None
+        else:
+            kept = replace(held, request=first[0])
+        open_still = {kept.number} if kept is not None else set()
+        return replace(self, cutover=kept, checkpoint=None, left_open=tuple(sorted(self.unclosed - open_still)))
