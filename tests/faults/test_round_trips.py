@@ -99,19 +99,19 @@ DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "t
 
 
 def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
-    """Divided, whole on every rank, and cut; in the same layout again, the same is trained on."""
+    """Divided, cut, and divided again: in the same layout, the same is trained on."""
 
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
-        config = job(tmp_path / name, steps=10)
+        config = job(tmp_path / name, steps=7)
         model, elastic = replace(config.model, **MIXTURE), replace(config.elastic, initial="tp1pp1ep2dp2")
-        elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp1pp1dp2", "tp2pp1dp1"))
+        elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
         return losses, checkpoint
 
     alone = run("alone")
-    changed = run("changed", "5:tp2pp1dp1", "5:tp1pp1dp2", "5:tp1pp1ep2dp2")
+    changed = run("changed", "4:tp2pp1dp1", "4:tp1pp1ep2dp2")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
 

@@ -107,6 +107,19 @@ def test_a_microbatch_that_does_not_count_balances_nothing() -> None:
             assert bool(gradient.any()) == counted
 
 
+def test_what_is_computed_again_is_the_same() -> None:
+    with shard_of(job(moe_aux_loss_coeff=0.3)) as shard:
+        layer = unwrap(shard.model).decoder.layers[0]
+        x, angles = torch.randn(16, 2, 32), torch.randn(16, 1, 1, 8)
+        found = []
+        for again in ("none", "selective", "full"):
+            layer.config.recompute_layers = again
+            output, _ = layer(x, angles)
+            found.append((output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
 def test_operations_are_those_of_the_experts_that_a_token_meets() -> None:
     config = job()
     expert, hidden = 3 * 32 * 24, 32
