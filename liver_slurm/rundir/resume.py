@@ -92,7 +92,7 @@ def _state_keys(config: JobConfig) -> dict[str, object]:
         "model.num_attention_heads": heads,
         "model.num_query_groups": model.num_query_groups or heads,
         "model.kv_channels": model.kv_channels or model.hidden_size // max(heads, 1),
-        "model.ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+        "model.ffn_hidden_size": None if model.num_moe_experts else model.ffn_hidden_size or 4 * model.hidden_size,
         "model.num_moe_experts": model.num_moe_experts,
         "model.moe_ffn_hidden_size": expert_width(model) if model.num_moe_experts else None,
         "model.moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
