@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.base.errors import BadInput, PlanError
-from liver_slurm.config.layouts import stage_layers
+from liver_slurm.config.layouts import expert_weights, stage_layers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.model import build_model, unwrap
@@ -74,7 +74,13 @@ def gradient_bucket(config: JobConfig, layout: Layout) -> int | None:
 
 def parameter_count(config: JobConfig) -> int:
     """Parameters of the job's model, tied ones once; the same in every layout."""
-    return sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
+    model, spare = config.model, 0
+    if model.num_moe_experts is not None and model.provider is None:
+        # Thousands of experts take seconds to build, and all but a few are counted without.
+        few = min(model.moe_router_topk, model.num_moe_experts)
+        spare = model.num_layers * (model.num_moe_experts - few) * (expert_weights(model) + model.hidden_size)
+        config = replace(config, model=replace(model, num_moe_experts=few))
+    return spare + sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
 
 
 @lru_cache(maxsize=32)
