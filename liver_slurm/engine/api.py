@@ -54,6 +54,8 @@ class StepFlags:
     """A checkpoint is due."""
     saving: bool = False
     """The last checkpoint is still being written."""
+    unready: bool = False
+    """The rank's mirror cannot begin yet."""
 
 
 NO_FLAGS = StepFlags()

@@ -59,6 +59,19 @@ class Mirrors(Protocol):
     def attach(self, shard: TrainingShard) -> None:
         """Keep the shard's mirror current from its next step on."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can begin; a world's begin together, see :meth:`all_ready`."""
+
+    def prime(self, step: int) -> None:
+        """Have the keeper take the state after ``step`` completed steps, if it is small: the world will begin with it.
+
+        Called once, before the vote for that world, from any thread.
+        """
+
+    def all_ready(self) -> None:
+        """Learn, after a step, that all members of the world were ready when it began; may be called again."""
+
     def holds(self) -> Holds:
         """What is kept here."""
 

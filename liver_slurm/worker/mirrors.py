@@ -45,6 +45,15 @@ class Replayed:
         self._shard = shard
         shard.when_gradients_are_final(lambda step, finite: self._owner.ship(shard, step, finite))
 
+    ready = True
+
+    def prime(self, step: int) -> None:
+        assert self._shard is not None
+        self._owner.prime(self._shard, step)
+
+    def all_ready(self) -> None:
+        """There is nothing to do: they begin with the world."""
+
     @property
     def word(self) -> Word:
         if self._owner.error:

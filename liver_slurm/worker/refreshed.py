@@ -69,6 +69,16 @@ class Refreshed:
         self._owner.attach(shard)
 
     @property
+    def ready(self) -> bool:
+        return self._owner.ready
+
+    def prime(self, _step: int) -> None:
+        """There is nothing to do: the memory for it may be that of the world before, until the commit."""
+
+    def all_ready(self) -> None:
+        self._owner.all_ready()
+
+    @property
     def word(self) -> Word:
         if self._owner.error:
             return "lost"

@@ -155,6 +155,8 @@ class TargetWorld:
         if self._phase == "streaming":
             if self.transfer is not None:
                 self.transfer.abort()
+            if self.mirrors is not None:
+                self.mirrors.abort()  # what goes to the keeper before the vote may wait for one that does not answer
             if self.state is not None and first:
                 self.state.world.abort()  # the training thread may be in its first forward pass
         elif self._phase == "preparing" and self.transfer is not None:

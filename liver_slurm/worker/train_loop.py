@@ -195,7 +195,10 @@ class TrainLoop:
         saving = self._checkpointer is not None and self._checkpointer.writing
         # Rank 0 asks for all: its clock counts, and its word whether the last checkpoint was written.
         asked = self._schedule is not None and state.world.rank == 0 and self._schedule.due(time.monotonic())
-        return state.train_step(self.samples, step, StepFlags(stop, self._due or asked, saving), before_update)
+        # In a new world's first step, which may come before the commit, the mirrors are those of the world before.
+        unready = state is not self.live or (self.mirrors is not None and not self.mirrors.ready)
+        flags = StepFlags(stop, self._due or asked, saving, unready)
+        return state.train_step(self.samples, step, flags, before_update)
 
     def completed(self, result: StepResult) -> None:
         """Record a completed step, and begin a checkpoint if one is due."""
@@ -206,6 +209,8 @@ class TrainLoop:
         metrics = self._as_metrics(live, result)
         self._told.append(metrics)
         self._count_skipped(result)
+        if self.mirrors is not None and not result.flags.unready:
+            self.mirrors.all_ready()
         if self._writes_metrics(live):
             self._metrics.append(metrics)
         every, last = self._config.checkpoint.every, self.step == self._config.train.steps

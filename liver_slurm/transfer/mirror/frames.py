@@ -46,6 +46,8 @@ class Kind(IntEnum):
     STATE = 5
     """All of the state after ``step`` completed steps follows, and then the digest of it; see
     :mod:`liver_slurm.transfer.mirror.snapshot`."""
+    PRIMED = 6
+    """All of the state after ``step`` completed steps follows: an update of it comes later."""
 
 
 class Header(NamedTuple):

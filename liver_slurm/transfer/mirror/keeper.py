@@ -127,6 +127,8 @@ class MirrorKeeper:
             raise TransferError("gradients came before the last update was made")
         if header.kind is Kind.GRADIENTS:
             self._receive(header, self._room)
+        elif header.kind is Kind.PRIMED:
+            self._prime(header, self._room)
         elif header.kind is Kind.SKIPPED:
             self._wait_for(header.step, None)
         else:
@@ -149,22 +151,36 @@ class MirrorKeeper:
 
     def _receive(self, header: Header, room: Room) -> None:
         """Take gradients, and state that was not here yet; what was is not touched before all is."""
-        first, last = header.first, header.last
-        if first != self._held or not first <= last <= room.boxes or header.nbytes > _LONGEST_TABLE:
-            raise TransferError("a frame has other boxes than are due")
+        last = self._due(header, room)
         table = torch.empty(header.nbytes, dtype=torch.uint8)
-        new = slice(room.ends[first], room.ends[last])
-        state = list(room.state[:, new]) if first < last else []
-        fixed = [view for _, view in room.replica.fixed] if first < last == room.boxes else []
-        parts = [room.gradients[: room.ends[last]], *state, *(view.view(-1).view(torch.uint8) for view in fixed)]
-        for part in (table, *parts):
-            receive_exactly(self._connection, memory(part))
-        if digest_of(parts) != header.digest:
-            raise TransferError("the digest of what has arrived differs")
+        receive_exactly(self._connection, memory(table))
+        self._fill([room.gradients[: room.ends[last]], *_state(room, header.first, last)], header.digest)
         groups = decode_groups(table.view(torch.float64))
         self._wait_for(header.step, groups, header.updates)
         with self._lock:
             self._held = last
+
+    def _prime(self, header: Header, room: Room) -> None:
+        """Take all of the state: no update of it is under way."""
+        last = self._due(header, room)
+        if header.first or last < room.boxes or self._step >= 0:
+            raise TransferError("state came of some boxes alone, or late")
+        self._fill(_state(room, 0, last), header.digest)
+        with self._lock:
+            self._held, self._step = last, header.step
+
+    def _due(self, header: Header, room: Room) -> int:
+        """Boxes that are here once this frame is."""
+        first, last = header.first, header.last
+        if first != self._held or not first <= last <= room.boxes or header.nbytes > _LONGEST_TABLE:
+            raise TransferError("a frame has other boxes than are due")
+        return last
+
+    def _fill(self, parts: list[torch.Tensor], expected: int) -> None:
+        for part in parts:
+            receive_exactly(self._connection, memory(part))
+        if digest_of(parts) != expected:
+            raise TransferError("the digest of what has arrived differs")
 
     def _wait_for(self, step: int, groups: Groups | None, updates: int = 0) -> None:
         """The state here is that after ``step`` completed steps; what is behind them waits for the owner's word."""
@@ -185,3 +201,11 @@ class MirrorKeeper:
                     update(boxes, updates, groups[group])
         with self._lock:
             self._step, self._pending = step + 1, None
+
+
+def _state(room: Room, first: int, last: int) -> list[torch.Tensor]:
+    """Where state of some boxes goes; weights that are not trained come with the last of the others."""
+    if first == last:
+        return []
+    fixed = room.replica.fixed if last == room.boxes else []
+    return [*room.state[:, room.ends[first] : room.ends[last]], *(view.view(-1).view(torch.uint8) for _, view in fixed)]

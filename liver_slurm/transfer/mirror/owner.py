@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -21,12 +22,17 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 256 << 20
 """Bytes of state that a step takes along until the mirror has all of it: training waits for them."""
+PRIMED_BYTES = 64 << 20
+"""Bytes of state that go to the keeper before a world is committed; of more, training would stand still too long."""
 _STATE_BYTES = 12
 """Of one element: master and two moments."""
 
 
 class MirrorOwner:
-    """Called by the training thread; a keeper that is gone costs the mirror, and nothing else."""
+    """A keeper that is gone costs the mirror, and nothing else.
+
+    Called by the training thread, but for :meth:`prime`: a new world's first pass changes nothing of its state.
+    """
 
     def __init__(self, connection: socket.socket, at_once: int = AT_ONCE) -> None:
         """
@@ -43,6 +49,8 @@ class MirrorOwner:
         """In host memory, of all boxes."""
         self._sent = self._step = 0
         """Boxes whose state the keeper has; and the step whose gradients it got last."""
+        self._lock = threading.Lock()
+        """Held by whoever sends."""
         self.seconds = 0.0
         """How long the last step was held up."""
         self.error = ""
@@ -58,6 +66,24 @@ class MirrorOwner:
         """Host memory that gradients on their way take."""
         return int(self._gradients.nbytes)
 
+    def prime(self, shard: TrainingShard, step: int) -> None:
+        """Send all of the state, if it is small: then the mirror is whole before the first update.
+
+        Args:
+            shard: whose state is that after ``step`` completed steps.
+        """
+        trained = shard.replica().trained
+        if not 0 < sum(box.master.numel() for box in trained) * _STATE_BYTES <= PRIMED_BYTES:
+            return  # the keeper would need room for it while it keeps the world before
+        with self._lock:
+            if not self.error and self._updates is None:
+                try:
+                    self._begin(shard)
+                    self._send_state(step)
+                    self._acknowledged(step)
+                except (OSError, TransferError) as error:
+                    self._failed(error)
+
     def ship(self, shard: TrainingShard, step: int, finite: bool) -> None:
         """Send what the update behind ``step`` completed steps needs, and wait until the keeper has it.
 
@@ -66,16 +92,18 @@ class MirrorOwner:
             finite: whether there will be an update.
         """
         begun = time.perf_counter()
-        if not self.error:
-            try:
-                self._ship(shard, step, finite)
-            except (OSError, TransferError) as error:
-                self._failed(error)
+        with self._lock:
+            if not self.error:
+                try:
+                    self._ship(shard, step, finite)
+                except (OSError, TransferError) as error:
+                    self._failed(error)
         self.seconds = time.perf_counter() - begun
 
     def stop(self) -> None:
         """Watch the updates no more."""
-        stop, self._stop = self._stop, None
+        with self._lock:
+            stop, self._stop = self._stop, None
         if stop is not None:
             stop()
 
@@ -87,6 +115,10 @@ class MirrorOwner:
             self._send_gradients()
         else:
             self._connection.sendall(Header(Kind.SKIPPED, step).encode())
+        self._acknowledged(step)
+
+    def _acknowledged(self, step: int) -> None:
+        """Wait until the keeper has what was sent."""
         answer = bytearray(ACKNOWLEDGEMENT.size)
         receive_exactly(self._connection, memoryview(answer))
         if ACKNOWLEDGEMENT.unpack(answer) != (step,):
@@ -121,12 +153,10 @@ class MirrorOwner:
     def _send_gradients(self) -> None:
         assert self._updates is not None
         first, last = self._sent, self._next()
-        boxes, new = self._replica.trained[:last], self._replica.trained[first:last]
+        boxes = self._replica.trained[:last]
         gradients = _gathered([box.gradient() for box in boxes], self._gradients[: self._ends[last]])
-        state = [_gathered([box.state[kind] for box in new]) for kind in range(3)] if new else []
-        fixed = [view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last)]
         table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
-        parts = [gradients, *state, *fixed]
+        parts = [gradients, *self._state(first, last)]
         header = Header(
             Kind.GRADIENTS, self._step, self._updates.adam_step(), first, last, table.numel(), digest_of(parts)
         )
@@ -134,6 +164,20 @@ class MirrorOwner:
         for part in parts:
             self._connection.sendall(memory(part))
         self._sent = last
+
+    def _send_state(self, step: int) -> None:
+        last = len(self._replica.trained)
+        parts = self._state(0, last)
+        self._connection.sendall(Header(Kind.PRIMED, step, last=last, digest=digest_of(parts)).encode())
+        for part in parts:
+            self._connection.sendall(memory(part))
+        self._sent = last
+
+    def _state(self, first: int, last: int) -> list[torch.Tensor]:
+        """State of some boxes, in host memory."""
+        new = self._replica.trained[first:last]
+        state = [_gathered([box.state[kind] for box in new]) for kind in range(3)] if new else []
+        return [*state, *(view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last))]
 
     def _next(self) -> int:
         """How many boxes the keeper has the state of after this step."""

@@ -73,6 +73,14 @@ class SnapshotOwner:
                 self.own_steps = (*self.own_steps[-1:], step)  # what it has does not change, and is sent already
         self.seconds = time.perf_counter() - begun
 
+    @property
+    def ready(self) -> bool:
+        """Whether the first refresh can be made."""
+        return True
+
+    def all_ready(self) -> None:
+        """Learn that all ranks are ready; may be called again."""
+
     def state_at(self, step: int) -> Replica:
         """The state of this rank after ``step`` completed steps: as it is put by here, or alive, if that is still it.
 

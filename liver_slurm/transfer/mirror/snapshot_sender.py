@@ -6,9 +6,8 @@ sends it. There is room for two: before an owner joins the reduction after which
 makes such a state, it waits until its keeper has the last one. So the copy that gives way to the new one is older than
 what all keepers have, whoever dies, whenever.
 
-Where a card is to write to it, getting the room takes seconds, and a world's waits for the end of the one before. So a
-thread does it, and there the first refresh of a world comes later than the others follow each other by half: all ranks
-have to be ready for the same one.
+Where a card is to write to it, getting the room may take seconds, and a world's waits for the end of the one before. So
+a thread does it, and there the first refresh of a world comes as soon as all ranks are ready for it.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ from liver_slurm.transfer.mirror.frames import BoxDescription, decode_descriptio
 from liver_slurm.transfer.mirror.host_room import Lease
 from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
+
+_NOT_YET = 1 << 62
+"""Step that no run reaches."""
 
 
 class _Place:
@@ -61,13 +63,15 @@ class SnapshotSender(SnapshotOwner):
         self._ready, self._arrived = threading.Event(), threading.Event()
         """There is room, or there will be none; the keeper has what it was sent last, or never will."""
         self._arrived.set()
+        self._waits_for_all = self._all_ready = False
+        """Whether the first refresh waits until all ranks are ready, as room may take seconds; and whether they are."""
         self._work: SimpleQueue[int | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def attach(self, shard: TrainingShard) -> None:
         # Not by where its state lies: a rank may have none, and all must refresh at the same steps.
         if shard.world.backend == "nccl":
-            self._card = torch.device("cuda", torch.cuda.current_device())
+            self._card, self._waits_for_all = torch.device("cuda", torch.cuda.current_device()), True
         description = describe(shard.replica())
         self._thread = threading.Thread(target=self._run, args=(description,), name="snapshots", daemon=True)
         self._thread.start()
@@ -83,7 +87,7 @@ class SnapshotSender(SnapshotOwner):
         begun = time.perf_counter()
         if self._updates is None:
             self._begin(shard)
-            self._due = step + 1 + (self._every // 2 if self._card is not None else 0)
+            self._due = _NOT_YET if self._waits_for_all and not self._all_ready else step + 1
         if finite and step + 1 >= self._due:
             self._ready.wait()
             self._arrived.wait()
@@ -91,6 +95,14 @@ class SnapshotSender(SnapshotOwner):
             if not self._live.trained:
                 self._put_by()  # what it has does not change
         self.seconds = time.perf_counter() - begun
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set() or not self._waits_for_all
+
+    def all_ready(self) -> None:
+        if not self._all_ready:
+            self._all_ready, self._due = True, 0
 
     def state_at(self, step: int) -> Replica:
         place = self._place_of(step)

@@ -47,6 +47,7 @@ def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: in
         if target.derives and target.state is not None:
             target.state.derive_weights(adam_step).wait()
         fault_injection.reach("streamed", worker.name)
+        worker.prime_mirror(target, step)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return step

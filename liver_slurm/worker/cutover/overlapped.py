@@ -50,6 +50,7 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
             transfer.release()
             late = worker.move_late(target, target.late)
             adam_step = max(adam_step, late.adam_step)
+            worker.prime_mirror(target, step)
         weights = target.state.derive_weights(adam_step) if target.state is not None else None
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
@@ -58,7 +59,7 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
         worker.vote_yes(target, pause, stats + late.moved)
     else:
         threading.Thread(
-            target=_prove_and_vote, args=(worker, target, transfer, pause), name="prove", daemon=True
+            target=_prove_and_vote, args=(worker, target, transfer, pause, step), name="prove", daemon=True
         ).start()
     if target.state is None or weights is None:
         verdict = worker.verdict(target)
@@ -141,10 +142,11 @@ def _go_back(worker: Participant, target: TargetWorld, verdict: Verdict) -> Outc
     return worker.stay(target, verdict)
 
 
-def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: Transfer, pause: Pause) -> None:
+def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: Transfer, pause: Pause, step: int) -> None:
     """Compare digests beside the new world's first pass, and vote; the body of a thread."""
     try:
         stats = _prove(worker, target, transfer)
+        worker.prime_mirror(target, step)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return

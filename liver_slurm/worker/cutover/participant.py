@@ -79,6 +79,11 @@ class Participant:
         target.holds(stats.peak_bytes)
         return stats
 
+    def prime_mirror(self, target: TargetWorld, step: int) -> None:
+        """Have what arrived here mirrored before the commit, so that a death right after it loses nothing."""
+        if target.mirrors is not None:
+            target.mirrors.prime(step)
+
     # ---- the vote
 
     def vote_yes(self, target: TargetWorld, pause: Pause, moved: TransferStats) -> None:

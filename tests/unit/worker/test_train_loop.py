@@ -118,6 +118,27 @@ def test_rank_0_asks_for_one_that_is_due_by_the_clock(training: TrainLoop) -> No
     assert [flags.save for flags in asked] == [False, True, False]
 
 
+def test_mirrors_begin_when_all_members_were_ready(training: TrainLoop) -> None:
+    told: list[int] = []
+    asked: list[StepFlags] = []
+    mirrors = SimpleNamespace(ready=False, all_ready=lambda: told.append(training.step), seconds=0.0)
+    training.samples, training.mirrors = object(), mirrors  # type: ignore[assignment]
+    training._schedule = training._checkpointer = None
+    live: Any = training.live
+    live.world.rank = 1
+    live.train_step = lambda _samples, _step, flags, _gate: asked.append(flags)
+    another: Any = SimpleNamespace(world=live.world, train_step=live.train_step)
+    training.train(live, 1, stop=False)
+    mirrors.ready = True
+    training.train(live, 1, stop=False)
+    training.train(another, 1, stop=False)
+    assert [flags.unready for flags in asked] == [True, False, True], "a new world's are not those of the live one"
+    for step, unready in ((5, True), (6, False)):
+        flags = StepFlags(unready=unready)
+        training.completed(StepResult(step, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, flags=flags))
+    assert told == [7]
+
+
 def test_steps_that_change_nothing_end_the_run_after_so_many(training: TrainLoop) -> None:
     training._config = replace(training._config, train=replace(training._config.train, most_skipped=3))
     training._control.beat = lambda: None  # type: ignore[method-assign]

@@ -19,6 +19,7 @@ from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.mirror import keeper as keeping
+from liver_slurm.transfer.mirror import owner as owning
 from liver_slurm.transfer.mirror.frames import (
     ACKNOWLEDGEMENT,
     HEADER_BYTES,
@@ -129,13 +130,17 @@ def lab() -> Iterator[Lab]:
     st.sampled_from(["between steps", "before the update", "before the update of a skipped step"]),
     st.booleans(),
     st.sampled_from([1, 100, 1 << 20]),
+    st.booleans(),
 )
 def test_every_step_that_any_rank_has_begun_can_be_had(
-    steps: list[str], death: str, others_went_on: bool, at_once: int
+    steps: list[str], death: str, others_went_on: bool, at_once: int, primed: bool
 ) -> None:
     # LS-34
     lab, shard = Lab(at_once), Shard()
     try:
+        if primed:
+            lab.owner.prime(shard, 0)  # type: ignore[arg-type]
+            assert lab.owner.whole
         # With so little at once a box comes with each update; the mirror is whole after as many.
         for number, kind in enumerate(["update"] * len(shard.trained) + steps):
             shard.step(number, finite=kind == "update")
@@ -173,6 +178,37 @@ def test_it_is_whole_only_when_all_boxes_are_there() -> None:
         assert lab.keeper.extent().reaches(3)
     finally:
         lab.close()
+
+
+def test_what_is_primed_is_whole_before_the_first_step(lab: Lab) -> None:
+    # LS-34
+    shard = Shard()
+    lab.owner.prime(shard, 7)  # type: ignore[arg-type]
+    assert lab.owner.whole
+    assert lab.keeper.extent() == Extent(7, False)
+    lab.die()
+    assert same(state_of(lab.keeper.state_after(7)), shard.snapshot())
+
+
+def test_much_state_is_not_primed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training would stand still for it, and the keeper may still have the mirrors of the world before."""
+    monkeypatch.setattr(owning, "PRIMED_BYTES", 8)
+    shard = Shard()
+    lab.owner.prime(shard, 0)  # type: ignore[arg-type]
+    assert not lab.owner.whole
+    assert lab.keeper.nbytes == 0
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    assert lab.owner.whole
+
+
+def test_a_keeper_that_is_gone_before_the_first_step_costs_the_mirror_and_nothing_else(lab: Lab) -> None:
+    lab.theirs.shutdown(socket.SHUT_RDWR)
+    shard = Shard()
+    lab.owner.prime(shard, 0)  # type: ignore[arg-type]
+    assert lab.owner.error
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
 
 
 def test_a_step_that_it_does_not_reach_is_refused(lab: Lab) -> None:
@@ -218,6 +254,8 @@ def test_a_frame_that_is_cut_off_changes_nothing(lab: Lab) -> None:
         (Header(Kind.GRADIENTS, 1, 1, 3, 4).encode(), "other boxes than are due"),
         (Header(Kind.GRADIENTS, 1, 1, 3, 3, 1 << 40).encode(), "other boxes than are due"),
         (Header(Kind.GRADIENTS, 1, 1, 3, 3, 0, 5).encode() + bytes(4 * 25), "the digest of what has arrived differs"),
+        (Header(Kind.PRIMED, 1, 0, 3, 3).encode(), "state came of some boxes alone, or late"),
+        (Header(Kind.PRIMED, 1, 0, 0, 3).encode(), "other boxes than are due"),
         (Header(Kind.DESCRIPTION, nbytes=4).encode(), "came twice, or is too long"),
     ],
 )

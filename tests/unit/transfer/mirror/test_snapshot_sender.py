@@ -15,7 +15,7 @@ from snapshot_world import World
 
 from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import host_room
-from liver_slurm.transfer.mirror.frames import Header, Kind
+from liver_slurm.transfer.mirror.frames import BoxDescription, Header, Kind
 from liver_slurm.transfer.mirror.host_room import HostRoom, Lease
 from liver_slurm.transfer.mirror.snapshot import tensors_of
 from liver_slurm.transfer.mirror.snapshot_sender import SnapshotSender
@@ -104,6 +104,45 @@ def test_whoever_dies_whenever_all_have_one_step(
         assert same(run.state_of(gone, step), run.states[gone][step])
         for rank in {*everybody} - {gone}:
             assert same(tensors_of(run.own_state(rank, step)), run.states[rank][step])
+    finally:
+        run.close()
+
+
+class Patient(Sender):
+    """As on a card, where room takes a while."""
+
+    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+        super().__init__(connection, every, lease)
+        self._waits_for_all, self.has_room = True, threading.Event()
+
+    def _make_room(self, boxes: list[BoxDescription]) -> None:
+        assert self.has_room.wait(PATIENCE)
+        super()._make_room(boxes)
+
+
+def test_where_room_takes_a_while_the_first_refresh_comes_when_all_are_ready() -> None:
+    # LS-34
+    run = World([[0], [1]], [1, 0], 50, Patient)
+    first, second = (owner for owner in run.owners.values() if isinstance(owner, Patient))
+    try:
+        first.has_room.set()
+        assert first._ready.wait(PATIENCE)
+        assert [owner.ready for owner in (first, second)] == [True, False]
+        run.step(0)
+        assert (first.own_steps, second.own_steps) == ((), ()), "and no step waits for it"
+        second.has_room.set()
+        assert second._ready.wait(PATIENCE)
+        run.step(1)
+        assert first.own_steps == (), "it cannot know yet that the other one is ready, too"
+        for owner in (first, second):
+            owner.all_ready()
+        run.step(2)
+        for owner in (first, second):
+            assert owner._arrived.wait(PATIENCE)
+            owner.all_ready()
+            assert owner.sent == 3
+        run.step(3)
+        assert first.own_steps == (3,), "from then on they come as they were asked for"
     finally:
         run.close()
 
