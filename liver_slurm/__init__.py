@@ -6,6 +6,8 @@ The Python API has the verbs of the command line::
 
     job = liver_slurm.submit("job.toml", train={"steps": 500})
     job.wait()
+
+:class:`Elastic` is what a training loop of one's own is called with; see docs/your-loop.md.
 """
 
 from __future__ import annotations
@@ -14,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from liver_slurm.app.api import Job, find, submit
+    from liver_slurm.engine.own_loop.elastic import Elastic
 
-__all__ = ["Job", "find", "submit"]
+__all__ = ["Elastic", "Job", "find", "submit"]
 
 
 def __getattr__(name: str) -> Any:
     # Workers and the command line import this package too, and need nothing of the API.
+    if name == "Elastic":
+        from liver_slurm.engine.own_loop.elastic import Elastic
+
+        return Elastic
     if name in __all__:
         from liver_slurm.app import api
 

@@ -47,12 +47,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print a line for each checkpoint."""
     from liver_slurm.app.evaluation import evaluate, find_checkpoints
+    from liver_slurm.config import own_loop
     from liver_slurm.config.load import load_job
     from liver_slurm.parallel.layout import Layout
     from liver_slurm.policy import engine
 
     run_dir, checkpoints = find_checkpoints(args.run_or_checkpoint, args.all)
     config, layout = load_job(run_dir.job_file, args.overrides), Layout.parse(args.layout)
+    own_loop.refuse(config, "evaluate")
     # The run's own list says what it changes to; any other layout of the model will do here.
     anything = replace(config, elastic=replace(config.elastic, layouts="auto", max_workers=None))
     if reason := engine.why_impossible(layout, anything):

@@ -101,11 +101,13 @@ def _tracker(args: argparse.Namespace, run_dir: RunDir) -> Tracker:
 def _export_hf(args: argparse.Namespace) -> int:
     from liver_slurm.app.evaluation import find_checkpoints
     from liver_slurm.cli.common import new_folder
+    from liver_slurm.config import own_loop
     from liver_slurm.config.load import read_job
 
     to = new_folder("--to", args.to)
     run_dir, (checkpoint,) = find_checkpoints(args.run_or_checkpoint, every=False)
     config = read_job(run_dir.job_file)
+    own_loop.refuse(config, "export hf")
     like = _like(args.like, config.model.from_hf)
     dtype = args.dtype or config.train.precision
     from liver_slurm.engine.hf.exporting import export_model

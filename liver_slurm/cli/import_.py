@@ -13,7 +13,8 @@ DESCRIPTION = """\
 Make a checkpoint of a model that others have trained. A job whose train.start_from names it begins with its weights, in
 any layout and precision, with fresh moments."""
 HF = """\
-Import a folder of a Hugging Face model: Llama 2 and 3, Mistral, Qwen2, Qwen3, or GPT-2, as config.json and safetensors.
+Import a folder of a Hugging Face model, as config.json and safetensors: Llama 2 and 3, Mistral, Qwen2, Qwen3, GPT-2,
+Mixtral, Qwen2-MoE or Qwen3-MoE.
 What cannot be expressed is refused, and so is each key of config.json that nothing is known of."""
 
 

@@ -49,9 +49,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan the transfer and print the plan or a summary of it."""
+    from liver_slurm.config import own_loop
     from liver_slurm.config.load import load_job
 
     config = load_job(args.job_file, args.overrides, files=False)
+    own_loop.refuse(config, "plan")
     source, target = _layout(config, "--from", args.source), _layout(config, "--to", args.target)
     keep = _keep(None if args.keep == "best" else args.keep, source.size, target.size)
     worlds = _world(config, source), _world(config, target)

@@ -150,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
             "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "
             "--set 'train.rampup_batch_size=[]'"
         )
+    if config.train.loop is not None and args.calibrate is None and not args.costs:
+        raise BadInput("train.loop: what its steps take is known from a run only; add --calibrate RUN or --costs FILE")
     settings = _settings(args, config)
     costs = _costs(args, config)
     policies, modes = tuple(dict.fromkeys(args.policy or POLICIES)), (args.mode,) if args.mode else MODES

@@ -76,6 +76,8 @@ def filled(tables: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Table, li
     ]
     if own.get("provider") is not None:
         problems.append(Problem("model.provider", "has no place beside model.from_hf; allowed: one of the two"))
+    if own.get("num_moe_experts") is not None and "num_moe_experts" not in found.section:
+        problems.append(Problem("model.num_moe_experts", f"is not that of {folder / CONFIG}; allowed: leave it out"))
     length = train.get("seq_length")
     if found.window is not None and isinstance(length, int) and length > found.window:
         text = f"{length} is above the sliding window of {folder / CONFIG}; allowed: at most {found.window}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from liver_slurm.config.hf_experts import EXPERT_FAMILIES, expert_family, expert_needs, read_experts, write_experts
 from liver_slurm.config.problem import shown
 from liver_slurm.config.schema import ModelSection
 
@@ -19,6 +20,7 @@ FAMILIES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
+    **EXPERT_FAMILIES,
 }
 """Each ``model_type`` that can be read, with the ``architectures`` that is written for it."""
 _ACTIVATIONS = {
@@ -119,9 +121,7 @@ def read_config(config: Mapping[str, Any]) -> HfModel:
     keys = _Keys(config)
     family = keys.take("model_type", str, "")
     if family not in FAMILIES:
-        experts = "moe" in family or family == "mixtral"
-        why = "mixtures of experts cannot be trained yet" if experts else f"allowed: {', '.join(FAMILIES)}"
-        raise UnknownModelError(f"model_type {shown(family)} is not possible: {why}")
+        raise UnknownModelError(f"model_type {shown(family)} is not possible; allowed: {', '.join(FAMILIES)}")
     named = config.get("architectures")
     if named and named != [FAMILIES[family]]:
         raise UnknownModelError(f"architectures {shown(named)} is not possible; allowed: {FAMILIES[family]}")
@@ -152,27 +152,29 @@ def _llama_like(keys: _Keys, family: str) -> HfModel:
         )
     if family == "qwen2" and mlp_biased:
         raise UnknownModelError("mlp_bias true is not possible here: of qwen2, only queries, keys and values have one")
-    base, factor = _rotary(keys)
+    mixtral, moe = family == "mixtral", family in EXPERT_FAMILIES
+    base, factor = _rotary(keys, 1e6 if mixtral else 10000.0)
     section = {
         "num_layers": layers,
         "hidden_size": hidden,
         "num_attention_heads": heads,
         "ffn_hidden_size": keys.size("intermediate_size"),
-        "num_query_groups": keys.size("num_key_value_heads", heads),
+        "num_query_groups": keys.size("num_key_value_heads", None if moe else heads),
         "kv_channels": keys.size("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1)),
         "vocab_size": keys.size("vocab_size"),
         "share_embeddings_and_output_weights": keys.take("tie_word_embeddings", bool, False),
         "normalization": "RMSNorm",
-        "layernorm_epsilon": keys.take("rms_norm_eps", float, 1e-6),
+        "layernorm_epsilon": keys.take("rms_norm_eps", float, 1e-5 if mixtral else 1e-6),
         "gated_linear_unit": True,
         "activation_func": _activation(keys, "hidden_act", "silu"),
         "add_bias_linear": family != "qwen2" and biased,
-        "add_qkv_bias": family == "qwen2",
-        "qk_layernorm": family == "qwen3",
+        "add_qkv_bias": family == "qwen2" or (family == "qwen2_moe" and keys.take("qkv_bias", bool, True)),
+        "qk_layernorm": family in ("qwen3", "qwen3_moe"),
         "position_embedding_type": "rope",
         "rotary_base": base,
         "rotary_percent": 1.0,
         "rope_scaling_factor": factor,
+        **read_experts(keys, family),
     }
     return HfModel(section, window)
 
@@ -186,18 +188,21 @@ def _window(keys: _Keys, family: str) -> int | None:
     kinds = keys.take("layer_types", list, [])
     if strange := [one for one in kinds if one not in ("full_attention", "sliding_attention")]:
         raise UnknownModelError(f"layer_types {shown(strange[0])} is not possible here")
-    slides = used if family.startswith("qwen") else family == "mistral"
+    slides = used if family.startswith("qwen") else family in ("mistral", "mixtral")
     return window if slides or "sliding_attention" in kinds else None
 
 
-def _rotary(keys: _Keys) -> tuple[int, float | None]:
-    """Base of the rotary positions, and the factor of Llama 3.1's scaling; None: they are not scaled."""
+def _rotary(keys: _Keys, usual: float) -> tuple[int, float | None]:
+    """Base of the rotary positions, by default the ``usual`` one, and the factor of Llama 3.1's scaling.
+
+    None: they are not scaled.
+    """
     newer, older = keys.take("rope_parameters", dict), keys.take("rope_scaling", dict)
     if newer and older:
         raise UnknownModelError("rope_scaling is not possible beside rope_parameters; take one of them out")
     name = "rope_parameters" if newer is not None else "rope_scaling"
     inner = _Keys(newer if newer is not None else older or {}, f"{name}.")
-    theta = keys.take("rope_theta", float, 10000.0)
+    theta = keys.take("rope_theta", float, usual)
     theta = inner.take("rope_theta", float, theta)
     if theta != int(theta) or theta < 1:
         raise UnknownModelError(f"rope_theta {theta} is not possible here; allowed: a whole number >= 1")
@@ -308,6 +313,7 @@ def write_config(model: ModelSection, vocabulary: int, sequence: int, end: int) 
         "rms_norm_eps": model.layernorm_epsilon,
         "rope_theta": float(model.rotary_base),
         "max_position_embeddings": sequence,
+        **write_experts(model),
         **({"rope_scaling": scaling} if model.rope_scaling_factor is not None else {}),
     }
 
@@ -334,16 +340,21 @@ def _family(model: ModelSection) -> str:
         needs.append(("rotary_percent", 1.0))
         if model.qk_layernorm:
             needs += [("add_bias_linear", False), ("add_qkv_bias", False)]
+    if model.num_moe_experts is not None:
+        needs += [("position_embedding_type", "rope"), *expert_needs(model)]
     for key, value in needs:
         if (found := getattr(model, key)) != value:
             positions = "learned positions" if learned else "rotary positions"
             more = " and qk_layernorm" if model.qk_layernorm and not learned else ""
+            more += " and experts" if model.num_moe_experts is not None else ""
             raise UnknownModelError(
                 f"model.{key} {shown(found)} is not possible in a family of transformers' with {positions}{more}; "
                 f"allowed: {shown(value)}"
             )
     if learned:
         return "gpt2"
+    if model.num_moe_experts is not None:
+        return expert_family(model)
     if model.qk_layernorm:
         return "qwen3"
     return "qwen2" if model.add_qkv_bias and not model.add_bias_linear else "llama"

@@ -29,9 +29,13 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
 
     Sizes that a model provider leaves out are not judged, nor is what only the built-in model has.
     """
+    if train.loop is not None:
+        return next(_loop_reasons(layout, train), None)
     for reason in _tp_reasons(layout.tp, model, data):
         return reason
     for reason in _cp_reasons(layout, model, train):
+        return reason
+    for reason in _expert_reasons(layout, model, train):
         return reason
     for reason in _document_reasons(layout.tp, model, data, train):
         return reason
@@ -41,6 +45,16 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
     if layout.dp > microbatches:
         return f"dp{layout.dp} is more than the {microbatches} microbatches of one step"
     return None
+
+
+def _loop_reasons(layout: Layout, train: TrainSection) -> Iterator[str]:
+    """Find what a loop of the user's own cannot have: dp replicas, each of them divided among tp ranks, are all."""
+    for axis in ("pp", "cp"):
+        if getattr(layout, axis) > 1:
+            yield f"{axis}{getattr(layout, axis)} is not for train.loop, which has dp replicas of tp ranks each"
+    microbatches = min(train.rampup_batch_size[:1] or (train.global_batch_size,)) // train.micro_batch_size
+    if layout.size > microbatches:
+        yield f"its {layout.size} ranks are more than the {microbatches} microbatches of one step"
 
 
 def _tp_reasons(tp: int, model: ModelSection, data: DataSection) -> Iterator[str]:
@@ -80,6 +94,30 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
         yield f"with cp{layout.cp}, tp{layout.tp} may not be more than the {groups} query groups"
 
 
+def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps this product's own layer of experts from being used or cut."""
+    tp, ep, experts = layout.tp, layout.ep, model.num_moe_experts
+    if experts is None or model.provider is not None:
+        if ep > 1:
+            yield f"ep{ep} is for models of model.num_moe_experts"
+        return
+    if experts % ep:
+        yield f"ep{ep} does not divide num_moe_experts {experts}"
+    if layout.dense_replicas % ep:
+        yield f"ep{ep} does not divide dp{layout.dp} times cp{layout.cp}"
+    for key, width in (
+        ("moe_ffn_hidden_size", expert_width(model)),
+        ("moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size or 0),
+    ):
+        if width % tp:
+            yield f"tp{tp} does not divide {key} {width}"
+    groups = model.num_query_groups or model.num_attention_heads
+    if groups < tp:
+        yield f"with experts, tp{tp} may not be more than the {groups} query groups"
+    if train.seq_length % tp:
+        yield f"with experts, tp{tp} must divide seq_length {train.seq_length}"
+
+
 def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layers, which know of documents, from being used."""
     if not data.resets or model.provider is not None:
@@ -94,6 +132,22 @@ def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: Tr
 def head_width(model: ModelSection) -> int:
     """Give the width of one attention head; 0 where a model provider leaves the sizes out."""
     return model.kv_channels or model.hidden_size // max(1, model.num_attention_heads)
+
+
+def expert_width(model: ModelSection) -> int:
+    """Give the width of one expert."""
+    return model.moe_ffn_hidden_size or model.ffn_hidden_size or 4 * model.hidden_size
+
+
+def expert_weights(model: ModelSection) -> int:
+    """Count the parameters of one expert of one layer."""
+    return (3 if model.gated_linear_unit else 2) * model.hidden_size * expert_width(model)
+
+
+def idle_expert_weights(model: ModelSection) -> int:
+    """Count the parameters of experts, over all layers, that a token does not meet."""
+    idle = max(0, (model.num_moe_experts or 0) - model.moe_router_topk)
+    return model.num_layers * idle * expert_weights(model)
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
@@ -117,8 +171,8 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
-    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp) order. Never
-    more than ``elastic.max_workers`` workers.
+    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp, ep) order.
+    Never more than ``elastic.max_workers`` workers.
     """
     bound = min(workers, config.elastic.max_workers or workers)
     if config.elastic.layouts == "auto":
@@ -133,6 +187,8 @@ def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
 
 def max_tp(config: JobConfig) -> int:
     """Return the largest tp that ``auto`` considers, so that tensor parallel groups stay inside every kind of node."""
+    if config.train.loop is not None:
+        return config.elastic.max_tp or 1
     per_node = [component.tasks_per_node for component in config.live.component]
     if config.standby.max_jobs:
         per_node += [unit.tasks_per_node for unit in standby_units(config.standby)]
@@ -142,9 +198,10 @@ def max_tp(config: JobConfig) -> int:
 def _all_layouts(config: JobConfig, bound: int) -> list[Layout]:
     microbatches = config.train.global_batch_size // config.train.micro_batch_size
     return [
-        Layout(tp, pp, dp, cp)
+        Layout(tp, pp, dp, cp, ep)
         for tp in range(1, min(max_tp(config), bound) + 1)
         for cp in range(1, min(config.elastic.max_cp, bound // tp) + 1)
         for pp in range(1, min(config.model.num_layers or bound, bound // (tp * cp)) + 1)
         for dp in range(1, min(bound // (tp * cp * pp), microbatches) + 1)
+        for ep in range(1, min(config.elastic.max_ep, dp * cp) + 1)
     ]

@@ -12,6 +12,7 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
+from liver_slurm.config import own_loop
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.document import Document, read_toml, without_none
 from liver_slurm.config.from_hf import filled
@@ -130,10 +131,10 @@ def _checked(document: Document, name: str, files: bool, own: Any) -> JobConfig:
     from liver_slurm.config.decode import decode
 
     tables, different = filled(document.tables(), own) if isinstance(own, dict) else (document.tables(), [])
-    config, problems = decode(tables)
+    config, problems = decode(own_loop.with_defaults(tables))
     problems += different
     unread = any(one.key == "model.from_hf" for one in different)
-    if unread or config.model.provider is not None:  # it may know the sizes by itself
+    if unread or config.model.provider is not None or config.train.loop is not None:  # it may know them by itself
         problems = [one for one in problems if not (one.missing and one.key.startswith("model."))]
     bad = {problem.key for problem in problems if problem.spoils}
     problems = [*problems, *cross_check(config, bad, files)]

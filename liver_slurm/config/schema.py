@@ -20,6 +20,7 @@ from liver_slurm.config.types import (
     FunctionName,
     LayoutText,
     Natural,
+    NonNegative,
     OneOrNone,
     PathText,
     Positive,
@@ -101,6 +102,22 @@ class ModelSection:
     rope_scaling_factor: Positive | None = None
     """Factor by which Llama 3.1's scaling stretches the slow frequencies of the position embedding, for contexts beyond
     8192 tokens. Default: no scaling."""
+    num_moe_experts: Count | None = None
+    """Experts of each layer, which take the place of its MLP. Default: there is one MLP, for all tokens."""
+    moe_router_topk: Count = 2
+    """Experts that each token goes to."""
+    moe_router_pre_softmax: Flag = False
+    """Weigh experts by a softmax over all of them, and not over the chosen ones alone."""
+    moe_ffn_hidden_size: Count | None = None
+    """Width of one expert. Default: ffn_hidden_size."""
+    moe_aux_loss_coeff: NonNegative = 0.0
+    """Weight of the loss that balances the experts' load in each microbatch. The loss in the metrics is without it."""
+    moe_z_loss_coeff: NonNegative = 0.0
+    """Weight of the router's z-loss, which keeps its logits small. The loss in the metrics is without it."""
+    moe_shared_expert_intermediate_size: Count | None = None
+    """Width of the shared expert that all tokens go to, besides those that they choose. Default: there is none."""
+    moe_shared_expert_gate: Flag = False
+    """Weigh the shared expert by a gate, token by token."""
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     from_hf: PathText | None = None
@@ -283,9 +300,11 @@ class ElasticSection:
     max_workers: Count | None = None
     """Maximum number of workers in a world."""
     max_tp: Count | None = None
-    """Largest tp that ``auto`` considers. Default: the number of workers on one node."""
+    """Largest tp that ``auto`` considers. Default: the number of workers on one node; with train.loop 1."""
     max_cp: Count = 1
     """Largest context parallel size that `auto` considers: the ranks that divide one sequence's tokens among them."""
+    max_ep: Count = 1
+    """Largest expert parallel size that `auto` considers: the data parallel ranks that experts are divided over."""
     settle: Seconds = 1.0
     """Time to wait for further standbys before the world grows, so that several join at once."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, Natural, NonNegative, PathText, Positive, Text
+from liver_slurm.config.types import Count, Decay, Flag, FunctionName, Natural, NonNegative, PathText, Positive, Text
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class TrainSection:
     """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
     distributed_optimizer: Flag = True
     """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
+    loop: FunctionName | None = None
+    """Function ``package.module:function`` with a training loop of your own in PyTorch. Its model, data and optimizer
+    are its own: [model], [data], [validation] and the other keys of the optimizer have no use with it. See
+    docs/your-loop.md."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
 

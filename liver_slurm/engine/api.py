@@ -316,7 +316,7 @@ class TrainingShard(Protocol):
         """
 
     def clear_caches(self) -> None:
-        """Drop what caches keep of a shard that is never used again."""
+        """End what runs for a shard that is never used again, and drop what caches keep of it."""
 
 
 class Engine(Protocol):
@@ -328,6 +328,14 @@ class Engine(Protocol):
         Args:
             fresh: initialise the weights from the seed. Otherwise values are undefined, for a target world that
                 receives them, and moments have no storage until :class:`liver_slurm.engine.storage.Moments` gives it.
+        """
+
+    def rehearsal(self, config: JobConfig) -> JobConfig | None:
+        """A small job of the same kind, of which a worker trains one step before it joins a world; None: nothing is
+        trained before, and what can be imported is.
+
+        Raises:
+            BadInput: the job names something that cannot be imported.
         """
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def _weight(piece: Piece) -> str:
 
 
 def own_share(
-    pieces: Iterable[tuple[Piece, int]], layout: Layout, rank: int, shared: set[str], split: bool
+    pieces: Iterable[tuple[Piece, int]], layout: Layout, rank: int, shared: set[str], split: bool, experts: set[str]
 ) -> set[int]:
     """Which of a rank's pieces it is to write, by their number, so that each is written by one of its replicas.
 
@@ -64,19 +64,26 @@ def own_share(
         pieces: the rank's pieces, each with its bytes; data parallel replicas have the same weights in the same order.
         shared: weights that the first and the last pipeline stage both hold; the first one writes them.
         split: optimizer state is split among data parallel ranks; otherwise they hold it alike.
+        experts: weights that not all data parallel ranks hold, but only those of the same experts.
     """
-    stage, replica, chosen = layout.coordinate("pp", rank), layout.replica(rank), set()
-    alike: list[tuple[int, int]] = []
+    stage, chosen = layout.coordinate("pp", rank), set()
+    alike: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
     for number, (piece, nbytes) in enumerate(pieces):
         if _weight(piece) in shared and stage > 0:
             continue
         if split and "@" in piece.tensor:
             chosen.add(number)
         else:
-            alike.append((number, nbytes))
-    total, before = sum(nbytes for _, nbytes in alike), 0
+            alike[_weight(piece) in experts].append((number, nbytes))
+    chosen |= _even_share(alike[False], layout.dense_replicas, layout.dense_replica(rank))
+    return chosen | _even_share(alike[True], layout.edp, layout.coordinate("edp", rank))
+
+
+def _even_share(alike: Sequence[tuple[int, int]], replicas: int, replica: int) -> set[int]:
+    """Which of numbered pieces, each with its bytes, one of several replicas is to write."""
+    chosen, total, before = set(), sum(nbytes for _, nbytes in alike), 0
     for number, nbytes in alike:
-        if min(layout.replicas - 1, (2 * before + nbytes) * layout.replicas // max(2 * total, 1)) == replica:
+        if min(replicas - 1, (2 * before + nbytes) * replicas // max(2 * total, 1)) == replica:
             chosen.add(number)
         before += nbytes
     return chosen
@@ -189,8 +196,9 @@ class Checkpointer:
     def _share(self) -> Boxes:
         boxes = self._state.boxes()
         shared = {box.tensor for param in self._state.spec.params if param.shared for box in param.boxes}
+        experts = {box.tensor for param in self._state.spec.params if param.expert for box in param.boxes}
         sizes = [(piece, view.nbytes) for piece, view in boxes]
-        chosen = own_share(sizes, self._layout, self._rank, shared, self._split)
+        chosen = own_share(sizes, self._layout, self._rank, shared, self._split, experts)
         return [box for number, box in enumerate(boxes) if number in chosen]
 
     def _write(self, path: Path, share: Boxes, counters: dict[str, int]) -> str:

@@ -43,11 +43,11 @@ def release(state: TrainingShard, live: TrainingShard | None) -> None:
     Models and optimizers are parts of reference cycles. Python collects old cycles so seldom that a dozen
     reconfigurations would leave a dozen worlds in memory.
     """
+    state.clear_caches()  # first, as it ends what may use the storage
     for storage in _own(state, live):
         if storage.resizable():  # else :func:`reclaim` finds it
             storage.resize_(0)
     shared_memory.give_back()
-    state.clear_caches()
 
 
 def reclaim() -> None:

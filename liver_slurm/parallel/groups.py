@@ -40,8 +40,8 @@ class ProcessGroups:
 
     @property
     def replica(self) -> int:
-        """Number of this rank among those that hold the same parameters."""
-        return self.layout.replica(self.rank)
+        """Number of this rank among those that hold the same parameters, but for experts."""
+        return self.layout.dense_replica(self.rank)
 
     @property
     def is_last_stage(self) -> bool:

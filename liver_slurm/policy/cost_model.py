@@ -8,15 +8,20 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     compute   = step_flops / (tp·cp·pp·dp) · (mine·dp / m)     replicas with fewer microbatches wait for the busiest
     tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · own
     cp_cost   = BALANCE · 2 gathers · 2·keys · element_size · (cp-1)/tp · (layers/pp) · mine · own
+    ep_cost   = BALANCE · 2 gathers, 2 sums · (ep-1) · hidden · element_size · (layers/pp) · mine · own
     bubble    = 1 + (pp-1)/mine                                1F1B: stages idle while the pipeline fills and drains
-    dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients
-    estimate  = (compute + tp_cost + cp_cost) · bubble + dp_cost
+    dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients;
+                                                           of experts, a part of 1/ep each, r = dp·cp/ep ranks do
+    estimate  = (compute + tp_cost + cp_cost + ep_cost) · bubble + dp_cost
 
-A layer's step costs 6 flops per weight and token, and 12·hidden·seq_length per token for attention scores (Narayanan et
-al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys. BALANCE is how
-many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a GPU. Estimates
-within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that makes nothing
-faster; then the one that moves less state, then the order that the layouts came in.
+With a loop of the user's own nothing is known of the model, and all ranks divide the samples: the estimate is
+ceil(m / ranks).
+
+A layer's step costs 6 flops per token and weight that it meets, and 12·hidden·seq_length per token for attention scores
+(Narayanan et al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys.
+BALANCE is how many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a
+GPU. Estimates within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that
+makes nothing faster; then the one that moves less state, then the order that the layouts came in.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from liver_slurm.config.layouts import expert_weights, expert_width
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
@@ -38,11 +44,14 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     hidden, layers = model.hidden_size or 1024, model.num_layers or layout.pp  # a provider may leave sizes out
     tokens = train.seq_length * train.micro_batch_size
     microbatches = max(1, train.global_batch_size // train.micro_batch_size)
+    if train.loop is not None:
+        return float(-(-microbatches // layout.size))
     mine = -(-microbatches // layout.dp)
 
     weights = layer_weights(config, hidden)
     parameters = layers * weights + (model.vocab_size or 256) * hidden
-    flops_of_microbatch = tokens * (6 * parameters + 12 * layers * hidden * train.seq_length)
+    active = parameters - layers * (weights - layer_weights(config, hidden, met=True))
+    flops_of_microbatch = tokens * (6 * active + 12 * layers * hidden * train.seq_length)
     compute = mine * flops_of_microbatch / (layout.tp * layout.cp * layout.pp)
 
     balance = GPU_BALANCE if any(component.gpus_per_task for component in config.live.component) else CPU_BALANCE
@@ -53,8 +62,11 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     keys = hidden * (model.num_query_groups or model.num_attention_heads or 1) / (model.num_attention_heads or 1)
     cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
     bubble = 1 + (layout.pp - 1) / mine
-    dp_cost = balance * 2 * (layout.replicas - 1) / layout.replicas * 4 * parameters / (layout.tp * layout.pp)
-    return (compute + tp_cost + cp_cost) * bubble + dp_cost
+    ep_cost = balance * 4 * (layout.ep - 1) * hidden * element * layers / layout.pp * mine * own
+    experts = (model.num_moe_experts or 0) * layers * expert_weights(model)
+    reduced = [(layout.dense_replicas, parameters - experts), (layout.edp, experts / layout.ep)]
+    dp_cost = sum(balance * 2 * (ranks - 1) / ranks * 4 * part / (layout.tp * layout.pp) for ranks, part in reduced)
+    return (compute + tp_cost + cp_cost + ep_cost) * bubble + dp_cost
 
 
 def choose(
@@ -108,12 +120,20 @@ def _overlap(part: int, parts: int, other: int, others: int) -> float:
     return max(0.0, high - low) * parts
 
 
-def layer_weights(config: JobConfig, hidden: int) -> float:
-    """Parameters of one transformer layer, norms and biases left out."""
+def layer_weights(config: JobConfig, hidden: int, met: bool = False) -> float:
+    """Parameters of one transformer layer, norms and biases left out.
+
+    Args:
+        met: only those that a token meets: it goes to some of the experts.
+    """
     model = config.model
     heads = model.num_attention_heads or 1
     groups = model.num_query_groups or heads
     head = model.kv_channels or hidden / heads
     attention = hidden * head * (2 * heads + 2 * groups)
-    mlp = (3 if model.gated_linear_unit else 2) * hidden * (model.ffn_hidden_size or 4 * hidden)
-    return attention + mlp
+    matrices = (3 if model.gated_linear_unit else 2) * hidden
+    if model.num_moe_experts is None:
+        return attention + matrices * (model.ffn_hidden_size or 4 * hidden)
+    experts = min(model.moe_router_topk, model.num_moe_experts) if met else model.num_moe_experts
+    shared = model.moe_shared_expert_intermediate_size or 0
+    return attention + matrices * (experts * expert_width(model) + shared) + model.num_moe_experts * hidden

@@ -38,8 +38,8 @@ class Holdings:
 class ShardBoxes:
     """Every box of every shard of a world, a row each.
 
-    ``shard``: tp + TP·pp. ``param``: number of the parameter, counted over all shards in that order. ``start``: where
-    the box begins in its flat parameter.
+    ``shard``: number of the shard in the layout's list of them. ``param``: number of the parameter, counted over all
+    shards in that order. ``start``: where the box begins in its flat parameter.
     """
 
     shard: Ints
@@ -107,7 +107,7 @@ def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes
 
 
 def weight_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
-    """Weights: every box of a shard is on every data parallel replica."""
+    """Weights: every box of a shard is on every replica of it."""
     return _whole(boxes, np.flatnonzero(~boxes.trained) if world.derived else np.arange(len(boxes.shard)))
 
 

@@ -2,7 +2,8 @@
 
 Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that pipeline
 stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members are first
-put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and replicas.
+put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and replicas. Which
+experts a rank holds is not in that line: with expert parallelism only the hosts count.
 """
 
 from __future__ import annotations
@@ -91,11 +92,13 @@ def number(
         order = _exchanged(worth, order, place)
     spread, spread_plain = _spread(place[order], target), _spread(place, target)
     share, share_plain = worth.kept_share(order), worth.kept_share(plain)
+    seen = source.ep == target.ep == 1
     if spread < spread_plain:
         return order.tolist(), f"tensor parallel groups on fewer hosts ({spread} instead of {spread_plain})"
-    if spread == spread_plain and share > share_plain + _WORTH:
+    if seen and spread == spread_plain and share > share_plain + _WORTH:
         return order.tolist(), f"workers keep {share:.0%} of the state instead of {share_plain:.0%}"
-    return plain.tolist(), f"survivors in their order, then joiners: workers keep {share_plain:.0%} of the state"
+    kept_share = f": workers keep {share_plain:.0%} of the state" if seen else ""
+    return plain.tolist(), f"survivors in their order, then joiners{kept_share}"
 
 
 def _hosts(hosts: Sequence[str], tp: int) -> Ints:
@@ -151,13 +154,13 @@ class _Worth:
 
     def before(self, member: Ints) -> tuple[Floats, Floats]:
         """Interval of the depth whose optimizer state each member holds, where replicas cut it."""
-        replica = self.source.replica(self.rank[member])
-        return _interval(self.depth.source, self.stage(member), replica, self.source.replicas)
+        replica = self.source.dense_replica(self.rank[member])
+        return _interval(self.depth.source, self.stage(member), replica, self.source.dense_replicas)
 
     def after(self, rank: Ints) -> tuple[Floats, Floats]:
         """The same for target ranks."""
-        stage, replica = self.target.coordinate("pp", rank), self.target.replica(rank)
-        return _interval(self.depth.target, stage, replica, self.target.replicas)
+        stage, replica = self.target.coordinate("pp", rank), self.target.dense_replica(rank)
+        return _interval(self.depth.target, stage, replica, self.target.dense_replicas)
 
     def kept(self, member: Ints, rank: Ints) -> Floats:
         """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
@@ -170,7 +173,7 @@ class _Worth:
     def kept_share(self, order: Ints) -> float:
         """Share of the target world's bytes that are where they are needed already."""
         elements = float(self.depth.target[-1] - self.depth.target[0])
-        needed = self.whole * self.target.replicas + (self.depth.state if self.depth.cut else 0)
+        needed = self.whole * self.target.dense_replicas + (self.depth.state if self.depth.cut else 0)
         return float(self.kept(order, np.arange(self.target.size, dtype=np.int64)).sum()) / (elements * needed)
 
 
@@ -184,7 +187,7 @@ def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int
 
 def _slots(worth: _Worth, teams: Teams) -> Ints:
     """A place for each team, as a row of ``target.groups("tp")``: the most valuable pairs of team and place first."""
-    count, stages, replicas = len(teams), worth.target.pp, worth.target.replicas
+    count, stages, replicas = len(teams), worth.target.pp, worth.target.dense_replicas
     seat = np.arange(teams.shape[1], dtype=np.int64)
     width = worth.across(teams, seat)
     # What a team keeps on any place of a stage.

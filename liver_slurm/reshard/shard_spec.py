@@ -13,7 +13,7 @@ import numpy as np
 from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
 from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
-from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_ranges, owned_table
+from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_table
 
 
 class BoxSpec(NamedTuple):
@@ -48,7 +48,7 @@ class ParamSpec:
 
     ``name`` is the local one. ``boxes`` are in the order in which they lie in the flat parameter (a gated MLP's first
     matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
-    for a parameter that is not trained.
+    for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold.
     """
 
     name: str
@@ -57,6 +57,7 @@ class ParamSpec:
     boxes: tuple[BoxSpec, ...]
     group: GroupSpec | None = _PLAIN_GROUP
     shared: bool = False
+    expert: bool = False
 
     @property
     def trained(self) -> bool:
@@ -71,48 +72,61 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """What the model of one (tp, pp) coordinate holds: its parameters, in the model's order."""
+    """What the model of one shard holds: its parameters, in the model's order.
+
+    ``ep``, ``place``: of how many parts of the experts it has which one.
+    """
 
     params: tuple[ParamSpec, ...]
+    ep: int = 1
+    place: int = 0
 
     def ranges(self, replicas: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
-        """Per parameter, the flat ranges that each replica owns with the distributed optimizer."""
+        """Per parameter, the flat ranges that each replica owns with the distributed optimizer.
+
+        What is no expert is cut over the replicas of the other parts of the experts, too.
+        """
         ranges: list[tuple[Range, ...]] = [()] * len(self.params)
-        for members, sizes, shared in self._buffers():
-            for index, owned in zip(members, owned_ranges(sizes, shared, replicas, bucket_size), strict=True):
-                ranges[index] = owned
+        for index, replica, start, end in self.range_table(replicas, bucket_size).tolist():
+            ranges[index] += (Range(replica, start, end),)
         return tuple(ranges)
 
     def range_table(self, replicas: int, bucket_size: int | None) -> Ints:
         """:meth:`ranges` as rows (parameter, replica, start, end)."""
         tables = [np.zeros((0, 4), dtype=np.int64)]
-        for members, sizes, shared in self._buffers():
-            table = owned_table(sizes, shared, replicas, bucket_size).copy()
+        for members, sizes, shared, parts in self._buffers():
+            table = owned_table(sizes, shared, replicas * parts, bucket_size).copy()
             table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
+            if parts > 1:
+                table = table[table[:, 1] % parts == self.place]
+                table[:, 1] //= parts
             tables.append(table)
         return np.concatenate(tables)
 
     def buffer_elements(self, replicas: int, bucket_size: int | None) -> dict[str, int]:
-        """Elements of the distributed optimizer's buffer of trained parameters, padding included, by their dtype."""
-        return {
-            self.params[members[0]].dtype: buffer_elements(sizes, shared, replicas, bucket_size)
-            for members, sizes, shared in self._buffers()
-        }
+        """Elements of the distributed optimizer's buffers of trained parameters, padding included, by their dtype."""
+        found: dict[str, int] = {}
+        for members, sizes, shared, parts in self._buffers():
+            dtype = self.params[members[0]].dtype
+            found[dtype] = found.get(dtype, 0) + buffer_elements(sizes, shared, replicas * parts, bucket_size)
+        return found
 
-    def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...]]]:
-        """For each gradient buffer: its parameters, their sizes, and which are shared."""
-        buffers: dict[str, list[int]] = {}
+    def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...], int]]:
+        """For each gradient buffer: its parameters, their sizes, which are shared, and by how many shards of a stage
+        and tp coordinate."""
+        buffers: dict[tuple[str, bool], list[int]] = {}
         for index, param in enumerate(self.params):
             if param.trained:
-                buffers.setdefault(param.dtype, []).append(index)
-        for members in buffers.values():
+                buffers.setdefault((param.dtype, param.expert), []).append(index)
+        for (_, expert), members in buffers.items():
             params = [self.params[index] for index in members]
-            yield members, tuple(param.size for param in params), tuple(param.shared for param in params)
+            sizes, shared = tuple(param.size for param in params), tuple(param.shared for param in params)
+            yield members, sizes, shared, 1 if expert else self.ep
 
 
 @dataclass(frozen=True, eq=False)
 class WorldSpec:
-    """A world's state: one shard for every (tp, pp) of the layout, which all its replicas hold.
+    """A world's state: one shard for every part of every stage of the layout, which all its replicas hold.
 
     ``bucket_size``: elements of a gradient bucket on the first pipeline stage (Megatron never cuts the others); None
     where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer. ``derived``:
@@ -157,13 +171,13 @@ class WorldSpec:
                     found[state] = info._replace(name=state, dtype=STATE_DTYPE)
         return dict(sorted(found.items()))
 
-    def ranges(self, tp: int, pp: int) -> tuple[tuple[Range, ...], ...]:
+    def ranges(self, part: int, pp: int) -> tuple[tuple[Range, ...], ...]:
         """:meth:`ShardSpec.ranges` of one shard of this world."""
-        return self.shards[tp, pp].ranges(self.layout.replicas, self.bucket_size if pp == 0 else None)
+        return self.shards[part, pp].ranges(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
-    def range_table(self, tp: int, pp: int) -> Ints:
+    def range_table(self, part: int, pp: int) -> Ints:
         """:meth:`ranges` as rows (parameter, replica, start, end)."""
-        return self.shards[tp, pp].range_table(self.layout.replicas, self.bucket_size if pp == 0 else None)
+        return self.shards[part, pp].range_table(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
 
 def pieces(world: WorldSpec, rank: int) -> list[Piece]:
@@ -172,10 +186,9 @@ def pieces(world: WorldSpec, rank: int) -> list[Piece]:
 
 
 def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
-    place, replica = world.layout.coordinates(rank), world.layout.replica(rank)
-    tp, pp = place.tp, place.pp
-    shard = world.shards[tp, pp]
-    ranges = world.ranges(tp, pp) if world.distributed_optimizer else None
+    key, replica = world.layout.shard_key(rank), world.layout.replica(rank)
+    shard = world.shards[key]
+    ranges = world.ranges(*key) if world.distributed_optimizer else None
     for index, param in enumerate(shard.params):
         if not (world.derived and param.trained):
             for box in param.boxes:

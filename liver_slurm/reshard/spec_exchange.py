@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from liver_slurm.parallel.layout import REPLICA_AXES, Layout, ShardKey
+from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.shard_spec import ShardSpec
 
 Shards = dict[ShardKey, ShardSpec]
@@ -47,13 +47,13 @@ def publish(
         lost: ranks that are gone; each shard must have a replica that is not.
     """
     for rank, shard in held.items():
-        if rank == _first(layout.group(rank, *REPLICA_AXES), lost):
-            place = layout.coordinates(rank)
-            store.set(f"{side}/{place.tp}/{place.pp}", pack({(place.tp, place.pp): shard}))
+        if rank == _first(layout.group(rank, "edp"), lost):
+            part, pp = layout.shard_key(rank)
+            store.set(f"{side}/{part}/{pp}", pack({(part, pp): shard}))
     if _first(range(layout.size), lost) in held:
         shards: Shards = {}
-        for tp, pp in layout.shards():
-            shards |= unpack(store.get(f"{side}/{tp}/{pp}"))
+        for part, pp in layout.shards():
+            shards |= unpack(store.get(f"{side}/{part}/{pp}"))
         store.set(f"{side}/all", pack(shards))
 
 
@@ -75,4 +75,4 @@ def pack(shards: Mapping[ShardKey, ShardSpec]) -> bytes:
 def unpack(packed: bytes) -> Shards:
     """Inverse of :func:`pack`."""
     found = msgspec.msgpack.decode(zlib.decompress(packed), type=_PLACES)
-    return {(tp, pp): shard for tp, pp, shard in found}
+    return {(part, pp): shard for part, pp, shard in found}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 Box = tuple[int, ...]
 """An offset or a shape, one number an axis, in elements."""
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 """Bytes of an element of each dtype that state may have."""
 
 STATE_DTYPE = "float32"

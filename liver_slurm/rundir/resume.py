@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from liver_slurm.config.layouts import expert_width
 from liver_slurm.config.schema import JobConfig
 
 
@@ -41,6 +42,10 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.activation_func": model.activation_func,
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
+        "model.moe_router_topk": model.moe_router_topk,
+        "model.moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
+        "model.moe_z_loss_coeff": model.moe_z_loss_coeff,
         "data.weights": list(config.data.weights),
         "data.reset_position_ids": config.data.reset_position_ids,
         "data.reset_attention_mask": config.data.reset_attention_mask,
@@ -56,6 +61,10 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
     }
 
 
+_NOT_OF_WEIGHTS = ("model.extra", "model.moe_aux_loss_coeff", "model.moe_z_loss_coeff")
+"""Of the keys of ``[model]``, those that say how it is trained."""
+
+
 def other_model(config: JobConfig, started: JobConfig, where: str) -> list[str]:
     """Why a model cannot begin with the weights of another: it would not be the same one, whatever its precision.
 
@@ -64,7 +73,7 @@ def other_model(config: JobConfig, started: JobConfig, where: str) -> list[str]:
         where: that model is, for people.
     """
     new, old = ({**_state_keys(one), **_meaning_keys(one)} for one in (config, started))
-    model = [key for key in new if key.startswith("model.") and key != "model.extra"]
+    model = [key for key in new if key.startswith("model.") and key not in _NOT_OF_WEIGHTS]
     return list(_differences({key: new[key] for key in model}, old, where))
 
 
@@ -83,7 +92,11 @@ def _state_keys(config: JobConfig) -> dict[str, object]:
         "model.num_attention_heads": heads,
         "model.num_query_groups": model.num_query_groups or heads,
         "model.kv_channels": model.kv_channels or model.hidden_size // max(heads, 1),
-        "model.ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+        "model.ffn_hidden_size": None if model.num_moe_experts else model.ffn_hidden_size or 4 * model.hidden_size,
+        "model.num_moe_experts": model.num_moe_experts,
+        "model.moe_ffn_hidden_size": expert_width(model) if model.num_moe_experts else None,
+        "model.moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
+        "model.moe_shared_expert_gate": model.moe_shared_expert_gate,
         "model.vocab_size": model.vocab_size or f"that of tokenizer {config.data.tokenizer}",
         "model.share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
         "model.normalization": model.normalization,

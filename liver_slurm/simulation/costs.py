@@ -16,7 +16,7 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import feasible_layouts, head_width, live_workers
+from liver_slurm.config.layouts import feasible_layouts, head_width, idle_expert_weights, live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.parallel.layout import Layout
@@ -131,7 +131,9 @@ def steps_at(config: JobConfig, tflops: float) -> tuple[Layout, float]:
     layout = min(layouts, key=lambda one: (abs(one.size - most), estimate(one, config)))
     model, train = config.model, config.train
     width = head_width(model) * model.num_attention_heads or model.hidden_size or 1024
-    flops = token_flops(count_parameters(config), model.num_layers or 1, width, train.seq_length)
+    flops = token_flops(
+        count_parameters(config) - idle_expert_weights(model), model.num_layers or 1, width, train.seq_length
+    )
     return layout, flops * train.global_batch_size * train.seq_length / (tflops * 1e12 * layout.size)
 
 

@@ -78,11 +78,11 @@ def young_daly(capacity: Capacity, *, heard: bool) -> float:
 
 
 def data_parallel_only(capacity: Capacity) -> Outcome:
-    """Grow and shrink by replicas, with the tensor, context and pipeline parallel sizes that suit the trace best."""
+    """Grow and shrink by replicas, with the tensor, context, pipeline and expert parallel sizes that suit it best."""
     costs = capacity.costs
-    families: dict[tuple[int, int, int], list[Layout]] = {}
+    families: dict[tuple[int, int, int, int], list[Layout]] = {}
     for layout in capacity.layouts():
-        families.setdefault((layout.tp, layout.cp, layout.pp), []).append(layout)
+        families.setdefault((layout.tp, layout.cp, layout.pp, layout.ep), []).append(layout)
     rules = Rules(
         announced_s=costs.exposed_pause_s,
         sudden_s=costs.detect_s + costs.recover_s + costs.exposed_pause_s,

@@ -98,6 +98,10 @@ def engine_of(config: JobConfig) -> tuple[torch.device, Engine]:
         from liver_slurm.parallel.plain_objects import forbid_pickles
 
         forbid_pickles()
+        if config.train.loop is not None:
+            from liver_slurm.engine.own_loop.engine import LoopEngine
+
+            return device, LoopEngine()
         from liver_slurm.engine.megatron.engine import MegatronEngine
     return device, MegatronEngine()
 

@@ -83,7 +83,8 @@ def agree_on_memory(
     Raises:
         NoRoom: a worker cannot do it within ``stream.memory_limit``, or on its card; raised on all workers alike.
     """
-    if config.stream.memory_limit is None and card is None:
+    # What a loop of the user's own will hold is not known before it is built.
+    if (config.stream.memory_limit is None and card is None) or config.train.loop is not None:
         return MemoryAgreement()
     scope = dist.PrefixStore(f"generation{message.generation}/room/", store)
     limit, whose = _limit(scope, message, worker, config, card)

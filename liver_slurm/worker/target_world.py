@@ -182,6 +182,7 @@ class TargetWorld:
             self.mirrors.close()
             self.mirrors = None
         if self.state is not None:
+            self.state.clear_caches()
             self.state.world.destroy()
             self.state = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -33,25 +32,26 @@ class _Zeros:
 
 
 def warm_up(config: JobConfig, engine: Engine, device: torch.device) -> None:
-    """Train one step of a one-layer model of the job's kind, in a world of one worker, and throw it away.
+    """Train one step of what the engine rehearses with, in a world of one worker, and throw it away.
 
     Then compile what other layouts need, and what proves state after a reconfiguration.
     """
-    small = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, num_layers=1),
-        train=dataclasses.replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=()),
-    )
+    small = engine.rehearsal(config)
+    if small is not None:
+        _rehearse(small, engine, device)
+    engine.compile_layouts(config, device)
+    if device.type == "cuda":
+        digest_plan.warm_up(device)
+        local_copies.warm_up(device)
+
+
+def _rehearse(small: JobConfig, engine: Engine, device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     world = build_world(
         Membership(-1, Layout(1, 1, 1), ("me",)), "me", dist.HashStore(), backend, device, timedelta(minutes=5)
     )
     shard = engine.build(small, world, device, fresh=True)
     shard.make_live()
-    shard.train_step(_Zeros(config.train.seq_length), 0)
+    shard.train_step(_Zeros(small.train.seq_length), 0)
     set_default_group(None)
     world.destroy()
-    engine.compile_layouts(config, device)
-    if device.type == "cuda":
-        digest_plan.warm_up(device)
-        local_copies.warm_up(device)

@@ -86,6 +86,68 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
 
 
+MIXTURE = {
+    "num_query_groups": 4,
+    "num_moe_experts": 4,
+    "moe_ffn_hidden_size": 24,
+    "moe_aux_loss_coeff": 0.1,
+    "moe_z_loss_coeff": 0.01,
+    "moe_shared_expert_intermediate_size": 16,
+}
+DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
+"""With expert parallelism."""
+
+
+def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
+    """Divided, cut, and divided again: in the same layout, the same is trained on."""
+
+    def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=7)
+        model, elastic = replace(config.model, **MIXTURE), replace(config.elastic, initial="tp1pp1ep2dp2")
+        elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
+        losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
+        assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
+        return losses, checkpoint
+
+    alone = run("alone")
+    changed = run("changed", "4:tp2pp1dp1", "4:tp1pp1ep2dp2")
+    assert changed[0] == alone[0]
+    assert_same(changed[1], alone[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributed", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_path: Path) -> None:
+    """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
+
+    def run(name: str, *resizes: str, standbys: int) -> list[tuple[float, float]]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=2 * (len(DIVIDED) + len(FAR)) + 4)
+        config = replace(
+            config,
+            model=replace(config.model, **MIXTURE),  # type: ignore[arg-type]
+            train=replace(config.train, global_batch_size=5, distributed_optimizer=distributed),
+        )
+        lab = WorkerLab(config)
+        try:
+            lab.begin(*(part for text in resizes for part in ("--resize", text)))
+            for index in range(standbys):
+                lab.real_worker(f"standby-{index}")
+            lab.finish()
+            assert len(lab.events("reconfiguration_committed")) == len(resizes)
+            return [(line.loss, line.grad_norm) for line in read_metrics(lab.run_dir.metrics)]
+        finally:
+            lab.close()
+
+    alone = run("alone", "1:tp1pp1dp1", standbys=0)
+    changed = run(
+        "changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate((*DIVIDED, *FAR))), standbys=2
+    )
+    assert [loss for loss, _ in changed] == [pytest.approx(loss, rel=1e-6) for loss, _ in alone]
+    assert [norm for _, norm in changed] == [pytest.approx(norm, rel=1e-4) for _, norm in alone]
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
     """A blend of short documents, kept apart in each sample."""

@@ -20,6 +20,7 @@ from paced_samples import BROKEN
 from worker_lab import STARTUP, WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, JobConfig, RecoverySection
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -161,6 +162,43 @@ def test_what_only_it_held_comes_from_its_mirror(tmp_path: Path, make: Make, und
     recovered(run, "dp2 - 1, mirrored", at, count=2)
     assert run.committed_to("tp1pp1dp1")["generation"] == 2
     assert_close(run.finish(), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("layout", "distributed", "source"),
+    [
+        ("tp1pp1ep2dp2", False, "mirrors"),
+        pytest.param("tp1pp1ep2dp4", False, "survivors", marks=pytest.mark.long),
+        pytest.param("tp1pp1ep2dp4", True, "mirrors", marks=pytest.mark.long),
+    ],
+)
+def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
+    layout: str, distributed: bool, source: str, tmp_path: Path, make: Make
+) -> None:
+    """What is no expert has replicas among all; experts have them among those of the same experts alone."""
+    size = Layout.parse(layout).size
+
+    def config(name: str) -> JobConfig:
+        (tmp_path / name).mkdir()
+        found = config_of(tmp_path / name, live=size)
+        return replace(
+            found,
+            model=replace(found.model, num_query_groups=4, num_moe_experts=4, moe_aux_loss_coeff=0.1),
+            train=replace(found.train, distributed_optimizer=distributed),
+            elastic=replace(found.elastic, layouts=("tp1pp1dp1", "tp1pp1dp3", layout), initial=layout),
+            checkpoint=CheckpointSection(every=0, at_end=False),
+        )
+
+    run = make(config("struck"))
+    run.wait_step(4)
+    at = kill(run, "live-1")
+    recovered(run, f"{layout} - 1", at)
+    assert run.events("recovery_planned")[0]["state_from"] == source
+    run.committed_to(f"tp1pp1dp{size - 1}")
+    with closing(WorkerLab(config("undisturbed"))) as lab:
+        lab.begin()
+        expected = lab.finish()
+    assert_close(run.finish(), expected)
 
 
 @pytest.mark.parametrize(

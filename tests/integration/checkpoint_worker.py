@@ -74,8 +74,9 @@ def compare(loaded: TrainingShard, moved: TrainingShard) -> int:
 
 
 def main() -> None:
-    name, port, layouts, precision, distributed, folder = sys.argv[1:]
-    walker = Walker(name, job(precision, distributed == "True", tied=True), int(port), first_generation=0)
+    name, port, layouts, precision, distributed, experts, folder = sys.argv[1:]
+    config = job(precision, distributed == "True", tied=True, experts=experts == "True")
+    walker = Walker(name, config, int(port), first_generation=0)
     store = dist.TCPStore("127.0.0.1", int(port), is_master=False)
     table = [Layout.parse(text) for text in layouts.split(",")]
     walker.go(table[0])

@@ -13,25 +13,33 @@ import torch.distributed as dist
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
-LAYOUTS = ("tp1pp1dp1", "tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp3")
+LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
+MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
+"""For a mixture of experts."""
 WORKERS = 3
 PATIENCE = 900.0
 
 
 @pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize(
-    ("precision", "distributed"),
+    ("precision", "distributed", "layouts"),
     [
-        ("bf16", True),
-        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("fp32", True), ("bf16", False))),
+        ("bf16", True, LAYOUTS),
+        ("fp32", False, MIXED),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("fp32", True, LAYOUTS), ("bf16", False, LAYOUTS), ("bf16", True, MIXED))
+        ),
     ],
 )
-def test_every_layout_loads_what_every_other_saved(precision: str, distributed: bool, tmp_path: Path) -> None:
+def test_every_layout_loads_what_every_other_saved(
+    precision: str, distributed: bool, layouts: str, tmp_path: Path
+) -> None:
     # LS-25
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     support = str(Path(__file__).parents[1] / "support")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": support}
-    arguments = [str(store.port), ",".join(LAYOUTS), precision, str(distributed), str(tmp_path)]
+    arguments = [str(store.port), layouts, precision, str(distributed), str(layouts == MIXED), str(tmp_path)]
     logs = [tmp_path / f"w{index}.log" for index in range(WORKERS)]
     processes = []
     for log in logs:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from coordinator_lab import until
-from hf_models import MODELS, SEQUENCE, VOCABULARY, save_model
+from hf_models import EXPERTS, MODELS, SEQUENCE, VOCABULARY, save_model
 from paced_samples import pace
 from psutil import Process
 from safetensors.torch import load_file
@@ -57,15 +57,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize(
     ("layout", "precision"),
-    [("tp1pp1dp1", "fp32"), ("tp2pp2dp1", "fp32"), ("tp1cp2pp1dp1", "fp32"), ("tp2pp1dp1", "bf16")],
+    [
+        ("tp1pp1dp1", "fp32"),
+        ("tp2pp2dp1", "fp32"),
+        ("tp1cp2pp1dp1", "fp32"),
+        ("tp1cp2pp1ep2dp1", "fp32"),
+        ("tp2pp1dp1", "bf16"),
+    ],
 )
 def test_logits_are_those_of_transformers(layout: str, precision: str, models: Path, tmp_path: Path) -> None:
     ranks = Layout.parse(layout).size
+    names = EXPERTS if Layout.parse(layout).ep > 1 else MODELS
     logs = [tmp_path / f"{rank}.log" for rank in range(ranks)]
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as stream:
-            command = [sys.executable, str(WORKER), str(rank), layout, precision, str(models), *MODELS]
+            command = [sys.executable, str(WORKER), str(rank), layout, precision, str(models), *names]
             processes.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=ENVIRONMENT))
     try:
         codes = [process.wait(timeout=PATIENCE) for process in processes]
@@ -74,7 +81,7 @@ def test_logits_are_those_of_transformers(layout: str, precision: str, models: P
             process.kill()
             process.wait()
     assert codes == [0] * ranks, "\n".join(f"==== {log.name}\n{log.read_text()[-3000:]}" for log in logs)
-    for name in MODELS:
+    for name in names:
         found = torch.load(models / name / f"{layout}-{precision}.pt").float()
         expected = torch.load(models / name / "expected.pt")
         assert found.shape[-1] == padded_vocabulary(VOCABULARY)
@@ -140,7 +147,7 @@ def disturbed(job: Path, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(3 * PATIENCE)
-@pytest.mark.parametrize("name", ["llama3", "qwen3", "gpt2"])
+@pytest.mark.parametrize("name", ["llama3", "qwen3", "mixtral", "gpt2"])
 def test_an_import_is_trained_through_live_changes_and_a_sudden_death(name: str, tmp_path: Path) -> None:
     import transformers
 
@@ -159,7 +166,8 @@ def test_an_import_is_trained_through_live_changes_and_a_sudden_death(name: str,
         assert (document["path"], document["dtype"]) == (str(to), "fp32")
         exported.append(to)
     expected, found = (load_file(folder / SINGLE) for folder in exported)
-    begun = dict(model.state_dict())
+    files = (tmp_path / "source").glob("*.safetensors")
+    begun = {key: value for path in files for key, value in load_file(path).items()}
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert (found[key] - value).abs().max() < 1e-6, key

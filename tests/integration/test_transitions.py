@@ -99,6 +99,41 @@ def test_context_parallel_layouts_cross_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
+MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
+"""For a mixture of experts: with and without expert parallelism."""
+LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "modes"),
+    [
+        (MIXED, (("fp32", True, False), ("bf16", True, True), ("fp32", False, True))),
+        pytest.param(LONGER_MIXED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
+        pytest.param(LONGER_MIXED, (("bf16", False, True),), marks=pytest.mark.long),
+    ],
+)
+def test_mixtures_of_experts_cross_bitwise(
+    layouts: str, modes: tuple[tuple[str, bool, bool], ...], tmp_path: Path
+) -> None:
+    # LS-3
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "experts": True, "overlap": overlap}
+        for precision, distributed, overlap in modes
+    ]
+    count = len(layouts.split(","))
+    for result in walk(layouts, 4, cases, tmp_path):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+
+
+def test_experts_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "bf16", "distributed": True, "tied": True, "experts": True, "overlap": True, "limited": True}
+    ]
+    (result,) = walk("tp1pp1ep2dp2,tp2pp1dp1,tp1pp1dp3", 3, cases, tmp_path, hub="tp1pp1ep2dp2")
+    assert result["late"]
+
+
 def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "bf16", "distributed": distributed, "tied": True} for distributed in (True, False)

@@ -51,9 +51,17 @@ class Patterned:
         return np.stack(rows).astype(np.int64)
 
 
-def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
+def job(precision: str, distributed: bool, tied: bool, experts: bool = False) -> JobConfig:
     """A model that every layout of the table can hold, with an odd vocabulary and layers that 4 does not divide."""
-    return JobConfig(
+    mixture: dict[str, Any] = {
+        "num_query_groups": 4,
+        "num_moe_experts": 4,
+        "moe_ffn_hidden_size": 24,
+        "moe_aux_loss_coeff": 0.01,
+        "moe_shared_expert_intermediate_size": 16,
+        "moe_shared_expert_gate": True,
+    }
+    config = JobConfig(
         model=ModelSection(
             num_layers=5,
             hidden_size=32,
@@ -75,6 +83,7 @@ def job(precision: str, distributed: bool, tied: bool) -> JobConfig:
         ),
         stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )
+    return replace(config, model=replace(config.model, **mixture)) if experts else config
 
 
 def members_of(layout: Layout) -> list[str]:
@@ -197,7 +206,9 @@ class Walker:
 
     def _tell(self) -> None:
         """Put what this rank holds into the store, unless another replica holds the same."""
-        if self.state is None or (self.state.world.replica > 0 and not self.config.train.distributed_optimizer):
+        if self.state is None or (
+            self.state.world.layout.replica(self.state.world.rank) > 0 and not self.config.train.distributed_optimizer
+        ):
             return
         data = io.BytesIO()
         torch.save(([(tuple(piece), view.cpu()) for piece, view in self.state.boxes()], self.state.steps()), data)
@@ -246,9 +257,9 @@ class Walker:
             if rank is None:
                 shares.append(None)
                 continue
-            place, replica = world.layout.coordinates(rank), world.layout.replica(rank)
+            replica = world.layout.replica(rank)
             spec = world_spec(self.config, world.layout)
-            shard = spec.shards[place.tp, place.pp]
+            shard = spec.shards[world.layout.shard_key(rank)]
             shares.append(Share(shard, world.layout.replicas, replica, spec.distributed_optimizer))
         return footprint(*shares, self.config.stream.staging_bytes)
 

@@ -17,6 +17,7 @@ _LLAMA = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 64,
 }
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -32,6 +33,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", {**_LLAMA, "tie_word_embeddings": False, "sliding_window": 48}),
     "qwen2": ("Qwen2", {**_LLAMA, "tie_word_embeddings": True, "num_key_value_heads": 2}),
     "qwen3": ("Qwen3", {**_LLAMA, "tie_word_embeddings": False, "head_dim": 16}),
+    "mixtral": (
+        "Mixtral",
+        {**_LLAMA, "tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "qwen2-moe": (
+        "Qwen2Moe",
+        {**_LLAMA, **_EXPERTS, "tie_word_embeddings": True, "shared_expert_intermediate_size": 80},
+    ),
+    "qwen3-moe": (
+        "Qwen3Moe",
+        {**_LLAMA, **_EXPERTS, "tie_word_embeddings": False, "head_dim": 16, "norm_topk_prob": True},
+    ),
     "gpt2": ("GPT2", {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 3, "n_head": 8, "n_positions": 48}),
     "gpt2-untied": (
         "GPT2",
@@ -48,6 +61,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Names of configuration classes, and what is told them."""
+EXPERTS = ("mixtral", "qwen2-moe", "qwen3-moe")
+"""Those with experts."""
 
 
 def save_model(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "5GB") -> Any:

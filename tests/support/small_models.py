@@ -16,20 +16,25 @@ ROWS, WIDTH, VOCABULARY = 24, 12, 36
 
 
 class Model:
-    """Like a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter."""
+    """Like a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter.
 
-    def __init__(self, layers: int, tied: bool, dtype: str, frozen: bool, scale: int = 1) -> None:
-        self.layers, self.tied, self.dtype, self.frozen = layers, tied, dtype, frozen
+    It may have experts: matrices that are split over tp, and whole over ep.
+    """
+
+    def __init__(self, layers: int, tied: bool, dtype: str, frozen: bool, scale: int = 1, experts: int = 0) -> None:
+        self.layers, self.tied, self.dtype, self.frozen, self.experts = layers, tied, dtype, frozen, experts
         self.rows, self.width, self.vocabulary = ROWS * scale, WIDTH * scale, VOCABULARY * scale
 
     def param(self, name: str, *boxes: tuple[str, Box, Box, Box], **more: Any) -> ParamSpec:
         specs, start = [], 0
         for tensor, whole, offset, shape in boxes:
-            specs.append(BoxSpec(tensor, whole, offset, shape, start, layered=len(whole) == 3 or tensor == "norm"))
+            specs.append(BoxSpec(tensor, whole, offset, shape, start, layered=len(whole) > 2 or tensor == "norm"))
             start += specs[-1].size
         return ParamSpec(name, start, self.dtype, tuple(specs), **more)
 
-    def shard(self, layout: Layout, stages: list[range], tp: int, pp: int) -> ShardSpec:
+    def shard(self, layout: Layout, stages: list[range], part: int, pp: int) -> ShardSpec:
+        place, tp = divmod(part, layout.tp)
+        own = self.experts // layout.ep
         rows, half, layers = self.rows // layout.tp, self.rows // 2 // layout.tp, self.layers
         words = self.vocabulary // layout.tp
         embedding = ("embedding", (self.vocabulary, self.width), (tp * words, 0), (words, self.width))
@@ -58,18 +63,22 @@ class Model:
                     **({"group": None} if self.frozen else {}),
                 ),
             ]
+            for expert in range(place * own, (place + 1) * own):
+                whole, offset = (layers, self.experts, self.rows, self.width), (layer, expert, tp * rows, 0)
+                box = ("expert", whole, offset, (1, 1, rows, self.width))
+                params.append(self.param(f"{layer}.expert{expert - place * own}", box, expert=layout.ep > 1))
         if pp == layout.pp - 1:
             params.append(self.param("last", ("last", (self.width,), (0,), (self.width,))))
             if not self.tied:
                 params.append(self.param("output", ("output", *embedding[1:])))
             elif layout.pp > 1:
                 params.append(self.param("output", embedding, shared=True))
-        return ShardSpec(tuple(params))
+        return ShardSpec(tuple(params), layout.ep, place)
 
     def world(self, layout: Layout, distributed: bool, bucket_size: int | None = None, sizes: Any = None) -> WorldSpec:
         bounds = np.cumsum([0, *(sizes or even(self.layers, layout.pp))]).tolist()
         stages = [range(first, last) for first, last in pairwise(bounds)]
-        shards = {(tp, pp): self.shard(layout, stages, tp, pp) for pp in range(layout.pp) for tp in range(layout.tp)}
+        shards = {key: self.shard(layout, stages, *key) for key in layout.shards()}
         return WorldSpec(layout, shards, distributed, "fp32" if self.dtype == "float32" else "bf16", bucket_size)
 
 

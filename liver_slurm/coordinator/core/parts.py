@@ -35,7 +35,7 @@ from liver_slurm.protocol.messages import Parked
 from liver_slurm.scheduler.ports import NoticeKind
 
 REMEMBERED = 200
-"""Spans and measurements that are kept at most."""
+"""Measurements, decisions, and spans that have ended, that are kept at most."""
 
 
 # ---- workers --------------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ class History:
             return replace(self, offers=tuple(told))
         if isinstance(record, LifeBegan):
             began = Life(record.job_id, record.partition, record.time)
-            return replace(self, spans=(*self.spans, began)[-REMEMBERED:])
+            return replace(self, spans=(*_remembered(self.spans), began))
         if isinstance(record, LifeEnded):
             spans = tuple(
                 replace(span, ended=record.time, taken=record.taken)
@@ -383,3 +383,12 @@ class History:
             one = Measured(record.generation, record.added, record.prepare_s, record.exposed_s)
             return replace(self, measured=(*self.measured, one)[-REMEMBERED:], steady_since=record.time)
         return self
+
+
+def _remembered(spans: tuple[Life, ...]) -> tuple[Life, ...]:
+    """Leave out the oldest that has ended if there are many; one that goes on would be taken for a new one."""
+    ended = sum(span.ended is not None for span in spans)
+    if ended <= REMEMBERED:
+        return spans
+    oldest = next(span for span in spans if span.ended is not None)
+    return tuple(span for span in spans if span is not oldest)

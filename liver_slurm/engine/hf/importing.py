@@ -134,6 +134,5 @@ def to_ours(unit: Unit, read: Callable[[str], torch.Tensor], dtype: torch.dtype)
 
 def box_of(unit: Unit, tensor: str, values: torch.Tensor) -> Box:
     """Make the box of a unit in a checkpoint's tensor, of its values."""
-    if unit.layer is None:
-        return Piece(tensor, (0,) * len(unit.whole), unit.whole), values
-    return Piece(tensor, (unit.layer, *(0 for _ in unit.shape)), (1, *unit.shape)), values.unsqueeze(0)
+    shape = (*(1 for _ in unit.place), *unit.shape)
+    return Piece(tensor, (*unit.place, *(0 for _ in unit.shape)), shape), values.view(shape)

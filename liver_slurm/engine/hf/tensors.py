@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from liver_slurm.config.layouts import head_width, padded_vocabulary
+from liver_slurm.config.hf_experts import expert_family
+from liver_slurm.config.layouts import expert_width, head_width, padded_vocabulary
 from liver_slurm.config.schema import ModelSection
 
 Shape = tuple[int, ...]
@@ -47,11 +48,18 @@ class Unit:
     layer: int | None
     """None: it is no stack."""
     parts: tuple[Part, ...]
+    expert: int | None = None
+    """Of which expert it is; None: of none."""
+
+    @property
+    def place(self) -> Shape:
+        """Where in the stack the unit is: the number of the layer, and of the expert."""
+        return tuple(number for number in (self.layer, self.expert) if number is not None)
 
     @property
     def shape(self) -> Shape:
-        """Shape of the unit, without the axis of layers."""
-        return self.whole if self.layer is None else self.whole[1:]
+        """Shape of the unit, without the axes of layers and experts."""
+        return self.whole[len(self.place) :]
 
 
 class _Sizes(NamedTuple):
@@ -119,6 +127,9 @@ def _llama_layer(layer: int, sizes: _Sizes, model: ModelSection) -> Iterator[Uni
         name = f"{theirs}.self_attn.o_proj.{kind}"
         yield _same(f"{attention}.linear_proj.{kind}", name, (hidden, *width), layer, sizes.layers)
     yield norm(f"{mlp}.linear_fc1.layer_norm_weight", "post_attention_layernorm", hidden)
+    if model.num_moe_experts is not None:
+        yield from _experts(layer, theirs, model)
+        return
     for kind, width in _kinds(hidden, model.add_bias_linear):
         gate, linear = (
             Part(f"{theirs}.mlp.{name}.{kind}", (ffn, *width), (Rows(0, start, ffn),))
@@ -128,6 +139,33 @@ def _llama_layer(layer: int, sizes: _Sizes, model: ModelSection) -> Iterator[Uni
     for kind, width in _kinds(ffn, model.add_bias_linear):
         name = f"{theirs}.mlp.down_proj.{kind}"
         yield _same(f"{mlp}.linear_fc2.{kind}", name, (hidden, *width), layer, sizes.layers)
+
+
+def _experts(layer: int, theirs: str, model: ModelSection) -> Iterator[Unit]:
+    """Yield the mixture of experts of a layer of Mixtral and Qwen-MoE."""
+    experts, hidden, layers = model.num_moe_experts or 0, model.hidden_size, model.num_layers
+    ours, mixtral = "decoder.layers.mlp", expert_family(model) == "mixtral"
+    mixture = f"{theirs}.{'block_sparse_moe' if mixtral else 'mlp'}"
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+
+    def mlp(prefix: str, tensor: str, ffn: int, expert: int | None) -> Iterator[Unit]:
+        stack = (layers,) if expert is None else (layers, experts)
+        gate, linear = (
+            Part(f"{prefix}.{name}.weight", (ffn, hidden), (Rows(0, start, ffn),))
+            for name, start in zip(names, (0, ffn), strict=False)
+        )
+        yield Unit(f"{tensor}.linear_fc1.weight", (*stack, 2 * ffn, hidden), layer, (gate, linear), expert)
+        down = Part(f"{prefix}.{names[2]}.weight", (hidden, ffn), (Rows(0, 0, hidden),))
+        yield Unit(f"{tensor}.linear_fc2.weight", (*stack, hidden, ffn), layer, (down,), expert)
+
+    yield _same(f"{ours}.router.weight", f"{mixture}.gate.weight", (experts, hidden), layer, layers)
+    for expert in range(experts):
+        yield from mlp(f"{mixture}.experts.{expert}", f"{ours}.experts.experts", expert_width(model), expert)
+    if model.moe_shared_expert_intermediate_size is not None:
+        width = model.moe_shared_expert_intermediate_size
+        yield from mlp(f"{mixture}.shared_expert", f"{ours}.shared_experts", width, None)
+        gate = f"{ours}.shared_experts.gate_weight"
+        yield _same(gate, f"{mixture}.shared_expert_gate.weight", (1, hidden), layer, layers)
 
 
 def _gpt2_layer(layer: int, sizes: _Sizes) -> Iterator[Unit]:

@@ -17,16 +17,23 @@ from liver_slurm.engine.megatron.microbatches import Share, share_of
 class Batches:
     """Reads one replica's part; the training thread of its shard calls it."""
 
-    def __init__(self, train: TrainSection, dp: int, replica: int, device: torch.device) -> None:
-        """``dp``, ``replica``: how many replicas there are, and which of them this is."""
-        self._train, self._dp, self._replica, self._device = train, dp, replica, device
+    def __init__(
+        self, train: TrainSection, dp: int, replica: int, device: torch.device, together: bool = False
+    ) -> None:
+        """``dp``, ``replica``: how many replicas there are, and which of them this is; ``together``: as of
+        :func:`share_of`."""
+        self._train, self._dp, self._replica, self._device, self._together = train, dp, replica, device, together
         self.ahead = device.type == "cuda"
         """Read the next step's samples while a step is computed. A CPU's cores are busy with the step itself."""
         self._next: tuple[Samples, int, Future[torch.Tensor]] | None = None
 
     def share(self, step: int) -> Share:
         """The replica's share of a step."""
-        return share_of(batch_size(self._train, step) // self._train.micro_batch_size, self._dp, self._replica)
+        return self.share_of(batch_size(self._train, step))
+
+    def share_of(self, samples: int) -> Share:
+        """The replica's share of a batch of so many samples."""
+        return share_of(samples // self._train.micro_batch_size, self._dp, self._replica, self._together)
 
     def tokens(self, samples: Samples, step: int) -> Iterator[torch.Tensor]:
         """Tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.

@@ -125,7 +125,8 @@ class Layer(NamedTuple):
 
     norms: tuple[Norm, Norm]
     attention: Attention
-    mlp: Mlp
+    mlp: Mlp | None
+    """None: a mixture of experts is in its place; see :mod:`liver_slurm.engine.megatron.expert_layer`."""
     biases: tuple[Tensor | None, Tensor | None]
     """Of the two outputs."""
     tp: int
@@ -149,6 +150,7 @@ def attention_part(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
 
 def mlp_part(x: Tensor, layer: Layer) -> Tensor:
     """The layer's second half."""
+    assert layer.mlp is not None, "a mixture of experts has a second half of its own"
     normed = norm(x, layer.norms[1])
     if layer.tp == 1:
         return add(x, transform(normed, layer.mlp), layer.biases[1])
@@ -193,22 +195,28 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 embeddings have the positions.
             attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
-        layer, cp = self._parts(), self.self_attention.pg_collection.cp
-        if rotary_pos_emb is None:
-            sequence = len(hidden_states) * layer.tp * cp.size()
-            positions = in_embeddings(sequence, attention_mask, hidden_states.device, cp, self.config)
-        else:
-            positions = positions_of(rotary_pos_emb, attention_mask, hidden_states.dtype, cp, self.config)
+        layer = self.parts(self.mlp_of(self.mlp))
+        positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
-            return _recomputed(run(whole_layer), hidden_states, layer, positions), None
+            return recomputed(run(whole_layer), hidden_states, layer, positions), None
         if again == "selective":
-            return _recomputed(run(mlp_part), run(attention_part)(hidden_states, layer, positions), layer), None
+            return recomputed(run(mlp_part), run(attention_part)(hidden_states, layer, positions), layer), None
         return run(whole_layer)(hidden_states, layer, positions), None
 
-    def _parts(self) -> Layer:
-        attention, mlp, config = self.self_attention, self.mlp, self.config
+    def positions(self, hidden_states: Tensor, angles: Tensor | None, starts: Tensor | None) -> Positions:
+        """What attention needs to know of positions; arguments as of :meth:`forward`."""
+        attention = self.self_attention
+        tp, cp = attention.linear_proj.tp_group, attention.pg_collection.cp
+        if angles is None:
+            sequence = len(hidden_states) * tp.size() * cp.size()
+            return in_embeddings(sequence, starts, hidden_states.device, cp, self.config)
+        return positions_of(angles, starts, hidden_states.dtype, cp, self.config)
+
+    def parts(self, mlp: Mlp | None) -> Layer:
+        """This rank's part of the layer's weights."""
+        attention, config = self.self_attention, self.config
         return Layer(
             (_norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)),
             Attention(
@@ -219,19 +227,18 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 attention.hidden_size_per_attention_head,
                 (_norm_of(attention.q_layernorm), _norm_of(attention.k_layernorm)) if config.qk_layernorm else None,
             ),
-            Mlp(
-                mlp.linear_fc1.weight,
-                mlp.linear_fc1.bias,
-                mlp.linear_fc2.weight,
-                config.gated_linear_unit,
-                config.activation_func,
-            ),
-            (attention.linear_proj.bias, mlp.linear_fc2.bias),
+            mlp,
+            (attention.linear_proj.bias, None if mlp is None else self.mlp.linear_fc2.bias),
             attention.linear_proj.tp_group.size(),
         )
 
+    def mlp_of(self, module: Any) -> Mlp:
+        """This rank's part of the weights of one of megatron-core's MLPs."""
+        up, down, config = module.linear_fc1, module.linear_fc2, self.config
+        return Mlp(up.weight, up.bias, down.weight, config.gated_linear_unit, config.activation_func)
 
-def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+
+def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """The function's value; what it needs in the backward pass is computed again there."""
     value: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return value
@@ -267,10 +274,15 @@ class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
         return norm(x, _norm_of(self))
 
 
-def dense_spec(config: Any, pp_rank: int) -> Any:
-    """A pipeline stage's layers: megatron-core's local spec with :class:`DenseLayer` and :class:`SequenceNorm`."""
-    layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
-    layer.module = DenseLayer
+def dense_spec(config: Any) -> Any:
+    """megatron-core's local spec of a layer with an MLP, with :class:`DenseLayer`."""
+    spec = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
+    spec.module = DenseLayer
+    return spec
+
+
+def block_spec(layer: Any, config: Any, pp_rank: int) -> Any:
+    """A pipeline stage of layers of one spec, without megatron-core's attention and with :class:`SequenceNorm`."""
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
     if config.qk_layernorm:

@@ -28,6 +28,7 @@ def sizes(layout: Layout, layers: int) -> dict[str, Any]:
     return {
         "tensor_model_parallel_size": layout.tp,
         "context_parallel_size": layout.cp,
+        "expert_model_parallel_size": layout.ep,
         "pipeline_model_parallel_size": layout.pp,
         "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
         "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
@@ -40,7 +41,7 @@ def own_part(sequence: int, ranks: int, rank: int) -> slice:
 
 
 def collection(world: ProcessGroups) -> Any:
-    """The world's groups as a ``ProcessGroupCollection``; expert parallel groups are of one rank."""
+    """The world's groups as a ``ProcessGroupCollection``; experts are cut over the tensor parallel ranks, too."""
     groups = world.groups
     return ProcessGroupCollection(
         tp=groups["tp"],
@@ -50,17 +51,17 @@ def collection(world: ProcessGroups) -> Any:
         embd=groups.get("embd"),
         pos_embd=groups.get("pos_embd"),
         cp=groups["cp"],
-        ep=groups["self"],
+        ep=groups["ep"],
         hcp=None,
         tp_cp=groups["tp_cp"],
-        tp_ep=groups["tp"],
-        tp_ep_pp=groups["mp"],
+        tp_ep=groups["tp_ep"],
+        tp_ep_pp=groups["tp_ep_pp"],
         tp_dp_cp=groups["world"],
         dp_cp=groups["dp_cp"],
         expt_tp=groups["tp"],
-        expt_dp=groups["dp_cp"],
+        expt_dp=groups["edp"],
         intra_dp_cp=groups["dp_cp"],
-        intra_expt_dp=groups["dp_cp"],
+        intra_expt_dp=groups["edp"],
         intra_dist_opt=groups["world"],
         inter_dist_opt=None,
     )
@@ -73,9 +74,13 @@ def make_live(world: ProcessGroups, seed: int) -> None:
     which must exist even where there is no dropout.
     """
     set_default_group(world.groups["world"])
-    use_groups({"tp": world.groups["tp"], "cp": world.groups["cp"]})
+    use_groups({"tp": world.groups["tp"], "cp": world.groups["cp"], "ep": world.groups["ep"]})
     groups = world.groups
     compat.set_globals(groups, {name: dist.get_process_group_ranks(group) for name, group in groups.items()})
     model_parallel_cuda_manual_seed(
-        seed, tp_rank=world.place.tp, ep_rank=0, etp_rank=world.place.tp, force_reset_rng=True
+        seed,
+        tp_rank=world.place.tp,
+        ep_rank=world.layout.coordinate("ep", world.rank),
+        etp_rank=world.place.tp,
+        force_reset_rng=True,
     )

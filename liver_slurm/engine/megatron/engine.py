@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import torch
 
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import head_width, live_workers
+from liver_slurm.config.layouts import head_width, idle_expert_weights, live_workers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
@@ -34,6 +34,10 @@ class MegatronEngine:
         self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
         return shard
 
+    def rehearsal(self, config: JobConfig) -> JobConfig | None:
+        train = replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=())
+        return replace(config, model=replace(config.model, num_layers=1), train=train)
+
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
         compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
 
@@ -42,14 +46,15 @@ class MegatronEngine:
         if model.provider is not None:
             return None
         width = model.num_attention_heads * head_width(model)
-        return token_flops(parameter_count(config), model.num_layers, width, config.train.seq_length)
+        return token_flops(
+            parameter_count(config) - idle_expert_weights(model), model.num_layers, width, config.train.seq_length
+        )
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
         known = self._specs.get(_key(config, layout, rank))
         if known is not None and known[0] is config:
             return known[1]
-        place = layout.coordinates(rank)
-        found = shard_spec(config, layout, place.tp, place.pp)
+        found = shard_spec(config, layout, *layout.shard_key(rank))
         self._specs[_key(config, layout, rank)] = config, found
         return found
 
@@ -67,6 +72,5 @@ class MegatronEngine:
 
 def _key(config: JobConfig, layout: Layout, rank: int) -> tuple[int, ...]:
     """What a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
-    place = layout.coordinates(rank)
-    alike = (layout.tp, layout.pp) if config.model.provider is None else astuple(layout)
-    return *alike, place.tp, place.pp
+    alike = (layout.tp, layout.pp, layout.ep) if config.model.provider is None else astuple(layout)
+    return *alike, *layout.shard_key(rank)

@@ -32,7 +32,7 @@ class Gather:
         self._parts: dict[int, tuple[list[int], list[Any]]] = {}
         """For each buffer's storage: the first element of each segment, in order, and its pending broadcast."""
         self._hooks: list[Any] = []
-        gathered = state.config.train.distributed_optimizer and state.world.layout.replicas > 1
+        gathered = state.config.train.distributed_optimizer and state.world.layout.dense_replicas > 1
         if gathered and state.device.type == "cuda":
             state.model.start_param_sync(force_sync=True)
         elif gathered:

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from liver_slurm.config.layouts import padded_vocabulary
+from liver_slurm.config.layouts import expert_width, padded_vocabulary
 from liver_slurm.config.providers import load_function
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dense_layer import dense_spec, gelu_tanh
+from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import sizes
+from liver_slurm.engine.megatron.expert_layer import expert_spec
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
@@ -44,6 +45,8 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Count positions from the beginning of each document."""
     reset_attention_mask: bool = False
     """Let tokens attend to those of their own document only."""
+    counted: bool = True
+    """The tokens of the microbatch whose forward pass runs count, and so do the losses of their routing to experts."""
 
 
 def is_dense(config: JobConfig, layout: Layout) -> bool:
@@ -76,6 +79,7 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "normalization": model.normalization,
             "layernorm_epsilon": model.layernorm_epsilon,
             "init_method_std": model.init_method_std,
+            **_experts(model),
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
             "attention_softmax_in_fp32": True,
@@ -104,6 +108,23 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             **model.extra,
         }
     )
+
+
+def _experts(model: ModelSection) -> dict[str, Any]:
+    """Fields of ``TransformerConfig`` about experts."""
+    if model.num_moe_experts is None:
+        return {}
+    return {
+        "num_moe_experts": model.num_moe_experts,
+        "moe_router_topk": model.moe_router_topk,
+        "moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "moe_ffn_hidden_size": expert_width(model),
+        "moe_aux_loss_coeff": model.moe_aux_loss_coeff,
+        "moe_z_loss_coeff": model.moe_z_loss_coeff,
+        "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
+        "moe_shared_expert_gate": model.moe_shared_expert_gate,
+        "moe_router_dtype": "fp32",
+    }
 
 
 def _no_values(weight: torch.Tensor) -> torch.Tensor:
@@ -150,7 +171,8 @@ def build_model(
 def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_rank: int) -> Any:
     size, last, dense = vocabulary(config), pp_rank == layout.pp - 1, is_dense(config, layout)
     if dense:
-        spec = dense_spec(transformer, pp_rank)
+        layer = expert_spec(transformer) if config.model.num_moe_experts else dense_spec(transformer)
+        spec = block_spec(layer, transformer, pp_rank)
     else:
         spec = get_gpt_layer_local_spec(
             normalization=config.model.normalization, qk_layernorm=config.model.qk_layernorm

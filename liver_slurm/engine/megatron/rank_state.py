@@ -49,13 +49,15 @@ class RankState:
     @cached_property
     def batches(self) -> Batches:
         """This rank's part of each step's batch."""
-        place = self.world.place
-        return Batches(self.config.train, self.world.layout.dp, place.dp, self.device)
+        layout, place = self.world.layout, self.world.place
+        return Batches(self.config.train, layout.dp, place.dp, self.device, together=layout.ep > 1)
 
     @cached_property
     def spec(self) -> ShardSpec:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
-        return shard_spec_of(self.model, self.config.train.no_weight_decay)
+        layout = self.world.layout
+        place = layout.coordinate("ep", self.world.rank)
+        return shard_spec_of(self.model, self.config.train.no_weight_decay, layout.ep, place)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""

@@ -53,7 +53,7 @@ class MegatronShard(RankState):
 
     def tensors(self) -> Iterator[torch.Tensor]:
         yield from unwrap(self.model).parameters()
-        for buffer in self.model.buffers:
+        for buffer in (*self.model.buffers, *self.model.expert_parallel_buffers):
             yield buffer.grad_data
         for optimizer in self.inner_optimizers():
             for group in optimizer.optimizer.param_groups:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.base.errors import BadInput, PlanError
-from liver_slurm.config.layouts import stage_layers
+from liver_slurm.config.layouts import expert_weights, stage_layers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.model import build_model, unwrap
@@ -69,19 +69,25 @@ def gradient_bucket(config: JobConfig, layout: Layout) -> int | None:
     """See :meth:`liver_slurm.engine.api.Engine.gradient_bucket`: on GPUs megatron's own default; gloo would take the
     backward pass's cores."""
     on_gpus = any(component.gpus_per_task for component in config.live.component)
-    return max(40_000_000, 1_000_000 * layout.replicas) if on_gpus and layout.replicas > 1 else None
+    return max(40_000_000, 1_000_000 * layout.dense_replicas) if on_gpus and layout.dense_replicas > 1 else None
 
 
 def parameter_count(config: JobConfig) -> int:
     """Parameters of the job's model, tied ones once; the same in every layout."""
-    return sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
+    model, spare = config.model, 0
+    if model.num_moe_experts is not None and model.provider is None:
+        # Thousands of experts take seconds to build, and all but a few are counted without.
+        few = min(model.moe_router_topk, model.num_moe_experts)
+        spare = model.num_layers * (model.num_moe_experts - few) * (expert_weights(model) + model.hidden_size)
+        config = replace(config, model=replace(model, num_moe_experts=few))
+    return spare + sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
 
 
 @lru_cache(maxsize=32)
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
     # Replicas of this product's own model are alike, however many there are.
-    shards = _shards(encoded, replace(layout, dp=1, cp=1) if config.model.provider is None else layout)
+    shards = _shards(encoded, replace(layout, dp=layout.ep, cp=1) if config.model.provider is None else layout)
     tensors = {box.tensor for shard in shards.values() for param in shard.params for box in param.boxes}
     for pattern in config.train.no_weight_decay:
         if not any(fnmatchcase(tensor, pattern) for tensor in tensors):
@@ -96,18 +102,18 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
 
 @lru_cache(maxsize=32)
 def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
-    """Shards by (tp, pp)."""
+    """All shards of a layout."""
     config = msgspec.json.decode(encoded, type=JobConfig)
     shards: dict[ShardKey, ShardSpec] = {}
     for pp in range(layout.pp):
         # Stages between the first and the last differ only in the numbers of their layers, as long as the model is this
         # product's own: a large world's shards are then known in the time of three stages.
         alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not _shape_fields(config)
-        for tp in range(layout.tp):
-            shards[tp, pp] = (
-                _next_layers(shards[tp, pp - 1], config.model.num_layers, layout.pp)
+        for part in range(layout.parts):
+            shards[part, pp] = (
+                _next_layers(shards[part, pp - 1], config.model.num_layers, layout.pp)
                 if alike
-                else shard_spec(config, layout, tp, pp)
+                else shard_spec(config, layout, part, pp)
             )
     return shards
 
@@ -124,22 +130,23 @@ def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
     def moved(box: BoxSpec) -> BoxSpec:
         return box._replace(offset=(box.offset[0] + step, *box.offset[1:])) if box.layered else box
 
-    return ShardSpec(tuple(replace(param, boxes=tuple(map(moved, param.boxes))) for param in shard.params))
+    return replace(shard, params=tuple(replace(param, boxes=tuple(map(moved, param.boxes))) for param in shard.params))
 
 
-def shard_spec(config: JobConfig, layout: Layout, tp: int, pp: int) -> ShardSpec:
-    """Parameters of the model shard at one (tp, pp) coordinate."""
-    groups = _collection(layout, tp, pp)
+def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSpec:
+    """Parameters of one model shard."""
+    groups = _collection(layout, part, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, model = build_model(config, groups, layout, pp, "meta")
-        return shard_spec_of(model, config.train.no_weight_decay)
+        return shard_spec_of(model, config.train.no_weight_decay, layout.ep, part // layout.tp)
 
 
-def shard_spec_of(model: Any, undecayed: Sequence[str] = ()) -> ShardSpec:
+def shard_spec_of(model: Any, undecayed: Sequence[str] = (), ep: int = 1, place: int = 0) -> ShardSpec:
     """Parameters that a model holds, whatever wraps it.
 
     Args:
         undecayed: ``train.no_weight_decay``.
+        ep, place: as in the result.
 
     Raises:
         PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
@@ -158,7 +165,9 @@ def shard_spec_of(model: Any, undecayed: Sequence[str] = ()) -> ShardSpec:
         tuple(
             _without_decay(_param(name, parameter, boxes[id(parameter)], overrides), undecayed)
             for name, parameter in inner.named_parameters()
-        )
+        ),
+        ep,
+        place,
     )
 
 
@@ -229,14 +238,13 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
     if parameter.requires_grad:
         matching = [override for key, override in overrides.items() if key.matches(parameter, name)]
         group = GroupSpec(**{field: value for override in matching for field, value in override.items()})
-    return ParamSpec(
-        name, parameter.numel(), dtype, tuple(boxes), group, bool(getattr(parameter, "shared_embedding", False))
-    )
+    shared, alone = bool(getattr(parameter, "shared_embedding", False)), not getattr(parameter, "allreduce", True)
+    return ParamSpec(name, parameter.numel(), dtype, tuple(boxes), group, shared, alone)
 
 
-def _collection(layout: Layout, tp: int, pp: int) -> Any:
-    """Groups of the first data parallel replica at (tp, pp), as far as building a model needs them."""
-    rank = layout.rank(tp, pp, 0)
+def _collection(layout: Layout, part: int, pp: int) -> Any:
+    """Groups of the first replica of a shard, as far as building a model needs them."""
+    rank = layout.replica_groups()[layout.shards().index((part, pp)), 0].item()
 
     def along(*axes: Axis) -> _Sizes:
         group = layout.group(rank, *axes)
@@ -251,12 +259,12 @@ def _collection(layout: Layout, tp: int, pp: int) -> Any:
         embd=None,
         pos_embd=None,
         cp=one,
-        ep=one,
+        ep=along("ep"),
         tp_cp=tensor,
-        tp_ep=tensor,
-        tp_ep_pp=model,
+        tp_ep=along("tp", "ep"),
+        tp_ep_pp=along("tp", "ep", "pp"),
         tp_dp_cp=along("tp", "pp", "dp"),
         dp_cp=data,
         expt_tp=tensor,
-        expt_dp=data,
+        expt_dp=along("edp"),
     )

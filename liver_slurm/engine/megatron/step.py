@@ -18,13 +18,14 @@ from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.learning_rate import learning_rate
-from liver_slurm.engine.megatron.microbatches import Share, share_of
+from liver_slurm.engine.megatron.microbatches import Share
 from liver_slurm.engine.megatron.positions import document_starts, seen_from
 from liver_slurm.engine.megatron.rank_state import RankState
 
 with compat.imports():
     from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.utils import get_model_config
 
 compat.norm_in_few_launches()
 
@@ -42,6 +43,8 @@ class Batch(NamedTuple):
     """1.0 where the loss counts, else 0.0."""
     apart: torch.Tensor | None
     """Given to the model as its attention mask; see :func:`_kept_apart`."""
+    counted: bool
+    """Whether it is a microbatch of the step: a replica without one computes one for nothing."""
 
 
 def train_step(
@@ -87,7 +90,7 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
 
     Gradients are not turned off: layers are compiled for passes with them, and would be compiled again.
     """
-    share = share_of(count // state.config.train.micro_batch_size, state.world.layout.dp, state.world.place.dp)
+    share = state.batches.share_of(count)
     read = partial(state.batches.others, samples, first, share)
     reports = _pass(state, _microbatches(state, share, read), share, forward_only=True)
     loss_sum, tokens, interrupted = _total(state, reports, [interrupt])
@@ -184,7 +187,7 @@ def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[to
             starts = document_starts(tokens[:, :-1], eod)
             apart = _kept_apart(state, starts)
             places = positions - starts[:, own] if data.reset_position_ids else positions
-        yield Batch(inputs, places, labels, counts, apart)
+        yield Batch(inputs, places, labels, counts, apart, index < share.count)
 
 
 def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
@@ -196,7 +199,8 @@ def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
 
 
 def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
-    tokens, positions, labels, counts, apart = next(batch)
+    tokens, positions, labels, counts, apart, counted = next(batch)
+    get_model_config(model).counted = counted
     output = model(tokens, positions, apart, labels=labels)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -70,10 +70,13 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     own = train.seq_length // layout.cp
     positions = _nowhere(config, own, width, dtype)
     outputs = bias(hidden, linear), bias(hidden, linear)
-    layer = Layer(_norms(transformer, hidden), attention, mlp, outputs, tp)
+    dense = None if config.model.num_moe_experts else mlp
+    layer = Layer(_norms(transformer, hidden), attention, dense, outputs, tp)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
     use_groups({})
-    if transformer.recompute_layers == "selective":
+    if config.model.num_moe_experts:
+        result = compiled(attention_part)(x, layer, positions)
+    elif transformer.recompute_layers == "selective":
         result = compiled(mlp_part)(compiled(attention_part)(x, layer, positions), layer)
     else:
         result = compiled(whole_layer)(x, layer, positions)

@@ -176,7 +176,7 @@ def dtype_of(name: str) -> torch.dtype:
     Raises:
         TransferError: no state has it.
     """
-    if name not in (*ITEMSIZE, "int64"):
+    if name not in ITEMSIZE:
         raise TransferError(f"state of type {name[:20]!r} is not known here")
     found: torch.dtype = getattr(torch, name)
     return found

@@ -21,7 +21,9 @@ from megatron.core.transformer import TransformerConfig  # noqa: E402
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("num_moe_experts", 4, "mixtures of experts cannot be trained"),
+        ("num_moe_experts", 4, "write it as model.num_moe_experts"),
+        ("moe_router_enable_expert_bias", True, "state of the router that is no parameter"),
+        ("moe_expert_capacity_factor", 1.0, "own layer of experts would not heed it"),
         ("hidden_dropout", 0.1, "random states do not move"),
         ("calculate_per_token_loss", False, "uneven numbers of microbatches"),
         ("fp8", "hybrid", "needs Transformer Engine"),
@@ -43,14 +45,14 @@ def test_a_field(name: str, value: Any, why: str) -> None:
 
 
 def test_a_model_of_ones_own_may_read_what_ours_has_no_use_for() -> None:
-    assert why_refused("num_moe_experts", 4, own_model=True) is None
+    assert why_refused("moe_grouped_gemm", True, own_model=True) is None
     assert why_refused("hidden_dropout", 0.1, own_model=True) is not None
 
 
-def test_a_job_file_that_asks_for_experts_is_refused() -> None:
+def test_a_job_file_that_asks_for_a_bias_of_experts_is_refused() -> None:
     config = load_job(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
-    model = dataclasses.replace(config.model, extra={"num_moe_experts": 4})
-    with pytest.raises(BadInput, match=r"model\.extra\.num_moe_experts: is not allowed: mixtures of experts"):
+    model = dataclasses.replace(config.model, extra={"moe_router_enable_expert_bias": True})
+    with pytest.raises(BadInput, match=r"model\.extra\.moe_router_enable_expert_bias: is not allowed: the bias is"):
         check_job(dataclasses.replace(config, model=model))
 
 

@@ -72,7 +72,7 @@ def test_what_is_written_beside_it_must_say_the_same(line: str, says: str, tmp_p
         ("{", "model.from_hf: DIR/config.json cannot be read: "),
         ("[1]", "model.from_hf: DIR/config.json cannot be read: "),
         (json.dumps({**CONFIG, "logit_scale": 2.0}), "model.from_hf: DIR/config.json: logit_scale 2.0 is not known"),
-        (json.dumps({**CONFIG, "model_type": "mixtral"}), "mixtures of experts cannot be trained yet"),
+        (json.dumps({**CONFIG, "model_type": "dbrx"}), 'model_type "dbrx" is not possible; allowed: llama'),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_one_line(content: str | None, says: str, tmp_path: Path) -> None:

@@ -85,6 +85,69 @@ def test_llama() -> None:
     }
 
 
+MIXTRAL = {**MISTRAL, "model_type": "mixtral", "architectures": None, "num_local_experts": 8, "rope_theta": None}
+QWEN3_MOE = {
+    **MISTRAL,
+    "model_type": "qwen3_moe",
+    "architectures": None,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+    "decoder_sparse_step": 1,
+    "head_dim": 64,
+    "router_aux_loss_coef": 0.001,
+}
+QWEN2_MOE = {
+    **{key: value for key, value in QWEN3_MOE.items() if key != "norm_topk_prob"},
+    "model_type": "qwen2_moe",
+    "shared_expert_intermediate_size": 5632,
+}
+
+
+def test_mixtures_of_experts() -> None:
+    mixtral, qwen2, qwen3 = (read_config(one).section for one in (MIXTRAL, QWEN2_MOE, QWEN3_MOE))
+    keys = ("num_moe_experts", "moe_router_topk", "moe_router_pre_softmax", "moe_ffn_hidden_size")
+    assert [mixtral[key] for key in keys] == [8, 2, False, 14336]
+    assert [qwen2[key] for key in keys] == [128, 8, True, 768]
+    assert [qwen3[key] for key in keys] == [128, 8, False, 768]
+    shared = ("moe_shared_expert_intermediate_size", "moe_shared_expert_gate", "add_qkv_bias", "qk_layernorm")
+    assert [mixtral[key] for key in shared] == [None, False, False, False]
+    assert [qwen2[key] for key in shared] == [5632, True, True, False]
+    assert [qwen3[key] for key in shared] == [None, False, False, True]
+    assert mixtral["rotary_base"] == 1_000_000
+
+
+@pytest.mark.parametrize("config", [MIXTRAL, QWEN2_MOE, QWEN3_MOE])
+def test_mixtures_of_experts_are_written_as_they_are_read(config: dict[str, Any]) -> None:
+    model = ModelSection(**read_config(config).section)
+    written = write_config(model, 128256, 131072, 0)
+    assert written["model_type"] == config["model_type"]
+    assert ModelSection(**read_config(written).section) == model
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "says"),
+    [
+        (MIXTRAL, {"router_jitter_noise": 0.1}, "router_jitter_noise 0.1 is not possible here"),
+        (MIXTRAL, {"num_key_value_heads": None}, "it has no num_key_value_heads"),
+        (
+            QWEN3_MOE,
+            {"attention_bias": True, "mlp_bias": True},
+            "attention_bias true is not possible here: models with experts",
+        ),
+        (QWEN3_MOE, {"decoder_sparse_step": 2}, "decoder_sparse_step 2 is not possible here: all layers have experts"),
+        (QWEN2_MOE, {"mlp_only_layers": [0]}, "all layers have experts"),
+        (QWEN2_MOE, {"shared_expert_intermediate_size": None}, "it has no shared_expert_intermediate_size"),
+    ],
+)
+def test_mixtures_that_cannot_be_expressed(config: dict[str, Any], change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        read_config({**config, **change})
+    assert says in str(caught.value)
+
+
 def test_newer_files_have_one_table_of_rotary_positions() -> None:
     inner = {**LLAMA["rope_scaling"], "rope_theta": 500000.0}  # type: ignore[dict-item]
     newer = {**LLAMA, "rope_theta": None, "rope_scaling": None, "rope_parameters": inner}
@@ -117,8 +180,6 @@ def test_sliding_windows_limit_the_sequence(config: dict[str, Any], window: int 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "mixtral"}, 'model_type "mixtral" is not possible: mixtures of experts cannot be trained yet'),
-        ({"model_type": "qwen3_moe"}, "mixtures of experts cannot be trained yet"),
         ({"model_type": "bert"}, "allowed: llama, mistral, qwen2, qwen3, gpt2"),
         ({"model_type": None}, "allowed: llama"),
         ({"model_type": ["llama"]}, 'model_type is ["llama"], where str was expected'),
@@ -215,6 +276,12 @@ def test_what_is_written_is_read_as_the_same_model(model: ModelSection) -> None:
         ({"normalization": "LayerNorm"}, 'model.normalization "LayerNorm" is not possible'),
         ({"qk_layernorm": True, "add_qkv_bias": True}, "with rotary positions and qk_layernorm; allowed: false"),
         ({"provider": "a:b"}, "model.provider makes it a model that no family"),
+        ({"num_moe_experts": 4, "moe_router_pre_softmax": True}, "model.moe_router_pre_softmax true is not possible"),
+        ({"num_moe_experts": 4, "moe_shared_expert_intermediate_size": 8}, "with rotary positions and experts"),
+        (
+            {"num_moe_experts": 4, "qk_layernorm": True, "moe_shared_expert_intermediate_size": 8},
+            "model.moe_shared_expert_intermediate_size 8 is not possible",
+        ),
         ({"extra": {"softmax_scale": 1.0}}, "model.extra makes it a model that no family"),
         ({"position_embedding_type": "learned_absolute"}, "with learned positions; allowed: "),
     ],

@@ -99,6 +99,33 @@ def test_reasons_of_context_parallelism() -> None:
     )
 
 
+def test_reasons_of_experts() -> None:
+    experts = dataclasses.replace(MODEL, num_moe_experts=4, ffn_hidden_size=64, moe_ffn_hidden_size=6)
+    assert impossible(Layout(2, 2, 2), experts, DATA, TRAIN) is None
+    assert impossible(Layout(4, 1, 1), experts, DATA, TRAIN) == "tp4 does not divide moe_ffn_hidden_size 6"
+    shared = dataclasses.replace(experts, moe_shared_expert_intermediate_size=3)
+    assert impossible(Layout(2, 1, 1), shared, DATA, TRAIN) == (
+        "tp2 does not divide moe_shared_expert_intermediate_size 3"
+    )
+    wide = dataclasses.replace(experts, moe_ffn_hidden_size=8)
+    assert impossible(Layout(8, 1, 1), wide, DATA, TRAIN) == "with experts, tp8 may not be more than the 4 query groups"
+    assert impossible(Layout(1, 1, 4, ep=4), wide, DATA, TRAIN) is None
+    assert impossible(Layout(1, 1, 3, ep=3), wide, DATA, TRAIN) == "ep3 does not divide num_moe_experts 4"
+    assert impossible(Layout(1, 1, 2, ep=2), MODEL, DATA, TRAIN) == "ep2 is for models of model.num_moe_experts"
+    odd = dataclasses.replace(TRAIN, seq_length=6)
+    assert impossible(Layout(4, 1, 1), wide, DATA, odd) == "with experts, tp4 must divide seq_length 6"
+
+
+def test_auto_divides_experts_where_it_may() -> None:
+    model = dataclasses.replace(MODEL, num_moe_experts=4)
+    wider = dataclasses.replace(CONFIG, model=model, elastic=ElasticSection(max_ep=4, max_cp=2))
+    found = {str(one) for one in feasible_layouts(wider, 4) if one.size == 4 and one.ep > 1}
+    assert found == {
+        "tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp2", "tp1cp2pp1ep4dp2",
+        "tp1cp2pp2ep2dp1", "tp2cp2pp1ep2dp1",
+    }  # fmt: skip
+
+
 def test_auto_takes_context_parallelism_where_it_may() -> None:
     wider = dataclasses.replace(CONFIG, elastic=ElasticSection(max_cp=2))
     found = {str(one) for one in feasible_layouts(wider, 4) if one.size == 4 and one.cp > 1}

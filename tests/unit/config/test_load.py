@@ -135,7 +135,26 @@ def test_settings_that_nothing_would_heed() -> None:
     assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
     found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
     assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
+    assert problems("model.moe_aux_loss_coeff=0.1") == [
+        "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
+    ]
     assert load_job(TINY, ["data.eod_mask_loss=true", "data.provider=a:b", "data.eod=0"]).data.eod == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.moe_router_topk=5"], "model.moe_router_topk: 5 is above num_moe_experts; allowed: at most 4"),
+        (["model.moe_router_topk=1"], "model.moe_router_pre_softmax: false weighs each token's only expert with 1"),
+        (["model.add_bias_linear=true"], "model.add_bias_linear: true is not possible with experts; allowed: false"),
+        (["model.moe_shared_expert_gate=true"], "model.moe_shared_expert_gate: has no use without a shared expert"),
+        (["model.extra.softmax_scale=1.0"], "model.num_moe_experts: is for models without model.extra"),
+        (["model.provider=a:b"], "model.num_moe_experts: is for models without model.provider"),
+    ],
+)
+def test_what_does_not_go_with_experts(overrides: list[str], expected: str) -> None:
+    (found,) = problems("model.num_moe_experts=4", *overrides)
+    assert expected in found
 
 
 def test_a_decay_that_begins_in_the_warm_up_is_named_by_default_too() -> None:

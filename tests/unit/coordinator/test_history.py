@@ -10,7 +10,8 @@ from coordinator_states import Run, settings
 
 from liver_slurm.coordinator.core import history
 from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Release
-from liver_slurm.coordinator.core.records import OfferDecided
+from liver_slurm.coordinator.core.parts import REMEMBERED
+from liver_slurm.coordinator.core.records import LifeBegan, OfferDecided
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.policy.offer import WINDOWS
 from liver_slurm.protocol import messages as m
@@ -48,6 +49,24 @@ def test_spans_are_recovered(run: Run) -> None:
         ("8", None, False),
         ("9", new.now, True),
     ]
+
+
+def test_what_goes_on_is_not_forgotten_however_much_there_is(run: Run) -> None:
+    """One that was forgotten was noted once more, with each worker that came: hundreds of records for each."""
+    jobs = [str(number) for number in range(100, 100 + REMEMBERED + 20)]
+    for job_id in jobs:
+        run.register(f"standby-{job_id}-0", job_id=job_id)
+    run.tick(0.1)
+    assert [record.job_id for record in run.journaled(LifeBegan)] == jobs
+    seen(run, *jobs[:10])
+    for job_id in jobs[10:]:
+        run.say(m.Leaving(worker=f"standby-{job_id}-0", reason="scancel"))
+    for number in range(900, 930):
+        run.register(f"standby-{number}-0", job_id=str(number))
+        run.tick(0.1)
+    spans = run.state.history.spans
+    assert [one.job_id for one in spans if one.ended is None] == [*jobs[:10], *map(str, range(900, 930))]
+    assert len([one for one in spans if one.ended is not None]) <= REMEMBERED + 1
 
 
 def test_ready_with_a_heartbeat(run: Run) -> None:

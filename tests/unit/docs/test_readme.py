@@ -15,7 +15,7 @@ def test_it_is_short() -> None:
 
 def test_it_names_every_page() -> None:
     pages = {path.name for path in generate.documents() if path.parent == ROOT / "docs"}
-    assert pages == set(re.findall(r"\(docs/(\w+\.md)\)", README))
+    assert pages == set(re.findall(r"\(docs/([\w-]+\.md)\)", README))
 
 
 def test_the_licence_is_that_of_the_package() -> None:

@@ -311,7 +311,7 @@ def test_each_piece_is_written_by_one_of_its_replicas(layout: str, split: bool) 
         pieces += [(Piece(f"w{place.pp}", (place.tp, n), (1, 1)), 100 * n) for n in range(1, 8)]
         moments = [place.dp] if split else range(world.dp)
         pieces += [(Piece(f"w{place.pp}@exp_avg", (place.tp, n), (1, 1)), 100) for n in moments]
-        for number in own_share(pieces, world, rank, {"tied"}, split):
+        for number in own_share(pieces, world, rank, {"tied"}, split, set()):
             written[place.tp, pieces[number][0]] = written.get((place.tp, pieces[number][0]), 0) + 1
     assert set(written.values()) == {1}
     each = 1 + world.pp * (7 + world.dp)  # the tied weight once, by the first stage
@@ -321,7 +321,12 @@ def test_each_piece_is_written_by_one_of_its_replicas(layout: str, split: bool) 
 def test_shares_are_of_like_size() -> None:
     world = Layout(1, 1, 4)
     pieces = [(Piece("w", (n,), (1,)), 10) for n in range(100)]
-    assert [len(own_share(pieces, world, rank, set(), split=True)) for rank in range(4)] == [25, 25, 25, 25]
+    assert [len(own_share(pieces, world, rank, set(), split=True, experts=set())) for rank in range(4)] == [
+        25,
+        25,
+        25,
+        25,
+    ]
 
 
 def test_a_damaged_receipt_is_no_share(tmp_path: Path) -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.parallel.layout import RANK_ORDER, Axis, Coordinates, Layout
+from liver_slurm.parallel.layout import EXPERT_ORDER, RANK_ORDER, Axis, Coordinates, Layout
 
 sizes = st.integers(1, 4)
-layouts = st.builds(Layout, sizes, sizes, sizes, sizes)
-axes = st.lists(st.sampled_from(RANK_ORDER), unique=True)
+layouts = st.builds(Layout, sizes, sizes, sizes, sizes).flatmap(
+    lambda layout: st.sampled_from([ep for ep in range(1, 17) if layout.dense_replicas % ep == 0]).map(
+        lambda ep: replace(layout, ep=ep)
+    )
+)
+axes = st.lists(st.sampled_from(RANK_ORDER), unique=True) | st.lists(st.sampled_from(EXPERT_ORDER), unique=True)
 
 
 def test_text() -> None:
     assert str(Layout(2, 1, 3)) == "tp2pp1dp3"
     assert Layout.parse(" tp2pp1dp3\n") == Layout(tp=2, pp=1, dp=3) == Layout.parse("tp2cp1pp1dp3")
     assert str(Layout(2, 1, 3, cp=4)) == "tp2cp4pp1dp3"
+    assert str(Layout(2, 2, 8, ep=4)) == "tp2pp2ep4dp8"
+    assert Layout.parse("tp2cp1pp1ep4dp8") == Layout(tp=2, pp=1, dp=8, ep=4)
+    assert Layout.parse("tp1cp2pp1ep4dp2").size == 4, "experts make no world larger"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +35,13 @@ def test_text() -> None:
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write one as tp2pp1dp2"):
         Layout.parse(text)
+
+
+def test_experts_are_divided_over_all_replicas_alike() -> None:
+    with pytest.raises(ValueError, match="'tp1pp1ep3dp4' is not a layout: its ep3 does not divide dp4"):
+        Layout.parse("tp1pp1ep3dp4")
+    with pytest.raises(ValueError, match="its ep4 does not divide cp2 times dp3"):
+        Layout.parse("tp1cp2pp1ep4dp3")
 
 
 @given(layouts)
@@ -51,6 +67,10 @@ def test_ranks_are_megatrons() -> None:
     assert layout.groups("cp").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert layout.groups("dp").tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert layout.replica_groups().tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    layout = replace(layout, ep=2)
+    assert layout.groups("ep").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]], "order tp, ep, dp, pp of experts"
+    assert layout.replica_groups().tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert replace(layout, ep=4).groups("ep").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 @given(layouts)
@@ -79,9 +99,8 @@ def test_groups_partition_the_ranks(layout: Layout, axes: list[Axis]) -> None:
     assert sorted(groups.reshape(-1).tolist()) == list(range(layout.size))
     for group in groups.tolist():
         assert group == sorted(group)
-        others = [
-            tuple(c for axis, c in layout.coordinates(rank)._asdict().items() if axis not in axes) for rank in group
-        ]
+        order = EXPERT_ORDER if {"ep", "edp"} & set(axes) else RANK_ORDER
+        others = [tuple(layout.coordinate(axis, rank) for axis in order if axis not in axes) for rank in group]
         assert len(set(others)) == 1
         assert all(layout.group(rank, *axes) == group for rank in group)
 
@@ -92,5 +111,6 @@ def test_rows_of_replicas_are_the_shards(layout: Layout) -> None:
     for key, row in zip(layout.shards(), layout.replica_groups().tolist(), strict=True):
         assert layout.replica(np.array(row)).tolist() == list(range(layout.replicas))
         for number, rank in enumerate(row):
+            assert (layout.shard_key(rank), layout.replica(rank)) == (key, number)
             place = layout.coordinates(rank)
-            assert ((place.tp, place.pp), layout.replica(rank)) == (key, number)
+            assert (key[0] % layout.tp, key[1]) == (place.tp, place.pp)

@@ -55,6 +55,24 @@ def test_a_deep_pipeline_idles() -> None:
     assert estimate(Layout(1, 2, 1), few) / estimate(Layout(1, 1, 1), few) > ratio
 
 
+def test_experts_that_a_token_does_not_meet_cost_no_arithmetic() -> None:
+    config, one = job(), Layout(1, 1, 1)
+    few, many = (replace(config, model=replace(config.model, num_moe_experts=experts)) for experts in (2, 64))
+    assert estimate(one, config) < estimate(one, few) < estimate(one, many) < 1.3 * estimate(one, few)
+    assert estimate(Layout(1, 1, 2), many) > estimate(Layout(1, 1, 2), few), "they are reduced, all of them"
+
+
+def test_many_experts_and_few_tokens_are_worth_dividing() -> None:
+    """Gradients of experts are reduced by fewer ranks then, and tokens travel."""
+    config = job()
+    many = replace(config, model=replace(config.model, num_moe_experts=64))
+    whole, divided = Layout(1, 1, 4), Layout(1, 1, 4, ep=4)
+    assert estimate(divided, many) < estimate(whole, many)
+    few = replace(many, model=replace(many.model, num_moe_experts=4))
+    few = replace(few, train=replace(few.train, seq_length=8 * few.train.seq_length))
+    assert estimate(divided, few) > estimate(whole, few)
+
+
 def test_the_choice_names_the_runner_up() -> None:
     layout, reason = choose([TP1DP2, DP4], job(), None, lambda one: ())
     assert layout == DP4

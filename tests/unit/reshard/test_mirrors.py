@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +11,9 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.mirrors import Extent, keepers, needs_mirrors, without_holder
 
 small = st.integers(1, 3)
-layouts = st.builds(Layout, small, small, small, small)
+layouts = st.builds(Layout, small, small, small, small).flatmap(
+    lambda layout: st.sampled_from([1, layout.dp, layout.dense_replicas]).map(lambda ep: replace(layout, ep=ep))
+)
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=2, max_size=9))
@@ -37,7 +41,7 @@ def test_who_is_lost_without_a_holder_needed_a_mirror(layout: Layout, distribute
     if distributed:
         assert set(alone) == lost
     for rank in lost - set(alone):
-        assert set(layout.group(rank, "dp", "cp")) - lost, "a replica is left"
+        assert set(layout.group(rank, "edp")) - lost, "a replica is left"
     if len(lost) == 1 and alone and layout.size > 1:
         assert needs_mirrors(layout, distributed)
 

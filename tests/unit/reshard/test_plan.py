@@ -37,13 +37,17 @@ def _small_stripes() -> Iterator[None]:
 @st.composite
 def worlds(draw: st.DrawFn, model: Model) -> WorldSpec:
     layout = Layout(*(draw(st.integers(1, 4)) for _ in range(3)), cp=draw(st.integers(1, 2)))
+    if model.experts:
+        parts = [ep for ep in (1, 2, 3, 4) if layout.dense_replicas % ep == 0 and model.experts % ep == 0]
+        layout = replace(layout, ep=draw(st.sampled_from(parts)))
     distributed = draw(st.booleans())
     return model.world(layout, distributed, draw(st.sampled_from([None, 200, 700])))
 
 
 @st.composite
 def transfers(draw: st.DrawFn) -> tuple[WorldSpec, WorldSpec, list[int | None]]:
-    model = Model(4, draw(st.booleans()), draw(st.sampled_from(["float32", "bfloat16"])), draw(st.booleans()))
+    dtype, experts = draw(st.sampled_from(["float32", "bfloat16"])), draw(st.sampled_from([0, 4, 6]))
+    model = Model(4, draw(st.booleans()), dtype, draw(st.booleans()), experts=experts)
     derived = draw(st.booleans())
     source, target = (replace(draw(worlds(model)), derived=derived) for _ in range(2))
     staying = draw(st.permutations(range(source.layout.size)))

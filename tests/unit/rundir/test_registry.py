@@ -120,6 +120,22 @@ def test_resuming_says_what_means_something_else_now(config: JobConfig, caplog: 
     ]
 
 
+def test_resuming_needs_the_same_experts(config: JobConfig, caplog: pytest.LogCaptureFixture) -> None:
+    model = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8, num_moe_experts=4)
+    before = dataclasses.replace(config, model=model, train=TrainSection(steps=100))
+    run_dir = create_run(before)
+    saved(run_dir, 50)
+    spelt_out = dataclasses.replace(model, moe_ffn_hidden_size=256)
+    create_run(dataclasses.replace(before, model=spelt_out), run_dir)
+    assert not caplog.messages
+    create_run(dataclasses.replace(before, model=dataclasses.replace(model, moe_aux_loss_coeff=0.1)), run_dir)
+    assert caplog.messages[0].startswith("model.moe_aux_loss_coeff: 0.1, where the run that is resumed had 0.0")
+    for change in ({"num_moe_experts": 8}, {"moe_ffn_hidden_size": 128}, {"moe_shared_expert_intermediate_size": 64}):
+        other = dataclasses.replace(model, **change)  # type: ignore[arg-type]
+        with pytest.raises(BadInput, match=f"model.{next(iter(change))}: .* is not allowed"):
+            create_run(dataclasses.replace(before, model=other), run_dir)
+
+
 def test_resuming_needs_the_same_model_and_steps_that_are_left(config: JobConfig) -> None:
     model = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8)
     before = dataclasses.replace(config, model=model, train=TrainSection(steps=100))

@@ -51,6 +51,7 @@ def test_the_same_model_in_any_precision(tmp_path: Path) -> None:
         ({"num_layers": 3}, {}, "model.num_layers: 3 is not allowed; allowed: 2, as in"),
         ({"rotary_base": 10000}, {}, "model.rotary_base: 10000 is not allowed; allowed: 500000, as in"),
         ({"layernorm_epsilon": 1e-6}, {}, "model.layernorm_epsilon: 1e-06 is not allowed"),
+        ({"moe_router_topk": 4}, {}, "model.moe_router_topk: 4 is not allowed; allowed: 2, as in"),
         ({}, {"start_optimizer": "loaded"}, 'train.start_optimizer: "loaded" is not allowed'),
         ({}, {"seq_length": 65}, "train.seq_length: 65 is above the sliding window of the model in"),
     ],

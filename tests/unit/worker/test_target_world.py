@@ -41,7 +41,7 @@ class Fakes:
         transfer: Any = SimpleNamespace(
             abort=lambda: self.log.append("abort transfer"), close=lambda: self.log.append("close transfer")
         )
-        shard: Any = SimpleNamespace(world=world)
+        shard: Any = SimpleNamespace(world=world, clear_caches=lambda: self.log.append("end what runs"))
         self.target = TargetWorld(Membership(1, Layout(1, 1, 1), ("a",)), shard, transfer)
 
     def _destroy(self) -> None:
@@ -62,7 +62,7 @@ def test_given_up_while_it_is_built_it_is_discarded_once_built() -> None:
     assert not fakes.target.give_up(), "training does not wait for it"
     assert fakes.log == ["abort transfer"], "it may wait for a peer; all else the thread that builds it still uses"
     assert not fakes.target.prepared()
-    assert fakes.log == ["abort transfer", "close transfer", "destroy world"]
+    assert fakes.log == ["abort transfer", "close transfer", "end what runs", "destroy world"]
     assert fakes.target.state is None
     assert not fakes.target.stream()
 
@@ -74,7 +74,7 @@ def test_given_up_when_it_is_built_it_is_discarded_at_once() -> None:
     assert fakes.closed.wait(PATIENCE)
     assert not fakes.target.stream()
     assert not fakes.target.give_up(), "said again"
-    assert fakes.log == ["close transfer", "destroy world"]
+    assert fakes.log == ["close transfer", "end what runs", "destroy world"]
 
 
 def test_given_up_in_the_cutover_whoever_waits_in_it_is_thrown_out() -> None:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from liver_slurm.config.schema import TrainSection  # noqa: E402
 from liver_slurm.engine.megatron.batches import Batches  # noqa: E402
+from liver_slurm.engine.megatron.microbatches import share_of  # noqa: E402
 
 TRAIN = TrainSection(steps=4, seq_length=4, micro_batch_size=2, global_batch_size=6)
 
@@ -105,3 +106,10 @@ def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, a
     sizes = [sum(2 * each.share(step).count for each in replicas) for step in range(ramp.steps)]
     assert sizes == [2, 2, 2, 2, 4, 4, 6, *[8] * 5]
     assert found == list(range(sum(sizes)))
+
+
+def test_replicas_that_need_each_other_run_as_many_microbatches() -> None:
+    shares = [share_of(5, 4, replica, together=True) for replica in range(4)]
+    assert [share.count for share in shares] == [2, 1, 1, 1]
+    assert {share.microbatches for share in shares} == {2}
+    assert {share_of(2, 4, replica, together=True).microbatches for replica in range(4)} == {1}

@@ -40,8 +40,9 @@ def job(precision: str = "fp32", **model: Any) -> JobConfig:
 
 def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size: int | None) -> dict[str, Any]:
     """Ranges of rank ``dp``, as megatron's distributed optimizer derives them from megatron's buffers."""
-    groups = _collection(layout, 0, pp)
-    groups.dp = groups.dp_cp = groups.intra_dp_cp = groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.dp, dp)
+    groups = _collection(layout, dp % layout.ep * layout.tp, pp)
+    groups.dp = groups.dp_cp = groups.intra_dp_cp = _Sizes(layout.dp, dp)
+    groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.edp, dp // layout.ep)
     groups.intra_dist_opt = groups.tp_dp_cp
     with c10d.default_group(groups.tp_dp_cp), torch.device("meta"):
         transformer, model = build_model(config, groups, layout, pp, "meta")
@@ -58,7 +59,7 @@ def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size
         )
     names = {parameter: name.replace("module.", "") for name, parameter in ddp.named_parameters()}
     found = {}
-    for buffer in ddp.buffers:
+    for buffer in (*ddp.buffers, *ddp.expert_parallel_buffers):
         for by_bucket in DistributedOptimizer._build_gbuf_range_map(buffer).values():
             for bucket in by_bucket:
                 for parameter, ranges in bucket["param_map"].items():
@@ -86,6 +87,33 @@ def test_ranges_are_those_of_the_distributed_optimizer(
                 if owned.replica == rank
             }
             assert ours == real_ranges(config, layout, pp, rank, bucket_size)
+
+
+@pytest.mark.parametrize("bucket_size", [None, 3000])
+@pytest.mark.parametrize(("dp", "ep"), [(2, 2), (4, 2), (6, 2), (6, 3)])
+def test_ranges_of_experts_are_those_of_the_distributed_optimizer(dp: int, ep: int, bucket_size: int | None) -> None:
+    config = job(num_query_groups=4, num_moe_experts=6, moe_ffn_hidden_size=24)
+    layout = Layout(2, 1, dp, ep=ep)
+    world = dataclasses.replace(world_spec(config, layout), bucket_size=bucket_size)
+    for rank in range(dp):
+        part, owner = rank % ep * layout.tp, rank // ep
+        params = world.shards[part, 0].params
+        assert {param.expert for param in params} == {True, False}
+        ours = {
+            param.name: (owned.start, owned.end)
+            for param, ranges in zip(params, world.ranges(part, 0), strict=True)
+            for owned in ranges
+            if owned.replica == owner
+        }
+        assert ours == real_ranges(config, layout, 0, rank, bucket_size)
+
+
+def test_experts_are_whole_and_numbered_over_the_ranks_that_they_are_divided_over() -> None:
+    config = job(num_query_groups=4, num_moe_experts=4, moe_ffn_hidden_size=24)
+    name = "decoder.layers.mlp.experts.experts.linear_fc2.weight"
+    found = [(place, offset[:2]) for place, offset, _ in held(world_spec(config, Layout(1, 2, 2, ep=2)), name)]
+    assert found[:4] == [((0, 0), (0, 0)), ((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 0), (1, 1))]
+    assert found[-2:] == [((1, 1), (3, 2)), ((1, 1), (3, 3))]
 
 
 def test_the_layers_are_the_products_own_whatever_form_specs_have() -> None:

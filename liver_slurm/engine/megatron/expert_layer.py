@@ -1,0 +1,230 @@
+"""A transformer layer whose MLP is a mixture of experts, with megatron-core's parameters and a forward pass of its own.
+
+As in :mod:`liver_slurm.engine.megatron.dense_layer`, megatron's modules are kept for names, shards and initial values.
+Routing is megatron's: softmax over all experts or over the chosen ones, a load balancing loss for each microbatch
+(Fedus et al. 2021) and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in
+every layout. No token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks
+that experts are divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
+dispatcher ``allgather``. Attention is one compiled graph; the experts' part is not, for how many tokens an expert has
+is known only when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dense_layer import (
+    DenseLayer,
+    Layer,
+    Mlp,
+    add,
+    attention_part,
+    compiled,
+    norm,
+    plain,
+    recomputed,
+    transform,
+)
+from liver_slurm.engine.megatron.positions import Positions
+from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
+
+with compat.imports():
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+
+
+class Routing(NamedTuple):
+    """How tokens find their experts."""
+
+    weight: Tensor
+    """[experts, hidden]; the same on every rank."""
+    chosen: int
+    """Experts of each token."""
+    before: bool
+    """Weights are the chosen experts' parts of a softmax over all; else of one over the chosen ones."""
+    balance: float
+    """Coefficient of the load balancing loss."""
+    z_loss: float
+    """Coefficient of the router's z-loss."""
+
+
+class Experts(NamedTuple):
+    """This rank's part of a mixture of experts."""
+
+    routing: Routing
+    own: tuple[Mlp, ...]
+    first: int
+    """Number of the first of this rank's own experts."""
+    shared: Mlp | None
+    """The expert of all tokens."""
+    shared_gate: Tensor | None
+    """[1, hidden]; what a token's share of the shared expert follows from. None: all of it."""
+    tp: int
+    cp: int
+    ep: int
+
+
+class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Its first argument; in the backward pass the second one counts as a summand of the loss."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor, _loss: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, torch.ones((), dtype=torch.float32, device=gradient.device)
+
+
+def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+    """Weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
+
+    Args:
+        x: [..., hidden].
+        losses: makes the losses of the routing from its logits and weights; None: they count for nothing.
+    """
+    logits = F.linear(x.float(), by.weight.float())
+    if by.before:
+        kept, chosen = logits.softmax(-1).topk(by.chosen, -1)
+    else:
+        best, chosen = logits.topk(by.chosen, -1)
+        kept = best.softmax(-1)
+    weights = torch.zeros_like(logits).scatter(-1, chosen, kept)
+    if losses is None or not (by.balance or by.z_loss):
+        return weights
+    attached: Tensor = _WithLoss.apply(weights, losses(logits, weights))
+    return attached
+
+
+def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
+    """This rank's summand of the losses of a microbatch's routing, times the microbatch's tokens.
+
+    All its tokens, those of the other tensor and context parallel ranks too, say how much an expert has to do.
+    """
+    by, experts = part.routing, logits.shape[-1]
+    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    if by.balance:
+        went = (weights.detach() > 0).flatten(0, -2).sum(0, dtype=torch.float32).unsqueeze(0)
+        for ranks, axis in ((part.tp, "tp"), (part.cp, "cp")):
+            if ranks > 1:
+                went = gather_sequence(went, ranks, axis).sum(0, keepdim=True)  # type: ignore[arg-type]
+        probabilities = logits.softmax(-1).flatten(0, -2).sum(0)
+        loss = loss + by.balance * experts * (probabilities * went[0] / went.sum()).sum()
+    if by.z_loss:
+        loss = loss + by.z_loss * logits.logsumexp(-1).square().sum()
+    return loss
+
+
+def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
+    """The mixture of experts on normalized states [own, batch, hidden].
+
+    Args:
+        counted: the microbatch's tokens count, and so do the losses of their routing.
+    """
+    losses = (lambda logits, weights: routing_losses(logits, weights, part)) if counted else None
+    weights = route(x, part.routing, losses)
+    share = None if part.shared_gate is None else F.linear(x, part.shared_gate).sigmoid()
+    if part.tp > 1:
+        x, weights = gather_sequence(x, part.tp), gather_sequence(weights, part.tp)
+    common = None if part.shared is None else transform(x, part.shared)
+    if part.ep > 1:
+        x, weights = gather_sequence(x, part.ep, "ep"), gather_sequence(weights, part.ep, "ep")
+    mixed = apply_experts(x, weights[..., part.first : part.first + len(part.own)], part.own)
+    if part.ep > 1:
+        mixed = scatter_sequence(mixed, part.ep, "ep")
+    if part.tp > 1:
+        mixed = scatter_sequence(mixed, part.tp)
+    if common is None:
+        return mixed
+    if part.tp > 1:
+        common = scatter_sequence(common, part.tp)
+    return mixed + (common if share is None else common * share)
+
+
+def apply_experts(x: Tensor, weights: Tensor, experts: tuple[Mlp, ...]) -> Tensor:
+    """Weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
+
+    Args:
+        x: [tokens, batch, hidden].
+        weights: [tokens, batch, experts], of these experts alone.
+    """
+    flat, weights = x.flatten(0, 1), weights.flatten(0, 1)
+    mixed = torch.zeros_like(flat)
+    for number, expert in enumerate(experts):
+        rows = (weights[:, number] > 0).nonzero().squeeze(-1)
+        made = transform(flat[rows], expert) * weights[rows, number].unsqueeze(-1).to(x.dtype)
+        # Out of place: each expert's rows are distinct, so sums are made in the order of the experts.
+        mixed = mixed.index_add(0, rows, made)
+    return mixed.view_as(x)
+
+
+def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
+    """The layer's second half."""
+    return add(x, mix(norm(x, layer.norms[1]), experts, counted), None)
+
+
+def whole_layer(
+    x: Tensor, layer: Layer, positions: Positions, experts: Experts, run: Callable[..., Any], counted: bool
+) -> Tensor:
+    """The layer; ``run`` makes its first half a compiled graph, or does not."""
+    return experts_part(run(attention_part)(x, layer, positions), layer, experts, counted)
+
+
+class ExpertLayer(DenseLayer):
+    """megatron-core's layer of dense self-attention and a mixture of experts, with the forward pass of this module."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary_pos_emb: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_unused: Any,
+    ) -> tuple[Tensor, None]:
+        """Forward pass; arguments as of :meth:`DenseLayer.forward`."""
+        layer, experts, counted = self.parts(None), self._experts(), self.config.counted
+        positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
+        run = compiled if self.config.compile_layers else plain
+        again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
+        if again == "full":
+            return recomputed(whole_layer, hidden_states, layer, positions, experts, run, counted), None
+        if again == "selective":
+            attended = run(attention_part)(hidden_states, layer, positions)
+            return recomputed(experts_part, attended, layer, experts, counted), None
+        return whole_layer(hidden_states, layer, positions, experts, run, counted), None
+
+    def _experts(self) -> Experts:
+        config, mixture = self.config, self.mlp
+        shared = mixture.shared_experts
+        return Experts(
+            Routing(
+                mixture.router.weight,
+                config.moe_router_topk,
+                config.moe_router_pre_softmax,
+                config.moe_aux_loss_coeff,
+                config.moe_z_loss_coeff or 0.0,
+            ),
+            tuple(self.mlp_of(expert) for expert in mixture.experts.local_experts),
+            mixture.local_expert_indices[0],
+            None if shared is None else self.mlp_of(shared),
+            None if shared is None else shared.gate_weight,
+            self.self_attention.linear_proj.tp_group.size(),
+            self.self_attention.pg_collection.cp.size(),
+            mixture.ep_group.size(),
+        )
+
+
+def expert_spec(config: Any) -> Any:
+    """megatron-core's local spec of a layer with a mixture of experts, with :class:`ExpertLayer`."""
+    spec = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts,
+        moe_grouped_gemm=False,
+        normalization=config.normalization,
+        qk_layernorm=config.qk_layernorm,
+    )
+    spec.module = ExpertLayer
+    return spec
