@@ -59,7 +59,7 @@ def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path
     assert min(each["decisions"] for each in collected["actions"].values()) > 100
     assert set(collected["not_seen"]) == {"the log ends"}
 
-    code, out, err = liver("advisor", "fit", "table.jsonl", "-o", "advisor.json")
+    code, out, err = liver("advisor", "fit", "table.jsonl", "--window", "1800", "-o", "advisor.json")
     assert (code, err) == (0, ""), err
     assert out.startswith("verdict:  the learned rule is better than to take always")
     assert liver("advisor", "explain", "advisor.json")[1] in out
