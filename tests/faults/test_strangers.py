@@ -81,7 +81,12 @@ def test_random_bytes_at_every_port(lab: WorkerLab, count: int) -> None:
     # And a reconfiguration goes through as ever.
     assert lab.ask(ResizeRequest(layout="tp1pp1dp2")).ok
     lab.committed_to("tp1pp1dp2")
-    assert rejected["strangers"] + rejected["store_strangers"] >= taken["coordinator"]
+
+    def all_are_counted() -> bool:
+        counts = lab.status()["rejected"]
+        return bool(counts["strangers"] + counts["store_strangers"] >= taken["coordinator"])
+
+    until(all_are_counted, f"{taken['coordinator']} strangers are counted", STARTUP)
     lab.wait_event("strangers_refused", timeout=STARTUP)
     lab.finish()
     assert not lab.events("worker_lost")

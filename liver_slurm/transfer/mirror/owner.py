@@ -42,6 +42,8 @@ class MirrorOwner:
         """
         self._connection, self._at_once = connection, at_once
         self._replica = Replica([], [])
+        self._described = False
+        """The keeper knows what boxes there are."""
         self._updates: Updates | None = None
         self._stop: Callable[[], None] | None = None
         self._ends = [0]
@@ -59,7 +61,7 @@ class MirrorOwner:
     @property
     def whole(self) -> bool:
         """The keeper has all of the state."""
-        return self._updates is not None and self._sent == len(self._replica.trained) and not self.error
+        return self._described and self._sent == len(self._replica.trained) and not self.error
 
     @property
     def nbytes(self) -> int:
@@ -76,9 +78,9 @@ class MirrorOwner:
         if not 0 < sum(box.master.numel() for box in trained) * _STATE_BYTES <= PRIMED_BYTES:
             return  # the keeper would need room for it while it keeps the world before
         with self._lock:
-            if not self.error and self._updates is None:
+            if not self.error and not self._described:
                 try:
-                    self._begin(shard)
+                    self._describe(shard)  # its updates are watched from the first step on: they have no number before
                     self._send_state(step)
                     self._acknowledged(step)
                 except (OSError, TransferError) as error:
@@ -108,8 +110,10 @@ class MirrorOwner:
             stop()
 
     def _ship(self, shard: TrainingShard, step: int, finite: bool) -> None:
+        if not self._described:
+            self._describe(shard)
         if self._updates is None:
-            self._begin(shard)
+            self._watch(shard)
         self._step = step
         if finite and self._replica.trained:
             self._send_gradients()
@@ -124,8 +128,7 @@ class MirrorOwner:
         if ACKNOWLEDGEMENT.unpack(answer) != (step,):
             raise TransferError("the keeper of a mirror acknowledged another step")
 
-    def _begin(self, shard: TrainingShard) -> None:
-        """Describe the state, and watch its updates."""
+    def _describe(self, shard: TrainingShard) -> None:
         self._replica = shard.replica()
         if self._replica.fixed and not self._replica.trained:
             raise TransferError("it has only weights that are not trained")
@@ -134,6 +137,9 @@ class MirrorOwner:
         self._gradients = torch.empty(self._ends[-1], pin_memory=on_card)
         description = describe(self._replica)
         self._connection.sendall(Header(Kind.DESCRIPTION, nbytes=len(description)).encode() + description)
+        self._described = True
+
+    def _watch(self, shard: TrainingShard) -> None:
         self._updates = shard.updates()
         if self._replica.trained:
             self._stop = self._updates.watch(lambda: None, self._made, None)
