@@ -6,6 +6,7 @@ something. It looks at Slurm on the grid of its query budget; a look that could 
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
 from collections import Counter
@@ -138,6 +139,15 @@ class ElasticRun:
 
     def run(self, until: float = math.inf) -> ElasticResult:
         """Simulate the whole trace, or its first ``until`` seconds."""
+        scheduler = logging.getLogger("liver_slurm.scheduler")
+        before = scheduler.level
+        scheduler.setLevel(logging.ERROR)  # what it warns of has happened in simulated time, and is no news for people
+        try:
+            return self._run(until)
+        finally:
+            scheduler.setLevel(before)
+
+    def _run(self, until: float) -> ElasticResult:
         workers = live_workers(self._config.live)
         per_node = max(1, self._config.live.component[0].tasks_per_node) if self._config.live.component else 1
         self._fleet.begin(workers, [f"guaranteed{number // per_node}" for number in range(workers)], self.run_id)

@@ -9,6 +9,7 @@ other members say that are asked: their heartbeats may be far apart, and say too
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
@@ -122,7 +123,7 @@ def _stands(state: RunState, seconds: float, steps: float) -> bool:
 
 def _witnesses(state: RunState) -> list[str]:
     """Members of the live world that can say whether training stands still: their connections are not closed."""
-    return [name for name in state.world.members if name not in state.vigil.hung_up][:WITNESSES]
+    return list(islice((name for name in state.world.members if name not in state.vigil.hung_up), WITNESSES))
 
 
 def _stands_for(state: RunState, worker: Worker) -> bool:

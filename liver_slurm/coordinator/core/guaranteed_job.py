@@ -330,7 +330,7 @@ def saved(t: Transition, message: CheckpointWritten) -> None:
         leave(t)
 
 
-def watch(t: Transition, _: Tick) -> None:
+def watch_last_checkpoint(t: Transition, _: Tick) -> None:
     """Leave when the time for the last checkpoint is up."""
     until = t.state.interruption.until
     if until is not None and t.now >= until:

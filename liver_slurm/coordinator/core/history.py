@@ -106,7 +106,7 @@ def propensity(decision: api.Decision) -> float | None:
     return decision.propensity if isinstance(decision, api.Change | api.Leave) else None
 
 
-def describe(state: RunState, seen: api.Snapshot, decision: api.Decision) -> events.Offered | None:
+def describe_offer(state: RunState, seen: api.Snapshot, decision: api.Decision) -> events.Offered | None:
     """Say what was on offer, what was known of it, and what was done.
 
     None where nothing was on offer, and where the same jobs were decided on before: what was taken is asked for again
@@ -129,7 +129,7 @@ def describe(state: RunState, seen: api.Snapshot, decision: api.Decision) -> eve
     )
 
 
-def note(t: Transition, jobs: tuple[str, ...], decision: api.Decision) -> None:
+def note_offer(t: Transition, jobs: tuple[str, ...], decision: api.Decision) -> None:
     """Remember a decision on offered jobs for its windows, and for how long their partitions rest."""
     state = t.state
     partitions = {job.partition for job in state.standbys.jobs if job.job_id in jobs}
@@ -146,7 +146,7 @@ def note(t: Transition, jobs: tuple[str, ...], decision: api.Decision) -> None:
     )
 
 
-def watch(t: Transition, _: Tick) -> None:
+def watch_windows(t: Transition, _: Tick) -> None:
     """Tell the event log of windows that have ended, each when it has: what comes later may change the metrics."""
     state = t.state
     if state.lifecycle.phase not in (RunPhase.TRAINING, RunPhase.FINISHING):

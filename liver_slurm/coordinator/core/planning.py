@@ -199,14 +199,14 @@ def _tell(t: Transition, seen: api.Snapshot, decision: api.Decision, reason: str
     news = status.is_news(said, t.state.planning.told)
     if not news and chance is None:
         return
-    offer = history.describe(t.state, seen, decision)
+    offer = history.describe_offer(t.state, seen, decision)
     if not news and offer is None:
         return
     said = msgspec.structs.replace(said, offer=offer or msgspec.UNSET)
     t.emit(said)
     _write(t, replace(t.state.planning, told=said))
     if offer is not None and chance is not None:
-        history.note(t, offer.jobs, decision)
+        history.note_offer(t, offer.jobs, decision)
 
 
 def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | None) -> None:

@@ -105,11 +105,11 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
         detection.watch,
         detection.watch_joiners,
         step_barrier.watch_checkpoint,
-        guaranteed_job.watch,
+        guaranteed_job.watch_last_checkpoint,
         guaranteed_job.advance,
         node_release.advance,
         abort_causes.watch_deadline,
-        history.watch,
+        history.watch_windows,
     ),
 }
 """Who handles each input: of messages from peers, the message."""

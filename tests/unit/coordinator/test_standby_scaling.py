@@ -11,32 +11,15 @@ from coordinator_states import Run, settings
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core.io import CapacitySeen, Launch, LaunchRefused, Release
 from liver_slurm.coordinator.core.step import recover
-from liver_slurm.policy.standby_scaling import Decision, View, decide
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
-
-HOLD = 60.0
 
 
 def config(layouts: Any = "auto", **standby: Any) -> JobConfig:
     made = job()
     made = replace(made, elastic=replace(made.elastic, layouts=layouts))
-    options = {"max_jobs": 4, "partitions": ("a", "b"), "hold": HOLD, **standby}
+    options = {"max_jobs": 4, "partitions": ("a", "b"), "hold": 60.0, **standby}
     return replace(made, standby=replace(made.standby, **options))
-
-
-def standby(number: int, state: str = "running", partition: str = "a", unit: int = 0) -> StandbyJob:
-    nodes = ("n1",) if state == "running" else ()
-    return StandbyJob(str(number), state, nodes, partition=partition, unit=unit)  # type: ignore[arg-type]
-
-
-def look(jobs: list[StandbyJob], *room: Headroom, now: float = 1000.0, **more: Any) -> View:
-    """Two guaranteed workers."""
-    return View(now, CapacitySnapshot(now, tuple(jobs), room), guaranteed=2, **more)
-
-
-def decided(view: View, wanted: JobConfig) -> Decision:
-    return decide(view, wanted)[0]
 
 
 def waiting_run(layouts: Any = ("tp1pp1dp2",), standby_workers: int = 4) -> Run:
@@ -87,7 +70,7 @@ def test_a_later_request_takes_its_place() -> None:
 
 def test_extra_standbys_leave() -> None:
     run = waiting_run(standby_workers=4)
-    seen = CapacitySnapshot(run.now, (standby(7),))
+    seen = CapacitySnapshot(run.now, (StandbyJob("7", "running", ("n1",), partition="a"),))
     run.register("standby-7-0", job_id="7")
     actions = run.feed(CapacitySeen(run.now, seen))
     for _ in range(7):
