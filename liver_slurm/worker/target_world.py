@@ -50,14 +50,8 @@ class TargetWorld:
     """What this worker has built for one generation; handed from the thread that prepares to the training thread."""
 
     membership: Membership
-    world: ProcessGroups | None = None
-    """Its process groups; None for a worker that is no member."""
     state: TrainingShard | None = None
     """This worker's shard; None for a worker that is no member, and, in mode flat, until :meth:`settle`."""
-    image: HostImage | None = None
-    """In mode flat: what the shard will hold; None for a worker that is no member."""
-    flat: bool = False
-    """It is built when the old world is gone."""
     transfer: Transfer | None = None
     """Moves the early layers, in the way of stream.mode; None for a world without a source."""
     plan_seconds: float = 0.0
@@ -69,6 +63,12 @@ class TargetWorld:
     """State of both worlds while training goes on."""
     state_peak_bytes: int = 0
     """Peak of the state of both worlds and staging so far; see :meth:`holds`."""
+    world: ProcessGroups | None = None
+    """Its process groups; None for a worker that is no member."""
+    flat: bool = False
+    """It is built when the old world is gone."""
+    image: HostImage | None = None
+    """In mode flat: what the shard will hold; None for a worker that is no member."""
     leaves_from: int = -1
     """Step from which on state may leave while training runs; -1: not known."""
     cutover_step: int = -1
