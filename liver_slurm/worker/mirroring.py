@@ -23,6 +23,8 @@ class Holds:
 
     replayed: Mapping[str, Extent] = field(default_factory=dict)
     """How far the mirrors can go that are current to the last update, by the name of the worker that each is of."""
+    verified: Mapping[str, int] = field(default_factory=dict)
+    """Completed steps in the state of each of these that was proven last to be what its owner had; -1: none was."""
     own: Sequence[int] = ()
     """Steps completed in the state of its own that it has put by."""
     snapshots: Sequence[Kept] = ()
@@ -73,7 +75,7 @@ class Mirrors(Protocol):
         """Learn, after a step, that all members of the world were ready when it began; may be called again."""
 
     def holds(self) -> Holds:
-        """What is kept here."""
+        """What is kept here of a world that is broken; nothing is kept current any more."""
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """Send what others need of this worker to have the state of those that are lost, and take what is needed here.

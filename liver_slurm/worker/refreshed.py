@@ -93,7 +93,8 @@ class Refreshed:
         return self._owner.nbytes + sum(each.nbytes for each in self._keepers)
 
     def holds(self) -> Holds:
-        return Holds({}, self._owner.own_steps, [Kept(each.owners, each.steps()) for each in self._keepers])
+        kept = [Kept(each.owners, each.steps()) for each in self._keepers]
+        return Holds(own=self._owner.own_steps, snapshots=kept)
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         self.abort()

@@ -30,6 +30,7 @@ from liver_slurm.reshard.spec_exchange import learn, publish
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
 from liver_slurm.transfer.mirror.host_room import Rooms
+from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.one_sided.connect import Opening
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory, forget_peak, measure_card
@@ -214,6 +215,8 @@ class Preparation:
     """Host memory of this worker's mirrors."""
     mirrors: Mirrors | None = None
     """Of the live world."""
+    proofs: Proofs = field(default_factory=Proofs)
+    """Of the mirrors that this worker keeps, in whatever world."""
 
     @property
     def overlap(self) -> bool:
@@ -284,7 +287,7 @@ def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> 
         return
     connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
     target.dials(connections)
-    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms)
+    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms, preparation.proofs)
     target.mirrors.attach(target.state)
 
 

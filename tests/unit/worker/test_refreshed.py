@@ -21,6 +21,7 @@ from liver_slurm.reshard.parity import choose, groups
 from liver_slurm.reshard.snapshots import Survivor, newest_common
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.mirror.host_room import Rooms
+from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.mirror.snapshot import tensors_of
 from liver_slurm.worker.mirroring import Meeting, Mirrors
 from liver_slurm.worker.mirrors import open_mirrors
@@ -44,7 +45,8 @@ class World:
         store = dist.PrefixStore("mirrors", self.store)
         connections = [Connections(store, rank, len(hosts), True, "lo") for rank in range(len(hosts))]
         self.mirrors: list[Mirrors] = self.all(
-            range(len(hosts)), lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice, Rooms(None))
+            range(len(hosts)),
+            lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice, Rooms(None), Proofs()),
         )
         for mirrors, shard in zip(self.mirrors, self.shards, strict=True):
             mirrors.attach(shard)  # type: ignore[arg-type]
