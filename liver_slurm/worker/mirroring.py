@@ -92,14 +92,14 @@ class Mirrors(Protocol):
         """State of a worker that is gone, on the device; nothing is kept current any more.
 
         Raises:
-            TransferError: it is not kept here, or does not reach that step.
+            TransferError: it is not kept here, does not reach that step, or is not what the worker had.
         """
 
     def go_back(self, shard: TrainingShard, step: int) -> None:
         """Write the state after ``step`` completed steps, which is put by here, over the shard's.
 
         Raises:
-            TransferError: it is not put by.
+            TransferError: it is not put by, or not what was alive; the shard's state is of no use then.
         """
 
     def abort(self) -> None:

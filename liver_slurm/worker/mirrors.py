@@ -134,7 +134,7 @@ def open_mirrors(
             owners = [world.members[other] for other in own.owners]
             lease = rooms.lease()
             unless_opened.callback(lease.end)
-            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, lease)
+            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, lease, proofs)
         else:
             ((other, name),) = kept[0].items()
             make = fault_injection.replays(world.members[rank], replay)

@@ -16,7 +16,7 @@ from liver_slurm.engine.api import Boxes, Replica, TrainingShard, Updates
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.connections import receive_exactly
 from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, Header, Kind, describe, digest_of
-from liver_slurm.transfer.mirror.proof import EVERY, digests_of, encode
+from liver_slurm.transfer.mirror.proof import EVERY, digests_of
 from liver_slurm.transfer.optimizer_replay import encode_groups
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class MirrorOwner:
     def _prove(self, step: int) -> None:
         """Say what the state is after ``step`` completed steps; nothing changes it meanwhile."""
         begun = time.perf_counter()
-        digests = encode(digests_of(self._replica))
+        digests = digests_of(self._replica)
         self._connection.sendall(Header(Kind.PROOF, step, nbytes=len(digests)).encode() + digests)
         self._asked, self._next_proof = step, step + self._every
         self.seconds += time.perf_counter() - begun

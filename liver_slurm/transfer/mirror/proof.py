@@ -1,7 +1,8 @@
 """The proof that a mirror is what its owner has: digests of every box, both sides, after the same number of steps.
 
 Replay makes the owner's update bit for bit, so digests are compared for equality. What arrived whole may still be
-replayed wrongly, or change where it lies; nothing else would show that before the state is needed.
+replayed wrongly, or change where it lies; nothing else would show that before the state is needed. Of a snapshot the
+digests are those of the live state, wherever that lies, so they prove its way through host memory, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica
 from liver_slurm.reshard.mirrors import Difference
-from liver_slurm.transfer.mirror.frames import digest_of
+from liver_slurm.transfer.checksum import Kind, digests
+from liver_slurm.transfer.mirror.snapshot import DIGEST_BYTES, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -23,35 +25,40 @@ EVERY = 20
 what it costs is in docs/benchmarks.md."""
 _MOST_NAMES = 8
 """Boxes that a difference names."""
+_KINDS: tuple[Kind, ...] = ("xxh3", "mix")
 
 
-def digests_of(replica: Replica) -> list[int]:
-    """One digest of each trained box, of its master and moments, and then one of each weight that is not trained."""
-    return [digest_of(box.state) for box in replica.trained] + [digest_of([view]) for _, view in replica.fixed]
+def digests_of(replica: Replica) -> bytes:
+    """Digests of a state's tensors, as they go over the connection; the state may lie anywhere."""
+    views = tensors_of(replica)
+    kind: Kind = "mix" if any(view.is_cuda for view in views) else "xxh3"
+    return encode(kind, digests(views, kind))
 
 
-def encode(digests: Sequence[int]) -> bytes:
-    """As they go over the connection."""
-    return struct.pack(f"<{len(digests)}Q", *digests)
+def encode(kind: Kind, words: Sequence[int]) -> bytes:
+    """Digests of a state's tensors, of one kind, as they go over the connection."""
+    return struct.pack(f"<{len(words) + 1}Q", _KINDS.index(kind), *words)
 
 
 def compare(replica: Replica, expected: bytes) -> tuple[str, ...]:
     """Tensors of the boxes whose digests are not the expected ones, each once and at most some; empty: all are.
 
     Args:
-        expected: from :func:`encode`, for the same boxes.
+        replica: wherever it lies.
+        expected: from :func:`digests_of`, of the same boxes.
 
     Raises:
-        TransferError: it is for another number of boxes.
+        TransferError: it is of another number of boxes, or no digests.
     """
-    pieces = [box.piece for box in replica.trained] + [piece for piece, _ in replica.fixed]
-    if len(expected) != struct.calcsize(f"<{len(pieces)}Q"):
-        raise TransferError(f"digests came of another number of boxes than {len(pieces)}")
-    theirs = struct.unpack(f"<{len(pieces)}Q", expected)
-    wrong = [
-        piece.tensor for piece, ours, each in zip(pieces, digests_of(replica), theirs, strict=True) if ours != each
-    ]
-    return tuple(dict.fromkeys(wrong))[:_MOST_NAMES]
+    views, names = tensors_of(replica), [box.piece.tensor for box in replica.trained for _ in box.state]
+    names += [piece.tensor for piece, _ in replica.fixed]
+    if len(expected) != DIGEST_BYTES * (len(views) + 1):
+        raise TransferError(f"digests came of another number of tensors than {len(views)}")
+    (kind, *theirs) = struct.unpack(f"<{len(views) + 1}Q", expected)
+    if kind >= len(_KINDS):
+        raise TransferError("digests came of a kind that is not known")
+    found = zip(names, digests(views, _KINDS[kind]), theirs, strict=True)
+    return tuple(dict.fromkeys(name for name, ours, each in found if ours != each))[:_MOST_NAMES]
 
 
 class Proofs:

@@ -15,6 +15,8 @@ from liver_slurm.reshard.mirrors import Difference
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.mirror.proof import Proofs, compare, digests_of, encode
+from liver_slurm.transfer.mirror.snapshot import tensors_of
+from liver_slurm.transfer.multilinear import multilinear
 
 SHAPES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4)
 
@@ -49,7 +51,7 @@ def test_any_one_bit_is_found_and_named_and_nothing_else_is(
 ) -> None:
     ours = replica(shapes, number)
     theirs = in_one_run(ours)
-    expected = encode(digests_of(ours))
+    expected = digests_of(ours)
     assert compare(theirs, expected) == (), "where it lies, and how, makes no difference"
     index = data.draw(st.integers(0, len(shapes)))
     if index < len(shapes):
@@ -68,18 +70,34 @@ def test_moments_that_changed_places_are_found() -> None:
     box = theirs.trained[0]
     box.exp_avg.copy_(ours.trained[0].exp_avg_sq)
     box.exp_avg_sq.copy_(ours.trained[0].exp_avg)
-    assert compare(theirs, encode(digests_of(ours))) == ("w0",)
+    assert compare(theirs, digests_of(ours)) == ("w0",)
 
 
 def test_a_difference_names_some_of_many_boxes() -> None:
     many = replica([(1, 1)] * 20)
-    assert compare(many, encode([0] * 21)) == tuple(f"w{index}" for index in range(8))
+    assert compare(many, encode("xxh3", [0] * 61)) == tuple(f"w{index}" for index in range(8))
 
 
-@pytest.mark.parametrize("digests", [[], [0] * 4])
-def test_digests_of_other_boxes_are_refused(digests: list[int]) -> None:
-    with pytest.raises(TransferError, match="digests came of another number of boxes than 2"):
-        compare(replica([(1, 1)]), encode(digests))
+@pytest.mark.parametrize(
+    ("digests", "why"),
+    [
+        (b"", "another number of tensors than 4"),
+        (bytes(8 * 4), "another number of tensors than 4"),
+        (b"\x02" + bytes(8 * 5 - 1), "a kind that is not known"),
+    ],
+)
+def test_what_is_no_digests_of_these_boxes_is_refused(digests: bytes, why: str) -> None:
+    with pytest.raises(TransferError, match=f"digests came of {why}"):
+        compare(replica([(1, 1)]), digests)
+
+
+def test_digests_of_a_card_are_compared_in_host_memory_too() -> None:
+    ours = replica([(2, 3), (1, 4)])
+    expected = encode("mix", [multilinear(view) for view in tensors_of(ours)])
+    theirs = in_one_run(ours)
+    assert compare(theirs, expected) == ()
+    theirs.trained[1].exp_avg[0, 3] += 1
+    assert compare(theirs, expected) == ("w1",)
 
 
 def test_proofs_are_counted_and_the_last_difference_is_kept(caplog: Any) -> None:
