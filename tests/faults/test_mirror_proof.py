@@ -51,7 +51,9 @@ def proofs(run: WorkerLab) -> list[int]:
     return [worker.get("mirror_proofs", [0, 0])[0] for worker in run.status().get("workers", [])] or [0]
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "ignore", "double"])
+@pytest.mark.parametrize(
+    "fault", ["corrupt", *(pytest.param(each, marks=pytest.mark.long) for each in ("ignore", "double"))]
+)
 def test_what_a_keeper_has_wrongly_is_never_used(fault: str, tmp_path: Path, undisturbed: dict[int, float]) -> None:
     """A bit of it flips, an update is lost, or made twice; then its owner dies, and its state is right all the same."""
     # LS-3, LS-4, LS-34
