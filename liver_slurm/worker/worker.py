@@ -43,8 +43,9 @@ from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome, retire_in_background
 from liver_slurm.worker.device import flops_meter
 from liver_slurm.worker.directives import Directives, Due, Enter, Halted, Leave, Train
+from liver_slurm.worker.preparation import Preparation
 from liver_slurm.worker.survivor import Survivor
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.target_world import TargetWorld, prepare
 from liver_slurm.worker.train_loop import TrainLoop
 from liver_slurm.worker.validation import Validation
 from liver_slurm.worker.warm_up import warm_up
@@ -95,8 +96,7 @@ class Worker:
         """The newest target world whose state leaves while training runs."""
         self._watching: Transfer | None = None
         """The transfer that has hooks on the live world's optimizer; touched by the training thread only."""
-        self._orphaned = False
-        self._warm = False
+        self._orphaned = self._warm = False
 
     # ---- called by the control thread
 
