@@ -64,8 +64,8 @@ class SnapshotSender(SnapshotOwner):
         self._places: list[_Place] = []
         self._card: torch.device | None = None
         self._stream: torch.cuda.Stream | None = None
-        self._plan: DigestPlan | None = None
-        """Computes the digests of the live state, where that lies on a card."""
+        self._plan, self._planned = DigestPlan([]), list[int]()
+        """Computes the digests of the live state, where that lies on a card; and the addresses that it is for."""
         self._ready, self._arrived = threading.Event(), threading.Event()
         """There is room, or there will be none; the keeper has what it was sent last, or never will."""
         self._arrived.set()
@@ -150,9 +150,17 @@ class SnapshotSender(SnapshotOwner):
     def _begin(self, shard: TrainingShard) -> None:
         self._live, self._updates = shard.replica(), shard.updates()
         if self._card is not None:
-            self._plan = DigestPlan(tensors_of(self._live))
+            self._plan_digests()
         if self._live.trained:
             self._stop = self._updates.watch(self._before_update, self._put_by, None)
+
+    def _plan_digests(self) -> DigestPlan:
+        """What computes the digests of the live state, wherever its storage is by now."""
+        views = tensors_of(self._live)
+        places = [view.data_ptr() for view in views]
+        if places != self._planned:
+            self._plan, self._planned = DigestPlan(views), places
+        return self._plan
 
     def _before_update(self) -> None:
         """An update begins, which changes what is being copied."""
@@ -172,12 +180,12 @@ class SnapshotSender(SnapshotOwner):
             copy(self._live, place.replica)
             place.digests = digests_of(self._live)
         else:
+            plan = self._plan_digests()
             self._stream.wait_stream(torch.cuda.current_stream(self._card))
             with torch.cuda.stream(self._stream), torch.no_grad():
                 for view, into in zip(tensors_of(self._live), tensors_of(place.replica), strict=True):
                     into.copy_(view, non_blocking=True)
-                assert self._plan is not None
-                place.digests = self._plan.launch(self._stream)
+                place.digests = plan.launch(self._stream)
                 place.copied = self._stream.record_event()
         self.own_steps = (*self.own_steps, step)
         self._arrived.clear()
