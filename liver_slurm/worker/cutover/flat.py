@@ -52,6 +52,7 @@ def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: in
         fault_injection.reach("stream", worker.name)
         adam_step = transfer.finish()
         stats = transfer.prove()
+        transfer.stop_reading()  # a card keeps memory that is freed while another process has it open
         target.holds(target.held_bytes + stats.staging_peak_bytes)
         fault_injection.reach("streamed", worker.name)
     except (LiverError, RuntimeError) as error:

@@ -215,6 +215,9 @@ class Moving:
     def release(self) -> None:
         self._log.append("release")
 
+    def stop_reading(self) -> None:
+        self._log.append("stop reading")
+
     def abort(self) -> None:
         self._log.append("close connections")
         self._given_up.set()
@@ -398,7 +401,7 @@ def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab])
 def test_in_mode_flat_the_old_world_goes_before_the_new_one_is_built(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking).flat()
     assert run.run() is Outcome.ENTERED
-    run.in_order("finish", "proven", "say Streamed yes", "free old", "build new", "load new")
+    run.in_order("finish", "proven", "stop reading", "say Streamed yes", "free old", "build new", "load new")
     run.in_order("load new", "weights of new from update 39", "weights are there", "look at new", "enter new at 40")
     run.in_order("enter new at 40", "say WorldEntered")
     assert run.vote.report.image_bytes == 1 << 20
