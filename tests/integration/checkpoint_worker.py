@@ -22,7 +22,8 @@ from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.rundir.checkpoints import checkpoint_path
 from liver_slurm.transfer.mirror.host_room import Rooms
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.preparation import Preparation
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 STEPS = 3
 

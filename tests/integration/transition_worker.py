@@ -31,7 +31,8 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
 from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.worker.device import claim_card
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.preparation import Preparation
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 DEVICE = claim_card(os.environ) if os.environ.get("TRANSITION_DEVICE") == "cuda" else torch.device("cpu")
 
