@@ -17,7 +17,7 @@ from liver_slurm.config.from_hf import read_hf_model
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.checkpoint import load_start
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dimensions import interleaved, own_part
+from liver_slurm.engine.megatron.dimensions import own_part
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.shard import MegatronShard
 from liver_slurm.parallel.groups import build_world
@@ -38,11 +38,11 @@ def logits(shard: MegatronShard, tokens: torch.Tensor) -> torch.Tensor | None:
         return model(tokens[:, own], positions[:, own], None), lambda output, non_loss_data=False: output
 
     with torch.no_grad():
-        found = get_forward_backward_func(pp_size=world.layout.pp, vp_size=interleaved(world.layout))(
+        found = get_forward_backward_func(pp_size=world.layout.pp, vp_size=None)(
             forward_step_func=forward,
-            data_iterator=[None] * world.layout.vpp,
-            model=list(shard.chunks),
-            num_microbatches=world.layout.pp if world.layout.vpp > 1 else 1,
+            data_iterator=None,
+            model=shard.chunks,
+            num_microbatches=1,
             seq_length=sequence,
             micro_batch_size=len(tokens),
             forward_only=True,
