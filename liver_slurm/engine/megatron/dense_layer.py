@@ -289,5 +289,5 @@ def block_spec(layer: Any, config: Any, pp_rank: int, vp_stage: int | None) -> A
     if config.qk_layernorm:
         attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = SequenceNorm
-    layers = get_num_layers_to_build(config, vp_stage, pp_rank)
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)
