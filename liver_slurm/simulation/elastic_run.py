@@ -38,7 +38,7 @@ from liver_slurm.coordinator.core.io import (
     Tick,
 )
 from liver_slurm.coordinator.core.state import RunState, Settings
-from liver_slurm.coordinator.core.step import recover, step
+from liver_slurm.coordinator.core.step import plan, recover, step
 from liver_slurm.policy.survival import resting
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import Event, ReconfigurationCommitted
@@ -123,6 +123,8 @@ class ElasticRun:
         self._ticked = self._heard = BEGIN
         self._next_tick = math.inf
         self._looked = -math.inf
+        self._to_plan = False
+        """Something has come since the run has last done what it does by itself."""
         self._seen: CapacitySnapshot | None = None
         self._news = True
         """Something has happened since the last look at Slurm."""
@@ -190,13 +192,24 @@ class ElasticRun:
         if self._events.now() > self._ticked + URGENT and not isinstance(given, Tick):
             self._tick()  # a real one has ticked a moment ago, whatever comes
         before = self._state.world.live
-        self._state, actions = step(self._state, given)
+        self._state, actions = step(self._state, given, planned=False)
+        if not self._to_plan:  # what comes at one and the same time has come together
+            self._to_plan = True
+            self._events.after(0.0, self._plan)
         for action in actions:
             self._perform(action)
         live = self._state.world.live
         if live is not None and live is not before:
             self._sizes.append((self._events.now() - BEGIN, live.layout.size))
         self._plan_tick()
+
+    def _plan(self) -> None:
+        self._to_plan = False
+        if not self._end:
+            self._state, actions = plan(self._state, self._events.now())
+            for action in actions:
+                self._perform(action)
+            self._plan_tick()
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Send):

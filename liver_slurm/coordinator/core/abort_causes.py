@@ -22,7 +22,7 @@ _VOTES = "the old world's votes"
 def worker_lost(t: Transition, news: WorkerLost) -> None:
     """Give an attempt up that has lost a worker."""
     pending = t.state.world.pending
-    if pending is not None and news.worker.name in pending.involved:
+    if pending is not None and news.worker.name in pending.voters:
         reconfiguration.abort(t, f"{news.worker.name} was lost: {news.reason}")
 
 
@@ -39,7 +39,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
         reconfiguration.give_time_back(t)  # what had to be done by then has until the nearest deadline that is left
     if pending.source is None:
         return
-    if name in pending.target.members:
+    if name in pending.joined:
         reconfiguration.abort(t, f"{name} will go away: {news.now.reason}")
     elif name in t.state.world.members:
         _leaves_with(t, name, news.now)
@@ -47,7 +47,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
 
 def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None:
     """Give an attempt up that leaves a worker out which stays after all, if it has no other reason."""
-    if name not in t.state.world.members or name in pending.target.members:
+    if name not in t.state.world.members or name in pending.joined:
         return
     others = t.state.membership.of(pending.involved)
     if pending.cause in ("notice", "successor") and all(other.departure is None for other in others):

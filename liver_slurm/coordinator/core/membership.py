@@ -290,7 +290,7 @@ def leaving(t: Transition, message: Leaving) -> None:
     """Handle a worker that exits, as it was told to or after a notice."""
     state, worker = t.state, t.state.membership.workers[message.worker]
     pending = state.world.pending
-    needed = _counts(state, worker.name) if pending is None else worker.name in pending.involved
+    needed = _counts(state, worker.name) if pending is None else worker.name in pending.voters
     unexpected = needed or (worker.role == "live" and state.phase is RunPhase.STARTING)
     if unexpected and not state.over:
         t.signal(WorkerGone(worker.name, f"it left: {message.reason}"))

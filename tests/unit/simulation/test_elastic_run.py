@@ -117,9 +117,9 @@ def test_nothing_happens_between_two_events(monkeypatch: pytest.MonkeyPatch) -> 
     inputs: list[Any] = []
     step = elastic_run.step
 
-    def counted(state: Any, given: Any) -> Any:
+    def counted(state: Any, given: Any, **how: Any) -> Any:
         inputs.append(given)
-        return step(state, given)
+        return step(state, given, **how)
 
     monkeypatch.setattr(elastic_run, "step", counted)
     result = simulate(trace(86400.0, ("a", 0.0, 86400.0)))
