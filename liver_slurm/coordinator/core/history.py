@@ -38,7 +38,7 @@ def update(t: Transition, before: RunState, *, spans: bool, everybody: bool) -> 
 
 
 def _moved(before: Membership, now: Membership) -> set[str]:
-    """Return jobs of which a worker has become available, or is no more. Each of thousands of members says much else."""
+    """Return jobs of which a worker has become available, or is no more; thousands of members say much else."""
     old, new = Table.of(before.workers), Table.of(now.workers)
     jobs = {worker.job_id for name, worker in new.differing(old) if _is_there(worker) != _is_there(old.get(name))}
     return jobs | {worker.job_id for name, worker in old.differing(new) if name not in new}

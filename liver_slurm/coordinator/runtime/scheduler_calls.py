@@ -127,7 +127,7 @@ class _Metered(Generic[T]):
         """``others``: looks on the same budget, which this one is added to."""
         self._look, self._budget, self._others = look, budget, others
         self._costs: deque[int] = deque([0], maxlen=REMEMBERED)
-        self._reserved = 0
+        self.reserved = 0
         """Queries that it is about to ask."""
         others.append(self)
 
@@ -137,15 +137,15 @@ class _Metered(Generic[T]):
             return self._look()
         finally:
             self._costs.append(self._asked() - before)
-            self._reserved = 0
+            self.reserved = 0
 
     def hold(self) -> float:
         """Seconds until a look as costly as the last ones keeps the budget; 0: it does, and is taken now."""
         if self._budget is None:
             return 0.0
         cost = max(self._costs)
-        hold = self._budget.room(cost + sum(other._reserved for other in self._others))
-        self._reserved = cost if hold <= 0.0 else 0
+        hold = self._budget.room(cost + sum(other.reserved for other in self._others))
+        self.reserved = cost if hold <= 0.0 else 0
         return hold
 
     def _asked(self) -> int:
