@@ -9,10 +9,10 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.frozen import replace
 from liver_slurm.config import sbatch
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
