@@ -54,7 +54,9 @@ def _is_waited_for(t: Transition, pending: Attempt, departure: Eviction) -> bool
     many are wanted one after another, each would else undo what is nearly done, and who was wanted first would wait for
     the last.
     """
-    if not pending.ready or departure.deadline - t.now <= 2 * eviction.lead(t) or not t.state.history.measured:
+    if pending.cause != "notice" or not pending.ready or not t.state.history.measured:
+        return False
+    if departure.deadline - t.now <= 2 * eviction.lead(t):
         return False
     others = t.state.membership.of(pending.involved)
     return any(other.departure is not None and other.name not in pending.joined for other in others)

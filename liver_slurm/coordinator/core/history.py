@@ -29,16 +29,16 @@ def update(t: Transition, before: RunState, *, spans: bool, everybody: bool) -> 
             and one that begins a span is seen at the next tick.
         everybody: look at all standbys, also if this transition has made none of them come or go.
     """
-    if spans:
-        jobs = None if everybody else _moved(before.membership, t.state.membership)
-        if jobs is None or jobs:
-            _spans(t, before, jobs)
+    if spans and everybody:
+        _spans(t, before, None)
+    elif spans and t.state.membership.moves != before.membership.moves:  # each of thousands of members says much else
+        _spans(t, before, _moved(before.membership, t.state.membership))
     if t.state.world.last is not before.world.last:
         _measure(t)
 
 
 def _moved(before: Membership, now: Membership) -> set[str]:
-    """Return jobs of which a worker has become available, or is no more; thousands of members say much else."""
+    """Return jobs of which a worker has become available, or is no more."""
     old, new = Table.of(before.workers), Table.of(now.workers)
     jobs = {worker.job_id for name, worker in new.differing(old) if _is_there(worker) != _is_there(old.get(name))}
     return jobs | {worker.job_id for name, worker in old.differing(new) if name not in new}

@@ -48,7 +48,10 @@ _write = Writer(Membership, __name__)
 
 def _put(t: Transition, worker: Worker) -> None:
     membership = t.state.membership
-    _write(t, replace(membership, workers=Table.of(membership.workers).put(worker.name, worker)))
+    known = membership.get(worker.name)
+    moved = known is None or known.available != worker.available or known.job_id != worker.job_id
+    workers = Table.of(membership.workers).put(worker.name, worker)
+    _write(t, replace(membership, workers=workers, moves=membership.moves + moved))
 
 
 def _change(t: Transition, name: str, **changes: Any) -> None:
@@ -57,7 +60,8 @@ def _change(t: Transition, name: str, **changes: Any) -> None:
 
 def _forget(t: Transition, name: str) -> None:
     membership = t.state.membership
-    _write(t, replace(membership, workers=Table.of(membership.workers).without(name)))
+    workers = Table.of(membership.workers).without(name)
+    _write(t, replace(membership, workers=workers, moves=membership.moves + 1))
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
