@@ -163,6 +163,16 @@ def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     return residual + x if bias is None else residual + (x + bias)
 
 
+def usual_strides(x: Tensor) -> Tensor:
+    """The same tensor with the strides of a new one.
+
+    With one sample in a batch the embedding's output has another stride along it, which means nothing, and for which
+    the compiler would make another graph.
+    """
+    unusual = x.is_contiguous() and x.stride(0) != x.stride(1) * x.shape[1]
+    return x.flatten().view(x.shape) if unusual else x
+
+
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled once in this process for each set of shapes."""
@@ -195,6 +205,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 embeddings have the positions.
             attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
+        hidden_states = usual_strides(hidden_states)
         layer = self.parts(self.mlp_of(self.mlp))
         positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
         run = compiled if self.config.compile_layers else plain

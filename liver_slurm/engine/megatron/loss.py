@@ -56,6 +56,8 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, own, log_sum = context.saved_tensors
+        # Whatever was made of the losses: a graph is taken for the strides that it was compiled for only.
+        gradient = gradient.contiguous().flatten().view(gradient.shape)
         found = context.run(_gradient)(logits, own, log_sum, gradient, context.real, context.z_loss)
         return found, None, None, None, None, None
 
@@ -87,6 +89,7 @@ def _gradient(logits: Tensor, own: Tensor, log_sum: Tensor, gradient: Tensor, re
 def exercise_loss(logits: Tensor, real: int, z_loss: float) -> None:
     """Compile for logits like these, forward and backward: what a rank of a later world will then find."""
     labels = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
-    largest = compiled(_largest)(logits, real)
-    sums = compiled(_sums)(logits, labels, largest, real)
-    compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real, z_loss)
+    with torch.no_grad():  # as inside an autograd function: a graph is taken in the same mode only
+        largest = compiled(_largest)(logits, real)
+        sums = compiled(_sums)(logits, labels, largest, real)
+        compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real, z_loss)
