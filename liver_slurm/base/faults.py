@@ -38,13 +38,16 @@ class Fault(str, Enum):
     CORRUPT = "corrupt"
     """A bit of what has arrived is another one."""
     IGNORE = "ignore"
-    """A message or a signal is dropped."""
+    """A message, a signal or an update is dropped."""
+    DOUBLE = "double"
+    """An update is made twice."""
 
 
 OUTSIDE = (Fault.KILL, Fault.STOP, Fault.PREEMPT, Fault.DELAY, Fault.CUT, Fault.DISK_FULL)
 """What can be done to a process without its help."""
 INSIDE = (
     Fault.KILL, Fault.STOP, Fault.FAIL, Fault.CUT, Fault.DELAY, Fault.DISK_FULL, Fault.CORRUPT, Fault.IGNORE,
+    Fault.DOUBLE,
 )  # fmt: skip
 """What a process can do to itself at a point of its code."""
 

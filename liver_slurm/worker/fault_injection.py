@@ -3,8 +3,10 @@
 N is how often the worker has come by before (``step+5``: in its sixth step). WORKER is a name, or a pattern such as
 ``standby-*``. The faults are those of :mod:`liver_slurm.base.faults`: ``kill``, ``fail`` (raise), ``delay`` (sleep for
 SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, at the point ``received`` ``corrupt`` (flip a
-bit of each box that arrived, before its digest is computed), and at the point ``notice`` ``ignore`` (drop signals).
-Points are named where :func:`reach` is called; each fault is done once, except ``delay``, ``corrupt`` and ``ignore``.
+bit of each box that arrived, before its digest is computed), at the point ``notice`` ``ignore`` (drop signals), and at
+the point ``replayed``, an update of a mirror, ``ignore`` and ``double`` (not made, made twice) and ``corrupt`` (flip a
+bit of what is kept). Points are named where :func:`reach` is called; each fault is done once, except ``delay``,
+``corrupt`` and ``ignore`` at points other than ``replayed``.
 The variable is read once, at import; without it no function here has an effect.
 """
 
@@ -25,13 +27,19 @@ from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.base.faults import INSIDE, Fault, Victim
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
+
+    from liver_slurm.engine.api import Groups, TrainedBox
+    from liver_slurm.transfer.mirror.keeper import Replay
 
 log = logging.getLogger(__name__)
 
 _TIMED = {Fault.DELAY: True, Fault.STOP: False, Fault.DISK_FULL: False}
 """Faults that take SECONDS, and whether they must be said."""
 _AGAIN = (Fault.DELAY, Fault.CORRUPT, Fault.IGNORE)
+_REPLAYED = "replayed"
 
 
 @dataclass(frozen=True)
@@ -75,16 +83,22 @@ def ignores(point: str, worker: str) -> bool:
 
 def reach(point: str, worker: str) -> None:
     """Mark that the worker has reached the point, and do the fault there if that is asked for."""
+    _reach(point, worker)
+
+
+def _reach(point: str, worker: str) -> bool:
+    """See :func:`reach`; True: the fault is due now."""
     global _done, _passed
     if _fault is None or not _concerns(point, worker) or _fault is _done:
-        return
+        return False
     if _passed < _fault.after:
         _passed += 1
-        return
-    if _fault.fault not in _AGAIN:
+        return False
+    if _fault.fault not in _AGAIN or point == _REPLAYED:
         _done = _fault
     log.warning("%s at %s: %s", worker, point, _fault.fault.value)
     _do(_fault, point, worker)
+    return True
 
 
 def _do(injection: _Injection, point: str, worker: str) -> None:
@@ -118,7 +132,28 @@ def received(worker: str, box: torch.Tensor) -> None:
     """
     reach("received", worker)
     if _fault is not None and _fault.fault is Fault.CORRUPT and _concerns("received", worker):
-        import torch
+        _flip(box)
 
-        first = box[tuple(slice(0, 1) for _ in box.shape)]
-        first.copy_((first.contiguous().view(torch.uint8) ^ 1).view(box.dtype))
+
+def replays(worker: str, make: Replay) -> Replay:
+    """What makes the updates of the mirror that a worker keeps: ``make``, or what does one of them wrongly."""
+    if _fault is None or not _concerns(_REPLAYED, worker):
+        return make
+    wanted = _fault.fault
+
+    def faulty(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+        wrong = _reach(_REPLAYED, worker)
+        for _ in range({Fault.IGNORE: 0, Fault.DOUBLE: 2}.get(wanted, 1) if wrong else 1):
+            make(boxes, updates, groups)
+        if wrong and wanted is Fault.CORRUPT:
+            _flip(boxes[0].master)
+
+    return faulty
+
+
+def _flip(box: torch.Tensor) -> None:
+    """Flip a bit of the first element."""
+    import torch
+
+    first = box[tuple(slice(0, 1) for _ in box.shape)]
+    first.copy_((first.contiguous().view(torch.uint8) ^ 1).view(box.dtype))

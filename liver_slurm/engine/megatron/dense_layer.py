@@ -292,12 +292,13 @@ def dense_spec(config: Any) -> Any:
     return spec
 
 
-def block_spec(layer: Any, config: Any, pp_rank: int) -> Any:
-    """A pipeline stage of layers of one spec, without megatron-core's attention and with :class:`SequenceNorm`."""
+def block_spec(layer: Any, config: Any, pp_rank: int, vp_stage: int | None) -> Any:
+    """Layers of one spec for a pipeline stage, or for one chunk of it, without megatron-core's attention and with
+    :class:`SequenceNorm`."""
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
     if config.qk_layernorm:
         attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = SequenceNorm
-    layers = get_num_layers_to_build(config, pp_rank=pp_rank)
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)

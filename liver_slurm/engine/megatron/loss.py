@@ -41,7 +41,7 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         z_loss: float,
     ) -> Tensor:
         # Numbers in this rank's own rows: what is compiled must not depend on the rank.
-        own = labels - group.rank() * logits.shape[-1]
+        own = _packed(labels - group.rank() * logits.shape[-1])
         largest = run(_largest)(logits, real)
         if group.size() > 1:
             dist.all_reduce(largest, dist.ReduceOp.MAX, group)
@@ -56,10 +56,13 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, own, log_sum = context.saved_tensors
-        # Whatever was made of the losses: a graph is taken for the strides that it was compiled for only.
-        gradient = gradient.contiguous().flatten().view(gradient.shape)
-        found = context.run(_gradient)(logits, own, log_sum, gradient, context.real, context.z_loss)
+        found = context.run(_gradient)(logits, own, log_sum, _packed(gradient), context.real, context.z_loss)
         return found, None, None, None, None, None
+
+
+def _packed(x: Tensor) -> Tensor:
+    """With the strides of a new tensor: a graph is taken only for those that it was compiled for."""
+    return x.contiguous().flatten().view(x.shape)
 
 
 def _largest(logits: Tensor, real: int) -> Tensor:
