@@ -8,7 +8,6 @@ leave one and the same offer. Goodput is steps that count, over those that the g
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ import msgspec
 
 from liver_slurm.advisor.model import Model, write_model
 from liver_slurm.app.collect import collect
+from liver_slurm.base import interrupts
 from liver_slurm.bench.omniscient import clairvoyant, informed, never, priced
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.policy import engine
@@ -105,10 +105,11 @@ def run(quick: bool, traces: Sequence[str] = (), seed: int = 0, seeds: int = 1, 
         place.draw(0)  # one that cannot be read is told of at once
     sizes = make_sizes(quick, several=seeds > 1)
     numbers = range(seed, seed + seeds)
-    if jobs == 1:
-        cases = [row for number in numbers for place in places for row in compared(place, sizes, number)]
-    else:
-        cases = in_processes(quick, traces, len(places), numbers, jobs)
+    with interrupts.temporary_folder("liver-policies-") as folder:  # all processes' files: an interrupted one is killed
+        if jobs == 1:
+            cases = [row for number in numbers for place in places for row in compared(place, sizes, number, folder)]
+        else:
+            cases = in_processes(quick, traces, len(places), numbers, jobs, folder)
     document: dict[str, Any] = {"bench": "policies", "decisions": sizes.decisions, "logs": sizes.logs}
     document |= {"seed": seed, "seeds": seeds}
     if seeds > 1:
@@ -141,8 +142,12 @@ def table(document: dict[str, Any]) -> str:
     return "\n\n".join([*shown, "\n".join(document["said"])])
 
 
-def compared(place: _Place, sizes: _Sizes, seed: int) -> list[dict[str, Any]]:
-    """Simulate every policy on the same nodes, and the advisor with a model of each log; see :func:`run`."""
+def compared(place: _Place, sizes: _Sizes, seed: int, where: Path) -> list[dict[str, Any]]:
+    """Simulate every policy on the same nodes, and the advisor with a model of each log; see :func:`run`.
+
+    Args:
+        where: folder for logs and models.
+    """
     first = APART * seed
     part = f"{place.name}, logs of {sizes.decisions} decisions"
     loss = place.regime.loss_s if place.regime.notice == 0.0 else 0.0
@@ -158,10 +163,10 @@ def compared(place: _Place, sizes: _Sizes, seed: int) -> list[dict[str, Any]]:
     opened, bare, gated, twin_rows = 0, [], [], []
     known = _twins(place, sizes.twins, first + OTHER)
     for number in range(sizes.logs):
-        with tempfile.TemporaryDirectory(prefix="liver-policies-") as folder:
-            model = _learned(place, sizes.decisions, first + 1_000 * number, Path(folder))
+        with interrupts.temporary_folder(f"log-{number}-", where) as folder:
+            model = _learned(place, sizes.decisions, first + 1_000 * number, folder)
             twin_rows.append(_beside_twins(part, number, model, known))
-            bare.append([_advised(place, one, model, Path(folder)) for one in drawn])
+            bare.append([_advised(place, one, model, folder) for one in drawn])
             gated.append(bare[-1] if model.advises else reached["greedy"])  # without advice all is taken
         opened += model.advises
     reached["advisor, no gate"] = [fmean(each) for each in zip(*bare, strict=True)]

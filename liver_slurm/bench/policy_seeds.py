@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -30,18 +31,23 @@ class Part(msgspec.Struct, frozen=True):
     seed: int
     several: bool
     """It is one of several seeds."""
+    folder: str
+    """For logs and models."""
 
 
 def in_processes(
-    quick: bool, traces: Sequence[str], places: int, seeds: Sequence[int], jobs: int
+    quick: bool, traces: Sequence[str], places: int, seeds: Sequence[int], jobs: int, folder: Path
 ) -> list[dict[str, Any]]:
     """Simulate all partitions with all seeds, ``jobs`` at a time; returns the rows of all, seed by seed.
+
+    Args:
+        folder: for logs and models.
 
     Raises:
         LiverError: a process has failed.
     """
     paths = tuple(os.path.abspath(path) for path in traces)
-    parts = [Part(quick, paths, place, seed, len(seeds) > 1) for seed in seeds for place in range(places)]
+    parts = [Part(quick, paths, place, seed, len(seeds) > 1, str(folder)) for seed in seeds for place in range(places)]
     # Made-up partitions take longest, the volatile one, which is the last of them, most of all: they begin.
     first = sorted(parts, key=lambda part: (part.place >= len(REGIMES), -part.place))
     pool = ThreadPoolExecutor(max_workers=jobs)
@@ -96,7 +102,7 @@ def main(text: str) -> None:
 
     part = msgspec.json.decode(text, type=Part)
     place = policies.make_places(part.traces)[part.place]
-    rows = policies.compared(place, policies.make_sizes(part.quick, part.several), part.seed)
+    rows = policies.compared(place, policies.make_sizes(part.quick, part.several), part.seed, Path(part.folder))
     sys.stdout.buffer.write(msgspec.json.encode(rows))
 
 

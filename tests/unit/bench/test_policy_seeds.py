@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_each_seed_is_one_observation() -> None:
     assert advisor["from"] == pytest.approx(0.1 - 12.706 * 0.1, abs=1e-3), "Student's t of one degree of freedom"
 
 
-def test_other_seeds_have_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_seeds_have_other_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: list[int] = []
     draw = policies.draw
 
@@ -39,7 +40,7 @@ def test_other_seeds_have_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return draw(regime, seed, days / 8)
 
     monkeypatch.setattr(policies, "draw", noted)
-    rows = policies.compared(policies.make_places(())[2], TINY, 3)
+    rows = policies.compared(policies.make_places(())[2], TINY, 3, tmp_path)
     assert {row["seed"] for row in rows} == {3}
     first = 3 * policies.APART
     assert set(drawn) >= {first, first + policies.NEW, first + policies.OTHER}
@@ -59,7 +60,7 @@ def test_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(LiverError, match=r"bench policies: partition 99 with seed 0 failed: IndexError: .*"):
-        policy_seeds._in_process(policy_seeds.Part(True, (), 99, 0, several=False))
+        policy_seeds._in_process(policy_seeds.Part(True, (), 99, 0, several=False, folder="/nowhere"))
 
 
 def test_seeds_are_for_this_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
