@@ -35,16 +35,43 @@ class Fault(str, Enum):
     """No file that it writes may become larger; nothing is filled, the limit is the process's own."""
     PREEMPT = "preempt"
     """The scheduler takes its node back: it is noticed, and has its grace time."""
-    CORRUPT = "corrupt"
-    """A bit of what has arrived is another one."""
     IGNORE = "ignore"
     """A message or a signal is dropped."""
+
+
+class Defect(str, Enum):
+    """A way in which a new world's state may be another than the old one's; none of them gets past the commit.
+
+    A worker does it to what it has of a target world, at a point of its code; see
+    :mod:`liver_slurm.worker.fault_injection`. The value is its word in ``LIVER_FAULT``.
+    """
+
+    UNLOADED = "unloaded"
+    """A parameter is what its memory was before: nobody has loaded it."""
+    CORRUPT = "corrupt"
+    """A bit is another one."""
+    PERMUTED = "permuted"
+    """A box has the right values at the wrong places."""
+    SWAPPED = "swapped"
+    """Two boxes have each other's values."""
+    STALE = "stale-moment"
+    """A moment is that of an update before."""
+    STEP_RESET = "step-reset"
+    """The optimizer counts its updates from 0 again."""
+    CAST = "cast"
+    """Values went through a type of less precision."""
+    DROPPED = "dropped-name"
+    """A tensor of the state is in nobody's list."""
+    WRONG_EXPERT = "wrong-expert"
+    """Experts are where others belong."""
+    WRONG_POSITION = "wrong-position"
+    """Training would go on at another sample."""
 
 
 OUTSIDE = (Fault.KILL, Fault.STOP, Fault.PREEMPT, Fault.DELAY, Fault.CUT, Fault.DISK_FULL)
 """What can be done to a process without its help."""
 INSIDE = (
-    Fault.KILL, Fault.STOP, Fault.FAIL, Fault.CUT, Fault.DELAY, Fault.DISK_FULL, Fault.CORRUPT, Fault.IGNORE,
+    Fault.KILL, Fault.STOP, Fault.FAIL, Fault.CUT, Fault.DELAY, Fault.DISK_FULL, Fault.IGNORE,
 )  # fmt: skip
 """What a process can do to itself at a point of its code."""
 

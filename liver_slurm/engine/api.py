@@ -179,7 +179,7 @@ class Updates(Protocol):
     """The optimizer updates of a shard that trains, for whoever keeps a copy of its state current."""
 
     def adam_step(self) -> int:
-        """Number of updates made so far."""
+        """Number of updates made so far; -1: not known here, as this rank trains nothing."""
 
     def groups(self) -> Groups:
         """Hyperparameters of the next update, for each group of this rank's parameters."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union
 import msgspec
 
 from liver_slurm.protocol.base import PROTOCOL as PROTOCOL
+from liver_slurm.protocol.base import Handover as Handover
 from liver_slurm.protocol.base import Message as Message
 from liver_slurm.protocol.base import TransferReport as TransferReport
 from liver_slurm.protocol.parked import Parked as Parked
@@ -151,6 +152,7 @@ class Streamed(Message, frozen=True, kw_only=True):
     ok: bool
     error: str = ""
     report: TransferReport = TransferReport()
+    found: Handover = Handover()
 
 
 class WorldEntered(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ place finds a counter that stands at 0, and the bias correction of a moved or re
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,8 +69,8 @@ class AdamState:
         self.step = 0
 
     @property
-    def step(self) -> int:
-        """Completed updates.
+    def step(self) -> int | None:
+        """Completed updates; None: it has no parameters here, so it counts none.
 
         Raises:
             LiverError: parameters of this optimizer have been updated unequally often.
@@ -77,7 +78,7 @@ class AdamState:
         found = set(map(int, self._counters()))
         if len(found) > 1:
             raise LiverError(f"parameters of one optimizer have made different numbers of updates: {sorted(found)}")
-        return found.pop() if found else 0
+        return found.pop() if found else None
 
     @step.setter
     def step(self, completed: int) -> None:
@@ -95,10 +96,10 @@ class AdamState:
                 self._optimizer.state[parameter]["step"] = counter
 
     def _counters(self) -> Iterator[Any]:
-        for group in self._optimizer.param_groups:
+        for group in filter(operator.itemgetter("params"), self._optimizer.param_groups):
             if self._by_group:
                 yield group.get("step", 0)
-            elif group["params"] and group.get("fused"):
+            elif group.get("fused"):
                 # one transfer from the device for all
                 yield from torch.stack([self._optimizer.state[each]["step"] for each in group["params"]]).tolist()
             else:

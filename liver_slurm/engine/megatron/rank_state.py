@@ -87,5 +87,5 @@ class RankState:
             adam.step = step
 
     def steps(self) -> set[int]:
-        """Adam's step counters, as a set: one value, unless something went wrong."""
-        return {adam.step for adam in self.adam_states()}
+        """Adam's step counters, as a set: one value, unless something went wrong; empty where nothing is trained."""
+        return {step for adam in self.adam_states() if (step := adam.step) is not None}

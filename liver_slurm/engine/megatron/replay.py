@@ -50,11 +50,11 @@ class LiveUpdates:
         """Updates made so far, counted here while they are watched: Adam's own counter lies on the GPU."""
 
     def adam_step(self) -> int:
-        return self._made if self._made is not None else max(self._state.steps(), default=0)
+        return self._made if self._made is not None else max(self._state.steps(), default=-1)
 
     def _count(self) -> None:
         assert self._made is not None, "updates are counted while they are watched"
-        self._made += 1
+        self._made += self._made >= 0
 
     def groups(self) -> Groups:
         return {
@@ -71,7 +71,7 @@ class LiveUpdates:
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
             raise RuntimeError("this rank has no optimizer: it trains no parameter")
-        self._made = max(self._state.steps())
+        self._made = max(self._state.steps(), default=-1)
 
         def updated(*_: object) -> None:
             self._count()

@@ -164,7 +164,7 @@ class MirrorOwner:
         table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
         parts = [gradients, *self._state(first, last)]
         header = Header(
-            Kind.GRADIENTS, self._step, self._updates.adam_step(), first, last, table.numel(), digest_of(parts)
+            Kind.GRADIENTS, self._step, max(0, self._updates.adam_step()), first, last, table.numel(), digest_of(parts)
         )
         self._connection.sendall(header.encode() + bytes(memory(table)))
         for part in parts:

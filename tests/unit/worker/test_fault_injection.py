@@ -8,15 +8,19 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from coordinator_lab import PATIENCE
 
 from liver_slurm.base.errors import BadInput, LiverError
-from liver_slurm.base.faults import INSIDE, Fault
+from liver_slurm.base.faults import INSIDE, Defect, Fault
+from liver_slurm.reshard.plan import RankMoves
+from liver_slurm.reshard.tensors import Move
+from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.worker import fault_injection
 
 
-@pytest.mark.parametrize("fault", INSIDE)
-def test_every_fault_has_its_word(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [*INSIDE, *Defect])
+def test_every_fault_has_its_word(fault: Fault | Defect) -> None:
     seconds = ":5" if fault is Fault.DELAY else ""
     assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault is fault
 
@@ -51,6 +55,24 @@ def test_a_fault_is_done_once_at_its_point_to_its_worker(monkeypatch: pytest.Mon
     with pytest.raises(LiverError, match="live-0 fails at stream"):
         fault_injection.reach("stream", "live-0")
     fault_injection.reach("stream", "live-0")
+
+
+def test_a_defect_is_done_at_its_point_to_its_worker_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (fault_injection.updates("live-0", 7), fault_injection.position("live-0", 8)) == (7, 8)
+    inject(monkeypatch, "step-reset@updates:live-0")
+    assert [fault_injection.updates(name, 7) for name in ("live-0", "live-1", "live-0")] == [0, 7, 0]
+    inject(monkeypatch, "wrong-position@position:live-0")
+    assert [fault_injection.position(name, 8) for name in ("live-0", "live-1", "live-0")] == [9, 8, 9]
+    inject(monkeypatch, "dropped-name@plan:live-0")
+    move = Move("w", 0, 1, (0,), (1,))
+    moves = RankMoves([], [move], [move])
+    assert [fault_injection.planned(name, moves) for name in ("live-0", "live-1")] == [RankMoves([], [], []), moves]
+    inject(monkeypatch, "unloaded@received:live-0")
+    box = SharedBox((torch.ones(2),), names=("w",))
+    fault_injection.received("live-1", [box])
+    assert box.state[0].tolist() == [1.0, 1.0]
+    fault_injection.received("live-0", [box])
+    assert box.state[0].tolist() == [0.0, 0.0]
 
 
 def test_a_fault_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
