@@ -57,7 +57,7 @@ class ReplicaIndex:
         for box in self._trained.get(piece.tensor.removesuffix("@master"), ()):
             found = box.part(piece.offset, piece.shape)
             if found is not None:
-                names = state_tensors(box.piece.tensor, STATE_DTYPE, derived=True)
+                names = state_tensors(box.piece.tensor, STATE_DTYPE, derived=True, moments=box.moments)
                 return SharedBox(found.state, found.gradient(), found.group, names, piece.offset)
         raise _not_held(piece)
 

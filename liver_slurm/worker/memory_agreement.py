@@ -22,6 +22,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
 from liver_slurm.reshard.shard_spec import ShardSpec
+from liver_slurm.reshard.tensors import MOMENTS
 
 _RESERVE, _SPARE = 1.1, 2 << 30
 """Of what training takes beside its state, and bytes besides: the allocator's blocks do not fit without gaps."""
@@ -125,11 +126,11 @@ def _footprint(
 ) -> Footprint:
     """Memory that this worker needs for its shares of both worlds."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
-    old = new = None
+    old, new, moments = None, None, len(MOMENTS[config.train.optimizer])
 
     def share(shard: ShardSpec, layout: Layout, rank: int) -> Share:
         bucket = engine.gradient_bucket(config, layout) if layout.coordinate("pp", rank) == 0 else None
-        return Share(shard, layout.replicas, layout.replica(rank), distributed, bucket)
+        return Share(shard, layout.replicas, layout.replica(rank), distributed, bucket, moments)
 
     if live is not None:
         old = share(live.spec, live.world.layout, live.world.rank)

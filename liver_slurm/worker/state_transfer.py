@@ -18,7 +18,7 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
-from liver_slurm.reshard.tensors import Box, Move, Piece, inside, state_tensors, volume
+from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Move, Piece, inside, state_tensors, volume
 from liver_slurm.transfer.barrier import Barrier
 from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
 from liver_slurm.transfer.connections import Connections
@@ -206,7 +206,7 @@ def _boxes_of(replica: Replica) -> Boxes:
     boxes = list(replica.fixed)
     for box in replica.trained:
         tensor, offset, shape = box.piece
-        names = state_tensors(tensor, "float32", derived=True)
+        names = state_tensors(tensor, STATE_DTYPE, derived=True, moments=box.moments)
         boxes += [(Piece(name, offset, shape), view) for name, view in zip(names, box.state, strict=True)]
     return boxes
 

@@ -27,6 +27,7 @@ from liver_slurm.protocol.messages import Prepare, Stage
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
+from liver_slurm.reshard.tensors import MOMENTS
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
 from liver_slurm.transfer.mirror.host_room import Rooms
@@ -355,6 +356,7 @@ def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store
             engine.gradient_bucket(config, membership.layout),
             derived,
             gone,
+            MOMENTS[config.train.optimizer],
         )
         for side, membership, gone in (
             ("source", endpoints.source, endpoints.lost),

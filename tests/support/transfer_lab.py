@@ -135,7 +135,7 @@ class Trainer:
                 if here and tensor.group is None:
                     replica.fixed.append((piece, state(tensor.name)[0]))  # type: ignore[attr-defined]
                 elif here and tensor.group is not None:
-                    box = TrainedBox(piece, *state(tensor.name), self._gradient(tensor), GROUPS[tensor.group])
+                    box = TrainedBox(piece, state(tensor.name), self._gradient(tensor), GROUPS[tensor.group])
                     replica.trained.append(box)  # type: ignore[attr-defined]
         return source, target
 

@@ -24,8 +24,6 @@ AT_ONCE = 256 << 20
 """Bytes of state that a step takes along until the mirror has all of it: training waits for them."""
 PRIMED_BYTES = 64 << 20
 """Bytes of state that go to the keeper before a world is committed; of more, training would stand still too long."""
-_STATE_BYTES = 12
-"""Of one element: master and two moments."""
 
 
 class MirrorOwner:
@@ -75,7 +73,7 @@ class MirrorOwner:
             shard: whose state is that after ``step`` completed steps.
         """
         trained = shard.replica().trained
-        if not 0 < sum(box.master.numel() for box in trained) * _STATE_BYTES <= PRIMED_BYTES:
+        if not 0 < sum(view.nbytes for box in trained for view in box.state) <= PRIMED_BYTES:
             return  # the keeper would need room for it while it keeps the world before
         with self._lock:
             if not self.error and not self._described:
@@ -182,14 +180,17 @@ class MirrorOwner:
     def _state(self, first: int, last: int) -> list[torch.Tensor]:
         """State of some boxes, in host memory."""
         new = self._replica.trained[first:last]
-        state = [_gathered([box.state[kind] for box in new]) for kind in range(3)] if new else []
+        state = [_gathered(list(views)) for views in zip(*(box.state for box in new), strict=True)]
         return [*state, *(view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last))]
 
     def _next(self) -> int:
         """How many boxes the keeper has the state of after this step."""
         last = self._sent
-        begin, boxes = self._ends[last], len(self._replica.trained)
-        while last < boxes and (last == self._sent or (self._ends[last + 1] - begin) * _STATE_BYTES <= self._at_once):
+        trained, nbytes = self._replica.trained, 0
+        while last < len(trained):
+            nbytes += sum(view.nbytes for view in trained[last].state)
+            if last > self._sent and nbytes > self._at_once:
+                break
             last += 1
         return last
 

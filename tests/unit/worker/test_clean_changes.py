@@ -23,7 +23,7 @@ from liver_slurm.protocol.messages import Handover, Streamed
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec, pieces
-from liver_slurm.reshard.tensors import Piece
+from liver_slurm.reshard.tensors import MOMENTS, Piece
 from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
 from liver_slurm.transfer.one_sided.connect import SharedMoves
 from liver_slurm.transfer.one_sided.description import BoxDescription, view_of
@@ -32,7 +32,6 @@ from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.worker.state_transfer import check_complete, check_held
 
-PLAIN, MOMENTS = GroupSpec(), ("master", "exp_avg", "exp_avg_sq")
 ALL, AT_ONCE, OFTEN, MOST_RANKS = 10_000, 500, 20, 8
 
 Truth = dict[str, torch.Tensor]
@@ -53,8 +52,9 @@ def drawn_world(draw: random.Random, model: Model, derived: bool) -> WorldSpec:
 def drawn_plan(draw: random.Random) -> TransferPlan:
     """A change of layout: some workers stay, in any order, some leave and some join."""
     tied, half, frozen, derived = (draw.random() < 0.5 for _ in range(4))
+    moments = MOMENTS[draw.choice(("adam", "sgd"))]
     model = Model(4, tied, "bfloat16" if half else "float32", frozen, experts=draw.choice((0, 4)))
-    source, target = (drawn_world(draw, model, derived) for _ in range(2))
+    source, target = (replace(drawn_world(draw, model, derived), moments=moments) for _ in range(2))
     slots = [*range(source.layout.size), *[None] * target.layout.size]
     return plan_transfer(source, target, draw.sample(slots, target.layout.size))
 
@@ -79,7 +79,13 @@ def index_of(world: WorldSpec, boxes: Boxes) -> Index:
         weight, _, kind = piece.tensor.partition("@")
         by_piece.setdefault((weight, piece.offset, piece.shape), {})[kind] = view
     trained = [
-        TrainedBox(Piece(*key), *(views[kind] for kind in MOMENTS), partial(views.get, "exp_avg"), PLAIN)  # type: ignore
+        TrainedBox(
+            Piece(*key),
+            tuple(views[kind] for kind in ("master", *world.moments)),
+            partial(views.__getitem__, "master"),
+            GroupSpec(),
+            world.moments,
+        )
         for key, views in by_piece.items()
         if "master" in views
     ]

@@ -48,9 +48,7 @@ class Shard:
         self.trained = [
             TrainedBox(
                 Piece(f"w{number}", (0,) * len(shape), shape),
-                torch.randn(shape, generator=values),
-                torch.zeros(shape),
-                torch.zeros(shape),
+                (torch.randn(shape, generator=values), torch.zeros(shape), torch.zeros(shape)),
                 (lambda number=number: self.gradients[number]),  # type: ignore[misc]
                 NORMS if number % 2 else PLAIN,
             )
