@@ -248,7 +248,7 @@ class TrainingShard(Protocol):
         """The shard's optimizer updates."""
 
     def steps(self) -> set[int]:
-        """The optimizer's step counters, as a set: one value, unless something went wrong; empty where none is trained."""
+        """The optimizer's step counters, as a set: one value, unless something went wrong; or none."""
 
     def set_step(self, step: int) -> None:
         """Set the optimizer's step counters to ``step`` completed updates."""
