@@ -119,7 +119,7 @@ def _measure(case: Case, runs: int) -> dict[str, Any]:
     )
     numbered = [_number(*layouts, config) for _ in range(runs)]
     worlds, metadata_s = _timed(lambda: [world_spec(config, layout) for layout in layouts])
-    derived = config.stream.mode == "overlap"
+    derived = config.stream.mode != "pause"
     packed, pack_s = _timed(lambda: [pack(world.shards) for world in worlds])
     orders = _orders([replace(world, derived=derived) for world in worlds], numbered[0])
     report = _in_own_process(orders, packed, runs)

@@ -313,9 +313,11 @@ class ElasticSection:
 class StreamSection:
     """How state moves between workers in a reconfiguration."""
 
-    mode: Literal["overlap", "pause"] = "overlap"
+    mode: Literal["overlap", "pause", "flat"] = "overlap"
     """``overlap`` moves the state while training runs and keeps it current where it arrives. ``pause`` stops training
-    while the state moves."""
+    while the state moves. ``flat`` stops it, too, and moves the state to host memory: the new world is built once the
+    old one has made room on the card, so a card never has more than one of them. Where both have no room on the cards
+    the other modes do the same."""
     transport: Literal["auto", "gloo", "nccl", "tcp", "shm", "ucx"] = "auto"
     """How a worker reads the state of another. With ``auto``, from the other's memory on the same machine (CUDA IPC on
     GPUs, memory that it maps on CPUs), else through nixl (UCX) where it is installed and works, else over TCP. ``shm``

@@ -38,7 +38,7 @@ def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
     """How much of the job's state lies where along the model's depth, in both layouts."""
     masters = config.train.precision != "fp32"
     weight, state = (2, 12) if masters else (4, 8)
-    if config.stream.mode == "overlap":
+    if config.stream.mode != "pause":
         # Only masters and moments move: weights follow from the masters.
         weight, state = 0, 12
     return Depth(

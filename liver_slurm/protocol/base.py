@@ -43,6 +43,8 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of the state of both worlds, staging and staged gradients, which is what ``stream.memory_limit`` counts."""
     late_layers: int = 0
     """Layers that had no room before the pause and moved one after the other."""
+    image_bytes: int = 0
+    """Of host memory in which state waited for the old world to go; mode flat."""
     digests_checked: int = 0
     paused_at: float = 0.0
     """End of the last optimizer step in the old world, seconds since the epoch; 0.0: was in no old world."""

@@ -101,6 +101,12 @@ def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
     )
 
 
+def image_bytes(new: Share) -> int:
+    """Bytes of host memory that a target rank's state takes: masters and moments, and weights that are not trained."""
+    fixed = sum(_weight_bytes(param) for param in new.shard.params if not param.trained)
+    return fixed + sum(_owned(new)) * (1 + new.moments) * _STATE_ITEMSIZE
+
+
 def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_limit") -> tuple[int, str]:
     """How many slices of the target get storage at once: as many as fit.
 

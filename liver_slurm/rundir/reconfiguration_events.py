@@ -93,7 +93,7 @@ class ReconfigurationStats(msgspec.Struct, frozen=True, kw_only=True):
     leavers: tuple[str, ...]
     reason: str
     mode: str
-    """``overlap`` or ``pause``: what was done, which may be less than what the job file asks for."""
+    """``overlap``, ``pause`` or ``flat``: what was done, which may be less than what the job file asks for."""
     cutover_step: int
     """Steps that the old world has completed."""
     prepare_s: float
@@ -110,6 +110,8 @@ class ReconfigurationStats(msgspec.Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int
     state_peak_bytes: int = 0
     late_layers: int = 0
+    image_bytes: int = 0
+    """Of host memory in which state waited for the old world to go, over all workers; mode flat."""
     digests_checked: int
 
 

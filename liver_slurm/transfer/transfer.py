@@ -153,6 +153,11 @@ class Transfer:
         """All is proven: give the memory of copied gradients back; connections stay."""
         self._pull.release()
 
+    def stop_reading(self) -> None:
+        """All is proven here: have nothing of the peers' memory open any more, which they could not free; peers go on
+        reading here."""
+        self._pull.stop_reading()
+
     def abort(self) -> None:
         """Throw everything that runs or waits out with an error, here and at the peers; from any thread."""
         self._crew.fail(TransferError("the transfer was given up"))

@@ -1,7 +1,8 @@
-"""Memory agreement: before a target world is built, all workers agree on which layers get storage beside the live one.
+"""Memory agreement: before a target world is built, all workers agree on what gets storage beside the live one.
 
 A layer that has no room is *late*: it moves during the pause, once the old world's layers make room. Late layers are
-late on every worker, because both ends of a move must do it at the same time.
+late on every worker, because both ends of a move must do it at the same time. Where that is not enough on some card,
+the change is *flat* on every worker: all of the target's state waits in host memory until the old world is gone.
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.base.errors import NoRoom
+from liver_slurm.base.host_memory import available_memory
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
-from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
+from liver_slurm.reshard.memory_budget import (
+    ALL,
+    NO_ROOM,
+    Share,
+    choose_early,
+    footprint,
+    gradient_room,
+    image_bytes,
+)
 from liver_slurm.reshard.shard_spec import ShardSpec
 from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.transfer.connections import machine
 
 _RESERVE, _SPARE = 1.1, 2 << 30
 """Of what training takes beside its state, and bytes besides: the allocator's blocks do not fit without gaps."""
@@ -38,6 +49,8 @@ class MemoryAgreement:
     """Number of early slices: slice 0 is what belongs to no layer, slice ``n`` is layer ``n - 1``."""
     gradients: int | None = None
     """Bytes for staged gradients on this worker; None: no limit."""
+    flat: bool = False
+    """The target world is built when the old one is gone, and its state waits in host memory."""
 
     def early_layer(self, layer: int) -> bool:
         """Whether a layer is early; -1 stands for what belongs to no layer."""
@@ -74,31 +87,86 @@ def agree_on_memory(
     live: TrainingShard | None,
     store: Any,
     card: CardMemory | None = None,
+    spare: int = 0,
 ) -> MemoryAgreement:
     """Agree with all workers of both worlds through the store; blocks until all have come.
 
     Args:
         live: this worker's shard of the live world; None: it is in none.
         card: of this worker; None: its state lies in host memory, which has no limit by default.
+        spare: bytes of host memory that this worker keeps and nobody uses.
 
     Raises:
-        NoRoom: a worker cannot do it within ``stream.memory_limit``, or on its card; raised on all workers alike.
+        NoRoom: a worker cannot do it within ``stream.memory_limit``, on its card, or with its host's memory; raised on
+            all workers alike.
     """
     # What a loop of the user's own will hold is not known before it is built.
-    if (config.stream.memory_limit is None and card is None) or config.train.loop is not None:
+    flat = config.stream.mode == "flat"
+    if (config.stream.memory_limit is None and card is None and not flat) or config.train.loop is not None:
         return MemoryAgreement()
     scope = dist.PrefixStore(f"generation{message.generation}/room/", store)
+    old, new = _shares(message, worker, config, engine, live)
     limit, whose = _limit(scope, message, worker, config, card)
-    mine = _footprint(message, worker, config, engine, live)
-    early, reason = choose_early(mine, limit, whose)
     workers = len({*_left(message), *message.members})
-    early, reason = _least(scope, early, f"{worker}: {reason}", workers)
+    if not flat:
+        mine = footprint(old, new, config.stream.staging_bytes)
+        early, reason = choose_early(mine, limit, whose)
+        early, reason = _least(dist.PrefixStore("beside/", scope), early, f"{worker}: {reason}", workers)
+        log.info("generation %d: %s", message.generation, reason)
+        if early != NO_ROOM:
+            return MemoryAgreement(early, gradient_room(mine, early, limit))
+        if card is None:  # host memory is where state is already
+            raise _no_room(message, reason)
+    host = _host_memory(scope, new, spare, workers)
+    fits, reason = fits_flat(new, config.stream.staging_bytes, limit, whose, host)
+    fits, reason = _least(dist.PrefixStore("flat/", scope), fits, f"{worker}: {reason}", workers)
     log.info("generation %d: %s", message.generation, reason)
-    if early == NO_ROOM:
-        raise NoRoom(
-            f"no room for {message.layout} on {reason}; raise stream.memory_limit, or lower stream.staging_bytes"
-        )
-    return MemoryAgreement(early, gradient_room(mine, early, limit))
+    if fits == NO_ROOM:
+        raise _no_room(message, reason)
+    return MemoryAgreement(flat=True)
+
+
+def _no_room(message: Prepare, reason: str) -> NoRoom:
+    return NoRoom(f"no room for {message.layout} on {reason}; raise stream.memory_limit, or lower stream.staging_bytes")
+
+
+class HostMemory(NamedTuple):
+    """Memory of a worker's host, in bytes."""
+
+    free: int
+    """What all workers there may still have, with what they keep for this."""
+    asked: int
+    """What they need of it for images of the target world."""
+
+
+def fits_flat(new: Share | None, staging: int, limit: int, whose: str, host: HostMemory) -> tuple[int, str]:
+    """Whether a worker has room for its share of a target world without the old one.
+
+    Args:
+        new: None: it is no member.
+        limit: bytes that state and staging may take.
+        whose: what sets it, for the reason.
+
+    Returns:
+        :data:`ALL`, or :data:`NO_ROOM`; and the reason.
+    """
+    alone = footprint(None, new, staging).peak(ALL)
+    if alone > limit:
+        return NO_ROOM, f"{alone} bytes are needed at least, and {whose} allows {limit}"
+    if host.asked > host.free:
+        return NO_ROOM, f"{host.asked} bytes are needed in its host's memory, which has {host.free} left"
+    return ALL, f"the new world's state waits in {host.asked} bytes of its host's memory, which has {host.free} left"
+
+
+def _host_memory(scope: Any, new: Share | None, spare: int, workers: int) -> HostMemory:
+    """Memory of this worker's host, and what all workers there ask of it; waits until all have come."""
+    where = machine()
+    scope.add(f"spare/{where}", spare)
+    scope.add(f"asked/{where}", image_bytes(new) if new is not None else 0)
+    if scope.add("asking", 1) == workers:
+        scope.set("all have asked", "")
+    scope.wait(["all have asked"])
+    return HostMemory(available_memory() + scope.add(f"spare/{where}", 0), scope.add(f"asked/{where}", 0))
 
 
 def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: CardMemory | None) -> tuple[int, str]:
@@ -109,7 +177,8 @@ def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: C
     """
     if config.stream.memory_limit is not None:
         return config.stream.memory_limit, "stream.memory_limit"
-    assert card is not None, "without a limit and without a card nothing is agreed on"
+    if card is None:
+        return available_memory(), "its host's memory"
     if worker in message.source_members:
         scope.set(f"training/{worker}", str(card.training))
     training = max(int(scope.get(f"training/{member}")) for member in _left(message))
@@ -121,10 +190,10 @@ def _left(message: Prepare) -> list[str]:
     return [member for member in message.source_members if member not in message.lost]
 
 
-def _footprint(
+def _shares(
     message: Prepare, worker: str, config: JobConfig, engine: Engine, live: TrainingShard | None
-) -> Footprint:
-    """Memory that this worker needs for its shares of both worlds."""
+) -> tuple[Share | None, Share | None]:
+    """This worker's shares of the live world and of the target; None: it is no member."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
     old, new, moments = None, None, len(MOMENTS[config.train.optimizer])
 
@@ -137,7 +206,7 @@ def _footprint(
     if worker in message.members:
         rank = message.members.index(worker)
         new = share(engine.shard_spec(config, layout, rank), layout, rank)
-    return footprint(old, new, config.stream.staging_bytes)
+    return old, new
 
 
 def _least(scope: Any, value: int, reason: str, workers: int) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import torch
 
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.api import Replica
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.mirrors import needs_mirrors
 from liver_slurm.reshard.parity import Choice, Means, choose
@@ -30,7 +30,7 @@ def agree(
     store: Any,
     rank: int,
     hosts: Sequence[str],
-    shard: TrainingShard,
+    replica: Replica,
     config: JobConfig,
     device: torch.device,
     freed: int = 0,
@@ -40,13 +40,14 @@ def agree(
     Args:
         store: a torch store of the world's own scope.
         hosts: of the world's ranks.
+        replica: this rank's state.
         freed: bytes that the mirrors of the world before take here, which are given back.
     """
     on_cards, group = device.type != "cpu", config.recovery.mirror_group
     every = config.recovery.refreshed_every(on_cards)
     if group:
         return choose((), hosts, every, group, on_cards)
-    store.set(f"means/{rank}", msgspec.msgpack.encode(_means(shard, freed)))
+    store.set(f"means/{rank}", msgspec.msgpack.encode(_means(replica, freed)))
     if rank == 0:
         means = [msgspec.msgpack.decode(store.get(f"means/{each}"), type=Means) for each in range(len(hosts))]
         choice = choose(means, hosts, every, 0, on_cards)
@@ -57,7 +58,6 @@ def agree(
     return msgspec.msgpack.decode(store.get("choice"), type=Choice)
 
 
-def _means(shard: TrainingShard, freed: int) -> Means:
-    replica = shard.replica()
+def _means(replica: Replica, freed: int) -> Means:
     trained = sum(view.nbytes for box in replica.trained for view in box.state)
     return Means(machine(), available_memory() + freed, trained + sum(view.nbytes for _, view in replica.fixed))

@@ -22,6 +22,7 @@ from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Move, Piece, inside, s
 from liver_slurm.transfer.barrier import Barrier
 from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
 from liver_slurm.transfer.connections import Connections
+from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
 from liver_slurm.transfer.local_copies import LocalCopies
 from liver_slurm.transfer.one_sided.connect import Opening, SharedMoves, connect
@@ -55,6 +56,8 @@ class TransferEndpoints:
         self.me = self.peers.names.index(worker)
         self.source_rank, self.target_rank = self.source.rank_of(worker), target.rank_of(worker)
         self.old, self.new = old, new
+        self.image: HostImage | None = None
+        """Where state goes that the target's shard will hold, if that is not there yet."""
         hosts = message.hosts
         known = all(name in hosts for name in self.peers.names)
         members = (self.source.members, target.members)
@@ -114,7 +117,7 @@ class TransferBuilder:
                 self._moves_of(layers),
                 ends.peers,
                 self._index(ends.old, layers),
-                partial(self._index, ends.new, layers),
+                partial(self._needed, layers),
             )
             for layers in chosen
         ]
@@ -153,11 +156,16 @@ class TransferBuilder:
 
     def _transfer(self, pull: Pull, chosen: LayerFilter, updates: Updates | None) -> Transfer:
         """What moves the chosen layers, whose storage is there."""
-        held, needed = (self._index(shard, chosen) for shard in (self._endpoints.old, self._endpoints.new))
+        held, needed = self._index(self._endpoints.old, chosen), self._needed(chosen)
         received = partial(fault_injection.received, self._endpoints.worker)
         moves, device = self._moves_of(chosen).copies, self._opening.device
         copies = LocalCopies(moves, held, needed, device, on_copied=received)
         return Transfer(pull, copies, updates, self._beside_training)
+
+    def _needed(self, chosen: LayerFilter) -> Index:
+        """What the target's shard will hold of the chosen layers, whose storage is there."""
+        image = self._endpoints.image
+        return ReplicaIndex(image.replica) if image is not None else self._index(self._endpoints.new, chosen)
 
     def _index(self, shard: TrainingShard | None, chosen: LayerFilter) -> Index:
         """What a shard holds of the chosen layers, whose storage is there."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import Engine, TrainingShard
+from liver_slurm.engine.api import Engine, Replica, TrainingShard
 from liver_slurm.engine.checkpoint import load_checkpoint, load_start
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
-from liver_slurm.parallel.groups import build_world
+from liver_slurm.parallel.groups import ProcessGroups, build_world
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare, Stage
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
@@ -29,6 +30,7 @@ from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
 from liver_slurm.reshard.tensors import MOMENTS
 from liver_slurm.transfer.connections import Connections
+from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
 from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.one_sided.connect import Opening
@@ -50,7 +52,7 @@ class TargetWorld:
 
     membership: Membership
     state: TrainingShard | None = None
-    """This worker's shard; None for a worker that is no member."""
+    """This worker's shard; None for a worker that is no member, and, in mode flat, until :meth:`settle`."""
     transfer: Transfer | None = None
     """Moves the early layers, in the way of stream.mode; None for a world without a source."""
     plan_seconds: float = 0.0
@@ -62,6 +64,12 @@ class TargetWorld:
     """State of both worlds while training goes on."""
     state_peak_bytes: int = 0
     """Peak of the state of both worlds and staging so far; see :meth:`holds`."""
+    world: ProcessGroups | None = None
+    """Its process groups; None for a worker that is no member."""
+    flat: bool = False
+    """It is built when the old world is gone."""
+    image: HostImage | None = None
+    """In mode flat: what the shard will hold; None for a worker that is no member."""
     leaves_from: int = -1
     """Step from which on state may leave while training runs; -1: not known."""
     cutover_step: int = -1
@@ -70,6 +78,7 @@ class TargetWorld:
     """Bytes a second at which a probe arrived from the workers that will send; 0.0: none will, or mode pause."""
     derives: bool = False
     """Masters and moments move, and weights are derived from them."""
+    _build: Callable[[], TrainingShard] | None = None
     _store: ClosableStore | None = None
     _dialling: Connections | None = None
     recovers: bool = False
@@ -158,19 +167,31 @@ class TargetWorld:
                 self.transfer.abort()
             if self.mirrors is not None:
                 self.mirrors.abort()  # what goes to the keeper before the vote may wait for one that does not answer
-            if self.state is not None and first:
-                self.state.world.abort()  # the training thread may be in its first forward pass
+            if self.world is not None and first:
+                self.world.abort()  # the training thread may be in its first forward pass
         elif self._phase == "preparing" and self.transfer is not None:
             self.transfer.abort()  # it may be reading a peer that does not answer
         elif self._phase == "prepared" and first:
             threading.Thread(target=self.discard, name="discard", daemon=True).start()
         return self._phase == "streaming"
 
+    def builds(self, world: ProcessGroups, build: Callable[[], TrainingShard]) -> None:
+        """Keep the process groups, and what builds the shard in them."""
+        self.world, self._build = world, build
+
+    def settle(self) -> TrainingShard:
+        """Build the shard, with undefined values, and return it; in mode flat, once the old world's memory is free."""
+        assert self._build is not None, "only members of a world have a shard in it"
+        self.state = self._build()
+        return self.state
+
     def close_transfer(self) -> None:
         """Close the transfer's connections, and that to the store: peers are dialled no more."""
         if self.transfer is not None:
             self.transfer.close()
             self.transfer = None
+        if self.image is not None:
+            self.image.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -184,8 +205,10 @@ class TargetWorld:
             self.mirrors = None
         if self.state is not None:
             self.state.clear_caches()
-            self.state.world.destroy()
             self.state = None
+        if self.world is not None:
+            self.world.destroy()
+            self.world = None
 
 
 class ClosableStore(Protocol):
@@ -244,49 +267,61 @@ def prepare(target: TargetWorld, preparation: Preparation) -> None:
     if has_source:
         card = measure_card(device, preparation.live) if device.type == "cuda" else None
         forget_peak(device)
-        memory = agree_on_memory(message, preparation.worker, config, preparation.engine, preparation.live, store, card)
+        live, spare = preparation.live, preparation.rooms.spare_bytes
+        memory = agree_on_memory(message, preparation.worker, config, preparation.engine, live, store, card, spare)
+        target.flat = memory.flat
     if preparation.worker in message.members:
         _build(target, preparation, store)
-        _open_mirrors(target, preparation, store)
+        if target.state is not None:
+            _open_mirrors(target, target.state.replica(), preparation, store)
     if has_source:
         _allocate(target, preparation.live, memory)
         _connect(target, preparation, memory, store)
+        if target.image is not None:
+            _open_mirrors(target, target.image.replica, preparation, store)
 
 
 def _build(target: TargetWorld, preparation: Preparation, store: Any) -> None:
-    """Build the process groups and this worker's shard; without a source world, with the values to start from."""
+    """Build the process groups and, but in mode flat, this worker's shard.
+
+    Without a source world it gets the values to start from.
+    """
     message, config, device = preparation.message, preparation.config, preparation.device
     backend = "nccl" if device.type == "cuda" else "gloo"
     world = build_world(target.membership, preparation.worker, store, backend, device, preparation.timeout)
     fresh = message.source_generation < 0
-    try:
-        target.state = preparation.engine.build(config, world, device, fresh=fresh)
-    except BaseException:
-        world.destroy()  # nobody else knows them yet
-        raise
+    target.builds(world, partial(preparation.engine.build, config, world, device, fresh=fresh))
+    if target.flat:
+        return
+    shard = target.settle()
     if fresh:
         if message.checkpoint and message.checkpoint == config.train.start_from:
-            load_start(target.state, Path(message.checkpoint), config.train.start_optimizer == "loaded")
+            load_start(shard, Path(message.checkpoint), config.train.start_optimizer == "loaded")
         elif message.checkpoint:
-            load_checkpoint(target.state, Path(message.checkpoint))
-        show(target.state)
+            load_checkpoint(shard, Path(message.checkpoint))
+        show(shard)
 
 
-def _open_mirrors(target: TargetWorld, preparation: Preparation, store: Any) -> None:
-    """Connect to the peer that is to keep this rank's state, where no other rank holds it."""
+def _open_mirrors(target: TargetWorld, replica: Replica, preparation: Preparation, store: Any) -> None:
+    """Connect to the peer that is to keep this rank's state, where no other rank holds it.
+
+    Args:
+        replica: what that state is, wherever it lies now.
+    """
     message, config, device, world = preparation.message, preparation.config, preparation.device, target.membership
     rank = world.rank_of(preparation.worker)
-    if rank is None or target.state is None or not wanted(config, world.layout, device):
+    if rank is None or not wanted(config, world.layout, device):
         return
     name, hosts = f"generation{message.generation}/mirror", [message.hosts.get(name, "") for name in world.members]
     freed = preparation.rooms.spare_bytes + (preparation.mirrors.nbytes if preparation.mirrors is not None else 0)
-    choice = agree(dist.PrefixStore(f"{name}/choice/", store), rank, hosts, target.state, config, device, freed)
+    choice = agree(dist.PrefixStore(f"{name}/choice/", store), rank, hosts, replica, config, device, freed)
     if choice.kind == "none":
         return
     connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
     target.dials(connections)
     target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms)
-    target.mirrors.attach(target.state)
+    if target.state is not None:
+        target.mirrors.attach(target.state)
 
 
 def _allocate(target: TargetWorld, live: TrainingShard | None, memory: MemoryAgreement) -> None:
@@ -307,8 +342,9 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
     endpoints = TransferEndpoints(message, preparation.worker, preparation.live, target.membership, target.state)
     if preparation.mirrors is not None:
         endpoints.take_over(preparation.mirrors, device, lambda: _meet(target, endpoints, preparation, store))
-    # Mirrors and snapshots are of masters and moments, so weights are derived from them also where training stands.
-    target.derives = preparation.overlap or bool(message.mirrors) or message.back
+    # Mirrors, snapshots and images are of masters and moments, so weights are derived from them also in a pause.
+    beside = preparation.overlap and not target.flat
+    target.derives = beside or target.flat or bool(message.mirrors) or message.back
     begun = time.perf_counter()
     plan = _plan(endpoints, config, preparation.engine, store, derived=target.derives)
     target.plan_seconds = time.perf_counter() - begun
@@ -321,7 +357,9 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
         device,
     )
     begun = time.perf_counter()
-    builder = TransferBuilder(endpoints, plan, preparation.overlap, memory, opening)
+    if target.flat and endpoints.target_rank is not None:
+        target.image = endpoints.image = HostImage(plan.target, endpoints.target_rank, preparation.rooms, device)
+    builder = TransferBuilder(endpoints, plan, beside, memory, opening)
     target.transfer, target.late = builder.build()
     target.plan_seconds += time.perf_counter() - begun
     if target.transfer.beside_training:
@@ -346,21 +384,15 @@ def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store
         publish(scope, "source", layout, {**held, endpoints.old.world.rank: endpoints.old.spec}, endpoints.lost)
     if endpoints.new is not None:
         publish(scope, "target", endpoints.target.layout, {endpoints.new.world.rank: endpoints.new.spec})
-    distributed, precision = config.train.distributed_optimizer, config.train.precision
-    source, target = (
-        WorldSpec(
-            membership.layout,
-            learn(scope, side),
-            distributed,
-            precision,
-            engine.gradient_bucket(config, membership.layout),
-            derived,
-            gone,
-            MOMENTS[config.train.optimizer],
-        )
-        for side, membership, gone in (
-            ("source", endpoints.source, endpoints.lost),
-            ("target", endpoints.target, frozenset[int]()),
-        )
-    )
+    elif endpoints.target_rank is not None:  # it is not built yet
+        rank, layout = endpoints.target_rank, endpoints.target.layout
+        publish(scope, "target", layout, {rank: engine.shard_spec(config, layout, rank)})
+    train, moments = config.train, MOMENTS[config.train.optimizer]
+
+    def world(side: str, membership: Membership, gone: frozenset[int]) -> WorldSpec:
+        layout, how = membership.layout, (train.distributed_optimizer, train.precision)
+        bucket = engine.gradient_bucket(config, layout)
+        return WorldSpec(layout, learn(scope, side), *how, bucket, derived, gone, moments)
+
+    source, target = world("source", endpoints.source, endpoints.lost), world("target", endpoints.target, frozenset())
     return plan_transfer(source, target, endpoints.peers.keep, endpoints.places)

@@ -14,7 +14,7 @@ from worker_lab import STARTUP, WorkerLab, job
 from liver_slurm.config.schema import CheckpointSection, ElasticSection, JobConfig, StreamSection
 from liver_slurm.engine.megatron.spec import world_spec
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
+from liver_slurm.reshard.memory_budget import ALL, Footprint, Share, footprint
 from liver_slurm.rundir.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -95,6 +95,55 @@ def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Pa
     assert STAGING < committed["state_peak_bytes"] <= limit
     losses = run.finish()
     assert losses == pytest.approx(undisturbed.losses(), rel=1e-6)
+
+
+def test_in_mode_flat_the_worlds_never_meet(labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
+    # LS-23, LS-24
+    config = config_in(tmp_path, "flat")
+    alone = max(
+        footprint(None, Share(world_spec(config, Layout(tp, 1, 1)).shards[0, 0], 1, 0, True), STAGING).peak(ALL)
+        for tp in (1, 2)
+    )
+    assert alone < survivor(config).peak(0), "else late layers would do"
+    run = started(labs, config, alone)
+    run.real_worker("standby-a")
+    committed = run.wait_event("reconfiguration_committed", 1, STARTUP)
+    assert committed["mode"] == "flat"
+    assert int(str(committed["image_bytes"])) > 0
+    assert int(str(committed["state_peak_bytes"])) <= alone
+    assert run.finish() == pytest.approx(undisturbed.losses(), rel=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["fail@streamed", "corrupt@received"])
+def test_in_mode_flat_a_failure_before_the_commit_costs_nothing(
+    fault: str, labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab
+) -> None:
+    run = started(labs, config_in(tmp_path, "flat"), 1 << 30)
+    joiner = run.real_worker("standby-a", fault)
+    reason = str(run.wait_event("reconfiguration_aborted", 1, STARTUP)["reason"])
+    assert "could not stream" in reason
+    run.notice("standby-a")
+    assert joiner.wait(timeout=STARTUP) == 0
+    assert_as_if_nothing_had_been_tried(run, undisturbed)
+
+
+def test_in_mode_flat_a_death_after_the_commit_loses_no_step(
+    labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab
+) -> None:
+    config = config_in(tmp_path, "flat")
+    config = replace(
+        config,
+        train=replace(config.train, distributed_optimizer=False),
+        elastic=replace(config.elastic, layouts=("tp1pp1dp1", "tp1pp1dp2")),
+    )
+    run = started(labs, config, 1 << 30)
+    joiner = run.real_worker("standby-a", "kill@settle")
+    lost = run.wait_event("worker_lost", 1, STARTUP)
+    assert lost["worker"] == "standby-a"
+    assert joiner.wait(timeout=STARTUP) != 0
+    planned = run.wait_event("recovery_planned", 1, STARTUP)
+    assert (planned["to"], planned["redone"]) == ("tp1pp1dp1", 0)
+    assert run.finish() == pytest.approx(undisturbed.losses(), rel=1e-6)
 
 
 def test_a_limit_that_cannot_be_met(labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:

@@ -52,9 +52,10 @@ LONG = ("tp1cp2pp1dp1", "tp1cp2pp1dp2", "tp2cp2pp1dp1", "tp1cp2pp2dp1", "tp1pp1d
         (NEAR, "pause", "auto"),
         (FAR, "overlap", "auto"),
         (LONG, "overlap", "auto"),
+        (NEAR, "flat", "auto"),
         *(
             pytest.param(*each, "auto", marks=pytest.mark.long)
-            for each in ((NEAR, "overlap"), (FAR, "pause"), (LONG, "pause"))
+            for each in ((NEAR, "overlap"), (FAR, "pause"), (LONG, "pause"), (FAR, "flat"), (LONG, "flat"))
         ),
         *(pytest.param(*each, "ucx", marks=pytest.mark.ucx) for each in ((NEAR, "pause"), (FAR, "overlap"))),
     ],
@@ -62,7 +63,7 @@ LONG = ("tp1cp2pp1dp1", "tp1cp2pp1dp2", "tp2cp2pp1dp1", "tp1cp2pp2dp1", "tp1pp1d
 )
 def test_a_round_trip_at_one_step_is_bitwise(
     layouts: tuple[str, ...],
-    mode: Literal["overlap", "pause"],
+    mode: Literal["overlap", "pause", "flat"],
     transport: Literal["auto", "ucx"],
     tmp_path: Path,
     undisturbed: tuple[dict[int, float], Path],

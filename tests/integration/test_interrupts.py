@@ -27,6 +27,8 @@ TEXT = str(ROOT / "README.md")
 SECONDS = 5.0
 """In which an interrupted command ends, on a machine that is as quick as :func:`slowness` counts."""
 MOMENTS = int(os.environ.get("LIVER_INTERRUPTS", "100"))
+SEED = os.environ.get("LIVER_INTERRUPTS_SEED", "")
+"""Of the moments; another one has others."""
 ENDLESS = ("--set", "train.steps=100000", "--set", "checkpoint.every=0", "--set", f'data.paths=["{TEXT}"]')
 PROGRESS = r"run directory .*|[a-z ]+, step \d+ of .*|\d\d:\d\d:\d\d .*"
 BENCH = r"\d+/\d+ .*"
@@ -178,7 +180,7 @@ def at_random_moments(
     usual: float | None = None,
 ) -> None:
     """Interrupt the command :data:`MOMENTS` times, and print what was seen."""
-    chance = random.Random(command.name)
+    chance = random.Random(command.name + SEED)
     work = folder / f"i{os.getpid()}"
     usual = usual_life(command, folder) if usual is None else usual
     outcomes: list[Outcome] = []

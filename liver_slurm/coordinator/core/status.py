@@ -169,7 +169,9 @@ def route(attempt: Attempt) -> Route:
 
 
 def _mode(state: RunState, attempt: Attempt) -> str:
-    """Return the mode that was used: overlap whose state had to wait for the pause was a pause."""
+    """Return the mode that was used: overlap whose state had to wait for the pause was a pause, or flat."""
+    if any(vote.report.image_bytes for vote in attempt.streamed.values()):
+        return "flat"
     schedule = attempt.schedule
     paused = schedule is not None and schedule.steps == 0 and schedule.wire_s > 0
     return "pause" if paused or attempt.rescue is not None else state.settings.config.stream.mode
@@ -203,6 +205,7 @@ def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
         memory_peak_bytes=max(vote.memory_peak_bytes for vote in votes),
         state_peak_bytes=max(vote.state_peak_bytes for vote in votes),
         late_layers=max(vote.late_layers for vote in votes),
+        image_bytes=sum(vote.image_bytes for vote in votes),
         digests_checked=sum(vote.digests_checked for vote in votes),
         paused_at=max((vote.paused_at for vote in old_votes), default=state.damage.since)
         if trained

@@ -200,7 +200,7 @@ def _phases(event: e.ReconfigurationCommitted, history: _History, excess: float)
             yield Phase(name, end - begin, 0.0)
     yield Phase("groups", max(0.0, event.prepare_s - event.plan_s), 0.0)
     yield Phase("plan", min(event.plan_s, event.prepare_s), 0.0)
-    exposed = min(event.stream_s, event.pause_s) if event.mode == "pause" else 0.0
+    exposed = min(event.stream_s, event.pause_s) if event.mode != "overlap" else 0.0
     yield Phase("stream", event.stream_s - exposed, exposed)
     yield Phase("cutover", 0.0, event.pause_s - exposed + event.gate_s + event.hook_s)
     yield Phase("first_step", 0.0, excess)

@@ -1,4 +1,4 @@
-"""Host memory for snapshots, which a card's copy engine can reach by itself while kernels run.
+"""Host memory for snapshots and for images of target worlds, which a card reaches by itself while kernels run.
 
 To get such memory, and to give it back, takes seconds in which other threads can launch nothing on the card. So a
 worker keeps what it has: the mirrors of a world wait for those of the world before to end, and take over their memory.
@@ -15,6 +15,8 @@ import torch
 from liver_slurm.base.errors import TransferError
 
 PAGE = 4096
+_FOR_KERNELS = 3
+"""``cudaHostRegisterPortable | cudaHostRegisterMapped``: at the same address on every card."""
 
 
 class HostRoom:
@@ -43,7 +45,7 @@ class HostRoom:
             self.data.zero_()  # so that pages are there: to make them is the slow part, and this holds nobody up
             with torch.cuda.device(card):
                 runtime = torch.cuda.cudart()
-                torch.cuda.check_error(runtime.cudaHostRegister(self.data.data_ptr(), nbytes, 0))
+                torch.cuda.check_error(runtime.cudaHostRegister(self.data.data_ptr(), nbytes, _FOR_KERNELS))
             self._registered = True
 
     def close(self) -> None:
@@ -102,6 +104,11 @@ class Rooms:
                 self._leases.remove(lease)
             self._spare += taken
             self._changed.notify_all()
+
+    def put_back(self, room: HostRoom) -> None:
+        """Keep what :meth:`take` gave, and nobody uses any more, for the next who asks."""
+        with self._changed:
+            self._spare.append(room)
 
     def wake(self) -> None:
         """Have those that wait look again."""

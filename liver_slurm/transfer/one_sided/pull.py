@@ -152,6 +152,11 @@ class Pull:
         if self._owner is not None:
             self._owner.release()
 
+    def stop_reading(self) -> None:
+        """Give the peers' memory back; nothing is read any more."""
+        for puller in self._pullers:
+            puller.close()
+
     def cancel(self) -> None:
         """Throw out whoever waits, here and at the peers; from any thread."""
         if self._owner is not None:

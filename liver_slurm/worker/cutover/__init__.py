@@ -2,7 +2,8 @@
 
 Each worker moves what state is left to move, proves it, votes, and does what the coordinator's verdict says. How state
 moves decides when training goes on: :mod:`~liver_slurm.worker.cutover.blocking` stands still until the verdict,
-:mod:`~liver_slurm.worker.cutover.overlapped` runs the new world's first forward and backward pass meanwhile.
+:mod:`~liver_slurm.worker.cutover.overlapped` runs the new world's first forward and backward pass meanwhile, and
+:mod:`~liver_slurm.worker.cutover.flat` frees the old world before the new one is built.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
-from liver_slurm.worker.cutover import blocking, overlapped
+from liver_slurm.worker.cutover import blocking, flat, overlapped
 from liver_slurm.worker.cutover.participant import Outcome, Participant, retire_in_background
 from liver_slurm.worker.directives import Directives
 from liver_slurm.worker.target_world import TargetWorld
@@ -45,6 +46,8 @@ class Cutover:
         transfer = target.transfer
         assert transfer is not None
         step = fault_injection.position(self._participant.name, step)
+        if target.flat:
+            return flat.cut_over(self._participant, target, transfer, step)
         if transfer.beside_training:
             return overlapped.cut_over(self._participant, target, transfer, step, stop)
         return blocking.cut_over(self._participant, target, transfer, step)

@@ -122,6 +122,7 @@ class Participant:
             memory_peak_bytes=_memory_peak(self.device),
             state_peak_bytes=target.state_peak_bytes,
             late_layers=len(target.late) if target.late is not None else 0,
+            image_bytes=target.image.nbytes if target.image is not None else 0,
             digests_checked=moved.digests_checked,
             hook_seconds=moved.exposed_seconds,
             paused_at=pause.paused_at,

@@ -30,7 +30,7 @@ from liver_slurm.protocol.messages import (
 from liver_slurm.transfer.layerwise import LayerwiseStats
 from liver_slurm.transfer.transfer import TransferStats
 from liver_slurm.worker import fault_injection
-from liver_slurm.worker.cutover import Cutover, Outcome, participant
+from liver_slurm.worker.cutover import Cutover, Outcome, flat, participant
 from liver_slurm.worker.directives import Directives, Due, Train
 from liver_slurm.worker.target_world import TargetWorld
 from liver_slurm.worker.train_loop import Left
@@ -98,6 +98,7 @@ class State:
         self.name, self._log = name, log
         self.world = SimpleNamespace(destroy=self.destroy, abort=lambda: log.append(f"abort {name}"))
         self.destroyed = threading.Event()
+        self.peer_lost = False
 
     stuck = False
     """The optimizer's counter cannot be set."""
@@ -112,6 +113,11 @@ class State:
     def clear_caches(self) -> None:
         self._log.append(f"end what runs for {self.name}")
 
+    def tensors(self) -> list[torch.Tensor]:
+        return []
+
+    moments = tensors
+
     def set_step(self, step: int) -> None:
         self._count(step)
         self._log.append(f"{self.name} is at update {step}")
@@ -119,7 +125,12 @@ class State:
     def derive_weights(self, adam_step: int) -> Any:
         self._count(adam_step)
         self._log.append(f"weights of {self.name} from update {adam_step}")
-        return SimpleNamespace(wait=lambda: self._log.append("weights are there"))
+        return SimpleNamespace(wait=self._wait)
+
+    def _wait(self) -> None:
+        if self.peer_lost:
+            raise RuntimeError("connection closed by peer")
+        self._log.append("weights are there")
 
     def destroy(self) -> None:
         self._log.append(f"destroy {self.name}")
@@ -215,6 +226,9 @@ class Moving:
     def release(self) -> None:
         self._log.append("release")
 
+    def stop_reading(self) -> None:
+        self._log.append("stop reading")
+
     def abort(self) -> None:
         self._log.append("close connections")
         self._given_up.set()
@@ -297,6 +311,7 @@ class Lab:
             self.transfer,
             plan_seconds=0.75,
             held_bytes=1000,
+            world=state.world,
         )
         assert self.target.prepared()
 
@@ -309,6 +324,20 @@ class Lab:
         """The worker is no member of the new world."""
         self.target.state = None
         return self
+
+    def flat(self, member: bool = True) -> Lab:
+        """The new world is built when the old one is gone."""
+        image: Any = SimpleNamespace(
+            nbytes=1 << 20, load=lambda state: self.log.append(f"load {state.name}"), close=lambda: None
+        )
+        world: Any = self.new.world
+        self.target.flat, self.target.state, self.target.image = True, None, image if member else None
+        self.target.builds(world, self._build)
+        return self
+
+    def _build(self) -> Any:
+        self.log.append("build new")
+        return self.new
 
     def with_late(self) -> Late:
         """Some layers move last."""
@@ -356,6 +385,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lab]:
             made.freed.set()
 
         monkeypatch.setattr(participant, "release", release)
+        monkeypatch.setattr(flat, "release", release)
         return made
 
     return make
@@ -377,6 +407,46 @@ def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab])
     (entered,) = run.said(WorldEntered)
     assert (entered.worker, entered.generation, entered.step, entered.gate_seconds) == (NAME, GENERATION, STEP, 0.0)
     assert run.directives.at_boundary(STEP), "training goes on at the very step"
+
+
+def test_in_mode_flat_the_old_world_goes_before_the_new_one_is_built(lab: Callable[..., Lab]) -> None:
+    run = lab(Blocking).flat()
+    assert run.run() is Outcome.ENTERED
+    run.in_order("finish", "proven", "stop reading", "say Streamed yes", "free old", "build new", "load new")
+    run.in_order("load new", "weights of new from update 39", "weights are there", "look at new", "enter new at 40")
+    run.in_order("enter new at 40", "say WorldEntered")
+    assert run.vote.report.image_bytes == 1 << 20
+
+
+def test_in_mode_flat_who_joins_frees_nothing(lab: Callable[..., Lab]) -> None:
+    run = lab(Blocking).flat().without_old()
+    assert run.run() is Outcome.ENTERED
+    assert "free old" not in run.log
+    run.in_order("say Streamed yes", "build new", "load new", "enter new at 40")
+
+
+def test_in_mode_flat_who_leaves_builds_nothing(lab: Callable[..., Lab]) -> None:
+    run = lab(Blocking).flat(member=False)
+    assert run.run() is Outcome.LEFT
+    assert "build new" not in run.log
+
+
+def test_in_mode_flat_a_peer_that_is_lost_after_the_commit_breaks_the_new_world(lab: Callable[..., Lab]) -> None:
+    """Its state is there: whoever is left is found in it, and recovers from it."""
+    run = lab(Blocking).flat()
+    run.new.peer_lost = True
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        run.run()
+    run.in_order("load new", "look at new", "enter new at 40")
+
+
+@pytest.mark.parametrize(("verdict", "outcome"), [("abort", "STAYED"), ("vanish", "STAYED"), ("leave", "EXIT")])
+def test_in_mode_flat_nothing_is_freed_without_a_commit(lab: Callable[..., Lab], verdict: str, outcome: str) -> None:
+    # LS-7
+    run = lab(Blocking, {"abort": abort, "vanish": vanish, "leave": leave}[verdict]).flat()
+    assert run.run().name == outcome
+    run.nothing_of_the_old_world_is_lost()
+    assert "build new" not in run.log
 
 
 def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:

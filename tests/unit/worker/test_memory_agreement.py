@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch.distributed as dist
@@ -14,8 +14,8 @@ from tiny_engine import LAYERS, TinyEngine, job, tiny_spec
 from liver_slurm.base.errors import NoRoom
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Prepare
-from liver_slurm.reshard.memory_budget import ALL, Share, footprint
-from liver_slurm.worker.memory_agreement import CardMemory, MemoryAgreement, agree_on_memory
+from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Share, footprint
+from liver_slurm.worker.memory_agreement import CardMemory, HostMemory, MemoryAgreement, agree_on_memory, fits_flat
 
 PATIENCE = 90.0
 MESSAGE = Prepare(
@@ -38,7 +38,10 @@ def live() -> Any:
 
 
 def agree(
-    limits: dict[str, int | None], message: Prepare = MESSAGE, cards: dict[str, CardMemory] | None = None
+    limits: dict[str, int | None],
+    message: Prepare = MESSAGE,
+    cards: dict[str, CardMemory] | None = None,
+    mode: Literal["overlap", "flat"] = "overlap",
 ) -> dict[str, MemoryAgreement | NoRoom]:
     """All workers at once, each with its limit, or its card; a is in the live world."""
     store = dist.HashStore()
@@ -48,7 +51,7 @@ def agree(
         config = replace(
             config,
             train=replace(config.train, distributed_optimizer=True),  # so that the worlds share no storage
-            stream=replace(config.stream, staging_bytes=STAGING, memory_limit=limits[worker]),
+            stream=replace(config.stream, staging_bytes=STAGING, memory_limit=limits[worker], mode=mode),
         )
         shard = live() if worker in message.source_members else None
         try:
@@ -96,6 +99,44 @@ def test_no_room_on_one_worker_is_said_by_all() -> None:
     assert {str(error) for error in found.values()} == {str(found["b"])}
     assert "no room for tp1pp1dp2 on b: " in str(found["b"])
     assert "stream.memory_limit allows 100" in str(found["b"])
+
+
+ALONE = footprint(None, Share(tiny_spec(), 2, 0, True), STAGING).peak(ALL)
+"""What a joiner takes of its card."""
+NEVER = 1 << 50
+
+
+def test_where_a_card_has_no_room_for_two_worlds_the_change_is_flat() -> None:
+    takes = footprint(Share(tiny_spec(), 1, 0, True), Share(tiny_spec(), 2, 0, True), STAGING)
+    assert takes.peak(0) > ALONE, "else the old world would leave room enough"
+    cards = {"a": CardMemory((2 << 30) + takes.peak(0) - 1, 0), "b": CardMemory(1 << 40, 0)}
+    assert agree({"a": None, "b": None}, cards=cards) == dict.fromkeys("ab", MemoryAgreement(flat=True))
+
+
+def test_a_card_without_room_for_the_new_world_alone() -> None:
+    cards = {"a": CardMemory((2 << 30) + ALONE - 1, 0), "b": CardMemory(1 << 40, 0)}
+    found = agree({"a": None, "b": None}, cards=cards)
+    assert {str(error) for error in found.values()} == {str(found["b"])}
+    assert f"no room for tp1pp1dp2 on a: {ALONE} bytes are needed at least" in str(found["a"])
+
+
+@pytest.mark.parametrize("limits", [{"a": None, "b": None}, {"a": ALONE, "b": ALONE}])
+def test_mode_flat_asks_for_no_more_than_the_new_world(limits: dict[str, int | None]) -> None:
+    assert agree(limits, mode="flat") == dict.fromkeys("ab", MemoryAgreement(flat=True))
+
+
+def test_mode_flat_keeps_within_the_limit() -> None:
+    found = agree({"a": ALONE, "b": 100}, mode="flat")
+    assert "no room for tp1pp1dp2 on b: " in str(found["a"])
+
+
+def test_a_host_without_room_for_the_images() -> None:
+    share = Share(tiny_spec(), 2, 0, True)
+    assert fits_flat(share, STAGING, NEVER, "a", HostMemory(free=100, asked=100))[0] == ALL
+    value, reason = fits_flat(share, STAGING, NEVER, "a", HostMemory(free=99, asked=100))
+    assert value == NO_ROOM
+    assert reason == "100 bytes are needed in its host's memory, which has 99 left"
+    assert fits_flat(None, STAGING, NEVER, "a", HostMemory(free=0, asked=0))[0] == ALL
 
 
 def test_by_default_a_card_gives_what_training_leaves() -> None:

@@ -42,7 +42,8 @@ class Fakes:
             abort=lambda: self.log.append("abort transfer"), close=lambda: self.log.append("close transfer")
         )
         shard: Any = SimpleNamespace(world=world, clear_caches=lambda: self.log.append("end what runs"))
-        self.target = TargetWorld(Membership(1, Layout(1, 1, 1), ("a",)), shard, transfer)
+        any_world: Any = world
+        self.target = TargetWorld(Membership(1, Layout(1, 1, 1), ("a",)), shard, transfer, world=any_world)
 
     def _destroy(self) -> None:
         self.log.append("destroy world")
