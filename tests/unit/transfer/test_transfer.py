@@ -309,3 +309,15 @@ def test_a_box_that_arrives_otherwise_than_it_was_is_found(ahead: bool, monkeypa
 
         with pytest.raises(TransferError, match=r"^worker 0: the digest of what .* in 1 of 4 boxes: u at \(0,\)$"):
             arrive()
+
+
+def test_workers_that_count_updates_differently_do_not_go_on() -> None:
+    # LS-12
+    with joined([Tensor("a", (3,), 0, 1), Tensor("b", (3,), 1, 0)], 2) as workers:
+        workers[0].trainer.made = 5
+        for worker in workers:
+            worker.transfer.start()
+        with pytest.raises(
+            TransferError, match=r"^this worker's optimizer has made . updates, and those that it reads"
+        ):
+            at_once(*(worker.transfer.finish for worker in workers))

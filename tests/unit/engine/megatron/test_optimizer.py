@@ -85,6 +85,15 @@ def test_counters_that_differ_are_an_error() -> None:
         _ = OptimizerState(optimizer).step
 
 
+@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+def test_where_nothing_is_trained_no_updates_are_counted(make: Any) -> None:
+    """Not 0 of them: a counter of 0 would be taken for one that was reset."""
+    optimizer = make(weights())
+    OptimizerState(optimizer).seed(torch.zeros_like)
+    optimizer.param_groups[0]["params"] = []
+    assert OptimizerState(optimizer).step is None
+
+
 @pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adam, torch.optim.NAdam])
 def test_any_other_optimizer_is_refused_by_its_name(make: Any) -> None:
     with pytest.raises(LiverError, match=rf"{make.__name__} is not known here.*known are torch's AdamW"):
