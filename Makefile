@@ -16,7 +16,7 @@ VERSIONS := 0.16.1 0.17.1 0.18.2 0.19.2
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo demo-advisor pictures site test test-all test-long test-gpu bench-gpu test-faults soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
+.PHONY: help setup packages demo demo-advisor pictures site test test-all test-long test-gpu bench-gpu test-faults test-liveness-many soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-gpu  tests that need a CUDA card"
 	@echo "make bench-gpu training, transfers and changes of layout on CUDA cards, into build/bench-gpu.json and .txt"
 	@echo "make test-faults  every fault at every role in every phase, as a table; CELLS=\"joiner and kill\" for some"
+	@echo "make test-liveness-many  100,000 stories of faults of the control plane, simulated, in 24 processes; no Slurm, no torch"
 	@echo "make soak      a run on the one-machine cluster for an hour, a kill a minute and preemptions on top"
 	@echo "make test-scale  an elastic run and a production load on a slurmctld with 1,000 nodes, for a quarter of an hour"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
@@ -84,6 +85,15 @@ bench-gpu:
 # Hours: a run for each role, fault, phase and optimizer. CELLS="live and kill" tries those whose names fit.
 test-faults: setup
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/faults/test_fault_table.py $(if $(CELLS),-k "$(CELLS)")
+
+# STORIES=400 PROCESSES=2 for few; FIRST=100000 for others. Seeds that fail stand in build/liveness.jsonl, a line a process.
+STORIES_OF = $$(($(or $(FIRST),0) + $(1) * $(or $(STORIES),100000) / $(or $(PROCESSES),24)))
+test-liveness-many:
+	@mkdir -p build && rm -f build/liveness.jsonl
+	@seq 0 $$(($(or $(PROCESSES),24) - 1)) | xargs -P $(or $(PROCESSES),24) -I{} bash -c ' \
+		LIVER_LIVENESS_SEEDS=$(call STORIES_OF,{}):$(call STORIES_OF,({} + 1)) LIVER_LIVENESS_RESULTS=build/liveness.jsonl \
+		$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -m long tests/unit/coordinator/test_liveness.py >build/liveness-{}.txt 2>&1 \
+		|| { cat build/liveness-{}.txt; exit 1; }'; code=$$?; cat build/liveness.jsonl; exit $$code
 
 # SECONDS=180 for a short one; TARGETS="standby,coordinator" for those that hold no state.
 soak: setup

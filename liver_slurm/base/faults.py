@@ -35,8 +35,12 @@ class Fault(str, Enum):
     """No file that it writes may become larger; nothing is filled, the limit is the process's own."""
     PREEMPT = "preempt"
     """The scheduler takes its node back: it is noticed, and has its grace time."""
+    CORRUPT = "corrupt"
+    """A bit of what has arrived, or of what is kept, is another one."""
     IGNORE = "ignore"
-    """A message or a signal is dropped."""
+    """A message, a signal or an update is dropped."""
+    DOUBLE = "double"
+    """An update is made twice."""
 
 
 class Defect(str, Enum):
@@ -71,7 +75,8 @@ class Defect(str, Enum):
 OUTSIDE = (Fault.KILL, Fault.STOP, Fault.PREEMPT, Fault.DELAY, Fault.CUT, Fault.DISK_FULL)
 """What can be done to a process without its help."""
 INSIDE = (
-    Fault.KILL, Fault.STOP, Fault.FAIL, Fault.CUT, Fault.DELAY, Fault.DISK_FULL, Fault.IGNORE,
+    Fault.KILL, Fault.STOP, Fault.FAIL, Fault.CUT, Fault.DELAY, Fault.DISK_FULL, Fault.CORRUPT, Fault.IGNORE,
+    Fault.DOUBLE,
 )  # fmt: skip
 """What a process can do to itself at a point of its code."""
 

@@ -64,7 +64,8 @@ def load_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
     loaded = dist_checkpointing.load(
         _sharded(state, is_loading=True), str(folder / f"torch_dist-{step}"), validate_access_integrity=False
     )
-    unwrap(state.model).load_state_dict(loaded["model"], strict=False)  # without Transformer Engine no _extra_state
+    for name, chunk in _chunks(state).items():
+        chunk.load_state_dict(loaded[name], strict=False)  # without Transformer Engine no _extra_state
     held = loaded["optimizer"]
     if not state.config.train.distributed_optimizer:
         state.optimizer.load_state_dict(held)
@@ -131,6 +132,11 @@ def fastest(probes: dict[str, tuple[float, float]], world: ProcessGroups) -> str
 
 def _sharded(state: MegatronShard, is_loading: bool) -> dict[str, Any]:
     metadata = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
-    model = unwrap(state.model).sharded_state_dict(metadata=metadata)
-    optimizer = state.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=metadata)
-    return {"model": model, "optimizer": optimizer}
+    models = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _chunks(state).items()}
+    optimizer = state.optimizer.sharded_state_dict(models, is_loading=is_loading, metadata=metadata)
+    return {**models, "optimizer": optimizer}
+
+
+def _chunks(state: MegatronShard) -> dict[str, Any]:
+    """The chunks of the model by names in a state dict."""
+    return {f"model{number}": unwrap(chunk) for number, chunk in enumerate(state.chunks)}

@@ -84,6 +84,10 @@ def _mirrors(status: RunStatus) -> str:
     takes = [worker.mirror_bytes for worker in status.workers if worker.mirror_bytes is not UNSET]
     if takes:
         told.append(f"{bytes_text(sum(takes))} of host memory, at most {bytes_text(max(takes))} in a worker")
+    proofs = [worker.mirror_proofs for worker in status.workers if worker.mirror_proofs is not UNSET]
+    if proofs:
+        made, differed = map(sum, zip(*proofs, strict=True))
+        told.append(f"{differed} of {made} proofs differed")
     return "; ".join(told)
 
 

@@ -37,6 +37,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
         return reason
     for reason in _expert_reasons(layout, model, train):
         return reason
+    for reason in _interleaving_reasons(layout, model, train):
+        return reason
     for reason in _document_reasons(layout.tp, model, data, train):
         return reason
     if model.num_layers and layout.pp > model.num_layers:
@@ -49,7 +51,7 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
 
 def _loop_reasons(layout: Layout, train: TrainSection) -> Iterator[str]:
     """Find what a loop of the user's own cannot have: dp replicas, each of them divided among tp ranks, are all."""
-    for axis in ("pp", "cp"):
+    for axis in ("pp", "cp"):  # and with pp all that needs it
         if getattr(layout, axis) > 1:
             yield f"{axis}{getattr(layout, axis)} is not for train.loop, which has dp replicas of tp ranks each"
     microbatches = min(train.rampup_batch_size[:1] or (train.global_batch_size,)) // train.micro_batch_size
@@ -118,6 +120,23 @@ def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) ->
         yield f"with experts, tp{tp} must divide seq_length {train.seq_length}"
 
 
+def _interleaving_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps stages of several chunks of layers from taking turns, as megatron-core's schedule has them do."""
+    vpp, pp, dp = layout.vpp, layout.pp, layout.dp
+    if vpp == 1:
+        return
+    if pp == 1:
+        yield f"vpp{vpp} needs a pp of at least 2"
+    if model.provider is not None:
+        yield f"vpp{vpp} is for models without model.provider"
+    if model.num_layers % layout.virtual_stages:
+        yield f"pp{pp} times vpp{vpp} does not divide num_layers {model.num_layers}"
+    microbatches = train.global_batch_size // train.micro_batch_size
+    if microbatches % (dp * pp):
+        parts = f"pp{pp}" if dp == 1 else f"dp{dp} times pp{pp}"
+        yield f"with vpp{vpp}, {parts} must divide the {microbatches} microbatches of one step"
+
+
 def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layers, which know of documents, from being used."""
     if not data.resets or model.provider is not None:
@@ -171,8 +190,8 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
-    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, dp, ep) order.
-    Never more than ``elastic.max_workers`` workers.
+    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, vpp, dp, ep)
+    order. Never more than ``elastic.max_workers`` workers.
     """
     bound = min(workers, config.elastic.max_workers or workers)
     if config.elastic.layouts == "auto":
@@ -198,10 +217,11 @@ def max_tp(config: JobConfig) -> int:
 def _all_layouts(config: JobConfig, bound: int) -> list[Layout]:
     microbatches = config.train.global_batch_size // config.train.micro_batch_size
     return [
-        Layout(tp, pp, dp, cp, ep)
+        Layout(tp, pp, dp, cp, ep, vpp)
         for tp in range(1, min(max_tp(config), bound) + 1)
         for cp in range(1, min(config.elastic.max_cp, bound // tp) + 1)
         for pp in range(1, min(config.model.num_layers or bound, bound // (tp * cp)) + 1)
+        for vpp in range(1, (config.elastic.max_vpp if pp > 1 else 1) + 1)
         for dp in range(1, min(bound // (tp * cp * pp), microbatches) + 1)
         for ep in range(1, min(config.elastic.max_ep, dp * cp) + 1)
     ]

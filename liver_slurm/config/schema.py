@@ -303,6 +303,8 @@ class ElasticSection:
     """Largest tp that ``auto`` considers. Default: the number of workers on one node; with train.loop 1."""
     max_cp: Count = 1
     """Largest context parallel size that `auto` considers: the ranks that divide one sequence's tokens among them."""
+    max_vpp: Count = 1
+    """Most chunks of layers a pipeline stage that `auto` considers: with several, stages idle less and send more."""
     max_ep: Count = 1
     """Largest expert parallel size that `auto` considers: the data parallel ranks that experts are divided over."""
     settle: Seconds = 1.0

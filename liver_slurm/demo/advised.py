@@ -93,7 +93,18 @@ def _disturb(job: Job, random: Random, deadline: float) -> None:
             raise LiverError(f"run {job.run_dir.path} did not end within {LONGEST:.0f} s; see {job.run_dir.logs}")
         if now > following:
             held = random.uniform(*HELD)
-            wish = ["sbatch", "--parsable", "-p", "prod", "-N2", "--exclusive", "--wrap", f"sleep {held:.1f}"]
+            wish = [
+                "sbatch",
+                "--parsable",
+                "-o",
+                "/dev/null",
+                "-p",
+                "prod",
+                "-N2",
+                "--exclusive",
+                "--wrap",
+                f"sleep {held:.1f}",
+            ]
             subprocess.run(wish, check=True, capture_output=True, cwd=job.run_dir.path)
             following = now + held + random.uniform(*BETWEEN)
         time.sleep(0.2)

@@ -108,7 +108,18 @@ def _story(job: Job, say: Callable[[str], None]) -> None:
     _await(job, say, WorldLive, 1)
     _await_layout(job, say, "tp2pp1dp2", 1)
     wanted = subprocess.run(
-        ["sbatch", "--parsable", "-p", "prod", "-N2", "--exclusive", "--wrap", f"sleep {PROD_SECONDS}"],
+        [
+            "sbatch",
+            "--parsable",
+            "-o",
+            "/dev/null",
+            "-p",
+            "prod",
+            "-N2",
+            "--exclusive",
+            "--wrap",
+            f"sleep {PROD_SECONDS}",
+        ],
         check=True,
         capture_output=True,
         text=True,

@@ -59,22 +59,21 @@ def up(spec: ClusterSpec) -> Cluster:
     """
     programs = find_programs(spec.accounting)
     directory = ClusterDir(spec.directory)
-    with _locked(directory, create=True):
+    with interrupts.orderly(), _locked(directory, create=True):
         _refuse_occupied(directory)
         # The ports are ours for certain only when the daemons listen on them.
         with port_lock():
             ports = choose_block(spec.nodes, spec.port)
-            with interrupts.orderly():
-                try:
-                    _make_folders(spec, directory)
-                    return _start(spec, directory, programs, ports)
-                except KeyboardInterrupt:
-                    processes.end(processes.cluster_processes(directory.slurm_conf), patience=0.0)
-                    _remove_files(directory)  # nobody has to read the logs of it
-                    raise
-                except BaseException:
-                    processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
-                    raise
+            try:
+                _make_folders(spec, directory)
+                return _start(spec, directory, programs, ports)
+            except KeyboardInterrupt:
+                processes.end(processes.cluster_processes(directory.slurm_conf), patience=0.0)
+                _remove_files(directory)  # nobody has to read the logs of it
+                raise
+            except BaseException:
+                processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
+                raise
 
 
 def down(path: Path) -> None:

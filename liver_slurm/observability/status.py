@@ -54,6 +54,9 @@ class WorkerStatus(_Part, frozen=True, kw_only=True):
     """How the world's mirrors are kept: copies or parity, and how current they are."""
     mirror_bytes: Known[int] = UNSET
     """Host memory that mirrors take in this worker."""
+    mirror_proofs: Known[tuple[int, int]] = UNSET
+    """Proofs that were made of mirrors kept here, and those in which one differed from what its owner had; left out
+    before the first."""
 
 
 class StandbyJobStatus(_Part, frozen=True, kw_only=True):

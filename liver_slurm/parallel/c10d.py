@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -137,19 +137,19 @@ def make_group(
     return group
 
 
-def connect_in_line(group: Any, device: torch.device) -> None:
-    """Connect each rank of an NCCL group with the next one, both ways; every member must call it.
+def connect_in_line(group: Any, line: Sequence[int], device: torch.device) -> None:
+    """Connect each of some global ranks of an NCCL group with the next one, both ways; each of them must call it.
 
     NCCL connects two ranks at their first message, which takes a tenth of a second and ends with a kernel that waits
     for the other rank's. Here the messages are recorded and not run: the connection stays, and no kernel waits.
     """
-    rank, ranks = group.rank(), dist.get_process_group_ranks(group)
+    rank = dist.get_process_group_ranks(group)[group.rank()]
     here, there = (torch.zeros(1, device=device) for _ in range(2))
     torch.cuda.current_stream(device).synchronize()
     with recorded_only(device):
-        for one, other in itertools.pairwise(range(len(ranks))):
+        for one, other in itertools.pairwise(line):
             if rank in (one, other):
-                peer = ranks[other if rank == one else one]
+                peer = other if rank == one else one
                 operations = [dist.P2POp(dist.isend, here, peer, group), dist.P2POp(dist.irecv, there, peer, group)]
                 for work in dist.batch_isend_irecv(operations):
                     work.wait()

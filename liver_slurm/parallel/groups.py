@@ -111,4 +111,8 @@ def _make_groups(world: ProcessGroups, store: Any, timeout: timedelta, device: t
     if rank == stages[0]:
         make("pos_embd", [rank])
     if backend == "nccl" and layout.pp > 1:
-        c10d.connect_in_line(groups["pp"], device)
+        c10d.connect_in_line(groups["pp"], stages, device)
+    if backend == "nccl" and layout.vpp > 1:
+        # The last stage sends to the first one, too: where these two are all, over the default group.
+        back = groups["pp"] if layout.pp > 2 else groups["world"]
+        c10d.connect_in_line(back, [stages[-1], stages[0]], device)

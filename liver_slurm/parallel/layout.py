@@ -2,15 +2,16 @@
 
 Ranks are numbered as Megatron does by default: they fill a matrix of the axes in :data:`RANK_ORDER`, row by row. Expert
 parallelism cuts the same ranks in another way, along those in :data:`EXPERT_ORDER`: it divides the experts over ranks
-that are data and context parallel for all other parameters, and makes no world larger.
-Process groups, shards and replicas are slices of that matrix; no other module turns ranks into coordinates or back.
+that are data and context parallel for all other parameters, and makes no world larger. Nor does the virtual pipeline:
+it cuts each pipeline stage's layers into chunks, which lie apart in the model. Process groups, shards and replicas are
+slices of the matrix; no other module turns ranks into coordinates or back.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
-Axis = Literal["tp", "cp", "pp", "dp", "ep", "edp"]
-"""Dimensions: tensor, context, pipeline, data, expert, expert data parallel; the last one follows from the others."""
+Axis = Literal["tp", "cp", "pp", "vpp", "dp", "ep", "edp"]
+"""Dimensions: tensor, context, pipeline, virtual pipeline, data, expert, expert data parallel; the last one follows
+from the others, and no rank has a coordinate along ``vpp``."""
 
-AXES: tuple[Axis, ...] = ("tp", "cp", "pp", "ep", "dp")
+AXES: tuple[Axis, ...] = ("tp", "cp", "pp", "vpp", "ep", "dp")
 """In the order in which a layout is written."""
-YOUNGER: frozenset[Axis] = frozenset({"cp", "ep"})
+YOUNGER: frozenset[Axis] = frozenset({"cp", "vpp", "ep"})
 """Axes that are written only where they are larger than one, and were not known to earlier versions."""
 RANK_ORDER: tuple[Axis, ...] = ("pp", "dp", "cp", "tp")
 """Axes of the rank matrix, slowest first: neighbours along the last one have consecutive ranks."""
@@ -75,13 +77,15 @@ class Layout:
     cp: int = 1
     ep: int = 1
     """Ranks that the experts are divided over. It divides dp times cp."""
+    vpp: int = 1
+    """Chunks of layers that each pipeline stage has."""
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Read ``tp2pp1dp2``.
 
         Raises:
-            ValueError: the text is not of that form, or its ep cannot be.
+            ValueError: the text is not of that form, or its ep or vpp cannot be.
         """
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
@@ -90,6 +94,8 @@ class Layout:
         if found.dense_replicas % found.ep:
             several = f"cp{found.cp} times dp{found.dp}" if found.cp > 1 else f"dp{found.dp}"
             raise ValueError(f"{text!r} is not a layout: its ep{found.ep} does not divide {several}")
+        if found.vpp > 1 and found.pp == 1:
+            raise ValueError(f"{text!r} is not a layout: its vpp{found.vpp} needs a pp of at least 2")
         return found
 
     def __str__(self) -> str:
@@ -120,6 +126,20 @@ class Layout:
     def parts(self) -> int:
         """Number of shards that a pipeline stage is divided into."""
         return self.tp * self.ep
+
+    @property
+    def virtual_stages(self) -> int:
+        """Number of parts that the model's layers are cut into, in the order in which a sample passes through them."""
+        return self.pp * self.vpp
+
+    @property
+    def unreplicated(self) -> Layout:
+        """The smallest layout of the same shards: replicas make no difference to what each of them holds."""
+        return replace(self, dp=self.ep, cp=1)
+
+    def chunks(self, pp: int) -> range:
+        """The virtual stages of one pipeline stage, in order: as megatron-core deals them out, round by round."""
+        return range(pp, self.virtual_stages, self.pp)
 
     # ---- one rank
 

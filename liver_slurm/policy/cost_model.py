@@ -9,25 +9,29 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · own
     cp_cost   = BALANCE · 2 gathers · 2·keys · element_size · (cp-1)/tp · (layers/pp) · mine · own
     ep_cost   = BALANCE · 2 gathers, 2 sums · (ep-1) · hidden · element_size · (layers/pp) · mine · own
-    bubble    = 1 + (pp-1)/mine                                1F1B: stages idle while the pipeline fills and drains
+    vpp_cost  = BALANCE · 2 sends · (vpp-1) · hidden · element_size · mine · own        more than without interleaving
+    bubble    = 1 + (pp-1)/(vpp·mine)                          1F1B: stages idle while the pipeline fills and drains,
+                                                               with interleaving in steps of a chunk each
     dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients;
                                                            of experts, a part of 1/ep each, r = dp·cp/ep ranks do
-    estimate  = (compute + tp_cost + cp_cost + ep_cost) · bubble + dp_cost
+    estimate  = (compute + tp_cost + cp_cost + ep_cost + vpp_cost) · bubble + dp_cost
 
 With a loop of the user's own nothing is known of the model, and all ranks divide the samples: the estimate is
 ceil(m / ranks).
 
 A layer's step costs 6 flops per token and weight that it meets, and 12·hidden·seq_length per token for attention scores
-(Narayanan et al., 2021, with a factor of 3 for forward and backward). ``keys`` is the width of all query groups' keys.
-BALANCE is how many flops a worker does while one byte crosses to its neighbour: 16 for a CPU core and gloo, 1000 for a
-GPU. Estimates within 1 % of the best are equal; among equals the one with fewer workers wins, for no node is held that
-makes nothing faster; then the one that moves less state, then the order that the layouts came in.
+(Narayanan et al., 2021, with a factor of 3 for forward and backward; the bubble is theirs, too). ``keys`` is the width
+of all query groups' keys. BALANCE is how many flops a worker does while one byte crosses to its neighbour: 16 for a CPU
+core and gloo, 1000 for a GPU. Estimates within 1 % of the best are equal; among equals the one with fewer workers wins,
+for no node is held that makes nothing faster; then the one that moves less state, then the order that the layouts came
+in.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 
 from liver_slurm.config.layouts import expert_weights, expert_width
 from liver_slurm.config.schema import JobConfig
@@ -61,12 +65,13 @@ def estimate(layout: Layout, config: JobConfig) -> float:
     tp_cost = balance * 4 * ring * hidden * element * layers / layout.pp * mine * own
     keys = hidden * (model.num_query_groups or model.num_attention_heads or 1) / (model.num_attention_heads or 1)
     cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
-    bubble = 1 + (layout.pp - 1) / mine
+    vpp_cost = balance * 2 * (layout.vpp - 1) * hidden * element * mine * own
+    bubble = 1 + (layout.pp - 1) / (layout.vpp * mine)
     ep_cost = balance * 4 * (layout.ep - 1) * hidden * element * layers / layout.pp * mine * own
     experts = (model.num_moe_experts or 0) * layers * expert_weights(model)
     reduced = [(layout.dense_replicas, parameters - experts), (layout.edp, experts / layout.ep)]
     dp_cost = sum(balance * 2 * (ranks - 1) / ranks * 4 * part / (layout.tp * layout.pp) for ranks, part in reduced)
-    return (compute + tp_cost + cp_cost + ep_cost) * bubble + dp_cost
+    return (compute + tp_cost + cp_cost + ep_cost + vpp_cost) * bubble + dp_cost
 
 
 def choose(
@@ -108,10 +113,17 @@ def moved_share(live: World | None, layout: Layout, members: tuple[str, ...]) ->
     for rank, member in enumerate(members):
         if member in old_rank:
             new, old = layout.coordinates(rank), live.layout.coordinates(old_rank[member])
-            held += _overlap(new.tp, layout.tp, old.tp, live.layout.tp) * _overlap(
-                new.pp, layout.pp, old.pp, live.layout.pp
+            held += _overlap(new.tp, layout.tp, old.tp, live.layout.tp) * _layers_kept(
+                layout, new.pp, live.layout, old.pp
             )
     return 1.0 - held / layout.size
+
+
+def _layers_kept(layout: Layout, pp: int, live: Layout, live_pp: int) -> float:
+    """Share of a stage's layers that a stage of the live layout has."""
+    pairs = product(layout.chunks(pp), live.chunks(live_pp))
+    common = sum(_overlap(one, layout.virtual_stages, other, live.virtual_stages) for one, other in pairs)
+    return common / layout.vpp
 
 
 def _overlap(part: int, parts: int, other: int, others: int) -> float:

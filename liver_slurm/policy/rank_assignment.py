@@ -51,16 +51,16 @@ def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
 
 
 def _bounds(config: JobConfig, layout: Layout) -> list[float]:
-    """Parameters before each pipeline stage's first one, and all of them.
+    """Parameters before each virtual stage's first one, and all of them.
 
     A provider may leave sizes out: then all layers are alike, and stages too where the number of layers is not known.
     """
-    model = config.model
+    model, count = config.model, layout.virtual_stages
     if not model.num_layers:
-        return [stage / layout.pp for stage in range(layout.pp + 1)]
+        return [stage / count for stage in range(count + 1)]
     hidden = model.hidden_size or 0
     layer = layer_weights(config, hidden) or 1.0
-    stages = [layers * layer for layers in stage_layers(model.num_layers, layout.pp)]
+    stages = [layers * layer for layers in stage_layers(model.num_layers, count)]
     words = float((model.vocab_size or 0) * hidden)
     stages[0] += words
     if layout.pp > 1 or not model.share_embeddings_and_output_weights:

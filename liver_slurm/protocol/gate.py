@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import itemgetter
+import struct
+from collections.abc import Callable, Iterator
 
 import zmq
 import zmq.auth.thread
-from zmq.utils.monitor import recv_monitor_message
 
 from liver_slurm.rundir.keys import Keys
 
@@ -17,7 +16,8 @@ HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
-_kind_and_value = itemgetter("event", "value")
+_EVENT = struct.Struct("=hi")
+"""First frame of an event, as zmq_socket_monitor(3) has it: what happened, and a value such as a descriptor."""
 
 
 class Gate:
@@ -54,12 +54,20 @@ class Gate:
 
     def look(self) -> None:
         """Count who has come, and tell who has gone; called by the thread that uses the socket."""
-        while self._monitor.poll(0):
-            event, descriptor = _kind_and_value(recv_monitor_message(self._monitor))
+        for event, descriptor in self._events():
             if event != zmq.EVENT_DISCONNECTED:
                 self._calls[event == zmq.EVENT_HANDSHAKE_SUCCEEDED] += 1
             elif self._closed is not None:
-                self._closed(int(descriptor))
+                self._closed(descriptor)
+
+    def _events(self) -> Iterator[tuple[int, int]]:
+        """Take the events that are there, and their values; pyzmq's own way takes longer, and strangers make many."""
+        while True:
+            try:
+                head, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield _EVENT.unpack(head)
 
     def close(self) -> None:
         """Close the socket too; messages that were sent go out first, as its ``linger`` says."""

@@ -20,6 +20,7 @@ from liver_slurm.protocol.base import Handover as Handover
 from liver_slurm.protocol.base import Message as Message
 from liver_slurm.protocol.base import TransferReport as TransferReport
 from liver_slurm.protocol.parked import Parked as Parked
+from liver_slurm.reshard.mirrors import Difference
 
 Stage = Literal["preparing", "prepared", "streaming", "voted"]
 """How far a worker is with a target world; ``streaming``: training waits at the cutover or is in the first step."""
@@ -111,6 +112,10 @@ class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """How the world's mirrors are kept, for people; empty: it has none."""
     mirror_bytes: int = 0
     """Host memory that mirrors take in this worker."""
+    mirror_proofs: tuple[int, int] = (0, 0)
+    """Proofs that were made of mirrors kept in this worker, and those in which one differed from what its owner had."""
+    mirror_differed: Difference | None = None
+    """The last of these."""
     since_step: float | None = None
     """Seconds since it completed its last step or entered its world; None: a worker of an earlier version."""
 

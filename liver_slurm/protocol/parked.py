@@ -26,6 +26,8 @@ class Parked(Message, frozen=True, kw_only=True):
     mirrors: dict[str, tuple[int, bool]] = msgspec.field(default_factory=dict)
     """Of the workers whose mirror is kept here: steps that it has completed (-1: it is not whole), and whether it can
     make one more."""
+    verified: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of these: completed steps in the state that was proven last to be what its owner had; -1: none was."""
     own: list[int] = msgspec.field(default_factory=list)
     """Steps completed in the state of its own that it has put by."""
     kept: list[Kept] = msgspec.field(default_factory=list)

@@ -22,6 +22,16 @@ class Extent(NamedTuple):
         return self.step >= 0 and (step == self.step or (self.ahead and step == self.step + 1))
 
 
+class Difference(NamedTuple):
+    """A mirror was not what its owner had."""
+
+    owner: str
+    step: int
+    """Completed steps in the state that both were asked for."""
+    boxes: tuple[str, ...]
+    """Tensors of the boxes that differed, each once."""
+
+
 def needs_mirrors(layout: Layout, distributed_optimizer: bool) -> bool:
     """Whether ranks of a world hold state that no other rank holds.
 

@@ -1,17 +1,17 @@
 """Which rank each member of a target world gets, so that survivors keep as much of their state as possible.
 
-Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that pipeline
-stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members are first
-put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and replicas. Which
-experts a rank holds is not in that line: with expert parallelism only the hosts count.
+Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that chunks of
+pipeline stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members
+are first put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and
+replicas. Which experts a rank holds is not in that line: with expert parallelism only the hosts count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ _FEW = 256
 class Depth:
     """How much state there is along a model's depth.
 
-    ``source``, ``target``: where each world's pipeline stages begin and end, [pp + 1], in elements. ``weight``,
+    ``source``, ``target``: where each world's virtual stages begin and end, [pp · vpp + 1], in elements. ``weight``,
     ``state``: bytes of an element's weight and optimizer state. ``cut``: whether the latter is cut over replicas.
     """
 
@@ -60,9 +60,11 @@ class Depth:
 
 
 def _bounds(world: WorldSpec) -> list[float]:
-    stages = [0.0] * world.layout.pp
+    stages = [0.0] * world.layout.virtual_stages
     for (_, pp), shard in world.shards.items():
-        stages[pp] += sum(param.size for param in shard.params)
+        chunks = world.layout.chunks(pp)
+        for param in shard.params:
+            stages[chunks[param.chunk]] += param.size
     return [0.0, *accumulate(stages)]
 
 
@@ -134,9 +136,11 @@ class _Worth:
     def __init__(self, source: Layout, target: Layout, rank: Ints, depth: Depth) -> None:
         self.source, self.target, self.rank, self.depth = source, target, rank, depth
         before, after = np.asarray(depth.source, dtype=float), np.asarray(depth.target, dtype=float)
-        self.stages = np.maximum(
+        common = np.maximum(
             np.minimum(before[1:, None], after[None, 1:]) - np.maximum(before[:-1, None], after[None, :-1]), 0.0
         )
+        # Of all chunks together: the one before a stage's next one is as many stages back as there are.
+        self.stages = common.reshape(source.vpp, source.pp, target.vpp, target.pp).sum(axis=(0, 2))
         """Elements that a source stage and a target stage have in common, [source.pp, target.pp]."""
         self.whole = depth.weight + (0 if depth.cut else depth.state)
         """Bytes of an element that every replica holds."""
@@ -152,21 +156,26 @@ class _Worth:
         """Source stages of members; any for a joiner."""
         return self.source.coordinate("pp", self.rank[member])
 
-    def before(self, member: Ints) -> tuple[Floats, Floats]:
-        """Interval of the depth whose optimizer state each member holds, where replicas cut it."""
-        replica = self.source.dense_replica(self.rank[member])
-        return _interval(self.depth.source, self.stage(member), replica, self.source.dense_replicas)
+    def before(self, member: Ints, chunk: int) -> tuple[Floats, Floats]:
+        """Interval of the depth, in one chunk, whose optimizer state each member holds, where replicas cut it."""
+        stage, replica = self.stage(member) + chunk * self.source.pp, self.source.dense_replica(self.rank[member])
+        return _interval(self.depth.source, stage, replica, self.source.dense_replicas)
 
-    def after(self, rank: Ints) -> tuple[Floats, Floats]:
+    def after(self, rank: Ints, chunk: int) -> tuple[Floats, Floats]:
         """The same for target ranks."""
-        stage, replica = self.target.coordinate("pp", rank), self.target.dense_replica(rank)
+        stage, replica = self.target.coordinate("pp", rank) + chunk * self.target.pp, self.target.dense_replica(rank)
         return _interval(self.depth.target, stage, replica, self.target.dense_replicas)
+
+    @property
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Each pair of a source stage's chunk and a target stage's chunk, by their numbers."""
+        return product(range(self.source.vpp), range(self.target.vpp))
 
     def kept(self, member: Ints, rank: Ints) -> Floats:
         """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
         kept = self.whole * self.stages[self.stage(member), self.target.coordinate("pp", rank)]
-        if self.depth.cut:
-            (low, high), (start, end) = self.before(member), self.after(rank)
+        for one, other in self.chunks if self.depth.cut else ():
+            (low, high), (start, end) = self.before(member, one), self.after(rank, other)
             kept = kept + self.depth.state * np.maximum(np.minimum(high, end) - np.maximum(low, start), 0.0)
         return np.asarray(self.across(member, self.target.coordinate("tp", rank)) * kept, dtype=float)
 
@@ -178,7 +187,7 @@ class _Worth:
 
 
 def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int) -> tuple[Floats, Floats]:
-    """Gradient buffers lie in reverse: the first replica has the end of its stage."""
+    """Gradient buffers lie in reverse: the first replica has the end of its virtual stage."""
     edges = np.asarray(bounds, dtype=float)
     size = np.diff(edges)[stage] / replicas
     high = edges[stage + 1] - replica * size
@@ -225,15 +234,18 @@ def _own_places(worth: _Worth, teams: Teams, width: Floats) -> tuple[Ints, Ints,
     team, seat = np.nonzero(width > 0)
     if not worth.depth.cut or not len(team):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    low, high = worth.before(teams[team, seat])
     # Places in the order of depth: within a stage from the last replica to the first.
     places = np.arange(len(teams), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
-    start, end = worth.after(worth.target.groups("tp")[places, 0])
-    first = np.searchsorted(end, low, side="right")
-    count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
-    at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)
-    common = np.minimum(high[pair], end[at]) - np.maximum(low[pair], start[at])
-    value = worth.depth.state * width[team, seat][pair] * np.maximum(common, 0.0)
-    keys, inverse = np.unique(team[pair] * len(teams) + places[at], return_inverse=True)
-    total = np.bincount(inverse, weights=value, minlength=len(keys))
+    found, values = [], []
+    for one, other in worth.chunks:
+        low, high = worth.before(teams[team, seat], one)
+        start, end = worth.after(worth.target.groups("tp")[places, 0], other)
+        first = np.searchsorted(end, low, side="right")
+        count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
+        at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)
+        common = np.minimum(high[pair], end[at]) - np.maximum(low[pair], start[at])
+        found.append(team[pair] * len(teams) + places[at])
+        values.append(worth.depth.state * width[team, seat][pair] * np.maximum(common, 0.0))
+    keys, inverse = np.unique(np.concatenate(found), return_inverse=True)
+    total = np.bincount(inverse, weights=np.concatenate(values), minlength=len(keys))
     return keys // len(teams), keys % len(teams), np.asarray(total, dtype=float)

@@ -41,6 +41,9 @@ class GroupSpec(NamedTuple):
 
 _PLAIN_GROUP = GroupSpec()
 
+Buffer = tuple[tuple[int, ...], tuple[bool, ...], int, int | None]
+"""The arguments of :func:`~liver_slurm.reshard.zero_partition.owned_table` for one gradient buffer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParamSpec:
@@ -48,7 +51,8 @@ class ParamSpec:
 
     ``name`` is the local one. ``boxes`` are in the order in which they lie in the flat parameter (a gated MLP's first
     matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
-    for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold.
+    for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold. ``chunk``:
+    which of the stage's chunks of layers it is of; each has gradient buffers of its own.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ParamSpec:
     group: GroupSpec | None = _PLAIN_GROUP
     shared: bool = False
     expert: bool = False
+    chunk: int = 0
 
     @property
     def trained(self) -> bool:
@@ -94,8 +99,8 @@ class ShardSpec:
     def range_table(self, replicas: int, bucket_size: int | None) -> Ints:
         """:meth:`ranges` as rows (parameter, replica, start, end)."""
         tables = [np.zeros((0, 4), dtype=np.int64)]
-        for members, sizes, shared, parts in self._buffers():
-            table = owned_table(sizes, shared, replicas * parts, bucket_size).copy()
+        for members, parts, buffer in self._buffers(replicas, bucket_size):
+            table = owned_table(*buffer).copy()
             table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
             if parts > 1:
                 table = table[table[:, 1] % parts == self.place]
@@ -106,33 +111,34 @@ class ShardSpec:
     def buffer_elements(self, replicas: int, bucket_size: int | None) -> dict[str, int]:
         """Elements of the distributed optimizer's buffers of trained parameters, padding included, by their dtype."""
         found: dict[str, int] = {}
-        for members, sizes, shared, parts in self._buffers():
+        for members, _, buffer in self._buffers(replicas, bucket_size):
             dtype = self.params[members[0]].dtype
-            found[dtype] = found.get(dtype, 0) + buffer_elements(sizes, shared, replicas * parts, bucket_size)
+            found[dtype] = found.get(dtype, 0) + buffer_elements(*buffer)
         return found
 
-    def _buffers(self) -> Iterator[tuple[list[int], tuple[int, ...], tuple[bool, ...], int]]:
-        """For each gradient buffer: its parameters, their sizes, which are shared, and by how many shards of a stage
-        and tp coordinate."""
-        buffers: dict[tuple[str, bool], list[int]] = {}
+    def _buffers(self, replicas: int, bucket_size: int | None) -> Iterator[tuple[list[int], int, Buffer]]:
+        """For each gradient buffer: its parameters, by how many shards of a stage and tp coordinate, and how it is
+        cut."""
+        buffers: dict[tuple[int, str, bool], list[int]] = {}
         for index, param in enumerate(self.params):
             if param.trained:
-                buffers.setdefault((param.dtype, param.expert), []).append(index)
-        for (_, expert), members in buffers.items():
-            params = [self.params[index] for index in members]
+                buffers.setdefault((param.chunk, param.dtype, param.expert), []).append(index)
+        for (chunk, _, expert), members in buffers.items():
+            params, parts = [self.params[index] for index in members], 1 if expert else self.ep
             sizes, shared = tuple(param.size for param in params), tuple(param.shared for param in params)
-            yield members, sizes, shared, 1 if expert else self.ep
+            # As Megatron trains, gradients of a stage's first chunk alone are cut into buckets.
+            yield members, parts, (sizes, shared, replicas * parts, bucket_size if chunk == 0 else None)
 
 
 @dataclass(frozen=True, eq=False)
 class WorldSpec:
     """A world's state: one shard for every part of every stage of the layout, which all its replicas hold.
 
-    ``bucket_size``: elements of a gradient bucket on the first pipeline stage (Megatron never cuts the others); None
-    where gradients are not reduced in buckets. It decides who owns what with the distributed optimizer. ``derived``:
-    weights that are trained are no state of their own, for they follow from the masters. ``lost``: ranks whose state is
-    gone, so that other holders of each of its boxes stand in for them. ``moments``: what the optimizer keeps, see
-    :data:`liver_slurm.reshard.tensors.MOMENTS`.
+    ``bucket_size``: elements of a gradient bucket in the first chunk of the first pipeline stage (Megatron never cuts
+    the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
+    optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
+    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moments``: what
+    the optimizer keeps, see :data:`liver_slurm.reshard.tensors.MOMENTS`.
     """
 
     layout: Layout

@@ -32,6 +32,7 @@ from liver_slurm.rundir.standby_events import StandbyLaunch as StandbyLaunch
 from liver_slurm.rundir.standby_events import StandbyReady as StandbyReady
 from liver_slurm.rundir.standby_events import StandbyRelease as StandbyRelease
 from liver_slurm.rundir.standby_events import WorkerRegistered as WorkerRegistered
+from liver_slurm.rundir.worker_events import MirrorDiffered as MirrorDiffered
 from liver_slurm.rundir.worker_events import NodesGivenBack as NodesGivenBack
 from liver_slurm.rundir.worker_events import NodesKept as NodesKept
 from liver_slurm.rundir.worker_events import Notice as Notice
@@ -338,6 +339,7 @@ Event = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pytho
     StandbyReady,
     WorkerLeft,
     WorkerLost,
+    MirrorDiffered,
     RecoveryPlanned,
     Notice,
     NoticeChanged,

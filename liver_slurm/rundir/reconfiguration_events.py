@@ -55,6 +55,9 @@ class RecoveryPlanned(EventBase, frozen=True, kw_only=True):
     """Survivors that make the last update now, which others have made."""
     mirrors: dict[str, str] = msgspec.field(default_factory=dict)
     """Lost members whose state comes from a mirror, and the survivor that keeps it."""
+    verified: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of mirrors that are current to the last update: the step at which each was proven last to be what its owner had,
+    -1 for none. What lies between this and ``step`` was replayed since."""
     reason: str
     known_for_s: float
     """Seconds since the world was found broken."""

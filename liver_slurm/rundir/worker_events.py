@@ -28,6 +28,23 @@ class WorkerLost(EventBase, frozen=True, kw_only=True):
     """Seconds from the first sign of it until it was believed."""
 
 
+class MirrorDiffered(EventBase, frozen=True, kw_only=True):
+    """A mirror was not what its owner had: it was dropped, and its state is sent to its keeper again.
+
+    A coordinator that is started again says so once more.
+    """
+
+    worker: str
+    """The mirror's keeper."""
+    owner: str
+    step: int
+    """Completed steps in the state that was compared."""
+    boxes: tuple[str, ...]
+    """Tensors of the boxes that differed, at most eight."""
+    differed: int
+    """How often that was so of mirrors that the keeper's process has kept; several in a row are told as one."""
+
+
 class Notice(EventBase, frozen=True, kw_only=True):
     """A worker will go away."""
 

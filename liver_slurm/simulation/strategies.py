@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from liver_slurm.parallel.layout import Layout
+from liver_slurm.parallel.layout import AXES, Layout
 from liver_slurm.simulation.account import Account
 from liver_slurm.simulation.capacity import Capacity
 from liver_slurm.simulation.published import follow
@@ -78,11 +78,12 @@ def young_daly(capacity: Capacity, *, heard: bool) -> float:
 
 
 def data_parallel_only(capacity: Capacity) -> Outcome:
-    """Grow and shrink by replicas, with the tensor, context, pipeline and expert parallel sizes that suit it best."""
+    """Grow and shrink by replicas, with the sizes of the other dimensions that suit it best."""
     costs = capacity.costs
-    families: dict[tuple[int, int, int, int], list[Layout]] = {}
+    families: dict[tuple[int, ...], list[Layout]] = {}
     for layout in capacity.layouts():
-        families.setdefault((layout.tp, layout.cp, layout.pp, layout.ep), []).append(layout)
+        sizes = tuple(getattr(layout, axis) for axis in AXES if axis != "dp")
+        families.setdefault(sizes, []).append(layout)
     rules = Rules(
         announced_s=costs.exposed_pause_s,
         sudden_s=costs.detect_s + costs.recover_s + costs.exposed_pause_s,

@@ -2,8 +2,10 @@
 
 N is how often the worker has come by before (``step+5``: in its sixth step). WORKER is a name, or a pattern such as
 ``standby-*``. The faults are those of :mod:`liver_slurm.base.faults`: ``kill``, ``fail`` (raise), ``delay`` (sleep for
-SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, and at the point ``notice`` ``ignore`` (drop
-signals). Points are named where :func:`reach` is called; each fault is done once, except ``delay`` and ``ignore``.
+SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, at the point ``notice`` ``ignore`` (drop
+signals), and at the point ``replayed``, an update of a mirror, ``ignore`` and ``double`` (not made, made twice) and
+``corrupt`` (flip a bit of what is kept). Points are named where :func:`reach` is called; each fault is done once,
+except ``delay``, and ``corrupt`` and ``ignore`` at points other than ``replayed``.
 
 A :class:`~liver_slurm.base.faults.Defect` is done at a point of its own, each time: ``dropped-name`` and
 ``wrong-expert`` at ``plan``; ``unloaded``, ``corrupt``, ``permuted``, ``swapped``, ``stale-moment`` and ``cast`` at
@@ -29,14 +31,19 @@ from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.base.faults import INSIDE, Defect, Fault, Victim
 
 if TYPE_CHECKING:
+    import torch
+
+    from liver_slurm.engine.api import Groups, TrainedBox
     from liver_slurm.reshard.plan import RankMoves
+    from liver_slurm.transfer.mirror.keeper import Replay
     from liver_slurm.transfer.shared_box import SharedBox
 
 log = logging.getLogger(__name__)
 
 _TIMED = {Fault.DELAY: True, Fault.STOP: False, Fault.DISK_FULL: False}
 """Faults that take SECONDS, and whether they must be said."""
-_AGAIN = (Fault.DELAY, Fault.IGNORE)
+_AGAIN = (Fault.DELAY, Fault.CORRUPT, Fault.IGNORE)
+_REPLAYED = "replayed"
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,9 @@ class _Injection:
 
 
 def _parse(text: str) -> _Injection:
-    words = "|".join(fault.value for fault in (*INSIDE, *Defect))
+    words = "|".join(dict.fromkeys(fault.value for fault in (*INSIDE, *Defect)))
     match = re.fullmatch(rf"({words})@(\w+?)(?:\+([0-9]+))?:([^:]+)(?::([0-9]+\.?[0-9]*))?", text)
-    known: dict[str, Fault | Defect] = {fault.value: fault for fault in (*INSIDE, *Defect)}
+    known: dict[str, Fault | Defect] = {fault.value: fault for fault in (*Defect, *INSIDE)}
     fault = known[match[1]] if match is not None else None
     if match is None or fault is None or not _time_fits(fault, match[5]):
         raise BadInput(
@@ -82,16 +89,22 @@ def ignores(point: str, worker: str) -> bool:
 
 def reach(point: str, worker: str) -> None:
     """Mark that the worker has reached the point, and do the fault there if that is asked for."""
+    _reach(point, worker)
+
+
+def _reach(point: str, worker: str) -> bool:
+    """See :func:`reach`; True: the fault is due now."""
     global _done, _passed
     if _fault is None or not _concerns(point, worker) or _fault is _done or isinstance(_fault.fault, Defect):
-        return
+        return False
     if _passed < _fault.after:
         _passed += 1
-        return
-    if _fault.fault not in _AGAIN:
+        return False
+    if _fault.fault not in _AGAIN or point == _REPLAYED:
         _done = _fault
     log.warning("%s at %s: %s", worker, point, _fault.fault.value)
     _do(_fault, point, worker)
+    return True
 
 
 def _do(injection: _Injection, point: str, worker: str) -> None:
@@ -119,8 +132,10 @@ def _do(injection: _Injection, point: str, worker: str) -> None:
 
 def _defect(point: str, worker: str) -> Defect | None:
     """The defect that is to be done to a worker at a point; None: there is none."""
-    wanted = _fault is not None and isinstance(_fault.fault, Defect) and _concerns(point, worker)
-    return _fault.fault if wanted and _fault is not None and isinstance(_fault.fault, Defect) else None
+    if _fault is None or not _concerns(point, worker):
+        return None
+    wanted = Defect.CORRUPT if (_fault.fault, point) == (Fault.CORRUPT, "received") else _fault.fault
+    return wanted if isinstance(wanted, Defect) else None
 
 
 def _done_to(worker: str, defect: Defect, what: str) -> None:
@@ -168,3 +183,28 @@ def position(worker: str, step: int) -> int:
         return step
     _done_to(worker, defect, "the samples")
     return step + 1
+
+
+def replays(worker: str, make: Replay) -> Replay:
+    """What makes the updates of the mirror that a worker keeps: ``make``, or what does one of them wrongly."""
+    if _fault is None or not _concerns(_REPLAYED, worker):
+        return make
+    wanted = _fault.fault
+
+    def faulty(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+        wrong = _reach(_REPLAYED, worker)
+        times = {Fault.IGNORE.value: 0, Fault.DOUBLE.value: 2}.get(wanted.value, 1)
+        for _ in range(times if wrong else 1):
+            make(boxes, updates, groups)
+        if wrong and wanted is Fault.CORRUPT:
+            _flip(boxes[0].master)
+
+    return faulty
+
+
+def _flip(box: torch.Tensor) -> None:
+    """Flip a bit of the first element."""
+    import torch
+
+    first = box[tuple(slice(0, 1) for _ in box.shape)]
+    first.copy_((first.contiguous().view(torch.uint8) ^ 1).view(box.dtype))

@@ -23,6 +23,8 @@ class Holds:
 
     replayed: Mapping[str, Extent] = field(default_factory=dict)
     """How far the mirrors can go that are current to the last update, by the name of the worker that each is of."""
+    verified: Mapping[str, int] = field(default_factory=dict)
+    """Completed steps in the state of each of these that was proven last to be what its owner had; -1: none was."""
     own: Sequence[int] = ()
     """Steps completed in the state of its own that it has put by."""
     snapshots: Sequence[Kept] = ()
@@ -73,7 +75,7 @@ class Mirrors(Protocol):
         """Learn, after a step, that all members of the world were ready when it began; may be called again."""
 
     def holds(self) -> Holds:
-        """What is kept here."""
+        """What is kept here of a world that is broken; nothing is kept current any more."""
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """Send what others need of this worker to have the state of those that are lost, and take what is needed here.
@@ -90,14 +92,14 @@ class Mirrors(Protocol):
         """State of a worker that is gone, on the device; nothing is kept current any more.
 
         Raises:
-            TransferError: it is not kept here, or does not reach that step.
+            TransferError: it is not kept here, does not reach that step, or is not what the worker had.
         """
 
     def go_back(self, shard: TrainingShard, step: int) -> None:
         """Write the state after ``step`` completed steps, which is put by here, over the shard's.
 
         Raises:
-            TransferError: it is not put by.
+            TransferError: it is not put by, or not what was alive; the shard's state is of no use then.
         """
 
     def abort(self) -> None:

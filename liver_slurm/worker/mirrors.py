@@ -13,8 +13,10 @@ from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.parity import Choice, groups
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.mirror.host_room import Rooms
-from liver_slurm.transfer.mirror.keeper import MirrorKeeper
+from liver_slurm.transfer.mirror.keeper import MirrorKeeper, Replay, replay
 from liver_slurm.transfer.mirror.owner import MirrorOwner
+from liver_slurm.transfer.mirror.proof import Proofs
+from liver_slurm.worker import fault_injection
 from liver_slurm.worker.mirroring import Holds, Meeting, Mirrors, Word, on_device
 from liver_slurm.worker.refreshed import Refreshed
 
@@ -24,20 +26,24 @@ class Replayed:
 
     way = "copies, current to the last update"
 
-    def __init__(self, connections: Connections, keeper: int, kept: int, name: str) -> None:
+    def __init__(
+        self, connections: Connections, keeper: int, kept: int, name: str, proofs: Proofs, make: Replay = replay
+    ) -> None:
         """Connect to both peers.
 
         Args:
             connections: whose numbers are the world's ranks.
             keeper, kept: rank that keeps this worker's state, and rank whose state it keeps.
             name: the worker of rank ``kept``.
+            proofs: of this worker.
+            make: makes updates of what is kept.
 
         Raises:
             TransferError: one of them is gone.
         """
         self._connections = connections
         self._owner = MirrorOwner(connections.outgoing(keeper))
-        self._keeper = MirrorKeeper(connections.incoming(kept), name)
+        self._keeper = MirrorKeeper(connections.incoming(kept), name, proofs, make)
         self._keeper.start()
         self._shard: TrainingShard | None = None
 
@@ -69,7 +75,10 @@ class Replayed:
         return self._owner.nbytes + self._keeper.nbytes
 
     def holds(self) -> Holds:
-        return Holds({self._keeper.owner: self._keeper.extent()})
+        self.abort()
+        self._keeper.join()  # what has come and is not looked at yet may be a proof that does not hold
+        owner = self._keeper.owner
+        return Holds({owner: self._keeper.extent()}, {owner: self._keeper.verified})
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """There is nothing to do: what is kept is whole."""
@@ -102,6 +111,7 @@ def open_mirrors(
     hosts: Sequence[str],
     choice: Choice,
     rooms: Rooms,
+    proofs: Proofs,
 ) -> Mirrors:
     """Connect a rank of a world to its peers; all members must do so.
 
@@ -109,7 +119,7 @@ def open_mirrors(
         connections: whose numbers are the world's ranks.
         hosts: of the world's ranks.
         choice: how mirrors are kept; the same on all.
-        rooms: of this worker.
+        rooms, proofs: of this worker.
 
     Raises:
         TransferError: a peer is gone, or the connections were given up.
@@ -124,9 +134,10 @@ def open_mirrors(
             owners = [world.members[other] for other in own.owners]
             lease = rooms.lease()
             unless_opened.callback(lease.end)
-            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, lease)
+            mirrors = Refreshed(connections, own.keeper, owners, kept, choice, lease, proofs)
         else:
             ((other, name),) = kept[0].items()
-            mirrors = Replayed(connections, own.keeper, other, name)
+            make = fault_injection.replays(world.members[rank], replay)
+            mirrors = Replayed(connections, own.keeper, other, name, proofs, make)
         unless_opened.pop_all()
     return mirrors

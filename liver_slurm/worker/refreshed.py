@@ -15,6 +15,7 @@ from liver_slurm.reshard.parity import Choice
 from liver_slurm.reshard.snapshots import Kept
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.mirror.host_room import Lease
+from liver_slurm.transfer.mirror.proof import Proofs, compare
 from liver_slurm.transfer.mirror.snapshot import copy, fold_received
 from liver_slurm.transfer.mirror.snapshot_keeper import SnapshotKeeper
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
@@ -33,6 +34,7 @@ class Refreshed:
         kept: Sequence[Mapping[int, str]],
         choice: Choice,
         lease: Lease,
+        proofs: Proofs,
     ) -> None:
         """Connect to all peers.
 
@@ -42,6 +44,7 @@ class Refreshed:
             kept: ranks, and their workers, whose states this one keeps together.
             choice: how they are kept.
             lease: of host memory; ended with this.
+            proofs: of this worker.
 
         Raises:
             TransferError: one of them is gone.
@@ -50,7 +53,7 @@ class Refreshed:
         self._connections, self._owners = connections, owners
         self._rebuilt: dict[str, Replica] = {}
         """State of workers that are gone, of which only parity is kept here."""
-        self._lease = lease
+        self._lease, self._proofs = lease, proofs
         connection = connections.outgoing(keeper)
         self._owner: SnapshotOwner = (
             SnapshotSender(connection, choice.every, lease)
@@ -93,7 +96,8 @@ class Refreshed:
         return self._owner.nbytes + sum(each.nbytes for each in self._keepers)
 
     def holds(self) -> Holds:
-        return Holds({}, self._owner.own_steps, [Kept(each.owners, each.steps()) for each in self._keepers])
+        kept = [Kept(each.owners, each.steps()) for each in self._keepers]
+        return Holds(own=self._owner.own_steps, snapshots=kept)
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         self.abort()
@@ -130,14 +134,25 @@ class Refreshed:
         self.abort()
         keeper = next(each for each in self._keepers if name in each.owners)
         if len(keeper.owners) == 1:
-            return on_device(keeper.state_of(name, step), device)
-        if name not in self._rebuilt:
+            kept = keeper.state_of(name, step)
+        elif name in self._rebuilt:
+            kept = self._rebuilt[name]
+        else:
             raise TransferError(f"the state of {name} was not rebuilt from parity")
-        return on_device(self._rebuilt[name], device)
+        found = on_device(kept, device)  # a card computes digests in no time
+        wrong = compare(found, keeper.digests_of(name, step))
+        self._proofs.note(name, step, wrong)
+        if wrong:
+            keeper.drop(step)
+            raise TransferError(f"the mirror of {name} is not what that had after {step} steps: {', '.join(wrong)}")
+        return found
 
     def go_back(self, shard: TrainingShard, step: int) -> None:
         self._owner.stop()
-        copy(self._owner.state_at(step), shard.replica())
+        live = shard.replica()
+        copy(self._owner.state_at(step), live)
+        if wrong := compare(live, self._owner.digests_at(step)):
+            raise TransferError(f"what is put by here of step {step} is not what was alive then: {', '.join(wrong)}")
         shard.overwritten(self._owner.updates_at(step))
 
     def abort(self) -> None:

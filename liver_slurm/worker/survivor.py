@@ -68,6 +68,7 @@ class Survivor:
             reached=live.reached,
             error=self._why,
             mirrors={name: (extent.step, extent.ahead) for name, extent in kept.replayed.items()},
+            verified={**kept.verified},
             own=[*kept.own],
             kept=[*kept.snapshots],
         )

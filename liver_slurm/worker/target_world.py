@@ -10,12 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
@@ -24,7 +22,7 @@ from liver_slurm.engine.checkpoint import load_checkpoint, load_start
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
 from liver_slurm.parallel.groups import ProcessGroups, build_world
 from liver_slurm.parallel.membership import Membership
-from liver_slurm.protocol.messages import Prepare, Stage
+from liver_slurm.protocol.messages import Stage
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
@@ -32,18 +30,14 @@ from liver_slurm.reshard.tensors import MOMENTS
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
-from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.one_sided.connect import Opening
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker.memory_agreement import MemoryAgreement, agree_on_memory, forget_peak, measure_card
 from liver_slurm.worker.mirror_choice import agree, wanted
 from liver_slurm.worker.mirroring import Mirrors
 from liver_slurm.worker.mirrors import open_mirrors
+from liver_slurm.worker.preparation import ClosableStore, Preparation
 from liver_slurm.worker.state_transfer import TransferBuilder, TransferEndpoints
-
-_GRACE = 10.0
-"""Seconds that a worker waits for its peers beyond job.prepare_timeout. The coordinator, which gives up at that time,
-knows which worker is late; a worker only knows that one is."""
 
 
 @dataclass
@@ -211,45 +205,6 @@ class TargetWorld:
             self.world = None
 
 
-class ClosableStore(Protocol):
-    """A torch store that holds a connection until it is closed."""
-
-    def close(self) -> None:
-        """Give the connection back; whoever waits for a key is thrown out."""
-
-
-OpenStore = Callable[[Prepare, timedelta], ClosableStore]
-"""Opens the store that an order to prepare names; the second argument is how long a key is waited for."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What building a target world starts from."""
-
-    message: Prepare
-    worker: str
-    config: JobConfig
-    engine: Engine
-    live: TrainingShard | None
-    """The worker's shard of the live world; None: it is in none."""
-    device: torch.device
-    open_store: OpenStore
-    rooms: Rooms
-    """Host memory of this worker's mirrors."""
-    mirrors: Mirrors | None = None
-    """Of the live world."""
-
-    @property
-    def overlap(self) -> bool:
-        """Whether state moves beside training: so it is in mode overlap, unless the live world stands still."""
-        return self.config.stream.mode == "overlap" and not self.message.standing
-
-    @property
-    def timeout(self) -> timedelta:
-        """How long peers are waited for."""
-        return timedelta(seconds=self.config.job.prepare_timeout + _GRACE)
-
-
 def prepare(target: TargetWorld, preparation: Preparation) -> None:
     """Build ``target``; blocks until all other members do the same.
 
@@ -319,7 +274,7 @@ def _open_mirrors(target: TargetWorld, replica: Replica, preparation: Preparatio
         return
     connections = Opening(store, name, rank, world.layout.size, config.stream, device).connections("mirrors")
     target.dials(connections)
-    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms)
+    target.mirrors = open_mirrors(connections, world, rank, hosts, choice, preparation.rooms, preparation.proofs)
     if target.state is not None:
         target.mirrors.attach(target.state)
 

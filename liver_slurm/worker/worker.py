@@ -35,6 +35,7 @@ from liver_slurm.protocol.rendezvous_client import RendezvousStore
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.transfer import requirements
 from liver_slurm.transfer.mirror.host_room import Rooms
+from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.reception import strangers
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
@@ -42,8 +43,9 @@ from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome, retire_in_background
 from liver_slurm.worker.device import flops_meter
 from liver_slurm.worker.directives import Directives, Due, Enter, Halted, Leave, Train
+from liver_slurm.worker.preparation import Preparation
 from liver_slurm.worker.survivor import Survivor
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.target_world import TargetWorld, prepare
 from liver_slurm.worker.train_loop import TrainLoop
 from liver_slurm.worker.validation import Validation
 from liver_slurm.worker.warm_up import warm_up
@@ -82,7 +84,7 @@ class Worker:
         self.name = identity.name
         self._identity, self._config, self._engine, self._run_dir = identity, config, engine, run_dir
         self._directives = Directives()
-        self._rooms = Rooms(identity.device if identity.device.type == "cuda" else None)
+        self._rooms, self._proofs = Rooms(identity.device if identity.device.type == "cuda" else None), Proofs()
         self._control = ControlThread(
             run_dir, self, self._directives, signals, config.job.heartbeat, config.job.orphan_timeout
         )
@@ -94,8 +96,7 @@ class Worker:
         """The newest target world whose state leaves while training runs."""
         self._watching: Transfer | None = None
         """The transfer that has hooks on the live world's optimizer; touched by the training thread only."""
-        self._orphaned = False
-        self._warm = False
+        self._orphaned = self._warm = False
 
     # ---- called by the control thread
 
@@ -134,6 +135,8 @@ class Worker:
             validating=self._loop.validation.under_way if self._loop.validation is not None else None,
             mirror_way=mirrors.way if mirrors is not None else "",
             mirror_bytes=mirrors.nbytes if mirrors is not None else 0,
+            mirror_proofs=self._proofs.counts,
+            mirror_differed=self._proofs.last,
             since_step=self._loop.since_step,
         )
 
@@ -203,6 +206,7 @@ class Worker:
                     self._open_store,
                     self._rooms,
                     self._loop.mirrors,
+                    self._proofs,
                 ),
             )
             fault_injection.reach("prepared", self.name)

@@ -13,7 +13,9 @@ from checkpoint_files import assert_same, newest, tensors
 from worker_lab import WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, DataSection, JobConfig, StreamSection
+from liver_slurm.config.validation import ValidationSection
 from liver_slurm.rundir.metrics import read_metrics
+from liver_slurm.rundir.validation import read_validations
 
 STEPS, AT = 16, 8
 SAVED = CheckpointSection(at_end=True)
@@ -168,6 +170,68 @@ def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_
     )
     assert [loss for loss, _ in changed] == [pytest.approx(loss, rel=1e-6) for loss, _ in alone]
     assert [norm for _, norm in changed] == [pytest.approx(norm, rel=1e-4) for _, norm in alone]
+
+
+TURNS = (
+    "tp1pp4vpp2dp1",
+    "tp1pp2dp2",
+    "tp1pp2vpp4dp2",
+    "tp2pp2vpp2dp1",
+    "tp1cp2pp2vpp2dp1",
+    "tp1pp4dp1",
+    "tp1pp2vpp2dp1",
+)
+"""With stages of several chunks, whose layers lie apart."""
+
+
+def interleaved(
+    folder: Path, *resizes: str, mode: Literal["overlap", "pause"] = "overlap", initial: str = "tp1pp2vpp2dp1"
+) -> tuple[dict[int, float], dict[int, float], Path]:
+    """Losses, validation losses and last checkpoint of a run of a model of eight layers."""
+    folder.mkdir()
+    config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
+    config = replace(
+        config,
+        model=replace(config.model, num_layers=8),
+        elastic=replace(config.elastic, layouts=(initial,), initial=initial),
+        validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
+        checkpoint=SAVED,
+    )
+    lab = WorkerLab(config)
+    try:
+        lab.begin(*(part for text in resizes for part in ("--resize", text)))
+        for index in range(2 if resizes else 0):
+            lab.real_worker(f"standby-{index}")
+        losses = lab.finish()
+        committed = [event["to"] for event in lab.events("reconfiguration_committed")]
+        assert committed == [resize.partition(":")[2] for resize in resizes]
+        validated = {line.step: line.loss for line in read_validations(lab.run_dir.validations)}
+        assert list(validated) == list(range(3, config.train.steps + 1, 3))
+        return losses, validated, newest(lab.run_dir.checkpoints)
+    finally:
+        lab.close()
+
+
+@pytest.mark.parametrize("mode", ["overlap", pytest.param("pause", marks=pytest.mark.long)])
+def test_chunks_go_there_and_back_bitwise(mode: Literal["overlap", "pause"], tmp_path: Path) -> None:
+    # LS-3, LS-4
+    alone = interleaved(tmp_path / "alone", mode=mode)
+    changed = interleaved(tmp_path / "changed", *(f"{AT}:{layout}" for layout in TURNS), mode=mode)
+    assert changed[:2] == alone[:2]
+    assert_same(changed[2], alone[2])
+
+
+@pytest.mark.slow
+def test_interleaved_stages_train_alike(tmp_path: Path) -> None:
+    """And validate alike, with fewer samples than they take at a time."""
+    alone = interleaved(tmp_path / "alone", initial="tp1pp1dp2")
+    changed = interleaved(
+        tmp_path / "changed",
+        *(f"{2 * number + 2}:{layout}" for number, layout in enumerate(TURNS)),
+        initial="tp1pp1dp2",
+    )
+    for found, expected in zip(changed[:2], alone[:2], strict=True):
+        assert found == {step: pytest.approx(loss, rel=1e-6) for step, loss in expected.items()}
 
 
 @pytest.fixture(scope="module")

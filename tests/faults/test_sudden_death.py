@@ -203,7 +203,12 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
 
 @pytest.mark.parametrize(
     ("layout", "precision", "distributed"),
-    [("tp1pp1dp2", "bf16", True), ("tp1pp2dp1", "bf16", False), ("tp2pp1dp1", "fp32", True)],
+    [
+        ("tp1pp1dp2", "bf16", True),
+        ("tp1pp2dp1", "bf16", False),
+        ("tp2pp1dp1", "fp32", True),
+        ("tp1pp2vpp2dp1", "fp32", True),
+    ],
 )
 def test_a_standby_gets_what_only_the_dead_held(
     layout: str, precision: Literal["fp32", "bf16"], distributed: bool, tmp_path: Path, make: Make
@@ -215,7 +220,9 @@ def test_a_standby_gets_what_only_the_dead_held(
         config = job(folder)
         train = replace(config.train, distributed_optimizer=distributed, precision=precision)
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
-        return replace(config, train=train, elastic=elastic, checkpoint=CheckpointSection(every=0, at_end=False))
+        model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp)
+        saved = CheckpointSection(every=0, at_end=False)
+        return replace(config, model=model, train=train, elastic=elastic, checkpoint=saved)
 
     with closing(WorkerLab(of(tmp_path / "undisturbed"))) as lab:
         lab.begin()

@@ -5,6 +5,7 @@ The same state also moves from layout to layout as it does in a run, which is th
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.rundir.checkpoints import checkpoint_path
 from liver_slurm.transfer.mirror.host_room import Rooms
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.preparation import Preparation
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 STEPS = 3
 
@@ -74,8 +76,8 @@ def compare(loaded: TrainingShard, moved: TrainingShard) -> int:
 
 
 def main() -> None:
-    name, port, layouts, precision, distributed, experts, folder = sys.argv[1:]
-    config = job(precision, distributed == "True", tied=True, experts=experts == "True")
+    name, port, layouts, precision, distributed, model, folder = sys.argv[1:]
+    config = job(precision, distributed == "True", tied=True, **json.loads(model))
     walker = Walker(name, config, int(port), first_generation=0)
     store = dist.TCPStore("127.0.0.1", int(port), is_master=False)
     table = [Layout.parse(text) for text in layouts.split(",")]

@@ -41,7 +41,7 @@ def logits(shard: MegatronShard, tokens: torch.Tensor) -> torch.Tensor | None:
         found = get_forward_backward_func(pp_size=world.layout.pp, vp_size=None)(
             forward_step_func=forward,
             data_iterator=None,
-            model=[shard.model],
+            model=shard.chunks,
             num_microbatches=1,
             seq_length=sequence,
             micro_batch_size=len(tokens),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,9 @@ WORKER = Path(__file__).with_name("checkpoint_worker.py")
 LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
 MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
 """For a mixture of experts."""
+INTERLEAVED = "tp1pp1dp1,tp1pp2vpp2dp1,tp2pp1dp1,tp1pp2dp1"
+"""For a model of four layers."""
+MODELS = {LAYOUTS: {}, MIXED: {"experts": True}, INTERLEAVED: {"layers": 4}}
 WORKERS = 3
 PATIENCE = 900.0
 
@@ -26,9 +30,15 @@ PATIENCE = 900.0
     [
         ("bf16", True, LAYOUTS),
         ("fp32", False, MIXED),
+        ("bf16", True, INTERLEAVED),
         *(
             pytest.param(*case, marks=pytest.mark.long)
-            for case in (("fp32", True, LAYOUTS), ("bf16", False, LAYOUTS), ("bf16", True, MIXED))
+            for case in (
+                ("fp32", True, LAYOUTS),
+                ("bf16", False, LAYOUTS),
+                ("bf16", True, MIXED),
+                ("fp32", False, INTERLEAVED),
+            )
         ),
     ],
 )
@@ -39,7 +49,7 @@ def test_every_layout_loads_what_every_other_saved(
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     support = str(Path(__file__).parents[1] / "support")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": support}
-    arguments = [str(store.port), layouts, precision, str(distributed), str(layouts == MIXED), str(tmp_path)]
+    arguments = [str(store.port), layouts, precision, str(distributed), json.dumps(MODELS[layouts]), str(tmp_path)]
     logs = [tmp_path / f"w{index}.log" for index in range(WORKERS)]
     processes = []
     for log in logs:

@@ -64,7 +64,18 @@ def to(job: Job, layout: str) -> list[dict[str, Any]]:
 
 def prod_job(folder: Path, nodes: int, seconds: int) -> str:
     return subprocess.run(
-        ["sbatch", "--parsable", "-p", "prod", f"-N{nodes}", "--exclusive", "--wrap", f"sleep {seconds}"],
+        [
+            "sbatch",
+            "--parsable",
+            "-o",
+            "/dev/null",
+            "-p",
+            "prod",
+            f"-N{nodes}",
+            "--exclusive",
+            "--wrap",
+            f"sleep {seconds}",
+        ],
         check=True,
         capture_output=True,
         text=True,

@@ -99,6 +99,43 @@ def test_context_parallel_layouts_cross_bitwise(tmp_path: Path) -> None:
         assert result["boxes"]
 
 
+INTERLEAVED = "tp1pp2vpp2dp1,tp1pp4vpp2dp1,tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1"
+"""For a model of eight layers: chunks that lie apart, stages that are whole, and none."""
+LONGER_INTERLEAVED = f"{INTERLEAVED},tp1pp2vpp4dp1,tp2pp2vpp2dp1,tp1cp2pp2vpp4dp1,tp1pp2dp2,tp1pp1dp3"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "modes"),
+    [
+        (INTERLEAVED, (("bf16", True, True), ("fp32", False, False))),
+        pytest.param(INTERLEAVED, (("fp32", True, False), ("fp32", False, True)), marks=pytest.mark.long),
+        pytest.param(LONGER_INTERLEAVED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
+        pytest.param(LONGER_INTERLEAVED, (("bf16", False, True), ("bf16", True, False)), marks=pytest.mark.long),
+    ],
+)
+def test_interleaved_layouts_cross_bitwise(
+    layouts: str, modes: tuple[tuple[str, bool, bool], ...], tmp_path: Path
+) -> None:
+    # LS-3
+    cases: list[dict[str, object]] = [
+        {"precision": precision, "distributed": distributed, "tied": distributed, "layers": 8, "overlap": overlap}
+        for precision, distributed, overlap in modes
+    ]
+    count = len(layouts.split(","))
+    for result in walk(layouts, 4, cases, tmp_path):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+
+
+def test_chunks_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [
+        {"precision": "bf16", "distributed": True, "tied": True, "layers": 4, "overlap": True, "limited": True},
+        {"precision": "fp32", "distributed": False, "tied": False, "layers": 4, "overlap": False, "limited": True},
+    ]
+    for result in walk("tp1pp2vpp2dp1,tp2pp1dp1,tp1pp1dp3", 3, cases, tmp_path, hub="tp1pp2vpp2dp1"):
+        assert result["late"]
+
+
 MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
 """For a mixture of experts: with and without expert parallelism."""
 LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"

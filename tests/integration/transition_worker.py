@@ -31,7 +31,8 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.memory_budget import Footprint, Share, footprint
 from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.worker.device import claim_card
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.preparation import Preparation
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 DEVICE = claim_card(os.environ) if os.environ.get("TRANSITION_DEVICE") == "cuda" else torch.device("cpu")
 
@@ -51,7 +52,7 @@ class Patterned:
         return np.stack(rows).astype(np.int64)
 
 
-def job(precision: str, distributed: bool, tied: bool, experts: bool = False) -> JobConfig:
+def job(precision: str, distributed: bool, tied: bool, experts: bool = False, layers: int = 5) -> JobConfig:
     """A model that every layout of the table can hold, with an odd vocabulary and layers that 4 does not divide."""
     mixture: dict[str, Any] = {
         "num_query_groups": 4,
@@ -63,7 +64,7 @@ def job(precision: str, distributed: bool, tied: bool, experts: bool = False) ->
     }
     config = JobConfig(
         model=ModelSection(
-            num_layers=5,
+            num_layers=layers,
             hidden_size=32,
             num_attention_heads=4,
             num_query_groups=2,
@@ -279,7 +280,7 @@ class Walker:
     def _spoil(self, _start: float) -> None:
         """Make this rank's gradient not finite."""
         assert isinstance(self.state, MegatronShard)
-        self.state.model.buffers[0].grad_data[0] = math.inf
+        self.state.chunks[0].buffers[0].grad_data[0] = math.inf
 
     def check(self) -> int:
         """Compare with what this layout's boxes were before; returns how many are compared."""

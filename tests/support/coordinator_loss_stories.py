@@ -67,8 +67,11 @@ def sudden_death_of_one_that_is_mirrored() -> Story:
     run = three(distributed=True)
     run.beat(*THREE, step=5)
     run.ask(m.WorkerEnded(worker="live-1", reason="killed by SIGKILL"))
-    park(run, "live-0", mirrors={"live-2": (5, True)})
-    park(run, "live-2", step=6, mirrors={"live-1": (5, True)})
+    park(run, "live-0", reached="gradients", mirrors={"live-2": (5, True)}, verified={"live-2": 1})
+    park(run, "live-2", step=6, mirrors={"live-1": (5, True)}, verified={"live-1": 1})
+    run.prepare_all()
+    run.stream_all()
+    run.enter_all()
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -33,15 +34,20 @@ class Model:
         return ParamSpec(name, start, self.dtype, tuple(specs), **more)
 
     def shard(self, layout: Layout, stages: list[range], part: int, pp: int) -> ShardSpec:
+        chunks = enumerate(layout.chunks(pp))
+        params = [param for chunk, stage in chunks for param in self.chunk(layout, stages, part, stage, chunk)]
+        return ShardSpec(tuple(params), layout.ep, part // layout.tp)
+
+    def chunk(self, layout: Layout, stages: list[range], part: int, stage: int, chunk: int) -> list[ParamSpec]:
         place, tp = divmod(part, layout.tp)
         own = self.experts // layout.ep
         rows, half, layers = self.rows // layout.tp, self.rows // 2 // layout.tp, self.layers
         words = self.vocabulary // layout.tp
         embedding = ("embedding", (self.vocabulary, self.width), (tp * words, 0), (words, self.width))
         params = []
-        if pp == 0:
+        if stage == 0:
             params.append(self.param("embedding", embedding, shared=self.tied and layout.pp > 1))
-        for layer in stages[pp]:
+        for layer in stages[stage]:
             params += [
                 self.param(
                     f"{layer}.up",
@@ -67,16 +73,16 @@ class Model:
                 whole, offset = (layers, self.experts, self.rows, self.width), (layer, expert, tp * rows, 0)
                 box = ("expert", whole, offset, (1, 1, rows, self.width))
                 params.append(self.param(f"{layer}.expert{expert - place * own}", box, expert=layout.ep > 1))
-        if pp == layout.pp - 1:
+        if stage == layout.virtual_stages - 1:
             params.append(self.param("last", ("last", (self.width,), (0,), (self.width,))))
             if not self.tied:
                 params.append(self.param("output", ("output", *embedding[1:])))
             elif layout.pp > 1:
                 params.append(self.param("output", embedding, shared=True))
-        return ShardSpec(tuple(params), layout.ep, place)
+        return [replace(param, chunk=chunk) for param in params]
 
     def world(self, layout: Layout, distributed: bool, bucket_size: int | None = None, sizes: Any = None) -> WorldSpec:
-        bounds = np.cumsum([0, *(sizes or even(self.layers, layout.pp))]).tolist()
+        bounds = np.cumsum([0, *(sizes or even(self.layers, layout.virtual_stages))]).tolist()
         stages = [range(first, last) for first, last in pairwise(bounds)]
         shards = {key: self.shard(layout, stages, *key) for key in layout.shards()}
         return WorldSpec(layout, shards, distributed, "fp32" if self.dtype == "float32" else "bf16", bucket_size)

@@ -18,7 +18,8 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
 from liver_slurm.transfer.mirror.host_room import Rooms
-from liver_slurm.worker.target_world import Preparation, TargetWorld, prepare
+from liver_slurm.worker.preparation import Preparation
+from liver_slurm.worker.target_world import TargetWorld, prepare
 
 PATIENCE = 120.0
 CPU = torch.device("cpu")

@@ -159,6 +159,8 @@ class Source:
     scribe: str = ""
     mirrors: Mapping[str, str] = field(default_factory=dict)
     """Lost members, and the survivors that keep their mirrors."""
+    verified: Mapping[str, int] = field(default_factory=dict)
+    """Of these mirrors: see :class:`Parked`."""
     back: bool = False
     """The step is one that snapshots were taken at, and all go back to those."""
 
@@ -270,10 +272,19 @@ def _last_update(
         what = "the distributed optimizer's shards" if distributed else f"of {live.layout} the state"
         return Source("checkpoint", step, f"{what} of {names} have neither a replica nor a mirror at step {step}")
     reason = f"replicas among {len(parked)} survivors hold all state" if lost else "all members are left"
+    by_name = {one.worker: one for one in parked}
+    verified = {name: by_name[keeper].verified.get(name, -1) for name, keeper in mirrors.items()}
     if mirrors:
-        reason = ", ".join(f"{keeper} mirrors {name}" for name, keeper in mirrors.items())
-    kind = "mirrors" if mirrors else "survivors"
-    return Source(kind, step, reason, tuple(one.worker for one in behind), made[0] if made else "", mirrors)
+        reason = ", ".join(
+            f"{keeper} mirrors {name}, {_proven(verified[name], step)}" for name, keeper in mirrors.items()
+        )
+    kind, redone = "mirrors" if mirrors else "survivors", tuple(one.worker for one in behind)
+    return Source(kind, step, reason, redone, made[0] if made else "", mirrors, verified)
+
+
+def _proven(verified: int, step: int) -> str:
+    """Say when a mirror was proven that is used at ``step``."""
+    return f"verified at step {verified} and used at {step}" if verified >= 0 else "which no proof was made of yet"
 
 
 def _keeper(name: str, step: int, parked: Sequence[Parked]) -> str:
@@ -320,6 +331,7 @@ def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ..
             step=source.step,
             redone=source.redone,
             mirrors=dict(source.mirrors),
+            verified=dict(source.verified),
             reason=f"{source.reason}; {why}",
             known_for_s=t.now - damage.since,
         )

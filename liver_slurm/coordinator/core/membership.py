@@ -206,6 +206,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         validating=message.validating,
         mirror_way=message.mirror_way,
         mirror_bytes=message.mirror_bytes,
+        mirror_proofs=message.mirror_proofs,
         since_step=message.since_step,
     )
     _put(t, beaten)

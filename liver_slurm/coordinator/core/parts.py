@@ -96,6 +96,7 @@ class Worker:
     """Training stands for a validation, see :class:`liver_slurm.protocol.messages.Heartbeat`."""
     mirror_way: str = ""
     mirror_bytes: int = 0
+    mirror_proofs: tuple[int, int] = (0, 0)
     since_step: float | None = None
     """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
     signalled: Eviction | None = None

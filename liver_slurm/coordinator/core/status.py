@@ -108,6 +108,7 @@ def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | Unset
         mirror=UNSET if worker.mirror == "none" else worker.mirror,
         mirror_way=worker.mirror_way or UNSET,
         mirror_bytes=worker.mirror_bytes if worker.mirror_way else UNSET,
+        mirror_proofs=worker.mirror_proofs if any(worker.mirror_proofs) else UNSET,
     )
 
 

@@ -34,7 +34,14 @@ from liver_slurm.protocol.messages import Alive, Heartbeat, Reply, StatusRequest
 from liver_slurm.protocol.rendezvous_server import RendezvousServer
 from liver_slurm.protocol.server import ControlServer
 from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import SCHEMA_VERSION, CoordinatorStarted, FilesBehind, StepsInVain, StrangersRefused
+from liver_slurm.rundir.events import (
+    SCHEMA_VERSION,
+    CoordinatorStarted,
+    FilesBehind,
+    MirrorDiffered,
+    StepsInVain,
+    StrangersRefused,
+)
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +78,7 @@ class Loop:
         self._postponed: list[tuple[bytes, ToCoordinator]] = []
         self._next_flush = 0.0
         self._next_in_vain = 1
+        self._mirrors_differed: dict[str, int] = {}
         self._said, self._next_word = (0, 0), clock.now() + STRANGERS_EVERY
 
     def announce(self, host: str, job_started: float = 0.0) -> None:
@@ -119,6 +127,7 @@ class Loop:
         if isinstance(message, Heartbeat):
             self._files_behind(message.worker, message.files_waiting, message.files_error)
             self._in_vain(message)
+            self._mirror_differed(message)
         if isinstance(message, StatusRequest):
             rejected = {**self._state.rejected, **self._rejected()}
             self._state = replace(self._state, rejected=rejected, files=dict(self._files))
@@ -135,6 +144,22 @@ class Loop:
                 self._next_in_vain *= 10
             news = StepsInVain(generation=message.generation, step=message.step, in_a_row=message.in_vain)
             self.perform(Emit(news))
+
+    def _mirror_differed(self, message: Heartbeat) -> None:
+        """Say that a mirror was not what its owner had, of each worker that keeps some as often as that is so."""
+        differed, last = message.mirror_proofs[1], message.mirror_differed
+        if last is not None and differed > self._mirrors_differed.get(message.worker, 0):
+            news = MirrorDiffered(
+                generation=message.generation,
+                worker=message.worker,
+                owner=last.owner,
+                step=last.step,
+                boxes=last.boxes,
+                differed=differed,
+            )
+            self.perform(Emit(news))
+        if differed != self._mirrors_differed.get(message.worker, 0):  # a process that has its name begins anew
+            self._mirrors_differed[message.worker] = differed
 
     def _files_behind(self, process: str, waiting: int, error: str) -> None:
         """Note that a process cannot write its lines, or can again."""

@@ -12,17 +12,15 @@ from liver_slurm.config.batch_sizes import batch_size, samples_before
 from liver_slurm.config.schema import TrainSection
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.megatron.microbatches import Share, share_of
+from liver_slurm.parallel.layout import Layout
 
 
 class Batches:
     """Reads one replica's part; the training thread of its shard calls it."""
 
-    def __init__(
-        self, train: TrainSection, dp: int, replica: int, device: torch.device, together: bool = False
-    ) -> None:
-        """``dp``, ``replica``: how many replicas there are, and which of them this is; ``together``: as of
-        :func:`share_of`."""
-        self._train, self._dp, self._replica, self._device, self._together = train, dp, replica, device, together
+    def __init__(self, train: TrainSection, layout: Layout, replica: int, device: torch.device) -> None:
+        """``replica``: which of the layout's dp replicas this is."""
+        self._train, self._layout, self._replica, self._device = train, layout, replica, device
         self.ahead = device.type == "cuda"
         """Read the next step's samples while a step is computed. A CPU's cores are busy with the step itself."""
         self._next: tuple[Samples, int, Future[torch.Tensor]] | None = None
@@ -33,7 +31,7 @@ class Batches:
 
     def share_of(self, samples: int) -> Share:
         """The replica's share of a batch of so many samples."""
-        return share_of(samples // self._train.micro_batch_size, self._dp, self._replica, self._together)
+        return share_of(samples // self._train.micro_batch_size, self._layout, self._replica)
 
     def tokens(self, samples: Samples, step: int) -> Iterator[torch.Tensor]:
         """Tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.

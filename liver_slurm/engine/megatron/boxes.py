@@ -10,7 +10,6 @@ import torch
 
 from liver_slurm.engine.api import LayerFilter, every_layer
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.reshard.shard_spec import ParamSpec
 from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensors
@@ -18,10 +17,9 @@ from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensor
 
 def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tuple[Piece, torch.Tensor]]:
     """Every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
-    parameters = dict(unwrap(state.model).named_parameters())
     found: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
-        parameter = parameters[param.name]
+        parameter = state.parameters[param.name]
         flat = parameter.detach().view(-1)
         for box in param.boxes:
             view = flat[box.start : box.start + box.size].view(box.shape)

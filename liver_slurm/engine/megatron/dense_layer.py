@@ -163,6 +163,16 @@ def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     return residual + x if bias is None else residual + (x + bias)
 
 
+def usual_strides(x: Tensor) -> Tensor:
+    """The same tensor with the strides of a new one.
+
+    With one sample in a batch the embedding's output has another stride along it, which means nothing, and for which
+    the compiler would make another graph.
+    """
+    unusual = x.is_contiguous() and x.stride(0) != x.stride(1) * x.shape[1]
+    return x.flatten().view(x.shape) if unusual else x
+
+
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled once in this process for each set of shapes."""
@@ -195,6 +205,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 embeddings have the positions.
             attention_mask: where documents begin, see :mod:`liver_slurm.engine.megatron.positions`.
         """
+        hidden_states = usual_strides(hidden_states)
         layer = self.parts(self.mlp_of(self.mlp))
         positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
         run = compiled if self.config.compile_layers else plain
@@ -281,12 +292,13 @@ def dense_spec(config: Any) -> Any:
     return spec
 
 
-def block_spec(layer: Any, config: Any, pp_rank: int) -> Any:
-    """A pipeline stage of layers of one spec, without megatron-core's attention and with :class:`SequenceNorm`."""
+def block_spec(layer: Any, config: Any, pp_rank: int, vp_stage: int | None) -> Any:
+    """Layers of one spec for a pipeline stage, or for one chunk of it, without megatron-core's attention and with
+    :class:`SequenceNorm`."""
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
     if config.qk_layernorm:
         attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = SequenceNorm
-    layers = get_num_layers_to_build(config, pp_rank=pp_rank)
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=SequenceNorm)

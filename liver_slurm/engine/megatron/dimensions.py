@@ -30,9 +30,18 @@ def sizes(layout: Layout, layers: int) -> dict[str, Any]:
         "context_parallel_size": layout.cp,
         "expert_model_parallel_size": layout.ep,
         "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": interleaved(layout),
+        # In one batch a stage's messages to the next and to the previous stage would get mixed up where these are one.
+        "overlap_p2p_comm": layout.vpp > 1,
+        "batch_p2p_comm": layout.vpp == 1,
         "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
         "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
     }
+
+
+def interleaved(layout: Layout) -> int | None:
+    """The layout's chunks a stage as megatron-core wants it said: None where a stage is one chunk."""
+    return layout.vpp if layout.vpp > 1 else None
 
 
 def own_part(sequence: int, ranks: int, rank: int) -> slice:

@@ -30,6 +30,7 @@ from liver_slurm.engine.megatron.dense_layer import (
     plain,
     recomputed,
     transform,
+    usual_strides,
 )
 from liver_slurm.engine.megatron.positions import Positions
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
@@ -187,6 +188,7 @@ class ExpertLayer(DenseLayer):
     ) -> tuple[Tensor, None]:
         """Forward pass; arguments as of :meth:`DenseLayer.forward`."""
         layer, experts, counted = self.parts(None), self._experts(), self.config.counted
+        hidden_states = usual_strides(hidden_states)
         positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
         run = compiled if self.config.compile_layers else plain
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"

@@ -10,6 +10,7 @@ that workers share.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -34,9 +35,10 @@ class Gather:
         self._hooks: list[Any] = []
         gathered = state.config.train.distributed_optimizer and state.world.layout.dense_replicas > 1
         if gathered and state.device.type == "cuda":
-            state.model.start_param_sync(force_sync=True)
+            for chunk in state.chunks:
+                chunk.start_param_sync(force_sync=True)
         elif gathered:
-            for group in (*state.model.bucket_groups, *state.model.expert_parallel_bucket_groups):
+            for group in itertools.chain.from_iterable(map(_bucket_groups, state.chunks)):
                 members = dist.get_process_group_ranks(group.intra_distributed_optimizer_instance_group)
                 for bucket in group.buckets:
                     self._send(bucket.param_data, members, group.intra_distributed_optimizer_instance_group)
@@ -45,7 +47,7 @@ class Gather:
         if state.config.model.provider:
             self.wait()  # modules of a user's model may use parameters of others
             return
-        for module, reads in _readers(unwrap(state.model)):
+        for module, reads in itertools.chain.from_iterable(_readers(unwrap(chunk)) for chunk in state.chunks):
             own = [parameter for parameter in reads if parameter.requires_grad]
             if own:
                 self._hooks.append(module.register_forward_pre_hook(partial(self._before, own)))
@@ -81,6 +83,11 @@ class Gather:
             at = bisect.bisect(begins, data.storage_offset() + begin)
             begins.insert(at, data.storage_offset() + begin)
             works.insert(at, work)
+
+
+def _bucket_groups(chunk: Any) -> Iterator[Any]:
+    """What megatron gathers at a time: the bucket groups of a chunk, and those of its experts."""
+    yield from (*chunk.bucket_groups, *chunk.expert_parallel_bucket_groups)
 
 
 def _readers(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Parameter]]]:

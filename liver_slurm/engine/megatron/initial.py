@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.model import unwrap, vocabulary
+from liver_slurm.engine.megatron.model import named_parameters, vocabulary
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.reshard.shard_spec import BoxSpec
 
@@ -23,16 +23,16 @@ _BLOCK = 1 << 22
 """Elements drawn at a time, in whole rows: enough to fill a GPU, and little beside a layer."""
 
 
-def initialise(model: torch.nn.Module, config: JobConfig) -> None:
-    """Fill the model's parameters in place, one layer of one tensor at a time.
+def initialise(chunks: Sequence[torch.nn.Module], config: JobConfig) -> None:
+    """Fill the parameters of a model's chunks in place, one layer of one tensor at a time.
 
     Vectors start at one (norms) or zero (biases), matrices at N(0, init_method_std), those that write into the residual
     stream at N(0, init_method_std / sqrt(2 · num_layers)) (Radford et al. 2019; megatron-core's default), and the rows
     that pad the vocabulary at zero.
     """
-    parameters = dict(unwrap(model).named_parameters())
+    parameters = named_parameters(chunks)
     with torch.no_grad():
-        for param in shard_spec_of(model).params:
+        for param in shard_spec_of(chunks).params:
             flat = parameters[param.name].view(-1)
             for box in param.boxes:
                 for layer, start, offset, shape in _layers(box):

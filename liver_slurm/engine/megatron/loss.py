@@ -41,7 +41,7 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         z_loss: float,
     ) -> Tensor:
         # Numbers in this rank's own rows: what is compiled must not depend on the rank.
-        own = labels - group.rank() * logits.shape[-1]
+        own = _packed(labels - group.rank() * logits.shape[-1])
         largest = run(_largest)(logits, real)
         if group.size() > 1:
             dist.all_reduce(largest, dist.ReduceOp.MAX, group)
@@ -56,8 +56,13 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, own, log_sum = context.saved_tensors
-        found = context.run(_gradient)(logits, own, log_sum, gradient, context.real, context.z_loss)
+        found = context.run(_gradient)(logits, own, log_sum, _packed(gradient), context.real, context.z_loss)
         return found, None, None, None, None, None
+
+
+def _packed(x: Tensor) -> Tensor:
+    """With the strides of a new tensor: a graph is taken only for those that it was compiled for."""
+    return x.contiguous().flatten().view(x.shape)
 
 
 def _largest(logits: Tensor, real: int) -> Tensor:
@@ -87,6 +92,7 @@ def _gradient(logits: Tensor, own: Tensor, log_sum: Tensor, gradient: Tensor, re
 def exercise_loss(logits: Tensor, real: int, z_loss: float) -> None:
     """Compile for logits like these, forward and backward: what a rank of a later world will then find."""
     labels = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
-    largest = compiled(_largest)(logits, real)
-    sums = compiled(_sums)(logits, labels, largest, real)
-    compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real, z_loss)
+    with torch.no_grad():  # as inside an autograd function: a graph is taken in the same mode only
+        largest = compiled(_largest)(logits, real)
+        sums = compiled(_sums)(logits, labels, largest, real)
+        compiled(_gradient)(logits, labels, sums[0].log() + largest, torch.zeros_like(largest), real, z_loss)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from liver_slurm.parallel.layout import Layout
+
 
 @dataclass(frozen=True)
 class Share:
@@ -21,17 +23,15 @@ class Share:
         """Number of microbatches to run; of those beyond its own all tokens are masked.
 
         Without them the others would hang: they wait for a replica's gradient buckets, and with expert parallelism for
-        its experts in each microbatch.
+        its experts in each microbatch. Interleaved stages, too, take microbatches in rounds of as many as they are.
         """
         return max(self.count, self.least)
 
 
-def share_of(microbatches: int, dp: int, replica: int, together: bool = False) -> Share:
-    """Share of one replica; shares are as even as possible, and the first replicas take one more.
-
-    Args:
-        together: replicas need each other in each microbatch, so all run as many.
-    """
-    base, extra = divmod(microbatches, dp)
-    least = max(base + bool(extra), 1) if together else 1
-    return Share(replica * base + min(replica, extra), base + (replica < extra), least)
+def share_of(microbatches: int, layout: Layout, replica: int) -> Share:
+    """Share of one of a layout's dp replicas; shares are as even as possible, and the first replicas take one more."""
+    base, extra = divmod(microbatches, layout.dp)
+    count = base + (replica < extra)
+    least = max(base + bool(extra) if layout.ep > 1 else count, 1)
+    rounds = layout.pp if layout.vpp > 1 else 1
+    return Share(replica * base + min(replica, extra), count, -(-least // rounds) * rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
-from liver_slurm.engine.megatron.dimensions import sizes
+from liver_slurm.engine.megatron.dimensions import interleaved, sizes
 from liver_slurm.engine.megatron.expert_layer import expert_spec
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
@@ -134,7 +135,7 @@ def _no_values(weight: torch.Tensor) -> torch.Tensor:
 
 def build_model(
     config: JobConfig, groups: Any, layout: Layout, pp_rank: int, device: str = "meta"
-) -> tuple[Any, torch.nn.Module]:
+) -> tuple[Any, list[torch.nn.Module]]:
     """Build one rank's part of the model, with uninitialised weights.
 
     Args:
@@ -143,36 +144,45 @@ def build_model(
         device: ``meta``, or where to allocate.
 
     Returns:
-        the ``TransformerConfig``, and the model, wrapped in ``Float16Module`` for bf16.
+        the ``TransformerConfig``, and the chunks of the model, each wrapped in ``Float16Module`` for bf16.
     """
     transformer = transformer_config(config, layout)
-    first, last = pp_rank == 0, pp_rank == layout.pp - 1
     # With its group, a tied embedding is all-reduced between first and last stage when it is built. The weights do not
     # exist yet, and the target's peers must not be waited for here.
     embedding_group, groups.embd = groups.embd, None
     try:
         with torch.device(device):
-            if config.model.provider:
-                model = load_function(config.model.provider)(
-                    pre_process=first, post_process=last, config=transformer, pg_collection=groups, job=config
-                )
-            else:
-                model = _gpt(config, transformer, groups, layout, pp_rank)
-            if config.train.precision == "bf16":
-                model = Float16Module(transformer, model)
+            chunks = [_chunk(config, transformer, groups, layout, stage) for stage in layout.chunks(pp_rank)]
     finally:
         groups.embd = embedding_group
-    inner = unwrap(model)
-    if hasattr(inner, "embd_group"):
-        inner.embd_group = embedding_group
-    return transformer, model
+    for inner in map(unwrap, chunks):
+        if hasattr(inner, "embd_group"):
+            inner.embd_group = embedding_group
+    return transformer, chunks
 
 
-def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_rank: int) -> Any:
-    size, last, dense = vocabulary(config), pp_rank == layout.pp - 1, is_dense(config, layout)
+def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage: int) -> torch.nn.Module:
+    """One virtual stage of the model."""
+    if config.model.provider:
+        model = load_function(config.model.provider)(
+            pre_process=stage == 0,
+            post_process=stage == layout.virtual_stages - 1,
+            config=transformer,
+            pg_collection=groups,
+            job=config,
+        )
+    else:
+        model = _gpt(config, transformer, groups, layout, stage)
+    return Float16Module(transformer, model) if config.train.precision == "bf16" else model
+
+
+def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage: int) -> Any:
+    size, last, dense = vocabulary(config), stage == layout.virtual_stages - 1, is_dense(config, layout)
+    chunk, pp_rank = divmod(stage, layout.pp)
+    vp_stage = chunk if interleaved(layout) else None
     if dense:
         layer = expert_spec(transformer) if config.model.num_moe_experts else dense_spec(transformer)
-        spec = block_spec(layer, transformer, pp_rank)
+        spec = block_spec(layer, transformer, pp_rank, vp_stage)
     else:
         spec = get_gpt_layer_local_spec(
             normalization=config.model.normalization, qk_layernorm=config.model.qk_layernorm
@@ -183,7 +193,7 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         spec,
         vocab_size=padded_vocabulary(size),
         max_sequence_length=section.max_position_embeddings or config.train.seq_length,
-        pre_process=pp_rank == 0,
+        pre_process=stage == 0,
         post_process=last,
         parallel_output=True,
         share_embeddings_and_output_weights=section.share_embeddings_and_output_weights,
@@ -193,6 +203,7 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, pp_ra
         rope_scaling=scaling is not None,
         rope_scaling_factor=scaling or 1.0,
         pg_collection=groups,
+        vp_stage=vp_stage,
     )
     if section.position_embedding_type == "rope":
         model.rotary_pos_emb.cp_group = None  # megatron would cut them up on a card; DenseLayer takes what it needs
@@ -228,6 +239,17 @@ def unwrap(model: Any) -> Any:
     while hasattr(model, "module"):
         model = model.module
     return model
+
+
+def named_parameters(chunks: Sequence[Any]) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a rank by their local names, which begin with the chunk's number if there are several.
+
+    Whatever wraps the chunks has no part in the names.
+    """
+    named = [dict(unwrap(chunk).named_parameters()) for chunk in chunks]
+    if len(named) == 1:
+        return named[0]
+    return {f"{number}.{name}": each for number, names in enumerate(named) for name, each in names.items()}
 
 
 def materialise(model: torch.nn.Module, device: torch.device, hollow: bool = False) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.batches import Batches
+from liver_slurm.engine.megatron.model import named_parameters
 from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
@@ -29,8 +30,8 @@ class RankState:
     """The world's ``ProcessGroupCollection``."""
     transformer: Any
     """megatron's ``TransformerConfig``."""
-    model: Any
-    """``DistributedDataParallel`` around the model."""
+    chunks: list[Any]
+    """``DistributedDataParallel`` around each of the chunks of the model, in their order."""
     optimizer: Any
     """megatron's ``ChainedOptimizer``."""
     pipeline: Any
@@ -51,14 +52,19 @@ class RankState:
     def batches(self) -> Batches:
         """This rank's part of each step's batch."""
         layout, place = self.world.layout, self.world.place
-        return Batches(self.config.train, layout.dp, place.dp, self.device, together=layout.ep > 1)
+        return Batches(self.config.train, layout, place.dp, self.device)
+
+    @cached_property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The chunks' parameters, by the names that :attr:`spec` has for them."""
+        return named_parameters(self.chunks)
 
     @cached_property
     def spec(self) -> ShardSpec:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
         layout = self.world.layout
         place = layout.coordinate("ep", self.world.rank)
-        return shard_spec_of(self.model, self.config.train.no_weight_decay, layout.ep, place)
+        return shard_spec_of(self.chunks, self.config.train.no_weight_decay, layout.ep, place)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
@@ -74,7 +80,8 @@ class RankState:
         if self.before_zeroing is not None:
             self.before_zeroing()
         if self.gradients_used:
-            self.model.zero_grad_buffer()
+            for chunk in self.chunks:
+                chunk.zero_grad_buffer()
             self.optimizer.zero_grad()
         self.gradients_used = True
 

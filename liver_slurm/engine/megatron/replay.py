@@ -12,7 +12,6 @@ from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import owned_boxes
 from liver_slurm.engine.megatron.gather import Gather
-from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
@@ -23,11 +22,10 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
 
     See :meth:`liver_slurm.engine.api.TrainingShard.replica`.
     """
-    parameters = dict(unwrap(state.model).named_parameters())
     trained: list[TrainedBox] = []
     fixed: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
-        parameter = parameters[param.name]
+        parameter = state.parameters[param.name]
         if param.group is None:
             flat = parameter.detach().view(-1)
             fixed += [

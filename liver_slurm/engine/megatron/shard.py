@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,9 +56,10 @@ class MegatronShard(RankState):
         return replica_of(self, chosen)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        yield from unwrap(self.model).parameters()
-        for buffer in (*self.model.buffers, *self.model.expert_parallel_buffers):
-            yield buffer.grad_data
+        yield from self.parameters.values()
+        for chunk in self.chunks:
+            for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers):
+                yield buffer.grad_data
         for optimizer in self.inner_optimizers():
             for group in optimizer.optimizer.param_groups:
                 for parameter in group["params"]:
@@ -65,9 +67,8 @@ class MegatronShard(RankState):
                     yield from map(optimizer.optimizer.state[parameter].__getitem__, self.moment_names)
 
     def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
-        parameters = dict(unwrap(self.model).named_parameters())
         for param in self.spec.params:
-            held = optimizer_state(self, parameters[param.name]) if param.trained else None
+            held = optimizer_state(self, self.parameters[param.name]) if param.trained else None
             if held is not None:
                 yield from ((param.layer, held.tensors[name]) for name in self.moment_names)
 
@@ -114,7 +115,7 @@ class MegatronShard(RankState):
 
     def clear_caches(self) -> None:
         # The cache of their forward keeps megatron's rotary embeddings, and with them a process group and its threads.
-        for module in unwrap(self.model).modules():
+        for module in itertools.chain.from_iterable(unwrap(chunk).modules() for chunk in self.chunks):
             if hasattr(type(module).forward, "cache_clear"):
                 type(module).forward.cache_clear()
 
@@ -123,13 +124,36 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
     """Build this rank's model and optimizer; see :meth:`liver_slurm.engine.api.Engine.build`."""
     with world.scope():
         groups = collection(world)
-        transformer, module = build_model(config, groups, world.layout, world.place.pp)
+        transformer, modules = build_model(config, groups, world.layout, world.place.pp)
         # The distributed optimizer's constructor moves trained weights into a buffer, from storage of their own.
-        materialise(module, device, hollow=not fresh and config.train.distributed_optimizer)
+        for module in modules:
+            materialise(module, device, hollow=not fresh and config.train.distributed_optimizer)
         if fresh:
-            initialise(module, config)  # before fp32 masters are copied from it
-        bucket = gradient_bucket(config, world.layout)
-        model = DistributedDataParallel(
+            initialise(modules, config)  # before fp32 masters are copied from it
+        chunks = _with_gradients(config, world, groups, transformer, modules)
+        optimizer = get_megatron_optimizer(
+            _optimizer_config(config, transformer),
+            chunks,
+            group_overrides(config, world.layout, modules),
+            use_gloo_process_groups=False,
+            pg_collection=groups,
+        )
+        shard = MegatronShard(
+            config, world, device, groups, transformer, chunks, optimizer, P2PCommunicator(groups.pp, transformer)
+        )
+        for each in shard.optimizer_states():
+            each.check_mode(config.stream.mode)
+            each.seed(torch.zeros_like if fresh else _without_storage)
+        return shard
+
+
+def _with_gradients(
+    config: JobConfig, world: ProcessGroups, groups: Any, transformer: Any, modules: list[torch.nn.Module]
+) -> list[Any]:
+    """``DistributedDataParallel`` around each chunk: gradient buffers, and how replicas reduce them."""
+    bucket = gradient_bucket(config, world.layout)
+    chunks = [
+        DistributedDataParallel(
             transformer,
             DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
@@ -140,25 +164,16 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
                 bucket_size=bucket,
             ),
             module,
+            disable_bucketing=number > 0,
             pg_collection=groups,
         )
-        if bucket is not None:
-            transformer.no_sync_func = model.no_sync
-        transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
-        optimizer = get_megatron_optimizer(
-            _optimizer_config(config, transformer),
-            [model],
-            group_overrides(config, world.layout, module),
-            use_gloo_process_groups=False,
-            pg_collection=groups,
-        )
-        shard = MegatronShard(
-            config, world, device, groups, transformer, model, optimizer, P2PCommunicator(groups.pp, transformer)
-        )
-        for each in shard.optimizer_states():
-            each.check_mode(config.stream.mode)
-            each.seed(torch.zeros_like if fresh else _without_storage)
-        return shard
+        for number, module in enumerate(modules)
+    ]
+    if bucket is not None:
+        pauses = [chunk.no_sync for chunk in chunks]
+        transformer.no_sync_func = pauses if len(pauses) > 1 else pauses[0]
+    transformer.finalize_model_grads_func = functools.partial(finalize_model_grads, pg_collection=groups)
+    return chunks
 
 
 def _optimizer_config(config: JobConfig, transformer: Any) -> Any:

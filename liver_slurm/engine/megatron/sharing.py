@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 
 
@@ -15,13 +14,12 @@ def share_storage(old: RankState, new: RankState) -> None:
     """
     if new.config.train.distributed_optimizer:
         return
-    old_parameters, new_parameters = (dict(unwrap(state.model).named_parameters()) for state in (old, new))
-    held = {(param.boxes, param.dtype): old_parameters[param.name] for param in old.spec.params}
+    held = {(param.boxes, param.dtype): old.parameters[param.name] for param in old.spec.params}
     for param in new.spec.params:
         source = held.get((param.boxes, param.dtype))
         if source is None:
             continue
-        target = new_parameters[param.name]
+        target = new.parameters[param.name]
         target.data = source.data
         if not param.trained:
             continue

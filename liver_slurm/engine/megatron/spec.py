@@ -24,7 +24,7 @@ from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.layouts import expert_weights, stage_layers
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.model import build_model, unwrap
+from liver_slurm.engine.megatron.model import build_model, named_parameters, unwrap
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
@@ -87,7 +87,7 @@ def parameter_count(config: JobConfig) -> int:
 def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
     config = msgspec.json.decode(encoded, type=JobConfig)
     # Replicas of this product's own model are alike, however many there are.
-    shards = _shards(encoded, replace(layout, dp=layout.ep, cp=1) if config.model.provider is None else layout)
+    shards = _shards(encoded, layout.unreplicated if config.model.provider is None else layout)
     tensors = {box.tensor for shard in shards.values() for param in shard.params for box in param.boxes}
     for pattern in config.train.no_weight_decay:
         if not any(fnmatchcase(tensor, pattern) for tensor in tensors):
@@ -116,7 +116,7 @@ def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
         alike = 1 < pp < layout.pp - 1 and config.model.provider is None and not _shape_fields(config)
         for part in range(layout.parts):
             shards[part, pp] = (
-                _next_layers(shards[part, pp - 1], config.model.num_layers, layout.pp)
+                _next_layers(shards[part, pp - 1], config.model.num_layers, layout)
                 if alike
                 else shard_spec(config, layout, part, pp)
             )
@@ -128,9 +128,9 @@ def _shape_fields(config: JobConfig) -> list[str]:
     return [name for name in config.model.extra if not name.startswith("recompute_")]
 
 
-def _next_layers(shard: ShardSpec, layers: int, stages: int) -> ShardSpec:
+def _next_layers(shard: ShardSpec, layers: int, layout: Layout) -> ShardSpec:
     """Shard of the stage after an inner one."""
-    step = stage_layers(layers, stages)[1]
+    step = stage_layers(layers, layout.virtual_stages)[1]
 
     def moved(box: BoxSpec) -> BoxSpec:
         return box._replace(offset=(box.offset[0] + step, *box.offset[1:])) if box.layered else box
@@ -142,12 +142,12 @@ def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSp
     """Parameters of one model shard."""
     groups = _collection(layout, part, pp)
     with c10d.default_group(groups.tp_dp_cp):
-        _, model = build_model(config, groups, layout, pp, "meta")
-        return shard_spec_of(model, config.train.no_weight_decay, layout.ep, part // layout.tp)
+        _, chunks = build_model(config, groups, layout, pp, "meta")
+        return shard_spec_of(chunks, config.train.no_weight_decay, layout.ep, part // layout.tp)
 
 
-def shard_spec_of(model: Any, undecayed: Sequence[str] = (), ep: int = 1, place: int = 0) -> ShardSpec:
-    """Parameters that a model holds, whatever wraps it.
+def shard_spec_of(chunks: Sequence[Any], undecayed: Sequence[str] = (), ep: int = 1, place: int = 0) -> ShardSpec:
+    """Parameters that the chunks of a model hold, whatever wraps them.
 
     Args:
         undecayed: ``train.no_weight_decay``.
@@ -156,24 +156,35 @@ def shard_spec_of(model: Any, undecayed: Sequence[str] = (), ep: int = 1, place:
     Raises:
         PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
     """
-    inner = unwrap(model)
-    boxes: dict[int, list[BoxSpec]] = {id(parameter): [] for parameter in inner.parameters()}
-    with _some_default_group():
-        entries = list(nested_values(inner.sharded_state_dict(metadata={"dp_cp_group": _Sizes(1, 0)})))
-        for entry in entries:
-            for parameter, part in _parts(entry):
-                if id(parameter) not in boxes:
-                    raise PlanError(f"{part.key} is state of the model but no parameter; only parameters can be moved")
-                boxes[id(parameter)].append(_box(parameter, part))
     overrides = get_standard_config_overrides(OptimizerConfig())
+    chunk_of = {id(each): number for number, chunk in enumerate(chunks) for each in chunk.parameters()}
+    boxes = _boxes(chunks)
     return ShardSpec(
         tuple(
-            _without_decay(_param(name, parameter, boxes[id(parameter)], overrides), undecayed)
-            for name, parameter in inner.named_parameters()
+            _without_decay(_param(name, each, boxes[id(each)], overrides, chunk_of[id(each)]), undecayed)
+            for name, each in named_parameters(chunks).items()
         ),
         ep,
         place,
     )
+
+
+def _boxes(chunks: Sequence[Any]) -> dict[int, list[BoxSpec]]:
+    """The boxes of each parameter, by its id.
+
+    Raises:
+        PlanError: there is state that is no parameter.
+    """
+    boxes: dict[int, list[BoxSpec]] = {id(parameter): [] for parameter in named_parameters(chunks).values()}
+    with _some_default_group():
+        for inner in map(unwrap, chunks):
+            for entry in nested_values(inner.sharded_state_dict(metadata={"dp_cp_group": _Sizes(1, 0)})):
+                for parameter, part in _parts(entry):
+                    if id(parameter) not in boxes:
+                        text = "is state of the model but no parameter; only parameters can be moved"
+                        raise PlanError(f"{part.key} {text}")
+                    boxes[id(parameter)].append(_box(parameter, part))
+    return boxes
 
 
 def _without_decay(param: ParamSpec, undecayed: Sequence[str]) -> ParamSpec:
@@ -186,7 +197,7 @@ def _without_decay(param: ParamSpec, undecayed: Sequence[str]) -> ParamSpec:
     return replace(param, group=param.group._replace(wd_mult=0.0))
 
 
-def group_overrides(config: JobConfig, layout: Layout, model: Any) -> dict[Any, Any] | None:
+def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) -> dict[Any, Any] | None:
     """What megatron is told of the groups of a model's parameters; None: what it does by itself.
 
     Raises:
@@ -195,7 +206,7 @@ def group_overrides(config: JobConfig, layout: Layout, model: Any) -> dict[Any, 
     if not config.train.no_weight_decay:
         return None
     world_spec(config, layout)  # raises
-    spec, parameters = shard_spec_of(model, config.train.no_weight_decay), dict(unwrap(model).named_parameters())
+    spec, parameters = shard_spec_of(chunks, config.train.no_weight_decay), named_parameters(chunks)
     chosen = {id(parameters[one.name]) for one in spec.params if one.group is not None and one.group.wd_mult == 0.0}
     predicate = ParamPredicate(name="no_weight_decay", fn=lambda parameter: id(parameter) in chosen)
     standard: dict[Any, Any] = get_standard_config_overrides(OptimizerConfig())
@@ -232,7 +243,7 @@ def _box(parameter: torch.Tensor, part: Any) -> BoxSpec:
     )
 
 
-def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any, Any]) -> ParamSpec:
+def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any, Any], chunk: int) -> ParamSpec:
     boxes = sorted(boxes, key=lambda box: box.start)
     if sum(box.size for box in boxes) != parameter.numel():
         raise PlanError(f"{name}: the model's sharded_state_dict does not say where all of this parameter lies")
@@ -244,7 +255,7 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
         matching = [override for key, override in overrides.items() if key.matches(parameter, name)]
         group = GroupSpec(**{field: value for override in matching for field, value in override.items()})
     shared, alone = bool(getattr(parameter, "shared_embedding", False)), not getattr(parameter, "allreduce", True)
-    return ParamSpec(name, parameter.numel(), dtype, tuple(boxes), group, shared, alone)
+    return ParamSpec(name, parameter.numel(), dtype, tuple(boxes), group, shared, alone, chunk)
 
 
 def _collection(layout: Layout, part: int, pp: int) -> Any:

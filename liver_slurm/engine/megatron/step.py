@@ -16,7 +16,7 @@ import torch.distributed as dist
 from liver_slurm.engine.api import Evaluation, Samples, StepFlags, StepResult
 from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.dimensions import own_part
+from liver_slurm.engine.megatron.dimensions import interleaved, own_part
 from liver_slurm.engine.megatron.learning_rate import learning_rate
 from liver_slurm.engine.megatron.microbatches import Share
 from liver_slurm.engine.megatron.positions import document_starts, seen_from
@@ -99,11 +99,11 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
 
 def _pass(state: RankState, batches: Iterator[Batch], share: Share, forward_only: bool) -> list[Report]:
     """Run megatron's schedule; what the last stage reports of each microbatch."""
-    train = state.config.train
-    reports: list[Report] = get_forward_backward_func(pp_size=state.world.layout.pp, vp_size=None)(
+    train, layout = state.config.train, state.world.layout
+    reports: list[Report] = get_forward_backward_func(pp_size=layout.pp, vp_size=interleaved(layout))(
         forward_step_func=_forward,
-        data_iterator=batches,
-        model=[state.model],
+        data_iterator=list(itertools.tee(batches, layout.vpp)),  # each chunk of the model goes through all
+        model=list(state.chunks),
         num_microbatches=share.microbatches,
         seq_length=train.seq_length,
         micro_batch_size=train.micro_batch_size,

@@ -35,12 +35,14 @@ def compile_layouts(config: JobConfig, device: torch.device, workers: int) -> No
     layouts.pop((1, 1), None)
     for layout in layouts.values():
         if is_dense(config, layout) and transformer_config(config, layout).compile_layers:
+            # Graphs that were compiled with a default device are not taken where there is none, as in training.
             with torch.device(device):
-                _exercise(config, layout)
+                layer, x, positions, logits = _zeros(config, layout)
+            _exercise(config, layout, layer, x, positions, logits)
 
 
-def _exercise(config: JobConfig, layout: Layout) -> None:
-    """One layer and the loss of one rank, on zeros."""
+def _zeros(config: JobConfig, layout: Layout) -> tuple[Layer, torch.Tensor, Positions, torch.Tensor]:
+    """One layer of one rank, what goes in, and the logits that its model makes, all of zeros."""
     transformer, train, tp = transformer_config(config, layout), config.train, layout.tp
     dtype, hidden, head = transformer.params_dtype, transformer.hidden_size, transformer.kv_channels
     inner, groups = transformer.ffn_hidden_size // tp, transformer.num_query_groups // tp
@@ -73,6 +75,15 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     dense = None if config.model.num_moe_experts else mlp
     layer = Layer(_norms(transformer, hidden), attention, dense, outputs, tp)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
+    shard = padded_vocabulary(vocabulary(config)) // tp
+    return layer, x, positions, torch.zeros(own, train.micro_batch_size, shard, dtype=dtype, requires_grad=True)
+
+
+def _exercise(
+    config: JobConfig, layout: Layout, layer: Layer, x: torch.Tensor, positions: Positions, logits: torch.Tensor
+) -> None:
+    """Run the layer and the loss, forward and backward."""
+    transformer, tp = transformer_config(config, layout), layout.tp
     use_groups({})
     if config.model.num_moe_experts:
         result = compiled(attention_part)(x, layer, positions)
@@ -81,11 +92,9 @@ def _exercise(config: JobConfig, layout: Layout) -> None:
     else:
         result = compiled(whole_layer)(x, layer, positions)
     result.backward(torch.zeros_like(result))
-    size = vocabulary(config)
-    shard = padded_vocabulary(size) // tp
-    logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype)
-    for real in {shard, max(size - (tp - 1) * shard, 0)}:
-        exercise_loss(logits, real, train.z_loss_coeff)
+    shard = logits.shape[-1]
+    for real in {shard, max(vocabulary(config) - (tp - 1) * shard, 0)}:
+        exercise_loss(logits, real, config.train.z_loss_coeff)
 
 
 def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Positions:

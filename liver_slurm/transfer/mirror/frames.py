@@ -28,7 +28,7 @@ HEADER_BYTES = _HEADER.size
 LONGEST_DESCRIPTION = 1 << 28
 """Bytes; no description is longer."""
 ACKNOWLEDGEMENT = struct.Struct("<q")
-"""The step whose frame has arrived whole."""
+"""The step whose frame has arrived whole; of a proof that did not hold, the complement of that."""
 
 
 class Kind(IntEnum):
@@ -48,11 +48,13 @@ class Kind(IntEnum):
     :mod:`liver_slurm.transfer.mirror.snapshot`."""
     PRIMED = 6
     """All of the state after ``step`` completed steps follows: an update of it comes later."""
+    PROOF = 7
+    """The digests of the state after ``step`` completed steps follow; see :mod:`liver_slurm.transfer.mirror.proof`."""
 
 
 class Header(NamedTuple):
-    """``updates``: made before this step. ``nbytes``: of the description, or of the hyperparameters. ``digest``: of the
-    gradients and state that follow."""
+    """``updates``: made before this step. ``nbytes``: of the description, the hyperparameters, or the digests.
+    ``digest``: of the gradients and state that follow."""
 
     kind: Kind
     step: int = 0

@@ -6,13 +6,14 @@ import logging
 import socket
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.host_memory import available_memory
-from liver_slurm.engine.api import Groups, Replica
+from liver_slurm.engine.api import Groups, Replica, TrainedBox
 from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.checksum import memory
@@ -28,6 +29,7 @@ from liver_slurm.transfer.mirror.frames import (
     digest_of,
     room_for,
 )
+from liver_slurm.transfer.mirror.proof import Proofs, compare
 from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
 
 log = logging.getLogger(__name__)
@@ -45,11 +47,34 @@ class _Pending(NamedTuple):
     """None: the step makes no update."""
 
 
-class MirrorKeeper:
-    """A thread of its own reads; :meth:`extent` may be asked by any."""
+Replay = Callable[[Sequence[TrainedBox], int, Groups], None]
+"""Makes an update of boxes in place, given how many were made before, and its hyperparameters."""
 
-    def __init__(self, connection: socket.socket, owner: str) -> None:
+
+def replay(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+    """Make the update that the boxes' gradients are of."""
+    by_group: dict[GroupSpec, list[Updated]] = defaultdict(list)
+    for box in boxes:
+        by_group[box.group].append((*box.state, box.gradient()))
+    with torch.no_grad():
+        for group, members in by_group.items():
+            update(members, updates, groups[group])
+
+
+class MirrorKeeper:
+    """A thread of its own reads; :meth:`extent` and :attr:`verified` may be asked by any."""
+
+    def __init__(self, connection: socket.socket, owner: str, proofs: Proofs, make: Replay = replay) -> None:
+        """
+        Args:
+            connection: from the owner, both ways.
+            owner: name of the worker.
+            proofs: of this worker.
+            make: makes updates.
+        """
         self._connection, self.owner = connection, owner
+        self._proofs, self._make = proofs, make
+        self._verified = -1
         self._room: Room | None = None
         self._held = 0
         """Boxes that are here."""
@@ -71,6 +96,12 @@ class MirrorKeeper:
         """Host memory that the mirror takes."""
         with self._lock:
             return self._room.nbytes if self._room is not None else 0
+
+    @property
+    def verified(self) -> int:
+        """Completed steps in the state that was proven last to be what the owner had; -1: none was."""
+        with self._lock:
+            return self._verified
 
     def extent(self) -> Extent:
         """See :class:`Extent`."""
@@ -125,6 +156,9 @@ class MirrorKeeper:
             return
         if self._pending is not None and self._pending.groups is not None:
             raise TransferError("gradients came before the last update was made")
+        if header.kind is Kind.PROOF:
+            self._prove(header, self._room)
+            return
         if header.kind is Kind.GRADIENTS:
             self._receive(header, self._room)
         elif header.kind is Kind.PRIMED:
@@ -169,6 +203,21 @@ class MirrorKeeper:
         with self._lock:
             self._held, self._step = last, header.step
 
+    def _prove(self, header: Header, room: Room) -> None:
+        """Compare what is here with what the owner has; what differs is of no use, and all of it must come again."""
+        if header.step != self._step or self._pending is not None or self._held < room.boxes:
+            raise TransferError(f"digests came after {header.step} steps, and what is here is at {self._step}")
+        if header.nbytes > _LONGEST_TABLE:
+            raise TransferError("too many digests came")
+        expected = bytearray(header.nbytes)
+        receive_exactly(self._connection, memoryview(expected))
+        wrong = compare(room.replica, bytes(expected))
+        with self._lock:
+            self._verified = -1 if wrong else header.step
+            self._held = 0 if wrong else self._held
+        self._proofs.note(self.owner, header.step, wrong)
+        self._connection.sendall(ACKNOWLEDGEMENT.pack(~header.step if wrong else header.step))
+
     def _due(self, header: Header, room: Room) -> int:
         """Boxes that are here once this frame is."""
         first, last = header.first, header.last
@@ -184,6 +233,9 @@ class MirrorKeeper:
 
     def _wait_for(self, step: int, groups: Groups | None, updates: int = 0) -> None:
         """The state here is that after ``step`` completed steps; what is behind them waits for the owner's word."""
+        due = self._step if self._pending is None else self._step + 1  # a step without an update is made by itself
+        if self._step >= 0 and step != due:
+            raise TransferError(f"step {step} came, and step {due} was due")
         with self._lock:
             self._step, self._pending = step, _Pending(step, updates, groups)
 
@@ -193,12 +245,7 @@ class MirrorKeeper:
         assert self._pending is not None
         step, updates, groups = self._pending
         if groups is not None:
-            by_group: dict[GroupSpec, list[Updated]] = defaultdict(list)
-            for box in self._room.replica.trained[: self._held]:
-                by_group[box.group].append((*box.state, box.gradient()))
-            with torch.no_grad():
-                for group, boxes in by_group.items():
-                    update(boxes, updates, groups[group])
+            self._make(self._room.replica.trained[: self._held], updates, groups)
         with self._lock:
             self._step, self._pending = step + 1, None
 

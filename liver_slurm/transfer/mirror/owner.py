@@ -16,6 +16,7 @@ from liver_slurm.engine.api import Boxes, Replica, TrainingShard, Updates
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.connections import receive_exactly
 from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, Header, Kind, describe, digest_of
+from liver_slurm.transfer.mirror.proof import EVERY, digests_of
 from liver_slurm.transfer.optimizer_replay import encode_groups
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ AT_ONCE = 256 << 20
 """Bytes of state that a step takes along until the mirror has all of it: training waits for them."""
 PRIMED_BYTES = 64 << 20
 """Bytes of state that go to the keeper before a world is committed; of more, training would stand still too long."""
+MOST_DIFFERENT = 3
+"""Proofs in a row that do not hold before the mirror is given up, as where the keeper's processor rounds otherwise."""
 
 
 class MirrorOwner:
@@ -32,13 +35,18 @@ class MirrorOwner:
     Called by the training thread, but for :meth:`prime`: a new world's first pass changes nothing of its state.
     """
 
-    def __init__(self, connection: socket.socket, at_once: int = AT_ONCE) -> None:
+    def __init__(self, connection: socket.socket, at_once: int = AT_ONCE, every: int = EVERY) -> None:
         """
         Args:
             connection: to the keeper, both ways.
             at_once: see :data:`AT_ONCE`.
+            every: steps between two proofs; there is one also as soon as the keeper has all of the state.
         """
-        self._connection, self._at_once = connection, at_once
+        self._connection, self._at_once, self._every = connection, at_once, every
+        self._next_proof, self._asked = 0, -1
+        """Completed steps from which on there is to be a proof; and those of the one that was not answered yet."""
+        self._differed = 0
+        """Proofs in a row that did not hold."""
         self._replica = Replica([], [])
         self._described = False
         """The keeper knows what boxes there are."""
@@ -112,6 +120,8 @@ class MirrorOwner:
             self._describe(shard)
         if self._updates is None:
             self._watch(shard)
+        if self._asked >= 0:
+            self._hear_proof()
         self._step = step
         if finite and self._replica.trained:
             self._send_gradients()
@@ -121,10 +131,27 @@ class MirrorOwner:
 
     def _acknowledged(self, step: int) -> None:
         """Wait until the keeper has what was sent."""
+        if self._answer() != step:
+            raise TransferError("the keeper of a mirror acknowledged another step")
+
+    def _answer(self) -> int:
         answer = bytearray(ACKNOWLEDGEMENT.size)
         receive_exactly(self._connection, memoryview(answer))
-        if ACKNOWLEDGEMENT.unpack(answer) != (step,):
-            raise TransferError("the keeper of a mirror acknowledged another step")
+        (step,) = ACKNOWLEDGEMENT.unpack(answer)
+        return int(step)
+
+    def _hear_proof(self) -> None:
+        """Learn whether the keeper has what was here after the last update; if not, it gets all of it again."""
+        asked, self._asked = self._asked, -1
+        answer = self._answer()
+        if answer not in (asked, ~asked):
+            raise TransferError("the keeper of a mirror answered another proof")
+        self._differed = self._differed + 1 if answer == ~asked else 0
+        if self._differed:
+            self._sent = self._next_proof = 0
+            log.warning("the mirror of this worker differed after %d steps: its state is sent again", asked)
+        if self._differed == MOST_DIFFERENT:
+            raise TransferError(f"it differed {MOST_DIFFERENT} times in a row, the last time after {asked} steps")
 
     def _describe(self, shard: TrainingShard) -> None:
         self._replica = shard.replica()
@@ -147,8 +174,18 @@ class MirrorOwner:
         if not self.error:
             try:
                 self._connection.sendall(Header(Kind.MADE, self._step).encode())
+                if self.whole and self._step + 1 >= self._next_proof:
+                    self._prove(self._step + 1)
             except OSError as error:
                 self._failed(error)
+
+    def _prove(self, step: int) -> None:
+        """Say what the state is after ``step`` completed steps; nothing changes it meanwhile."""
+        begun = time.perf_counter()
+        digests = digests_of(self._replica)
+        self._connection.sendall(Header(Kind.PROOF, step, nbytes=len(digests)).encode() + digests)
+        self._asked, self._next_proof = step, step + self._every
+        self.seconds += time.perf_counter() - begun
 
     def _failed(self, error: Exception) -> None:
         self.error = str(error)

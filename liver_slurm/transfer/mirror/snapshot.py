@@ -25,6 +25,8 @@ CHUNK = 64 << 20
 """Bytes that are sent, and taken, at once: after each of them a thread waits for a busy training thread to let it go
 on, so the tensors of a state, which are smaller, go together."""
 _DIGEST = struct.Struct("<Q")
+DIGEST_BYTES = _DIGEST.size
+"""Of one digest. With a snapshot go the digests of its tensors, and one word that says what kind they are of."""
 
 Take = Callable[[int, torch.Tensor], None]
 """Given where in the snapshot some bytes belong, and the bytes, which are overwritten afterwards."""
@@ -99,50 +101,67 @@ def chunks_in(data: torch.Tensor) -> Iterator[torch.Tensor]:
     return (data[begin:end] for begin, end in _chunks(data.numel()))
 
 
-def send(connection: socket.socket, chunks: Iterable[torch.Tensor], step: int) -> None:
+def send(connection: socket.socket, chunks: Iterable[torch.Tensor], step: int, digests: bytes) -> None:
     """Send a snapshot, and wait until the other end has it.
 
     Args:
         chunks: its bytes, in host memory.
         step: steps that it has completed.
+        digests: of the state that it is of, see :mod:`liver_slurm.transfer.mirror.proof`.
 
     Raises:
         OSError, TransferError: the other end is gone, or has not got it.
     """
-    connection.sendall(Header(Kind.STATE, step).encode())
+    connection.sendall(Header(Kind.STATE, step, nbytes=len(digests)).encode())
     seen = xxhash.xxh3_64()
     for chunk in chunks:
         seen.update(memory(chunk))
         connection.sendall(memory(chunk))
-    connection.sendall(_DIGEST.pack(seen.intdigest()))
+    seen.update(digests)
+    connection.sendall(digests + _DIGEST.pack(seen.intdigest()))
     answer = bytearray(ACKNOWLEDGEMENT.size)
     receive_exactly(connection, memoryview(answer))
     if ACKNOWLEDGEMENT.unpack(answer) != (step,):
         raise TransferError("who was sent a snapshot acknowledged another step")
 
 
-def receive(connection: socket.socket, nbytes: int, take: Take, place: torch.Tensor | None = None) -> None:
+def receive(
+    connection: socket.socket,
+    header: Header,
+    boxes: Sequence[BoxDescription],
+    take: Take,
+    place: torch.Tensor | None = None,
+) -> bytes:
     """Take a snapshot whose header has come; what is taken counts only if this returns.
 
     Args:
-        nbytes: of it.
+        boxes: that it is of.
         take: given what has come, at once.
         place: where it is written; None: to memory of its own, for ``take`` to make something of it.
+
+    Returns:
+        the digests of the state that it is of, as they were given to :func:`send`.
 
     Raises:
         OSError, TransferError: the other end is gone, or what came is not what it sent.
     """
-    seen = xxhash.xxh3_64()
+    parts = parts_of(boxes)
+    if header.nbytes != DIGEST_BYTES * (len(parts) + 1):
+        raise TransferError("a snapshot came with the digests of other boxes")
+    nbytes, digests, seen = room_of(parts), bytearray(header.nbytes), xxhash.xxh3_64()
     staging = torch.empty(min(CHUNK, nbytes) if place is None else 0, dtype=torch.uint8)
     for begin, end in _chunks(nbytes):
         piece = place[begin:end] if place is not None else staging[: end - begin]
         receive_exactly(connection, memory(piece))
         seen.update(memory(piece))
         take(begin, piece)
+    receive_exactly(connection, memoryview(digests))
+    seen.update(digests)
     data = bytearray(_DIGEST.size)
     receive_exactly(connection, memoryview(data))
     if _DIGEST.unpack(data) != (seen.intdigest(),):
         raise TransferError("the digest of what has arrived differs")
+    return bytes(digests)
 
 
 def fold_received(connection: socket.socket, boxes: Sequence[BoxDescription], step: int, data: torch.Tensor) -> None:
@@ -158,7 +177,7 @@ def fold_received(connection: socket.socket, boxes: Sequence[BoxDescription], st
     def fold(start: int, piece: torch.Tensor) -> None:
         data[start : start + piece.numel()].bitwise_xor_(piece)
 
-    receive(connection, room_of(parts_of(boxes)), fold)
+    receive(connection, header, boxes, fold)
     connection.sendall(ACKNOWLEDGEMENT.pack(step))
 
 

@@ -44,6 +44,8 @@ class _Folded:
         self.step = step
         self.begun, self.whole = set[str](), set[str]()
         """Owners whose snapshot has begun to come, and has come."""
+        self.digests: dict[str, bytes] = {}
+        """What came with each of them."""
 
     def grow(self, room: torch.Tensor) -> None:
         """Have more room, whose content is undefined."""
@@ -115,6 +117,18 @@ class SnapshotKeeper:
             fold_others(data)
         return replica_in(data, self._boxes[owner])
 
+    def digests_of(self, owner: str, step: int) -> bytes:
+        """Digests of an owner's live state after ``step`` completed steps, of which :meth:`state_of` is there."""
+        with self._lock:
+            return next(each.digests[owner] for each in (self._before, self._now) if each.step == step)
+
+    def drop(self, step: int) -> None:
+        """Keep the state after ``step`` completed steps no more: it is not what it is to be."""
+        with self._lock:
+            for each in (self._before, self._now):
+                if each.step == step:
+                    each.whole.clear()
+
     def boxes_of(self, owner: str) -> list[BoxDescription]:
         """What an owner has described."""
         return self._boxes[owner]
@@ -147,13 +161,14 @@ class SnapshotKeeper:
             with self._lock:
                 folded.data[start : start + piece.numel()].bitwise_xor_(piece)
 
-        nbytes = room_of(parts_of(self._boxes[owner]))
+        boxes = self._boxes[owner]
         if len(self._connections) == 1:  # nothing to fold it with: it is written where it belongs
-            receive(connection, nbytes, lambda *_: None, folded.data)
+            digests = receive(connection, header, boxes, lambda *_: None, folded.data[: room_of(parts_of(boxes))])
         else:
-            receive(connection, nbytes, fold)
+            digests = receive(connection, header, boxes, fold)
         with self._lock:
             folded.whole.add(owner)
+            folded.digests[owner] = digests
         connection.sendall(ACKNOWLEDGEMENT.pack(header.step))
 
     def _describe(self, owner: str, connection: socket.socket, header: Header) -> None:

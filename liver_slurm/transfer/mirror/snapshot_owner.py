@@ -19,6 +19,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainingShard, Updates
 from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
+from liver_slurm.transfer.mirror.proof import digests_of
 from liver_slurm.transfer.mirror.snapshot import chunks_of, copy, parts_of, replica_in, room_of, send
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class SnapshotOwner:
         self._due, self._pending, self._made = 0, -1, 0
         """Step that the next refresh is due at; step that is to be put by, and the updates made by then."""
         self._own_updates = 0
+        self._digests: dict[int, bytes] = {}
+        """Of the states that are put by here, and of the one that will be, by step."""
         self._given_up = False
         self.own_steps: tuple[int, ...] = ()
         """Steps completed in the state that is put by here; of one that does not change these are the last two."""
@@ -68,6 +71,8 @@ class SnapshotOwner:
             if self._updates is None:
                 self._begin(shard)
             self._due, self._pending, self._made = step + self._every, step, self._updates_made()
+            kept = {each: self._digests[each] for each in self.own_steps}
+            self._digests = {**kept, step: digests_of(self._live)}
             self._send(step)
             if not self._live.trained:
                 self.own_steps = (*self.own_steps[-1:], step)  # what it has does not change, and is sent already
@@ -99,7 +104,11 @@ class SnapshotOwner:
         Raises:
             OSError, TransferError: there is none, or the other end has not got it.
         """
-        send(connection, chunks_of(self.state_at(step)), step)
+        send(connection, chunks_of(self.state_at(step)), step, self.digests_at(step))
+
+    def digests_at(self, step: int) -> bytes:
+        """Digests of :meth:`state_at` as it was alive, see :mod:`liver_slurm.transfer.mirror.proof`."""
+        return self._digests[step]
 
     def updates_at(self, step: int) -> int:
         """Updates made in the state after ``step`` completed steps that is put by here."""

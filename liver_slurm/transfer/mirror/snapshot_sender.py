@@ -22,8 +22,10 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.transfer.digest_plan import DigestPlan, PendingDigests
 from liver_slurm.transfer.mirror.frames import BoxDescription, decode_description, describe
 from liver_slurm.transfer.mirror.host_room import Lease
+from liver_slurm.transfer.mirror.proof import digests_of, encode
 from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
 
@@ -37,6 +39,8 @@ class _Place:
     def __init__(self, boxes: list[BoxDescription], data: torch.Tensor) -> None:
         self.data, self.replica = data, replica_in(data, boxes)
         self.step, self.updates = -1, 0
+        self.digests: bytes | PendingDigests = b""
+        """Of the live state that it is of."""
         self.copied: torch.cuda.Event | None = None
         """Happens when a card has written all of it."""
 
@@ -60,6 +64,8 @@ class SnapshotSender(SnapshotOwner):
         self._places: list[_Place] = []
         self._card: torch.device | None = None
         self._stream: torch.cuda.Stream | None = None
+        self._plan, self._planned = DigestPlan([]), list[int]()
+        """Computes the digests of the live state, where that lies on a card; and the addresses that it is for."""
         self._ready, self._arrived = threading.Event(), threading.Event()
         """There is room, or there will be none; the keeper has what it was sent last, or never will."""
         self._arrived.set()
@@ -112,7 +118,11 @@ class SnapshotSender(SnapshotOwner):
     def send_state(self, connection: socket.socket, step: int) -> None:
         place = self._place_of(step)
         place.wait()
-        send(connection, chunks_in(place.data), step)
+        send(connection, chunks_in(place.data), step, self.digests_at(step))
+
+    def digests_at(self, step: int) -> bytes:
+        found = self._place_of(step).digests
+        return found if isinstance(found, bytes) else encode("mix", found.result())
 
     def updates_at(self, step: int) -> int:
         return self._place_of(step).updates
@@ -139,8 +149,18 @@ class SnapshotSender(SnapshotOwner):
 
     def _begin(self, shard: TrainingShard) -> None:
         self._live, self._updates = shard.replica(), shard.updates()
+        if self._card is not None:
+            self._plan_digests()
         if self._live.trained:
             self._stop = self._updates.watch(self._before_update, self._put_by, None)
+
+    def _plan_digests(self) -> DigestPlan:
+        """What computes the digests of the live state, wherever its storage is by now."""
+        views = tensors_of(self._live)
+        places = [view.data_ptr() for view in views]
+        if places != self._planned:
+            self._plan, self._planned = DigestPlan(views), places
+        return self._plan
 
     def _before_update(self) -> None:
         """An update begins, which changes what is being copied."""
@@ -158,11 +178,14 @@ class SnapshotSender(SnapshotOwner):
         place.step, place.updates = step, self._updates_made()
         if self._stream is None:
             copy(self._live, place.replica)
+            place.digests = digests_of(self._live)
         else:
+            plan = self._plan_digests()
             self._stream.wait_stream(torch.cuda.current_stream(self._card))
             with torch.cuda.stream(self._stream), torch.no_grad():
                 for view, into in zip(tensors_of(self._live), tensors_of(place.replica), strict=True):
                     into.copy_(view, non_blocking=True)
+                place.digests = plan.launch(self._stream)
                 place.copied = self._stream.record_event()
         self.own_steps = (*self.own_steps, step)
         self._arrived.clear()

@@ -29,5 +29,7 @@ def test_it_says_how_mirrors_are_kept_and_what_memory_they_take() -> None:
     other = {"mirror": "partial", "mirror_way": way, "mirror_bytes": 1 << 20}
     told = _mirrors(status(one, other))
     assert told == f"1 of 2 whole; {way}; 4.0 MiB of host memory, at most 3.0 MiB in a worker"
+    proven = _mirrors(status({**one, "mirror_proofs": (12, 0)}, {**other, "mirror_proofs": (11, 1)}))
+    assert proven == f"{told}; 1 of 23 proofs differed"
     assert _mirrors(status({"mirror": "lost"})) == "0 of 1 whole"
     assert _mirrors(status({})) == ""

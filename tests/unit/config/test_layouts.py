@@ -99,6 +99,35 @@ def test_reasons_of_context_parallelism() -> None:
     )
 
 
+def test_reasons_of_an_interleaved_pipeline() -> None:
+    deep = dataclasses.replace(MODEL, num_layers=8)
+
+    def reason(layout: str, model: ModelSection = deep, batch: int = 8) -> str | None:
+        train = dataclasses.replace(TRAIN, global_batch_size=batch, micro_batch_size=1)
+        return impossible(Layout.parse(layout), model, DATA, train)
+
+    assert reason("tp1pp2vpp4dp4") is None
+    assert reason("tp1pp4vpp2dp1") is None
+    assert reason("tp1pp2vpp3dp1") == "pp2 times vpp3 does not divide num_layers 8"
+    assert reason("tp1pp4vpp2dp1", batch=6) == "with vpp2, pp4 must divide the 6 microbatches of one step"
+    assert reason("tp1pp2vpp2dp2", batch=6) == "with vpp2, dp2 times pp2 must divide the 6 microbatches of one step"
+    assert reason("tp1pp2dp2", batch=6) is None, "without chunks replicas may differ"
+    own = dataclasses.replace(deep, provider="mine:model")
+    assert reason("tp1pp2vpp2dp1", own) == "vpp2 is for models without model.provider"
+    assert impossible(Layout(1, 1, 1, vpp=2), deep, DATA, TRAIN) == "vpp2 needs a pp of at least 2"
+
+
+def test_auto_interleaves_where_it_may() -> None:
+    train = dataclasses.replace(TRAIN, global_batch_size=8, micro_batch_size=1)
+    deep = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, num_layers=8), train=train)
+    assert all(one.vpp == 1 for one in feasible_layouts(deep, 4))
+    wider = dataclasses.replace(deep, elastic=ElasticSection(max_vpp=4))
+    found = {str(one) for one in feasible_layouts(wider, 4) if one.size == 4 and one.vpp > 1}
+    assert found == {
+        "tp1pp2vpp2dp2", "tp1pp2vpp4dp2", "tp1pp4vpp2dp1", "tp2pp2vpp2dp1", "tp2pp2vpp4dp1",
+    }  # fmt: skip
+
+
 def test_reasons_of_experts() -> None:
     experts = dataclasses.replace(MODEL, num_moe_experts=4, ffn_hidden_size=64, moe_ffn_hidden_size=6)
     assert impossible(Layout(2, 2, 2), experts, DATA, TRAIN) is None

@@ -444,24 +444,30 @@ MIRRORED = {"live-0": {"live-2": (5, True)}, "live-2": {"live-1": (5, True)}, "l
 """What each member keeps: how far it is, and whether it can go one step further."""
 
 
-def mirrored_kill(run: Run, name: str, mirrors: Any, step: int = 5) -> None:
+def mirrored_kill(run: Run, name: str, mirrors: Any, step: int = 5, proven: int = -1) -> None:
     run.say(m.WorkerEnded(worker=name, reason="killed by SIGKILL"))
     for survivor in LIVE:
         if survivor != name:
-            park(run, survivor, step, mirrors=mirrors.get(survivor, {}))
+            kept = mirrors.get(survivor, {})
+            park(run, survivor, step, mirrors=kept, verified=dict.fromkeys(kept, proven))
 
 
+@pytest.mark.parametrize(
+    ("proven", "told"), [(4, "verified at step 4 and used at {step}"), (-1, "which no proof was made of yet")]
+)
 @pytest.mark.parametrize("step", [5, 6], ids=["no survivor has begun the update", "all survivors have made it"])
-def test_state_that_only_the_dead_held_comes_from_its_mirror(step: int) -> None:
+def test_state_that_only_the_dead_held_comes_from_its_mirror(step: int, proven: int, told: str) -> None:
     # LS-34
     run = training(distributed=True)
-    mirrored_kill(run, "live-1", MIRRORED, step)
+    mirrored_kill(run, "live-1", MIRRORED, step, proven)
     order = prepares(run)
     assert (order.source_generation, order.lost, order.mirrors) == (0, ["live-1"], {"live-1": "live-2"})
     assert (order.step, order.checkpoint) == (step, "")
     go_on(run)
     (planned,) = run.events("recovery_planned")
     assert (planned["state_from"], planned["mirrors"], planned["step"]) == ("mirrors", {"live-1": "live-2"}, step)
+    assert planned["verified"] == {"live-1": proven}
+    assert f"live-2 mirrors live-1, {told.format(step=step)}; " in planned["reason"]
     assert run.live.step == step
 
 

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from liver_slurm.parallel.layout import EXPERT_ORDER, RANK_ORDER, Axis, Coordinates, Layout
 
 sizes = st.integers(1, 4)
-layouts = st.builds(Layout, sizes, sizes, sizes, sizes).flatmap(
-    lambda layout: st.sampled_from([ep for ep in range(1, 17) if layout.dense_replicas % ep == 0]).map(
-        lambda ep: replace(layout, ep=ep)
+layouts = (
+    st.builds(Layout, sizes, sizes, sizes, sizes)
+    .flatmap(
+        lambda layout: st.sampled_from([ep for ep in range(1, 17) if layout.dense_replicas % ep == 0]).map(
+            lambda ep: replace(layout, ep=ep)
+        )
     )
+    .flatmap(lambda layout: st.integers(1, 3 if layout.pp > 1 else 1).map(lambda vpp: replace(layout, vpp=vpp)))
 )
 axes = st.lists(st.sampled_from(RANK_ORDER), unique=True) | st.lists(st.sampled_from(EXPERT_ORDER), unique=True)
 
@@ -27,10 +31,14 @@ def test_text() -> None:
     assert str(Layout(2, 2, 8, ep=4)) == "tp2pp2ep4dp8"
     assert Layout.parse("tp2cp1pp1ep4dp8") == Layout(tp=2, pp=1, dp=8, ep=4)
     assert Layout.parse("tp1cp2pp1ep4dp2").size == 4, "experts make no world larger"
+    assert str(Layout(2, 2, 8, ep=4, vpp=3)) == "tp2pp2vpp3ep4dp8"
+    assert Layout.parse("tp2pp2vpp3dp1") == Layout(tp=2, pp=2, dp=1, vpp=3)
+    assert Layout.parse("tp2pp2vpp3dp1").size == 4, "nor do chunks"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3", "tp2pp1cp2dp1", "tp2cp0pp1dp1"]
+    "text",
+    ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3", "tp2pp1cp2dp1", "tp2cp0pp1dp1", "tp2vpp2pp2dp1"],
 )
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write one as tp2pp1dp2"):
@@ -42,6 +50,26 @@ def test_experts_are_divided_over_all_replicas_alike() -> None:
         Layout.parse("tp1pp1ep3dp4")
     with pytest.raises(ValueError, match="its ep4 does not divide cp2 times dp3"):
         Layout.parse("tp1cp2pp1ep4dp3")
+
+
+def test_chunks_are_those_of_a_pipeline() -> None:
+    with pytest.raises(ValueError, match="'tp1pp1vpp2dp4' is not a layout: its vpp2 needs a pp of at least 2"):
+        Layout.parse("tp1pp1vpp2dp4")
+
+
+@given(layouts)
+def test_stages_take_turns(layout: Layout) -> None:
+    """As megatron-core deals layers out: whoever sends a sample on sends it to the next stage."""
+    chunks = [list(layout.chunks(pp)) for pp in range(layout.pp)]
+    assert [stage for turn in zip(*chunks, strict=True) for stage in turn] == list(range(layout.virtual_stages))
+
+
+@given(layouts)
+def test_replicas_make_no_shard(layout: Layout) -> None:
+    alone = layout.unreplicated
+    assert alone.shards() == layout.shards()
+    assert alone.replicas == 1
+    assert (alone.vpp, alone.size * layout.replicas) == (layout.vpp, layout.size)
 
 
 @given(layouts)

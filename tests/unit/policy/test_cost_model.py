@@ -55,6 +55,26 @@ def test_a_deep_pipeline_idles() -> None:
     assert estimate(Layout(1, 2, 1), few) / estimate(Layout(1, 1, 1), few) > ratio
 
 
+def test_stages_of_several_chunks_idle_less_and_send_more() -> None:
+    """What is saved of the bubble is worth it with few microbatches, and no more with many."""
+
+    def gain(microbatches: int) -> float:
+        config = job()
+        one = replace(config, train=replace(config.train, global_batch_size=microbatches, micro_batch_size=1))
+        return estimate(Layout(1, 4, 1), one) / estimate(Layout(1, 4, 1, vpp=2), one)
+
+    assert gain(4) > 1.1
+    assert gain(4) > gain(64)
+
+
+def test_chunks_that_stay_are_not_moved() -> None:
+    live = World(0, Layout(1, 2, 1, vpp=2), ("a", "b"), 0)
+    assert moved_share(live, live.layout, ("a", "b")) == 0.0
+    assert moved_share(live, live.layout, ("b", "a")) == 1.0
+    assert moved_share(live, Layout(1, 2, 1), ("a", "b")) == 0.5
+    assert moved_share(live, Layout(1, 4, 1), ("a", "b", "c", "d")) == 0.5
+
+
 def test_experts_that_a_token_does_not_meet_cost_no_arithmetic() -> None:
     config, one = job(), Layout(1, 1, 1)
     few, many = (replace(config, model=replace(config.model, num_moe_experts=experts)) for experts in (2, 64))

@@ -37,6 +37,7 @@ def _small_stripes() -> Iterator[None]:
 @st.composite
 def worlds(draw: st.DrawFn, model: Model) -> WorldSpec:
     layout = Layout(*(draw(st.integers(1, 4)) for _ in range(3)), cp=draw(st.integers(1, 2)))
+    layout = replace(layout, vpp=draw(st.integers(1, 3)) if layout.pp > 1 else 1)
     if model.experts:
         parts = [ep for ep in (1, 2, 3, 4) if layout.dense_replicas % ep == 0 and model.experts % ep == 0]
         layout = replace(layout, ep=draw(st.sampled_from(parts)))

@@ -16,13 +16,21 @@ from liver_slurm.reshard.plan import default_keep
 from liver_slurm.reshard.rank_mapping import Depth, number
 
 Kept = list["int | None"]
-layouts = st.builds(Layout, st.sampled_from([1, 2, 4]), st.integers(1, 4), st.integers(1, 5))
+layouts = st.builds(
+    Layout, st.sampled_from([1, 2, 4]), st.integers(1, 4), st.integers(1, 5), vpp=st.sampled_from([1, 1, 2, 4])
+)
 
 
 def even(source: Layout, target: Layout, cut: bool) -> Depth:
     """A model of 24 equal layers, bf16."""
     return Depth(
-        *([24.0 * stage / layout.pp for stage in range(layout.pp + 1)] for layout in (source, target)), 2, 12, cut
+        *(
+            [24.0 * stage / layout.virtual_stages for stage in range(layout.virtual_stages + 1)]
+            for layout in (source, target)
+        ),
+        2,
+        12,
+        cut,
     )
 
 
@@ -71,6 +79,11 @@ def test_no_more_bytes_move_than_in_the_plain_order(case: Any, cut: bool, dtype:
         ("tp1pp1dp2", "tp1pp1dp4", False, [0, 1, None, None]),
         ("tp1pp1dp4", "tp1pp1dp2", False, [0, 1]),
         ("tp2pp2dp2", "tp2pp2dp2", True, [0, 1, 2, 3, 4, 5, 6, 7]),
+        # A stage of two chunks has the first and the third quarter of the model, or the second and the fourth.
+        ("tp1pp2dp1", "tp1pp4dp1", False, [0, None, 1, None]),
+        ("tp1pp2vpp2dp1", "tp1pp4dp1", False, [0, 1, None, None]),
+        ("tp1pp4dp1", "tp1pp2vpp2dp1", False, [0, 1]),
+        ("tp1pp4dp1", "tp1pp2vpp2dp1", True, [0, 1]),
         # A quarter of the matrices lies in the half that its holder needs.
         ("tp4pp1dp1", "tp2pp1dp2", False, [0, 2, 1, 3]),
         ("tp2pp1dp2", "tp4pp1dp1", False, [0, 2, 1, 3]),

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from coordinator_lab import PATIENCE
 
 from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.base.faults import INSIDE, Defect, Fault
+from liver_slurm.engine.api import Groups, TrainedBox
 from liver_slurm.reshard.plan import RankMoves
-from liver_slurm.reshard.tensors import Move
+from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.reshard.tensors import Move, Piece
 from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.worker import fault_injection
 
@@ -22,7 +25,7 @@ from liver_slurm.worker import fault_injection
 @pytest.mark.parametrize("fault", [*INSIDE, *Defect])
 def test_every_fault_has_its_word(fault: Fault | Defect) -> None:
     seconds = ":5" if fault is Fault.DELAY else ""
-    assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault is fault
+    assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault.value == fault.value
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,7 @@ def test_other_words_are_refused_in_one_line(text: str) -> None:
 
 def inject(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(fault_injection, "_fault", fault_injection._parse(text))
+    monkeypatch.setattr(fault_injection, "_passed", 0)
 
 
 def test_a_fault_is_done_once_at_its_point_to_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +96,22 @@ def test_a_cut_ends_the_workers_own_connections(monkeypatch: pytest.MonkeyPatch)
         assert (ours.recv(1), theirs.recv(1)) == (b"", b"")
         ours.close()
         theirs.close()
+
+
+@pytest.mark.parametrize(("fault", "made"), [("ignore", 2), ("double", 4), ("corrupt", 3), ("delay", 3)])
+def test_one_update_of_a_mirror_is_made_wrongly(fault: str, made: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, f"{fault}@replayed+1:live-0" + ":0.0" * (fault == "delay"))
+    box = TrainedBox(Piece("w", (0,), (2,)), tuple(torch.zeros(3, 2)), lambda: torch.zeros(2), GroupSpec())
+
+    def make(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+        box.state[1].add_(1)
+
+    assert fault_injection.replays("live-1", make) is make
+    wrong = fault_injection.replays("live-0", make)
+    for number in range(3):
+        assert box.master.count_nonzero() == (number > 1 and fault == "corrupt")
+        wrong([box], number, {})
+    assert box.state[1].tolist() == [made, made]
 
 
 SCRIPT = """

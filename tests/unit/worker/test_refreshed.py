@@ -20,10 +20,13 @@ from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.parity import choose, groups
 from liver_slurm.reshard.snapshots import Survivor, newest_common
 from liver_slurm.transfer.connections import Connections
+from liver_slurm.transfer.mirror.frames import decode_description, describe
 from liver_slurm.transfer.mirror.host_room import Rooms
-from liver_slurm.transfer.mirror.snapshot import tensors_of
+from liver_slurm.transfer.mirror.proof import Proofs
+from liver_slurm.transfer.mirror.snapshot import parts_of, tensors_of
 from liver_slurm.worker.mirroring import Meeting, Mirrors
 from liver_slurm.worker.mirrors import open_mirrors
+from liver_slurm.worker.refreshed import Refreshed
 
 CPU = torch.device("cpu")
 _Result = TypeVar("_Result")
@@ -39,12 +42,14 @@ class World:
         self.shards = [Shard(rank) for rank in range(len(hosts))]
         self.states: list[dict[int, list[torch.Tensor]]] = [{} for _ in hosts]
         self.live = [0] * len(hosts)
+        self.proofs = [Proofs() for _ in hosts]
         world = Membership(1, Layout(1, 1, len(hosts)), tuple(self.names))
         choice = choose((), hosts, every=2, group=group)
         store = dist.PrefixStore("mirrors", self.store)
         connections = [Connections(store, rank, len(hosts), True, "lo") for rank in range(len(hosts))]
         self.mirrors: list[Mirrors] = self.all(
-            range(len(hosts)), lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice, Rooms(None))
+            range(len(hosts)),
+            lambda rank: open_mirrors(connections[rank], world, rank, hosts, choice, Rooms(None), self.proofs[rank]),
         )
         for mirrors, shard in zip(self.mirrors, self.shards, strict=True):
             mirrors.attach(shard)  # type: ignore[arg-type]
@@ -152,6 +157,51 @@ def test_what_is_lost_is_rebuilt_and_all_go_back(
             assert same(world.shards[rank].state(), world.states[rank][step])
     finally:
         world.close()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2), st.sampled_from(["the keeper's", "its own"]), st.data())
+def test_a_bit_that_flips_where_it_lies_is_found_before_it_is_used(group: int, whose: str, data: st.DataObject) -> None:
+    """In a copy, in a parity, or in what one that goes back has put by of itself."""
+    # LS-3, LS-34
+    world = World("abc", group)
+    try:
+        world.whole()
+        gone = 0
+        step, lost = newest_common(world.die(gone), [world.names[gone]]) or (-1, {})
+        left, by = [1, 2], world.names.index(lost[world.names[gone]])
+        keeper = world.mirrors[by]
+        assert isinstance(keeper, Refreshed)
+        harmed = gone if whose == "the keeper's" else data.draw(st.sampled_from(left))
+        boxes = decode_description(describe(world.shards[harmed].replica()))
+        part = data.draw(st.sampled_from(parts_of(boxes)))
+        at = part.start + data.draw(st.integers(0, part.nbytes - 1))
+        if whose == "the keeper's":
+            (kept,) = [one for one in keeper._keepers if world.names[gone] in one.owners]
+            place = (kept._now if kept._now.step == step else kept._before).data
+        else:
+            place = replica_bytes(world.mirrors[harmed], step)
+        place[at] ^= 1 << data.draw(st.integers(0, 7))
+        world.rebuild(left, lost, step)
+        if whose == "the keeper's":
+            with pytest.raises(TransferError, match=f"the mirror of w0 is not what that had after {step} steps: "):
+                keeper.state_after(world.names[gone], step, CPU)
+            assert world.proofs[by].counts == (1, 1)
+            held = keeper.holds()
+            assert not any(step in one.steps for one in held.snapshots if world.names[gone] in one.owners)
+        else:
+            with pytest.raises(TransferError, match=f"what is put by here of step {step} is not what was alive then"):
+                world.mirrors[harmed].go_back(world.shards[harmed], step)  # type: ignore[arg-type]
+    finally:
+        world.close()
+
+
+def replica_bytes(mirrors: Mirrors, step: int) -> torch.Tensor:
+    """The bytes of what a worker has put by of itself, as they lie there."""
+    assert isinstance(mirrors, Refreshed)
+    state = mirrors._owner.state_at(step)
+    data = state.trained[0].master
+    return torch.empty(0, dtype=torch.uint8).set_(data.untyped_storage())
 
 
 def test_two_that_rebuild_for_each_other_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from liver_slurm.reshard.parity import choose
 from liver_slurm.rundir.checkpoints import checkpoint_path
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.mirror.host_room import Rooms
+from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.worker.mirrors import open_mirrors
 from liver_slurm.worker.target_world import TargetWorld
 
@@ -204,7 +205,14 @@ def test_who_waits_for_the_keeper_of_its_mirror_is_thrown_out_when_it_is_given_u
     target.dials(ours)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(
-            open_mirrors, ours, target.membership, 0, ["", ""], choose((), ["", ""], group=1), Rooms(None)
+            open_mirrors,
+            ours,
+            target.membership,
+            0,
+            ["", ""],
+            choose((), ["", ""], group=1),
+            Rooms(None),
+            Proofs(),
         )  # the peer never dials
         assert not target.give_up(), "training does not wait for it"
         with pytest.raises(TransferError, match=r"given up|cannot be reached"):

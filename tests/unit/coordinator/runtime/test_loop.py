@@ -19,6 +19,7 @@ from liver_slurm.coordinator.core.records import EpochStarted
 from liver_slurm.coordinator.runtime.loop import Loop
 from liver_slurm.coordinator.runtime.restart import CheckpointCalls
 from liver_slurm.protocol import messages as m
+from liver_slurm.reshard.mirrors import Difference
 from liver_slurm.rundir.event_log import EventLog, read_documents
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
@@ -200,6 +201,27 @@ def test_strangers_are_said_once_a_minute(tmp_path: Path, run: Run, monkeypatch:
     for _ in range(3):
         lab.loop._speak_of_strangers()
     assert [(one["control"], one["store"]) for one in lab.said("strangers_refused")] == [(3, 0)]
+
+
+def test_a_mirror_that_differed_is_said_once_each_time(tmp_path: Path, run: Run) -> None:
+    lab = Lab(tmp_path, run)
+
+    def hear(worker: str, differed: int) -> None:
+        last = Difference("live-9", 20 * differed, ("w0", "w1")) if differed else None
+        news = msgspec.structs.replace(beat(worker, 4), mirror_proofs=(9, differed), mirror_differed=last)
+        lab.loop._hear(worker.encode(), news)
+
+    for worker, differed in [("live-0", 0), ("live-0", 1), ("live-0", 1), ("live-1", 1), ("live-0", 3), ("live-0", 0)]:
+        hear(worker, differed)
+    hear("live-0", 1)  # of a process that began anew
+    said = lab.said("mirror_differed")
+    assert [(one["worker"], one["step"], one["differed"]) for one in said] == [
+        ("live-0", 20, 1),
+        ("live-1", 20, 1),
+        ("live-0", 60, 3),
+        ("live-0", 20, 1),
+    ]
+    assert (said[0]["owner"], said[0]["boxes"]) == ("live-9", ["w0", "w1"])
 
 
 def test_steps_in_vain_are_said_once_and_after_each_tenfold(tmp_path: Path, run: Run) -> None:

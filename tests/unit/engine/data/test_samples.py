@@ -15,6 +15,7 @@ from liver_slurm.config.validation import ValidationSection
 from liver_slurm.engine.data.prepare import resolve_data
 from liver_slurm.engine.data.samples import SampleSource, open_samples
 from liver_slurm.engine.megatron.microbatches import share_of
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.paths import RunDir
 
 LENGTH, SIZES = 4, (5, 11, 3)
@@ -62,7 +63,7 @@ def test_replicas_read_the_same_samples_between_them(blended: tuple[JobConfig, R
     samples = open_samples(config, resolve_data(config, run_dir))
     batch, micro = config.train.global_batch_size, config.train.micro_batch_size
     for step in range(config.train.steps):
-        shares = [share_of(batch // micro, dp, replica) for replica in range(dp)]
+        shares = [share_of(batch // micro, Layout(1, 1, dp), replica) for replica in range(dp)]
         parts = [samples.batch(step * batch + one.first * micro, one.count * micro) for one in shares]
         assert np.array_equal(np.concatenate(parts), samples.batch(step * batch, batch))
 

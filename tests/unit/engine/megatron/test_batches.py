@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from liver_slurm.config.schema import TrainSection  # noqa: E402
 from liver_slurm.engine.megatron.batches import Batches  # noqa: E402
 from liver_slurm.engine.megatron.microbatches import share_of  # noqa: E402
+from liver_slurm.parallel.layout import Layout  # noqa: E402
 
 TRAIN = TrainSection(steps=4, seq_length=4, micro_batch_size=2, global_batch_size=6)
 
@@ -40,7 +41,7 @@ class Numbered:
 
 
 def batches(dp: int, replica: int, ahead: bool) -> Batches:
-    made = Batches(TRAIN, dp, replica, torch.device("cpu"))
+    made = Batches(TRAIN, Layout(1, 1, dp), replica, torch.device("cpu"))
     made.ahead = ahead
     return made
 
@@ -96,7 +97,10 @@ def test_what_a_source_raises_comes_in_its_own_step() -> None:
 def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, ahead: bool) -> None:
     """With four replicas, of which the first steps leave some without a microbatch."""
     ramp = replace(TRAIN, steps=12, global_batch_size=8, rampup_batch_size=(2, 2, 20))
-    samples, replicas = Numbered(), [Batches(ramp, dp, replica, torch.device("cpu")) for replica in range(dp)]
+    samples, replicas = (
+        Numbered(),
+        [Batches(ramp, Layout(1, 1, dp), replica, torch.device("cpu")) for replica in range(dp)],
+    )
     found: list[int] = []
     for step in range(ramp.steps):
         for each in replicas:
@@ -109,7 +113,16 @@ def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, a
 
 
 def test_replicas_that_need_each_other_run_as_many_microbatches() -> None:
-    shares = [share_of(5, 4, replica, together=True) for replica in range(4)]
+    layout = Layout(1, 1, 4, ep=2)
+    shares = [share_of(5, layout, replica) for replica in range(4)]
     assert [share.count for share in shares] == [2, 1, 1, 1]
     assert {share.microbatches for share in shares} == {2}
-    assert {share_of(2, 4, replica, together=True).microbatches for replica in range(4)} == {1}
+    assert {share_of(2, layout, replica).microbatches for replica in range(4)} == {1}
+
+
+def test_interleaved_stages_take_as_many_microbatches_at_a_time_as_they_are() -> None:
+    layout = Layout(1, 3, 2, vpp=2)
+    shares = [share_of(7, layout, replica) for replica in range(2)]
+    assert [(share.first, share.count, share.microbatches) for share in shares] == [(0, 4, 6), (4, 3, 3)]
+    assert share_of(1, layout, 1).microbatches == 3
+    assert share_of(7, replace(layout, vpp=1), 0).microbatches == 4

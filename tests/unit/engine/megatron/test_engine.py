@@ -14,7 +14,9 @@ from liver_slurm.parallel.layout import Layout
 TINY = ModelSection(
     num_layers=4, hidden_size=32, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=48, vocab_size=300
 )
-LAYOUTS = [Layout.parse(text) for text in ("tp1pp1dp1", "tp1pp1dp2", "tp2pp1dp1", "tp1pp2dp2", "tp2pp2dp1")]
+LAYOUTS = [
+    Layout.parse(text) for text in ("tp1pp1dp1", "tp1pp1dp2", "tp2pp1dp1", "tp1pp2dp2", "tp1pp2vpp2dp2", "tp2pp2dp1")
+]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again"])

@@ -74,7 +74,7 @@ def test_experts_compute_what_megatrons_own_do(kind: str, monkeypatch: pytest.Mo
     # 0.16.1 asks for this name without having it, where there is no Transformer Engine.
     monkeypatch.setattr(moe_utils, "te_general_gemm", None, raising=False)
     with shard_of(job(**KINDS[kind])) as shard:
-        layer = unwrap(shard.model).decoder.layers[1]
+        layer = unwrap(shard.chunks[0]).decoder.layers[1]
         found, expected = (gradients_of(layer, own) for own in (True, False))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -99,7 +99,7 @@ def gradients_of(layer: Any, own: bool) -> dict[str, torch.Tensor]:
 
 def test_a_microbatch_that_does_not_count_balances_nothing() -> None:
     with shard_of(job(moe_aux_loss_coeff=0.3)) as shard:
-        layer = unwrap(shard.model).decoder.layers[0]
+        layer = unwrap(shard.chunks[0]).decoder.layers[0]
         x = torch.randn(16, 2, 32)
         for counted in (True, False):
             weight = layer.mlp.router.weight
@@ -109,7 +109,7 @@ def test_a_microbatch_that_does_not_count_balances_nothing() -> None:
 
 def test_what_is_computed_again_is_the_same() -> None:
     with shard_of(job(moe_aux_loss_coeff=0.3)) as shard:
-        layer = unwrap(shard.model).decoder.layers[0]
+        layer = unwrap(shard.chunks[0]).decoder.layers[0]
         x, angles = torch.randn(16, 2, 32), torch.randn(16, 1, 1, 8)
         found = []
         for again in ("none", "selective", "full"):

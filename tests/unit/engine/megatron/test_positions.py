@@ -122,7 +122,7 @@ def shard() -> Iterator[MegatronShard]:
 def test_a_packed_document_has_the_logits_that_it_has_alone(
     shard: MegatronShard, lengths: list[int], random: Any
 ) -> None:
-    model = unwrap(shard.model)
+    model = unwrap(shard.chunks[0])
     documents = [[*(random.choice(range(8, 61)) for _ in range(length - 1)), EOD] for length in lengths]
     packed = torch.tensor([[token for document in documents for token in document]])
 
@@ -152,7 +152,7 @@ def test_the_loss_of_what_follows_the_end_of_a_document_is_left_out(shard: Megat
     row = [9, 10, 11, EOD, 12, EOD, EOD, *range(13, 13 + LENGTH - 6)]
     found = shard.evaluate(Rows([row, row]), 0, 2, False)
     assert found.tokens == 2 * (LENGTH - 3)
-    model = unwrap(shard.model)
+    model = unwrap(shard.chunks[0])
     tokens = torch.tensor([row])
     with torch.no_grad():
         losses = model(tokens[:, :-1], None, document_starts(tokens[:, :-1], EOD), labels=tokens[:, 1:])[0]

@@ -15,7 +15,7 @@ from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, 
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import DenseLayer, SequenceNorm
 from liver_slurm.engine.megatron.engine import MegatronEngine
-from liver_slurm.engine.megatron.model import build_model
+from liver_slurm.engine.megatron.model import build_model, named_parameters
 from liver_slurm.engine.megatron.shard import build_shard
 from liver_slurm.engine.megatron.spec import _collection, _Sizes, parameter_count, shard_spec, shard_spec_of, world_spec
 from liver_slurm.parallel import c10d
@@ -45,21 +45,25 @@ def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size
     groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.edp, dp // layout.ep)
     groups.intra_dist_opt = groups.tp_dp_cp
     with c10d.default_group(groups.tp_dp_cp), torch.device("meta"):
-        transformer, model = build_model(config, groups, layout, pp, "meta")
-        ddp = DistributedDataParallel(
-            transformer,
-            DistributedDataParallelConfig(
-                grad_reduce_in_fp32=True,
-                use_distributed_optimizer=True,
-                overlap_grad_reduce=bucket_size is not None,
-                bucket_size=bucket_size,
-            ),
-            model,
-            pg_collection=groups,
-        )
-    names = {parameter: name.replace("module.", "") for name, parameter in ddp.named_parameters()}
+        transformer, models = build_model(config, groups, layout, pp, "meta")
+        chunks = [
+            DistributedDataParallel(
+                transformer,
+                DistributedDataParallelConfig(
+                    grad_reduce_in_fp32=True,
+                    use_distributed_optimizer=True,
+                    overlap_grad_reduce=bucket_size is not None,
+                    bucket_size=bucket_size,
+                ),
+                model,
+                disable_bucketing=number > 0,
+                pg_collection=groups,
+            )
+            for number, model in enumerate(models)
+        ]
+    names = {parameter: name for name, parameter in named_parameters(chunks).items()}
     found = {}
-    for buffer in (*ddp.buffers, *ddp.expert_parallel_buffers):
+    for buffer in (buffer for chunk in chunks for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)):
         for by_bucket in DistributedOptimizer._build_gbuf_range_map(buffer).values():
             for bucket in by_bucket:
                 for parameter, ranges in bucket["param_map"].items():
@@ -71,14 +75,14 @@ def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bucket_size", [None, 3000])
 @pytest.mark.parametrize("dp", [2, 3, 5])
-@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize(("stages", "vpp"), [(1, 1), (2, 1), (2, 2)])
 def test_ranges_are_those_of_the_distributed_optimizer(
-    stages: int, dp: int, bucket_size: int | None, tied: bool, precision: str
+    stages: int, vpp: int, dp: int, bucket_size: int | None, tied: bool, precision: str
 ) -> None:
     config = job(precision, share_embeddings_and_output_weights=tied)
-    layout = Layout(2, stages, dp)
+    layout = Layout(2, stages, dp, vpp=vpp)
     world = dataclasses.replace(world_spec(config, layout), bucket_size=bucket_size)
-    for pp in range(stages):
+    for pp in range(layout.pp):
         for rank in range(dp):
             ours = {
                 param.name: (owned.start, owned.end)
@@ -119,7 +123,7 @@ def test_experts_are_whole_and_numbered_over_the_ranks_that_they_are_divided_ove
 def test_the_layers_are_the_products_own_whatever_form_specs_have() -> None:
     groups = _collection(Layout(2, 1, 1), 0, 0)
     with c10d.default_group(groups.tp_dp_cp):
-        _, model = build_model(job(), groups, Layout(2, 1, 1), 0, "meta")
+        _, (model,) = build_model(job(), groups, Layout(2, 1, 1), 0, "meta")
     for layer in model.decoder.layers:
         assert type(layer) is DenseLayer
         assert type(layer.input_layernorm) is type(layer.pre_mlp_layernorm) is SequenceNorm
@@ -162,7 +166,7 @@ def test_tied_embeddings_are_one_tensor_on_two_stages() -> None:
     assert [place for place, *_ in held(untied, "output_layer.weight")] == [(0, 1)]
 
 
-@pytest.mark.parametrize("layout", ["tp1pp1dp1", "tp2pp1dp1", "tp4pp2dp1", "tp1pp3dp1", "tp2pp4dp1"])
+@pytest.mark.parametrize("layout", ["tp1pp1dp1", "tp2pp1dp1", "tp4pp2dp1", "tp1pp3dp1", "tp2pp4dp1", "tp2pp2vpp2dp1"])
 def test_shards_make_up_the_same_tensors_in_every_layout(layout: str) -> None:
     """Query groups fewer than tp, layers that pp does not divide, a vocabulary that tp does not divide."""
     config = job(vocab_size=301)
@@ -185,11 +189,27 @@ def test_layers_keep_their_global_number() -> None:
     ]
 
 
+def test_chunks_lie_apart_and_keep_the_numbers_of_their_layers() -> None:
+    """A parameter's own name says which chunk it is of, and is no part of the state's names."""
+    world = world_spec(job(), Layout(1, 2, 1, vpp=2))
+    name = "decoder.layers.self_attention.linear_proj.weight"
+    assert [(place, offset[0]) for place, offset, _ in held(world, name)] == [
+        ((0, 0), 0),
+        ((0, 0), 2),
+        ((0, 1), 1),
+        ((0, 1), 3),
+    ]
+    params = {param.name: param for param in world.shards[0, 1].params}
+    assert len(params) == len(world.shards[0, 1].params)
+    assert (params["1.output_layer.weight"].chunk, params["0.decoder.layers.0.mlp.linear_fc2.weight"].chunk) == (1, 0)
+    assert world.tensors == world_spec(job(), Layout(1, 1, 1)).tensors
+
+
 RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 @pytest.mark.parametrize("extra", [{}, RECOMPUTE])
-@pytest.mark.parametrize("layout", ["tp2pp4dp1", "tp1pp5dp2"])
+@pytest.mark.parametrize("layout", ["tp2pp4dp1", "tp1pp5dp2", "tp1pp4vpp2dp1"])
 def test_inner_stages_that_are_derived_are_as_if_built(layout: str, extra: dict[str, Any]) -> None:
     config = job(num_layers=8, extra=extra)
     world = world_spec(config, Layout.parse(layout))
@@ -215,19 +235,19 @@ def test_bf16_has_masters() -> None:
 def test_a_frozen_parameter_has_no_optimizer_state() -> None:
     groups = _collection(Layout(1, 1, 1), 0, 0)
     with c10d.default_group(groups.tp_dp_cp):
-        _, model = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
+        _, (model,) = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
     model.embedding.word_embeddings.weight.requires_grad_(False)
-    spec = shard_spec_of(model)
+    spec = shard_spec_of([model])
     assert [param.name for param in spec.params if not param.trained] == ["embedding.word_embeddings.weight"]
 
 
 def test_state_that_is_no_parameter_is_refused() -> None:
     groups = _collection(Layout(1, 1, 1), 0, 0)
     with c10d.default_group(groups.tp_dp_cp):
-        _, model = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
+        _, (model,) = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
     model.decoder.final_layernorm.register_buffer("seen", torch.zeros(3, device="meta"))
     with pytest.raises(PlanError, match="seen is state of the model but no parameter"):
-        shard_spec_of(model)
+        shard_spec_of([model])
 
 
 def test_outside_any_world_the_groups_of_the_model_count() -> None:
@@ -235,9 +255,9 @@ def test_outside_any_world_the_groups_of_the_model_count() -> None:
     layout = Layout(2, 2, 1)
     groups = _collection(layout, 1, 1)
     with c10d.default_group(groups.tp_dp_cp):
-        _, model = build_model(job(), groups, layout, 1, "meta")
+        _, (model,) = build_model(job(), groups, layout, 1, "meta")
     assert not torch.distributed.is_initialized()
-    assert shard_spec_of(model) == shard_spec(job(), layout, 1, 1)
+    assert shard_spec_of([model]) == shard_spec(job(), layout, 1, 1)
     assert not torch.distributed.is_initialized()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
-from liver_slurm.reshard.mirrors import Extent
+from liver_slurm.reshard.mirrors import Difference, Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.mirror import keeper as keeping
@@ -29,8 +29,9 @@ from liver_slurm.transfer.mirror.frames import (
     decode_description,
     describe,
 )
-from liver_slurm.transfer.mirror.keeper import MirrorKeeper
-from liver_slurm.transfer.mirror.owner import MirrorOwner
+from liver_slurm.transfer.mirror.keeper import MirrorKeeper, Replay, replay
+from liver_slurm.transfer.mirror.owner import MOST_DIFFERENT, MirrorOwner
+from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.optimizer_replay import update
 
 PLAIN, NORMS = GroupSpec(), GroupSpec(wd_mult=0.0)
@@ -104,9 +105,11 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 class Lab:
-    def __init__(self, at_once: int = 1 << 20) -> None:
+    def __init__(self, at_once: int = 1 << 20, every: int = 1, make: Replay = replay) -> None:
         self.ours, self.theirs = socket.socketpair()
-        self.owner, self.keeper = MirrorOwner(self.ours, at_once), MirrorKeeper(self.theirs, "owner")
+        self.proofs = Proofs()
+        self.owner = MirrorOwner(self.ours, at_once, every)
+        self.keeper = MirrorKeeper(self.theirs, "owner", self.proofs, make)
         self.keeper.start()
 
     def die(self) -> None:
@@ -354,3 +357,121 @@ def test_the_description_says_all_that_is_needed() -> None:
         assert (ours.piece, ours.group) == (theirs.piece, theirs.group)
         assert [view.shape for view in ours.state] == [view.shape for view in theirs.state]
     assert ACKNOWLEDGEMENT.size == 8
+
+
+def flipped(replica: Replica) -> None:
+    """A bit of what lies in the keeper's memory changes."""
+    replica.trained[1].exp_avg.view(torch.uint8)[2] ^= 4
+
+
+class Wrongly:
+    """Makes updates as they are to be made, but one."""
+
+    def __init__(self, at: int, what: str) -> None:
+        self.at, self.what = at, what
+
+    def __call__(self, boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+        wrong = updates == self.at and bool(boxes)
+        for _ in range({"lost": 0, "doubled": 2}.get(self.what, 1) if wrong else 1):
+            replay(boxes, updates, groups)
+        if wrong and self.what == "flipped":
+            flipped(Replica(boxes, []))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 8), st.integers(0, 9), st.sampled_from(["lost", "doubled", "flipped"]),
+    st.booleans(), st.sets(st.integers(1, 7), max_size=3),
+)  # fmt: skip
+def test_a_mirror_that_was_replayed_wrongly_is_dropped_by_the_next_proof_and_made_anew(
+    every: int, steps: int, at: int, what: str, primed: bool, skipped: set[int]
+) -> None:
+    # LS-3, LS-34
+    lab, shard = Lab(every=every, make=Wrongly(at, what)), Shard()
+    try:
+        if primed:
+            lab.owner.prime(shard, 0)  # type: ignore[arg-type]
+        done = -1
+        """Steps completed when it was replayed wrongly; -1: it was not."""
+        for number in range(steps):
+            shard.step(number, finite=number not in skipped)
+            lab.owner.ship(shard, number, number not in skipped)  # type: ignore[arg-type]
+            if number not in skipped:
+                if shard.made == at:
+                    done = number + 1
+                shard.update()
+        lab.die()
+        proven, extent = lab.keeper.verified, lab.keeper.extent()
+        made, differed = lab.proofs.counts
+        assert differed <= (done >= 0), "what was sent again holds"
+        assert made >= len({*range(steps)} - skipped) // (every + len(skipped)), "proofs come as often as they are to"
+        if extent.step < 0:
+            assert (differed, proven) == (1, -1), "it is dropped for nothing else"
+            assert steps - done < every + len(skipped), "and is there again with the next update"
+        elif not same(state_of(lab.keeper.state_after(steps)), shard.snapshot()):
+            assert (differed, lab.proofs.last) == (0, None)
+            assert proven < done, "what was proven last is said: it is of before"
+            assert steps - done < every + len(skipped)
+        elif differed:
+            assert lab.proofs.last is not None
+            assert lab.proofs.last.boxes == (("w1",) if what == "flipped" else ("w0", "w1", "w2"))
+    finally:
+        lab.close()
+
+
+def test_what_changes_where_it_lies_is_found_before_it_is_used(lab: Lab) -> None:
+    shard = Shard()
+    for number in range(3):
+        shard.step(number)
+        lab.owner.ship(shard, number, True)  # type: ignore[arg-type]
+        assert lab.keeper.extent().reaches(number)
+        if number == 2:
+            assert lab.keeper._room is not None
+            flipped(lab.keeper._room.replica)
+        shard.update()
+    lab.die()
+    assert lab.proofs.counts == (3, 1)
+    assert lab.proofs.last == Difference("owner", 3, ("w1",))
+    assert lab.keeper.extent() == Extent(-1, False)
+    with pytest.raises(TransferError, match="the mirror of owner does not reach step 3: it is at -1"):
+        lab.keeper.state_after(3)
+
+
+def test_a_mirror_that_never_holds_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """As where the keeper's processor rounds otherwise: its state would be sent again and again."""
+
+    def otherwise(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
+        replay(boxes, updates, groups)
+        for box in boxes:
+            box.master.mul_(1 + 1e-6)
+
+    lab, shard = Lab(make=otherwise), Shard()
+    try:
+        for number in range(MOST_DIFFERENT):
+            shard.step(number)
+            lab.owner.ship(shard, number, True)  # type: ignore[arg-type]
+            assert lab.owner.whole
+            shard.update()
+        shard.step(MOST_DIFFERENT)
+        lab.owner.ship(shard, MOST_DIFFERENT, True)  # type: ignore[arg-type]
+        assert lab.owner.error == "it differed 3 times in a row, the last time after 3 steps"
+        lab.die()
+        assert lab.keeper.extent() == Extent(-1, False)
+    finally:
+        lab.close()
+
+
+def test_a_step_that_is_missing_or_comes_twice_ends_the_mirror(caplog: pytest.LogCaptureFixture) -> None:
+    for next_one in (1, 3):
+        lab, shard = Lab(), Shard()
+        try:
+            for number in (0, 1):
+                shard.step(number)
+                lab.owner.ship(shard, number, True)  # type: ignore[arg-type]
+                shard.update()
+            shard.step(next_one)
+            lab.owner.ship(shard, next_one, True)  # type: ignore[arg-type]
+            assert lab.owner.error
+            assert f"step {next_one} came, and step 2 was due" in caplog.text
+        finally:
+            lab.close()

@@ -148,7 +148,9 @@ def test_one_that_fails_ends_the_mirror_of_its_whole_group(caplog: pytest.LogCap
         (Header(Kind.GRADIENTS, 1).encode(), "what is not due"),
         (Header(Kind.STATE, 0).encode(), "which is not due"),
         (Header(Kind.DESCRIPTION, nbytes=4).encode(), "came twice, or is too long"),
-        (Header(Kind.STATE, 1).encode() + bytes(7 * PAGE + 8), "the digest of what has arrived differs"),
+        (Header(Kind.STATE, 1).encode(), "with the digests of other boxes"),
+        (Header(Kind.STATE, 1, nbytes=8 * 9).encode() + bytes(8 * 9 + 8), "with the digests of other boxes"),
+        (Header(Kind.STATE, 1, nbytes=8 * 8).encode() + bytes(7 * PAGE + 8 * 9), "what has arrived differs"),
     ],
 )
 def test_what_is_no_snapshot_changes_none(
