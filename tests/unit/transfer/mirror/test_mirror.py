@@ -361,7 +361,7 @@ def test_the_description_says_all_that_is_needed() -> None:
 
 def flipped(replica: Replica) -> None:
     """A bit of what lies in the keeper's memory changes."""
-    replica.trained[1].exp_avg.view(torch.uint8)[2] ^= 4
+    replica.trained[1].state[1].view(torch.uint8)[2] ^= 4
 
 
 class Wrongly:
