@@ -155,12 +155,13 @@ def test_what_arrives_is_what_its_owner_has(
             elif last == "skip":
                 for worker in workers:
                     worker.trainer.skip()
-            made, trained = before + watched + between + (last == "update"), [t for t in tensors if t.group is not None]
-            known = [
-                worker.trainer.parameters or any(one.target == worker.trainer.me != one.source for one in trained)
-                for worker in workers
-            ]
-            assert each(workers, lambda worker: worker.transfer.finish()) == tuple(made if one else -1 for one in known)
+            made = before + watched + between + (last == "update")
+            # Who trains nothing is told by those that it reads from, if they do.
+            known = [me for me, worker in enumerate(workers) if worker.trainer.parameters]
+            told = {tensor.target for tensor in tensors if tensor.source in known}
+            assert each(workers, lambda worker: worker.transfer.finish()) == tuple(
+                made if me in {*known, *told} else -1 for me in range(2)
+            )
             stats = [worker.transfer.prove() for worker in workers]
             check(workers)
             for worker, one in zip(workers, stats, strict=True):
