@@ -13,8 +13,9 @@ MINUTE = 60.0
 class QueryBudget:
     """Counts requests for information, as slurmctld counts them; orders (submit, cancel, signal, update) are none.
 
-    A look at the supply takes several at once, so the budget is kept by the gap that follows: a look that cost ``n``
-    is followed by ``n`` times the mean gap. Safe to use from several threads.
+    A look at the supply takes several at once. They are spread by the gap that follows: a look that cost ``n`` is
+    followed by ``n`` times the mean gap. That alone would keep the mean, but for one look in any stretch of time; who
+    also waits until there is :meth:`room` never asks more in any minute. Safe to use from several threads.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,17 +25,29 @@ class QueryBudget:
         self._lock = threading.Lock()
         self._asked: deque[float] = deque()
         self._next = clock()
+        self.total = 0
+        """Queries that were asked so far."""
 
     def spend(self, queries: int = 1) -> None:
         """Note that so many were asked."""
         with self._lock:
             now = self._clock()
             self._asked.extend([now] * queries)
+            self.total += queries
             self._next = max(self._next, now) + queries * MINUTE / self.per_minute
 
     def wait(self) -> float:
         """Seconds until another look keeps the budget; 0 or less: it does now."""
         return self._next - self._clock()
+
+    def room(self, queries: int) -> float:
+        """Seconds until so many more are within the budget of the last minute; 0: they are.
+
+        More than are allowed in a minute are to be asked when none was in the last one.
+        """
+        left = self.last_minute() - max(0, int(self.per_minute) - queries)
+        with self._lock:
+            return max(0.0, self._asked[left - 1] + MINUTE - self._clock()) if 0 < left <= len(self._asked) else 0.0
 
     def last_minute(self) -> int:
         """How many were asked in the last minute."""

@@ -48,7 +48,16 @@ class Table(Mapping[str, V]):
 
     def without(self, name: str) -> Table[V]:
         """Return a table without ``name``."""
-        return Table(item for item in self.items() if item[0] != name)
+        number = self._where.get(name)
+        if number is None:
+            return self
+        if len(self._shards) > 2 * (1 + len(self._where) // SHARD):  # most of them are nearly empty by now
+            return Table(item for item in self.items() if item[0] != name)
+        other: Table[V] = Table()
+        other._shards, other._where = self._shards.copy(), self._where.copy()
+        other._shards[number] = {key: value for key, value in self._shards[number].items() if key != name}
+        del other._where[name]
+        return other
 
     def _append(self, name: str, value: V) -> None:
         if not self._shards or len(self._shards[-1]) >= SHARD:

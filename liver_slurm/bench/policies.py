@@ -39,6 +39,8 @@ NODES = 4
 """Of a real trace that a run may have; which ones is drawn by lot for each run."""
 NEW, OTHER = 10_000, 20_000
 """First seeds of runs that are judged, and of twins; those of logs begin with 0."""
+APART = 100_000
+"""Runs of two seeds of the benchmark's have seeds so far apart."""
 LEAST, WORTH = 0.005, 0.08
 """What the advisor may lose to greedy anywhere, and what it has to gain where nodes are volatile."""
 
@@ -80,23 +82,52 @@ class _Place:
         return Drawn(Setting(trace, self.regime.notice, seed=seed), self.regime, ())
 
 
-def run(quick: bool, traces: Sequence[str] = ()) -> dict[str, Any]:
-    """Simulate; ``quick``: few runs, which show that it works and no more; ``traces``: files, besides.
+def run(quick: bool, traces: Sequence[str] = (), seed: int = 0, seeds: int = 1, jobs: int = 1) -> dict[str, Any]:
+    """Simulate.
+
+    Args:
+        quick: few runs, which show that it works and no more.
+        traces: files of real ones, besides.
+        seed: of all that is drawn by lot.
+        seeds: simulate with so many, from ``seed`` on; where there are several, each has one log.
+        jobs: processes, each of which simulates one partition with one seed at a time.
 
     Raises:
         BadInput: scikit-learn is not installed, or a trace cannot be read.
+        LiverError: a process has failed.
     """
     from liver_slurm.advisor.fitting import need_libraries
+    from liver_slurm.bench.policy_seeds import in_processes, over_seeds
 
     need_libraries()
-    sizes = QUICK if quick else _Sizes()
+    places = make_places(traces)
+    for place in places:
+        place.draw(0)  # one that cannot be read is told of at once
+    sizes = make_sizes(quick, several=seeds > 1)
+    numbers = range(seed, seed + seeds)
+    if jobs == 1:
+        cases = [row for number in numbers for place in places for row in compared(place, sizes, number)]
+    else:
+        cases = in_processes(quick, traces, len(places), numbers, jobs)
+    document: dict[str, Any] = {"bench": "policies", "decisions": sizes.decisions, "logs": sizes.logs}
+    document |= {"seed": seed, "seeds": seeds}
+    if seeds > 1:
+        document["by_seed"], cases = cases, over_seeds(cases)
+    return document | {"cases": cases, "said": _said(cases)}
+
+
+def make_places(traces: Sequence[str]) -> list[_Place]:
+    """Return where runs are simulated: on the partitions that are made up, and on real traces."""
     places = [_Place(name, regime) for name, regime in REGIMES.items()]
     for path in map(Path, traces):
         places += [_Place(f"{path.name}, prices of {name}", REGIMES[name], path) for name in ("free", "volatile")]
-    cases: list[dict[str, Any]] = []
-    for place in places:
-        cases += _compared(place, sizes)
-    return {"bench": "policies", "decisions": sizes.decisions, "logs": sizes.logs, "cases": cases, "said": _said(cases)}
+    return places
+
+
+def make_sizes(quick: bool, several: bool) -> _Sizes:
+    """Return how much is simulated; ``several``: with each of several seeds."""
+    sizes = QUICK if quick else _Sizes()
+    return replace(sizes, logs=1) if several else sizes
 
 
 def table(document: dict[str, Any]) -> str:
@@ -105,29 +136,30 @@ def table(document: dict[str, Any]) -> str:
 
     parts: dict[str, list[dict[str, Any]]] = {}
     for case in document["cases"]:
-        parts.setdefault(case["part"], []).append({key: case[key] for key in case if key != "part"})
+        parts.setdefault(case["part"], []).append({key: case[key] for key in case if key not in ("part", "seed")})
     shown = [f"{part}\n{tabulate(rows, headers='keys', floatfmt='.3f')}" for part, rows in parts.items()]
     return "\n\n".join([*shown, "\n".join(document["said"])])
 
 
-def _compared(place: _Place, sizes: _Sizes) -> list[dict[str, Any]]:
-    """Simulate every policy on the same nodes, and the advisor with a model of each log."""
+def compared(place: _Place, sizes: _Sizes, seed: int) -> list[dict[str, Any]]:
+    """Simulate every policy on the same nodes, and the advisor with a model of each log; see :func:`run`."""
+    first = APART * seed
     part = f"{place.name}, logs of {sizes.decisions} decisions"
     loss = place.regime.loss_s if place.regime.notice == 0.0 else 0.0
     simple: dict[str, Policy | str] = {
         "never": never, "greedy": "greedy", "hysteresis": "hysteresis", "cost-aware": "cost-aware",
         "cost-aware, price of unserved notices": priced(loss),
     }  # fmt: skip
-    drawn = [place.draw(NEW + number) for number in range(sizes.judged)]
+    drawn = [place.draw(first + NEW + number) for number in range(sizes.judged)]
     reached = {name: [_goodput(place, one, policy) for one in drawn] for name, policy in simple.items()}
     if place.trace is None:
         reached["oracle: true chances"] = [_goodput(place, one, informed(one)) for one in drawn]
     reached["oracle: when each node goes"] = [_goodput(place, one, None) for one in drawn]
     opened, bare, gated, twin_rows = 0, [], [], []
-    known = _twins(place, sizes.twins)
+    known = _twins(place, sizes.twins, first + OTHER)
     for number in range(sizes.logs):
         with tempfile.TemporaryDirectory(prefix="liver-policies-") as folder:
-            model = _learned(place, sizes.decisions, number, Path(folder))
+            model = _learned(place, sizes.decisions, first + 1_000 * number, Path(folder))
             twin_rows.append(_beside_twins(part, number, model, known))
             bare.append([_advised(place, one, model, Path(folder)) for one in drawn])
             gated.append(bare[-1] if model.advises else reached["greedy"])  # without advice all is taken
@@ -136,7 +168,7 @@ def _compared(place: _Place, sizes: _Sizes) -> list[dict[str, Any]]:
     reached["advisor, gate"] = [fmean(each) for each in zip(*gated, strict=True)]
     rows = [_row(part, name, each, reached["greedy"]) for name, each in reached.items()]
     rows[-1] |= {"gate opens": f"{opened} of {sizes.logs}"}
-    return rows + twin_rows
+    return [row | {"seed": seed} for row in rows + twin_rows]
 
 
 def _row(part: str, name: str, found: Sequence[float], greedy: Sequence[float]) -> dict[str, Any]:
@@ -168,13 +200,13 @@ def _advised(place: _Place, drawn: Drawn, model: Model, folder: Path) -> float:
     return _goodput(place, drawn, "advisor", replace(config, standby=replace(config.standby, advisor=str(path))))
 
 
-def _learned(place: _Place, decisions: int, number: int, folder: Path) -> Model:
-    """Log runs until there are enough decisions, and fit a model as the command does."""
+def _learned(place: _Place, decisions: int, seed: int, folder: Path) -> Model:
+    """Log runs, with seeds from ``seed`` on, until there are enough decisions, and fit a model as the command does."""
     from liver_slurm.advisor.fitting import Wish, fit
     from liver_slurm.advisor.rows import read_rows, write_rows
 
     runs: list[str] = []
-    counted, seed = 0, 1_000 * number
+    counted = 0
     while counted < decisions:
         setting = place.draw(seed).setting
         with event_file(folder / "log", f"run-{seed}") as heard:
@@ -187,10 +219,10 @@ def _learned(place: _Place, decisions: int, number: int, folder: Path) -> Model:
     return fit(read_rows([folder / "table.jsonl"]), None, Wish(), time.time())
 
 
-def _twins(place: _Place, most: int) -> list[Twin]:
-    """Return twins of several runs, a few of each; none: the trace is shorter than the farthest window."""
+def _twins(place: _Place, most: int, first: int) -> list[Twin]:
+    """Return twins of several runs, with seeds from ``first`` on; none: the trace ends before the farthest window."""
     found: list[Twin] = []
-    for seed in range(OTHER, OTHER + most):
+    for seed in range(first, first + most):
         if len(found) >= most:
             break
         setting = place.draw(seed).setting

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.bench import BENCHES, SIZED, Bench
-from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
+from liver_slurm.cli.common import Subparsers, add_json, new_parser, positive, print_json
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -47,6 +47,18 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="when which nodes are to be had, to simulate on, too, as simulate reads it; several (bench policies)",
     )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of all that is drawn by lot (bench policies; default: 0)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        metavar="N",
+        help="simulate with N seeds from --seed on: means, and intervals that have them with 95 %% (bench policies)",
+    )
+    parser.add_argument(
+        "--jobs", type=positive, metavar="N", help="in N processes at a time (bench policies; default: 1)"
+    )
     add_json(parser, "print every figure as one JSON document")
 
 
@@ -57,14 +69,15 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"bench {args.name}: --size is not allowed; it is for bench {', '.join(SIZED)}")
     if args.covariates and args.name != "advisor":
         raise BadInput(f"bench {args.name}: --covariates is not allowed; it is for bench advisor")
-    if args.trace and args.name != "policies":
-        raise BadInput(f"bench {args.name}: --trace is not allowed; it is for bench policies")
+    of_policies = {"traces": tuple(args.trace), "seed": args.seed, "seeds": args.seeds, "jobs": args.jobs}
+    given = {name: value for name, value in of_policies.items() if value not in ((), None)}
+    if given and args.name != "policies":
+        option = "--trace" if "traces" in given else f"--{next(iter(given))}"
+        raise BadInput(f"bench {args.name}: {option} is not allowed; it is for bench policies")
     options: dict[str, Any] = {"sizes": tuple(args.size)} if args.size else {}
     if args.covariates:
         options["covariates"] = args.covariates
-    if args.trace:
-        options["traces"] = tuple(args.trace)
-    document = bench.run(args.quick, **options)
+    document = bench.run(args.quick, **options, **given)
     if args.json:
         print_json(document)
     else:

@@ -247,3 +247,15 @@ def new_folder(option: str, text: str) -> Path:
     if not path.name or path.exists() or path.is_symlink():
         raise BadInput(f"{option} {text}: it is there already; allowed: a folder that is not")
     return path
+
+
+def positive(text: str) -> int:
+    """Read a number of things, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is not 1 or more.
+    """
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value

@@ -18,6 +18,7 @@ from liver_slurm.cli.common import (
     clock_text,
     complete,
     new_parser,
+    positive,
     print_json,
     print_table,
     seconds_text,
@@ -89,7 +90,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="of all that is drawn by lot (default: 0)")
     parser.add_argument(
         "--seeds",
-        type=_several,
+        type=positive,
         metavar="N",
         default=1,
         help="simulate with N seeds from --seed on: means, and intervals that have them with 95 %% (default: 1)",
@@ -127,13 +128,6 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0.0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _several(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
 from collections.abc import Iterator
 
+from liver_slurm.base.once import OncePer
 from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
@@ -187,21 +190,46 @@ def stage_layers(layers: int, stages: int) -> list[int]:
     return min(splits, key=lambda split: (max(split), max(split) - min(split)))
 
 
+class _Table:
+    """The possible layouts of one job file, largest first; ``auto`` has them up to a number of workers."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._made_for = 0
+        self._layouts: list[Layout] = []
+        self._sizes: list[int] = []
+        """Of each of them, negative: ascending."""
+
+    def up_to(self, bound: int) -> list[Layout]:
+        """List those of at most ``bound`` workers."""
+        if bound > self._made_for:
+            self._make(bound)
+        return self._layouts[bisect_left(self._sizes, -bound) :]
+
+    def _make(self, bound: int) -> None:
+        config = self._config
+        if config.elastic.layouts == "auto":
+            # Workers come one by one, thousands maybe: not all is to be made anew for each.
+            self._made_for = 2 * bound if self._made_for else bound
+            candidates = _all_layouts(config, self._made_for)
+        else:
+            self._made_for = sys.maxsize
+            candidates = [Layout.parse(text) for text in config.elastic.layouts]
+        possible = [one for one in candidates if not impossible(one, config.model, config.data, config.train)]
+        self._layouts = sorted(possible, key=lambda one: -one.size)
+        self._sizes = [-one.size for one in self._layouts]
+
+
+_TABLES = OncePer(_Table)
+
+
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
     Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, vpp, dp, ep)
     order. Never more than ``elastic.max_workers`` workers.
     """
-    bound = min(workers, config.elastic.max_workers or workers)
-    if config.elastic.layouts == "auto":
-        candidates = _all_layouts(config, bound)
-    else:
-        candidates = [Layout.parse(text) for text in config.elastic.layouts]
-    fitting = [
-        one for one in candidates if one.size <= bound and not impossible(one, config.model, config.data, config.train)
-    ]
-    return sorted(fitting, key=lambda one: -one.size)
+    return _TABLES(config).up_to(min(workers, config.elastic.max_workers or workers))
 
 
 def max_tp(config: JobConfig) -> int:

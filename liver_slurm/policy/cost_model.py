@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import product
 
+from liver_slurm.base.once import OncePer
 from liver_slurm.config.layouts import expert_weights, expert_width
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
@@ -42,8 +43,28 @@ TIE = 1.01
 CPU_BALANCE, GPU_BALANCE = 16.0, 1000.0
 
 
+class _Estimates(dict[Layout, float]):
+    """The estimates of one job's layouts, each made when it is asked for first: a run of thousands of workers has
+    hundreds of layouts, and chooses among them for each worker that comes."""
+
+    def __init__(self, config: JobConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def __missing__(self, layout: Layout) -> float:
+        self[layout] = cost = _estimate(layout, self._config)
+        return cost
+
+
+_ESTIMATES = OncePer(_Estimates)
+
+
 def estimate(layout: Layout, config: JobConfig) -> float:
     """Estimated time of one step, in flops of one worker."""
+    return _ESTIMATES(config)[layout]
+
+
+def _estimate(layout: Layout, config: JobConfig) -> float:
     model, train = config.model, config.train
     hidden, layers = model.hidden_size or 1024, model.num_layers or layout.pp  # a provider may leave sizes out
     tokens = train.seq_length * train.micro_batch_size
@@ -81,24 +102,25 @@ def choose(
     members_of: Callable[[Layout], tuple[str, ...]],
 ) -> tuple[Layout, str]:
     """The best of ``layouts`` (not empty), and why; ``members_of`` says who would be in its world, in rank order."""
-    costs = {layout: estimate(layout, config) for layout in layouts}
-    limit = min(costs.values()) * TIE
-
-    equal = Counter(layout.size for layout, cost in costs.items() if cost <= limit)
+    known = _ESTIMATES(config)
+    costs = [known[layout] for layout in layouts]
+    limit = min(costs) * TIE
+    near = list(dict.fromkeys(layout for layout, cost in zip(layouts, costs, strict=True) if cost <= limit))
+    equal = Counter(layout.size for layout in near)
 
     def rank(layout: Layout) -> tuple[float, ...]:
-        if costs[layout] > limit:
-            return (1, costs[layout])
         # What a layout moves takes its time to compute, in a world of thousands.
         moved = moved_share(live, layout, members_of(layout)) if equal[layout.size] > 1 else 0.0
-        return (0, layout.size, moved)
+        return (layout.size, moved)
 
-    best, *others = sorted(costs, key=rank)
+    best, *others = sorted(near, key=rank)
     if not others:
-        return best, f"{best} is the only allowed layout"
+        slower = [(cost, layout) for cost, layout in zip(costs, layouts, strict=True) if cost > limit]
+        if not slower:
+            return best, f"{best} is the only allowed layout"
+        cost, second = min(slower, key=lambda one: one[0])
+        return best, f"{best}: step estimated {cost / known[best] - 1:.0%} shorter than with {second}"
     second = others[0]
-    if costs[second] > limit:
-        return best, f"{best}: step estimated {costs[second] / costs[best] - 1:.0%} shorter than with {second}"
     if second.size > best.size:
         return best, f"{best}: as fast as {second}, with fewer workers"
     return best, f"{best}: as fast as {second}, and moves no more state"

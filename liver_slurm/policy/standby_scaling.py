@@ -156,7 +156,8 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
     supply = view.supply
     sizes = tuple(workers_per_job(unit) for unit in standby_units(config.standby))
     here = [job for job in supply.jobs if job.state != "ending" and job.notice is None]
-    here = [replace(job, unit=min(job.unit, len(sizes) - 1)) for job in here if job.job_id not in view.going]
+    last = len(sizes) - 1
+    here = [job if job.unit <= last else replace(job, unit=last) for job in here if job.job_id not in view.going]
     # One that has its nodes but does not run yet (they boot) waits no more.
     waiting = sorted((job for job in here if job.state == "pending" and not job.nodes), key=_age)
     running = tuple(job for job in here if job not in waiting)

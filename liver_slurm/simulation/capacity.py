@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -33,15 +35,22 @@ class Speeds:
     """The fastest layout for any number of workers, of several; of equal ones the smallest."""
 
     def __init__(self, layouts: Sequence[Layout], times: StepTimes) -> None:
-        self._layouts, self._times = layouts, times
-        self._best: dict[int, Layout | None] = {}
+        self._times = times
+        self._sizes: list[int] = []
+        self._best: list[Layout] = []
+        """The fastest of all that are not larger, of each size."""
+        fastest: tuple[float, int] | None = None
+        for layout in sorted(layouts, key=lambda one: one.size):
+            speed = (times(layout), layout.size)
+            if fastest is None or speed < fastest:
+                fastest = speed
+                self._sizes.append(layout.size)
+                self._best.append(layout)
 
     def best(self, workers: int) -> Layout | None:
         """Return the fastest layout that so many workers can have; None: there is none."""
-        if workers not in self._best:
-            fitting = [one for one in self._layouts if one.size <= workers]
-            self._best[workers] = min(fitting, key=lambda one: (self._times(one), one.size), default=None)
-        return self._best[workers]
+        found = bisect_right(self._sizes, workers)
+        return self._best[found - 1] if found else None
 
     def step_s(self, layout: Layout) -> float:
         """Seconds of a step."""
@@ -58,14 +67,23 @@ class Capacity:
     speeds: Speeds
     """Of all layouts that the job allows."""
 
-    @property
+    @cached_property
     def guaranteed(self) -> int:
         """Workers that are always there."""
         return live_workers(self.config.live)
 
+    @cached_property
+    def most(self) -> int:
+        """Workers that the job file lets the run have at most."""
+        return most_devices(self.config)
+
+    @cached_property
+    def _each(self) -> int:
+        return workers_per_node(self.config)
+
     def workers(self, nodes: int) -> int:
         """Count the workers that a run has with so many nodes."""
-        return min(most_devices(self.config), self.guaranteed + nodes * workers_per_node(self.config))
+        return min(self.most, self.guaranteed + nodes * self._each)
 
     def only(self, layouts: Sequence[Layout]) -> Speeds:
         """Return the speeds of some layouts."""
@@ -73,7 +91,7 @@ class Capacity:
 
     def layouts(self) -> list[Layout]:
         """Return all layouts that the job allows."""
-        return feasible_layouts(self.config, most_devices(self.config))
+        return feasible_layouts(self.config, self.most)
 
     def news(self, prepare_s: float = 0.0) -> list[News]:
         """Return what a run hears of nodes, in order.
@@ -104,7 +122,7 @@ class Capacity:
 
     def _taken(self) -> Iterator[tuple[Span, float, int]]:
         """Yield spans of nodes that a run takes, when it does, and a number for each."""
-        slots = -(-(most_devices(self.config) - self.guaranteed) // workers_per_node(self.config))
+        slots = -(-(self.most - self.guaranteed) // self._each)
         spans = self.setting.trace.spans
         coming = [(span.begin, number) for number, span in enumerate(spans)]
         heapq.heapify(coming)

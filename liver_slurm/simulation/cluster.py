@@ -60,6 +60,8 @@ class Job:
     ends_at: float = math.inf
     """When it is killed, as far as that is decided."""
     preempted_at: float | None = None
+    shown: JobInfo | None = None
+    """As Slurm has last shown it."""
 
 
 @dataclass
@@ -324,7 +326,12 @@ def _is_idle(node: _Node) -> bool:
 
 
 def _info(job: Job) -> JobInfo:
-    return JobInfo(
+    """Return a job's record; the same one for as long as nothing of it changes, as there may be thousands."""
+    end = None if job.ends_at == math.inf else job.ends_at
+    known = job.shown
+    if known is not None and (known.state, known.preempt_time, known.end_time) == (job.state, job.preempted_at, end):
+        return known
+    job.shown = JobInfo(
         job_id=job.job_id,
         state=job.state,
         partition=job.partition,
@@ -333,11 +340,12 @@ def _info(job: Job) -> JobInfo:
         restarts=0,
         reason="Resources" if job.state == "PENDING" else "",
         time_limit=None if job.limit == math.inf else job.limit,
-        end_time=None if job.ends_at == math.inf else job.ends_at,
+        end_time=end,
         name=job.name,
         comment=job.comment,
         number=int(job.job_id),
     )
+    return job.shown
 
 
 def _refuse(what: str) -> NoReturn:

@@ -38,7 +38,7 @@ from liver_slurm.coordinator.core.io import (
     Tick,
 )
 from liver_slurm.coordinator.core.state import RunState, Settings
-from liver_slurm.coordinator.core.step import recover, step
+from liver_slurm.coordinator.core.step import plan, recover, step
 from liver_slurm.policy.survival import resting
 from liver_slurm.protocol import messages as m
 from liver_slurm.rundir.events import Event, ReconfigurationCommitted
@@ -123,9 +123,13 @@ class ElasticRun:
         self._ticked = self._heard = BEGIN
         self._next_tick = math.inf
         self._looked = -math.inf
+        self._to_plan = False
+        """Something has come since the run has last done what it does by itself."""
         self._seen: CapacitySnapshot | None = None
         self._news = True
         """Something has happened since the last look at Slurm."""
+        self._rests: tuple[object, float, float] = (None, 0.0, math.inf)
+        """What the run remembered, and when it last looked, when it was told until when partitions rest."""
         self._seen_changes = -1
         self._look_every = look_seconds(config)
         self._saved: list[int] = []
@@ -190,13 +194,23 @@ class ElasticRun:
         if self._events.now() > self._ticked + URGENT and not isinstance(given, Tick):
             self._tick()  # a real one has ticked a moment ago, whatever comes
         before = self._state.world.live
-        self._state, actions = step(self._state, given)
+        self._state, actions = step(self._state, given, planned=False)
+        if not self._to_plan:  # what comes at one and the same time has come together
+            self._to_plan = True
+            self._events.after(0.0, self._plan)
         for action in actions:
             self._perform(action)
         live = self._state.world.live
         if live is not None and live is not before:
             self._sizes.append((self._events.now() - BEGIN, live.layout.size))
-        self._plan_tick()
+
+    def _plan(self) -> None:
+        self._to_plan = False
+        if not self._end:
+            self._state, actions = plan(self._state, self._events.now())
+            for action in actions:
+                self._perform(action)
+            self._plan_tick()
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Send):
@@ -277,12 +291,8 @@ class ElasticRun:
             return
         self._events.after(self._look_every, self._look_if_due)
         now, pool = self._events.now(), self._state.standbys
-        hold, back_off = self._config.standby.hold, self._config.standby.back_off
-        rests = resting(self._state.history.spans, self._looked, hold, back_off) if self._looked > 0 else {}
-        left = history.left_alone(self._state.history, self._looked)
-        rested = any(until <= now for until in (*(until for until, _ in rests.values()), *left.values()))
         changed = self._cluster.changes != self._seen_changes
-        if self._news or changed or rested or pool.useless_since or now >= self._looked + SELDOM:
+        if self._news or changed or pool.useless_since or now >= self._looked + SELDOM or self._rested() <= now:
             self._fleet.beat(everybody=False)
             before = now - self._look_every
             if self._looked < before - 1e-6 and self._seen is not None:
@@ -291,6 +301,18 @@ class ElasticRun:
             self._looked, self._seen_changes, self._news = now, self._cluster.changes, False
             self._seen = self._standbys.observe()
             self._feed(CapacitySeen(now, self._seen))
+
+    def _rested(self) -> float:
+        """When the first partition has rested that did when Slurm was last looked at; infinity: none did."""
+        now_history = self._state.history
+        known, looked, until = self._rests
+        if known is not now_history or looked != self._looked:
+            hold, back_off = self._config.standby.hold, self._config.standby.back_off
+            rests = resting(now_history.spans, self._looked, hold, back_off) if self._looked > 0 else {}
+            left = history.left_alone(now_history, self._looked)
+            until = min((*(end for end, _ in rests.values()), *left.values()), default=math.inf)
+            self._rests = (now_history, self._looked, until)
+        return until
 
 
 def run_id(setting: Setting, policy: str, mode: str) -> str:

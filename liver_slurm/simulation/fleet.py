@@ -8,7 +8,7 @@ full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from liver_slurm.config.schema import JobConfig
@@ -49,8 +49,8 @@ class Target:
 
     layout: Layout
     members: tuple[str, ...]
-    involved: tuple[str, ...]
-    """Members of the world before that are left, then joiners."""
+    involved: Mapping[str, None]
+    """Members of the world before that are left, then joiners; in this order."""
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Fleet:
         self._step_times = StepTimes(config, costs.step_s)
         self._say, self._hang_up = say, hang_up
         self.workers: dict[str, Worker] = {}
+        self._by_job: dict[str, dict[str, Worker]] = {}
         self.generation = -1
         """Of the live world."""
         self.members: tuple[str, ...] = ()
@@ -127,7 +128,8 @@ class Fleet:
 
     def _join(self, name: str, role: Role, job_id: str, host: str) -> None:
         self._numbers += 1
-        self.workers[name] = Worker(name, role, job_id, host, self._numbers)
+        worker = Worker(name, role, job_id, host, self._numbers)
+        self.workers[name] = self._by_job.setdefault(job_id, {})[name] = worker
         self._say(
             name,
             m.Register(
@@ -156,13 +158,19 @@ class Fleet:
             self._beat(worker, speaks=False)  # it was well a moment ago
         for worker in there:
             name = worker.name
-            del self.workers[name]
+            self._remove(worker)
             self._events.after(LATENCY, lambda name=name: self._hang_up(name, now))  # type: ignore[misc]
         if hit:
             self._break(f"{min(hit)} has closed its connection")
 
     def _of_job(self, job_id: str) -> list[Worker]:
-        return [worker for worker in self.workers.values() if worker.job_id == job_id]
+        return list(self._by_job.get(job_id, {}).values())
+
+    def _remove(self, worker: Worker) -> None:
+        del self.workers[worker.name]
+        del self._by_job[worker.job_id][worker.name]
+        if not self._by_job[worker.job_id]:
+            del self._by_job[worker.job_id]
 
     def _is_engaged(self, worker: Worker) -> bool:
         return worker.generation >= 0 or any(worker.name in target.involved for target in self._targets.values())
@@ -177,7 +185,7 @@ class Fleet:
         if self.workers.get(worker.name) is not worker:
             return
         self._say(worker.name, m.Leaving(worker=worker.name, reason=reason))
-        del self.workers[worker.name]
+        self._remove(worker)
         if worker.role == "standby" and not self._of_job(worker.job_id):
             self._cluster.left(worker.job_id)
 
@@ -244,7 +252,7 @@ class Fleet:
             return
         members = tuple(order.members)
         left = [name for name in order.source_members if name not in order.lost]
-        involved = tuple(dict.fromkeys((*left, *members)))
+        involved = dict.fromkeys((*left, *members))
         self._targets[order.generation] = Target(Layout.parse(order.layout), members, involved)
         if order.checkpoint:
             seconds = self._costs.load_s
@@ -257,7 +265,7 @@ class Fleet:
     def _prepared(self, generation: int, seconds: float) -> None:
         target = self._targets.get(generation)
         self.beat(everybody=False)  # heartbeats come every second: the coordinator knows how far training is
-        for name in target.involved if target is not None else ():
+        for name in target.involved if target is not None else {}:
             if name in self.workers:
                 # All say the same of the wire: that the state takes the time that it costs.
                 rate = 1.0 / self._costs.stream_s if self._costs.stream_s > 0 else 0.0
@@ -310,7 +318,7 @@ class Fleet:
 
     def _streamed(self, generation: int) -> None:
         target = self._targets.get(generation)
-        for name in target.involved if target is not None else ():
+        for name in target.involved if target is not None else {}:
             if name in self.workers:
                 report = m.TransferReport(paused_at=self._paused_at if name in self.members else 0.0)
                 self._say(name, m.Streamed(worker=name, generation=generation, ok=True, report=report))

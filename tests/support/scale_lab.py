@@ -24,6 +24,8 @@ JOB_FILE = SUPPORT.parents[1] / "configs" / "gpt-tiny.toml"
 GUARANTEED = 2
 SIZES, WEIGHTS = (1, 2, 4, 8, 16, 32, 64), (10, 10, 20, 20, 20, 15, 5)
 """Nodes of production jobs, and how frequent they are: most are small, most node-hours are in large ones."""
+MOST_ADDED = 2.0
+"""Seconds by which the run may delay a production start, in the 99th percentile."""
 BUSY, MOST = 0.75, 0.9
 """Share of the nodes that production has in the mean, and at most."""
 QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*|REQUEST_\w*STATS\w*)\s.*count:(\d+)", re.MULTILINE)
@@ -110,10 +112,13 @@ class Production:
         self._open.append(self.jobs[-1])
         return one.nodes
 
+    def starts(self, since: float, until: float) -> list[tuple[float, float]]:
+        """When each job was submitted that was so in between, and when its script's first line ran."""
+        return [(job.submitted, job.stamp("start") or until) for job in self.jobs if since <= job.submitted < until]
+
     def delays(self, since: float, until: float) -> list[float]:
         """From sbatch to the first line of the script, of the jobs that were submitted in between, sorted."""
-        jobs = [job for job in self.jobs if since <= job.submitted < until]
-        return sorted((job.stamp("start") or until) - job.submitted for job in jobs)
+        return sorted(started - submitted for submitted, started in self.starts(since, until))
 
     def busy(self, moments: list[float]) -> list[int]:
         """Nodes that production has at each moment."""
@@ -179,6 +184,36 @@ def queries() -> int:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """What a production start has waited for, seconds; as far as the run's event log tells."""
+
+    slurm: float
+    """From sbatch to the first notice that came of it: Slurm looks at jobs in turns, and signals those it takes."""
+    run: float
+    """From there until the last worker had left by then: what giving back takes us."""
+    start: float
+    """From there to the script's first line: Slurm ends our jobs, and starts theirs. All of it where none was taken."""
+
+    def __str__(self) -> str:
+        return f"{self.slurm:.2f} s to the first notice, {self.run:.2f} s to leave, {self.start:.2f} s to start"
+
+
+def wait_of(start: tuple[float, float], notices: list[float], leavings: list[float]) -> Wait:
+    """Say what one start has waited for. What others are given at the same time counts with it.
+
+    Args:
+        start: when it was submitted, and when its first line ran.
+        notices, leavings: when workers said that they are wanted, and when they left.
+    """
+    submitted, started = start
+    told = min((one for one in notices if submitted <= one < started), default=None)
+    if told is None:
+        return Wait(0.0, 0.0, started - submitted)
+    left = max((one for one in leavings if told <= one < started), default=told)
+    return Wait(told - submitted, left - told, started - left)
+
+
+@dataclass(frozen=True)
 class Measured:
     """What came of it."""
 
@@ -199,6 +234,8 @@ class Measured:
     queries_per_minute: float
     generations: int
     """Worlds in that time."""
+    slow: tuple[Wait, ...] = ()
+    """Of starts that the run delays by more than :data:`MOST_ADDED`, the slowest first."""
 
     @property
     def usual(self) -> float:
@@ -218,6 +255,7 @@ class Measured:
             f"idle node-hours used: {self.used:.1%} by standby jobs, {self.trained:.1%} as members of the live world",
             f"production alone: {self.usual:.2f} s from sbatch to the job's first line (median of {len(self.alone)})",
             f"the run adds to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
+            *(f"one of {len(self.slow)} that it delays by more than {MOST_ADDED:g} s: {one}" for one in self.slow[:5]),
             f"queries to slurmctld: {self.queries_per_minute:.1f} a minute; {self.generations} worlds",
         ]
 
@@ -250,13 +288,20 @@ def measure(
         run.close()
     rows = run.samples(since, until)
     idle = [nodes - busy for busy in production.busy([row["time"] for row in rows])]
-    text = run.run_dir.events.read_text()
-    worlds = [json.loads(line)["time"] for line in text.splitlines() if '"world_live"' in line]
+    told = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]
+    worlds, notices, leavings = (
+        [event["time"] for event in told if event["event"] == name] for name in ("world_live", "notice", "worker_left")
+    )
+    alone_delays = production.delays(settled, before[1]) or production.delays(*before)
+    usual = alone_delays[len(alone_delays) // 2]
+    slow = [one for one in production.starts(since, until) if one[1] - one[0] - usual > MOST_ADDED]
+    slow.sort(key=lambda one: one[0] - one[1])
     return Measured(
         seconds=until - since, nodes=nodes, starts=len(production.delays(since, until)),
-        alone=production.delays(settled, before[1]) or production.delays(*before),
+        alone=alone_delays,
         delays=production.delays(since, until),
         used=sum(row["held"] for row in rows) / sum(idle), trained=sum(row["members"] for row in rows) / sum(idle),
         idle=sum(idle) / len(idle), queries_per_minute=60 * asked / (until - since),
         generations=sum(since <= moment < until for moment in worlds),
+        slow=tuple(wait_of(one, notices, leavings) for one in slow),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liver_slurm.coordinator.core import lifecycle, reconfiguration, resize_queue, step_barrier
+from liver_slurm.coordinator.core import eviction, lifecycle, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.parts import Eviction
 from liver_slurm.coordinator.core.state import RunPhase
@@ -22,7 +22,7 @@ _VOTES = "the old world's votes"
 def worker_lost(t: Transition, news: WorkerLost) -> None:
     """Give an attempt up that has lost a worker."""
     pending = t.state.world.pending
-    if pending is not None and news.worker.name in pending.involved:
+    if pending is not None and news.worker.name in pending.voters:
         reconfiguration.abort(t, f"{news.worker.name} was lost: {news.reason}")
 
 
@@ -39,15 +39,32 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
         reconfiguration.give_time_back(t)  # what had to be done by then has until the nearest deadline that is left
     if pending.source is None:
         return
-    if name in pending.target.members:
+    if name in pending.joined and _is_waited_for(t, pending, news.now):
+        reconfiguration.hurry(t, t.now + (news.now.deadline - t.now) / 2)
+    elif name in pending.joined:
         reconfiguration.abort(t, f"{name} will go away: {news.now.reason}")
     elif name in t.state.world.members:
         _leaves_with(t, name, news.now)
 
 
+def _is_waited_for(t: Transition, pending: Attempt, departure: Eviction) -> bool:
+    """Whether an attempt goes first that has a member which is to leave, and the next one is without it.
+
+    All are prepared, others wait to leave with it, and after it there is time for another change, twice over. Where
+    many are wanted one after another, each would else undo what is nearly done, and who was wanted first would wait for
+    the last.
+    """
+    if pending.cause != "notice" or not pending.ready or not t.state.history.measured:
+        return False
+    if departure.deadline - t.now <= 2 * eviction.lead(t):
+        return False
+    others = t.state.membership.of(pending.involved)
+    return any(other.departure is not None and other.name not in pending.joined for other in others)
+
+
 def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None:
     """Give an attempt up that leaves a worker out which stays after all, if it has no other reason."""
-    if name not in t.state.world.members or name in pending.target.members:
+    if name not in t.state.world.members or name in pending.joined:
         return
     others = t.state.membership.of(pending.involved)
     if pending.cause in ("notice", "successor") and all(other.departure is None for other in others):

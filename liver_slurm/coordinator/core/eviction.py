@@ -90,16 +90,19 @@ def compare(t: Transition, news: CapacityObserved) -> None:
     """Compare the standby jobs with what was known: those that will go away, that no longer will, and that are over."""
     jobs = {job.job_id: job for job in news.now.jobs}
     earlier = {job.job_id: job for job in news.before.jobs} if news.before is not None else {}
+    ahead = lead(t)
     for worker in t.state.membership.with_role("standby"):
         job = jobs.get(worker.job_id)
         if job is not None:
-            _announced(t, worker, job, news.now.time)
+            _announced(t, worker, job, news.now.time, ahead)
         elif news.before is not None and worker.job_id in earlier:
             _over(t, worker, news.before.time + earlier[worker.job_id].grace)
 
 
-def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float) -> None:
-    word, known, signalled = job.notice or _time_limit(t, job), worker.announced, worker.signalled
+def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float, ahead: float) -> None:
+    word, known, signalled = job.notice or _time_limit(job, t.now + ahead), worker.announced, worker.signalled
+    if word is None and known is None and signalled is None:  # as nearly all of thousands
+        return
     words: dict[str, Eviction | None] = {}
     if word is not None:
         at = known.at if known is not None and known.kind == word.kind else t.now
@@ -118,14 +121,14 @@ def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float) -> N
         t.signal(EvictionHeard(worker.name, words))
 
 
-def _time_limit(t: Transition, job: StandbyJob) -> EvictionNotice | None:
+def _time_limit(job: StandbyJob, until: float) -> EvictionNotice | None:
     """Return word of a time limit that comes before a world without the job could be ready twice over."""
-    if job.ends_at is None or job.ends_at > t.now + _lead(t):
+    if job.ends_at is None or job.ends_at > until:
         return None
     return EvictionNotice("time limit", "the job's time limit", job.ends_at)
 
 
-def _lead(t: Transition) -> float:
+def lead(t: Transition) -> float:
     """Return the seconds ahead of an end that is known, from which on it is served: by what past changes took."""
     recent = t.state.history.measured[-RECENT:]
     return LEADS * max((one.prepare_s + one.exposed_s for one in recent), default=0.0)

@@ -29,56 +29,58 @@ def update(t: Transition, before: RunState, *, spans: bool, everybody: bool) -> 
             and one that begins a span is seen at the next tick.
         everybody: look at all standbys, also if this transition has made none of them come or go.
     """
-    if spans and (everybody or _moved(before.membership, t.state.membership)):
-        _spans(t, before)
+    if spans and everybody:
+        _spans(t, before, None)
+    elif spans and t.state.membership.moves != before.membership.moves:  # each of thousands of members says much else
+        _spans(t, before, _moved(before.membership, t.state.membership))
     if t.state.world.last is not before.world.last:
         _measure(t)
 
 
-def _moved(before: Membership, now: Membership) -> bool:
-    """Whether a standby has become available, or is no more. Each of thousands of members says much else."""
+def _moved(before: Membership, now: Membership) -> set[str]:
+    """Return jobs of which a worker has become available, or is no more."""
     old, new = Table.of(before.workers), Table.of(now.workers)
-    if len(old) != len(new):
-        return True
-    return any(_is_there(worker) != _is_there(old.get(name)) for name, worker in new.differing(old))
+    jobs = {worker.job_id for name, worker in new.differing(old) if _is_there(worker) != _is_there(old.get(name))}
+    return jobs | {worker.job_id for name, worker in old.differing(new) if name not in new}
 
 
 def _is_there(worker: Worker | None) -> tuple[str, str, bool] | None:
     return None if worker is None else (worker.role, worker.job_id, worker.available)
 
 
-def _spans(t: Transition, before: RunState) -> None:
+def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
+    """Record which standby jobs have come or gone; of ``jobs``, or of all."""
     state = t.state
-    staying = _available_standbys(state.membership)
+    workers = _of_jobs(state, jobs)
+    staying = [worker for worker in workers if worker.role == "standby" and worker.available]
     here = {worker.job_id for worker in staying}
-    running = {span.job_id: span for span in state.history.spans if span.ended is None}
-    ended = [job for job in running if job not in here and _has_gone(t, before, job)]
-    begun = sorted(here - set(running))
-    if not ended and not begun:
+    running = {
+        span.job_id for span in state.history.spans if span.ended is None and (jobs is None or span.job_id in jobs)
+    }
+    begun, over = sorted(here - running), running - here
+    if not begun and not over:
         return
-    everybody = (*before.membership.workers.values(), *state.membership.workers.values())
-    released = {worker.job_id for worker in everybody if worker.dismissed}
-    for job in ended:
+    earlier = _of_jobs(before, jobs)
+    known = {worker.job_id for worker in (*earlier, *workers)}
+    in_order = [span.job_id for span in state.history.spans if span.ended is None and span.job_id in over]
+    for job in (job for job in in_order if job in known or _is_unknown(state, job)):
         # A worker is also dismissed after its notice.
-        gone = [worker for worker in state.membership.workers.values() if worker.job_id == job]
-        taken = any(worker.departure is not None for worker in gone) or job not in released
-        t.journal(LifeEnded(job_id=job, time=t.now, taken=taken))
+        released = any(worker.dismissed for worker in (*earlier, *workers) if worker.job_id == job)
+        noticed = any(worker.departure is not None for worker in workers if worker.job_id == job)
+        t.journal(LifeEnded(job_id=job, time=t.now, taken=noticed or not released))
     partitions = {job.job_id: job.partition for job in state.standbys.jobs}
     for job in begun:
         came = min(worker.arrived for worker in staying if worker.job_id == job)
         t.journal(LifeBegan(job_id=job, partition=partitions.get(job, ""), time=came))
 
 
-def _available_standbys(membership: Membership) -> list[Worker]:
-    return [worker for worker in membership.workers.values() if worker.role == "standby" and worker.available]
+def _of_jobs(state: RunState, jobs: set[str] | None) -> list[Worker]:
+    return [worker for worker in state.membership.workers.values() if jobs is None or worker.job_id in jobs]
 
 
-def _has_gone(t: Transition, before: RunState, job: str) -> bool:
-    """Whether a job is gone. One that only the last coordinator knew may have yet to register: ask the scheduler."""
-    everybody = (*before.membership.workers.values(), *t.state.membership.workers.values())
-    if any(worker.job_id == job for worker in everybody):
-        return True
-    capacity = t.state.standbys.capacity
+def _is_unknown(state: RunState, job: str) -> bool:
+    """Whether the scheduler knows nothing of a job. One of the last coordinator's may only have yet to register."""
+    capacity = state.standbys.capacity
     return capacity is not None and capacity.blind is None and all(other.job_id != job for other in capacity.jobs)
 
 

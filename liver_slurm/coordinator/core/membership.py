@@ -48,7 +48,10 @@ _write = Writer(Membership, __name__)
 
 def _put(t: Transition, worker: Worker) -> None:
     membership = t.state.membership
-    _write(t, replace(membership, workers=Table.of(membership.workers).put(worker.name, worker)))
+    known = membership.get(worker.name)
+    moved = known is None or known.available != worker.available or known.job_id != worker.job_id
+    workers = Table.of(membership.workers).put(worker.name, worker)
+    _write(t, replace(membership, workers=workers, moves=membership.moves + moved))
 
 
 def _change(t: Transition, name: str, **changes: Any) -> None:
@@ -57,7 +60,8 @@ def _change(t: Transition, name: str, **changes: Any) -> None:
 
 def _forget(t: Transition, name: str) -> None:
     membership = t.state.membership
-    _write(t, replace(membership, workers=Table.of(membership.workers).without(name)))
+    workers = Table.of(membership.workers).without(name)
+    _write(t, replace(membership, workers=workers, moves=membership.moves + 1))
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
@@ -291,7 +295,7 @@ def leaving(t: Transition, message: Leaving) -> None:
     """Handle a worker that exits, as it was told to or after a notice."""
     state, worker = t.state, t.state.membership.workers[message.worker]
     pending = state.world.pending
-    needed = _counts(state, worker.name) if pending is None else worker.name in pending.involved
+    needed = _counts(state, worker.name) if pending is None else worker.name in pending.voters
     unexpected = needed or (worker.role == "live" and state.phase is RunPhase.STARTING)
     if unexpected and not state.over:
         t.signal(WorkerGone(worker.name, f"it left: {message.reason}"))

@@ -146,6 +146,8 @@ class Membership:
     """When a worker outside the live world last became available."""
     ticked: float = 0.0
     """Time of this coordinator's last tick, seconds since the epoch; 0.0: there was none."""
+    moves: int = 0
+    """How often one has become available, or is so no more, or has gone."""
 
     def __contains__(self, name: object) -> bool:
         return name in self.workers

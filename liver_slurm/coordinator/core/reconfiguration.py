@@ -86,13 +86,13 @@ def prepared(t: Transition, message: Prepared) -> None:
     attempt = t.state.world.attempt
     if attempt is None or attempt.committed or message.generation != attempt.target.generation:
         return t.reject("late")
-    if message.worker not in attempt.involved:
+    if message.worker not in attempt.voters:
         return t.reject("impossible")
     if message.worker in attempt.prepared:
         return t.reject("duplicate")
     if not message.ok:
         return abort(t, f"{message.worker} could not prepare: {message.error}")
-    attempt = replace(attempt, prepared={**attempt.prepared, message.worker: message})
+    attempt = replace(attempt, prepared=attempt.prepared.plus(message.worker, message))
     if not attempt.ready:
         return _put(t, attempt)
     attempt = replace(attempt, prepare_s=t.now - attempt.started)
@@ -167,14 +167,14 @@ def streamed(t: Transition, message: Streamed) -> None:
     attempt, held = t.state.world.attempt, t.state.barriers.cutover
     if attempt is None or attempt.committed or message.generation != attempt.target.generation:
         return t.reject("late")
-    if message.worker not in attempt.involved or (message.ok and (held is None or not held.confirmed)):
+    if message.worker not in attempt.voters or (message.ok and (held is None or not held.confirmed)):
         return t.reject("impossible")
     if not message.ok:
         # In mode overlap also after a yes: its first step in the new world failed.
         return abort(t, f"{message.worker} could not stream: {message.error}")
     if message.worker in attempt.streamed:
         return t.reject("duplicate")
-    attempt = replace(attempt, streamed={**attempt.streamed, message.worker: message})
+    attempt = replace(attempt, streamed=attempt.streamed.plus(message.worker, message))
     _put(t, attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
         if problem := votes.disagreement(attempt.streamed, held.step):
@@ -243,12 +243,12 @@ def entered(t: Transition, message: WorldEntered) -> None:
     attempt = t.state.world.attempt
     if attempt is None or not attempt.committed or message.generation != attempt.target.generation:
         return t.reject("late")
-    if message.worker not in attempt.target.members or message.step != attempt.target.step:
+    if message.worker not in attempt.joined or message.step != attempt.target.step:
         return t.reject("impossible")
     if message.worker in attempt.entered:
         return t.reject("duplicate")
     membership.entered(t, message.worker, message.generation)
-    attempt = replace(attempt, entered={**attempt.entered, message.worker: message})
+    attempt = replace(attempt, entered=attempt.entered.plus(message.worker, message))
     _put(t, attempt)
     if len(attempt.entered) == len(attempt.target.members):
         _retire(t, attempt)

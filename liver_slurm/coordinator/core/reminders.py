@@ -68,7 +68,13 @@ def _is_news(worker: Worker, notice: Notice) -> bool:
 def _entering(t: Transition, beat: Heartbeat) -> None:
     """Help a member on that has missed the commit, or whose word that it has entered was lost."""
     live, attempt, name = t.state.world.live, t.state.world.attempt, beat.worker
-    if live is None or attempt is None or not attempt.committed or name not in live.members or name in attempt.entered:
+    if (
+        live is None
+        or attempt is None
+        or not attempt.committed
+        or name not in attempt.joined
+        or name in attempt.entered
+    ):
         return
     in_it = beat.generation == live.generation
     # Held at its first step for the next resize, a world has no forward pass to report: to be in it is enough. Neither
@@ -86,7 +92,7 @@ def _targets(t: Transition, beat: Heartbeat, targets: Mapping[int, str]) -> None
     """Say again what has become of target worlds, and what the present one waits for."""
     world = t.state.world
     pending = world.pending
-    awaited = pending.target.generation if pending is not None and beat.worker in pending.involved else -1
+    awaited = pending.target.generation if pending is not None and beat.worker in pending.voters else -1
     for generation in targets:
         if generation == awaited:
             continue

@@ -1,7 +1,8 @@
 """The coordinator's state machine: ``step(state, input) -> (state, actions)``. No clock, no sockets, no files.
 
 An input goes to its handlers, in order. What they signal goes to the modules that react to it, before the next handler
-has its turn. At the end the run does what it would do by itself.
+has its turn. At the end, or after the last of several inputs that have come together, the run does what it would do by
+itself.
 """
 
 from __future__ import annotations
@@ -154,8 +155,15 @@ UNTOLD = (m.Heartbeat, m.StatusRequest)
 """Messages that are not kept in the story: there are too many, and they change little."""
 
 
-def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
-    """Return the next state, and what is to be done, in order."""
+def step(state: RunState, given: Input, *, planned: bool = True) -> tuple[RunState, list[Action]]:
+    """Return the next state, and what is to be done, in order.
+
+    Args:
+        state: before it.
+        given: the input.
+        planned: also do what the run would do by itself. Otherwise :func:`plan` does, after all that is at hand: of
+            hundreds of workers that come or go together each would make for a world of its own.
+    """
     t = Transition(state, given.time)
     if isinstance(given, FromPeer):
         _message(t, given)
@@ -166,8 +174,18 @@ def step(state: RunState, given: Input) -> tuple[RunState, list[Action]]:
         _handle(t, given, HANDLERS[type(given)])
         heartbeat = False
     history.update(t, state, spans=not heartbeat, everybody=not isinstance(given, FromPeer))
-    planning.advance(t)
-    _settle(t)
+    return _done(t, planned=planned)
+
+
+def plan(state: RunState, now: float) -> tuple[RunState, list[Action]]:
+    """Do what the run would do by itself at time ``now``, after steps that have left it out."""
+    return _done(Transition(state, now), planned=True)
+
+
+def _done(t: Transition, *, planned: bool) -> tuple[RunState, list[Action]]:
+    if planned:
+        planning.advance(t)
+        _settle(t)
     lifecycle.close_when_alone(t)
     return t.state, t.actions
 

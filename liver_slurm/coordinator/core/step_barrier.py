@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from liver_slurm.base.frozen import replace
+from liver_slurm.base.tally import Tally
 from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.records import (
     BoundaryClosed,
@@ -87,11 +88,11 @@ def vote(t: Transition, message: BoundaryVote) -> None:
         # Twice the usual lead: the usual one was too short just now.
         ahead = next_step(t, at_least=message.current_step + 1)
         step = ahead + max(1, ahead - max(t.state.step, message.current_step))
-        boundary = replace(boundary, step=step, accepted=frozenset(), reached=0.0)
+        boundary = replace(boundary, step=step, accepted=Tally(), reached=0.0)
     elif message.worker in boundary.accepted:
         return t.reject("duplicate")
     else:
-        boundary = replace(boundary, accepted=boundary.accepted | {message.worker})
+        boundary = replace(boundary, accepted=boundary.accepted.plus(message.worker, None))
     _put(t, boundary)
     if boundary.purpose == "checkpoint" and _gives_way(t, boundary):
         return None

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from liver_slurm.base.frozen import replace
+from liver_slurm.base.tally import Tally
 from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import (
     AttemptAborted,
@@ -61,25 +62,32 @@ class Attempt:
     """Number of the explicit request that it fulfils; -1: none."""
     rescue: Rescue | None = None
     """How it follows a broken world; None: the live world is whole."""
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+    prepared: Tally[Prepared] = field(default_factory=Tally)
     prepare_s: float = 0.0
     schedule: StreamSchedule | None = None
     """In mode overlap, once all are prepared."""
-    streamed: Mapping[str, Streamed] = field(default_factory=dict)
+    streamed: Tally[Streamed] = field(default_factory=Tally)
     committed_at: float = 0.0
     stats: CommitStats | None = None
     """After the commit, unless this is world 0: what the event log will say, but for the pause."""
-    entered: Mapping[str, WorldEntered] = field(default_factory=dict)
+    entered: Tally[WorldEntered] = field(default_factory=Tally)
 
     involved: tuple[str, ...] = ()
-    """Old members that are left, then joiners, by rank, each once. Kept: each vote asks for it, of thousands maybe."""
+    """Old members that are left, then joiners, by rank, each once. Kept, as the next two: each vote asks for them, of
+    thousands maybe."""
+    voters: frozenset[str] = frozenset()
+    """The same, without their order."""
+    joined: frozenset[str] = frozenset()
+    """Members of the target world."""
 
     def __post_init__(self) -> None:
         if not self.involved:
             old = self.source.members if self.source else ()
             gone = self.rescue.lost if self.rescue is not None else ()
-            everybody = (name for name in (*old, *self.target.members) if name not in gone)
-            object.__setattr__(self, "involved", tuple(dict.fromkeys(everybody)))
+            everybody = tuple(dict.fromkeys(name for name in (*old, *self.target.members) if name not in gone))
+            object.__setattr__(self, "involved", everybody)
+            object.__setattr__(self, "voters", frozenset(everybody))
+            object.__setattr__(self, "joined", frozenset(self.target.members))
 
     @property
     def moves_state(self) -> bool:
@@ -100,9 +108,9 @@ class Attempt:
     def missing(self) -> list[str]:
         """Workers that it waits for, by name; none: it waits for the live world to stop."""
         if self.committed:
-            return sorted(set(self.target.members) - set(self.entered))
+            return sorted(self.joined - set(self.entered))
         heard = self.prepared if self.phase is ReconfigurationPhase.PREPARE else self.streamed
-        return sorted(set(self.involved) - set(heard))
+        return sorted(self.voters - set(heard))
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,8 @@ class Boundary:
     voters: frozenset[str]
     generation: int = -1
     """Of the target world, for a cutover; of the live one, for a checkpoint."""
-    accepted: frozenset[str] = frozenset()
+    accepted: Tally[None] = field(default_factory=Tally)
+    """Voters that have said so."""
     confirmed: bool = False
     request: int = -1
     """Number of the scheduled request that it was proposed for, ahead of the reconfiguration itself; -1: none."""
@@ -237,7 +246,7 @@ class Boundary:
     @property
     def agreed(self) -> bool:
         """Every member has said that it can stop there."""
-        return self.accepted == self.voters
+        return len(self.accepted) == len(self.voters)
 
 
 @dataclass(frozen=True)
@@ -316,7 +325,7 @@ class Barriers:
             record.step,
             voters,
             generation=record.generation,
-            accepted=voters,
+            accepted=Tally((name, None) for name in members),
             confirmed=True,
         )
         if record.purpose == "cutover":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from sqlite3 import OperationalError
@@ -25,7 +25,7 @@ from liver_slurm.coordinator.core.io import (
 )
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.status import document
-from liver_slurm.coordinator.core.step import step
+from liver_slurm.coordinator.core.step import plan, step
 from liver_slurm.coordinator.runtime.journal import Lease
 from liver_slurm.coordinator.runtime.restart import CheckpointCalls
 from liver_slurm.coordinator.runtime.scheduler_calls import SchedulerCalls
@@ -108,8 +108,11 @@ class Loop:
         while self._finish is None:
             self._lease.fence.check()
             postponed, self._postponed = self._postponed, []
-            for peer, message in [*postponed, *self._server.receive(0.0 if postponed else TICK)]:
+            messages = [*postponed, *self._server.receive(0.0 if postponed else TICK)]
+            for peer, message in messages:
                 self._hear(peer, message)
+            if messages:
+                self._plan()
             for peer, ago in self._server.hung_up(Alive(epoch=self._state.settings.epoch)):
                 now = self._clock.now()
                 self._feed(HungUp(now, peer, now - ago))
@@ -131,7 +134,7 @@ class Loop:
         if isinstance(message, StatusRequest):
             rejected = {**self._state.rejected, **self._rejected()}
             self._state = replace(self._state, rejected=rejected, files=dict(self._files))
-        self._feed(FromPeer(self._clock.now(), peer, message))
+        self._feed(FromPeer(self._clock.now(), peer, message), planned=False)
 
     def _in_vain(self, message: Heartbeat) -> None:
         """Say that steps change nothing, once and after each tenfold; all members of the world say the same."""
@@ -238,11 +241,20 @@ class Loop:
         else:
             self._calls.perform(action)
 
-    def _feed(self, given: Input) -> None:
+    def _feed(self, given: Input, *, planned: bool = True) -> None:
         if self._finish is None:
-            self._state, actions = step(self._state, given)
-            for action in actions:
-                self.perform(action)
+            self._state, actions = step(self._state, given, planned=planned)
+            self._perform_all(actions)
+
+    def _plan(self) -> None:
+        """Do what the run does by itself, once for all messages that came together."""
+        if self._finish is None:
+            self._state, actions = plan(self._state, self._clock.now())
+            self._perform_all(actions)
+
+    def _perform_all(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            self.perform(action)
 
 
 def _error_of(write: Callable[[], object]) -> str:

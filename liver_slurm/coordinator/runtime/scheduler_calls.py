@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from liver_slurm.base.clock import Clock
 from liver_slurm.base.errors import ClusterError
@@ -59,15 +59,21 @@ class BackgroundCalls:
         self._clock = clock
         self._pending: deque[tuple[Future[Any], Callable[[Future[Any], float], Sequence[Input]]]] = deque()
         self._look: Callable[[], None] | None = None
+        self._hold: Callable[[], float] = lambda: 0.0
         self._next_look = 0.0
 
     def ask(self, call: Callable[[], T], done: Done[T], failed: Failed) -> None:
         """Make a call after those that were asked for before it."""
         self._pending.append((self._thread.submit(call), partial(_answer, done, failed)))
 
-    def repeat(self, look: Callable[[], T], done: Done[T], failed: Failed) -> None:
-        """Make this call now, and again when :meth:`look_in` says; ``done`` and ``failed`` say it."""
-        self._look = partial(self.ask, look, done, failed)
+    def repeat(
+        self, look: Callable[[], T], done: Done[T], failed: Failed, hold: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """Make this call now, and again when :meth:`look_in` says; ``done`` and ``failed`` say it.
+
+        ``hold``: seconds for which one that is due must still wait; 0: it may be made.
+        """
+        self._look, self._hold = partial(self.ask, look, done, failed), hold
 
     def look_in(self, seconds: float) -> None:
         """Set when the next look is taken, seconds from now."""
@@ -80,9 +86,15 @@ class BackgroundCalls:
             future, answer = self._pending.popleft()
             given += answer(future, now)
         if self._look is not None and self._clock.now() >= self._next_look:
-            self._next_look = math.inf  # until it has come
-            self._look()
+            hold = self._hold()
+            self._next_look = self._clock.now() + hold if hold > 0.0 else math.inf  # until it has come
+            if hold <= 0.0:
+                self._look()
         return given
+
+    def waiting(self) -> bool:
+        """Whether a call was made that has not been answered."""
+        return bool(self._pending)
 
     def close(self, last: Callable[[], object] | None = None) -> None:
         """Make one last call, if any, after all that were asked for; wait for it and end the thread.
@@ -108,6 +120,40 @@ def _answer(done: Done[T], failed: Failed, call: Future[T], now: float) -> Seque
     return done(value, now)
 
 
+class _Metered(Generic[T]):
+    """A look that counts what it asks, and waits until a minute has room for it."""
+
+    def __init__(self, look: Callable[[], T], budget: QueryBudget | None, others: list[_Metered[Any]]) -> None:
+        """``others``: looks on the same budget, which this one is added to."""
+        self._look, self._budget, self._others = look, budget, others
+        self._costs: deque[int] = deque([0], maxlen=REMEMBERED)
+        self.reserved = 0
+        """Queries that it is about to ask."""
+        others.append(self)
+
+    def __call__(self) -> T:
+        before = self._asked()
+        try:
+            return self._look()
+        finally:
+            self._costs.append(self._asked() - before)
+            self.reserved = 0
+
+    def hold(self) -> float:
+        """Seconds until a look as costly as the last ones keeps the budget; 0: it does, and is taken now."""
+        if self._budget is None:
+            return 0.0
+        cost = max(self._costs)
+        hold = self._budget.room(cost + sum(other.reserved for other in self._others))
+        self.reserved = cost if hold <= 0.0 else 0
+        return hold
+
+    def _asked(self) -> int:
+        return self._budget.total if self._budget is not None else 0
+
+
+REMEMBERED = 3
+"""Looks by which it is told what the next one will cost."""
 SELDOM, OFTEN = 60.0, 15.0
 """Seconds between looks at our job: while there is no successor, and while there is one, whose workers speak for it."""
 
@@ -134,16 +180,20 @@ class SchedulerCalls:
         """``interval``: seconds from one look at the standbys to the next, if ``budget``, which counts what is asked
         of the scheduler, allows."""
         self._scheduler, self._interval, self._budget = scheduler, interval, budget
-        names = ("standbys", "guaranteed-job", "fate", "node-release")
+        # Our own job first: it is asked for seldom, and the standbys take all that the budget leaves.
+        names = ("guaranteed-job", "standbys", "fate", "node-release")
         self._lanes = tuple(BackgroundCalls(name, clock) for name in names)
-        self._standbys, self._job, self._fate, self._nodes = self._lanes
+        self._job, self._standbys, self._fate, self._nodes = self._lanes
         self._capacity = CapacitySnapshot(time=0.0, jobs=())
         self._submitting = self._asking = False
         self._signal: str | None = None
+        looks: list[_Metered[Any]] = []
         if scheduler.standbys is not None:
-            self._standbys.repeat(scheduler.standbys.observe, self._capacity_seen, self._blind)
+            supply = _Metered(scheduler.standbys.observe, budget, looks)
+            self._standbys.repeat(supply, self._capacity_seen, self._blind, supply.hold)
         if scheduler.guaranteed_job is not None:
-            self._job.repeat(scheduler.guaranteed_job.observe, self._job_seen, self._job_unseen)
+            job = _Metered(scheduler.guaranteed_job.observe, budget, looks)
+            self._job.repeat(job, self._job_seen, self._job_unseen, job.hold)
 
     def signalled(self, name: str) -> None:
         """Note that a signal has come; may be called from its handler."""
@@ -160,6 +210,10 @@ class SchedulerCalls:
                 self._asking = True
                 self._fate.ask(self._scheduler.fate, self._fate_known, self._fate_unknown)
         return [*given, *(one for lane in self._lanes for one in lane.poll(now))]
+
+    def waiting(self) -> bool:
+        """Whether the scheduler was asked for something that has not come yet."""
+        return any(lane.waiting() for lane in self._lanes)
 
     def perform(self, order: Order) -> None:
         """Ask the scheduler for what the core has decided."""

@@ -9,10 +9,10 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.frozen import replace
 from liver_slurm.config import sbatch
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.config.units import standby_units
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 RESERVATIONS_EVERY = 15.0
 """Seconds between looks at the reservations, which are made long before they begin."""
+SETTINGS_EVERY = 300.0
+"""Seconds between looks at the cluster's settings, which change with its configuration; only for jobs that begin."""
 UNSEEN = 300.0
 """Seconds for which a job that sbatch has named counts as pending although Slurm does not show it. After that it must
 have come and gone between two looks, and Slurm has forgotten it."""
@@ -80,7 +82,11 @@ class SlurmStandbys:
         self._reservations: list[ReservationInfo] = []
         self._reservations_at = -math.inf
         self._terms: Terms | None = None
+        self._terms_at = self._settings_at = -math.inf
+        self._settings: dict[str, str] = {}
         self._running: frozenset[str] = frozenset()
+        self._begun = False
+        """A job has begun to run since the partitions were asked for."""
         self._launched = dict(launched or {})
         """Unit of each job that sbatch has named and that was not seen to be over."""
         self._unseen: dict[str, tuple[float, str]] = {}
@@ -89,20 +95,19 @@ class SlurmStandbys:
     def observe(self) -> CapacitySnapshot:
         """See :class:`StandbyProvider`: one query for the jobs, and one a partition for its nodes.
 
-        Two or three more when a job has begun to run since the last look, for reservations and the cluster's settings;
-        reservations are asked for every :data:`RESERVATIONS_EVERY` seconds anyway.
+        One more for reservations, every :data:`RESERVATIONS_EVERY` seconds, or for the terms on which a job runs that
+        has begun since; where both are due, what was asked for longer ago comes first, and the other one at the next
+        look. Where many come and go a job begins at each look, and all that could be asked then would be half of it.
         """
         now = self._clock()
         try:
             known = self._own_jobs()
             room = self._room()
             running = frozenset(job.job_id for job in known if job.nodes and not job.is_over)
-            begun = bool(running - self._running)
-            if begun or now >= self._reservations_at + RESERVATIONS_EVERY:
-                self._reservations, self._reservations_at = self._client.reservations(), now
-            if begun or self._terms is None:
-                self._terms = self._ask_terms()
+            self._begun = self._begun or bool(running - self._running)
             self._running = running
+            self._ask_more(now)
+            assert self._terms is not None
         except ClusterError as error:
             return replace(self._last, blind=str(error))
         jobs = [
@@ -147,14 +152,25 @@ class SlurmStandbys:
         """See :class:`StandbyProvider`: also those that an earlier coordinator of the run started."""
         self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
 
+    def _ask_more(self, now: float) -> None:
+        """Ask one question more, if one is due; the first time all of them."""
+        first, reserves = self._terms is None, now >= self._reservations_at + RESERVATIONS_EVERY
+        if first or (self._begun and not (reserves and self._reservations_at < self._terms_at)):
+            reserves = first
+            if now >= self._settings_at + SETTINGS_EVERY:
+                self._settings, self._settings_at = self._client.config(), now
+            if first or self._settings_at < now:
+                self._terms, self._terms_at, self._begun = self._ask_terms(), now, False
+        if reserves:
+            self._reservations, self._reservations_at = self._client.reservations(), now
+
     def _ask_terms(self) -> Terms:
-        settings = self._client.config()
         return make_terms(
             self._config.standby,
             self._config.job.prepare_timeout,
-            settings,
+            self._settings,
             self._client.partitions(),
-            self._client.qos_grace() if preempts_by_qos(settings) else {},
+            self._client.qos_grace() if preempts_by_qos(self._settings) else {},
         )
 
     def _own_jobs(self) -> list[JobInfo]:

@@ -52,3 +52,30 @@ def test_on_average_the_budget_is_kept(costs: list[int], per_minute: float) -> N
     gap = MINUTE / per_minute
     # The last look is paid for by the gap that follows it.
     assert sum(costs) * gap <= (clock.now + budget.wait() - 100.0) * (1 + 1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(1, 7), st.floats(0, 40)), min_size=2, max_size=60), st.integers(7, 60))
+def test_who_waits_for_room_asks_no_more_in_any_minute(looks: list[tuple[int, float]], per_minute: int) -> None:
+    # LS-22
+    clock = Clock()
+    budget = QueryBudget(per_minute, clock)
+    asked: list[float] = []
+    for cost, later in looks:
+        clock.now += later
+        while (wait := max(budget.wait(), budget.room(cost))) > 0:
+            clock.now += wait
+        budget.spend(cost)
+        asked += [clock.now] * cost
+        assert budget.total == len(asked)
+        assert sum(clock.now - MINUTE + 1e-6 < one for one in asked) <= per_minute
+
+
+def test_more_than_a_minute_may_have_is_asked_after_a_minute_without() -> None:
+    clock = Clock()
+    budget = QueryBudget(2, clock)
+    assert budget.room(5) == 0.0
+    budget.spend(5)
+    clock.now += 10.0
+    assert budget.room(5) == budget.room(1) == 50.0
+    clock.now += 50.0
+    assert budget.room(5) == 0.0

@@ -75,6 +75,47 @@ def test_notice_after_the_commit(run: Run) -> None:
     assert "standby-a" not in run.state.world.attempt.target.members
 
 
+@pytest.mark.parametrize("left", [60.0, 1.0])
+def test_who_was_wanted_first_does_not_wait_for_the_next_one(run: Run, left: float) -> None:
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    assert run.state.history.measured, "it is known what a change takes"
+    run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, deadline=run.now + 60))
+    run.prepare_all()
+    actions = run.say(m.Notice(worker="standby-b", reason="SIGTERM", time=run.now, deadline=run.now + left))
+    attempt = run.state.world.attempt
+    assert attempt is not None
+    if left < 60.0:
+        assert run.sent(m.Abort, actions), "there is no time for two changes"
+        assert attempt.target.members == ("live-0", "live-1")
+        return
+    assert not run.sent(m.Abort, actions)
+    assert attempt.deadline <= run.now + left / 2, "the other half is for the next one"
+    run.agree()
+    run.stream_all()
+    assert [name for name, _ in run.sent(m.Leave)] == ["standby-a"]
+    run.enter_all()
+    attempt = run.state.world.attempt
+    assert attempt is not None
+    assert attempt.target.members == ("live-0", "live-1"), "and is so at once"
+
+
+def test_a_notice_before_all_are_prepared_joins_the_others(run: Run) -> None:
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    for name in ("standby-a", "standby-b"):
+        run.say(m.Notice(worker=name, reason="SIGTERM", time=run.now, deadline=run.now + 60))
+    attempt = run.state.world.attempt
+    assert attempt is not None
+    assert attempt.target.members == ("live-0", "live-1")
+
+
 def test_deadline(run: Run) -> None:
     run.begin_to_grow()
     run.tick(1000.0)  # this process stood still: nobody is lost for that

@@ -27,7 +27,7 @@ def test_a_refused_boundary_moves_ahead(run: Run) -> None:
     run.say(refusal)
     second = run.state.barriers.cutover
     assert second is not None
-    assert (second.number, second.accepted) == (first.number, frozenset())
+    assert (second.number, len(second.accepted)) == (first.number, 0)
     assert second.step > first.step + 3
     run.say(m.BoundaryVote(worker="live-0", boundary=first.number, step=first.step, accepted=True, current_step=0))
     assert run.state.barriers.cutover == second, "a vote on the old step is late"
@@ -265,7 +265,7 @@ def test_a_vote_that_is_lost_holds_training_for_a_while_only(run: Run) -> None:
     assert [name for name, _ in run.sent(m.WithdrawBoundary)] == list(LIVE)
     again = run.state.barriers.checkpoint
     assert again is not None
-    assert (again.number, again.accepted) == (proposal.boundary + 1, frozenset())
+    assert (again.number, len(again.accepted)) == (proposal.boundary + 1, 0)
     assert again.step > proposal.step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation_lab import COSTS, elastic_job, setting, trace
 
+from liver_slurm.config import layouts
 from liver_slurm.config.schema import RecoverySection
+from liver_slurm.coordinator.core import reconfiguration
+from liver_slurm.policy import cost_model, engine
 from liver_slurm.rundir.events import DecisionWindow, Event, Offered, PolicyDecided, StandbyLaunch
 from liver_slurm.simulation import elastic_run
 from liver_slurm.simulation.elastic_run import ElasticResult, ElasticRun, look_seconds
@@ -117,14 +121,57 @@ def test_nothing_happens_between_two_events(monkeypatch: pytest.MonkeyPatch) -> 
     inputs: list[Any] = []
     step = elastic_run.step
 
-    def counted(state: Any, given: Any) -> Any:
+    def counted(state: Any, given: Any, **how: Any) -> Any:
         inputs.append(given)
-        return step(state, given)
+        return step(state, given, **how)
 
     monkeypatch.setattr(elastic_run, "step", counted)
     result = simulate(trace(86400.0, ("a", 0.0, 86400.0)))
     assert result.account.steps > 150_000
     assert len(inputs) < 3000, "288 times two looks at Slurm, heartbeats and ticks, and one change: not a step in 50"
+
+
+def work(monkeypatch: pytest.MonkeyPatch, nodes: int) -> Counter[str]:
+    """Count what is done for so many nodes that come, and go, together."""
+    calls: Counter[str] = Counter()
+
+    def count(where: Any, name: str) -> None:
+        function = getattr(where, name)
+
+        def counted(*given: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return function(*given, **named)
+
+        monkeypatch.setattr(where, name, counted)
+
+    config = elastic_job(max_jobs=nodes)
+    config = replace(
+        config,
+        elastic=replace(config.elastic, layouts=tuple(f"tp1pp1dp{2 * size}" for size in range(1, nodes + 2))),
+        train=replace(config.train, global_batch_size=8 * (nodes + 1)),
+    )
+    for where, name in (
+        (engine, "decide"), (layouts, "impossible"), (cost_model, "_estimate"), (elastic_run, "step"),
+        (reconfiguration, "begin"),
+    ):  # fmt: skip
+        count(where, name)
+    made = trace(1200.0, *((f"n{number}", 100.0, 900.0) for number in range(nodes)))
+    result = ElasticRun(config, setting(made), COSTS, "greedy", "pause").run()
+    assert (result.changes, result.end) == (2, "")
+    assert max(size for _, size in result.sizes) == 2 + 2 * nodes
+    return calls
+
+
+def test_work_grows_no_faster_than_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as once:
+        few = work(once, 20)
+    with monkeypatch.context() as again:
+        many = work(again, 80)
+    assert many["decide"] == few["decide"], "those that come or go together are planned for together"
+    assert many["begin"] == few["begin"] == 3, "worlds: the first one, with all of them, and without"
+    assert many["impossible"] <= 3 * 81, "of each layout once for the run, and once for each who asks besides"
+    assert many["_estimate"] <= 81
+    assert many["step"] <= 4.2 * few["step"], "four times the messages"
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 900), st.integers(1, 900), st.booleans()), max_size=6)

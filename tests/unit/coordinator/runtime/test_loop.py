@@ -178,6 +178,39 @@ def test_what_a_worker_cannot_write_is_said_once_and_taken_back(tmp_path: Path, 
     assert reply.result["files"] == {"live-0": "no space"}
 
 
+class Over(Exception):
+    """The test has seen enough."""
+
+
+def test_messages_that_come_together_are_planned_for_once(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    lab = Lab(tmp_path, run)
+
+    def no_more(_alive: m.Alive) -> list[tuple[bytes, float]]:
+        raise Over
+
+    monkeypatch.setattr(lab.server, "hung_up", no_more)
+    workers = run.state.membership.workers
+    lab.server.incoming = [
+        [
+            (workers[name].peer, m.Notice(worker=name, reason="SIGTERM", time=run.now))
+            for name in ("standby-a", "standby-b")
+        ]
+    ]
+    with pytest.raises(Over):
+        lab.loop.run()
+    orders = [message for _, message in lab.server.sent if isinstance(message, m.Prepare)]
+    assert {tuple(order.members) for order in orders} == {("live-0", "live-1")}
+    assert len({order.generation for order in orders}) == 1
+    assert not [message for _, message in lab.server.sent if isinstance(message, m.Abort)]
+
+
 def test_events_that_wait_are_said_and_written(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     lab = Lab(folder, run)  # the folder is not there yet

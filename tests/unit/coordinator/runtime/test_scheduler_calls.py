@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from coordinator_lab import until
 from liver_slurm.base.clock import FakeClock
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.query_budget import QueryBudget
+from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.coordinator.core.io import (
     CapacitySeen,
     GiveBack,
@@ -28,8 +31,12 @@ from liver_slurm.coordinator.core.io import (
     SuccessorAnswer,
 )
 from liver_slurm.coordinator.runtime.scheduler_calls import OFTEN, SELDOM, Scheduler, SchedulerCalls
+from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, GuaranteedJob, StandbyJob, SuccessorJob
+from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
+from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 
+RUN_DIR = RunDir(Path("/runs/gpt"))
 Come = Callable[..., list[Input]]
 
 
@@ -213,6 +220,79 @@ def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
     clock.advance(1.0)
     assert come(calls)
     calls.close(run_over=True)
+
+
+class Counted:
+    """A client of a cluster whose jobs come and go; it asks slurmctld what Slurm's commands do."""
+
+    def __init__(self, budget: QueryBudget, clock: FakeClock) -> None:
+        self._budget, self._clock = budget, clock
+        self.asked: list[float] = []
+
+    def _ask(self, queries: int) -> None:
+        self._budget.spend(queries)
+        self.asked += [self._clock.now()] * queries
+
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+        self._ask(2)
+        newest = int(self._clock.now() / 5)  # every five seconds one begins, which stays for a minute
+        return [
+            JobInfo(
+                job_id=str(number), state="RUNNING", partition="a", nodes=(f"n{number % 12}",), preempt_time=None,
+                restarts=0, reason="", time_limit=600.0, end_time=None, name=names[0] if names else "x",
+                comment=str(RUN_DIR.path),
+            )
+            for number in range(newest - 12, newest)
+        ]  # fmt: skip
+
+    def nodes(self, partition: str | None = None) -> list[NodeInfo]:
+        self._ask(2)
+        return []
+
+    def partitions(self) -> list[PartitionInfo]:
+        self._ask(1)
+        return []
+
+    def reservations(self) -> list[ReservationInfo]:
+        self._ask(1)
+        return []
+
+    def config(self) -> dict[str, str]:
+        self._ask(1)
+        return {}
+
+    def hostnames(self, expression: str) -> tuple[str, ...]:
+        return (expression,)
+
+
+def test_an_hour_with_many_arrivals_has_twelve_queries_in_no_minute_more(clock: FakeClock) -> None:
+    # LS-22
+    budget = QueryBudget(per_minute=12.0, clock=clock.now)
+    client = Counted(budget, clock)
+    config = JobConfig(standby=StandbySection(partitions=("a",), max_jobs=20))
+    supply = SlurmStandbys(config, RUN_DIR, client, print, clock.now)  # type: ignore[arg-type]
+    job = OwnJob()
+    observed = job.observe
+
+    def of_our_job() -> GuaranteedJob:
+        client.jobs()
+        return observed()
+
+    job.observe = of_our_job  # type: ignore[method-assign]
+    calls = SchedulerCalls(Scheduler(supply, job), clock, 5.0, budget)
+    looks: list[float] = []
+    while clock.now() < 3700.0:
+        given = calls.poll(clock.now())
+        while calls.waiting():  # for a thread, in which no time goes by here
+            given += until(lambda: calls.poll(clock.now()), "an answer")
+        looks += [one.time for one in given if isinstance(one, CapacitySeen)]
+        clock.advance(1.0)
+    calls.close(run_over=False)
+    within = [sum(at - 60.0 < one <= at for one in client.asked) for at in client.asked]
+    assert max(within) <= 12
+    assert len(client.asked) > 0.7 * 12 * 60, "and most of them are used"
+    assert max(later - at for at, later in pairwise(looks)) <= 60.0
+    assert job.done.count("observe") > 50, "our own job is asked for once a minute all the same"
 
 
 def test_nobody_to_launch(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,32 +54,41 @@ def test_the_name_is_one_name() -> None:
     assert standby_job_name(RunDir(Path("/runs/a, b"))) == "a__b-standby"
 
 
-def test_reservations_and_settings_are_asked_for_when_a_job_begins_to_run(
+def test_a_look_asks_one_thing_more_at_most_than_what_is_there(
     slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     slurm.add_partition("a", [make_node("n1")])
     slurm.add_partition("b", [])
     asked: list[str] = []
-    for name in ("reservations", "config"):
+    for name in ("reservations", "config", "partitions"):
         answer = getattr(slurm, name)
         monkeypatch.setattr(slurm, name, lambda answer=answer, name=name: (asked.append(name), answer())[1])
     source = SlurmStandbys(config(), RUN_DIR, slurm, standby_main, clock=lambda: now)
     mark = {"name": NAME, "comment": str(RUN_DIR.path)}
 
-    def look() -> list[str]:
+    def look(seconds: float) -> list[str]:
+        nonlocal now
+        now += seconds
         asked.clear()
         source.observe()
         return sorted(asked)
 
-    assert look() == ["config", "reservations"]
+    assert look(0.0) == ["config", "partitions", "reservations"]
     slurm.infos = [make_job("1", "PENDING", nodes=(), **mark)]
-    assert look() == []
+    assert look(1.0) == []
     slurm.infos = [make_job("1", **mark)]
-    assert look() == ["config", "reservations"]
-    assert look() == []
-    now += 16.0
-    assert look() == ["reservations"]
+    assert look(1.0) == ["partitions"], "a job runs on the terms of now"
+    assert look(1.0) == []
+    assert look(16.0) == ["reservations"]
+    for number in range(2, 8):  # a job begins between any two looks
+        slurm.infos.append(make_job(str(number), **mark))
+        assert look(20.0) == [("partitions", "reservations")[number % 2]], "in turns"
+    assert look(1.0) == ["partitions"], "what is due and was not asked for is, although none has begun since"
+    slurm.infos.append(make_job("8", **mark))
+    assert look(300.0) == ["reservations"]
+    assert look(1.0) == ["config"]
+    assert look(1.0) == ["partitions"]
 
 
 # ---- which jobs are ours -------------------------------------------------------------------------------------------
