@@ -36,11 +36,40 @@ class Fault(str, Enum):
     PREEMPT = "preempt"
     """The scheduler takes its node back: it is noticed, and has its grace time."""
     CORRUPT = "corrupt"
-    """A bit of what has arrived is another one."""
+    """A bit of what has arrived, or of what is kept, is another one."""
     IGNORE = "ignore"
     """A message, a signal or an update is dropped."""
     DOUBLE = "double"
     """An update is made twice."""
+
+
+class Defect(str, Enum):
+    """A way in which a new world's state may be another than the old one's; none of them gets past the commit.
+
+    A worker does it to what it has of a target world, at a point of its code; see
+    :mod:`liver_slurm.worker.fault_injection`. The value is its word in ``LIVER_FAULT``.
+    """
+
+    UNLOADED = "unloaded"
+    """A parameter is what its memory was before: nobody has loaded it."""
+    CORRUPT = "corrupt"
+    """A bit is another one."""
+    PERMUTED = "permuted"
+    """A box has the right values at the wrong places."""
+    SWAPPED = "swapped"
+    """Two boxes have each other's values."""
+    STALE = "stale-moment"
+    """A moment is that of an update before."""
+    STEP_RESET = "step-reset"
+    """The optimizer counts its updates from 0 again."""
+    CAST = "cast"
+    """Values went through a type of less precision."""
+    DROPPED = "dropped-name"
+    """A tensor of the state is in nobody's list."""
+    WRONG_EXPERT = "wrong-expert"
+    """Experts are where others belong."""
+    WRONG_POSITION = "wrong-position"
+    """Training would go on at another sample."""
 
 
 OUTSIDE = (Fault.KILL, Fault.STOP, Fault.PREEMPT, Fault.DELAY, Fault.CUT, Fault.DISK_FULL)

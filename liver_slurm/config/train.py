@@ -37,8 +37,10 @@ class TrainSection:
     """Steps of the decay at the end of ``wsd``. Default: a tenth of lr_decay_steps."""
     lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus-sqrt"] = "exponential"
     """Shape of that decay."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum."""
     weight_decay: NonNegative = 0.01
-    """Decoupled weight decay, applied to matrices only."""
+    """Weight decay, applied to matrices only; ``adam``'s is decoupled, ``sgd`` adds it to the gradient."""
     no_weight_decay: tuple[Text, ...] = ()
     """Tensors without weight decay besides vectors and biases, as patterns of their names such as ``embedding.*``;
     ``plan --json`` lists the names, which are the same in every layout."""
@@ -48,6 +50,8 @@ class TrainSection:
     """Decay rate of Adam's second moment."""
     adam_eps: Positive = 1e-8
     """Adam's epsilon."""
+    sgd_momentum: Decay = 0.9
+    """Factor of ``sgd``'s momentum."""
     z_loss_coeff: NonNegative = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
     0 turns it off. The loss in the metrics is without it."""
@@ -60,7 +64,7 @@ class TrainSection:
     """Checkpoint to begin with at step 0 instead of with weights drawn from the seed: what ``liver-slurm import`` made,
     or the folder step-N of another run's checkpoint. It is of the same model, in any layout and precision."""
     start_optimizer: Literal["fresh", "loaded"] = "fresh"
-    """Adam's moments at the start from such a checkpoint: ``fresh`` ones, which are zero, or ``loaded`` from it."""
+    """The optimizer's moments at the start from such a checkpoint: ``fresh`` ones, of zeros, or ``loaded`` from it."""
     seed: Natural = 1234
     """Seed of the initial weights and of the order of samples."""
     compile: Flag = True

@@ -17,7 +17,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import GroupSpec, ShardSpec
-from liver_slurm.reshard.tensors import Box, Piece, inside
+from liver_slurm.reshard.tensors import ADAM, Box, Piece, inside
 from liver_slurm.rundir.paths import RunDir
 
 if TYPE_CHECKING:
@@ -113,23 +113,24 @@ def every_layer(_layer: int) -> bool:
 
 @dataclass(frozen=True)
 class TrainedBox:
-    """A box of one weight's master and Adam moments where a rank keeps them; views in the box's shape.
+    """A box of one weight's master and moments where a rank keeps them; views in the box's shape.
 
     ``gradient`` returns the view of the reduced, clipped gradient, whose storage stays the same while the shard exists;
     its values are valid from the optimizer's pre-step hook until the gradient buffer is zeroed.
     """
 
     piece: Piece
-    master: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
+    state: tuple[torch.Tensor, ...]
+    """Master, then the moments."""
     gradient: Callable[[], torch.Tensor]
     group: GroupSpec
+    moments: tuple[str, ...] = ADAM
+    """What they are called; see :data:`liver_slurm.reshard.tensors.MOMENTS`."""
 
     @property
-    def state(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Master, first moment, second moment."""
-        return self.master, self.exp_avg, self.exp_avg_sq
+    def master(self) -> torch.Tensor:
+        """The weight in fp32, which the optimizer updates."""
+        return self.state[0]
 
     def part(self, offset: Box, shape: Box) -> TrainedBox | None:
         """The box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
@@ -138,11 +139,10 @@ class TrainedBox:
             return None
         return TrainedBox(
             Piece(self.piece.tensor, offset, shape),
-            self.master[place],
-            self.exp_avg[place],
-            self.exp_avg_sq[place],
+            tuple(view[place] for view in self.state),
             lambda: self.gradient()[place],
             self.group,
+            self.moments,
         )
 
 
@@ -163,13 +163,14 @@ def joined(one: Replica, other: Replica) -> Replica:
 
 
 class Hyperparameters(NamedTuple):
-    """Values that one optimizer update uses for one group of parameters."""
+    """Values that one optimizer update uses for one group of parameters; those of the other optimizer are 0."""
 
     lr: float
     weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
+    beta1: float = 0.0
+    beta2: float = 0.0
+    eps: float = 0.0
+    momentum: float = 0.0
 
 
 Groups = Mapping[GroupSpec, Hyperparameters]
@@ -179,7 +180,7 @@ class Updates(Protocol):
     """The optimizer updates of a shard that trains, for whoever keeps a copy of its state current."""
 
     def adam_step(self) -> int:
-        """Number of updates made so far."""
+        """Number of updates made so far; -1: not known here, as this rank trains nothing."""
 
     def groups(self) -> Groups:
         """Hyperparameters of the next update, for each group of this rank's parameters."""
@@ -241,16 +242,16 @@ class TrainingShard(Protocol):
         """Every tensor of the shard's state and gradients: what its memory is counted and freed by."""
 
     def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Adam's moments with the layer that each belongs to; their storage can be resized."""
+        """The optimizer's moments with the layer that each belongs to; their storage can be resized."""
 
     def updates(self) -> Updates:
         """The shard's optimizer updates."""
 
     def steps(self) -> set[int]:
-        """Adam's step counters, as a set: one value, unless something went wrong; empty on a rank that trains none."""
+        """The optimizer's step counters, as a set: one value, unless something went wrong; or none."""
 
     def set_step(self, step: int) -> None:
-        """Set Adam's step counters to ``step`` completed updates."""
+        """Set the optimizer's step counters to ``step`` completed updates."""
 
     def share_storage(self, live: TrainingShard) -> None:
         """Keep parameters, masters and moments where the shard of the live world has the very same boxes.

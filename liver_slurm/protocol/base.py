@@ -17,6 +17,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """
 
 
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker would go on: what is no box, and must be the same for all who vote for a commit."""
+
+    updates: int = -1
+    """That the optimizer has made, as the source world and the target world's counters say; -1: not known here."""
+    step: int = -1
+    """Steps completed, so that the next one's samples come next; -1: not said."""
+    data: str = ""
+    """Digest of the run's first sample; empty: not said, or samples are read by a loop of the user's own."""
+
+
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker's part of a transfer took: for people and policies, nothing is decided from it."""
 

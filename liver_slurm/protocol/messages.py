@@ -16,6 +16,7 @@ from typing import Any, Literal, Union
 import msgspec
 
 from liver_slurm.protocol.base import PROTOCOL as PROTOCOL
+from liver_slurm.protocol.base import Handover as Handover
 from liver_slurm.protocol.base import Message as Message
 from liver_slurm.protocol.base import TransferReport as TransferReport
 from liver_slurm.protocol.parked import Parked as Parked
@@ -146,16 +147,15 @@ class BoundaryVote(Message, frozen=True, kw_only=True):
 
 
 class Streamed(Message, frozen=True, kw_only=True):
-    """The worker's vote for or against the commit; for: all its moves are done and its digests compared.
-
-    On the wire ``report`` is no field of its own but its fields are, see :mod:`liver_slurm.protocol.wire`.
-    """
+    """The worker's vote for or against the commit; for: all its moves are done and its digests compared."""
 
     worker: str
     generation: int
     ok: bool
     error: str = ""
     report: TransferReport = TransferReport()
+    """On the wire its fields are the vote's own; see :mod:`liver_slurm.protocol.wire`."""
+    found: Handover = Handover()
 
 
 class WorldEntered(Message, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from liver_slurm.protocol.messages import Message, Reply, Streamed, ToCoordinator, ToWorker, TransferReport
+from liver_slurm.protocol.messages import Handover, Message, Reply, Streamed, ToCoordinator, ToWorker, TransferReport
 
 
 class _FlatStreamed(TransferReport, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Streamed"):
@@ -20,15 +20,25 @@ class _FlatStreamed(TransferReport, frozen=True, kw_only=True, forbid_unknown_fi
     generation: int
     ok: bool
     error: str = ""
+    found: Handover = Handover()
 
     @classmethod
     def of(cls, vote: Streamed) -> _FlatStreamed:
         report = msgspec.structs.asdict(vote.report)
-        return cls(worker=vote.worker, generation=vote.generation, ok=vote.ok, error=vote.error, **report)
+        return cls(
+            worker=vote.worker, generation=vote.generation, ok=vote.ok, error=vote.error, found=vote.found, **report
+        )
 
     def vote(self) -> Streamed:
         report = TransferReport(**{name: getattr(self, name) for name in TransferReport.__struct_fields__})
-        return Streamed(worker=self.worker, generation=self.generation, ok=self.ok, error=self.error, report=report)
+        return Streamed(
+            worker=self.worker,
+            generation=self.generation,
+            ok=self.ok,
+            error=self.error,
+            report=report,
+            found=self.found,
+        )
 
 
 _encoder = msgspec.msgpack.Encoder()

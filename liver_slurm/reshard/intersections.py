@@ -53,7 +53,9 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     sides = zip(holdings(source, weights, axes), holdings(target, weights, axes), strict=True)
     kinds: list[tuple[TensorInfo, ...]] = [(infos[name],) if name in infos else () for name in weights]
     kinds += [
-        tuple(infos[state] for state in state_tensors(name, info.dtype, target.derived) if state in infos)
+        tuple(
+            infos[state] for state in state_tensors(name, info.dtype, target.derived, target.moments) if state in infos
+        )
         for name, info in target.weights.items()
     ]
     owners, receivers = RankSets.of([]), RankSets.of([])

@@ -35,7 +35,10 @@ def remote_minimum(source: WorldSpec, target: WorldSpec, keep: Sequence[int | No
             for name, info in target.weights.items()
         ],
         [
-            sum(ITEMSIZE[target.tensors[state].dtype] for state in state_tensors(name, info.dtype, target.derived))
+            sum(
+                ITEMSIZE[target.tensors[state].dtype]
+                for state in state_tensors(name, info.dtype, target.derived, target.moments)
+            )
             if name in target.trained
             else 0
             for name, info in target.weights.items()

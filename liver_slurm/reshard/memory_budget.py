@@ -1,6 +1,6 @@
 """What a reconfiguration takes of one worker's memory, and how much of the target's state can have storage at once.
 
-Both worlds are held while training goes on: weights, masters, gradient buffers, and Adam's moments. Where that is more
+Both worlds are held while training goes on: weights, masters, gradient buffers, and moments. Where that is more
 than the limit, moments of the target's last layers wait for the pause: there the old world's moments of the layers that
 have arrived are freed first, and then each late layer's old ones once its new ones are proven. The less is early the
 lower is the peak, in every case, so the least of all workers' choices fits all of them.
@@ -13,11 +13,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from liver_slurm.reshard.shard_spec import ParamSpec, ShardSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, STATE_DTYPE
+from liver_slurm.reshard.tensors import ADAM, ITEMSIZE, STATE_DTYPE
 
 _STATE_ITEMSIZE = ITEMSIZE[STATE_DTYPE]
-_MOMENTS = 2
-
 ALL = 1 << 30
 """Slices that are early where all are: more than any model has."""
 NO_ROOM = -1
@@ -33,6 +31,8 @@ class Share(NamedTuple):
     distributed_optimizer: bool
     bucket_size: int | None = None
     """Of the shard's gradients; see :class:`liver_slurm.reshard.shard_spec.WorldSpec`."""
+    moments: int = len(ADAM)
+    """How many the optimizer keeps of each element."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
 def image_bytes(new: Share) -> int:
     """Bytes of host memory that a target rank's state takes: masters and moments, and weights that are not trained."""
     fixed = sum(_weight_bytes(param) for param in new.shard.params if not param.trained)
-    return fixed + sum(_owned(new)) * (1 + _MOMENTS) * _STATE_ITEMSIZE
+    return fixed + sum(_owned(new)) * (1 + new.moments) * _STATE_ITEMSIZE
 
 
 def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_limit") -> tuple[int, str]:
@@ -177,7 +177,7 @@ def _moments(share: Share | None, kept: list[ParamSpec], slices: int) -> tuple[t
         return tuple(own), 0
     common = {(param.boxes, param.dtype) for param in kept}
     for param, owned in zip(share.shard.params, _owned(share), strict=True):
-        nbytes = owned * _MOMENTS * _STATE_ITEMSIZE
+        nbytes = owned * share.moments * _STATE_ITEMSIZE
         if (param.boxes, param.dtype) in common:
             shared += nbytes
         else:

@@ -12,7 +12,7 @@ import numpy as np
 
 from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
-from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.reshard.tensors import ADAM, STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
 from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_table
 
 
@@ -137,7 +137,8 @@ class WorldSpec:
     ``bucket_size``: elements of a gradient bucket in the first chunk of the first pipeline stage (Megatron never cuts
     the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
     optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
-    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them.
+    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moments``: what
+    the optimizer keeps, see :data:`liver_slurm.reshard.tensors.MOMENTS`.
     """
 
     layout: Layout
@@ -147,6 +148,7 @@ class WorldSpec:
     bucket_size: int | None = None
     derived: bool = False
     lost: frozenset[int] = frozenset()
+    moments: tuple[str, ...] = ADAM
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -173,7 +175,7 @@ class WorldSpec:
             if not (self.derived and name in self.trained):
                 found[name] = info
             if name in self.trained:
-                for state in state_tensors(name, info.dtype, self.derived):
+                for state in state_tensors(name, info.dtype, self.derived, self.moments):
                     found[state] = info._replace(name=state, dtype=STATE_DTYPE)
         return dict(sorted(found.items()))
 
@@ -209,5 +211,5 @@ def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
                 first, last = max(start - box.start, 0), min(end - box.start, box.size)
                 for inside, shape in flat_boxes(box.shape, first, last):
                     offset = shifted(box.offset, inside)
-                    for name in state_tensors(box.tensor, param.dtype, world.derived):
+                    for name in state_tensors(box.tensor, param.dtype, world.derived, world.moments):
                         yield Piece(name, offset, shape)

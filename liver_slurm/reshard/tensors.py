@@ -1,7 +1,7 @@
 """Pieces and moves: boxes of named state tensors in global coordinates, and how to cut them.
 
 A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where
-the weight itself is not fp32), ``NAME@exp_avg``, ``NAME@exp_avg_sq``.
+the weight itself is not fp32), and ``NAME@`` with each name of :data:`MOMENTS`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,18 @@ class Move(NamedTuple):
     shape: Box
 
 
-def state_tensors(weight: str, dtype: str, derived: bool = False) -> tuple[str, ...]:
-    """Names of the optimizer state of a weight: its fp32 master where it is apart, and Adam's moments.
+MOMENTS: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+"""By the name of an optimizer, what it keeps of each element besides the master, as torch calls it."""
+ADAM = MOMENTS["adam"]
+
+
+def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:
+    """Names of the optimizer state of a weight: its fp32 master where it is apart, and the moments.
 
     ``derived``: the weight is made from its master, so the master is named even where both are one tensor.
     """
     master = (f"{weight}@master",) if derived or dtype != STATE_DTYPE else ()
-    return (*master, f"{weight}@exp_avg", f"{weight}@exp_avg_sq")
+    return (*master, *(f"{weight}@{moment}" for moment in moments))
 
 
 def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:

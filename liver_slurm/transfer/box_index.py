@@ -9,7 +9,7 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
-from liver_slurm.reshard.tensors import Piece, inside
+from liver_slurm.reshard.tensors import STATE_DTYPE, Piece, inside, state_tensors
 from liver_slurm.transfer.shared_box import SharedBox
 
 
@@ -37,7 +37,7 @@ class BoxIndex:
         for held, view in self._boxes.get(piece.tensor, ()):
             place = inside(piece.offset, piece.shape, held)
             if place is not None:
-                return SharedBox((view[place],))
+                return SharedBox((view[place],), names=(piece.tensor,), offset=piece.offset)
         raise _not_held(piece)
 
 
@@ -57,7 +57,8 @@ class ReplicaIndex:
         for box in self._trained.get(piece.tensor.removesuffix("@master"), ()):
             found = box.part(piece.offset, piece.shape)
             if found is not None:
-                return SharedBox(found.state, found.gradient(), found.group)
+                names = state_tensors(box.piece.tensor, STATE_DTYPE, derived=True, moments=box.moments)
+                return SharedBox(found.state, found.gradient(), found.group, names, piece.offset)
         raise _not_held(piece)
 
 

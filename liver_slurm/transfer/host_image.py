@@ -61,8 +61,8 @@ class HostImage:
         trained = []
         for box in target.trained:
             tensor, offset, shape = box.piece
-            master, exp_avg, exp_avg_sq = index.shared(Piece(f"{tensor}@master", offset, shape)).state
-            trained.append(replace(box, master=master, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq))
+            waiting = index.shared(Piece(f"{tensor}@master", offset, shape))
+            trained.append(replace(box, state=waiting.state))
         fixed = [(piece, index.shared(piece).state[0]) for piece, _ in target.fixed]
         copy(Replica(trained, fixed), target)
 
@@ -80,4 +80,4 @@ def _described(world: WorldSpec, rank: int) -> Iterator[BoxDescription]:
         if not state:
             yield BoxDescription(*piece, _NO_GROUP, world.weights[weight].dtype)
         elif state == "master":
-            yield BoxDescription(weight, piece.offset, piece.shape, _NO_GROUP)
+            yield BoxDescription(weight, piece.offset, piece.shape, _NO_GROUP, moments=world.moments)

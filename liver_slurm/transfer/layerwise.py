@@ -33,6 +33,7 @@ class LayerwiseStats:
     peak_bytes: int
     """Of state and staging, at most."""
     adam_step: int
+    """How many updates the source world has made; -1: nobody has said so here."""
 
 
 class LayerwiseTransfer:
@@ -69,7 +70,7 @@ class LayerwiseTransfer:
         self._barrier.wait()
         self.freed = True
         self._free_arrived()
-        peak, total, adam_step = 0, TransferStats(), 0
+        peak, total, adam_step = 0, TransferStats(), -1
         for layer in self._layers:
             layer.allocate()
             held = self._held()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 import torch
@@ -27,16 +27,18 @@ class LocalCopies:
         needed: Index,
         device: torch.device,
         pool: Executor | None = None,
+        on_copied: Callable[[Sequence[SharedBox]], None] = lambda _: None,
     ) -> None:
         """
         Args:
             moves: within this worker.
             held, needed: what it has in the old world, in the new world.
             pool: shares the digests of boxes in host memory out among its threads.
+            on_copied: called with the boxes once all are copied, before their digests are taken.
         """
         pieces = [Piece(move.tensor, move.offset, move.shape) for move in moves]
         pairs = [(held.shared(piece), needed.shared(piece)) for piece in pieces]
-        self._names = [piece.tensor for piece, pair in zip(pieces, pairs, strict=True) if not _shared(*pair)]
+        self._on_copied = on_copied
         self._pairs = [pair for pair in pairs if not _shared(*pair)]
         self._digests = BoxDigests([[source for source, _ in self._pairs], [target for _, target in self._pairs]], pool)
         self._device, self._side = device, SideStream(device)
@@ -45,6 +47,10 @@ class LocalCopies:
 
     def copy(self) -> None:
         """Copy all of them; returns when it is done."""
+        self._copy_all()
+        self._on_copied([target for _, target in self._pairs])
+
+    def _copy_all(self) -> None:
         views = [pair for source, target in self._pairs for pair in zip(target.state, source.state, strict=True)]
         if self._device.type == "cuda":
             with torch.no_grad(), self._side.use(after=mark(self._device)):
@@ -65,11 +71,10 @@ class LocalCopies:
         """
         with self._side.use():
             there, here = self._digests.take()
-        sizes = [len(source.state) for source, _ in self._pairs]
-        names = [name for name, size in zip(self._names, sizes, strict=True) for _ in range(size)]
-        for name, sent, arrived in zip(names, there, here, strict=True):
+        labels = [target.label(view) for _, target in self._pairs for view in range(len(target.state))]
+        for label, sent, arrived in zip(labels, there, here, strict=True):
             if sent != arrived:
-                raise TransferError(f"{name}: the digest of a box that was copied inside this worker differs")
+                raise TransferError(f"{label}: the digest of a box that was copied inside this worker differs")
         self.digests_checked = len(here)
 
 

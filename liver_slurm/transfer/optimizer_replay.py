@@ -1,7 +1,7 @@
-"""Adam's update, replayed on boxes of fp32 masters and moments.
+"""The optimizer's update, replayed on boxes of fp32 masters and moments.
 
 State changes only inside the optimizer's step. Who has a box as it was after ``n`` updates and the reduced, clipped
-gradient of update ``n + 1`` can make that update itself, bit for bit: Adam works element by element.
+gradient of update ``n + 1`` can make that update itself, bit for bit: Adam and SGD work element by element.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters
@@ -44,12 +45,13 @@ def decode_groups(table: torch.Tensor) -> Groups:
     return {GroupSpec(*row[:split]): Hyperparameters(*row[split:]) for row in rows}
 
 
-Updated = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Master, first and second moment, gradient."""
+Views = list[torch.Tensor]
+Updated = tuple[torch.Tensor, ...]
+"""Master, moments, gradient: two moments are Adam's, one is that of SGD with momentum."""
 
 
 def update(boxes: Sequence[Updated], step: int, values: Hyperparameters) -> None:
-    """Make one update of Adam's: on a GPU of all boxes in a few launches, on a CPU a block at a time."""
+    """Make one update: on a GPU of all boxes in a few launches, on a CPU a block at a time."""
     if boxes and boxes[0][0].is_cuda:
         _update(boxes, step, values)
         return
@@ -73,29 +75,34 @@ def _cut(box: Updated) -> Iterator[Updated]:
 
 
 def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> None:
-    """AdamW as torch does it (Loshchilov & Hutter 2019), with the kernel that the engine's optimizer uses.
+    """AdamW (Loshchilov & Hutter 2019) or SGD as torch does it, with the kernel that the engine's optimizer uses.
 
     On a GPU that is the fused one, whose result is the same on any slice, and which wants its operands contiguous. On a
     CPU the fused kernel's result depends on alignment, so neither side uses it.
     """
-    masters, exp_avgs, exp_avg_sqs, gradients = map(list, zip(*members, strict=True))
-    fused = masters[0].is_cuda
-    state = [*masters, *exp_avgs, *exp_avg_sqs]
-    scattered = [tensor for tensor in state if fused and not tensor.is_contiguous()]
+    *kinds, gradients = map(list, zip(*members, strict=True))
+    fused = gradients[0].is_cuda
+    scattered = [tensor for kind in kinds for tensor in kind if fused and not tensor.is_contiguous()]
+    copies = {id(tensor): tensor.contiguous() for tensor in scattered}
+    state = [[copies.get(id(tensor), tensor) for tensor in kind] for kind in kinds]
+    (_sgd if len(state) == 2 else _adamw)(state, gradients, step, values)
     if scattered:
-        copies = {id(tensor): tensor.contiguous() for tensor in scattered}
-        masters, exp_avgs, exp_avg_sqs = (
-            [copies.get(id(tensor), tensor) for tensor in kind] for kind in (masters, exp_avgs, exp_avg_sqs)
-        )
+        copy_all(scattered, [copies[id(tensor)] for tensor in scattered])
+
+
+def _adamw(
+    state: Sequence[list[torch.Tensor]], gradients: list[torch.Tensor], step: int, values: Hyperparameters
+) -> None:
+    masters, exp_avgs, exp_avg_sqs = state
     adamw(
         masters,
         gradients,
         exp_avgs,
         exp_avg_sqs,
         [],
-        list(torch.full((len(members),), float(step), device=masters[0].device).unbind()),
+        list(torch.full((len(masters),), float(step), device=masters[0].device).unbind()),
         foreach=False,
-        fused=fused,
+        fused=masters[0].is_cuda,
         amsgrad=False,
         beta1=values.beta1,
         beta2=values.beta2,
@@ -104,5 +111,23 @@ def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> N
         eps=values.eps,
         maximize=False,
     )
-    if scattered:
-        copy_all(scattered, [copies[id(tensor)] for tensor in scattered])
+
+
+def _sgd(
+    state: Sequence[list[torch.Tensor]], gradients: list[torch.Tensor], _step: int, values: Hyperparameters
+) -> None:
+    masters, momenta = state
+    kept: list[torch.Tensor | None] = [*momenta]  # torch may put other tensors into the list
+    sgd(
+        masters,
+        gradients,
+        kept,
+        foreach=False,
+        fused=masters[0].is_cuda,
+        weight_decay=values.weight_decay,
+        momentum=values.momentum,
+        lr=values.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import xxhash
 
 from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.reshard.tensors import Box
 
 
 class SharedBox(NamedTuple):
@@ -17,6 +19,21 @@ class SharedBox(NamedTuple):
     gradient: torch.Tensor | None = None
     """Of the last update, as the optimizer used it; None: the box is only ever copied."""
     group: GroupSpec | None = None
+    names: tuple[str, ...] = ()
+    """Of each view, the tensor that it is a box of."""
+    offset: Box = ()
+    """Where the box begins in all of them."""
+
+    @property
+    def identity(self) -> int:
+        """A number of 62 bits that says which box of which tensors it is: the same at both ends."""
+        which = (self.names, self.offset, tuple(self.state[0].shape))
+        return xxhash.xxh3_64_intdigest(repr(which).encode()) >> 2
+
+    def label(self, view: int = 0) -> str:
+        """What a person calls one of the views."""
+        name = self.names[view] if view < len(self.names) else "a box"
+        return f"{name} at {self.offset}"
 
     @property
     def nbytes(self) -> int:

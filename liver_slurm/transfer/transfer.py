@@ -108,21 +108,24 @@ class Transfer:
         """Bring every box to the state that the source world has now, between two steps.
 
         Returns:
-            how many updates its optimizer has made; 0 on a joiner that nothing comes to.
+            how many updates its optimizer has made; -1: this worker trained nothing there, and nothing comes to it.
 
         Raises:
-            TransferError: a peer is gone, or the transfer was given up.
+            TransferError: a peer is gone, the transfer was given up, or workers count updates differently.
         """
         begun = time.perf_counter()
         self._crew.awaited()
         self.start()
-        made = self._updates.adam_step() if self._updates is not None else None
-        self._pull.finish(made or 0)
+        made = self._updates.adam_step() if self._updates is not None else -1
+        self._pull.finish(made)
         self._copies.copy()
         self._crew.wait(lambda: self._pull.ended)
         # A joiner has waited until now for the live world to get to the cutover.
-        self._seconds = time.perf_counter() - (begun if made is not None else max(begun, self._pull.begun))
-        return made if made is not None else self._pull.adam_step
+        self._seconds = time.perf_counter() - (begun if self._updates is not None else max(begun, self._pull.begun))
+        read = self._pull.adam_step
+        if made >= 0 and read >= 0 and made != read:
+            raise TransferError(f"this worker's optimizer has made {made} updates, and those that it reads from {read}")
+        return max(made, read)
 
     def prove(self) -> TransferStats:
         """Wait until every digest, here and of what was read here, is compared or on its way.

@@ -2,12 +2,15 @@
 
 N is how often the worker has come by before (``step+5``: in its sixth step). WORKER is a name, or a pattern such as
 ``standby-*``. The faults are those of :mod:`liver_slurm.base.faults`: ``kill``, ``fail`` (raise), ``delay`` (sleep for
-SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, at the point ``received`` ``corrupt`` (flip a
-bit of each box that arrived, before its digest is computed), at the point ``notice`` ``ignore`` (drop signals), and at
-the point ``replayed``, an update of a mirror, ``ignore`` and ``double`` (not made, made twice) and ``corrupt`` (flip a
-bit of what is kept). Points are named where :func:`reach` is called; each fault is done once, except ``delay``,
-``corrupt`` and ``ignore`` at points other than ``replayed``.
-The variable is read once, at import; without it no function here has an effect.
+SECONDS), ``stop`` and ``disk-full`` (for SECONDS, or for good), ``cut``, at the point ``notice`` ``ignore`` (drop
+signals), and at the point ``replayed``, an update of a mirror, ``ignore`` and ``double`` (not made, made twice) and
+``corrupt`` (flip a bit of what is kept). Points are named where :func:`reach` is called; each fault is done once,
+except ``delay``, and ``corrupt`` and ``ignore`` at points other than ``replayed``.
+
+A :class:`~liver_slurm.base.faults.Defect` is done at a point of its own, each time: ``dropped-name`` and
+``wrong-expert`` at ``plan``; ``unloaded``, ``corrupt``, ``permuted``, ``swapped``, ``stale-moment`` and ``cast`` at
+``received``, before digests are computed; ``step-reset`` at ``updates``; ``wrong-position`` at ``position``. The
+variable is read once, at import; without it no function here has an effect.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from liver_slurm.base.errors import BadInput, LiverError
-from liver_slurm.base.faults import INSIDE, Fault, Victim
+from liver_slurm.base.faults import INSIDE, Defect, Fault, Victim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
     from liver_slurm.engine.api import Groups, TrainedBox
+    from liver_slurm.reshard.plan import RankMoves
     from liver_slurm.transfer.mirror.keeper import Replay
+    from liver_slurm.transfer.shared_box import SharedBox
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ _REPLAYED = "replayed"
 
 @dataclass(frozen=True)
 class _Injection:
-    fault: Fault
+    fault: Fault | Defect
     point: str
     worker: str
     seconds: float
@@ -52,9 +56,10 @@ class _Injection:
 
 
 def _parse(text: str) -> _Injection:
-    words = "|".join(fault.value for fault in INSIDE)
+    words = "|".join(dict.fromkeys(fault.value for fault in (*INSIDE, *Defect)))
     match = re.fullmatch(rf"({words})@(\w+?)(?:\+([0-9]+))?:([^:]+)(?::([0-9]+\.?[0-9]*))?", text)
-    fault = Fault(match[1]) if match is not None else None
+    known: dict[str, Fault | Defect] = {fault.value: fault for fault in (*Defect, *INSIDE)}
+    fault = known[match[1]] if match is not None else None
     if match is None or fault is None or not _time_fits(fault, match[5]):
         raise BadInput(
             f"LIVER_FAULT={text!r} is not allowed; allowed: FAULT@POINT[+N]:WORKER, delay@POINT:WORKER:SECONDS, and "
@@ -63,8 +68,9 @@ def _parse(text: str) -> _Injection:
     return _Injection(fault, match[2], match[4], float(match[5] or 0.0), int(match[3] or 0))
 
 
-def _time_fits(fault: Fault, seconds: str | None) -> bool:
-    return not _TIMED.get(fault, False) if seconds is None else fault in _TIMED
+def _time_fits(fault: Fault | Defect, seconds: str | None) -> bool:
+    must = _TIMED.get(fault) if isinstance(fault, Fault) else None
+    return not must if seconds is None else must is not None
 
 
 _fault = _parse(os.environ["LIVER_FAULT"]) if os.environ.get("LIVER_FAULT") else None
@@ -89,7 +95,7 @@ def reach(point: str, worker: str) -> None:
 def _reach(point: str, worker: str) -> bool:
     """See :func:`reach`; True: the fault is due now."""
     global _done, _passed
-    if _fault is None or not _concerns(point, worker) or _fault is _done:
+    if _fault is None or not _concerns(point, worker) or _fault is _done or isinstance(_fault.fault, Defect):
         return False
     if _passed < _fault.after:
         _passed += 1
@@ -124,15 +130,59 @@ def _do(injection: _Injection, point: str, worker: str) -> None:
             timer.start()
 
 
-def received(worker: str, box: torch.Tensor) -> None:
-    """Mark that a box has arrived in the worker's new state, before its digest is compared.
+def _defect(point: str, worker: str) -> Defect | None:
+    """The defect that is to be done to a worker at a point; None: there is none."""
+    if _fault is None or not _concerns(point, worker):
+        return None
+    wanted = Defect.CORRUPT if (_fault.fault, point) == (Fault.CORRUPT, "received") else _fault.fault
+    return wanted if isinstance(wanted, Defect) else None
 
-    Args:
-        box: view of the state, shape as in the model.
-    """
+
+def _done_to(worker: str, defect: Defect, what: str) -> None:
+    log.warning("%s has a defect: %s of %s", worker, defect.value, what)
+
+
+def planned(worker: str, moves: RankMoves) -> RankMoves:
+    """Mark that a worker knows its moves; returns those that it makes."""
+    defect = _defect("plan", worker)
+    if defect is None:
+        return moves
+    from liver_slurm.worker import defects
+
+    change = {Defect.DROPPED: defects.without_a_name, Defect.WRONG_EXPERT: defects.with_a_wrong_expert}[defect]
+    moves, name = change(moves)
+    _done_to(worker, defect, name or "nothing")
+    return moves
+
+
+def received(worker: str, boxes: Sequence[SharedBox]) -> None:
+    """Mark that boxes have arrived in the worker's new state, before their digests are compared."""
     reach("received", worker)
-    if _fault is not None and _fault.fault is Fault.CORRUPT and _concerns("received", worker):
-        _flip(box)
+    defect = _defect("received", worker)
+    if defect is not None:
+        from liver_slurm.worker import defects
+
+        name = defects.spoil(defect, boxes)
+        if name:
+            _done_to(worker, defect, name)
+
+
+def updates(worker: str, made: int) -> int:
+    """Mark that a worker has learnt how many updates the optimizer has made; returns what it takes for that."""
+    defect = _defect("updates", worker)
+    if defect is not Defect.STEP_RESET:
+        return made
+    _done_to(worker, defect, "the optimizer")
+    return 0
+
+
+def position(worker: str, step: int) -> int:
+    """Mark that a worker is at the step of a cutover; returns the one that it takes for that."""
+    defect = _defect("position", worker)
+    if defect is not Defect.WRONG_POSITION:
+        return step
+    _done_to(worker, defect, "the samples")
+    return step + 1
 
 
 def replays(worker: str, make: Replay) -> Replay:
@@ -143,7 +193,8 @@ def replays(worker: str, make: Replay) -> Replay:
 
     def faulty(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
         wrong = _reach(_REPLAYED, worker)
-        for _ in range({Fault.IGNORE: 0, Fault.DOUBLE: 2}.get(wanted, 1) if wrong else 1):
+        times = {Fault.IGNORE.value: 0, Fault.DOUBLE.value: 2}.get(wanted.value, 1)
+        for _ in range(times if wrong else 1):
             make(boxes, updates, groups)
         if wrong and wanted is Fault.CORRUPT:
             _flip(boxes[0].master)

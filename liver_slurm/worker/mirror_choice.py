@@ -19,9 +19,6 @@ from liver_slurm.transfer.connections import machine
 
 log = logging.getLogger(__name__)
 
-_STATE_BYTES = 12
-"""Of one parameter: master and two moments."""
-
 
 def wanted(config: JobConfig, layout: Layout, device: torch.device) -> bool:
     """Whether a world of a layout has mirrors, if there is room."""
@@ -62,5 +59,5 @@ def agree(
 
 
 def _means(replica: Replica, freed: int) -> Means:
-    trained = sum(box.master.numel() for box in replica.trained) * _STATE_BYTES
+    trained = sum(view.nbytes for box in replica.trained for view in box.state)
     return Means(machine(), available_memory() + freed, trained + sum(view.nbytes for _, view in replica.fixed))

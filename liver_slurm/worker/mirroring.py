@@ -115,10 +115,9 @@ def on_device(replica: Replica, device: torch.device) -> Replica:
         return replica
     trained = []
     for box in replica.trained:
-        master, exp_avg, exp_avg_sq = (view.to(device, non_blocking=True) for view in box.state)
+        state = tuple(view.to(device, non_blocking=True) for view in box.state)
         # No update is to be made with it any more: nobody asks for the gradient's values.
-        unused = partial(torch.empty_like, master)
-        trained.append(replace(box, master=master, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, gradient=unused))
+        trained.append(replace(box, state=state, gradient=partial(torch.empty_like, state[0])))
     fixed = [(piece, view.to(device, non_blocking=True)) for piece, view in replica.fixed]
     torch.cuda.current_stream(device).synchronize()
     return Replica(trained, fixed)

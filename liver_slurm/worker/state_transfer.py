@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
+from liver_slurm.base.errors import PlanError
 from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard, Updates, joined
 from liver_slurm.engine.storage import Moments, held_bytes
 from liver_slurm.parallel.layout import Layout
@@ -16,7 +18,7 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
-from liver_slurm.reshard.tensors import Box, Move, Piece, state_tensors
+from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Move, Piece, inside, state_tensors, volume
 from liver_slurm.transfer.barrier import Barrier
 from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
 from liver_slurm.transfer.connections import Connections
@@ -95,9 +97,13 @@ class TransferBuilder:
         self._moves = _all_moves(plan, endpoints)
         if self._derives:
             self._moves = RankMoves(*([move for move in side if speaks(move.tensor)] for side in self._moves))
+        self._moves = fault_injection.planned(endpoints.worker, self._moves)
         check_all = _check_replica if self._derives else _check_boxes
         check_all(endpoints.old, plan.source, endpoints.source_rank)
         check_all(endpoints.new, plan.target, endpoints.target_rank)
+        if endpoints.target_rank is not None:
+            needed = pieces(plan.target, endpoints.target_rank)
+            check_complete([piece for piece in needed if not self._derives or speaks(piece.tensor)], self._moves)
 
     def build(self) -> tuple[Transfer, LayerwiseTransfer | None]:
         """Build the transfer of early layers, and that of late ones; None: there are none."""
@@ -151,7 +157,9 @@ class TransferBuilder:
     def _transfer(self, pull: Pull, chosen: LayerFilter, updates: Updates | None) -> Transfer:
         """What moves the chosen layers, whose storage is there."""
         held, needed = self._index(self._endpoints.old, chosen), self._needed(chosen)
-        copies = LocalCopies(self._moves_of(chosen).copies, held, needed, self._opening.device)
+        received = partial(fault_injection.received, self._endpoints.worker)
+        moves, device = self._moves_of(chosen).copies, self._opening.device
+        copies = LocalCopies(moves, held, needed, device, on_copied=received)
         return Transfer(pull, copies, updates, self._beside_training)
 
     def _needed(self, chosen: LayerFilter) -> Index:
@@ -206,26 +214,59 @@ def _boxes_of(replica: Replica) -> Boxes:
     boxes = list(replica.fixed)
     for box in replica.trained:
         tensor, offset, shape = box.piece
-        names = state_tensors(tensor, "float32", derived=True)
+        names = state_tensors(tensor, STATE_DTYPE, derived=True, moments=box.moments)
         boxes += [(Piece(name, offset, shape), view) for name, view in zip(names, box.state, strict=True)]
     return boxes
+
+
+def check_complete(needed: Sequence[Piece], moves: RankMoves) -> None:
+    """Check that all that a rank needs of a target world comes from somewhere.
+
+    Args:
+        needed: its pieces, but for those that come with others.
+
+    Raises:
+        PlanError: the boxes that arrive do not make up one of the pieces.
+    """
+    arriving: dict[str, list[Move]] = {}
+    for move in (*moves.receives, *moves.copies):
+        arriving.setdefault(move.tensor, []).append(move)
+    for piece in needed:
+        coming = [move for move in arriving.get(piece.tensor, ()) if inside(move.offset, move.shape, piece) is not None]
+        if sum(volume(move.shape) for move in set(coming)) != volume(piece.shape):
+            raise PlanError(
+                f"{piece.tensor}: of the box at {piece.offset} of shape {piece.shape}, which the new world needs here, "
+                "not all comes from somewhere"
+            )
 
 
 def _check_boxes(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> None:
     """Compare the rank's boxes with what the plan assumes."""
     if shard is not None and rank is not None:
-        _check([piece for piece, _ in shard.boxes()], spec, rank)
+        check_held(shard.boxes(), spec, rank)
 
 
 def _check_replica(shard: TrainingShard | None, spec: WorldSpec, rank: int | None) -> None:
     """Compare the rank's replica with what the plan assumes."""
     if shard is not None and rank is not None:
-        _check([piece for piece, _ in _boxes_of(shard.replica())], spec, rank)
+        check_held(_boxes_of(shard.replica()), spec, rank)
 
 
-def _check(found: list[Piece], spec: WorldSpec, rank: int) -> None:
-    if sorted(found) != sorted(pieces(spec, rank)):
+def check_held(found: Boxes, spec: WorldSpec, rank: int) -> None:
+    """Compare a rank's boxes with what the plan assumes: which they are, and of what type.
+
+    Raises:
+        RuntimeError: they are others.
+    """
+    here, planned = (Counter(some) for some in ((piece for piece, _ in found), pieces(spec, rank)))
+    if here != planned:
+        (other, *_) = sorted({*(here - planned), *(planned - here)})
         raise RuntimeError(
-            f"rank {rank} of {spec.layout} holds other pieces than the plan assumes; this model or this version of "
-            "the engine shards in a way that is not known here"
+            f"rank {rank} of {spec.layout} holds other pieces than the plan assumes ({other.tensor} at "
+            f"{other.offset}, shape {other.shape}); this model or this version of the engine shards in a way that is "
+            "not known here"
         )
+    for piece, view in found:
+        dtype, is_planned = str(view.dtype).removeprefix("torch."), spec.tensors[piece.tensor].dtype
+        if dtype != is_planned:
+            raise RuntimeError(f"rank {rank} of {spec.layout} holds {piece.tensor} in {dtype}, not in {is_planned}")

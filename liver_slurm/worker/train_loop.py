@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import math
@@ -73,6 +74,8 @@ class TrainLoop:
         self._told: deque[StepMetrics] = deque(maxlen=_RECENT)
         """Metrics of the last steps, whoever wrote them down."""
         self.samples: Samples | None = None
+        self.first_sample = ""
+        """Digest of the run's first sample: all workers must have the same; empty: a loop of the user's own reads."""
         self.validation: Validation | None = None
         """None: the job has none."""
         self.live: TrainingShard | None = None
@@ -82,6 +85,12 @@ class TrainLoop:
         self.step = 0
         """Steps completed."""
         self._moved = time.monotonic()
+
+    def train_on(self, samples: Samples) -> None:
+        """Take the run's samples."""
+        self.samples = samples
+        if len(samples):
+            self.first_sample = hashlib.blake2b(samples.batch(0, 1).tobytes(), digest_size=8).hexdigest()
 
     @property
     def since_step(self) -> float:

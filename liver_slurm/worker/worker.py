@@ -241,7 +241,7 @@ class Worker:
         try:
             requirements.check(self._config.stream)
             warm_up(self._config, self._engine, self._identity.device)
-            self._loop.samples = self._engine.open_samples(self._config, self._run_dir)
+            self._loop.train_on(self._engine.open_samples(self._config, self._run_dir))
             held_out = self._engine.open_validation(self._config, self._run_dir)
             if held_out is not None:
                 self._loop.validation = Validation(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from checkpoint_files import assert_same, newest
+from checkpoint_files import assert_same, newest, tensors
 from worker_lab import WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, DataSection, JobConfig, StreamSection
@@ -80,6 +80,27 @@ def test_a_round_trip_at_one_step_is_bitwise(
     assert committed == [(AT, layout) for layout in layouts]
     assert losses == undisturbed[0]
     assert_same(checkpoint, undisturbed[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("distributed", [True, False], ids=["distributed", "plain"])
+@pytest.mark.parametrize("mode", ["overlap", "pause"])
+def test_a_round_trip_with_sgd_is_bitwise(mode: Literal["overlap", "pause"], distributed: bool, tmp_path: Path) -> None:
+    # LS-3, LS-4
+    def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=STEPS, stream=StreamSection(mode=mode))
+        train = replace(config.train, optimizer="sgd", sgd_momentum=0.8, lr=0.05, distributed_optimizer=distributed)
+        losses, checkpoint, committed = trained(replace(config, train=train), *resizes, standbys=2 if resizes else 0)
+        assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
+        return losses, checkpoint
+
+    changed = run("changed", *(f"{AT}:{layout}" for layout in FAR))
+    alone = run("alone")
+    assert changed[0] == alone[0]
+    assert_same(changed[1], alone[1])
+    assert any(name.endswith("@momentum_buffer") for name in tensors(alone[1]))
+    assert alone[0][STEPS] < alone[0][1]
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:

@@ -36,10 +36,7 @@ class OnCard(Shard):
     def __init__(self) -> None:
         super().__init__(0)
         self.gradients = [one.to(CARD) for one in self.gradients]
-        self.trained = [
-            replace(box, master=box.master.to(CARD), exp_avg=box.exp_avg.to(CARD), exp_avg_sq=box.exp_avg_sq.to(CARD))
-            for box in self.trained
-        ]
+        self.trained = [replace(box, state=tuple(view.to(CARD) for view in box.state)) for box in self.trained]
         self.fixed = [(piece, view.to(CARD)) for piece, view in self.fixed]
 
 

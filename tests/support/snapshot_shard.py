@@ -33,9 +33,7 @@ class Shard:
         self.trained = [
             TrainedBox(
                 Piece(f"w{number}", (0,) * one.dim(), tuple(one.shape)),
-                torch.randn(one.shape, generator=values),
-                torch.zeros(one.shape),
-                torch.zeros(one.shape),
+                (torch.randn(one.shape, generator=values), torch.zeros(one.shape), torch.zeros(one.shape)),
                 (lambda number=number: self.gradients[number]),  # type: ignore[misc]
                 GROUP,
             )

@@ -138,9 +138,7 @@ class TinyShard:
         trained = [
             TrainedBox(
                 Piece(box.tensor, box.offset, box.shape),
-                parameter.detach(),
-                exp_avg,
-                exp_avg_sq,
+                (parameter.detach(), exp_avg, exp_avg_sq),
                 gradient(parameter),
                 GROUP,
             )

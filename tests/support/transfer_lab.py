@@ -21,6 +21,7 @@ from liver_slurm.reshard.tensors import Move, Piece
 from liver_slurm.transfer.box_index import ReplicaIndex
 from liver_slurm.transfer.local_copies import LocalCopies
 from liver_slurm.transfer.one_sided.connect import Connected, Opening, SharedMoves, connect
+from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.transfer.transfer import Transfer
 
 CPU = torch.device("cpu")
@@ -134,7 +135,7 @@ class Trainer:
                 if here and tensor.group is None:
                     replica.fixed.append((piece, state(tensor.name)[0]))  # type: ignore[attr-defined]
                 elif here and tensor.group is not None:
-                    box = TrainedBox(piece, *state(tensor.name), self._gradient(tensor), GROUPS[tensor.group])
+                    box = TrainedBox(piece, state(tensor.name), self._gradient(tensor), GROUPS[tensor.group])
                     replica.trained.append(box)  # type: ignore[attr-defined]
         return source, target
 
@@ -146,7 +147,7 @@ class Trainer:
     # ---- liver_slurm.engine.api.Updates
 
     def adam_step(self) -> int:
-        return self.made
+        return self.made if self.parameters else -1
 
     def groups(self) -> Groups:
         return {
@@ -212,7 +213,7 @@ def join(
     trainer: Trainer,
     workers: int,
     section: StreamSection,
-    on_received: Callable[[torch.Tensor], None] = lambda _: None,
+    on_received: Callable[[Sequence[SharedBox]], None] = lambda _: None,
 ) -> Joined:
     """Prepare one worker's transfer, as the worker does; all must."""
     peers = Peers([str(n) for n in range(workers)], list(range(workers)), list(range(workers)), list(range(workers)))

@@ -30,6 +30,7 @@ STORIES = {
     "advisor/against_libraries": "the estimators beside those of other libraries",
     "transfer/mirror/mirror": "an owner and its keeper over a real connection",
     "transfer/mirror/snapshots": "owners and their keeper over real connections: whoever dies, whenever",
+    "worker/clean_changes": "of 10,000 changes without a defect none is taken for one with",
     "worker/mirrored_moves": "which moves there are where some stand in for others",
     "docs/code_blocks": "code in the documents",
     "docs/file_names": "files that the documents name",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
+from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier, votes
 from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
@@ -177,6 +177,8 @@ def streamed(t: Transition, message: Streamed) -> None:
     attempt = replace(attempt, streamed=attempt.streamed.plus(message.worker, message))
     _put(t, attempt)
     if len(attempt.streamed) == len(attempt.involved) and held is not None:
+        if problem := votes.disagreement(attempt.streamed, held.step):
+            return abort(t, problem)
         stream_s = max(vote.report.seconds for vote in attempt.streamed.values())
         told = events.ReconfigurationStreamed(stream_s=stream_s, reason=attempt.reason)
         t.emit(told, attempt.target.generation)

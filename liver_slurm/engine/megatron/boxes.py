@@ -35,7 +35,7 @@ class Held(NamedTuple):
     start: int
     end: int
     tensors: dict[str, torch.Tensor]
-    """``master``, ``exp_avg``, ``exp_avg_sq``; flat, or of a shape that ``view(-1)`` makes flat."""
+    """``master``, then the moments by name; flat, or of a shape that ``view(-1)`` makes flat."""
     gradient: torch.Tensor
     """Of the same elements, in megatron's gradient buffer, where they are reduced and clipped and the optimizer reads
     them: the buffer is fp32, so megatron makes no copy of it."""
@@ -77,12 +77,16 @@ def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list
     return [
         (Piece(name, box.offset, box.shape), box.view(box.held.tensors[name.rpartition("@")[2]]))
         for box in owned_boxes(state, parameter, param)
-        for name in state_tensors(box.tensor, param.dtype)
+        for name in state_tensors(box.tensor, param.dtype, moments=state.moment_names)
     ]
 
 
 def optimizer_state(state: RankState, parameter: Any) -> Held | None:
     """This rank's optimizer state of a parameter; None: it holds none."""
+
+    def moments_in(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensors[name] for name in state.moment_names}
+
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:
             found = compat.distributed_state(optimizer, parameter)
@@ -90,16 +94,12 @@ def optimizer_state(state: RankState, parameter: Any) -> Held | None:
                 continue
             held, tensors = found
             gradient = parameter.main_grad.view(-1)[held.start : held.end]
-            return Held(held.start, held.end, {"master": tensors["param"], **_moments(tensors)}, gradient)
+            return Held(held.start, held.end, {"master": tensors["param"], **moments_in(tensors)}, gradient)
         main = getattr(parameter, "main_param", parameter)
         moments = optimizer.optimizer.state.get(main)
         if moments:
-            return Held(0, parameter.numel(), {"master": main, **_moments(moments)}, parameter.main_grad.view(-1))
+            return Held(0, parameter.numel(), {"master": main, **moments_in(moments)}, parameter.main_grad.view(-1))
     return None
-
-
-def _moments(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
 
 
 def _flat_index(offset: tuple[int, ...], shape: tuple[int, ...]) -> int:

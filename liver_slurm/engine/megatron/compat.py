@@ -75,6 +75,7 @@ _NEEDED = (
     (_STATE, "_set_global_memory_buffer"),
     ("datasets.indexed_dataset", "_INDEX_HEADER"),
     ("models.common.language_module.language_module", "parallel_state"),
+    (_OPTIMIZER, "Adam"),
     (_OPTIMIZER, "DistributedOptimizer._get_model_param_range_map"),
     (_OPTIMIZER, "DistributedOptimizer._get_main_param_and_optimizer_states"),
     (_OPTIMIZER, "DistributedOptimizer._copy_main_params_to_model_params"),
@@ -199,7 +200,7 @@ def distributed_state(optimizer: Any, parameter: Any) -> tuple[Any, dict[str, An
 
     Returns:
         the range (``start``, ``end``) of the flat parameter, and by name the tensors ``param`` (fp32 master),
-        ``exp_avg``, ``exp_avg_sq`` of these elements.
+        the moments of these elements, as the optimizer calls them.
     """
     if parameter not in _part(optimizer, "model_param_gbuf_map"):
         return None
@@ -212,6 +213,15 @@ def copy_masters_to_weights(optimizer: Any) -> None:
     """Copy an optimizer's fp32 masters to the model's weights, where it keeps them apart."""
     if hasattr(optimizer, "_copy_main_params_to_model_params"):
         optimizer._copy_main_params_to_model_params()
+
+
+def distribute_sgd() -> None:
+    """Let megatron-core's distributed optimizer take torch's SGD, which it refuses only for its own checkpoints."""
+    import torch
+    from megatron.core.optimizer import distrib_optimizer
+
+    if not isinstance(distrib_optimizer.Adam, tuple):
+        distrib_optimizer.Adam = (distrib_optimizer.Adam, torch.optim.SGD)
 
 
 def norm_in_few_launches() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.megatron.adam import AdamState
 from liver_slurm.engine.megatron.batches import Batches
 from liver_slurm.engine.megatron.model import named_parameters
+from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
+from liver_slurm.reshard.tensors import MOMENTS
 
 
 @dataclass
@@ -84,15 +85,20 @@ class RankState:
             self.optimizer.zero_grad()
         self.gradients_used = True
 
-    def adam_states(self) -> list[AdamState]:
+    @property
+    def moment_names(self) -> tuple[str, ...]:
+        """What the optimizer keeps of each element besides the master."""
+        return MOMENTS[self.config.train.optimizer]
+
+    def optimizer_states(self) -> list[OptimizerState]:
         """State of each optimizer that holds parameters of this rank."""
-        return [AdamState(optimizer.optimizer) for optimizer in self.inner_optimizers()]
+        return [OptimizerState(optimizer.optimizer) for optimizer in self.inner_optimizers()]
 
     def set_step(self, step: int) -> None:
-        """Set Adam's step counters to ``step`` completed optimizer steps."""
-        for adam in self.adam_states():
-            adam.step = step
+        """Set the optimizer's step counters to ``step`` completed updates."""
+        for each in self.optimizer_states():
+            each.step = step
 
     def steps(self) -> set[int]:
-        """Adam's step counters, as a set: one value, unless something went wrong."""
-        return {adam.step for adam in self.adam_states()}
+        """The step counters, as a set: one value, unless something went wrong; empty where nothing is trained."""
+        return {step for each in self.optimizer_states() if (step := each.step) is not None}

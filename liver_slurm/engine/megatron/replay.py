@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -33,9 +34,9 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
             ]
             continue
         for box in owned_boxes(state, parameter, param):
-            master, exp_avg, exp_avg_sq = (box.view(box.held.tensors[n]) for n in ("master", "exp_avg", "exp_avg_sq"))
+            views = tuple(map(box.view, box.held.tensors.values()))
             piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(box.view, box.held.gradient)
-            trained.append(TrainedBox(piece, master, exp_avg, exp_avg_sq, gradient, param.group))
+            trained.append(TrainedBox(piece, views, gradient, param.group, state.moment_names))
     return Replica(trained, fixed)
 
 
@@ -48,17 +49,15 @@ class LiveUpdates:
         """Updates made so far, counted here while they are watched: Adam's own counter lies on the GPU."""
 
     def adam_step(self) -> int:
-        return self._made if self._made is not None else max(self._state.steps(), default=0)
+        return self._made if self._made is not None else max(self._state.steps(), default=-1)
 
     def _count(self) -> None:
         assert self._made is not None, "updates are counted while they are watched"
-        self._made += 1
+        self._made += self._made >= 0
 
     def groups(self) -> Groups:
         return {
-            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): Hyperparameters(
-                float(group["lr"]), group["weight_decay"], group["betas"][0], group["betas"][1], group["eps"]
-            )
+            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): _hyperparameters(group)
             for optimizer in self._state.inner_optimizers()
             for group in optimizer.optimizer.param_groups
         }
@@ -69,7 +68,7 @@ class LiveUpdates:
         inner = [optimizer.optimizer for optimizer in self._state.inner_optimizers()]
         if not inner:
             raise RuntimeError("this rank has no optimizer: it trains no parameter")
-        self._made = max(self._state.steps())
+        self._made = max(self._state.steps(), default=-1)
 
         def updated(*_: object) -> None:
             self._count()
@@ -92,6 +91,14 @@ class LiveUpdates:
             self._made = None
 
         return stop
+
+
+def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
+    """What torch's AdamW or SGD uses for a group."""
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    return Hyperparameters(
+        float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)
+    )
 
 
 def complete(state: RankState, adam_step: int) -> Gather:

@@ -43,6 +43,9 @@ with compat.imports():
     from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 
+compat.distribute_sgd()
+
+
 class MegatronShard(RankState):
     """Implements :class:`liver_slurm.engine.api.TrainingShard`, which documents the methods."""
 
@@ -60,15 +63,14 @@ class MegatronShard(RankState):
         for optimizer in self.inner_optimizers():
             for group in optimizer.optimizer.param_groups:
                 for parameter in group["params"]:
-                    moments = optimizer.optimizer.state[parameter]
-                    yield from (parameter, moments["exp_avg"], moments["exp_avg_sq"])
+                    yield parameter
+                    yield from map(optimizer.optimizer.state[parameter].__getitem__, self.moment_names)
 
     def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
         for param in self.spec.params:
             held = optimizer_state(self, self.parameters[param.name]) if param.trained else None
             if held is not None:
-                yield param.layer, held.tensors["exp_avg"]
-                yield param.layer, held.tensors["exp_avg_sq"]
+                yield from ((param.layer, held.tensors[name]) for name in self.moment_names)
 
     def updates(self) -> LiveUpdates:
         return LiveUpdates(self)
@@ -139,9 +141,9 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         shard = MegatronShard(
             config, world, device, groups, transformer, chunks, optimizer, P2PCommunicator(groups.pp, transformer)
         )
-        for adam in shard.adam_states():
-            adam.check_mode(config.stream.mode)
-            adam.seed(torch.zeros_like if fresh else _without_storage)
+        for each in shard.optimizer_states():
+            each.check_mode(config.stream.mode)
+            each.seed(torch.zeros_like if fresh else _without_storage)
         return shard
 
 
@@ -177,13 +179,14 @@ def _with_gradients(
 def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
     train = config.train
     return OptimizerConfig(
-        optimizer="adam",
+        optimizer=train.optimizer,
         lr=train.lr,
         min_lr=train.min_lr,
         weight_decay=train.weight_decay,
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_eps=train.adam_eps,
+        sgd_momentum=train.sgd_momentum,
         clip_grad=train.clip_grad,
         bf16=transformer.bf16,
         params_dtype=transformer.params_dtype,

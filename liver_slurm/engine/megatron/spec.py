@@ -28,7 +28,7 @@ from liver_slurm.engine.megatron.model import build_model, named_parameters, unw
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
-from liver_slurm.reshard.tensors import ITEMSIZE
+from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS
 
 with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -96,7 +96,12 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
                 f"patterns of names such as {min(tensors)}, all of which `liver-slurm plan --json` lists"
             )
     return WorldSpec(
-        layout, shards, config.train.distributed_optimizer, config.train.precision, gradient_bucket(config, layout)
+        layout,
+        shards,
+        config.train.distributed_optimizer,
+        config.train.precision,
+        gradient_bucket(config, layout),
+        moments=MOMENTS[config.train.optimizer],
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, Piece
+from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS, Piece
 from liver_slurm.transfer.checksum import digest
 from liver_slurm.transfer.optimizer_replay import GRADIENT_BYTES
 
@@ -89,6 +89,7 @@ class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
     group: tuple[float, float]
     dtype: str = ""
+    moments: tuple[str, ...] = ()
 
     @property
     def piece(self) -> Piece:
@@ -106,7 +107,10 @@ def digest_of(parts: Sequence[torch.Tensor]) -> int:
 
 def describe(replica: Replica) -> bytes:
     """The boxes of a rank's state, in the order in which frames have them."""
-    trained = [BoxDescription(*box.piece, (box.group.wd_mult, box.group.lr_mult)) for box in replica.trained]
+    trained = [
+        BoxDescription(*box.piece, (box.group.wd_mult, box.group.lr_mult), moments=box.moments)
+        for box in replica.trained
+    ]
     fixed = [
         BoxDescription(*piece, (0.0, 0.0), str(view.dtype).removeprefix("torch.")) for piece, view in replica.fixed
     ]
@@ -127,6 +131,7 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
         if (
             box.dtype not in ("", *ITEMSIZE)
             or len(box.offset) != len(box.shape)
+            or (not box.dtype and box.moments not in MOMENTS.values())
             or min((0, *box.offset, *box.shape)) < 0
         ):
             raise TransferError(f"a mirror's owner sent no description: {box.tensor}")
@@ -135,7 +140,7 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
 
 def room_for(boxes: Sequence[BoxDescription]) -> int:
     """Bytes of host memory that a mirror takes."""
-    sizes = [(math.prod(box.shape), ITEMSIZE.get(box.dtype, 4 * GRADIENT_BYTES)) for box in boxes]
+    sizes = [(math.prod(box.shape), ITEMSIZE.get(box.dtype, (2 + len(box.moments)) * GRADIENT_BYTES)) for box in boxes]
     return sum(size * each for size, each in sizes)
 
 
@@ -145,8 +150,9 @@ class Room:
     def __init__(self, boxes: Sequence[BoxDescription]) -> None:
         trained, fixed = [box for box in boxes if not box.dtype], [box for box in boxes if box.dtype]
         self.ends = [0, *accumulate(math.prod(box.shape) for box in trained)]
-        self.state = torch.zeros(3, self.ends[-1])
-        """Masters, first and second moments."""
+        kinds = 1 + max((len(box.moments) for box in trained), default=0)
+        self.state = torch.zeros(kinds, self.ends[-1])
+        """Masters, then each kind of moments."""
         self.gradients = torch.zeros(self.ends[-1])
         weights = [(box.piece, torch.zeros(box.shape, dtype=getattr(torch, box.dtype))) for box in fixed]
         self.replica = Replica([self._box(number, box) for number, box in enumerate(trained)], weights)
@@ -155,6 +161,6 @@ class Room:
 
     def _box(self, number: int, box: BoxDescription) -> TrainedBox:
         place = slice(self.ends[number], self.ends[number + 1])
-        master, exp_avg, exp_avg_sq = (kind[place].view(box.shape) for kind in self.state)
+        state = tuple(kind[place].view(box.shape) for kind in self.state)
         gradient = self.gradients[place].view(box.shape)
-        return TrainedBox(box.piece, master, exp_avg, exp_avg_sq, lambda: gradient, GroupSpec(*box.group))
+        return TrainedBox(box.piece, state, lambda: gradient, GroupSpec(*box.group), box.moments)

@@ -27,8 +27,6 @@ PRIMED_BYTES = 64 << 20
 """Bytes of state that go to the keeper before a world is committed; of more, training would stand still too long."""
 MOST_DIFFERENT = 3
 """Proofs in a row that do not hold before the mirror is given up, as where the keeper's processor rounds otherwise."""
-_STATE_BYTES = 12
-"""Of one element: master and two moments."""
 
 
 class MirrorOwner:
@@ -83,7 +81,7 @@ class MirrorOwner:
             shard: whose state is that after ``step`` completed steps.
         """
         trained = shard.replica().trained
-        if not 0 < sum(box.master.numel() for box in trained) * _STATE_BYTES <= PRIMED_BYTES:
+        if not 0 < sum(view.nbytes for box in trained for view in box.state) <= PRIMED_BYTES:
             return  # the keeper would need room for it while it keeps the world before
         with self._lock:
             if not self.error and not self._described:
@@ -201,7 +199,7 @@ class MirrorOwner:
         table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
         parts = [gradients, *self._state(first, last)]
         header = Header(
-            Kind.GRADIENTS, self._step, self._updates.adam_step(), first, last, table.numel(), digest_of(parts)
+            Kind.GRADIENTS, self._step, max(0, self._updates.adam_step()), first, last, table.numel(), digest_of(parts)
         )
         self._connection.sendall(header.encode() + bytes(memory(table)))
         for part in parts:
@@ -219,14 +217,17 @@ class MirrorOwner:
     def _state(self, first: int, last: int) -> list[torch.Tensor]:
         """State of some boxes, in host memory."""
         new = self._replica.trained[first:last]
-        state = [_gathered([box.state[kind] for box in new]) for kind in range(3)] if new else []
+        state = [_gathered(list(views)) for views in zip(*(box.state for box in new), strict=True)]
         return [*state, *(view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last))]
 
     def _next(self) -> int:
         """How many boxes the keeper has the state of after this step."""
         last = self._sent
-        begin, boxes = self._ends[last], len(self._replica.trained)
-        while last < boxes and (last == self._sent or (self._ends[last + 1] - begin) * _STATE_BYTES <= self._at_once):
+        trained, nbytes = self._replica.trained, 0
+        while last < len(trained):
+            nbytes += sum(view.nbytes for view in trained[last].state)
+            if last > self._sent and nbytes > self._at_once:
+                break
             last += 1
         return last
 

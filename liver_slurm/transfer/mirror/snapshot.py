@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
@@ -42,12 +42,12 @@ class Part(NamedTuple):
 
 
 def parts_of(boxes: Sequence[BoxDescription]) -> list[Part]:
-    """Places of the tensors of boxes, in order: master and two moments of each trained one, each weight that is not."""
+    """Places of the tensors of boxes, in order: master and moments of each trained one, each weight that is not."""
     found: list[Part] = []
     end = 0
     for box in boxes:
         dtype = getattr(torch, box.dtype) if box.dtype else torch.float32
-        for _ in range(1 if box.dtype else 3):
+        for _ in range(1 + len(box.moments)):
             nbytes = math.prod(box.shape) * dtype.itemsize
             found.append(Part(end, nbytes, dtype, box.shape))
             end += -(-nbytes // PAGE) * PAGE
@@ -61,14 +61,15 @@ def room_of(parts: Sequence[Part]) -> int:
 
 def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
     """The state that the bytes of a snapshot are. Its boxes have no gradients: no update is made with them."""
-    views = [data[part.start : part.start + part.nbytes].view(part.dtype).view(part.shape) for part in parts_of(boxes)]
+    parts = parts_of(boxes)
+    views = (data[part.start : part.start + part.nbytes].view(part.dtype).view(part.shape) for part in parts)
     trained: list[TrainedBox] = []
     for box in (box for box in boxes if not box.dtype):
-        master, exp_avg, exp_avg_sq = views[3 * len(trained) : 3 * len(trained) + 3]
-        unused = partial(torch.empty_like, master)
-        trained.append(TrainedBox(box.piece, master, exp_avg, exp_avg_sq, unused, GroupSpec(*box.group)))
+        state = tuple(islice(views, 1 + len(box.moments)))
+        unused = partial(torch.empty_like, state[0])
+        trained.append(TrainedBox(box.piece, state, unused, GroupSpec(*box.group), box.moments))
     fixed = [box.piece for box in boxes if box.dtype]
-    return Replica(trained, list(zip(fixed, views[3 * len(trained) :], strict=True)))
+    return Replica(trained, list(zip(fixed, views, strict=True)))
 
 
 def tensors_of(replica: Replica) -> list[torch.Tensor]:

@@ -110,7 +110,7 @@ def connect(
     opening: Opening,
     groups: Sequence[SharedMoves],
     updates: Updates | None,
-    on_received: Callable[[torch.Tensor], None],
+    on_received: Callable[[Sequence[SharedBox]], None],
     gradient_room: int | None = None,
 ) -> Connected:
     """Find out how each peer's state can be read, and make what reads it; every worker must.
@@ -119,7 +119,7 @@ def connect(
         groups: what is read together: first all that has room beside the live world, then one late layer after the
             other; as many on every worker.
         updates: of the source world, where it trains while state is read.
-        on_received: called with each view that was read.
+        on_received: called with the boxes of each peer once all are current, before their digests are taken.
         gradient_room: memory for copies of gradients; None: no limit.
 
     Raises:
@@ -178,7 +178,7 @@ class _Receiving:
     pool: Executor | None
     staging: Staging
     device: torch.device
-    on_received: Callable[[torch.Tensor], None]
+    on_received: Callable[[Sequence[SharedBox]], None]
 
     def pullers(self, group: int) -> list[Puller]:
         """Those of a group, one for each peer, once its storage is there."""

@@ -89,6 +89,8 @@ class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
     state: tuple[View, ...]
     """Master and moments of a trained box; else one view."""
     gradient: View | None
+    identity: _Number = 0
+    """See :attr:`~liver_slurm.transfer.shared_box.SharedBox.identity`: a receiver takes it for no other box."""
 
 
 class Description(msgspec.Struct, frozen=True):

@@ -123,7 +123,11 @@ def describe(boxes: Sequence[SharedBox], counter: torch.Tensor, agent: bytes = b
         return msgspec.structs.replace(view_of(tensor), number=number - 1)
 
     described = [
-        BoxDescription(tuple(map(numbered, box.state)), numbered(box.gradient) if box.gradient is not None else None)
+        BoxDescription(
+            tuple(map(numbered, box.state)),
+            numbered(box.gradient) if box.gradient is not None else None,
+            box.identity,
+        )
         for box in boxes
     ]
     found, refused = [], ""

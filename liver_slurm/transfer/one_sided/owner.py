@@ -145,7 +145,7 @@ class Owner:
             stop()
 
     def finish(self, adam_step: int, group: int = 0) -> None:
-        """Let a group be read as it is now, for good: training stands, after ``adam_step`` updates."""
+        """Let a group be read as it is now, for good: training stands, after ``adam_step`` updates; -1: not known."""
         self.detach()
         with self._changed:
             after = mark(self._device)
@@ -168,7 +168,7 @@ class Owner:
                 self._log.keep(version, asked)
             if self._opened:
                 table = encode_groups(self._updates.groups()).view(torch.uint8).view(-1)
-                header = Header(Kind.UPDATING, self._updates.adam_step(), version, table.numel())
+                header = Header(Kind.UPDATING, max(0, self._updates.adam_step()), version, table.numel())
                 self._say(self._opened, header, table, mark(self._device))
         self.exposed_seconds += time.perf_counter() - begun
 

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
+from liver_slurm.base.errors import TransferError
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.puller import Puller
@@ -102,7 +103,7 @@ class Pull:
             self._owner.detach()
 
     def finish(self, adam_step: int) -> None:
-        """Training stands, after ``adam_step`` updates: peers may read all of it."""
+        """Training stands, after ``adam_step`` updates, -1 if it is not known here: peers may read all of it."""
         if self._owner is not None:
             self._owner.finish(adam_step, self._group)
 
@@ -118,8 +119,15 @@ class Pull:
 
     @property
     def adam_step(self) -> int:
-        """How many updates the source world has made, as the owners said; 0: nothing was read."""
-        return max((puller.adam_step for puller in self._pullers), default=0)
+        """How many updates the source world has made, as the owners said; -1: none of them did.
+
+        Raises:
+            TransferError: they do not say the same.
+        """
+        said = {puller.peer: puller.adam_step for puller in self._pullers if puller.adam_step >= 0}
+        if len({*said.values()}) > 1:
+            raise TransferError(f"owners have made different numbers of updates, by worker: {said}")
+        return max(said.values(), default=-1)
 
     @property
     def stats(self) -> PullStats:

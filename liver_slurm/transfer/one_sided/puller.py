@@ -79,7 +79,7 @@ class Puller:
         pool: Executor | None,
         staging: Staging,
         device: torch.device,
-        on_received: Callable[[torch.Tensor], None],
+        on_received: Callable[[Sequence[SharedBox]], None],
     ) -> None:
         """
         Args:
@@ -89,14 +89,14 @@ class Puller:
             described: where it has them.
             pool: what reads and replays while training stands; None: the card does.
             staging: what gradients may take, in this puller and all others of this worker.
-            on_received: called with each view that was read.
+            on_received: called with the boxes once all are current, before their digests are taken.
 
         Raises:
             TransferError: the owner has other boxes than the plan says.
         """
         self.peer, self._reader, self._line = line.peer, reader, line
         self._pool, self._device, self._on_received = pool, device, on_received
-        self._staging, self._stopped = staging, False
+        self._staging, self._stopped, self._boxes = staging, False, boxes
         self._parts = [
             part for box in _parts(boxes, described, reader) for part in _rows(box, _most(box, staging.share, device))
         ]
@@ -113,7 +113,8 @@ class Puller:
         """All boxes are as the owner's are."""
         self.begun = 0.0
         """When the owner said that training stands."""
-        self.adam_step = 0
+        self.adam_step = -1
+        """How many updates the owner has made; -1: it has not said, or trains nothing itself."""
         self.bytes_received = sum(part.nbytes for part in self._parts)
         self.bytes_early = self.bytes_gradients = self.digests_checked = 0
 
@@ -219,9 +220,7 @@ class Puller:
         self._each(self._copy, self._batches([n for n in range(len(self._parts)) if n not in self._known]))
         if self._reader.counter() != 2 * version:
             raise TransferError(f"worker {self.peer} went on training while its state was read")
-        for part in self._parts:
-            for target in part.targets:
-                self._on_received(target)
+        self._on_received(self._boxes)
 
     def _each(self, work: Callable[[Sequence[int]], None], batches: Iterator[list[int]]) -> None:
         if self._pool is None:
@@ -291,11 +290,13 @@ class Puller:
         if header.kind is not Kind.DIGESTS or header.nbytes != 8 * len(mine):
             raise TransferError(f"worker {self.peer}: {header.nbytes} bytes of digests are not due")
         data = self._line.content(header.nbytes)
-        differ = sum(one != other for one, other in zip(data.view(torch.int64).tolist(), mine, strict=True))
+        labels = [box.label(view) for box in self._boxes for view in range(len(box.state))]
+        theirs = data.view(torch.int64).tolist()
+        differ = [label for label, one, other in zip(labels, theirs, mine, strict=True) if one != other]
         if differ:
             raise TransferError(
-                f"worker {self.peer}: the digest of what arrived differs from the digest of what was sent, in {differ} "
-                f"of {len(mine)} boxes"
+                f"worker {self.peer}: the digest of what arrived differs from the digest of what was sent, in "
+                f"{len(differ)} of {len(mine)} boxes: {differ[0]}{', …' if differ[1:] else ''}"
             )
         self.digests_checked = len(mine)
 
@@ -313,7 +314,9 @@ def _parts(boxes: Sequence[SharedBox], described: Sequence[BoxDescription], read
             if view is not None and target is not None
         ]
         if len(alike) != max(len(views), len(expected)) or not all(alike):
-            raise TransferError("a peer has a box of another shape or type than the plan says")
+            raise TransferError(f"a peer has a box of another shape or type than the plan says: {box.label()}")
+        if there.identity != box.identity:
+            raise TransferError(f"a peer has another box where the plan says {box.label()}")
         staged = reader.staged(there.gradient) if there.gradient is not None else 0
         yield _Part(box.state, there.state, there.gradient, box.group, staged, number)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import blocking, flat, overlapped
 from liver_slurm.worker.cutover.participant import Outcome, Participant, retire_in_background
@@ -44,6 +45,7 @@ class Cutover:
         """
         transfer = target.transfer
         assert transfer is not None
+        step = fault_injection.position(self._participant.name, step)
         if target.flat:
             return flat.cut_over(self._participant, target, transfer, step)
         if transfer.beside_training:

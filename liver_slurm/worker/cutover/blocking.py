@@ -18,23 +18,21 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     Raises:
         TransferError: the transfer failed after state of the old world was freed.
     """
-    adam_step = _move(worker, target, transfer, step)
+    _move(worker, target, transfer, step)
     verdict = worker.verdict(target)
     if not isinstance(verdict, Commit):
         return worker.stay(target, verdict)
     fault_injection.reach("commit", worker.name)
     if target.state is None:
         return worker.leave(target)
-    if not target.derives:
-        target.state.set_step(adam_step)
     worker.loop.make_live(target.state)
     worker.enter(target, target.state, step)
     worker.post_entered(target, step, time.time(), 0.0)
     return Outcome.ENTERED
 
 
-def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> int:
-    """Run the transfer and vote; returns the live world's update counter."""
+def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> None:
+    """Run the transfer and vote."""
     pause = worker.pause()
     try:
         fault_injection.reach("stream", worker.name)
@@ -44,12 +42,15 @@ def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: in
         if target.late is not None:
             late = worker.move_late(target, target.late)
             stats, adam_step = stats + late.moved, max(adam_step, late.adam_step)
+        adam_step = fault_injection.updates(worker.name, adam_step)
         if target.derives and target.state is not None:
-            target.state.derive_weights(adam_step).wait()
+            target.state.derive_weights(max(0, adam_step)).wait()
+        elif target.state is not None:
+            target.state.set_step(max(0, adam_step))
+        found = worker.handover(target, adam_step, step)
         fault_injection.reach("streamed", worker.name)
         worker.prime_mirror(target, step)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
-        return step
-    worker.vote_yes(target, pause, stats)
-    return adam_step
+        return
+    worker.vote_yes(target, pause, stats, found)

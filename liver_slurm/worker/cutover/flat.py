@@ -37,7 +37,7 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     _make_room(worker)
     state = _settle(worker, target, target.image)
     try:
-        state.derive_weights(adam_step).wait()
+        state.derive_weights(max(0, adam_step)).wait()
     finally:  # also where a peer is lost by now: the new world is entered, and found broken
         worker.loop.make_live(state)
         worker.enter(target, state, step)
@@ -50,15 +50,16 @@ def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: in
     pause = worker.pause()
     try:
         fault_injection.reach("stream", worker.name)
-        adam_step = transfer.finish()
+        adam_step = fault_injection.updates(worker.name, transfer.finish())
         stats = transfer.prove()
         transfer.stop_reading()  # a card keeps memory that is freed while another process has it open
         target.holds(target.held_bytes + stats.staging_peak_bytes)
+        found = worker.handover(target, adam_step, step)
         fault_injection.reach("streamed", worker.name)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return step
-    worker.vote_yes(target, pause, stats)
+    worker.vote_yes(target, pause, stats, found)
     return adam_step
 
 

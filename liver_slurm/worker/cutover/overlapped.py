@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.api import PendingWeights, TrainingShard
-from liver_slurm.protocol.messages import Commit
+from liver_slurm.protocol.messages import Commit, Handover
+from liver_slurm.transfer.cuda_stream import mark
 from liver_slurm.transfer.layerwise import LayerwiseStats
 from liver_slurm.transfer.transfer import Transfer, TransferStats
 from liver_slurm.worker import fault_injection
@@ -51,15 +54,17 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
             late = worker.move_late(target, target.late)
             adam_step = max(adam_step, late.adam_step)
             worker.prime_mirror(target, step)
-        weights = target.state.derive_weights(adam_step) if target.state is not None else None
+        adam_step = fault_injection.updates(worker.name, adam_step)
+        weights = target.state.derive_weights(max(0, adam_step)) if target.state is not None else None
+        found = partial(worker.handover, target, adam_step, step, mark(worker.device))
+        if late is not None:
+            worker.vote_yes(target, pause, stats + late.moved, found())
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return _go_back(worker, target, worker.verdict(target))
-    if late is not None:
-        worker.vote_yes(target, pause, stats + late.moved)
-    else:
+    if late is None:
         threading.Thread(
-            target=_prove_and_vote, args=(worker, target, transfer, pause, step), name="prove", daemon=True
+            target=_prove_and_vote, args=(worker, target, transfer, pause, found), name="prove", daemon=True
         ).start()
     if target.state is None or weights is None:
         verdict = worker.verdict(target)
@@ -142,15 +147,18 @@ def _go_back(worker: Participant, target: TargetWorld, verdict: Verdict) -> Outc
     return worker.stay(target, verdict)
 
 
-def _prove_and_vote(worker: Participant, target: TargetWorld, transfer: Transfer, pause: Pause, step: int) -> None:
+def _prove_and_vote(
+    worker: Participant, target: TargetWorld, transfer: Transfer, pause: Pause, found: Callable[[], Handover]
+) -> None:
     """Compare digests beside the new world's first pass, and vote; the body of a thread."""
     try:
         stats = _prove(worker, target, transfer)
-        worker.prime_mirror(target, step)
+        handover = found()
+        worker.prime_mirror(target, handover.step)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
         return
-    worker.vote_yes(target, pause, stats)
+    worker.vote_yes(target, pause, stats, handover)
 
 
 def _prove(worker: Participant, target: TargetWorld, transfer: Transfer) -> TransferStats:

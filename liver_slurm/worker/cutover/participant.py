@@ -7,13 +7,15 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import TrainingShard
 from liver_slurm.engine.storage import release
-from liver_slurm.protocol.messages import Abort, Commit, Leaving, Streamed, TransferReport, WorldEntered
+from liver_slurm.protocol.messages import Abort, Commit, Handover, Leaving, Streamed, TransferReport, WorldEntered
+from liver_slurm.transfer.cuda_stream import SideStream
 from liver_slurm.transfer.layerwise import LayerwiseStats, LayerwiseTransfer
 from liver_slurm.transfer.transfer import TransferStats
 from liver_slurm.worker import fault_injection
@@ -86,7 +88,26 @@ class Participant:
 
     # ---- the vote
 
-    def vote_yes(self, target: TargetWorld, pause: Pause, moved: TransferStats) -> None:
+    def handover(self, target: TargetWorld, updates: int, step: int, counters: Any = None) -> Handover:
+        """What this worker would go on with, once all has arrived.
+
+        Args:
+            updates: that the source world's optimizer has made; -1: not known here.
+            step: steps completed.
+            counters: event behind which the target world's counters are set; None: they are.
+
+        Raises:
+            TransferError: the target world's optimizer counts otherwise.
+        """
+        with SideStream(self.device).use(after=counters):
+            counted = target.state.steps() if target.state is not None else set()
+        if updates >= 0 and counted - {updates}:
+            raise TransferError(
+                f"the optimizer's step is {sorted(counted)} in the new world, and {updates} in the live one"
+            )
+        return Handover(updates=updates, step=step, data=self.loop.first_sample)
+
+    def vote_yes(self, target: TargetWorld, pause: Pause, moved: TransferStats, found: Handover) -> None:
         """Vote for the commit: everything has arrived and is proven."""
         report = TransferReport(
             seconds=moved.seconds,
@@ -107,7 +128,7 @@ class Participant:
             paused_at=pause.paused_at,
             gap_seconds=pause.gap_seconds,
         )
-        vote = Streamed(worker=self.name, generation=target.membership.generation, ok=True, report=report)
+        vote = Streamed(worker=self.name, generation=target.membership.generation, ok=True, report=report, found=found)
         self.control.post(vote)
 
     def vote_no(self, target: TargetWorld, error: Exception) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from liver_slurm.protocol.messages import (
     FromWorker,
+    Handover,
     Streamed,
     TransferReport,
     WorldEntered,
@@ -20,13 +21,14 @@ FLAT: dict[str, Any] = {
     "plan_seconds": 0.25, "bytes_sent": 1, "bytes_received": 2, "bytes_local": 3, "staging_peak_bytes": 4,
     "memory_peak_bytes": 5, "state_peak_bytes": 6, "late_layers": 7, "image_bytes": 14, "digests_checked": 8,
     "paused_at": 9.0, "gap_seconds": 0.125, "bytes_early": 10, "bytes_gradients": 11, "gradient_staging_bytes": 12,
-    "hook_seconds": 13.0,
+    "hook_seconds": 13.0, "found": {"updates": 39, "step": 40, "data": "5eed"},
 }  # fmt: skip
 """A vote as workers sent it when it and its report were one message."""
 VOTE = Streamed(
     worker="live-1",
     generation=3,
     ok=True,
+    found=Handover(**FLAT["found"]),
     report=TransferReport(**{key: FLAT[key] for key in TransferReport.__struct_fields__}),
 )
 

@@ -26,7 +26,7 @@ def test_a_box_inside_a_piece_is_a_view_of_it() -> None:
 
 def test_a_master_stands_for_its_moments_and_its_gradient() -> None:
     group = GroupSpec(wd_mult=0.0)
-    box = TrainedBox(HELD, STATE[0], STATE[1], STATE[2], lambda: GRADIENT, group)
+    box = TrainedBox(HELD, tuple(STATE[:3]), lambda: GRADIENT, group)
     index = ReplicaIndex(Replica([box], [FIXED]))
     found = index.shared(Piece("w@master", (4, 0), (1, 4)))
     assert [view.tolist() for view in found.state] == [[[8.0 + 100 * kind + n for n in range(4)]] for kind in range(3)]

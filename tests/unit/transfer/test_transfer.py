@@ -19,6 +19,7 @@ from liver_slurm.base.errors import TransferError
 from liver_slurm.transfer.one_sided import handshake
 from liver_slurm.transfer.one_sided.puller import Puller
 from liver_slurm.transfer.one_sided.words import Header
+from liver_slurm.transfer.shared_box import SharedBox
 
 PATIENCE = 120.0
 
@@ -155,7 +156,12 @@ def test_what_arrives_is_what_its_owner_has(
                 for worker in workers:
                     worker.trainer.skip()
             made = before + watched + between + (last == "update")
-            assert each(workers, lambda worker: worker.transfer.finish()) == (made, made)
+            # Who trains nothing is told by those that it reads from, if they do.
+            known = [me for me, worker in enumerate(workers) if worker.trainer.parameters]
+            told = {tensor.target for tensor in tensors if tensor.source in known}
+            assert each(workers, lambda worker: worker.transfer.finish()) == tuple(
+                made if me in {*known, *told} else -1 for me in range(2)
+            )
             stats = [worker.transfer.prove() for worker in workers]
             check(workers)
             for worker, one in zip(workers, stats, strict=True):
@@ -283,9 +289,9 @@ def test_a_box_that_arrives_otherwise_than_it_was_is_found(ahead: bool, monkeypa
     with joined([*ONE, Tensor("u", (3,), 0, 1, None)], 2) as workers:
         owner, receiver = workers
 
-        def spoil(view: torch.Tensor) -> None:
-            if view.data_ptr() == receiver.trainer.arrived["u"][0].data_ptr():
-                view.view(torch.int32)[1] ^= 1
+        def spoil(boxes: Sequence[SharedBox]) -> None:
+            (view,) = (box.state[0] for box in boxes if box.names == ("u",))
+            view.view(torch.int32)[1] ^= 1
 
         for puller in receiver.transfer._pull._pullers:  # type: ignore[union-attr]
             puller._on_received = spoil
@@ -302,5 +308,17 @@ def test_a_box_that_arrives_otherwise_than_it_was_is_found(ahead: bool, monkeypa
             at_once(owner.transfer.finish, receiver.transfer.finish)
             receiver.transfer.prove()
 
-        with pytest.raises(TransferError, match=r"^worker 0: the digest of what arrived differs .* in 1 of 4 boxes$"):
+        with pytest.raises(TransferError, match=r"^worker 0: the digest of what .* in 1 of 4 boxes: u at \(0,\)$"):
             arrive()
+
+
+def test_workers_that_count_updates_differently_do_not_go_on() -> None:
+    # LS-12
+    with joined([Tensor("a", (3,), 0, 1), Tensor("b", (3,), 1, 0)], 2) as workers:
+        workers[0].trainer.made = 5
+        for worker in workers:
+            worker.transfer.start()
+        with pytest.raises(
+            TransferError, match=r"^this worker's optimizer has made . updates, and those that it reads"
+        ):
+            at_once(*(worker.transfer.finish for worker in workers))

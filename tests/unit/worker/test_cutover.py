@@ -21,6 +21,7 @@ from liver_slurm.protocol.messages import (
     Abort,
     Commit,
     ConfirmBoundary,
+    Handover,
     Leaving,
     ProposeBoundary,
     Streamed,
@@ -99,8 +100,15 @@ class State:
         self.destroyed = threading.Event()
         self.peer_lost = False
 
-    def steps(self) -> list[int]:
-        return [38, 39]
+    stuck = False
+    """The optimizer's counter cannot be set."""
+    _counted = 0
+
+    def steps(self) -> set[int]:
+        return {self._counted}
+
+    def _count(self, step: int) -> None:
+        self._counted = 0 if self.stuck else step
 
     def clear_caches(self) -> None:
         self._log.append(f"end what runs for {self.name}")
@@ -111,9 +119,11 @@ class State:
     moments = tensors
 
     def set_step(self, step: int) -> None:
+        self._count(step)
         self._log.append(f"{self.name} is at update {step}")
 
     def derive_weights(self, adam_step: int) -> Any:
+        self._count(adam_step)
         self._log.append(f"weights of {self.name} from update {adam_step}")
         return SimpleNamespace(wait=self._wait)
 
@@ -131,6 +141,7 @@ class Loop:
     """The training loop, which makes no steps."""
 
     stopped_at = 100.0
+    first_sample = "5eed"
 
     def __init__(self, log: list[str], live: State | None) -> None:
         self._log, self.live = log, live
@@ -389,7 +400,7 @@ both = pytest.mark.parametrize("mode", [Blocking, Live])
 def test_in_mode_pause_training_stands_until_the_commit(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking)
     assert run.run() is Outcome.ENTERED
-    run.in_order("finish", "proven", "say Streamed yes", "new is at update 39", "look at new", "enter new at 40")
+    run.in_order("finish", "proven", "new is at update 39", "say Streamed yes", "look at new", "enter new at 40")
     run.in_order("enter new at 40", "say WorldEntered")
     assert run.freed.wait(PATIENCE)
     run.in_order("close transfer", "the old world's checkpoint is written", "destroy old", "free old")
@@ -442,6 +453,7 @@ def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking)
     run.run()
     vote, report = run.vote, run.vote.report
+    assert vote.found == Handover(updates=39, step=STEP, data="5eed")
     assert (vote.ok, vote.generation) == (True, GENERATION)
     assert (report.seconds, report.plan_seconds) == (0.5, 0.75)
     assert (report.bytes_sent, report.bytes_received, report.bytes_local, report.bytes_early) == (100, 200, 300, 0)
@@ -449,6 +461,18 @@ def test_the_vote_has_the_figures_of_the_pause(lab: Callable[..., Lab]) -> None:
     assert (report.paused_at, report.gap_seconds) == (100.0, 0.25)
     assert report.state_peak_bytes == 1000 + 4096
     assert report.memory_peak_bytes > 1 << 20
+
+
+@pytest.mark.parametrize("transfer", [Blocking, Live])
+def test_an_optimizer_that_counts_from_0_again_is_not_committed(transfer: Any, lab: Callable[..., Lab]) -> None:
+    run = lab(transfer)
+    run.new.stuck = True
+    assert run.run() is Outcome.STAYED
+    assert (run.vote.ok, run.vote.error) == (
+        False,
+        "the optimizer's step is [0] in the new world, and 39 in the live one",
+    )
+    run.nothing_of_the_old_world_is_lost()
 
 
 def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_after(lab: Callable[..., Lab]) -> None:

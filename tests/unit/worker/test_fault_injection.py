@@ -13,17 +13,19 @@ import torch
 from coordinator_lab import PATIENCE
 
 from liver_slurm.base.errors import BadInput, LiverError
-from liver_slurm.base.faults import INSIDE, Fault
+from liver_slurm.base.faults import INSIDE, Defect, Fault
 from liver_slurm.engine.api import Groups, TrainedBox
+from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import Piece
+from liver_slurm.reshard.tensors import Move, Piece
+from liver_slurm.transfer.shared_box import SharedBox
 from liver_slurm.worker import fault_injection
 
 
-@pytest.mark.parametrize("fault", INSIDE)
-def test_every_fault_has_its_word(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [*INSIDE, *Defect])
+def test_every_fault_has_its_word(fault: Fault | Defect) -> None:
     seconds = ":5" if fault is Fault.DELAY else ""
-    assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault is fault
+    assert fault_injection._parse(f"{fault.value}@stream:standby-*{seconds}").fault.value == fault.value
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,24 @@ def test_a_fault_is_done_once_at_its_point_to_its_worker(monkeypatch: pytest.Mon
     fault_injection.reach("stream", "live-0")
 
 
+def test_a_defect_is_done_at_its_point_to_its_worker_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (fault_injection.updates("live-0", 7), fault_injection.position("live-0", 8)) == (7, 8)
+    inject(monkeypatch, "step-reset@updates:live-0")
+    assert [fault_injection.updates(name, 7) for name in ("live-0", "live-1", "live-0")] == [0, 7, 0]
+    inject(monkeypatch, "wrong-position@position:live-0")
+    assert [fault_injection.position(name, 8) for name in ("live-0", "live-1", "live-0")] == [9, 8, 9]
+    inject(monkeypatch, "dropped-name@plan:live-0")
+    move = Move("w", 0, 1, (0,), (1,))
+    moves = RankMoves([], [move], [move])
+    assert [fault_injection.planned(name, moves) for name in ("live-0", "live-1")] == [RankMoves([], [], []), moves]
+    inject(monkeypatch, "unloaded@received:live-0")
+    box = SharedBox((torch.ones(2),), names=("w",))
+    fault_injection.received("live-1", [box])
+    assert box.state[0].tolist() == [1.0, 1.0]
+    fault_injection.received("live-0", [box])
+    assert box.state[0].tolist() == [0.0, 0.0]
+
+
 def test_a_fault_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
     inject(monkeypatch, "fail@step+2:live-0")
     for _ in range(2):
@@ -81,17 +101,17 @@ def test_a_cut_ends_the_workers_own_connections(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("fault", "made"), [("ignore", 2), ("double", 4), ("corrupt", 3), ("delay", 3)])
 def test_one_update_of_a_mirror_is_made_wrongly(fault: str, made: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inject(monkeypatch, f"{fault}@replayed+1:live-0" + ":0.0" * (fault == "delay"))
-    box = TrainedBox(Piece("w", (0,), (2,)), *torch.zeros(3, 2), lambda: torch.zeros(2), GroupSpec())
+    box = TrainedBox(Piece("w", (0,), (2,)), tuple(torch.zeros(3, 2)), lambda: torch.zeros(2), GroupSpec())
 
     def make(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
-        box.exp_avg.add_(1)
+        box.state[1].add_(1)
 
     assert fault_injection.replays("live-1", make) is make
     wrong = fault_injection.replays("live-0", make)
     for number in range(3):
         assert box.master.count_nonzero() == (number > 1 and fault == "corrupt")
         wrong([box], number, {})
-    assert box.exp_avg.tolist() == [made, made]
+    assert box.state[1].tolist() == [made, made]
 
 
 SCRIPT = """

@@ -7,20 +7,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
+from small_models import Model
 from target_lab import Workers, at_once, same, snapshot
 from tiny_engine import LAYERS, Counting, TinyEngine, TinyShard
 
+from liver_slurm.base.errors import PlanError
 from liver_slurm.engine.api import Boxes, LayerFilter, every_layer
 from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Prepare
+from liver_slurm.reshard.plan import RankMoves
+from liver_slurm.reshard.shard_spec import pieces
+from liver_slurm.reshard.tensors import Move, Piece
 from liver_slurm.transfer.one_sided.puller import Puller
 from liver_slurm.transfer.one_sided.words import Header
 from liver_slurm.transfer.transfer import TransferStats
 from liver_slurm.worker import target_world
 from liver_slurm.worker.memory_agreement import MemoryAgreement
-from liver_slurm.worker.state_transfer import TransferEndpoints
+from liver_slurm.worker.state_transfer import TransferEndpoints, check_complete, check_held
 from liver_slurm.worker.target_world import TargetWorld
 
 STEPS = 3
@@ -204,3 +210,38 @@ def test_hosts_count_only_if_all_are_known() -> None:
     known = TransferEndpoints(prepare_message({"a": "x", "b": "y", "c": "x"}), "a", None, TARGET, None)
     assert known.places == ([("x",), ("y",)], [("x",), ("x",)])
     assert TransferEndpoints(prepare_message({"a": "x", "b": "y"}), "a", None, TARGET, None).places is None
+
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_a_rank_needs_comes_from_somewhere() -> None:
+    # LS-12
+    needed = [Piece("w", (0, 0), (2, 3)), Piece("v", (4,), (2,))]
+    upper, lower, v = (
+        Move("w", 0, 1, (0, 0), (1, 3)), Move("w", 1, 1, (1, 0), (1, 3)), Move("v", 0, 1, (4,), (2,))
+    )  # fmt: skip
+    check_complete(needed, RankMoves([], [upper, v], [lower]))
+    for receives, copies, missing in (
+        ([upper, v], [], "w"),
+        ([upper, upper, v], [], "w"),
+        ([upper], [lower], "v"),
+        ([upper, Move("v", 0, 1, (0,), (2,))], [lower], "v"),
+    ):
+        with pytest.raises(PlanError, match=f"^{missing}: of the box at .* not all comes from somewhere$"):
+            check_complete(needed, RankMoves([], receives, copies))
+
+
+def test_boxes_are_of_the_type_that_the_plan_says() -> None:
+    # LS-12
+    world = Model(2, False, "bfloat16", False).world(Layout(1, 1, 1), False)
+    boxes = [
+        (piece, torch.zeros(piece.shape, dtype=getattr(torch, world.tensors[piece.tensor].dtype)))
+        for piece in pieces(world, 0)
+    ]
+    check_held(boxes, world, 0)
+    (piece, view), *others = boxes
+    with pytest.raises(RuntimeError, match=r"^rank 0 of tp1pp1dp1 holds embedding in float32, not in bfloat16$"):
+        check_held([(piece, view.float()), *others], world, 0)
+    with pytest.raises(RuntimeError, match=r"holds other pieces than the plan assumes \(embedding at \(0, 0\)"):
+        check_held(others, world, 0)

@@ -49,9 +49,7 @@ class Shard:
         self.trained = [
             TrainedBox(
                 Piece(f"w{number}", (0,) * len(shape), shape),
-                torch.randn(shape, generator=values),
-                torch.zeros(shape),
-                torch.zeros(shape),
+                (torch.randn(shape, generator=values), torch.zeros(shape), torch.zeros(shape)),
                 (lambda number=number: self.gradients[number]),  # type: ignore[misc]
                 NORMS if number % 2 else PLAIN,
             )
@@ -363,7 +361,7 @@ def test_the_description_says_all_that_is_needed() -> None:
 
 def flipped(replica: Replica) -> None:
     """A bit of what lies in the keeper's memory changes."""
-    replica.trained[1].exp_avg.view(torch.uint8)[2] ^= 4
+    replica.trained[1].state[1].view(torch.uint8)[2] ^= 4
 
 
 class Wrongly:

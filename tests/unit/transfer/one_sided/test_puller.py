@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -86,11 +86,11 @@ class Lab:
         self.reader: Any = ProcessReader(owner)
         if way == "network":
             self.reader = NetworkReader(self.line, device, self.staging)
-        self.received: list[torch.Tensor] = []
+        self.received: list[SharedBox] = []
         workers = threads.pool(pool)
         opened.callback(workers.shutdown)
         self.puller = Puller(
-            self.line, self.reader, self.arrived, owner.boxes, workers, self.staging, device, self.received.append
+            self.line, self.reader, self.arrived, owner.boxes, workers, self.staging, device, self.received.extend
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -246,7 +246,7 @@ def test_read_ahead_and_one_update_replayed_is_a_full_copy(
     assert (puller.bytes_received, puller.bytes_early, puller.bytes_gradients) == (state, state, state // 3)
     assert (puller.adam_step, puller.digests_checked) == (STEP + 1, 3 * len(SHAPES))
     assert 0 < made.staging.peak_bytes <= staging
-    assert sum(view.nbytes for view in made.received) == state
+    assert sum(box.nbytes for box in made.received) == state
 
 
 @ways
@@ -414,12 +414,18 @@ def test_what_is_no_header_ends_it(lab: Callable[..., Lab]) -> None:
 def test_a_box_that_is_another_than_its_owner_has_is_found(lab: Callable[..., Lab]) -> None:
     # LS-12
     made = lab(*SHAPES)
-    made.puller._on_received = lambda view: view.view(-1)[:1].add_(1.0) if view.shape == (64,) else None  # type: ignore
+
+    def spoil(boxes: Sequence[SharedBox]) -> None:
+        for view in (view for box in boxes for view in box.state if view.shape == (64,)):
+            view[:1].add_(1.0)
+
+    made.puller._on_received = spoil
     made.start()
     made.say(*CURRENT)
     made.say(Kind.DIGESTS, 0, 0, made.digests())
     assert str(made.end()) == (
-        "worker 0: the digest of what arrived differs from the digest of what was sent, in 3 of 15 boxes"
+        "worker 0: the digest of what arrived differs from the digest of what was sent, in 3 of 15 boxes: "
+        "a box at (), …"
     )
 
 
@@ -436,7 +442,7 @@ def test_reading_stops_when_it_is_given_up(lab: Callable[..., Lab], monkeypatch:
     assert str(made.end()) == "the transfer was given up"
 
 
-@pytest.mark.parametrize("wrong", ["fewer", "shape", "type"])
+@pytest.mark.parametrize("wrong", ["fewer", "shape", "type", "another"])
 def test_boxes_that_are_not_those_of_the_plan_are_refused(lab: Callable[..., Lab], wrong: str) -> None:
     # LS-32
     made = lab((4, 2), (3,))
@@ -445,8 +451,10 @@ def test_boxes_that_are_not_those_of_the_plan_are_refused(lab: Callable[..., Lab
         owner.boxes.pop()
     else:
         box = owner.boxes[0]
-        view = torch.zeros(2, 4) if wrong == "shape" else torch.zeros(4, 2, dtype=torch.float64)
-        owner.boxes[0] = BoxDescription((view_of(view), *box.state[1:]), box.gradient)
+        views = {"shape": torch.zeros(2, 4), "type": torch.zeros(4, 2, dtype=torch.float64)}
+        view = view_of(views[wrong]) if wrong in views else box.state[0]
+        identity = box.identity + (wrong == "another")
+        owner.boxes[0] = BoxDescription((view, *box.state[1:]), box.gradient, identity)
     with pytest.raises(TransferError, match=r"^a peer has"):
         Puller(made.line, made.reader, made.arrived, owner.boxes, None, made.staging, CPU, print)
 

@@ -1,24 +1,27 @@
-"""Where an Adam optimizer keeps its moments and its step counter, and how it is made to keep them where we look.
+"""Where an optimizer keeps its moments and its step counter, and how it is made to keep them where we look.
 
 megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
 elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
 place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins anew without a word.
+torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from liver_slurm.base.errors import LiverError
+from liver_slurm.reshard.tensors import MOMENTS
 
 _FUSED = ("transformer_engine.", "apex.")
 """Packages whose ``FusedAdam`` counts steps in the parameter group."""
 
 
-class AdamState:
+class OptimizerState:
     """The state of one inner optimizer: moments of each parameter, one step counter for all."""
 
     def __init__(self, optimizer: Any) -> None:
@@ -27,13 +30,15 @@ class AdamState:
             LiverError: it is an optimizer whose state nobody here knows.
         """
         kind = type(optimizer)
-        self._by_group = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED)
-        if not self._by_group and kind is not torch.optim.AdamW:
+        fused, is_sgd = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED), kind is torch.optim.SGD
+        if not fused and not is_sgd and kind is not torch.optim.AdamW:
             raise LiverError(
                 f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
-                "without a sign; known are torch's AdamW, and FusedAdam of Transformer Engine and of Apex"
+                "without a sign; known are torch's AdamW and SGD, and FusedAdam of Transformer Engine and of Apex"
             )
-        self._optimizer = optimizer
+        self._optimizer, self._counts_none = optimizer, is_sgd
+        self._by_group, self._of_torch = fused or is_sgd, not fused
+        self._moments = MOMENTS["sgd" if is_sgd else "adam"]
 
     def check_mode(self, mode: str) -> None:
         """Refuse ``stream.mode`` overlap where a receiver cannot make the updates again bit for bit: it uses torch's.
@@ -41,7 +46,7 @@ class AdamState:
         Raises:
             LiverError: each change of layout would be aborted, for digests that differ.
         """
-        if mode == "overlap" and self._by_group:
+        if mode == "overlap" and not self._of_torch:
             kind = type(self._optimizer)
             raise LiverError(
                 f"stream.mode 'overlap' replays torch's AdamW, and megatron-core has chosen {kind.__module__}."
@@ -60,16 +65,18 @@ class AdamState:
         the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
         """
         for group in self._optimizer.param_groups:
-            fused = not self._by_group and all(parameter.is_cuda for parameter in group["params"])
+            fused = self._of_torch and all(parameter.is_cuda for parameter in group["params"])
             if fused:
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                self._optimizer.state[parameter].update(exp_avg=make(parameter), exp_avg_sq=make(parameter))
+                self._optimizer.state[parameter].update({name: make(parameter) for name in self._moments})
         self.step = 0
+        if self._counts_none:
+            self._optimizer.register_step_post_hook(_count)
 
     @property
-    def step(self) -> int:
-        """Completed updates.
+    def step(self) -> int | None:
+        """Completed updates; None: it has no parameters here, so it counts none.
 
         Raises:
             LiverError: parameters of this optimizer have been updated unequally often.
@@ -77,7 +84,7 @@ class AdamState:
         found = set(map(int, self._counters()))
         if len(found) > 1:
             raise LiverError(f"parameters of one optimizer have made different numbers of updates: {sorted(found)}")
-        return found.pop() if found else 0
+        return found.pop() if found else None
 
     @step.setter
     def step(self, completed: int) -> None:
@@ -95,11 +102,17 @@ class AdamState:
                 self._optimizer.state[parameter]["step"] = counter
 
     def _counters(self) -> Iterator[Any]:
-        for group in self._optimizer.param_groups:
+        for group in filter(operator.itemgetter("params"), self._optimizer.param_groups):
             if self._by_group:
                 yield group.get("step", 0)
-            elif group["params"] and group.get("fused"):
+            elif group.get("fused"):
                 # one transfer from the device for all
                 yield from torch.stack([self._optimizer.state[each]["step"] for each in group["params"]]).tolist()
             else:
                 yield from (self._optimizer.state[parameter]["step"] for parameter in group["params"])
+
+
+def _count(optimizer: Any, *_: object) -> None:
+    """Count an update in the groups of an optimizer that does not do so itself; its post-step hook."""
+    for group in optimizer.param_groups:
+        group["step"] += 1

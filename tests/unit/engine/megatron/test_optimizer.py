@@ -1,4 +1,4 @@
-"""Adam's state in the optimizers that megatron-core may choose, with a stand-in for those that need a card."""
+"""State of the optimizers that megatron-core may choose, with a stand-in for those that need a card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.engine.megatron.adam import AdamState
+from liver_slurm.engine.megatron.optimizer import OptimizerState
 
 
 class FusedAdam(torch.optim.Optimizer):
@@ -45,6 +45,10 @@ def adamw(parameters: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
 
 
+def sgd(parameters: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=1e-2, weight_decay=0.1, momentum=0.9)
+
+
 def train(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) -> None:
     for step in steps:
         for parameter in parameters:
@@ -52,39 +56,48 @@ def train(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) ->
         optimizer.step()
 
 
-@pytest.mark.parametrize("make", [adamw, FusedAdam])
+@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
 def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any) -> None:
     """Also its bias correction, which depends on the counter alone."""
     stayed, moved = weights(), weights()
     old, new = make(stayed), make(moved)
-    AdamState(old).seed(torch.zeros_like)
+    OptimizerState(old).seed(torch.zeros_like)
     train(old, stayed, range(5))
-    AdamState(new).seed(torch.empty_like)
+    OptimizerState(new).seed(torch.empty_like)
     with torch.no_grad():
         for mine, theirs in zip(moved, stayed, strict=True):
             mine.copy_(theirs)
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in set(old.state[theirs]) - {"step"}:
                 new.state[mine][name].copy_(old.state[theirs][name])
-    AdamState(new).step = AdamState(old).step
+    OptimizerState(new).step = OptimizerState(old).step
     train(old, stayed, range(5, 8))
     train(new, moved, range(5, 8))
-    assert AdamState(new).step == AdamState(old).step == 8
+    assert OptimizerState(new).step == OptimizerState(old).step == 8
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(moved, stayed, strict=True))
 
 
 def test_counters_that_differ_are_an_error() -> None:
     parameters = weights()
     optimizer = adamw(parameters)
-    AdamState(optimizer).seed(torch.zeros_like)
+    OptimizerState(optimizer).seed(torch.zeros_like)
     optimizer.state[parameters[0]]["step"] += 1
     with pytest.raises(LiverError, match=r"different numbers of updates: \[0, 1\]"):
-        _ = AdamState(optimizer).step
+        _ = OptimizerState(optimizer).step
 
 
-@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam])
+@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+def test_where_nothing_is_trained_no_updates_are_counted(make: Any) -> None:
+    """Not 0 of them: a counter of 0 would be taken for one that was reset."""
+    optimizer = make(weights())
+    OptimizerState(optimizer).seed(torch.zeros_like)
+    optimizer.param_groups[0]["params"] = []
+    assert OptimizerState(optimizer).step is None
+
+
+@pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adam, torch.optim.NAdam])
 def test_any_other_optimizer_is_refused_by_its_name(make: Any) -> None:
     with pytest.raises(LiverError, match=rf"{make.__name__} is not known here.*known are torch's AdamW"):
-        AdamState(make(weights(), lr=0.1))
+        OptimizerState(make(weights(), lr=0.1))
 
 
 def test_a_fused_adam_of_somebody_else_is_refused() -> None:
@@ -92,11 +105,12 @@ def test_a_fused_adam_of_somebody_else_is_refused() -> None:
         pass
 
     with pytest.raises(LiverError, match="FusedAdam is not known here"):
-        AdamState(FusedAdam(weights()))
+        OptimizerState(FusedAdam(weights()))
 
 
 def test_only_torch_is_replayed() -> None:
-    AdamState(adamw(weights())).check_mode("overlap")
-    AdamState(FusedAdam(weights())).check_mode("pause")
+    OptimizerState(adamw(weights())).check_mode("overlap")
+    OptimizerState(sgd(weights())).check_mode("overlap")
+    OptimizerState(FusedAdam(weights())).check_mode("pause")
     with pytest.raises(LiverError, match=r'FusedAdam here; set stream.mode = "pause"'):
-        AdamState(FusedAdam(weights())).check_mode("overlap")
+        OptimizerState(FusedAdam(weights())).check_mode("overlap")
