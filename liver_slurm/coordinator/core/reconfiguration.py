@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier, votes
+from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
@@ -24,6 +24,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy import stream_schedule
 from liver_slurm.policy.types import Backoff, ResizeGoal
+from liver_slurm.protocol import votes
 from liver_slurm.protocol.messages import Abort, Commit, Prepare, Prepared, Streamed, WorldEntered
 from liver_slurm.rundir import events
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from small_models import Model
 
-from liver_slurm.coordinator.core.votes import disagreement
 from liver_slurm.engine.api import Boxes, Replica, TrainedBox
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Handover, Streamed
+from liver_slurm.protocol.votes import disagreement
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec, pieces

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from liver_slurm.coordinator.core.votes import disagreement
 from liver_slurm.protocol.messages import Handover, Streamed
+from liver_slurm.protocol.votes import disagreement
 
 SAME = Handover(updates=7, step=8, data="5eed")
 
