@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine, Replica, TrainingShard
 from liver_slurm.engine.checkpoint import load_checkpoint, load_start
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
+from liver_slurm.parallel import plain_objects
 from liver_slurm.parallel.groups import ProcessGroups, build_world
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.protocol.messages import Stage
@@ -176,7 +178,8 @@ class TargetWorld:
     def settle(self) -> TrainingShard:
         """Build the shard, with undefined values, and return it; in mode flat, once the old world's memory is free."""
         assert self._build is not None, "only members of a world have a shard in it"
-        self.state = self._build()
+        with plain_objects.alone() if self.flat else nullcontext():  # a peer that dies now must not take this one along
+            self.state = self._build()
         return self.state
 
     def close_transfer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -140,9 +141,10 @@ def test_in_mode_flat_a_death_after_the_commit_loses_no_step(
     joiner = run.real_worker("standby-a", "kill@settle")
     lost = run.wait_event("worker_lost", 1, STARTUP)
     assert lost["worker"] == "standby-a"
-    assert joiner.wait(timeout=STARTUP) != 0
+    assert joiner.wait(timeout=STARTUP) == -signal.SIGKILL
+    run.killed.add("standby-a")
     planned = run.wait_event("recovery_planned", 1, STARTUP)
-    assert (planned["to"], planned["redone"]) == ("tp1pp1dp1", 0)
+    assert (planned["to"], planned["state_from"], planned["redone"]) == ("tp1pp1dp1", "survivors", [])
     assert run.finish() == pytest.approx(undisturbed.losses(), rel=1e-6)
 
 

@@ -70,6 +70,11 @@ COMMANDS = (
         lambda folder: ["liver_slurm", "data", "prepare", texts(folder), "--output", str(folder / "made")],
     ),
     Command("bench policies", lambda _: ["liver_slurm", "bench", "policies", "--quick"], says=BENCH),
+    Command("bench advisor", lambda _: ["liver_slurm", "bench", "advisor", "--quick"]),
+    Command(
+        "simulate",
+        lambda _: ["liver_slurm", "simulate", JOB, "--trace", str(ROOT / "examples" / "traces" / "day.csv")],
+    ),
     Command("doctor", lambda _: ["liver_slurm", "doctor", JOB, "--no-jobs"], environment={"SLURM_CONF": "/nowhere"}),
     Command("events", lambda folder: ["liver_slurm", "events", quiet_run(folder), "--follow"], longest=2),
     Command("logs", lambda folder: ["liver_slurm", "logs", quiet_run(folder), "--follow"], longest=2),

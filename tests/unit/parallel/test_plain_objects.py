@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.parallel import c10d
-from liver_slurm.parallel.plain_objects import all_gather_plain
+from liver_slurm.parallel.plain_objects import all_gather_plain, alone
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def test_plain_data_arrives_as_it_was(group: Any) -> None:
         assert found == [value]
     all_gather_plain(found, [("a", 1)], group)
     assert hash(found[0]) == hash((("a", 1),)), "as keys of a dict"
+
+
+def test_alone_nobody_is_asked(group: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("a peer is gone")
+
+    monkeypatch.setattr(dist, "all_gather", asked)
+    monkeypatch.setattr(dist, "get_world_size", lambda _group: 3)
+    found: list[Any] = [None] * 3
+    with alone():
+        all_gather_plain(found, [("a", 1)], group)
+    assert found == [(("a", 1),)] * 3
+    with pytest.raises(RuntimeError, match="a peer is gone"):
+        all_gather_plain(found, [("a", 1)], group)
 
 
 @pytest.mark.parametrize(("value", "why"), [(object(), "plain data only"), (b"x" * (1 << 21), "bytes at most")])
