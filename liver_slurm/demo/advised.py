@@ -20,7 +20,7 @@ from liver_slurm.app.api import Job, submit_config
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
 from liver_slurm.config.load import load_job
-from liver_slurm.demo.story import Narrator, demo_cluster
+from liver_slurm.demo.story import Narrator, demo_cluster, production
 from liver_slurm.rundir.event_log import read_events
 from liver_slurm.rundir.events import Offered, PolicyDecided, RunEnded
 
@@ -93,19 +93,7 @@ def _disturb(job: Job, random: Random, deadline: float) -> None:
             raise LiverError(f"run {job.run_dir.path} did not end within {LONGEST:.0f} s; see {job.run_dir.logs}")
         if now > following:
             held = random.uniform(*HELD)
-            wish = [
-                "sbatch",
-                "--parsable",
-                "-o",
-                "/dev/null",
-                "-p",
-                "prod",
-                "-N2",
-                "--exclusive",
-                "--wrap",
-                f"sleep {held:.1f}",
-            ]
-            subprocess.run(wish, check=True, capture_output=True, cwd=job.run_dir.path)
+            subprocess.run(production(held), check=True, capture_output=True, cwd=job.run_dir.path)
             following = now + held + random.uniform(*BETWEEN)
         time.sleep(0.2)
 

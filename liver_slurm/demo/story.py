@@ -92,6 +92,9 @@ def demo_cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
             say("cluster down")
 
 
+PRODUCTION = ("--output=/dev/null", "--partition=prod", "--nodes=2", "--exclusive")
+
+
 class Narrator:
     """Says what happens, with the seconds since the beginning."""
 
@@ -103,23 +106,17 @@ class Narrator:
         print(f"{time.monotonic() - self._begun:6.1f} s  {text}", flush=True)
 
 
+def production(seconds: float) -> list[str]:
+    """The command that submits a production job, which wants both scavenger nodes."""
+    return ["sbatch", "--parsable", *PRODUCTION, "--wrap", f"sleep {seconds:.1f}"]
+
+
 def _story(job: Job, say: Callable[[str], None]) -> None:
     """Grow, be preempted, grow again, shrink as requested, finish."""
     _await(job, say, WorldLive, 1)
     _await_layout(job, say, "tp2pp1dp2", 1)
     wanted = subprocess.run(
-        [
-            "sbatch",
-            "--parsable",
-            "-o",
-            "/dev/null",
-            "-p",
-            "prod",
-            "-N2",
-            "--exclusive",
-            "--wrap",
-            f"sleep {PROD_SECONDS}",
-        ],
+        production(PROD_SECONDS),
         check=True,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from liver_slurm.reshard.shard_spec import WorldSpec, pieces
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.box_index import ReplicaIndex
 from liver_slurm.transfer.mirror.frames import BoxDescription
-from liver_slurm.transfer.mirror.host_room import PAGE, Rooms
+from liver_slurm.transfer.mirror.host_room import PAGE, HostRoom, Rooms
 from liver_slurm.transfer.mirror.snapshot import copy, parts_of, replica_in, room_of
 
 _NO_GROUP = (1.0, 1.0)
@@ -27,6 +27,8 @@ _NO_GROUP = (1.0, 1.0)
 
 class HostImage:
     """What one rank of a target world will hold: masters and moments, and weights that are not trained."""
+
+    _room: HostRoom | None
 
     def __init__(self, world: WorldSpec, rank: int, rooms: Rooms, device: torch.device) -> None:
         """Take the memory; values are undefined.
@@ -42,7 +44,7 @@ class HostImage:
         boxes = sorted(_described(world, rank), key=lambda box: box.dtype != "")  # trained ones first, as in a snapshot
         self.nbytes = max(room_of(parts_of(boxes)), PAGE)
         room = rooms.take(self.nbytes)
-        self._rooms, self._room = rooms, [room]
+        self._rooms, self._room = rooms, room
         data = room.data[: self.nbytes]
         if device.type == "cuda":
             there = storage_at(data.data_ptr(), self.nbytes, device)
@@ -69,8 +71,9 @@ class HostImage:
     def close(self) -> None:
         """Give the memory back to the worker's rooms; may be called again."""
         self.replica = Replica([], [])
-        while self._room:
-            self._rooms.put_back(self._room.pop())
+        room, self._room = self._room, None
+        if room is not None:
+            self._rooms.put_back(room)
 
 
 def _described(world: WorldSpec, rank: int) -> Iterator[BoxDescription]:

@@ -45,7 +45,7 @@ class Preparation:
     device: torch.device
     open_store: OpenStore
     rooms: Rooms
-    """Host memory of this worker's mirrors."""
+    """Host memory of this worker's mirrors and images."""
     mirrors: Mirrors | None = None
     """Of the live world."""
     proofs: Proofs = field(default_factory=Proofs)

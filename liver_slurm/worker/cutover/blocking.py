@@ -18,7 +18,7 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     Raises:
         TransferError: the transfer failed after state of the old world was freed.
     """
-    _move(worker, target, transfer, step)
+    move(worker, target, transfer, step)
     verdict = worker.verdict(target)
     if not isinstance(verdict, Commit):
         return worker.stay(target, verdict)
@@ -31,8 +31,8 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     return Outcome.ENTERED
 
 
-def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> None:
-    """Run the transfer and vote."""
+def move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> int:
+    """Run the transfer and vote, in modes pause and flat; returns how many updates the old world has made."""
     pause = worker.pause()
     try:
         fault_injection.reach("stream", worker.name)
@@ -47,10 +47,13 @@ def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: in
             target.state.derive_weights(max(0, adam_step)).wait()
         elif target.state is not None:
             target.state.set_step(max(0, adam_step))
+        if target.flat:
+            transfer.stop_reading()  # a card keeps memory that is freed while another process has it open
         found = worker.handover(target, adam_step, step)
         fault_injection.reach("streamed", worker.name)
         worker.prime_mirror(target, step)
     except (LiverError, RuntimeError) as error:
         worker.vote_no(target, error)
-        return
+        return 0
     worker.vote_yes(target, pause, stats, found)
+    return max(0, adam_step)

@@ -10,13 +10,13 @@ import time
 
 import torch
 
-from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.api import TrainingShard, every_layer
 from liver_slurm.engine.storage import Moments, held_bytes, release, touch
 from liver_slurm.protocol.messages import Commit
 from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
+from liver_slurm.worker.cutover import blocking
 from liver_slurm.worker.cutover.participant import Outcome, Participant
 from liver_slurm.worker.target_world import TargetWorld
 
@@ -27,7 +27,7 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     Raises:
         RuntimeError: a peer was lost after the commit.
     """
-    adam_step = _move(worker, target, transfer, step)
+    adam_step = blocking.move(worker, target, transfer, step)
     verdict = worker.verdict(target)
     if not isinstance(verdict, Commit):
         return worker.stay(target, verdict)
@@ -37,30 +37,12 @@ def cut_over(worker: Participant, target: TargetWorld, transfer: Transfer, step:
     _make_room(worker)
     state = _settle(worker, target, target.image)
     try:
-        state.derive_weights(max(0, adam_step)).wait()
+        state.derive_weights(adam_step).wait()
     finally:  # also where a peer is lost by now: the new world is entered, and found broken
         worker.loop.make_live(state)
         worker.enter(target, state, step)
     worker.post_entered(target, step, time.time(), 0.0)
     return Outcome.ENTERED
-
-
-def _move(worker: Participant, target: TargetWorld, transfer: Transfer, step: int) -> int:
-    """Run the transfer and vote; returns the live world's update counter."""
-    pause = worker.pause()
-    try:
-        fault_injection.reach("stream", worker.name)
-        adam_step = fault_injection.updates(worker.name, transfer.finish())
-        stats = transfer.prove()
-        transfer.stop_reading()  # a card keeps memory that is freed while another process has it open
-        target.holds(target.held_bytes + stats.staging_peak_bytes)
-        found = worker.handover(target, adam_step, step)
-        fault_injection.reach("streamed", worker.name)
-    except (LiverError, RuntimeError) as error:
-        worker.vote_no(target, error)
-        return step
-    worker.vote_yes(target, pause, stats, found)
-    return adam_step
 
 
 def _make_room(worker: Participant) -> None:

@@ -83,7 +83,7 @@ class Participant:
 
     def prime_mirror(self, target: TargetWorld, step: int) -> None:
         """Have what arrived here mirrored before the commit, so that a death right after it loses nothing."""
-        if target.mirrors is not None:
+        if target.mirrors is not None and target.state is not None:  # in mode flat it has no shard yet
             target.mirrors.prime(step)
 
     # ---- the vote
