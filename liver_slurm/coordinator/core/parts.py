@@ -1,4 +1,4 @@
-"""The parts of the state that outlive a coordinator, but for the worlds: each folds the journal's records into itself.
+"""The parts of the state that outlive a coordinator, but for worlds and damage: each folds the records into itself.
 
 ``apply(record)`` is the only way in which what a record says comes into the state, in the coordinator that writes the
 record as in the one that recovers from it. Fields that no record changes are the memory of one coordinator process, as
@@ -14,11 +14,9 @@ from typing import Literal
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.records import (
     BegunAnew,
-    Committed,
     LifeBegan,
     LifeEnded,
     Measurement,
-    MembersLost,
     NodesGivenBack,
     OfferDecided,
     Record,
@@ -28,10 +26,8 @@ from liver_slurm.coordinator.core.records import (
 )
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.offer import Offer
-from liver_slurm.policy.setbacks import Breakdown, Setback
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Measured, ResizeGoal
-from liver_slurm.protocol.messages import Parked
 from liver_slurm.scheduler.ports import NoticeKind
 
 REMEMBERED = 200
@@ -186,89 +182,6 @@ class Membership:
     def available(self) -> list[Worker]:
         """Workers that stay and could join a world at once."""
         return [worker for worker in self.workers.values() if worker.available]
-
-
-# ---- sudden deaths --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rescue:
-    """How a world follows a broken one."""
-
-    lost: tuple[str, ...]
-    """Members of the broken world that are gone."""
-    step: int
-    """Completed steps that the next world begins with."""
-    scribe: str = ""
-    """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
-    checkpoint: str = ""
-    """Folder that the next world loads; empty: its state comes from the survivors."""
-    mirrors: Mapping[str, str] = field(default_factory=dict)
-    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
-    back: bool = False
-    """All go back to snapshots of this step."""
-
-    @property
-    def repeats(self) -> bool:
-        """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
-        return self.back or bool(self.checkpoint)
-
-
-@dataclass(frozen=True)
-class FoundCheckpoint:
-    """The newest checkpoint that a run could go back to."""
-
-    path: str
-    """Empty: there is none."""
-    step: int
-    why_none: str = ""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """The live world is broken: members of it are lost, or a collective of it has failed."""
-
-    generation: int = -1
-    """Of the broken world; -1: the live world is whole."""
-    lost: tuple[str, ...] = ()
-    """Members of it that are gone."""
-    reason: str = ""
-    """What was first known of it."""
-    gone: Mapping[str, int] = field(default_factory=dict)
-    """Every worker that was lost out of a live world, and that world's generation: it is not let in again."""
-    since: float = 0.0
-    """When that was first known, seconds since the epoch."""
-    parked: Mapping[str, Parked] = field(default_factory=dict)
-    """What each survivor has said of how far it has come."""
-    first: Breakdown | None = None
-    """How the live world broke, as far as was known at once; None: it is whole, or another coordinator saw it."""
-    setback: Setback | None = None
-    """The step that the last worlds did not come beyond; None: none broke yet."""
-    searching: bool = False
-    """The checkpoints are being looked through."""
-    checkpoint: FoundCheckpoint | None = None
-    """What was found; None: nobody has looked yet."""
-
-    @property
-    def broken(self) -> bool:
-        """The live world trains no more."""
-        return self.generation >= 0
-
-    def apply(self, record: Record) -> Damage:
-        """Fold one record in."""
-        if isinstance(record, MembersLost):
-            before = self if self.generation == record.generation else Damage(record.generation, setback=self.setback)
-            return replace(
-                before,
-                reason=before.reason or record.reason,
-                lost=tuple(dict.fromkeys((*before.lost, *record.members))),
-                gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
-            )
-        if isinstance(record, Committed):
-            return Damage(gone=self.gone, setback=self.setback)
-        if isinstance(record, BegunAnew):
-            return Damage()
-        return self
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------

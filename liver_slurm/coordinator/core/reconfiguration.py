@@ -13,8 +13,8 @@ import msgspec
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
+from liver_slurm.coordinator.core.damage import Rescue
 from liver_slurm.coordinator.core.io import RollBackMetrics
-from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.status import route, summary

@@ -9,7 +9,7 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.tally import Tally
-from liver_slurm.coordinator.core.parts import Rescue
+from liver_slurm.coordinator.core.damage import Rescue
 from liver_slurm.coordinator.core.records import (
     AttemptAborted,
     AttemptStarted,
