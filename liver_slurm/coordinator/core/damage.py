@@ -56,6 +56,8 @@ class Damage:
     """What was first known of it."""
     gone: Mapping[str, int] = field(default_factory=dict)
     """Every worker that was lost out of a live world, and that world's generation: it is not let in again."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """The same by process: one that has not heard of its world's commit does not say that it is in it."""
     since: float = 0.0
     """When that was first known, seconds since the epoch."""
     parked: Mapping[str, Parked] = field(default_factory=dict)
@@ -74,8 +76,25 @@ class Damage:
         """The live world trains no more."""
         return self.generation >= 0
 
-    def apply(self, record: Record) -> Damage:
-        """Fold one record in."""
+    def lost_out_of(self, name: str, generation: int, process: str = "") -> int:
+        """Return the generation of the world that a process was lost out of; -1: it was not.
+
+        Args:
+            name: the worker's.
+            generation: of the world that it says it is in, or before.
+            process: which process it is; empty: not known.
+        """
+        gone = self.gone.get(name, -1)
+        return self.processes.get(process, gone if 0 <= generation <= gone else -1)
+
+    def apply(self, record: Record, generation: int, processes: Mapping[str, str]) -> Damage:
+        """Fold one record in.
+
+        Args:
+            record: of the journal.
+            generation: of the world that is live before it.
+            processes: which process each member of that world is.
+        """
         if isinstance(record, MembersLost):
             before = self if self.generation == record.generation else Damage(record.generation, setback=self.setback)
             return replace(
@@ -83,9 +102,14 @@ class Damage:
                 reason=before.reason or record.reason,
                 lost=tuple(dict.fromkeys((*before.lost, *record.members))),
                 gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
+                processes=self._without({name: processes.get(name, "") for name in record.members}, record.generation),
             )
         if isinstance(record, Committed):
-            return Damage(gone=self.gone, setback=self.setback)
-        if isinstance(record, BegunAnew):
-            return Damage()
+            return Damage(gone=self.gone, processes=self.processes, setback=self.setback)
+        if isinstance(record, BegunAnew):  # nobody of the world before has a part in what comes
+            return Damage(processes=self._without(processes, generation))
         return self
+
+    def _without(self, processes: Mapping[str, str], generation: int) -> dict[str, int]:
+        """Return the processes that are lost once these members of the world of a generation are, too."""
+        return {**self.processes, **{process: generation for process in processes.values() if process}}

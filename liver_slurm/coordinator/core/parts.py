@@ -61,6 +61,11 @@ class Eviction:
         return self.kind in ("preemption", "time limit", "ending")
 
 
+def process(host: str, pid: int, began: int) -> str:
+    """Return what tells one process from all others, as records have it."""
+    return f"{host} {pid} {began}"
+
+
 @dataclass(frozen=True)
 class Worker:
     """One registered worker."""
@@ -101,13 +106,15 @@ class Worker:
     """What the scheduler says of its job, as long as it says so."""
     dismissed: bool = False
     """It was told to leave."""
+    outside_since: float = 0.0
+    """Since when it has said that it is in a world which is over, and before no other; 0.0: it does not."""
     finished: bool = False
     """It has trained the last step."""
 
     @property
     def process(self) -> str:
         """Which process it is: another one that has its name is another worker."""
-        return f"{self.host} {self.pid} {self.began}"
+        return process(self.host, self.pid, self.began)
 
     @property
     def departure(self) -> Eviction | None:

@@ -147,6 +147,10 @@ class WorldState:
         """Generation of the live world; -1: there is none yet."""
         return self.live.generation if self.live is not None else -1
 
+    def has_left_behind(self, name: str, generation: int) -> bool:
+        """Whether a worker that says it is in the world of a generation is in one that is over, and in no other."""
+        return 0 <= generation != self.generation and name not in self.members
+
     @property
     def phase(self) -> ReconfigurationPhase:
         """Phase of the attempt; STEADY: there is none."""
