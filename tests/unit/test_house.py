@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +101,16 @@ def test_sizes_are_counted() -> None:
     assert dict(functions(tree)) == {"short": 1, "long": 4}
     with pytest.raises(SyntaxError):
         ast.parse("def")
+
+
+@pytest.mark.parametrize(("name", "code"), [("slurm-4.out", 1), ("runs", 0)])
+def test_a_run_of_the_tests_leaves_nothing_in_the_root(tmp_path: Path, name: str, code: int) -> None:
+    """What git ignores may stay: caches, and runs that a user keeps there."""
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "tests" / "test_leaves.py").write_text(f"def test(): open({name!r}, 'w').close()\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, f"{name}: a test writes" in done.stdout) == (code, bool(code)), done.stdout

@@ -74,7 +74,10 @@ class SlurmClient(Protocol):
         """Host names of ``n[1-3],m7``."""
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
-        """Submit a batch script; returns the job's id."""
+        """Submit a batch script; returns the job's id.
+
+        ``arguments`` are the script's own. Options of sbatch stand in its header.
+        """
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs; those that are over already are not an error. A component's own number ends it alone."""
