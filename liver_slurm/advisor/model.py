@@ -41,7 +41,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         return self.fill if known is None else known
 
     def is_far(self, value: float) -> bool:
-        """Whether a value is unlike everything that was seen."""
+        """Return whether a value is unlike everything that was seen."""
         return not self.low - FAR * self.sd <= value <= self.high + FAR * self.sd
 
 

@@ -32,4 +32,4 @@ class Bench(Protocol):
         """Measure; ``quick``: the smallest case of each, under a minute in all; ``options``: what it has besides."""
 
     def table(self, document: dict[str, Any]) -> str:
-        """The document for people."""
+        """Return the document for people."""

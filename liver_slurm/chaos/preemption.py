@@ -36,7 +36,6 @@ class PreemptionHold:
         self._until = time.monotonic() + seconds
 
     def over(self) -> str | None:
-        """See :class:`liver_slurm.chaos.hold.Hold`."""
         if not self._job_id:
             return "ended"
         if time.monotonic() < self._until:
@@ -50,7 +49,7 @@ class PreemptionHold:
             self._client.cancel([self._job_id])
 
     def wait(self, deadline: float) -> str:
-        """See :class:`liver_slurm.chaos.hold.Hold`; the job is on its way out once Slurm was told."""
+        """Do not wait: the job is on its way out once Slurm was told."""
         del deadline
         return UNDONE if self._job_id else "ended"
 

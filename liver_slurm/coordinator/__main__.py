@@ -166,7 +166,7 @@ def _check_protocol(records: Sequence[Record]) -> None:
 
 
 def _epoch(settings: Settings) -> EpochStarted:
-    """The record of this coordinator's start."""
+    """Return the record of this coordinator's start."""
     return EpochStarted(epoch=settings.epoch, job_id=settings.job_id, restarts=settings.restarts, protocol=PROTOCOL)
 
 
@@ -181,7 +181,7 @@ def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart, refused: restart
 
 
 def _origin(run_dir: RunDir, records: Sequence[Record], refused: restart.Refused) -> tuple[str, int]:
-    """The checkpoint that the first world starts from, and its step.
+    """Return the checkpoint that the first world starts from, and its step.
 
     Once there has been a world, or the run has begun anew, the run that it was resumed from is not looked at any more,
     and may be gone.

@@ -251,7 +251,7 @@ def _end(
 
 
 def _in_the_way(view: View, config: JobConfig, stock: _Stock, start: list[Order]) -> set[str]:
-    """At ``max_jobs``, choose the youngest waiting job that cannot start, if another unit could start now."""
+    """Choose, at ``max_jobs``, the youngest waiting job that cannot start, if another unit could start now."""
     stuck = [job.job_id for job in stock.waiting if job.job_id not in stock.starting]
     full = len(view.supply.jobs) >= config.standby.max_jobs
     if full and stuck and not start and stock.room and stock.missing_now > 0:

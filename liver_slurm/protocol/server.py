@@ -63,7 +63,7 @@ class ControlServer:
         return received
 
     def hung_up(self, probe: Message) -> list[tuple[bytes, float]]:
-        """Peers that have closed their connection and not come back, each once, and how many seconds ago.
+        """Return the peers that have closed their connection and not come back, each once, and how many seconds ago.
 
         Args:
             probe: a message that says nothing new; that it can be sent shows that a peer is back.

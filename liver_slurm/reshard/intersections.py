@@ -86,7 +86,8 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
 
 
 def _intersect(source: Holdings, target: Holdings, names: list[str]) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Tensor, offset, shape, owner set and receiver set of every overlap of a source box with a target box."""
+    """Return the tensor, offset, shape, owner set and receiver set of every overlap of a source box
+    with a target box."""
     held, needed = overlapping(source, target)
     start = np.maximum(source.offset[held], target.offset[needed])
     end = np.minimum(source.offset[held] + source.shape[held], target.offset[needed] + target.shape[needed])
@@ -95,7 +96,7 @@ def _intersect(source: Holdings, target: Holdings, names: list[str]) -> tuple[In
 
 
 def _check_covered(target: Holdings, needed: Ints, sizes: Ints, names: list[str]) -> None:
-    """Regions of one target box are disjoint, because source boxes are: of equal size, they bring each element once."""
+    """Check that regions have the size of their target box: they are disjoint, so each element comes once."""
     found = np.zeros(len(target.tensor), dtype=np.int64)
     np.add.at(found, needed, sizes)
     wanted = target.shape.prod(axis=1)

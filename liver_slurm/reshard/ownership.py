@@ -71,7 +71,7 @@ class Shares:
 
 
 def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holdings, Holdings]:
-    """Where a world's weights lie, and where its optimizer state does.
+    """Return where a world's weights lie, and where its optimizer state does.
 
     Args:
         world: the world.
@@ -87,7 +87,7 @@ def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holding
 
 
 def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes:
-    """The boxes of all shards."""
+    """Return the boxes of all shards."""
     number = {name: index for index, name in enumerate(names)}
     padding = [((0,) * (axes - length), (1,) * (axes - length)) for length in range(axes + 1)]
     rows: list[tuple[int, ...]] = []
@@ -107,12 +107,12 @@ def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes
 
 
 def weight_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
-    """Weights: every box of a shard is on every replica of it."""
+    """Return the weights: every box of a shard is on every replica of it."""
     return _whole(boxes, np.flatnonzero(~boxes.trained) if world.derived else np.arange(len(boxes.shard)))
 
 
 def state_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
-    """Optimizer state: as the weights, or cut over the replicas by the distributed optimizer."""
+    """Return the optimizer state: as the weights, or cut over the replicas by the distributed optimizer."""
     if not world.distributed_optimizer:
         return _whole(boxes, np.flatnonzero(boxes.trained))
     layout = world.layout
@@ -138,7 +138,7 @@ def _whole(boxes: ShardBoxes, rows: Ints) -> Shares:
 
 
 def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Holdings:
-    """Boxes that are on several shards become one, cut where any of their holders' shares begins or ends.
+    """Make one box of those on several shards, cut where any of their holders' shares begins or ends.
 
     So each part is held whole by one set of ranks. (Replicas are nearly always cut alike.)
     """
@@ -167,7 +167,7 @@ def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[
 
 
 def _same_boxes(boxes: ShardBoxes) -> Ints:
-    """For each row a number that rows of the same tensor, offset and shape share."""
+    """Return for each row a number that rows of the same tensor, offset and shape share."""
     columns = [boxes.tensor, *boxes.offset.T, *boxes.shape.T]
     order = np.lexsort(columns)
     new = np.zeros(len(order), dtype=bool)
@@ -179,7 +179,7 @@ def _same_boxes(boxes: ShardBoxes) -> Ints:
 
 
 def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
-    """Of sorted sets that lie one after the other: the number of each among the distinct ones, and those."""
+    """Return, of sorted sets that lie one after the other, the number of each among the distinct ones, and those."""
     sizes = np.diff(np.append(begins, len(members)))
     number = np.zeros(len(begins), dtype=np.int64)
     found = RankSets.of([])
@@ -194,7 +194,7 @@ def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
 
 
 def _ranks(world: WorldSpec, sets: RankSets, is_cut: bool) -> RankSets:
-    """From sets of holders, as :class:`Shares` number them, to sets of ranks, without those that are lost."""
+    """Make sets of ranks from sets of holders, as :class:`Shares` number them, without those that are lost."""
     replicas = world.layout.replica_groups()
     ranks = replicas.reshape(-1, 1)[sets.ranks] if is_cut else replicas[sets.ranks]
     sizes = sets.sizes * ranks.shape[1]

@@ -42,7 +42,7 @@ def form_teams(source: Layout, target_tp: int, rank: Ints, host: Ints) -> Teams:
 
 
 def _form(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> tuple[list[list[int]], list[int]]:
-    """As many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
+    """Form as many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
     teams = [[NOBODY] * target_tp for _ in range(len(pool) // target_tp)]
     placed: set[int] = set()
     begin = 0
@@ -63,7 +63,7 @@ def _form(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> 
 
 
 def _units(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> Iterable[tuple[list[int], int]]:
-    """Survivors that were neighbours, the fullest units first, and how many groups they make.
+    """Yield the survivors that were neighbours, the fullest units first, and how many groups they make.
 
     Neighbours make one group of the target where that is at least as wide as the source's, else several.
     """

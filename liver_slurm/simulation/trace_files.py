@@ -95,7 +95,7 @@ def _reader(
 
 
 def _named(path: Path, lines: Sequence[Line], _: Random) -> Trace:
-    """Bamboo's: ``milliseconds,add|remove,node``."""
+    """Return Bamboo's: ``milliseconds,add|remove,node``."""
     changes = []
     for number, line in lines:
         fields = _fields(line)
@@ -156,7 +156,7 @@ def _of_changes(path: Path, changes: Sequence[tuple[float, bool, str, int]], end
 
 
 def _dated(path: Path, lines: Sequence[Line], random: Random) -> Trace:
-    """Bamboo's of Google Cloud: ``date, time, count``."""
+    """Return Bamboo's of Google Cloud: ``date, time, count``."""
     found = []
     for number, line in lines:
         fields = _fields(line)

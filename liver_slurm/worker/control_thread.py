@@ -88,7 +88,7 @@ class ControlThread(threading.Thread):
         os.write(self._wake_write, b"\0")
 
     def run(self) -> None:
-        """Body of the thread."""
+        """Run the body of the thread."""
         try:
             self._run()
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,12 @@ STORIES = {
     "docs/words": "words of the documents",
 }
 """Test files that are of no single module, with what they tell; all others are named after theirs."""
+NO_IMPERATIVES = re.compile(
+    r"(a|all|an|as|at|both|bytes|each|every|everything|for|from|how|in|it|its|nobody|none|nothing|of|one|our|seconds|"
+    r"several|that|the|their|there|these|this|those|two|what|when|where|whether|which|who|whose|why)\b",
+    re.IGNORECASE,
+)
+"""Words that no function's docstring begins with: its first line says what the function does."""
 
 
 def modules(*roots: Path) -> Iterator[Path]:
@@ -94,6 +101,44 @@ def _module_of(name: str) -> bool:
         rooms += [rooms[0] / "core", rooms[0] / "runtime"]
     places = [place for folder in rooms for place in (folder / f"{last}.py", folder / f"{last}.md", folder / last)]
     return any(place.exists() for place in places) or (room, last) == ("docs", "readme")
+
+
+def fragments(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield each function whose docstring does not begin with an imperative, and its first line.
+
+    A property is a value, and is named as one. A constructor's docstring may begin with its arguments.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name == "__init__":
+            continue
+        first = (ast.get_docstring(node) or "").partition("\n")[0]
+        is_value = any("property" in ast.unparse(one) for one in node.decorator_list)
+        says_nothing = re.match(r"See (:|the )", first)
+        no_verb = first.startswith(("`", ":")) or NO_IMPERATIVES.match(first)
+        if says_nothing or (no_verb and not is_value):
+            yield node.name, first
+
+
+def test_docstrings_begin_with_an_imperative() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}": first
+        for path in modules(*PRODUCT)
+        for name, first in fragments(ast.parse(path.read_text()))
+    }
+    assert found == {}
+
+
+def test_fragments_are_found() -> None:
+    texts = {
+        "a": "Return the step.",
+        "b": "The step.",
+        "c": "See :class:`B`.",
+        "d": "``step``, doubled.",
+        "e": "Whether it is over.",
+    }
+    tree = ast.parse("".join(f'def {name}():\n    """{text}"""\n' for name, text in texts.items()))
+    assert dict(fragments(tree)) == {name: text for name, text in texts.items() if name != "a"}
+    assert not list(fragments(ast.parse('@property\ndef step(): "The step."\n')))
 
 
 def test_sizes_are_counted() -> None:

@@ -48,7 +48,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
 
 
 def _is_waited_for(t: Transition, pending: Attempt, departure: Eviction) -> bool:
-    """Whether an attempt goes first that has a member which is to leave, and the next one is without it.
+    """Return whether an attempt goes first that has a member which is to leave, and the next one is without it.
 
     All are prepared, others wait to leave with it, and after it there is time for another change, twice over. Where
     many are wanted one after another, each would else undo what is nearly done, and who was wanted first would wait for

@@ -75,7 +75,7 @@ def _all_of_job(t: Transition, worker: Worker) -> list[Worker]:
 
 
 def _grace(t: Transition, worker: Worker) -> float:
-    """Grace period after a signal, in seconds; for a job not observed yet, the minimum over our jobs."""
+    """Return the grace period after a signal, in seconds; for a job not observed yet, the minimum over our jobs."""
     fixed = t.state.settings.config.standby.grace
     if fixed is not None:
         return fixed

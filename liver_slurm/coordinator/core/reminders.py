@@ -59,7 +59,7 @@ def heard(t: Transition, news: Heard) -> None:
 
 
 def _is_news(worker: Worker, notice: Notice) -> bool:
-    """Whether a notice says something that is not known, by itself or through the scheduler."""
+    """Return whether a notice says something that is not known, by itself or through the scheduler."""
     if notice.withdrawn:
         return worker.signalled is not None and worker.signalled.returns and worker.signalled.at <= notice.time
     return worker.signalled is None and worker.announced is None and not worker.dismissed

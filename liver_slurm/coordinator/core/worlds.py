@@ -188,7 +188,7 @@ class WorldState:
         return self
 
     def _is_another(self, generation: int) -> bool:
-        """Whether there is an attempt at another generation."""
+        """Return whether there is an attempt at another generation."""
         return self.attempt is not None and self.attempt.target.generation != generation
 
     def _without(self, generation: int) -> dict[int, frozenset[str]]:

@@ -16,7 +16,7 @@ from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensor
 
 
 def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tuple[Piece, torch.Tensor]]:
-    """Every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
+    """Return every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
     found: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
         parameter = state.parameters[param.name]
@@ -54,7 +54,7 @@ class OwnedBox(NamedTuple):
     held: Held
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """View of the box in one of the tensors of ``held``; on the meta device if that has no storage now."""
+        """Return a view of the box in one of the tensors of ``held``; on the meta device if that has no storage now."""
         if not tensor.untyped_storage().nbytes():
             return torch.empty(self.shape, dtype=tensor.dtype, device="meta")
         flat = tensor.detach().view(-1)
@@ -62,7 +62,7 @@ class OwnedBox(NamedTuple):
 
 
 def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
-    """Boxes of one parameter whose optimizer state this rank holds."""
+    """Yield the boxes of one parameter whose optimizer state this rank holds."""
     held = optimizer_state(state, parameter)
     if held is None:
         return
@@ -82,7 +82,7 @@ def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list
 
 
 def optimizer_state(state: RankState, parameter: Any) -> Held | None:
-    """This rank's optimizer state of a parameter; None: it holds none."""
+    """Return this rank's optimizer state of a parameter; None: it holds none."""
 
     def moments_in(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensors[name] for name in state.moment_names}

@@ -83,7 +83,7 @@ class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
 
 
 def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-    """Weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
+    """Return the weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
 
     Args:
         x: [..., hidden].
@@ -103,7 +103,7 @@ def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | N
 
 
 def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
-    """This rank's summand of the losses of a microbatch's routing, times the microbatch's tokens.
+    """Return this rank's summand of the losses of a microbatch's routing, times the microbatch's tokens.
 
     All its tokens, those of the other tensor and context parallel ranks too, say how much an expert has to do.
     """
@@ -122,7 +122,7 @@ def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
 
 
 def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
-    """The mixture of experts on normalized states [own, batch, hidden].
+    """Return the mixture of experts on normalized states [own, batch, hidden].
 
     Args:
         counted: the microbatch's tokens count, and so do the losses of their routing.
@@ -148,7 +148,7 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
 
 
 def apply_experts(x: Tensor, weights: Tensor, experts: tuple[Mlp, ...]) -> Tensor:
-    """Weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
+    """Return the weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
 
     Args:
         x: [tokens, batch, hidden].
@@ -165,14 +165,14 @@ def apply_experts(x: Tensor, weights: Tensor, experts: tuple[Mlp, ...]) -> Tenso
 
 
 def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
-    """The layer's second half."""
+    """Return the layer's second half."""
     return add(x, mix(norm(x, layer.norms[1]), experts, counted), None)
 
 
 def whole_layer(
     x: Tensor, layer: Layer, positions: Positions, experts: Experts, run: Callable[..., Any], counted: bool
 ) -> Tensor:
-    """The layer; ``run`` makes its first half a compiled graph, or does not."""
+    """Return the layer; ``run`` makes its first half a compiled graph, or does not."""
     return experts_part(run(attention_part)(x, layer, positions), layer, experts, counted)
 
 
@@ -221,7 +221,7 @@ class ExpertLayer(DenseLayer):
 
 
 def expert_spec(config: Any) -> Any:
-    """megatron-core's local spec of a layer with a mixture of experts, with :class:`ExpertLayer`."""
+    """Return megatron-core's local spec of a layer with a mixture of experts, with :class:`ExpertLayer`."""
     spec = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts,
         moe_grouped_gemm=False,

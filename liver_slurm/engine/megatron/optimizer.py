@@ -54,7 +54,7 @@ class OptimizerState:
             )
 
     def parameters(self) -> Iterator[torch.Tensor]:
-        """What it updates: fp32 masters, or shards of them."""
+        """Yield what it updates: fp32 masters, or shards of them."""
         for group in self._optimizer.param_groups:
             yield from group["params"]
 

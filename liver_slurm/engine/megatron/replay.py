@@ -18,7 +18,7 @@ from liver_slurm.reshard.tensors import Piece
 
 
 def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
-    """The state of the chosen layers for worlds whose weights are derived from masters.
+    """Return the state of the chosen layers for worlds whose weights are derived from masters.
 
     See :meth:`liver_slurm.engine.api.TrainingShard.replica`.
     """
@@ -94,7 +94,7 @@ class LiveUpdates:
 
 
 def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """What torch's AdamW or SGD uses for a group."""
+    """Return what torch's AdamW or SGD uses for a group."""
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     return Hyperparameters(
         float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)

@@ -69,13 +69,13 @@ def _(x: Tensor, ranks: int, axis: str) -> Tensor:
 
 
 def gather_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
-    """Each rank's part of the sequence to the whole: [sequence / ranks, …] to [sequence, …]."""
+    """Gather each rank's part of the sequence to the whole: [sequence / ranks, …] to [sequence, …]."""
     whole: Tensor = torch.ops.liver_slurm.gather_sequence(x, ranks, axis)
     return whole
 
 
 def scatter_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
-    """Sum of all ranks' [sequence, …], of which each keeps its part: [sequence / ranks, …]."""
+    """Return the sum of all ranks' [sequence, …], of which each keeps its part: [sequence / ranks, …]."""
     part: Tensor = torch.ops.liver_slurm.scatter_sequence(x, ranks, axis)
     return part
 

@@ -42,7 +42,7 @@ def compile_layouts(config: JobConfig, device: torch.device, workers: int) -> No
 
 
 def _zeros(config: JobConfig, layout: Layout) -> tuple[Layer, torch.Tensor, Positions, torch.Tensor]:
-    """One layer of one rank, what goes in, and the logits that its model makes, all of zeros."""
+    """Return one layer of one rank, what goes in, and the logits that its model makes, all of zeros."""
     transformer, train, tp = transformer_config(config, layout), config.train, layout.tp
     dtype, hidden, head = transformer.params_dtype, transformer.hidden_size, transformer.kv_channels
     inner, groups = transformer.ffn_hidden_size // tp, transformer.num_query_groups // tp
@@ -98,7 +98,7 @@ def _exercise(
 
 
 def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Positions:
-    """Positions of the shapes that :func:`liver_slurm.engine.megatron.positions.positions_of` makes."""
+    """Return the positions of the shapes that :func:`liver_slurm.engine.megatron.positions.positions_of` makes."""
     train, data, seen = config.train, config.data, None
     if data.reset_attention_mask:
         seen = torch.ones(train.micro_batch_size, 1, own, train.seq_length, dtype=torch.bool)
@@ -112,7 +112,7 @@ def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Pos
 
 
 def _norms(transformer: Any, size: int) -> tuple[Norm, Norm]:
-    """Two normalizations of vectors of this size, with weights and biases of zero."""
+    """Return two normalizations of vectors of this size, with weights and biases of zero."""
 
     def one() -> Norm:
         weight, bias = (torch.nn.Parameter(torch.zeros(size, dtype=transformer.params_dtype)) for _ in range(2))

@@ -32,7 +32,7 @@ WAITING = (Cause.QUEUE, Cause.REQUEUE)
 
 
 def is_disruption(event: Found) -> bool:
-    """Whether what is trained may end here: a world is lost, or the job's processes start or end."""
+    """Return whether what is trained may end here: a world is lost, or the job's processes start or end."""
     if isinstance(event, CoordinatorStarted):
         return is_new_start(event)
     if isinstance(event, WorkerLost):
@@ -41,7 +41,10 @@ def is_disruption(event: Found) -> bool:
 
 
 def is_new_start(event: CoordinatorStarted) -> bool:
-    """Whether the guaranteed job's processes start with this coordinator; one that is restarted finds a live world."""
+    """Return whether the guaranteed job's processes start with this coordinator.
+
+    One that is restarted finds a live world.
+    """
     return event.phase == "starting"
 
 

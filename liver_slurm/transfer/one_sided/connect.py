@@ -181,7 +181,7 @@ class _Receiving:
     on_received: Callable[[Sequence[SharedBox]], None]
 
     def pullers(self, group: int) -> list[Puller]:
-        """Those of a group, one for each peer, once its storage is there."""
+        """Return those of a group, one for each peer, once its storage is there."""
         needed = self.groups[group].needed()
         return [self._puller(peer, source, group, needed) for peer, source in sorted(self.sources.items())]
 
@@ -197,7 +197,7 @@ class _Receiving:
 
 
 def _by_peer(groups: Sequence[Mapping[int, Sequence[_Each]]]) -> dict[int, Sequence[Sequence[_Each]]]:
-    """For each peer that has boxes in any group, its boxes of all groups."""
+    """Return, for each peer that has boxes in any group, its boxes of all groups."""
     return {peer: [group.get(peer, ()) for group in groups] for peer in sorted({*chain(*groups)})}
 
 
@@ -236,7 +236,7 @@ def _agree(
 
 
 def _make_agent(opening: Opening, peers: Iterable[int]) -> Agent | None:
-    """A nixl agent, where it is asked for, or of use for one of these peers and there.
+    """Return a nixl agent, where it is asked for, or of use for one of these peers and there.
 
     Raises:
         BadInput: it is asked for, and cannot be used.

@@ -155,7 +155,7 @@ def describe(boxes: Sequence[SharedBox], counter: torch.Tensor, agent: bytes = b
 
 
 def open_memory(owner: Description, device: torch.device) -> Reader:
-    """A reader of the owner's memory, which is on this machine.
+    """Return a reader of the owner's memory, which is on this machine.
 
     Raises:
         Refusal: there can be none.
@@ -165,7 +165,7 @@ def open_memory(owner: Description, device: torch.device) -> Reader:
 
 
 def open_best(transport: str, peer: int, openers: Mapping[Way, Callable[[], Reader]]) -> tuple[Way, Reader]:
-    """A reader in the best way that ``stream.transport`` allows.
+    """Return a reader in the best way that ``stream.transport`` allows.
 
     Args:
         openers: make a reader, or raise Refusal.
