@@ -31,7 +31,7 @@ def documents() -> list[Path]:
 
 
 def render(text: str) -> str:
-    """Return a document's text with each of its generated blocks made anew from the code.
+    """Return a document's text with each of its generated blocks made again from the code.
 
     Raises:
         KeyError: a block has a name that no generator has.

@@ -130,7 +130,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     taken: float
     """Share of the offers that it takes."""
     value: Figure | None = None
-    """Gained within the window; None: it is not known, as of a rule that is learned anew for each fold."""
+    """Gained within the window; None: it is not known, as of a rule that is learned again for each fold."""
     gain: Figure | None = None
     """Over to take always."""
 

@@ -37,7 +37,7 @@ class LineWriter:
         """Append one document as one line.
 
         Raises:
-            OSError: it is not in the file, or only a part of it, which readers pass over; the file is opened anew for
+            OSError: it is not in the file, or only a part of it, which readers pass over; the file is opened again for
                 the next one.
         """
         line = msgspec.json.encode(document) + b"\n"
@@ -54,7 +54,7 @@ class LineWriter:
         """Put on disk what was written.
 
         Raises:
-            OSError: some of it may be lost; the file is opened anew for the next line.
+            OSError: some of it may be lost; the file is opened again for the next line.
         """
         if self._descriptor >= 0:
             try:

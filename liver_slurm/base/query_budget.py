@@ -13,7 +13,7 @@ MINUTE = 60.0
 class QueryBudget:
     """Counts requests for information, as slurmctld counts them; orders (submit, cancel, signal, update) are none.
 
-    A look at the supply takes several at once. They are spread by the gap that follows: a look that cost ``n`` is
+    A look at the capacity takes several at once. They are spread by the gap that follows: a look that cost ``n`` is
     followed by ``n`` times the mean gap. That alone would keep the mean, but for one look in any stretch of time; who
     also waits until there is :meth:`room` never asks more in any minute. Safe to use from several threads.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from liver_slurm.reshard.overlap_join import overlapping
-from liver_slurm.reshard.ownership import Holdings, ShardBoxes, Shares, shard_boxes, state_shares, weight_shares
+from liver_slurm.reshard.ownership import Ownership, ShardBoxes, Shares, shard_boxes, state_shares, weight_shares
 from liver_slurm.reshard.rank_sets import Ints, RankSets, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.slicing import cut
@@ -83,12 +83,12 @@ class _Held:
         total = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.shape.prod(axis=1) * unit[self.tensor])])
         return np.asarray(np.diff(total[self.bounds]), dtype=np.int64)
 
-    def boxes_of(self, holders: Ints, tensors: int) -> Holdings:
+    def boxes_of(self, holders: Ints, tensors: int) -> Ownership:
         """Return the boxes of each of ``holders``, as if the i-th had tensors ``i · tensors …`` of its own."""
         count = np.diff(self.bounds)[holders]
         rows = spans(self.bounds[:-1][holders], count)
         number = np.repeat(np.arange(len(holders), dtype=np.int64), count)
-        return Holdings(
+        return Ownership(
             number * tensors + self.tensor[rows], self.offset[rows], self.shape[rows], number, RankSets.of([])
         )
 

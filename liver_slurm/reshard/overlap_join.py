@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from liver_slurm.reshard.ownership import Holdings
+from liver_slurm.reshard.ownership import Ownership
 from liver_slurm.reshard.rank_sets import Ints, spans
 
 
-def overlapping(source: Holdings, target: Holdings) -> tuple[Ints, Ints]:
+def overlapping(source: Ownership, target: Ownership) -> tuple[Ints, Ints]:
     """Return the row numbers (source, target) of all pairs of boxes of the same tensor that share an element.
 
     The boxes form a tree: tensor, then extent on the first axis, on the second, and so on. Both trees are walked
@@ -30,7 +30,7 @@ class _Level:
         self.parent, self.start, self.end = parent, start, end
 
 
-def _tree(boxes: Holdings) -> tuple[Ints, list[_Level]]:
+def _tree(boxes: Ownership) -> tuple[Ints, list[_Level]]:
     axes = boxes.offset.shape[1]
     ends = boxes.offset + boxes.shape
     keys = [(boxes.tensor, boxes.tensor + 1)] + [(boxes.offset[:, axis], ends[:, axis]) for axis in range(axes)]

@@ -20,7 +20,7 @@ from liver_slurm.reshard.slicing import cut
 
 
 @dataclass(frozen=True)
-class Holdings:
+class Ownership:
     """Distinct boxes of one kind of state; no two rows of one tensor overlap.
 
     ``tensor``: [n], number of the weight in the caller's list of names. ``offset``, ``shape``: [n, axes], padded with
@@ -70,7 +70,7 @@ class Shares:
     cut: bool
 
 
-def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holdings, Holdings]:
+def ownership(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Ownership, Ownership]:
     """Return where a world's weights lie, and where its optimizer state does.
 
     Args:
@@ -137,7 +137,7 @@ def _whole(boxes: ShardBoxes, rows: Ints) -> Shares:
     return Shares(rows, np.zeros(len(rows), dtype=np.int64), boxes.size[rows], boxes.shard[rows], cut=False)
 
 
-def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Holdings:
+def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Ownership:
     """Make one box of those on several shards, cut where any of their holders' shares begins or ends.
 
     So each part is held whole by one set of ranks. (Replicas are nearly always cut alike.)
@@ -145,16 +145,16 @@ def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[
     same = _same_boxes(boxes)
     span = int(boxes.size.max(initial=0)) + 1
     start, end = same[shares.box] * span + shares.start, same[shares.box] * span + shares.end
-    cuts = np.unique(np.concatenate([start, end]))
-    first, last = np.searchsorted(cuts, start), np.searchsorted(cuts, end)
+    edges = np.unique(np.concatenate([start, end]))
+    first, last = np.searchsorted(edges, start), np.searchsorted(edges, end)
     part, share = spans(first, last - first), np.repeat(np.arange(len(start), dtype=np.int64), last - first)
     order = np.lexsort([shares.who[share], part])
     part, share = part[order], share[order]
     begins = np.flatnonzero(np.diff(part, prepend=-1))
     holder, sets = _distinct(shares.who[share], begins)
     box, part = shares.box[share[begins]], part[begins]
-    row, inside, shape = cut(boxes.shape[box], cuts[part] - same[box] * span, cuts[part + 1] - same[box] * span)
-    found = Holdings(
+    row, inside, shape = cut(boxes.shape[box], edges[part] - same[box] * span, edges[part + 1] - same[box] * span)
+    found = Ownership(
         boxes.tensor[box][row],
         boxes.offset[box][row] + inside,
         shape,
@@ -208,7 +208,7 @@ def _ranks(world: WorldSpec, sets: RankSets, is_cut: bool) -> RankSets:
     return RankSets.sized(ranks, sizes)
 
 
-def _check_held(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+def _check_held(found: Ownership, world: WorldSpec, names: Sequence[str]) -> None:
     """Raise if a box was held by ranks alone that are lost."""
     for row in np.flatnonzero(found.sets.sizes[found.holder] == 0)[:1]:
         lost = ", ".join(map(str, sorted(world.lost)))
@@ -218,7 +218,7 @@ def _check_held(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None
         )
 
 
-def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+def _check_disjoint(found: Ownership, world: WorldSpec, names: Sequence[str]) -> None:
     """Raise if two distinct boxes overlap, as an element would arrive twice; Megatron never does that to replicas."""
     held = np.zeros(len(names), dtype=np.int64)
     np.add.at(held, found.tensor, found.shape.prod(axis=1))

@@ -130,7 +130,7 @@ class TransferPlan:
     def moves(self) -> Iterator[Move]:
         """Yield all moves, local copies too, target rank after target rank, each in plan order."""
         for rank in range(self.target.layout.size):
-            yield from self._arrivals(rank)
+            yield from self._received_by(rank)
 
     def moves_for(self, source_rank: int | None, target_rank: int | None) -> RankMoves:
         """Return what the worker does that is ``source_rank`` in the source world and ``target_rank`` in the target
@@ -147,9 +147,9 @@ class TransferPlan:
         receives: list[Move] = []
         copies: list[Move] = []
         if target_rank is not None:
-            for move in self._arrivals(target_rank):
+            for move in self._received_by(target_rank):
                 (copies if move.source_rank == source_rank else receives).append(move)
-        sends = [] if source_rank is None else list(self._departures(source_rank))
+        sends = [] if source_rank is None else list(self._sent_by(source_rank))
         return RankMoves(sends, receives, copies)
 
     @cached_property
@@ -175,7 +175,7 @@ class TransferPlan:
         groups = [order[bounds[number] : bounds[number + 1]] for number in sets.tolist()]
         return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
 
-    def _arrivals(self, target_rank: int, sender: int | None = None) -> Iterator[Move]:
+    def _received_by(self, target_rank: int, sender: int | None = None) -> Iterator[Move]:
         """Yield every move into one target rank, in plan order.
 
         Those of owner sets without ``sender`` may be left out.
@@ -217,11 +217,11 @@ class TransferPlan:
             for info in tensors:
                 yield Move(info.name, source_rank, target_rank, at, extent)
 
-    def _departures(self, source_rank: int) -> Iterator[Move]:
+    def _sent_by(self, source_rank: int) -> Iterator[Move]:
         """Yield every move out of one source rank to another worker: by target rank, then in plan order."""
         rows = self._service.rows_of(source_rank)
         for target_rank in np.unique(self._streams.receiver[rows]).tolist():
-            moves = self._arrivals(target_rank, source_rank)
+            moves = self._received_by(target_rank, source_rank)
             yield from (move for move in moves if move.source_rank == source_rank)
 
 

@@ -20,7 +20,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.rank_sets import NOBODY, Ints, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.tensors import ITEMSIZE
-from liver_slurm.reshard.tp_groups import Teams, form_teams
+from liver_slurm.reshard.tp_groups import TpGroups, form_groups
 
 Floats = npt.NDArray[np.float64]
 _WORTH = 0.002
@@ -87,9 +87,9 @@ def number(
     worth = _Worth(source, target, np.array([NOBODY if rank is None else rank for rank in kept], np.int64), depth)
     plain = np.arange(target.size, dtype=np.int64)
     place = _hosts(hosts, target.tp)
-    teams = form_teams(source, target.tp, worth.rank, place)
+    tp_groups = form_groups(source, target.tp, worth.rank, place)
     order = np.empty(target.size, dtype=np.int64)
-    order[target.groups("tp")[_slots(worth, teams)]] = teams
+    order[target.groups("tp")[_slots(worth, tp_groups)]] = tp_groups
     if target.size <= _FEW:
         order = _exchanged(worth, order, place)
     spread, spread_plain = _spread(place[order], target), _spread(place, target)
@@ -199,29 +199,29 @@ def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int
     return high - size, high
 
 
-def _slots(worth: _Worth, teams: Teams) -> Ints:
-    """Return a place for each team, as a row of ``target.groups("tp")``.
+def _slots(worth: _Worth, tp_groups: TpGroups) -> Ints:
+    """Return a place for each tensor parallel group, as a row of ``target.groups("tp")``.
 
-    The most valuable pairs of team and place come first.
+    The most valuable pairs of group and place come first.
     """
-    count, stages, replicas = len(teams), worth.target.pp, worth.target.dense_replicas
-    seat = np.arange(teams.shape[1], dtype=np.int64)
-    width = worth.across(teams, seat)
-    # What a team keeps on any place of a stage.
-    common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(teams)]).sum(axis=1)
-    team, slot, value = _own_places(worth, teams, width)
-    value = value + common[team, worth.target.coordinate("pp", worth.target.groups("tp")[slot, 0])]
+    count, stages, replicas = len(tp_groups), worth.target.pp, worth.target.dense_replicas
+    seat = np.arange(tp_groups.shape[1], dtype=np.int64)
+    width = worth.across(tp_groups, seat)
+    # What a group keeps on any place of a stage.
+    common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(tp_groups)]).sum(axis=1)
+    tp_group, slot, value = _own_places(worth, tp_groups, width)
+    value = value + common[tp_group, worth.target.coordinate("pp", worth.target.groups("tp")[slot, 0])]
     anywhere, stage = np.nonzero(common > 0)
     # Places are tried from the most to the least valuable; a place of a stage's own comes as stage + all places.
-    teams_of = np.concatenate([team, anywhere])
+    groups_of = np.concatenate([tp_group, anywhere])
     places = np.concatenate([slot, stage + count])
     values = np.concatenate([value, common[anywhere, stage]])
     scale = values.max(initial=1.0)
-    order = np.lexsort([places, teams_of, -np.rint(values / scale * 1e9)])
+    order = np.lexsort([places, groups_of, -np.rint(values / scale * 1e9)])
     found = [NOBODY] * count
     free = [True] * count
     lowest = [pp * replicas for pp in range(stages)]
-    for one, place in zip(teams_of[order].tolist(), places[order].tolist(), strict=True):
+    for one, place in zip(groups_of[order].tolist(), places[order].tolist(), strict=True):
         if found[one] != NOBODY:
             continue
         if place >= count:
@@ -237,23 +237,23 @@ def _slots(worth: _Worth, teams: Teams) -> Ints:
     return np.array([next(rest) if place == NOBODY else place for place in found], dtype=np.int64)
 
 
-def _own_places(worth: _Worth, teams: Teams, width: Floats) -> tuple[Ints, Ints, Floats]:
-    """Return the teams and places that have a part of the cut optimizer state in common, and its bytes."""
-    team, seat = np.nonzero(width > 0)
-    if not worth.depth.cut or not len(team):
+def _own_places(worth: _Worth, tp_groups: TpGroups, width: Floats) -> tuple[Ints, Ints, Floats]:
+    """Return the groups and places that have a part of the cut optimizer state in common, and its bytes."""
+    tp_group, seat = np.nonzero(width > 0)
+    if not worth.depth.cut or not len(tp_group):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     # Places in the order of depth: within a stage from the last replica to the first.
-    places = np.arange(len(teams), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
+    places = np.arange(len(tp_groups), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
     found, values = [], []
     for one, other in worth.chunks:
-        low, high = worth.before(teams[team, seat], one)
+        low, high = worth.before(tp_groups[tp_group, seat], one)
         start, end = worth.after(worth.target.groups("tp")[places, 0], other)
         first = np.searchsorted(end, low, side="right")
         count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
-        at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)
+        at, pair = spans(first, count), np.repeat(np.arange(len(tp_group), dtype=np.int64), count)
         common = np.minimum(high[pair], end[at]) - np.maximum(low[pair], start[at])
-        found.append(team[pair] * len(teams) + places[at])
-        values.append(worth.depth.state * width[team, seat][pair] * np.maximum(common, 0.0))
+        found.append(tp_group[pair] * len(tp_groups) + places[at])
+        values.append(worth.depth.state * width[tp_group, seat][pair] * np.maximum(common, 0.0))
     keys, inverse = np.unique(np.concatenate(found), return_inverse=True)
     total = np.bincount(inverse, weights=np.concatenate(values), minlength=len(keys))
-    return keys // len(teams), keys % len(teams), np.asarray(total, dtype=float)
+    return keys // len(tp_groups), keys % len(tp_groups), np.asarray(total, dtype=float)

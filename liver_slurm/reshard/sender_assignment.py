@@ -145,8 +145,8 @@ def _match(giving: Ints, offered: Ints, taking: Ints, wanted: Ints) -> tuple[Int
     for _, numbers, amounts, total in sides:
         before = np.cumsum(amounts) - amounts - (np.cumsum(total) - total)[numbers]
         ends.append(np.cumsum(np.clip(both[numbers] - before, 0, amounts)))
-    cuts = np.unique(np.concatenate([np.zeros(1, np.int64), *ends]))
+    edges = np.unique(np.concatenate([np.zeros(1, np.int64), *ends]))
     giver, taker = (
-        order[np.searchsorted(end, cuts[1:], side="left")] for (order, *_), end in zip(sides, ends, strict=True)
+        order[np.searchsorted(end, edges[1:], side="left")] for (order, *_), end in zip(sides, ends, strict=True)
     )
-    return giver, taker, np.diff(cuts)
+    return giver, taker, np.diff(edges)

@@ -247,7 +247,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
 class DecisionWindow(EventBase, frozen=True, kw_only=True):
     """A window after a decision on an offer has ended: what was gained since then.
 
-    What is lost later does not change it; so much of a decision is gone from the metrics when a run begins anew.
+    What is lost later does not change it; so much of a decision is gone from the metrics when a run restarts.
     """
 
     offer: str

@@ -50,15 +50,15 @@ class Capacity:
 
     def look(self) -> list[tuple[str, int, str]]:
         """One turn; returns (state, unit, partition) of each job that was there."""
-        supply = self.source.observe()
-        view = standby_scaling.View(time.time(), supply, 2, asked=self.asked, useless_since=self.useless_since)
+        capacity = self.source.observe()
+        view = standby_scaling.View(time.time(), capacity, 2, asked=self.asked, useless_since=self.useless_since)
         decision, _ = standby_scaling.decide(view, self.config)
         self.useless_since = decision.useless_since
         for job in decision.end:
             self.source.release(job)
         for order in decision.start:
             self.source.launch(order.count, order.unit, order.partition)
-        return sorted((job.state, job.unit, job.partition) for job in supply.jobs)
+        return sorted((job.state, job.unit, job.partition) for job in capacity.jobs)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def watch(t: Transition, _: Tick) -> None:
     for worker in state.members if suspects is None else state.membership.of(suspects):
         if worker.dismissed or worker.name not in state.world.members or worker.name in state.damage.lost:
             continue
-        if worker.departure is not None and worker.departure.returns:
+        if worker.eviction is not None and worker.eviction.returns:
             continue
         verdict = _confirmed(state, worker)
         if verdict is not None:

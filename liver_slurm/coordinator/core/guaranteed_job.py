@@ -212,8 +212,8 @@ def kept_out(state: RunState) -> frozenset[str]:
 
 def announced(state: RunState) -> bool:
     """Return whether our own job's workers leave because the successor takes over."""
-    departures = [worker.departure for worker in state.own_workers]
-    return any(departure is not None and departure.kind == "successor" for departure in departures)
+    evictions = [worker.eviction for worker in state.own_workers]
+    return any(notice is not None and notice.kind == "successor" for notice in evictions)
 
 
 def under_way(state: RunState) -> bool:
@@ -249,7 +249,7 @@ def _outlook(state: RunState, job: GuaranteedJob) -> Outlook:
         tries=handover.tries,
         refused=handover.refused if config.live.successor else "live.successor is false",
         submitting=handover.submitting,
-        joined=sum(worker.warm and worker.departure is None for worker in workers),
+        joined=sum(worker.warm and worker.eviction is None for worker in workers),
         wanted=state.settings.live_workers,
     )
 

@@ -66,7 +66,7 @@ def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
     for job in (job for job in in_order if job in known or _is_unknown(state, job)):
         # A worker is also dismissed after its notice.
         released = any(worker.dismissed for worker in (*earlier, *workers) if worker.job_id == job)
-        noticed = any(worker.departure is not None for worker in workers if worker.job_id == job)
+        noticed = any(worker.eviction is not None for worker in workers if worker.job_id == job)
         t.journal(LifeEnded(job_id=job, time=t.now, taken=noticed or not released))
     partitions = {job.job_id: job.partition for job in state.standbys.jobs}
     for job in begun:

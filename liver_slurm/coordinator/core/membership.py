@@ -377,8 +377,8 @@ def find_silent(t: Transition, _: Tick) -> None:
 
 def _patience(t: Transition, worker: Worker) -> float:
     """Return the seconds of silence after which a worker is lost."""
-    job, departure = t.state.settings.config.job, worker.departure
-    if departure is not None and departure.returns and worker.name not in t.state.world.members:
+    job, notice = t.state.settings.config.job, worker.eviction
+    if notice is not None and notice.returns and worker.name not in t.state.world.members:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
     if worker.announced is not None and worker.announced.kind == "over":
         return min(job.lost_after, BEATS * beat_seconds(t.state))

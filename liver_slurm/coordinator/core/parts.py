@@ -114,7 +114,7 @@ class Worker:
         return f"{self.host} {self.pid} {self.began}"
 
     @property
-    def departure(self) -> Eviction | None:
+    def eviction(self) -> Eviction | None:
         """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
         signalled, announced = self.signalled, self.announced
         if signalled is None or announced is None:
@@ -124,12 +124,12 @@ class Worker:
         # A signal that comes when the announced time is up is the last one, and leaves a moment more.
         if announced.explains_signals:
             return announced if signalled.at < announced.deadline else signalled
-        return min(announced, signalled, key=lambda departure: departure.deadline)
+        return min(announced, signalled, key=lambda notice: notice.deadline)
 
     @property
     def staying(self) -> bool:
         """It has no notice and was not told to leave."""
-        return self.departure is None and not self.dismissed
+        return self.eviction is None and not self.dismissed
 
     @property
     def available(self) -> bool:

@@ -232,11 +232,11 @@ def _dismiss_departing(t: Transition) -> None:
     """Dismiss workers with a notice that are in no world any more, so that Slurm has its node back in a second."""
     members = t.state.world.members
     for worker in t.state.membership.workers.values():
-        departure = worker.departure
-        if departure is None or departure.returns or worker.dismissed:
+        notice = worker.eviction
+        if notice is None or notice.returns or worker.dismissed:
             continue
         if worker.name not in members:
-            membership.dismiss(t, worker.name, departure.reason)
+            membership.dismiss(t, worker.name, notice.reason)
 
 
 def entered(t: Transition, message: WorldEntered) -> None:
@@ -347,8 +347,8 @@ def _deadline_from(t: Transition, start: float) -> float:
 
 def _first_gone(t: Transition) -> float:
     """Return when the first member that holds state will be gone; infinity if none will."""
-    departures = (worker.departure for worker in t.state.members)
-    return min((departure.deadline for departure in departures if departure is not None), default=math.inf)
+    evictions = (worker.eviction for worker in t.state.members)
+    return min((notice.deadline for notice in evictions if notice is not None), default=math.inf)
 
 
 # ---- orders, perhaps once more --------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | Unset
         device=worker.device,
         generation=worker.generation,
         step=worker.step,
-        notice=worker.departure.reason if worker.departure else None,
+        notice=worker.eviction.reason if worker.eviction else None,
         mirror=UNSET if worker.mirror == "none" else worker.mirror,
         mirror_way=worker.mirror_way or UNSET,
         mirror_bytes=worker.mirror_bytes if worker.mirror_way else UNSET,

@@ -161,7 +161,7 @@ class Loop:
                 differed=differed,
             )
             self.perform(Emit(news))
-        if differed != self._mirrors_differed.get(message.worker, 0):  # a process that has its name begins anew
+        if differed != self._mirrors_differed.get(message.worker, 0):  # a process that has its name has restarted
             self._mirrors_differed[message.worker] = differed
 
     def _files_behind(self, process: str, waiting: int, error: str) -> None:

@@ -40,7 +40,7 @@ def job_start(environment: Mapping[str, str] = os.environ) -> JobStart:
     return JobStart(environment.get("SLURM_JOB_ID", ""), int(environment.get("SLURM_RESTART_COUNT", "0")))
 
 
-def begin_anew(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
+def begin_restart(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
     """Write down that the run goes on from its newest checkpoint, or from where it began if there is none.
 
     Called by a coordinator that holds the journal, before workers can find it. Called again for the same reason, by one

@@ -189,8 +189,8 @@ class SchedulerCalls:
         self._signal: str | None = None
         looks: list[_Metered[Any]] = []
         if scheduler.standbys is not None:
-            supply = _Metered(scheduler.standbys.observe, budget, looks)
-            self._standbys.repeat(supply, self._capacity_seen, self._blind, supply.hold)
+            capacity = _Metered(scheduler.standbys.observe, budget, looks)
+            self._standbys.repeat(capacity, self._capacity_seen, self._blind, capacity.hold)
         if scheduler.guaranteed_job is not None:
             job = _Metered(scheduler.guaranteed_job.observe, budget, looks)
             self._job.repeat(job, self._job_seen, self._job_unseen, job.hold)

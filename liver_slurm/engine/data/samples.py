@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SampleSource:
     """Samples from indexed datasets, laid end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
 
-    The order is a function of (seed, samples consumed); each epoch is shuffled anew. Datasets are read through memory
+    The order is a function of (seed, samples consumed); each epoch is shuffled again. Datasets are read through memory
     maps; one token after a sample's last is its last label, so neighbours share it.
     """
 

@@ -1,6 +1,6 @@
 """Collectives along a sequence as operators that a compiled graph may contain, for sequence and context parallelism.
 
-A graph with torch's own functional collectives names its process group, so each new world would compile anew. These
+A graph with torch's own functional collectives names its process group, so each new world would compile again. These
 name an axis: they use that axis' group of the world that trains, which :func:`use_groups` sets. One graph then holds a
 whole layer, with one launch from Python in the place of five.
 

@@ -116,10 +116,10 @@ class GapWalk:
         elif cause not in WAITING and gap >= 0:
             found.append((event.time, Cause.RECOVERY))
 
-    def _last_sign(self, anew: BegunAnew) -> float:
+    def _last_sign(self, begun: BegunAnew) -> float:
         """Return when the worlds that are lost were last heard of."""
-        before = [event.time for event in self._facts.events if event.time < anew.time]
-        return max([anew.trained_until, *before[-1:]])
+        before = [event.time for event in self._facts.events if event.time < begun.time]
+        return max([begun.trained_until, *before[-1:]])
 
     def _first_world(self, found: Segments, gap: int, end: float) -> None:
         """Split the end of a start: processes first, then the first world."""

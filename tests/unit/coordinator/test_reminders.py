@@ -174,7 +174,7 @@ def test_a_lost_notice_counts_once(run: Run) -> None:
     notice = m.Notice(worker="standby-a", reason="SIGTERM", time=run.now)
     beat(run, "standby-a", notice=notice)
     worker = run.state.membership.workers["standby-a"]
-    assert worker.departure is not None
+    assert worker.eviction is not None
     told = len(run.events("notice"))
     beat(run, "standby-a", notice=notice)
     assert len(run.events("notice")) == told

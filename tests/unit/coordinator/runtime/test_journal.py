@@ -23,7 +23,7 @@ from liver_slurm.coordinator.core.records import (
     RequestTaken,
     last_outcome,
     next_epoch,
-    why_anew,
+    why_restart,
 )
 from liver_slurm.coordinator.runtime import journal as journals
 from liver_slurm.coordinator.runtime.journal import (
@@ -149,7 +149,7 @@ def test_who_holds_the_journal() -> None:
     ],
 )
 def test_when_a_successor_begins_anew(records: list[Any], anew_in: bool) -> None:
-    assert (why_anew(records, JobStart("8")) is not None) is anew_in
+    assert (why_restart(records, JobStart("8")) is not None) is anew_in
 
 
 def write(path: Path, *records: Any) -> None:
