@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, chain
 from typing import Any, TypeVar
 
@@ -27,13 +26,12 @@ from liver_slurm.transfer.barrier import Barrier
 from liver_slurm.transfer.box_index import Index
 from liver_slurm.transfer.connections import Connections, machine
 from liver_slurm.transfer.one_sided.description import Description, Reader, Refusal
-from liver_slurm.transfer.one_sided.handshake import Agreement, Source, Way, agree, describe, open_best, open_memory
+from liver_slurm.transfer.one_sided.handshake import Agreement, Source, Way, agree, describe, open_best, openers
 from liver_slurm.transfer.one_sided.line import Line
-from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.pull import Pull
 from liver_slurm.transfer.one_sided.puller import Puller
-from liver_slurm.transfer.one_sided.registered_memory import Agent, RegisteredReader
+from liver_slurm.transfer.one_sided.registered_memory import Agent
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.shared_box import SharedBox
 
@@ -213,17 +211,7 @@ def _agree(
     device = opening.device
 
     def open_reader(peer: int, owner: Description) -> tuple[Way, Reader]:
-        def by_nixl() -> Reader:
-            if agent is None:
-                raise Refusal("nixl is not installed")
-            return RegisteredReader(owner, agent, lines[peer], device, staging)
-
-        openers: dict[Way, Callable[[], Reader]] = {
-            "memory": partial(open_memory, owner, device),
-            "nixl": by_nixl,
-            "network": partial(NetworkReader, lines[peer], device, staging),
-        }
-        return open_best(opening.stream.transport, peer, openers)
+        return open_best(opening.stream.transport, peer, openers(owner, lines[peer], device, staging, agent))
 
     store = dist.PrefixStore(f"{opening.name}/memory/", opening.store)
     boxes = {peer: list(chain(*groups)) for peer, groups in outgoing.items()}
