@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from liver_slurm.base.errors import BadInput
 from liver_slurm.transfer.one_sided import handshake
 from liver_slurm.transfer.one_sided.description import Description, Refusal
-from liver_slurm.transfer.one_sided.handshake import Agreement, Way, agree, describe, open_best, open_memory, openers
+from liver_slurm.transfer.one_sided.handshake import Agreement, Way, agree, describe, open_best, open_memory
 from liver_slurm.transfer.shared_box import SharedBox
 
 PATIENCE = 120.0
@@ -188,7 +188,7 @@ def test_memory_that_is_not_where_it_is_said_to_be_is_refused(spoil: Any) -> Non
 
 def test_every_way_can_be_opened_is_tried_and_has_a_name() -> None:
     owner = describe([box(1)], torch.zeros(1, dtype=torch.int64))
-    made = openers(owner, None, CPU, None, None)  # type: ignore[arg-type]
+    made = handshake.openers(owner, None, CPU, None, None)  # type: ignore[arg-type]
     assert set(made) == set(get_args(Way)) == set(handshake._ALL_WAYS)
     assert set(made) - set(handshake._NAMES) == {"memory"}, "the first way is taken without a word"
     with pytest.raises(Refusal, match="nixl is not installed"):
