@@ -96,8 +96,9 @@ def sections() -> str:
 
 def messages() -> str:
     """Render a table of each direction's messages, with the first sentence of each docstring."""
-    tree, parked = (ast.parse((PACKAGE / "protocol" / name).read_text()) for name in ("messages.py", "parked.py"))
-    nodes = [*tree.body, *parked.body]
+    files = ("messages.py", "parked.py", "client_messages.py")
+    tree, *others = (ast.parse((PACKAGE / "protocol" / name).read_text()) for name in files)
+    nodes = [node for one in (tree, *others) for node in one.body]
     told = {node.name: first_sentence(node) for node in nodes if isinstance(node, ast.ClassDef)}
     parts = []
     for union, title in (
