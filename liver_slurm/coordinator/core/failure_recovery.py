@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, reconfiguration, step_barrier
+from liver_slurm.coordinator.core import lifecycle, membership, orders, reconfiguration, step_barrier
 from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
 from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint, Rescue
 from liver_slurm.coordinator.core.records import MembersLost
@@ -131,7 +131,7 @@ def heard(t: Transition, news: Heard) -> None:
     if t.now < state.damage.since + REPEAT:
         return
     if news.beat.generation < live.generation:
-        reconfiguration.tell_commit(t, [name])
+        orders.tell_commit(t, [name])
     else:
         _halt(t, [name], state.reason)
 
