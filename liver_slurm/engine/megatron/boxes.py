@@ -20,13 +20,19 @@ def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tup
     found: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
         parameter = state.parameters[param.name]
-        flat = parameter.detach().view(-1)
-        for box in param.boxes:
-            view = flat[box.start : box.start + box.size].view(box.shape)
-            found.append((Piece(box.tensor, box.offset, box.shape), view))
+        found += weight_boxes(parameter, param)
         if param.trained:
             found += _optimizer_boxes(state, parameter, param)
     return found
+
+
+def weight_boxes(parameter: torch.Tensor, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+    """Return a parameter's own boxes, each a view of it."""
+    flat = parameter.detach().view(-1)
+    return [
+        (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
+        for box in param.boxes
+    ]
 
 
 class Held(NamedTuple):
