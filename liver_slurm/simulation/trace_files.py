@@ -56,8 +56,11 @@ def read_trace(
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--trace {path}: cannot be read: {error}") from error
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}; name a file of times, or of sacct's output"
+        raise BadInput(f"--trace {path}: {why}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--trace {path}: is no text: {error}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
