@@ -200,7 +200,7 @@ def grow(run: Job, eventually: Eventually) -> dict[str, Any]:
     return eventually(lambda: events(run, "reconfiguration_committed"), "grown", 120)[0]  # type: ignore[no-any-return]
 
 
-def test_two_sizes_are_one_world_once_they_have_stayed_as_a_policy_of_another_package_says(
+def test_a_policy_of_another_package_joins_two_sizes(
     run: Job, tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:
     # Two and one standby workers come, and a prod job takes the two before they have stayed long enough.

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = (ROOT / "liver_slurm", ROOT / "plugins", ROOT / "docs", ROOT / "examples")
 MODULE_LINES, FUNCTION_LINES = 400, 60
+TEST_NAME_WORDS = 13
 
 STORIES = {
     "house": "the rules of this file",
@@ -139,6 +140,16 @@ def test_fragments_are_found() -> None:
     tree = ast.parse("".join(f'def {name}():\n    """{text}"""\n' for name, text in texts.items()))
     assert dict(fragments(tree)) == {name: text for name, text in texts.items() if name != "a"}
     assert not list(fragments(ast.parse('@property\ndef step(): "The step."\n')))
+
+
+def test_names_of_tests_are_short() -> None:
+    names = {
+        node.name
+        for path in modules(ROOT / "tests")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name for name in names if name.startswith("test_") and name.count("_") > TEST_NAME_WORDS} == set()
 
 
 def test_sizes_are_counted() -> None:

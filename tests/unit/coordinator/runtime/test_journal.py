@@ -203,7 +203,7 @@ def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None
     assert asked == ["7"]
 
 
-def test_a_coordinator_that_died_after_it_handed_over_leaves_the_run_to_the_successor(tmp_path: Path) -> None:
+def test_a_coordinator_that_handed_over_and_died_leaves_the_run(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     write_run_info(run_dir, RunInfo(run_id="r", name="n", created=0.0, job_id="7"))
     write(run_dir.journal, SEVEN, committed("live-8-0"), HandedOver(job_id="8"))

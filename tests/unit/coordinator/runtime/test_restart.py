@@ -83,7 +83,7 @@ def test_without_a_sound_checkpoint_nothing_is_thrown_away(tmp_path: Path) -> No
     assert len(list(read_metrics(run_dir.metrics))) == 12
 
 
-def test_a_resumed_run_with_a_checkpoint_of_its_own_does_not_need_its_parent(tmp_path: Path) -> None:
+def test_a_resumed_run_with_its_own_checkpoint_needs_no_parent(tmp_path: Path) -> None:
     first = with_metrics(tmp_path, 6, [5])
     second = with_metrics(tmp_path, 9, [8], resume=first)
     shutil.rmtree(first.path)
@@ -99,7 +99,7 @@ def test_nothing_that_others_can_write_is_resumed(tmp_path: Path) -> None:
         first_checkpoint(second, {})
 
 
-def test_without_a_checkpoint_of_its_own_a_run_begins_again_where_it_was_to_start_from(tmp_path: Path) -> None:
+def test_a_restart_without_a_checkpoint_begins_where_the_run_did(tmp_path: Path) -> None:
     start = small_checkpoint(tmp_path / "elsewhere", 7)
     config = job(run_root=str(tmp_path))
     run_dir = create_run(replace(config, train=replace(config.train, start_from=str(start))))

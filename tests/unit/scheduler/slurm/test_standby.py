@@ -116,7 +116,7 @@ def test_a_job_that_slurm_does_not_show_yet_counts_as_pending(
 
 
 @pytest.mark.parametrize("marks", [{"comment": "by the site"}, {"name": "mine", "comment": ""}])
-def test_a_job_is_ours_by_its_id_whatever_a_site_writes_into_its_comment(
+def test_a_job_is_ours_by_its_id_and_not_its_comment(
     slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch,
     marks: dict[str, str],
 ) -> None:  # fmt: skip
