@@ -1,4 +1,4 @@
-"""The parts of the state that outlive a coordinator, but for worlds and damage: each folds the records into itself.
+"""The parts of the state that outlive a coordinator, but for the worlds: each folds the journal's records into itself.
 
 ``apply(record)`` is the only way in which what a record says comes into the state, in the coordinator that writes the
 record as in the one that recovers from it. Fields that no record changes are the memory of one coordinator process, as
@@ -14,9 +14,11 @@ from typing import Literal
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.records import (
     BegunAnew,
+    Committed,
     LifeBegan,
     LifeEnded,
     Measurement,
+    MembersLost,
     NodesGivenBack,
     OfferDecided,
     Record,
@@ -26,8 +28,10 @@ from liver_slurm.coordinator.core.records import (
 )
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.offer import Offer
+from liver_slurm.policy.setbacks import Breakdown, Setback
 from liver_slurm.policy.survival import Life
 from liver_slurm.policy.types import Measured, ResizeGoal
+from liver_slurm.protocol.messages import Parked
 from liver_slurm.scheduler.ports import NoticeKind
 
 REMEMBERED = 200
@@ -117,7 +121,7 @@ class Worker:
         return process(self.host, self.pid, self.began)
 
     @property
-    def departure(self) -> Eviction | None:
+    def eviction(self) -> Eviction | None:
         """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
         signalled, announced = self.signalled, self.announced
         if signalled is None or announced is None:
@@ -127,12 +131,12 @@ class Worker:
         # A signal that comes when the announced time is up is the last one, and leaves a moment more.
         if announced.explains_signals:
             return announced if signalled.at < announced.deadline else signalled
-        return min(announced, signalled, key=lambda departure: departure.deadline)
+        return min(announced, signalled, key=lambda notice: notice.deadline)
 
     @property
     def staying(self) -> bool:
         """It has no notice and was not told to leave."""
-        return self.departure is None and not self.dismissed
+        return self.eviction is None and not self.dismissed
 
     @property
     def available(self) -> bool:
@@ -156,28 +160,28 @@ class Membership:
         return name in self.workers
 
     def get(self, name: str) -> Worker | None:
-        """The worker of that name, if it is registered."""
+        """Return the worker of that name, if it is registered."""
         return self.workers.get(name)
 
     def of(self, names: Iterable[str]) -> list[Worker]:
-        """Those of the named workers that are registered, in the order of the names."""
+        """Return those of the named workers that are registered, in the order of the names."""
         return [self.workers[name] for name in names if name in self.workers]
 
     def processes(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Which process each of the named workers is; empty for one that is not registered."""
+        """Return which process each of the named workers is; empty for one that is not registered."""
         known = (self.workers.get(name) for name in names)
         return tuple(worker.process if worker is not None else "" for worker in known)
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of the names under which no worker is registered."""
+        """Return those of the names under which no worker is registered."""
         return [name for name in names if name not in self.workers]
 
     def with_role(self, role: Literal["live", "standby"]) -> list[Worker]:
-        """All guaranteed workers, or all standby workers."""
+        """Return all guaranteed workers, or all standby workers."""
         return [worker for worker in self.workers.values() if worker.role == role]
 
     def of_job(self, job_id: str, role: Literal["live", "standby"]) -> list[Worker]:
-        """The workers of one job."""
+        """Return the workers of one job."""
         return [worker for worker in self.workers.values() if worker.job_id == job_id and worker.role == role]
 
     @property
@@ -189,6 +193,78 @@ class Membership:
     def available(self) -> list[Worker]:
         """Workers that stay and could join a world at once."""
         return [worker for worker in self.workers.values() if worker.available]
+
+
+# ---- sudden deaths --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """The newest checkpoint that a run could go back to."""
+
+    path: str
+    """Empty: there is none."""
+    step: int
+    why_none: str = ""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """The live world is broken: members of it are lost, or a collective of it has failed."""
+
+    generation: int = -1
+    """Of the broken world; -1: the live world is whole."""
+    lost: tuple[str, ...] = ()
+    """Members of it that are gone."""
+    reason: str = ""
+    """What was first known of it."""
+    gone: Mapping[str, int] = field(default_factory=dict)
+    """Every worker that was lost out of a live world, and that world's generation: it is not let in again."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """The same by process: one that has not heard of its world's commit does not say that it is in it."""
+    since: float = 0.0
+    """When that was first known, seconds since the epoch."""
+    parked: Mapping[str, Parked] = field(default_factory=dict)
+    """What each survivor has said of how far it has come."""
+    first: Breakdown | None = None
+    """How the live world broke, as far as was known at once; None: it is whole, or another coordinator saw it."""
+    setback: Setback | None = None
+    """The step that the last worlds did not come beyond; None: none broke yet."""
+    searching: bool = False
+    """The checkpoints are being looked through."""
+    checkpoint: FoundCheckpoint | None = None
+    """What was found; None: nobody has looked yet."""
+
+    @property
+    def broken(self) -> bool:
+        """The live world trains no more."""
+        return self.generation >= 0
+
+    def lost_out_of(self, name: str, generation: int, process: str = "") -> int:
+        """Return which world a worker was lost out of that is in, or before, that of ``generation``; -1: none."""
+        gone = self.gone.get(name, -1)
+        return self.processes.get(process, gone if 0 <= generation <= gone else -1)
+
+    def apply(self, record: Record, generation: int, processes: Mapping[str, str]) -> Damage:
+        """Fold one record in; the world that is live before it has this generation, and these processes by member."""
+        if isinstance(record, MembersLost):
+            before = self if self.generation == record.generation else Damage(record.generation, setback=self.setback)
+            return replace(
+                before,
+                reason=before.reason or record.reason,
+                lost=tuple(dict.fromkeys((*before.lost, *record.members))),
+                gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
+                processes=self._without({name: processes.get(name, "") for name in record.members}, record.generation),
+            )
+        if isinstance(record, Committed):
+            return Damage(gone=self.gone, processes=self.processes, setback=self.setback)
+        if isinstance(record, BegunAnew):  # nobody of the world before has a part in what comes
+            return Damage(processes=self._without(processes, generation))
+        return self
+
+    def _without(self, processes: Mapping[str, str], generation: int) -> dict[str, int]:
+        """Return the processes that are lost once these members of the world of a generation are, too."""
+        return {**self.processes, **{process: generation for process in processes.values() if process}}
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------
@@ -205,11 +281,11 @@ class ResizeQueue:
     next_number: int = 0
 
     def goal(self, number: int) -> ResizeGoal | None:
-        """The waiting request of that number."""
+        """Return the waiting request of that number."""
         return next((goal for goal in self.goals if goal.number == number), None)
 
     def without(self, number: int) -> tuple[ResizeGoal, ...]:
-        """The waiting requests but one."""
+        """Return the waiting requests but one."""
         return tuple(goal for goal in self.goals if goal.number != number)
 
     def apply(self, record: Record) -> ResizeQueue:

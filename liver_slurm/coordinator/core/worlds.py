@@ -9,7 +9,6 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.tally import Tally
-from liver_slurm.coordinator.core.damage import Rescue
 from liver_slurm.coordinator.core.records import (
     AttemptAborted,
     AttemptStarted,
@@ -45,6 +44,29 @@ class ReconfigurationPhase(str, Enum):
     STREAM = "stream"
     CUTOVER = "cutover"
     RETIRE = "retire"
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """How a world follows a broken one."""
+
+    lost: tuple[str, ...]
+    """Members of the broken world that are gone."""
+    step: int
+    """Completed steps that the next world begins with."""
+    scribe: str = ""
+    """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
+    checkpoint: str = ""
+    """Folder that the next world loads; empty: its state comes from the survivors."""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
+    back: bool = False
+    """All go back to snapshots of this step."""
+
+    @property
+    def repeats(self) -> bool:
+        """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
+        return self.back or bool(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -148,7 +170,7 @@ class WorldState:
         return self.live.generation if self.live is not None else -1
 
     def has_left_behind(self, name: str, generation: int) -> bool:
-        """Whether a worker that says it is in the world of a generation is in one that is over, and in no other."""
+        """Return whether a worker that says it is in the world of a generation is in one that is over."""
         return 0 <= generation != self.generation and name not in self.members
 
     @property
@@ -192,7 +214,7 @@ class WorldState:
         return self
 
     def _is_another(self, generation: int) -> bool:
-        """Whether there is an attempt at another generation."""
+        """Return whether there is an attempt at another generation."""
         return self.attempt is not None and self.attempt.target.generation != generation
 
     def _without(self, generation: int) -> dict[int, frozenset[str]]:
@@ -304,7 +326,7 @@ class Barriers:
         if isinstance(record, MembersLost):
             return replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
         if isinstance(record, Committed | BegunAnew):
-            return self._anew(record)
+            return self._cleared(record)
         return self
 
     def _proposed(self, record: BoundaryProposed, members: tuple[str, ...]) -> Barriers:
@@ -344,7 +366,7 @@ class Barriers:
         )
         return replace(self, cutover=cutover, checkpoint=checkpoint, unclosed=self.unclosed - {number})
 
-    def _anew(self, record: Committed | BegunAnew) -> Barriers:
+    def _cleared(self, record: Committed | BegunAnew) -> Barriers:
         """Forget the boundaries of the world before; the new one may be held where it begins."""
         wanted = self.checkpoint_wanted and isinstance(record, Committed)
         cleared = replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())

@@ -182,7 +182,7 @@ def test_where_steps_were_not_due_standing_still_is_no_witness() -> None:
     assert lost(run) == []
 
 
-def test_without_a_witness_a_closed_connection_is_no_death_until_the_worker_is_silent() -> None:
+def test_a_closed_connection_without_a_witness_waits_for_silence() -> None:
     run = training()
     beat(run, *LIVE)
     run.tick(0.1)
@@ -808,7 +808,7 @@ def with_a_lost_joiner(began: int) -> tuple[Run, Run]:
     return new, Run(recover([*run.records, *new.records], settings(config=plain(), epoch=3), new.now + 1))
 
 
-def test_one_that_waits_for_word_of_the_world_that_it_was_lost_out_of_is_not_let_in_again() -> None:
+def test_a_lost_joiner_is_not_let_in_again() -> None:
     for run in with_a_lost_joiner(began=5):
         for _ in range(2):
             actions = run.register("standby-7-0", began=5)
@@ -826,7 +826,7 @@ def waits(run: Run, generation: int) -> list[Any]:
     return [one for _, one in run.sent(m.Message, run.say(beat)) if not isinstance(one, m.Alive)]
 
 
-def test_one_that_does_not_say_which_process_it_is_has_to_leave_once_it_says_what_it_waits_for() -> None:
+def test_a_lost_joiner_whose_process_is_unknown_has_to_leave() -> None:
     run, _ = with_a_lost_joiner(began=0)
     run.register("standby-7-0")
     run.tick(0.3)

@@ -14,7 +14,7 @@ from liver_slurm.coordinator.core.records import (
     EpochStarted,
     Record,
     last_outcome,
-    why_anew,
+    why_restart,
     why_strange,
 )
 from liver_slurm.coordinator.core.state import RunPhase
@@ -156,7 +156,7 @@ def test_another_world_0_has_another_number() -> None:
     ],
 )  # fmt: skip
 def test_who_begins_anew(records: list[Record], start: JobStart, anew: bool) -> None:
-    assert (why_anew(records, start) is not None) is anew
+    assert (why_restart(records, start) is not None) is anew
 
 
 def test_an_earlier_outcome_is_none() -> None:
@@ -201,7 +201,7 @@ def test_standbys_of_the_lost_world(run: Run) -> None:
     assert set(again.state.membership.workers) == {"standby-b"}
 
 
-def test_a_standby_that_waits_for_word_of_the_lost_world() -> None:
+def test_a_standby_before_the_lost_world() -> None:
     run = Run()
     run.train("live-0", "live-1")
     run.register("standby-a", began=5)
@@ -218,7 +218,7 @@ def test_a_standby_that_waits_for_word_of_the_lost_world() -> None:
     assert set(again.state.membership.workers) == {"standby-a"}
 
 
-def test_a_standby_that_waits_for_word_of_the_lost_world_and_does_not_say_which_process_it_is() -> None:
+def test_a_standby_before_the_lost_world_whose_process_is_unknown() -> None:
     run = Run()
     run.train("live-0", "live-1")
     run.register("standby-a")
