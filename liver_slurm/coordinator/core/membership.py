@@ -75,7 +75,8 @@ def register(t: Transition, given: Any) -> None:
     if refusal is not None:
         t.reject("refused")
         t.answer(given.peer, Refused(reason=refusal))
-        if message.role == "standby" and _why_lost(t, message) is not None:
+        of_members = any(worker.job_id == message.job_id for worker in t.state.members)
+        if message.role == "standby" and _why_lost(t, message) is not None and not of_members:
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
     known = t.state.membership.get(message.worker)

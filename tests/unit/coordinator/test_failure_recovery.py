@@ -814,6 +814,8 @@ def test_a_lost_joiner_is_not_let_in_again() -> None:
             actions = run.register("standby-7-0", began=5)
             assert "lost out of generation 1" in run.sent(m.Refused, actions)[-1][1].reason
             assert Release("standby-7-0") in actions
+        actions = run.register("standby-7-0", began=5, job_id=run.state.membership.workers["live-0"].job_id)
+        assert not [one for one in actions if isinstance(one, Release)], "a member's job is not ended for it"
         run.register("standby-7-0", began=6)
         assert "standby-7-0" in run.state.membership, "a new process of that name is, though it has the same number"
 
