@@ -10,6 +10,7 @@ Workers that people start by hand may have any name.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
@@ -33,6 +34,12 @@ def standby_prefix(job_id: str) -> str:
 def worker_name(prefix: str, number: int | str) -> str:
     """Return the name of one worker of several with one first part."""
     return f"{prefix}-{number}"
+
+
+def of_job(job_id: str, names: Iterable[str]) -> list[str]:
+    """Choose those of these workers that a standby job has started."""
+    first = worker_name(standby_prefix(job_id), "")
+    return [name for name in names if name.startswith(first)]
 
 
 def local_standby_name(number: int) -> str:

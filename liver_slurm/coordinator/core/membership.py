@@ -38,6 +38,7 @@ from liver_slurm.protocol.messages import (
     Welcome,
 )
 from liver_slurm.rundir import events
+from liver_slurm.rundir.worker_names import of_job
 
 BEATS_A_SECOND = 1000.0
 """Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
@@ -75,8 +76,8 @@ def register(t: Transition, given: Any) -> None:
     if refusal is not None:
         t.reject("refused")
         t.answer(given.peer, Refused(reason=refusal))
-        of_members = any(worker.job_id == message.job_id for worker in t.state.members)
-        if message.role == "standby" and _why_lost(t, message) is not None and not of_members:
+        others = [name for name in t.state.world.members if name != message.worker]
+        if message.role == "standby" and _why_lost(t, message) is not None and not of_job(message.job_id, others):
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
     known = t.state.membership.get(message.worker)

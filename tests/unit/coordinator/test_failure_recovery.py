@@ -814,10 +814,20 @@ def test_a_lost_joiner_is_not_let_in_again() -> None:
             actions = run.register("standby-7-0", began=5)
             assert "lost out of generation 1" in run.sent(m.Refused, actions)[-1][1].reason
             assert Release("standby-7-0") in actions
-        actions = run.register("standby-7-0", began=5, job_id=run.state.membership.workers["live-0"].job_id)
-        assert not [one for one in actions if isinstance(one, Release)], "a member's job is not ended for it"
         run.register("standby-7-0", began=6)
         assert "standby-7-0" in run.state.membership, "a new process of that name is, though it has the same number"
+
+
+def test_a_job_is_not_ended_for_one_worker_while_another_of_it_trains() -> None:
+    run, _ = with_a_lost_joiner(began=5)
+    assert Release("7") in run.register("standby-7-0", began=5, job_id="7")
+    world = run.state.world
+    assert world.live is not None
+    live = replace(world.live, members=("live-0", "standby-7-1"))
+    run.state = replace(run.state, world=replace(world, live=live))
+    refused = run.register("standby-7-0", began=5, job_id="7")
+    assert run.sent(m.Refused, refused)
+    assert Release("7") not in refused
 
 
 def waits(run: Run, generation: int) -> list[Any]:
