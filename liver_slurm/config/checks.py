@@ -131,6 +131,17 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
+def _muon(train: TrainSection) -> Iterator[Problem]:
+    """Find what does not go with Muon; see :mod:`liver_slurm.engine.megatron.muon`."""
+    if train.optimizer != "muon" or train.loop is not None:
+        return
+    if train.distributed_optimizer:
+        text = "true divides matrices among replicas, and train.optimizer muon updates whole ones; allowed: false"
+        yield Problem("train.distributed_optimizer", text)
+    if train.muon_ns_steps % 5:
+        yield Problem("train.muon_ns_steps", f"{train.muon_ns_steps} is not a multiple of 5; allowed: 5, 10, …")
+
+
 def _data_given(data: DataSection, train: TrainSection) -> Iterator[Problem]:
     if not data.paths and data.provider is None and train.loop is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
@@ -329,6 +340,7 @@ _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
 _SCHEDULE = ("train.lr", "train.min_lr", "train.lr_decay_style", *_STEPS)
 _LAYOUT = ("model", *_BATCH)
+_MUON = ("train.optimizer", "train.distributed_optimizer", "train.loop", "train.muon_ns_steps")
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
@@ -342,6 +354,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
+    (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

@@ -37,10 +37,11 @@ class TrainSection:
     """Steps of the decay at the end of ``wsd``. Default: a tenth of lr_decay_steps."""
     lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus-sqrt"] = "exponential"
     """Shape of that decay."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum."""
+    optimizer: Literal["adam", "sgd", "muon"] = "adam"
+    """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum, ``muon`` orthogonalises the momentum of
+    matrices and is AdamW for all else; it needs ``distributed_optimizer = false``. See docs/models.md."""
     weight_decay: NonNegative = 0.01
-    """Weight decay, applied to matrices only; ``adam``'s is decoupled, ``sgd`` adds it to the gradient."""
+    """Weight decay, applied to matrices only; ``sgd`` adds it to the gradient, others decouple it."""
     no_weight_decay: tuple[Text, ...] = ()
     """Tensors without weight decay besides vectors and biases, as patterns of their names such as ``embedding.*``;
     ``plan --json`` lists the names, which are the same in every layout."""
@@ -52,6 +53,15 @@ class TrainSection:
     """Adam's epsilon."""
     sgd_momentum: Decay = 0.9
     """Factor of ``sgd``'s momentum."""
+    muon_momentum: Decay = 0.95
+    """Decay rate of ``muon``'s momentum."""
+    muon_nesterov: Flag = True
+    """Look a step ahead with it (Nesterov)."""
+    muon_ns_steps: Count = 5
+    """Newton-Schulz steps that orthogonalise it, a multiple of 5, which there are coefficients for."""
+    muon_scale: Positive = 0.2
+    """Factor of ``muon``'s updates besides the square root of the matrix' longer side; with 0.2 they are about as large
+    as AdamW's, so that lr is for both."""
     z_loss_coeff: NonNegative = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
     0 turns it off. The loss in the metrics is without it."""
@@ -81,6 +91,11 @@ class TrainSection:
     docs/your-loop.md."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether who has state and gradients of some elements can update them as the optimizer does."""
+        return self.optimizer != "muon"
 
     @property
     def wsd_decay_steps(self) -> int:

@@ -22,7 +22,7 @@ from liver_slurm.engine.checkpoint_files import (
 )
 from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.reshard.tensors import MOMENTS, Piece
+from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError, write_index
 from liver_slurm.rundir.checkpoints import (
     checkpoint_path,
@@ -44,8 +44,7 @@ def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for param in state.spec.params:
         for box in param.boxes:
-            names = {name for moments in MOMENTS.values() for name in moments}
-            for suffix in ("", "@master", *(f"@{name}" for name in names)):
+            for suffix in ("", "@master", *(f"@{name}" for name in param.moments)):
                 shapes[box.tensor + suffix] = box.global_shape
     return shapes
 

@@ -47,9 +47,16 @@ class Move(NamedTuple):
     shape: Box
 
 
-MOMENTS: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
-"""By the name of an optimizer, what it keeps of each element besides the master, as torch calls it."""
+MOMENTS: dict[str, tuple[str, ...]] = {
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+    "muon": ("muon_momentum",),
+}
+"""By the name of what updates a weight, what it keeps of each element besides the master; torch's names, where torch
+has them."""
 ADAM = MOMENTS["adam"]
+MUON = MOMENTS["muon"]
+"""Of a weight whose update takes all of it: an update of a box alone cannot be made again elsewhere."""
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:

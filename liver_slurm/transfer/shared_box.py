@@ -17,7 +17,8 @@ class SharedBox(NamedTuple):
     state: tuple[torch.Tensor, ...]
     """Master and moments of a trained box; else one view."""
     gradient: torch.Tensor | None = None
-    """Of the last update, as the optimizer used it; None: the box is only ever copied."""
+    """Of the last update, as the optimizer used it; None: the box is only ever copied, once training stands if it is of
+    a group."""
     group: GroupSpec | None = None
     names: tuple[str, ...] = ()
     """Of each view, the tensor that it is a box of."""

@@ -52,7 +52,9 @@ class Patterned:
         return np.stack(rows).astype(np.int64)
 
 
-def job(precision: str, distributed: bool, tied: bool, experts: bool = False, layers: int = 5) -> JobConfig:
+def job(
+    precision: str, distributed: bool, tied: bool, experts: bool = False, layers: int = 5, optimizer: str = "adam"
+) -> JobConfig:
     """A model that every layout of the table can hold, with an odd vocabulary and layers that 4 does not divide."""
     mixture: dict[str, Any] = {
         "num_query_groups": 4,
@@ -79,6 +81,7 @@ def job(precision: str, distributed: bool, tied: bool, experts: bool = False, la
             global_batch_size=4,
             lr=1e-2,
             precision=precision,  # type: ignore[arg-type]
+            optimizer=optimizer,  # type: ignore[arg-type]
             distributed_optimizer=distributed,
             no_weight_decay=("embedding.*",),
         ),

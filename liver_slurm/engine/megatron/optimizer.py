@@ -3,7 +3,7 @@
 megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
 elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
 place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins anew without a word.
-torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that.
+torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that. So does ``Muon``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.engine.megatron.muon import Muon
+from liver_slurm.reshard.tensors import MOMENTS, MUON
 
 _FUSED = ("transformer_engine.", "apex.")
 """Packages whose ``FusedAdam`` counts steps in the parameter group."""
@@ -31,13 +32,14 @@ class OptimizerState:
         """
         kind = type(optimizer)
         fused, is_sgd = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED), kind is torch.optim.SGD
-        if not fused and not is_sgd and kind is not torch.optim.AdamW:
+        if not fused and kind not in (torch.optim.SGD, torch.optim.AdamW, Muon):
             raise LiverError(
                 f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
                 "without a sign; known are torch's AdamW and SGD, and FusedAdam of Transformer Engine and of Apex"
             )
         self._optimizer, self._counts_none = optimizer, is_sgd
-        self._by_group, self._of_torch = fused or is_sgd, not fused
+        self._by_group, self._of_torch = fused or kind is not torch.optim.AdamW, not fused
+        self._matrices = optimizer.matrices if kind is Muon else ()
         self._moments = MOMENTS["sgd" if is_sgd else "adam"]
 
     def check_mode(self, mode: str) -> None:
@@ -52,6 +54,11 @@ class OptimizerState:
                 f"stream.mode 'overlap' replays torch's AdamW, and megatron-core has chosen {kind.__module__}."
                 f'{kind.__qualname__} here; set stream.mode = "pause"'
             )
+
+    def gather(self) -> None:
+        """Have what the next update needs of other ranks here, once gradients are final; all of them must call this."""
+        if isinstance(self._optimizer, Muon):
+            self._optimizer.gather()
 
     def parameters(self) -> Iterator[torch.Tensor]:
         """What it updates: fp32 masters, or shards of them."""
@@ -69,7 +76,8 @@ class OptimizerState:
             if fused:
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                self._optimizer.state[parameter].update({name: make(parameter) for name in self._moments})
+                moments = MUON if parameter in self._matrices else self._moments
+                self._optimizer.state[parameter].update({name: make(parameter) for name in moments})
         self.step = 0
         if self._counts_none:
             self._optimizer.register_step_post_hook(_count)

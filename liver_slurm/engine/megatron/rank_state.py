@@ -16,7 +16,6 @@ from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
-from liver_slurm.reshard.tensors import MOMENTS
 
 
 @dataclass
@@ -64,7 +63,7 @@ class RankState:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
         layout = self.world.layout
         place = layout.coordinate("ep", self.world.rank)
-        return shard_spec_of(self.chunks, self.config.train.no_weight_decay, layout.ep, place)
+        return shard_spec_of(self.chunks, self.config.train, layout.ep, place)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """megatron's optimizers that hold parameters of this rank."""
@@ -84,11 +83,6 @@ class RankState:
                 chunk.zero_grad_buffer()
             self.optimizer.zero_grad()
         self.gradients_used = True
-
-    @property
-    def moment_names(self) -> tuple[str, ...]:
-        """What the optimizer keeps of each element besides the master."""
-        return MOMENTS[self.config.train.optimizer]
 
     def optimizer_states(self) -> list[OptimizerState]:
         """State of each optimizer that holds parameters of this rank."""

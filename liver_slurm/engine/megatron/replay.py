@@ -25,18 +25,17 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
     trained: list[TrainedBox] = []
     fixed: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
-        parameter = state.parameters[param.name]
         if param.group is None:
-            flat = parameter.detach().view(-1)
+            flat = state.parameters[param.name].detach().view(-1)
             fixed += [
                 (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
                 for box in param.boxes
             ]
             continue
-        for box in owned_boxes(state, parameter, param):
+        for box in owned_boxes(state, param):
             views = tuple(map(box.view, box.held.tensors.values()))
             piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(box.view, box.held.gradient)
-            trained.append(TrainedBox(piece, views, gradient, param.group, state.moment_names))
+            trained.append(TrainedBox(piece, views, gradient, param.group, param.moments))
     return Replica(trained, fixed)
 
 
@@ -94,7 +93,7 @@ class LiveUpdates:
 
 
 def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """What torch's AdamW or SGD uses for a group."""
+    """What AdamW or SGD uses for a group; what Muon does is not replayed."""
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     return Hyperparameters(
         float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)

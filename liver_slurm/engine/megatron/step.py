@@ -123,6 +123,9 @@ def _prepare_gradients(state: RankState) -> float:
         if clip_grad > 0.0 and math.isfinite(norm):
             for inner in state.inner_optimizers():
                 clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
+        if math.isfinite(norm):
+            for each in state.optimizer_states():
+                each.gather()
     state.final_norm = norm
     return norm
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from snapshot_shard import Shard
 
-from liver_slurm.config.recovery import ON_CARDS
+from liver_slurm.config.recovery import BY_DEFAULT
 from liver_slurm.config.schema import JobConfig, RecoverySection
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.parity import Choice
@@ -43,9 +43,9 @@ def test_where_there_is_room_they_are_copies(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_on_cards_they_are_refreshed_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
     found = agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD)
-    assert (found.kind, found.every, found.beside) == ("copies", ON_CARDS, True)
+    assert (found.kind, found.every, found.beside) == ("copies", BY_DEFAULT, True)
     found = agreed(RecoverySection(mirror="on"), monkeypatch, 5000, CARD)
-    assert (found.kind, found.every, found.beside) == ("parity", ON_CARDS, True)
+    assert (found.kind, found.every, found.beside) == ("parity", BY_DEFAULT, True)
 
 
 def test_where_there_is_less_they_are_parity_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
