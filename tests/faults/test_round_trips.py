@@ -103,6 +103,46 @@ def test_a_round_trip_with_sgd_is_bitwise(mode: Literal["overlap", "pause"], dis
     assert alone[0][STEPS] < alone[0][1]
 
 
+def muon(config: JobConfig, mode: Literal["overlap", "pause", "flat"] = "overlap") -> JobConfig:
+    """The job with Muon, and a learning rate with which it learns in a few steps."""
+    train = replace(config.train, optimizer="muon", distributed_optimizer=False, lr=0.01)
+    return replace(config, train=train, stream=StreamSection(mode=mode))
+
+
+CUT = ("tp2pp1dp1", "tp2pp1dp2", "tp1pp2dp2", "tp1pp1dp2")
+"""With matrices cut, whole, and in other stages."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed_muon(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], Path]:
+    losses, checkpoint, _ = trained(muon(job(tmp_path_factory.mktemp("undisturbed"), steps=STEPS)))
+    assert any(name.endswith("@muon_momentum") for name in tensors(checkpoint))
+    assert losses[STEPS] < losses[1]
+    return losses, checkpoint
+
+
+@pytest.mark.parametrize(
+    "mode", ["overlap", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("pause", "flat"))]
+)
+def test_a_round_trip_with_muon_is_bitwise(
+    mode: Literal["overlap", "pause", "flat"], tmp_path: Path, undisturbed_muon: tuple[dict[int, float], Path]
+) -> None:
+    # LS-3, LS-4
+    config = muon(job(tmp_path, steps=STEPS), mode)
+    losses, checkpoint, committed = trained(config, *(f"{AT}:{layout}" for layout in CUT), standbys=2)
+    assert committed == [(AT, layout) for layout in CUT]
+    assert losses == undisturbed_muon[0]
+    assert_same(checkpoint, undisturbed_muon[1])
+
+
+def test_every_layout_trains_alike_with_muon(tmp_path: Path, undisturbed_muon: tuple[dict[int, float], Path]) -> None:
+    layouts = (*CUT, "tp1cp2pp2dp1", "tp1pp1dp3")
+    resizes = [f"{2 * number + 2}:{layout}" for number, layout in enumerate(layouts)]
+    losses, _, committed = trained(muon(job(tmp_path, steps=STEPS)), *resizes, standbys=2)
+    assert [layout for _, layout in committed] == [*layouts]
+    assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed_muon[0].items()}
+
+
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
     resizes = [f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1"))]
     losses, _, committed = trained(job(tmp_path, steps=STEPS), *resizes, standbys=2)

@@ -136,6 +136,9 @@ def test_chunks_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
         assert result["late"]
 
 
+FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
+"""Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
+
 MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
 """For a mixture of experts: with and without expert parallelism."""
 LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"
@@ -164,6 +167,44 @@ def test_mixtures_of_experts_cross_bitwise(
         assert result["boxes"]
 
 
+@pytest.mark.parametrize(
+    ("layouts", "cases"),
+    [
+        (FEW, ({"precision": "fp32"}, {"precision": "bf16", "tied": True, "overlap": True})),
+        ("tp1pp1ep2dp4,tp2pp1ep2dp2,tp1pp3dp1", ({"precision": "fp32", "experts": True, "overlap": True},)),
+        ("tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1", ({"precision": "fp32", "layers": 8, "overlap": True},)),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                (LAYOUTS, ({"precision": "fp32", "tied": True},)),
+                (LAYOUTS, ({"precision": "bf16", "overlap": True},)),
+                (LONGER_MIXED, ({"precision": "bf16", "experts": True},)),
+                (LONGER_INTERLEAVED, ({"precision": "bf16", "layers": 8},)),
+            )
+        ),
+    ],
+)
+def test_matrices_of_muon_and_all_else_cross_bitwise(
+    layouts: str, cases: tuple[dict[str, object], ...], tmp_path: Path
+) -> None:
+    """Cut, gathered and apart; in mode overlap matrices come when training stands, and the rest before."""
+    # LS-3
+    usual: dict[str, object] = {"distributed": False, "tied": False, "optimizer": "muon"}
+    results = walk(layouts, 4, [{**usual, **case} for case in cases], tmp_path)
+    count = len(layouts.split(","))
+    for case, result in zip(cases, results, strict=True):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert bool(result.get("early")) == ("overlap" in case)
+
+
+def test_matrices_of_muon_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
+    case: dict[str, object] = {"precision": "bf16", "distributed": False, "tied": True, "optimizer": "muon"}
+    cases = [{**case, "limited": True, "overlap": overlap} for overlap in (True, False)]
+    for result in walk("tp1pp1dp2,tp2pp1dp1,tp1pp3dp1", 3, cases, tmp_path, hub="tp1pp1dp2"):
+        assert result["late"]
+
+
 def test_experts_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "bf16", "distributed": True, "tied": True, "experts": True, "overlap": True, "limited": True}
@@ -178,10 +219,6 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
     ]
     for result in walk("tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp2pp2dp1", 4, cases, tmp_path):
         assert result["boxes"]
-
-
-FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
-"""Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
 
 
 KINDS = (("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False))

@@ -157,6 +157,20 @@ def test_what_does_not_go_with_experts(overrides: list[str], expected: str) -> N
     assert expected in found
 
 
+def test_what_muon_cannot_do() -> None:
+    (found,) = problems("train.optimizer=muon")
+    assert found == (
+        "gpt-tiny.toml: train.distributed_optimizer: true divides matrices among replicas, and train.optimizer muon "
+        "updates whole ones; allowed: false"
+    )
+    whole = ["train.optimizer=muon", "train.distributed_optimizer=false"]
+    assert problems(*whole, "train.muon_ns_steps=6") == [
+        "--set: train.muon_ns_steps: 6 is not a multiple of 5; allowed: 5, 10, …"
+    ]
+    assert load_job(TINY, [*whole, "train.muon_ns_steps=10"]).train.muon_ns_steps == 10
+    assert load_job(TINY, ["train.muon_ns_steps=6"]).train.muon_ns_steps == 6, "of no use without it"
+
+
 def test_a_decay_that_begins_in_the_warm_up_is_named_by_default_too() -> None:
     found = problems("train.steps=200", "train.lr_decay_style=wsd", "train.lr_warmup_steps=195")
     assert found == ["gpt-tiny.toml: train.lr_wsd_decay_steps: 20 begin in the warm-up; allowed: <= 5"]
