@@ -47,16 +47,20 @@ class Move(NamedTuple):
     shape: Box
 
 
+MUON_MOMENTUM = "muon_momentum"
 MOMENTS: dict[str, tuple[str, ...]] = {
     "adam": ("exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
-    "muon": ("muon_momentum",),
+    "muon": (MUON_MOMENTUM,),
 }
 """By the name of what updates a weight, what it keeps of each element besides the master; torch's names, where torch
 has them."""
 ADAM = MOMENTS["adam"]
-MUON = MOMENTS["muon"]
-"""Of a weight whose update takes all of it: an update of a box alone cannot be made again elsewhere."""
+
+
+def replayable(moments: tuple[str, ...]) -> bool:
+    """Whether who has a box of these moments and its gradient can update it: Muon's update takes the whole matrix."""
+    return MUON_MOMENTUM not in moments
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from liver_slurm.base.errors import PlanError
 from liver_slurm.config.train import TrainSection
 from liver_slurm.parallel.c10d import gather_into
 from liver_slurm.reshard.shard_spec import ParamSpec
-from liver_slurm.reshard.tensors import MUON
+from liver_slurm.reshard.tensors import MUON_MOMENTUM
 
 _COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),
@@ -162,8 +162,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
             for parameter in self._of(group):
                 cut = self.matrices[parameter].group is not None
                 update = self._gathered.pop(parameter) if cut else self._update(parameter)
-                (name,) = MUON
-                self.state[parameter][name].lerp_(parameter.grad, 1 - self._train.muon_momentum)
+                self.state[parameter][MUON_MOMENTUM].lerp_(parameter.grad, 1 - self._train.muon_momentum)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
             group["step"] += 1
 
@@ -173,9 +172,8 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
     def _update(self, parameter: torch.Tensor) -> torch.Tensor:
         """What is subtracted from a parameter, but for the learning rate."""
         train, matrix, gradient = self._train, self.matrices[parameter], parameter.grad
-        (name,) = MUON
         assert gradient is not None, "megatron's buffer has a gradient of every parameter"
-        momentum = self.state[parameter][name].lerp(gradient, 1 - train.muon_momentum)
+        momentum = self.state[parameter][MUON_MOMENTUM].lerp(gradient, 1 - train.muon_momentum)
         if train.muon_nesterov:
             momentum = gradient.lerp(momentum, train.muon_momentum)
 

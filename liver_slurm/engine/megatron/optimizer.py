@@ -16,7 +16,7 @@ import torch
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.megatron.muon import Muon
-from liver_slurm.reshard.tensors import MOMENTS, MUON
+from liver_slurm.reshard.tensors import MOMENTS
 
 _FUSED = ("transformer_engine.", "apex.")
 """Packages whose ``FusedAdam`` counts steps in the parameter group."""
@@ -76,7 +76,7 @@ class OptimizerState:
             if fused:
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                moments = MUON if parameter in self._matrices else self._moments
+                moments = MOMENTS["muon"] if parameter in self._matrices else self._moments
                 self._optimizer.state[parameter].update({name: make(parameter) for name in moments})
         self.step = 0
         if self._counts_none:

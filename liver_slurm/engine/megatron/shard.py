@@ -36,7 +36,7 @@ from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
 from liver_slurm.parallel.groups import ProcessGroups
-from liver_slurm.reshard.tensors import MUON
+from liver_slurm.reshard.tensors import replayable
 
 with compat.imports():
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -205,7 +205,7 @@ def _use_muon(state: RankState) -> None:
     groups, width = transformer.num_query_groups, transformer.kv_channels
     heads = (transformer.num_attention_heads // groups * width, width, width)
     for param in state.spec.params:
-        if param.trained and param.moments == MUON:
+        if param.trained and not replayable(param.moments):
             parameter = state.parameters[param.name]
             matrices[getattr(parameter, "main_param", parameter)] = Matrix.of(param, state.groups.tp, heads)
     for each in state.inner_optimizers():

@@ -17,7 +17,7 @@ from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import world_spec
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import BoxSpec, ParamSpec
-from liver_slurm.reshard.tensors import MUON, Piece, inside
+from liver_slurm.reshard.tensors import Piece, inside, replayable
 
 WHOLE = Matrix((12, 8), (), None, ())
 HEADS = (8, 4, 4)
@@ -194,7 +194,7 @@ def test_a_cut_matrix_is_gathered_as_it_is_in_any_layout(
             continue
         peers = [world.shards[part + tp, pp].params for tp in range(layout.tp)]
         for params in zip(*peers, strict=True):
-            if params[0].moments != MUON:
+            if replayable(params[0].moments):
                 continue
             info = world.weights[params[0].boxes[0].tensor]
             truth = drawn(*info.shape, seed=len(seen))
@@ -218,7 +218,7 @@ def test_a_cut_matrix_is_gathered_as_it_is_in_any_layout(
 
 def test_an_update_is_made_without_peers_once_it_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     """And gathering leaves the state as it is, so a step that ends there can be made again from its batch."""
-    param = ParamSpec("w", 48, "float32", (BoxSpec("w", (12, 8), (6, 0), (6, 8), 0),), moments=MUON)
+    param = ParamSpec("w", 48, "float32", (BoxSpec("w", (12, 8), (6, 0), (6, 8), 0),), moments=("muon_momentum",))
     whole, gradients = drawn(12, 8), drawn(12, 8, seed=2)
     parameter = torch.nn.Parameter(whole[6:].clone())
     optimizer = Muon([group_of(parameter)], {parameter: Matrix.of(param, Ranks(2, 1), HEADS)}, job().train)
@@ -244,7 +244,7 @@ def test_an_update_is_made_without_peers_once_it_is_gathered(monkeypatch: pytest
 
 
 def test_a_matrix_that_is_cut_in_another_way_is_refused() -> None:
-    param = ParamSpec("w", 24, "float32", (BoxSpec("w", (12, 8), (0, 0), (3, 8), 0),), moments=MUON)
+    param = ParamSpec("w", 24, "float32", (BoxSpec("w", (12, 8), (0, 0), (3, 8), 0),), moments=("muon_momentum",))
     with pytest.raises(PlanError, match=r'^w: muon knows matrices .*; set train.optimizer = "adam"$'):
         Matrix.of(param, Ranks(2, 0), HEADS)
 
@@ -252,7 +252,7 @@ def test_a_matrix_that_is_cut_in_another_way_is_refused() -> None:
 def adams(config: JobConfig) -> set[str]:
     """Names of the weights that Muon is not for."""
     world = world_spec(config, Layout(1, 1, 1))
-    return {name for name, moments in world.moments.items() if moments != MUON}
+    return {name for name, moments in world.moments.items() if replayable(moments)}
 
 
 def test_embeddings_the_output_layer_and_vectors_are_no_matrices() -> None:
