@@ -181,8 +181,13 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distributed", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "distributed"),
+    [("adam", True), *(pytest.param(each, False, marks=pytest.mark.long) for each in ("adam", "muon"))],
+)
+def test_mixtures_of_experts_train_alike_in_every_layout(
+    optimizer: Literal["adam", "muon"], distributed: bool, tmp_path: Path
+) -> None:
     """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
 
     def run(name: str, *resizes: str, standbys: int) -> list[tuple[float, float]]:
@@ -191,7 +196,7 @@ def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_
         config = replace(
             config,
             model=replace(config.model, **MIXTURE),  # type: ignore[arg-type]
-            train=replace(config.train, global_batch_size=5, distributed_optimizer=distributed),
+            train=replace(config.train, optimizer=optimizer, global_batch_size=5, distributed_optimizer=distributed),
         )
         lab = WorkerLab(config)
         try:
