@@ -39,7 +39,7 @@ class TrainSection:
     """Shape of that decay."""
     optimizer: Literal["adam", "sgd", "muon"] = "adam"
     """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum, ``muon`` orthogonalises the momentum of
-    matrices and is AdamW for all else; it needs ``distributed_optimizer = false``. See docs/models.md."""
+    matrices and is AdamW for all else, which takes a plain optimizer, not a distributed one. See docs/models.md."""
     weight_decay: NonNegative = 0.01
     """Weight decay, applied to matrices only; ``sgd`` adds it to the gradient, others decouple it."""
     no_weight_decay: tuple[Text, ...] = ()
