@@ -52,6 +52,9 @@ class TrainSection:
     """Adam's epsilon."""
     sgd_momentum: Decay = 0.9
     """Factor of ``sgd``'s momentum."""
+    ema_decay: Decay = 0.0
+    """Decay rate of an exponential moving average of the fp32 weights, such as 0.999, which each update brings so much
+    less of the weights; ``evaluate --ema`` and ``export hf --ema`` take it. 0: none is kept."""
     z_loss_coeff: NonNegative = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
     0 turns it off. The loss in the metrics is without it."""

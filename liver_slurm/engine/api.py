@@ -125,7 +125,7 @@ class TrainedBox:
     gradient: Callable[[], torch.Tensor]
     group: GroupSpec
     moments: tuple[str, ...] = ADAM
-    """What they are called; see :data:`liver_slurm.reshard.tensors.MOMENTS`."""
+    """What they are called; see :func:`liver_slurm.reshard.tensors.moments_of`."""
 
     @property
     def master(self) -> torch.Tensor:
@@ -171,6 +171,7 @@ class Hyperparameters(NamedTuple):
     beta2: float = 0.0
     eps: float = 0.0
     momentum: float = 0.0
+    ema_decay: float = 0.0
 
 
 Groups = Mapping[GroupSpec, Hyperparameters]

@@ -138,7 +138,7 @@ class WorldSpec:
     the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
     optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
     ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moments``: what
-    the optimizer keeps, see :data:`liver_slurm.reshard.tensors.MOMENTS`.
+    the optimizer keeps, see :func:`liver_slurm.reshard.tensors.moments_of`.
     """
 
     layout: Layout

@@ -1,14 +1,14 @@
 """Pieces and moves: boxes of named state tensors in global coordinates, and how to cut them.
 
 A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where
-the weight itself is not fp32), and ``NAME@`` with each name of :data:`MOMENTS`.
+the weight itself is not fp32), and ``NAME@`` with each name that :func:`moments_of` has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Box = tuple[int, ...]
 """An offset or a shape, one number an axis, in elements."""
@@ -50,6 +50,27 @@ class Move(NamedTuple):
 MOMENTS: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """By the name of an optimizer, what it keeps of each element besides the master, as torch calls it."""
 ADAM = MOMENTS["adam"]
+AVERAGE = "ema"
+"""The exponential moving average of the master, where a job keeps one: to all that moves state, one more moment."""
+KNOWN = frozenset({AVERAGE, *(name for names in MOMENTS.values() for name in names)})
+"""All that may be kept of an element besides the master."""
+
+
+class OptimizerKeys(Protocol):
+    """The keys of a job's section ``[train]`` that say what is kept of each element."""
+
+    @property
+    def optimizer(self) -> str:
+        """A key of :data:`MOMENTS`."""
+
+    @property
+    def ema_decay(self) -> float:
+        """0: no average is kept."""
+
+
+def moments_of(train: OptimizerKeys) -> tuple[str, ...]:
+    """What a job keeps of each element that is trained, besides its master."""
+    return (*MOMENTS[train.optimizer], *((AVERAGE,) if train.ema_decay else ()))
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The optimizer's update, replayed on boxes of fp32 masters and moments.
 
 State changes only inside the optimizer's step. Who has a box as it was after ``n`` updates and the reduced, clipped
-gradient of update ``n + 1`` can make that update itself, bit for bit: Adam and SGD work element by element.
+gradient of update ``n + 1`` can make that update itself, bit for bit: Adam and SGD work element by element, and so does
+the moving average of the weights.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch.optim.sgd import sgd
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters
+from liver_slurm.engine.averages import average
 from liver_slurm.parallel.torch_private import copy_all
 from liver_slurm.reshard.shard_spec import GroupSpec
+from liver_slurm.reshard.tensors import ADAM, AVERAGE, MOMENTS
 
 GRADIENT_BYTES = 4
 """Of one element of a gradient, which is fp32."""
@@ -47,17 +50,22 @@ def decode_groups(table: torch.Tensor) -> Groups:
 
 Views = list[torch.Tensor]
 Updated = tuple[torch.Tensor, ...]
-"""Master, moments, gradient: two moments are Adam's, one is that of SGD with momentum."""
+"""Master, moments, gradient."""
 
 
-def update(boxes: Sequence[Updated], step: int, values: Hyperparameters) -> None:
-    """Make one update: on a GPU of all boxes in a few launches, on a CPU a block at a time."""
+def update(boxes: Sequence[Updated], step: int, values: Hyperparameters, moments: tuple[str, ...] = ADAM) -> None:
+    """Make one update: on a GPU of all boxes in a few launches, on a CPU a block at a time.
+
+    Args:
+        step: updates that were made before.
+        moments: what the boxes' are called, see :func:`liver_slurm.reshard.tensors.moments_of`.
+    """
     if boxes and boxes[0][0].is_cuda:
-        _update(boxes, step, values)
+        _update(boxes, step, values, moments)
         return
     for box in boxes:
         for block in _cut(box):
-            _update([block], step, values)
+            _update([block], step, values, moments)
 
 
 def _cut(box: Updated) -> Iterator[Updated]:
@@ -74,7 +82,7 @@ def _cut(box: Updated) -> Iterator[Updated]:
         yield from _cut(row)
 
 
-def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> None:
+def _update(members: Sequence[Updated], step: int, values: Hyperparameters, moments: tuple[str, ...]) -> None:
     """AdamW (Loshchilov & Hutter 2019) or SGD as torch does it, with the kernel that the engine's optimizer uses.
 
     On a GPU that is the fused one, whose result is the same on any slice, and which wants its operands contiguous. On a
@@ -85,7 +93,12 @@ def _update(members: Sequence[Updated], step: int, values: Hyperparameters) -> N
     scattered = [tensor for kind in kinds for tensor in kind if fused and not tensor.is_contiguous()]
     copies = {id(tensor): tensor.contiguous() for tensor in scattered}
     state = [[copies.get(id(tensor), tensor) for tensor in kind] for kind in kinds]
-    (_sgd if len(state) == 2 else _adamw)(state, gradients, step, values)
+    masters, kept = state[0], dict(zip(moments, state[1:], strict=True))
+    if all(name in kept for name in MOMENTS["sgd"]):
+        _sgd([masters, *(kept[name] for name in MOMENTS["sgd"])], gradients, step, values)
+    else:
+        _adamw([masters, *(kept[name] for name in ADAM)], gradients, step, values)
+    average(kept.get(AVERAGE, []), masters, values.ema_decay)
     if scattered:
         copy_all(scattered, [copies[id(tensor)] for tensor in scattered])
 

@@ -32,7 +32,7 @@ from liver_slurm.reshard.memory_budget import (
     image_bytes,
 )
 from liver_slurm.reshard.shard_spec import ShardSpec
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.reshard.tensors import moments_of
 from liver_slurm.transfer.connections import machine
 
 _RESERVE, _SPARE = 1.1, 2 << 30
@@ -195,7 +195,7 @@ def _shares(
 ) -> tuple[Share | None, Share | None]:
     """This worker's shares of the live world and of the target; None: it is no member."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
-    old, new, moments = None, None, len(MOMENTS[config.train.optimizer])
+    old, new, moments = None, None, len(moments_of(config.train))
 
     def share(shard: ShardSpec, layout: Layout, rank: int) -> Share:
         bucket = engine.gradient_bucket(config, layout) if layout.coordinate("pp", rank) == 0 else None

@@ -209,6 +209,33 @@ def test_overlap_brings_what_the_old_world_holds(
         assert result["early"]
 
 
+AVERAGED = {"ema_decay": 0.8, "tied": False}
+"""Of a job that keeps moving averages of its weights."""
+NARROW = "tp1pp1dp2,tp2pp1dp1,tp1pp3dp1"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "cases"),
+    [
+        (FEW, (("bf16", True, {"overlap": True}), ("fp32", False, {}))),
+        pytest.param(FEW, (("fp32", False, {"overlap": True}), ("bf16", True, {})), marks=pytest.mark.long),
+        (NARROW, (("bf16", True, {"overlap": True, "limited": True, "optimizer": "sgd"}),)),
+        pytest.param(NARROW, (("fp32", False, {"limited": True}),), marks=pytest.mark.long),
+    ],
+)
+def test_moving_averages_cross_bitwise(
+    layouts: str, cases: tuple[tuple[str, bool, dict[str, object]], ...], tmp_path: Path
+) -> None:
+    # LS-3
+    jobs = [{"precision": kind, "distributed": split, **AVERAGED, **more} for kind, split, more in cases]
+    count = len(layouts.split(","))
+    for given, result in zip(jobs, walk(layouts, 4, jobs, tmp_path), strict=True):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert bool(result["late"]) == given.get("limited", False)
+        assert bool(result.get("early")) == given.get("overlap", False)
+
+
 @pytest.mark.long
 def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.engine.averages import average
+from liver_slurm.reshard.tensors import AVERAGE, MOMENTS
 
 _FUSED = ("transformer_engine.", "apex.")
 """Packages whose ``FusedAdam`` counts steps in the parameter group."""
@@ -58,21 +59,34 @@ class OptimizerState:
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def seed(self, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def seed(self, make: Callable[[torch.Tensor], torch.Tensor], ema_decay: float = 0.0) -> None:
         """Create what the optimizer would make in its first step, so that there is storage to receive into.
+
+        With an ``ema_decay``, averages of the parameters are kept beside the moments, and follow each update.
 
         On a GPU torch's fused kernel is chosen: it has no temporaries, where the other's are as large as a moment, and
         the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
         """
+        names = (*self._moments, AVERAGE) if ema_decay else self._moments
         for group in self._optimizer.param_groups:
+            group["ema_decay"] = ema_decay
             fused = self._of_torch and all(parameter.is_cuda for parameter in group["params"])
             if fused:
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                self._optimizer.state[parameter].update({name: make(parameter) for name in self._moments})
+                self._optimizer.state[parameter].update({name: make(parameter) for name in names})
         self.step = 0
         if self._counts_none:
             self._optimizer.register_step_post_hook(_count)
+        if ema_decay:
+            self._optimizer.register_step_post_hook(_average)
+
+    def begin_averages(self) -> None:
+        """Let the averages, where there are any, begin with the parameters as they are."""
+        for parameter in self.parameters():
+            kept = self._optimizer.state[parameter].get(AVERAGE)
+            if kept is not None:
+                kept.copy_(parameter.detach())
 
     @property
     def step(self) -> int | None:
@@ -116,3 +130,11 @@ def _count(optimizer: Any, *_: object) -> None:
     """Count an update in the groups of an optimizer that does not do so itself; its post-step hook."""
     for group in optimizer.param_groups:
         group["step"] += 1
+
+
+def _average(optimizer: Any, *_: object) -> None:
+    """Bring the averages of an optimizer's parameters to the update that it has made; its post-step hook."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            averages = [optimizer.state[parameter][AVERAGE] for parameter in group["params"]]
+            average(averages, group["params"], group["ema_decay"])

@@ -16,7 +16,7 @@ from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.reshard.tensors import moments_of
 
 
 @dataclass
@@ -88,7 +88,7 @@ class RankState:
     @property
     def moment_names(self) -> tuple[str, ...]:
         """What the optimizer keeps of each element besides the master."""
-        return MOMENTS[self.config.train.optimizer]
+        return moments_of(self.config.train)
 
     def optimizer_states(self) -> list[OptimizerState]:
         """State of each optimizer that holds parameters of this rank."""

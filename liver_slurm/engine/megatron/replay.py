@@ -97,7 +97,13 @@ def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
     """What torch's AdamW or SGD uses for a group."""
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     return Hyperparameters(
-        float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)
+        float(group["lr"]),
+        group["weight_decay"],
+        beta1,
+        beta2,
+        group.get("eps", 0.0),
+        group.get("momentum", 0.0),
+        group.get("ema_decay", 0.0),
     )
 
 

@@ -143,7 +143,9 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         )
         for each in shard.optimizer_states():
             each.check_mode(config.stream.mode)
-            each.seed(torch.zeros_like if fresh else _without_storage)
+            each.seed(torch.zeros_like if fresh else _without_storage, config.train.ema_decay)
+            if fresh:
+                each.begin_averages()
         return shard
 
 

@@ -19,7 +19,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS, Piece
+from liver_slurm.reshard.tensors import ITEMSIZE, KNOWN, Piece
 from liver_slurm.transfer.checksum import digest
 from liver_slurm.transfer.optimizer_replay import GRADIENT_BYTES
 
@@ -131,7 +131,7 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
         if (
             box.dtype not in ("", *ITEMSIZE)
             or len(box.offset) != len(box.shape)
-            or (not box.dtype and box.moments not in MOMENTS.values())
+            or (not box.dtype and not (box.moments and KNOWN.issuperset(box.moments)))
             or min((0, *box.offset, *box.shape)) < 0
         ):
             raise TransferError(f"a mirror's owner sent no description: {box.tensor}")

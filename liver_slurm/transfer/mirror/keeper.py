@@ -53,12 +53,12 @@ Replay = Callable[[Sequence[TrainedBox], int, Groups], None]
 
 def replay(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
     """Make the update that the boxes' gradients are of."""
-    by_group: dict[GroupSpec, list[Updated]] = defaultdict(list)
+    alike: dict[tuple[GroupSpec, tuple[str, ...]], list[Updated]] = defaultdict(list)
     for box in boxes:
-        by_group[box.group].append((*box.state, box.gradient()))
+        alike[box.group, box.moments].append((*box.state, box.gradient()))
     with torch.no_grad():
-        for group, members in by_group.items():
-            update(members, updates, groups[group])
+        for (group, moments), members in alike.items():
+            update(members, updates, groups[group], moments)
 
 
 class MirrorKeeper:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.config.train import TrainSection
 from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.reshard.tensors import moments_of
 from liver_slurm.transfer import optimizer_replay
 from liver_slurm.transfer.checksum import digests
 from liver_slurm.transfer.optimizer_replay import decode_groups, encode_groups, update
@@ -18,18 +20,23 @@ from liver_slurm.transfer.optimizer_replay import decode_groups, encode_groups, 
 PLAIN, UNDECAYED = GroupSpec(), GroupSpec(wd_mult=0.0)
 
 
+PLAIN_ADAM = TrainSection()
+
+
 class Rank:
     """One tensor as a rank of the source or the target world holds it, with a torch optimizer where it trains."""
 
-    def __init__(self, values: torch.Tensor, kind: str = "adam") -> None:
+    def __init__(self, values: torch.Tensor, train: TrainSection = PLAIN_ADAM) -> None:
         self.parameter = torch.nn.Parameter(values.clone())
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             [self.parameter], lr=3e-3, weight_decay=0.1, foreach=False
         )
-        if kind == "sgd":
+        if train.optimizer == "sgd":
             self.optimizer = torch.optim.SGD([self.parameter], lr=3e-3, weight_decay=0.1, momentum=0.8, foreach=False)
-        self.state, self.moments = self.optimizer.state[self.parameter], MOMENTS[kind]
-        self.state.update({name: torch.zeros_like(values) for name in self.moments}, step=torch.tensor(0.0))
+        state = OptimizerState(self.optimizer)
+        state.seed(torch.zeros_like, train.ema_decay)
+        state.begin_averages()
+        self.state, self.moments = self.optimizer.state[self.parameter], moments_of(train)
 
     @property
     def all_state(self) -> tuple[torch.Tensor, ...]:
@@ -49,15 +56,19 @@ class Rank:
     seed=st.integers(0, 1 << 30),
     updates=st.integers(1, 5),
     block=st.sampled_from([1, 7, 64, optimizer_replay._BLOCK]),
-    kind=st.sampled_from(["adam", "sgd"]),
+    train=st.builds(
+        TrainSection, optimizer=st.sampled_from(["adam", "sgd"]), ema_decay=st.sampled_from([0, 0.3, 0.99])
+    ),
 )
 def test_boxes_follow_bit_for_bit(
-    rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int, block: int, kind: str
+    rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int, block: int, train: TrainSection
 ) -> None:
     # LS-3
     random = torch.Generator().manual_seed(seed)
-    source = Rank(torch.randn(rows, columns, generator=random), kind)
-    values = Hyperparameters(0.0, 0.1, 0.9, 0.999, 1e-8) if kind == "adam" else Hyperparameters(0.0, 0.1, momentum=0.8)
+    source = Rank(torch.randn(rows, columns, generator=random), train)
+    values = Hyperparameters(0.0, 0.1, 0.9, 0.999, 1e-8, ema_decay=train.ema_decay)
+    if train.optimizer == "sgd":
+        values = Hyperparameters(0.0, 0.1, momentum=0.8, ema_decay=train.ema_decay)
     source.train(torch.randn(rows, columns, generator=random), 1e-3)  # moments that are not zero
     kept = tuple(state.clone() for state in source.all_state)
     row, column = int(cut[0] * rows), int(cut[1] * columns)
@@ -71,7 +82,7 @@ def test_boxes_follow_bit_for_bit(
         boxes = [tuple(view[place] for view in (*kept, gradient)) for place in places]
         with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(optimizer_replay, "_BLOCK", block)
-            update([box for box in boxes if box[0].numel()], made, values._replace(lr=lr))
+            update([box for box in boxes if box[0].numel()], made, values._replace(lr=lr), source.moments)
         source.train(gradient, lr)
     assert all(torch.equal(*pair) for pair in zip(source.all_state, kept, strict=True))
 
