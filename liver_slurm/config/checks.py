@@ -131,6 +131,22 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
+_MOST_IN_BF16 = 0.996
+"""Of a decay rate: two neighbours of 8 significant bits are up to 1/128 apart, and less than half of that is rounded
+away."""
+
+
+def _rounded_moments(train: TrainSection) -> Iterator[Problem]:
+    """Find a decay that rounding to bf16 would undo."""
+    rates = {"adam": ("adam_beta1", "adam_beta2"), "sgd": ("sgd_momentum",)}
+    if train.moments_precision == "fp32" or train.loop is not None:
+        return
+    for key in rates.get(train.optimizer, ()):
+        if (rate := getattr(train, key)) > _MOST_IN_BF16:
+            text = f"{rate} is lost in moments of bf16, which then never fall; allowed: <= {_MOST_IN_BF16}, or "
+            yield Problem(f"train.{key}", text + 'train.moments_precision = "fp32"')
+
+
 def _data_given(data: DataSection, train: TrainSection) -> Iterator[Problem]:
     if not data.paths and data.provider is None and train.loop is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
@@ -341,6 +357,10 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (
+        ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
+        lambda job: _rounded_moments(job.train),
+    ),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),

@@ -132,6 +132,11 @@ class TrainedBox:
         """The weight in fp32, which the optimizer updates."""
         return self.state[0]
 
+    @property
+    def moment_dtype(self) -> str:
+        """What the optimizer's own moments are kept in."""
+        return str(self.state[1].dtype).removeprefix("torch.")
+
     def part(self, offset: Box, shape: Box) -> TrainedBox | None:
         """The box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
         place = inside(offset, shape, self.piece)

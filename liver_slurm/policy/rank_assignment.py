@@ -11,7 +11,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy.cost_model import layer_weights
 from liver_slurm.reshard.rank_mapping import Depth, number
-from liver_slurm.reshard.tensors import moments_of
+from liver_slurm.reshard.tensors import moment_bytes, moment_dtype_of, moments_of
 
 
 def rank_order(
@@ -37,7 +37,7 @@ def rank_order(
 
 def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
     """How much of the job's state lies where along the model's depth, in both layouts."""
-    moments = 4 * len(moments_of(config.train))
+    moments = moment_bytes(moments_of(config.train), moment_dtype_of(config.train))
     weight, state = (2, 4 + moments) if config.train.precision != "fp32" else (4, moments)
     if config.stream.mode != "pause":
         # Only masters and moments move: weights follow from the masters.

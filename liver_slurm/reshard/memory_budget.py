@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from liver_slurm.reshard.shard_spec import ParamSpec, ShardSpec
-from liver_slurm.reshard.tensors import ADAM, ITEMSIZE, STATE_DTYPE
+from liver_slurm.reshard.tensors import ADAM, ITEMSIZE, STATE_DTYPE, moment_bytes
 
 _STATE_ITEMSIZE = ITEMSIZE[STATE_DTYPE]
 ALL = 1 << 30
@@ -31,8 +31,14 @@ class Share(NamedTuple):
     distributed_optimizer: bool
     bucket_size: int | None = None
     """Of the shard's gradients; see :class:`liver_slurm.reshard.shard_spec.WorldSpec`."""
-    moments: int = len(ADAM)
-    """How many the optimizer keeps of each element."""
+    moments: tuple[str, ...] = ADAM
+    """What the optimizer keeps of each element, in ``moment_dtype``."""
+    moment_dtype: str = STATE_DTYPE
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of all moments of one element."""
+        return moment_bytes(self.moments, self.moment_dtype)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
 def image_bytes(new: Share) -> int:
     """Bytes of host memory that a target rank's state takes: masters and moments, and weights that are not trained."""
     fixed = sum(_weight_bytes(param) for param in new.shard.params if not param.trained)
-    return fixed + sum(_owned(new)) * (1 + new.moments) * _STATE_ITEMSIZE
+    return fixed + sum(_owned(new)) * (_STATE_ITEMSIZE + new.moment_bytes)
 
 
 def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_limit") -> tuple[int, str]:
@@ -177,7 +183,7 @@ def _moments(share: Share | None, kept: list[ParamSpec], slices: int) -> tuple[t
         return tuple(own), 0
     common = {(param.boxes, param.dtype) for param in kept}
     for param, owned in zip(share.shard.params, _owned(share), strict=True):
-        nbytes = owned * share.moments * _STATE_ITEMSIZE
+        nbytes = owned * share.moment_bytes
         if (param.boxes, param.dtype) in common:
             shared += nbytes
         else:

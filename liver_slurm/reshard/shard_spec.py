@@ -12,7 +12,17 @@ import numpy as np
 
 from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
-from liver_slurm.reshard.tensors import ADAM, STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.reshard.tensors import (
+    ADAM,
+    STATE_DTYPE,
+    Box,
+    Piece,
+    TensorInfo,
+    flat_boxes,
+    shifted,
+    state_dtype,
+    state_tensors,
+)
 from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_table
 
 
@@ -138,7 +148,7 @@ class WorldSpec:
     the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
     optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
     ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moments``: what
-    the optimizer keeps, see :func:`liver_slurm.reshard.tensors.moments_of`.
+    the optimizer keeps, see :func:`liver_slurm.reshard.tensors.moments_of`, in ``moment_dtype``.
     """
 
     layout: Layout
@@ -149,6 +159,7 @@ class WorldSpec:
     derived: bool = False
     lost: frozenset[int] = frozenset()
     moments: tuple[str, ...] = ADAM
+    moment_dtype: str = STATE_DTYPE
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -176,7 +187,8 @@ class WorldSpec:
                 found[name] = info
             if name in self.trained:
                 for state in state_tensors(name, info.dtype, self.derived, self.moments):
-                    found[state] = info._replace(name=state, dtype=STATE_DTYPE)
+                    dtype = state_dtype(state.rpartition("@")[2], self.moment_dtype)
+                    found[state] = info._replace(name=state, dtype=dtype)
         return dict(sorted(found.items()))
 
     def ranges(self, part: int, pp: int) -> tuple[tuple[Range, ...], ...]:

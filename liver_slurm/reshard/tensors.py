@@ -17,7 +17,7 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8,
 """Bytes of an element of each dtype that state may have."""
 
 STATE_DTYPE = "float32"
-"""What masters and moments are kept in, whatever the weights' precision."""
+"""What masters and their averages are kept in, whatever the weights' precision, and moments unless the job says so."""
 
 
 class Piece(NamedTuple):
@@ -66,6 +66,25 @@ class OptimizerKeys(Protocol):
     @property
     def ema_decay(self) -> float:
         """0: no average is kept."""
+
+    @property
+    def moments_precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+
+
+def moment_dtype_of(train: OptimizerKeys) -> str:
+    """What a job keeps moments in."""
+    return "bfloat16" if train.moments_precision == "bf16" else STATE_DTYPE
+
+
+def state_dtype(kind: str, moment_dtype: str) -> str:
+    """What a kind of state is kept in, where moments are kept in ``moment_dtype``: a master and an average in fp32."""
+    return STATE_DTYPE if kind in ("master", AVERAGE) else moment_dtype
+
+
+def moment_bytes(moments: tuple[str, ...], moment_dtype: str) -> int:
+    """Bytes of all that is kept of one element besides its master."""
+    return sum(ITEMSIZE[state_dtype(moment, moment_dtype)] for moment in moments)
 
 
 def moments_of(train: OptimizerKeys) -> tuple[str, ...]:

@@ -83,4 +83,6 @@ def _described(world: WorldSpec, rank: int) -> Iterator[BoxDescription]:
         if not state:
             yield BoxDescription(*piece, _NO_GROUP, world.weights[weight].dtype)
         elif state == "master":
-            yield BoxDescription(weight, piece.offset, piece.shape, _NO_GROUP, moments=world.moments)
+            yield BoxDescription(
+                weight, piece.offset, piece.shape, _NO_GROUP, moments=world.moments, moment_dtype=world.moment_dtype
+            )

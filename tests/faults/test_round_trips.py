@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from checkpoint_files import assert_same, newest, tensors
 from worker_lab import WorkerLab, job
 
@@ -84,7 +85,12 @@ def test_a_round_trip_at_one_step_is_bitwise(
 
 SGD = {"optimizer": "sgd", "sgd_momentum": 0.8, "lr": 0.05}
 AVERAGED = {"ema_decay": 0.9}
-STATE = {tuple(SGD): {"momentum_buffer"}, tuple(AVERAGED): {"exp_avg", "exp_avg_sq", "ema"}}
+ROUNDED = {"moments_precision": "bf16", "ema_decay": 0.99}
+STATE = {
+    tuple(SGD): {"momentum_buffer"},
+    tuple(AVERAGED): {"exp_avg", "exp_avg_sq", "ema"},
+    tuple(ROUNDED): {"exp_avg", "exp_avg_sq", "ema"},
+}
 """What is kept of each element."""
 
 
@@ -92,13 +98,15 @@ STATE = {tuple(SGD): {"momentum_buffer"}, tuple(AVERAGED): {"exp_avg", "exp_avg_
     ("train", "mode", "distributed"),
     [
         (AVERAGED, "overlap", True),
-        (AVERAGED, "flat", True),
+        (ROUNDED, "overlap", True),
+        (ROUNDED, "flat", True),
         *(
             pytest.param(train, mode, distributed, marks=pytest.mark.long)
-            for train in (SGD, AVERAGED)
+            for train in (SGD, AVERAGED, ROUNDED)
             for mode, distributed in (("overlap", False), ("pause", True), ("pause", False))
         ),
         pytest.param(SGD, "overlap", True, marks=pytest.mark.long),
+        pytest.param(AVERAGED, "flat", True, marks=pytest.mark.long),
     ],
     ids=str,
 )
@@ -118,8 +126,26 @@ def test_a_round_trip_of_other_state_is_bitwise(
     alone = run("alone")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
-    assert STATE[tuple(train)] <= {name.rpartition("@")[2] for name in tensors(alone[1])}
+    stored = tensors(alone[1])
+    assert STATE[tuple(train)] <= {name.rpartition("@")[2] for name in stored}
+    wide = {name.rpartition("@")[2]: one.dtype == torch.float32 for name, one in stored.items()}
+    assert sorted(kind for kind in wide if not wide[kind]) == (["exp_avg", "exp_avg_sq"] if train is ROUNDED else [])
     assert alone[0][STEPS] < alone[0][1]
+
+
+@pytest.mark.slow
+def test_with_rounded_moments_every_layout_trains_alike(tmp_path: Path) -> None:
+    def run(name: str, *resizes: str) -> dict[int, float]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=STEPS)
+        losses, _, committed = trained(
+            replace(config, train=replace(config.train, moments_precision="bf16")), *resizes, standbys=2
+        )
+        assert len(committed) == len(resizes)
+        return losses
+
+    changed = run("changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1"))))
+    assert changed == {step: pytest.approx(loss, rel=1e-6) for step, loss in run("alone").items()}
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:

@@ -219,7 +219,14 @@ def test_a_standby_gets_what_only_the_dead_held(
     # LS-3, LS-4, LS-34
     def of(folder: Path) -> JobConfig:
         config = job(folder)
-        train = replace(config.train, distributed_optimizer=distributed, precision=precision, ema_decay=0.9)
+        moments: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
+        train = replace(
+            config.train,
+            distributed_optimizer=distributed,
+            precision=precision,
+            moments_precision=moments,
+            ema_decay=0.9,
+        )
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp)
         saved = CheckpointSection(every=0, at_end=True)
@@ -296,7 +303,7 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
     # LS-1, LS-3, LS-4, LS-34
     def of(folder: Path) -> JobConfig:
         config = job(folder, live=3)
-        train = replace(config.train, distributed_optimizer=distributed, ema_decay=0.9)
+        train = replace(config.train, distributed_optimizer=distributed, ema_decay=0.9, moments_precision="bf16")
         model = replace(config.model, num_layers=3)
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         recovery = RecoverySection(mirror_every=4, mirror_group=group)

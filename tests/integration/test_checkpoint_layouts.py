@@ -19,7 +19,11 @@ MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
 """For a mixture of experts."""
 INTERLEAVED = "tp1pp1dp1,tp1pp2vpp2dp1,tp2pp1dp1,tp1pp2dp1"
 """For a model of four layers."""
-MODELS = {LAYOUTS: {"ema_decay": 0.8}, MIXED: {"experts": True}, INTERLEAVED: {"layers": 4}}
+MODELS = {
+    LAYOUTS: {"ema_decay": 0.8},
+    MIXED: {"experts": True},
+    INTERLEAVED: {"layers": 4, "moments_precision": "bf16"},
+}
 WORKERS = 3
 PATIENCE = 900.0
 

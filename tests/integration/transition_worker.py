@@ -264,8 +264,8 @@ class Walker:
             replica = world.layout.replica(rank)
             spec = world_spec(self.config, world.layout)
             shard = spec.shards[world.layout.shard_key(rank)]
-            moments = len(spec.moments)
-            shares.append(Share(shard, world.layout.replicas, replica, spec.distributed_optimizer, moments=moments))
+            how = (spec.distributed_optimizer, None, spec.moments, spec.moment_dtype)
+            shares.append(Share(shard, world.layout.replicas, replica, *how))
         return footprint(*shares, self.config.stream.staging_bytes)
 
     def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> TargetWorld | None:

@@ -16,6 +16,7 @@ import torch
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.averages import average
+from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.reshard.tensors import AVERAGE, MOMENTS
 
 _FUSED = ("transformer_engine.", "apex.")
@@ -32,14 +33,16 @@ class OptimizerState:
         """
         kind = type(optimizer)
         fused, is_sgd = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED), kind is torch.optim.SGD
-        if not fused and not is_sgd and kind is not torch.optim.AdamW:
+        rounded = kind is RoundedMoments
+        if not fused and not is_sgd and not rounded and kind is not torch.optim.AdamW:
             raise LiverError(
                 f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
                 "without a sign; known are torch's AdamW and SGD, and FusedAdam of Transformer Engine and of Apex"
             )
         self._optimizer, self._counts_none = optimizer, is_sgd
-        self._by_group, self._of_torch = fused or is_sgd, not fused
-        self._moments = MOMENTS["sgd" if is_sgd else "adam"]
+        self._by_group, self._of_torch = fused or is_sgd or rounded, not fused
+        self._moments = optimizer.moments if rounded else MOMENTS["sgd" if is_sgd else "adam"]
+        self._moment_dtype = torch.bfloat16 if rounded else torch.float32
 
     def check_mode(self, mode: str) -> None:
         """Refuse ``stream.mode`` overlap where a receiver cannot make the updates again bit for bit: it uses torch's.
@@ -59,22 +62,24 @@ class OptimizerState:
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def seed(self, make: Callable[[torch.Tensor], torch.Tensor], ema_decay: float = 0.0) -> None:
+    def seed(self, make: Callable[..., torch.Tensor], ema_decay: float = 0.0) -> None:
         """Create what the optimizer would make in its first step, so that there is storage to receive into.
 
-        With an ``ema_decay``, averages of the parameters are kept beside the moments, and follow each update.
+        Args:
+            make: makes a tensor like a parameter, in a ``dtype``.
+            ema_decay: keep averages of the parameters beside the moments, which follow each update; 0: keep none.
 
         On a GPU torch's fused kernel is chosen: it has no temporaries, where the other's are as large as a moment, and
         the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
         """
-        names = (*self._moments, AVERAGE) if ema_decay else self._moments
+        dtypes = dict.fromkeys(self._moments, self._moment_dtype) | ({AVERAGE: torch.float32} if ema_decay else {})
         for group in self._optimizer.param_groups:
             group["ema_decay"] = ema_decay
-            fused = self._of_torch and all(parameter.is_cuda for parameter in group["params"])
-            if fused:
+            if self._of_torch and all(parameter.is_cuda for parameter in group["params"]):
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                self._optimizer.state[parameter].update({name: make(parameter) for name in names})
+                kept = {name: make(parameter, dtype=dtype) for name, dtype in dtypes.items()}
+                self._optimizer.state[parameter].update(kept)
         self.step = 0
         if self._counts_none:
             self._optimizer.register_step_post_hook(_count)

@@ -31,6 +31,7 @@ from liver_slurm.engine.megatron.initial import initialise
 from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
+from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
@@ -141,6 +142,9 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         shard = MegatronShard(
             config, world, device, groups, transformer, chunks, optimizer, P2PCommunicator(groups.pp, transformer)
         )
+        if config.train.moments_precision == "bf16":
+            for inner in shard.inner_optimizers():
+                inner.optimizer = RoundedMoments(inner.optimizer, config.train.optimizer)
         for each in shard.optimizer_states():
             each.check_mode(config.stream.mode)
             each.seed(torch.zeros_like if fresh else _without_storage, config.train.ema_decay)
@@ -196,7 +200,7 @@ def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
     )
 
 
-def _without_storage(parameter: torch.Tensor) -> torch.Tensor:
-    moment = torch.empty_like(parameter)
+def _without_storage(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    moment = torch.empty_like(parameter, dtype=dtype)
     moment.untyped_storage().resize_(0)
     return moment

@@ -28,7 +28,7 @@ from liver_slurm.engine.megatron.model import build_model, named_parameters, unw
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, moments_of
+from liver_slurm.reshard.tensors import ITEMSIZE, moment_dtype_of, moments_of
 
 with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -102,6 +102,7 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
         config.train.precision,
         gradient_bucket(config, layout),
         moments=moments_of(config.train),
+        moment_dtype=moment_dtype_of(config.train),
     )
 
 

@@ -18,12 +18,13 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups
+from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.one_sided.description import BoxDescription, Reader, View
 from liver_slurm.transfer.one_sided.line import Line
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.one_sided.words import Header, Kind
-from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
+from liver_slurm.transfer.optimizer_replay import decode_groups
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 

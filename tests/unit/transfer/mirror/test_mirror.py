@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.mirrors import Difference, Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import ADAM, AVERAGE, Piece
@@ -32,14 +33,13 @@ from liver_slurm.transfer.mirror.frames import (
 from liver_slurm.transfer.mirror.keeper import MirrorKeeper, Replay, replay
 from liver_slurm.transfer.mirror.owner import MOST_DIFFERENT, MirrorOwner
 from liver_slurm.transfer.mirror.proof import Proofs
-from liver_slurm.transfer.optimizer_replay import update
 
 PLAIN, NORMS = GroupSpec(), GroupSpec(wd_mult=0.0)
-MOMENTS = (*ADAM, AVERAGE)
+MOMENTS, DTYPES = (*ADAM, AVERAGE), (torch.bfloat16, torch.bfloat16, torch.float32)
 
 
 class Shard:
-    """Some boxes of Adam's, with averages, two groups, and a weight that is not trained."""
+    """Some boxes of Adam's in bf16, with averages, two groups, and a weight that is not trained."""
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...] = ((3, 4), (5,), (2, 2, 2)), fixed: bool = True) -> None:
         values = torch.Generator().manual_seed(7)
@@ -50,7 +50,7 @@ class Shard:
         self.trained = [
             TrainedBox(
                 Piece(f"w{number}", (0,) * len(shape), shape),
-                (torch.randn(shape, generator=values), *(torch.zeros(shape) for _ in MOMENTS)),
+                (torch.randn(shape, generator=values), *(torch.zeros(shape, dtype=dtype) for dtype in DTYPES)),
                 (lambda number=number: self.gradients[number]),  # type: ignore[misc]
                 NORMS if number % 2 else PLAIN,
                 MOMENTS,

@@ -15,6 +15,7 @@ from memory_owner import same_bytes
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.connections import Connections
@@ -29,7 +30,7 @@ from liver_slurm.transfer.one_sided.puller import Puller
 from liver_slurm.transfer.one_sided.service import Answers, Service, Word
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.one_sided.words import Header, Kind
-from liver_slurm.transfer.optimizer_replay import encode_groups, update
+from liver_slurm.transfer.optimizer_replay import encode_groups
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 
