@@ -15,6 +15,8 @@ BYTE_VOCABULARY = 257
 """Tokens of the tokenizer ``byte``: the bytes, and the end of a document."""
 VOCABULARY_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this, whatever tp is: every layout has the same global shapes."""
+GROUPED_BYTES = 16
+"""Rows of what a grouped matrix product of experts reads begin at multiples of this."""
 
 
 def padded_vocabulary(size: int) -> int:
@@ -116,6 +118,10 @@ def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) ->
     ):
         if width % tp:
             yield f"tp{tp} does not divide {key} {width}"
+    unit = GROUPED_BYTES // (2 if train.precision == "bf16" else 4)
+    for key, width in (("hidden_size", model.hidden_size), ("moe_ffn_hidden_size", expert_width(model) // tp)):
+        if width % unit:
+            yield f"with experts, {key} must be a multiple of {unit}{f' on each of tp{tp} ranks' if tp > 1 else ''}"
     groups = model.num_query_groups or model.num_attention_heads
     if groups < tp:
         yield f"with experts, tp{tp} may not be more than the {groups} query groups"

@@ -158,7 +158,7 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
 MIXTURE = {
     "num_query_groups": 4,
     "num_moe_experts": 4,
-    "moe_ffn_hidden_size": 24,
+    "moe_ffn_hidden_size": 32,
     "moe_aux_loss_coeff": 0.1,
     "moe_z_loss_coeff": 0.01,
     "moe_shared_expert_intermediate_size": 16,

@@ -59,7 +59,7 @@ def job(
     mixture: dict[str, Any] = {
         "num_query_groups": 4,
         "num_moe_experts": 4,
-        "moe_ffn_hidden_size": 24,
+        "moe_ffn_hidden_size": 32,
         "moe_aux_loss_coeff": 0.01,
         "moe_shared_expert_intermediate_size": 16,
         "moe_shared_expert_gate": True,

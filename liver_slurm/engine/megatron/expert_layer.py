@@ -5,8 +5,8 @@ Routing is megatron's: softmax over all experts or over the chosen ones, a load 
 (Fedus et al. 2021) and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in
 every layout. No token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks
 that experts are divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
-dispatcher ``allgather``. Attention is one compiled graph; the experts' part is not, for how many tokens an expert has
-is known only when it runs.
+dispatcher ``allgather``. Attention is one compiled graph and the experts' part another one in bf16 and without expert
+parallelism: with it, how many tokens a rank's experts have is known only when it runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from liver_slurm.engine.megatron.dense_layer import (
     transform,
     usual_strides,
 )
+from liver_slurm.engine.megatron.grouped_experts import apply_experts
 from liver_slurm.engine.megatron.positions import Positions
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
@@ -68,6 +69,13 @@ class Experts(NamedTuple):
     tp: int
     cp: int
     ep: int
+
+
+class Halves(NamedTuple):
+    """The layer's two halves, each compiled or not."""
+
+    attention: Callable[..., Tensor]
+    experts: Callable[..., Tensor]
 
 
 class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
@@ -135,7 +143,8 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
     common = None if part.shared is None else transform(x, part.shared)
     if part.ep > 1:
         x, weights = gather_sequence(x, part.ep, "ep"), gather_sequence(weights, part.ep, "ep")
-    mixed = apply_experts(x, weights[..., part.first : part.first + len(part.own)], part.own)
+    own = weights[..., part.first : part.first + len(part.own)]
+    mixed = apply_experts(x, own, part.own, part.routing.chosen, part.ep > 1)
     if part.ep > 1:
         mixed = scatter_sequence(mixed, part.ep, "ep")
     if part.tp > 1:
@@ -147,33 +156,34 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
     return mixed + (common if share is None else common * share)
 
 
-def apply_experts(x: Tensor, weights: Tensor, experts: tuple[Mlp, ...]) -> Tensor:
-    """Weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
-
-    Args:
-        x: [tokens, batch, hidden].
-        weights: [tokens, batch, experts], of these experts alone.
-    """
-    flat, weights = x.flatten(0, 1), weights.flatten(0, 1)
-    mixed = torch.zeros_like(flat)
-    for number, expert in enumerate(experts):
-        rows = (weights[:, number] > 0).nonzero().squeeze(-1)
-        made = transform(flat[rows], expert) * weights[rows, number].unsqueeze(-1).to(x.dtype)
-        # Out of place: each expert's rows are distinct, so sums are made in the order of the experts.
-        mixed = mixed.index_add(0, rows, made)
-    return mixed.view_as(x)
-
-
 def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
     """The layer's second half."""
     return add(x, mix(norm(x, layer.norms[1]), experts, counted), None)
 
 
+def is_one_graph(experts: Experts, x: Tensor) -> bool:
+    """Whether the experts' part can be compiled; torch's compiler knows the grouped product of bf16 alone."""
+    return experts.ep == 1 and x.dtype is torch.bfloat16
+
+
+def routing_of(weight: Tensor, config: Any) -> Routing:
+    """The routing of a model with this transformer config; ``weight`` is [experts, hidden]."""
+    return Routing(
+        weight,
+        config.moe_router_topk,
+        config.moe_router_pre_softmax,
+        config.moe_aux_loss_coeff,
+        config.moe_z_loss_coeff or 0.0,
+    )
+
+
 def whole_layer(
-    x: Tensor, layer: Layer, positions: Positions, experts: Experts, run: Callable[..., Any], counted: bool
+    x: Tensor, layer: Layer, positions: Positions, experts: Experts, halves: Halves, counted: bool
 ) -> Tensor:
-    """The layer; ``run`` makes its first half a compiled graph, or does not."""
-    return experts_part(run(attention_part)(x, layer, positions), layer, experts, counted)
+    """The layer."""
+    attended = halves.attention(x, layer, positions)
+    whole: Tensor = halves.experts(attended, layer, experts, counted)
+    return whole
 
 
 class ExpertLayer(DenseLayer):
@@ -191,25 +201,22 @@ class ExpertLayer(DenseLayer):
         hidden_states = usual_strides(hidden_states)
         positions = self.positions(hidden_states, rotary_pos_emb, attention_mask)
         run = compiled if self.config.compile_layers else plain
+        halves = Halves(
+            run(attention_part), run(experts_part) if is_one_graph(experts, hidden_states) else experts_part
+        )
         again = self.config.recompute_layers if torch.is_grad_enabled() else "none"
         if again == "full":
-            return recomputed(whole_layer, hidden_states, layer, positions, experts, run, counted), None
+            return recomputed(whole_layer, hidden_states, layer, positions, experts, halves, counted), None
         if again == "selective":
-            attended = run(attention_part)(hidden_states, layer, positions)
-            return recomputed(experts_part, attended, layer, experts, counted), None
-        return whole_layer(hidden_states, layer, positions, experts, run, counted), None
+            attended = halves.attention(hidden_states, layer, positions)
+            return recomputed(halves.experts, attended, layer, experts, counted), None
+        return whole_layer(hidden_states, layer, positions, experts, halves, counted), None
 
     def _experts(self) -> Experts:
         config, mixture = self.config, self.mlp
         shared = mixture.shared_experts
         return Experts(
-            Routing(
-                mixture.router.weight,
-                config.moe_router_topk,
-                config.moe_router_pre_softmax,
-                config.moe_aux_loss_coeff,
-                config.moe_z_loss_coeff or 0.0,
-            ),
+            routing_of(mixture.router.weight, config),
             tuple(self.mlp_of(expert) for expert in mixture.experts.local_experts),
             mixture.local_expert_indices[0],
             None if shared is None else self.mlp_of(shared),

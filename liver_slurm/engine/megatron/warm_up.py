@@ -6,11 +6,11 @@ one layer of each runs on zeros, with no peers, forward and backward.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from liver_slurm.config.layouts import feasible_layouts, padded_vocabulary
+from liver_slurm.config.layouts import expert_width, feasible_layouts, padded_vocabulary
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.dense_layer import (
     Attention,
@@ -22,6 +22,7 @@ from liver_slurm.engine.megatron.dense_layer import (
     mlp_part,
     whole_layer,
 )
+from liver_slurm.engine.megatron.expert_layer import Experts, experts_part, is_one_graph, routing_of
 from liver_slurm.engine.megatron.loss import exercise_loss
 from liver_slurm.engine.megatron.model import is_dense, transformer_config, vocabulary
 from liver_slurm.engine.megatron.positions import Positions
@@ -37,12 +38,22 @@ def compile_layouts(config: JobConfig, device: torch.device, workers: int) -> No
         if is_dense(config, layout) and transformer_config(config, layout).compile_layers:
             # Graphs that were compiled with a default device are not taken where there is none, as in training.
             with torch.device(device):
-                layer, x, positions, logits = _zeros(config, layout)
-            _exercise(config, layout, layer, x, positions, logits)
+                zeros = _zeros(config, layout)
+                experts = _experts(config, layout) if config.model.num_moe_experts else None
+            _exercise(config, layout, zeros, experts)
 
 
-def _zeros(config: JobConfig, layout: Layout) -> tuple[Layer, torch.Tensor, Positions, torch.Tensor]:
+class Zeros(NamedTuple):
     """One layer of one rank, what goes in, and the logits that its model makes, all of zeros."""
+
+    layer: Layer
+    x: torch.Tensor
+    positions: Positions
+    logits: torch.Tensor
+
+
+def _zeros(config: JobConfig, layout: Layout) -> Zeros:
+    """Make what one layer of a rank of this layout works on."""
     transformer, train, tp = transformer_config(config, layout), config.train, layout.tp
     dtype, hidden, head = transformer.params_dtype, transformer.hidden_size, transformer.kv_channels
     inner, groups = transformer.ffn_hidden_size // tp, transformer.num_query_groups // tp
@@ -76,17 +87,45 @@ def _zeros(config: JobConfig, layout: Layout) -> tuple[Layer, torch.Tensor, Posi
     layer = Layer(_norms(transformer, hidden), attention, dense, outputs, tp)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
     shard = padded_vocabulary(vocabulary(config)) // tp
-    return layer, x, positions, torch.zeros(own, train.micro_batch_size, shard, dtype=dtype, requires_grad=True)
+    logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype, requires_grad=True)
+    return Zeros(layer, x, positions, logits)
 
 
-def _exercise(
-    config: JobConfig, layout: Layout, layer: Layer, x: torch.Tensor, positions: Positions, logits: torch.Tensor
-) -> None:
+def _experts(config: JobConfig, layout: Layout) -> Experts:
+    """Make a rank's experts of zeros; without expert parallelism, as with it nothing of theirs is compiled."""
+    model, transformer = config.model, transformer_config(config, layout)
+    hidden, dtype = transformer.hidden_size, transformer.params_dtype
+    gated, activation = transformer.gated_linear_unit, transformer.activation_func
+
+    def weight(*shape: int) -> torch.nn.Parameter:
+        return torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+
+    def mlp(width: int) -> Mlp:
+        inner = width // layout.tp
+        return Mlp(weight(inner * (2 if gated else 1), hidden), None, weight(hidden, inner), gated, activation)
+
+    number, shared = transformer.num_moe_experts, model.moe_shared_expert_intermediate_size
+    return Experts(
+        routing_of(weight(number, hidden), transformer),
+        tuple(mlp(expert_width(model)) for _ in range(number)),
+        0,
+        None if shared is None else mlp(shared),
+        weight(1, hidden) if model.moe_shared_expert_gate else None,
+        layout.tp,
+        layout.cp,
+        1,
+    )
+
+
+def _exercise(config: JobConfig, layout: Layout, zeros: Zeros, experts: Experts | None) -> None:
     """Run the layer and the loss, forward and backward."""
     transformer, tp = transformer_config(config, layout), layout.tp
+    layer, x, positions, logits = zeros
     use_groups({})
-    if config.model.num_moe_experts:
+    if experts is not None:
         result = compiled(attention_part)(x, layer, positions)
+        if is_one_graph(experts, x):
+            result = compiled(experts_part)(result, layer, experts, True)
     elif transformer.recompute_layers == "selective":
         result = compiled(mlp_part)(compiled(attention_part)(x, layer, positions), layer)
     else:

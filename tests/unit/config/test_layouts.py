@@ -129,14 +129,26 @@ def test_auto_interleaves_where_it_may() -> None:
 
 
 def test_reasons_of_experts() -> None:
-    experts = dataclasses.replace(MODEL, num_moe_experts=4, ffn_hidden_size=64, moe_ffn_hidden_size=6)
+    experts = dataclasses.replace(MODEL, num_moe_experts=4, ffn_hidden_size=64, moe_ffn_hidden_size=8)
     assert impossible(Layout(2, 2, 2), experts, DATA, TRAIN) is None
-    assert impossible(Layout(4, 1, 1), experts, DATA, TRAIN) == "tp4 does not divide moe_ffn_hidden_size 6"
+    assert impossible(Layout(4, 1, 1), experts, DATA, TRAIN) == (
+        "with experts, moe_ffn_hidden_size must be a multiple of 4 on each of tp4 ranks"
+    )
+    half = dataclasses.replace(TRAIN, precision="bf16")
+    assert impossible(Layout(1, 1, 1), experts, DATA, half) is None
+    assert impossible(Layout(2, 1, 1), experts, DATA, half) == (
+        "with experts, moe_ffn_hidden_size must be a multiple of 8 on each of tp2 ranks"
+    )
+    narrow = dataclasses.replace(experts, moe_ffn_hidden_size=6)
+    assert impossible(Layout(4, 1, 1), narrow, DATA, TRAIN) == "tp4 does not divide moe_ffn_hidden_size 6"
+    assert impossible(Layout(1, 1, 1), narrow, DATA, TRAIN) == (
+        "with experts, moe_ffn_hidden_size must be a multiple of 4"
+    )
     shared = dataclasses.replace(experts, moe_shared_expert_intermediate_size=3)
     assert impossible(Layout(2, 1, 1), shared, DATA, TRAIN) == (
         "tp2 does not divide moe_shared_expert_intermediate_size 3"
     )
-    wide = dataclasses.replace(experts, moe_ffn_hidden_size=8)
+    wide = dataclasses.replace(experts, moe_ffn_hidden_size=32)
     assert impossible(Layout(8, 1, 1), wide, DATA, TRAIN) == "with experts, tp8 may not be more than the 4 query groups"
     assert impossible(Layout(1, 1, 4, ep=4), wide, DATA, TRAIN) is None
     assert impossible(Layout(1, 1, 3, ep=3), wide, DATA, TRAIN) == "ep3 does not divide num_moe_experts 4"

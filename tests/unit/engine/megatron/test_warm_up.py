@@ -10,7 +10,8 @@ import torch
 
 from liver_slurm.config.schema import ElasticSection, JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.megatron import warm_up
-from liver_slurm.engine.megatron.dense_layer import compiled, usual_strides, whole_layer
+from liver_slurm.engine.megatron.dense_layer import attention_part, compiled, usual_strides, whole_layer
+from liver_slurm.engine.megatron.expert_layer import experts_part, is_one_graph
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
@@ -74,6 +75,25 @@ def test_a_later_world_compiles_nothing(micro_batch: int, graphs: list[Any]) -> 
     compiled(whole_layer)(compiled(whole_layer)(hidden, layer, positions), layer, positions).sum().backward()
     labels = torch.zeros(logits.shape[:-1], dtype=torch.int64)
     token_losses(logits * 1.0, labels, logits.shape[-1], Alone(), True).sum().backward()
+    assert len(graphs) == known
+
+
+def test_a_later_world_compiles_nothing_of_its_experts(graphs: list[Any]) -> None:
+    config = JobConfig(
+        model=ModelSection(
+            num_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=256, num_moe_experts=4,
+            moe_ffn_hidden_size=32, moe_aux_loss_coeff=0.1, moe_shared_expert_intermediate_size=16,
+        ),
+        train=TrainSection(seq_length=16, micro_batch_size=1, global_batch_size=1, precision="bf16"),
+        elastic=ElasticSection(layouts=("tp1pp1dp1", str(TP2))),
+    )  # fmt: skip
+    warm_up.compile_layouts(config, CPU, TP2.size)
+    known = len(graphs)
+    layer, x, positions, _ = warm_up._zeros(config, TP2)
+    experts = warm_up._experts(config, TP2)
+    assert is_one_graph(experts, x)
+    attended = compiled(attention_part)(x, layer, positions)
+    compiled(experts_part)(attended, layer, experts, True).sum().backward()
     assert len(graphs) == known
 
 
