@@ -11,6 +11,7 @@ from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
+from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
 from liver_slurm.config.problem import Problem, join, shown
 from liver_slurm.config.schema import (
@@ -131,22 +132,6 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
-_MOST_IN_BF16 = 0.996
-"""Of a decay rate: two neighbours of 8 significant bits are up to 1/128 apart, and less than half of that is rounded
-away."""
-
-
-def _rounded_moments(train: TrainSection) -> Iterator[Problem]:
-    """Find a decay that rounding to bf16 would undo."""
-    rates = {"adam": ("adam_beta1", "adam_beta2"), "sgd": ("sgd_momentum",)}
-    if train.moments_precision == "fp32" or train.loop is not None:
-        return
-    for key in rates.get(train.optimizer, ()):
-        if (rate := getattr(train, key)) > _MOST_IN_BF16:
-            text = f"{rate} is lost in moments of bf16, which then never fall; allowed: <= {_MOST_IN_BF16}, or "
-            yield Problem(f"train.{key}", text + 'train.moments_precision = "fp32"')
-
-
 def _data_given(data: DataSection, train: TrainSection) -> Iterator[Problem]:
     if not data.paths and data.provider is None and train.loop is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
@@ -165,6 +150,13 @@ def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
     if train.z_loss_coeff and model.provider is not None:
         text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
         yield Problem("train.z_loss_coeff", text)
+
+
+def _dropout(model: ModelSection) -> Iterator[Problem]:
+    for key in ("provider", "extra"):
+        if model.hidden_dropout and getattr(model, key):
+            text = f"{model.hidden_dropout} is for this product's own layers, which model.{key} replaces; allowed: 0"
+            yield Problem("model.hidden_dropout", text)
 
 
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
@@ -359,8 +351,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
     (
         ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
-        lambda job: _rounded_moments(job.train),
+        lambda job: moment_problems(job.train),
     ),
+    (("model.hidden_dropout", "model.provider", "model.extra"), lambda job: _dropout(job.model)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),

@@ -134,18 +134,22 @@ def test_a_round_trip_of_other_state_is_bitwise(
 
 
 @pytest.mark.slow
-def test_with_rounded_moments_every_layout_trains_alike(tmp_path: Path) -> None:
-    def run(name: str, *resizes: str) -> dict[int, float]:
+def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
+    """With all activations computed again in the run that changes, and with none in the other."""
+
+    def run(name: str, recompute: Literal["none", "full"], *resizes: str) -> dict[int, float]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=STEPS)
-        losses, _, committed = trained(
-            replace(config, train=replace(config.train, moments_precision="bf16")), *resizes, standbys=2
-        )
+        model = replace(config.model, hidden_dropout=0.2)
+        train = replace(config.train, moments_precision="bf16", recompute=recompute)
+        losses, _, committed = trained(replace(config, model=model, train=train), *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
         return losses
 
-    changed = run("changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1"))))
-    assert changed == {step: pytest.approx(loss, rel=1e-6) for step, loss in run("alone").items()}
+    resizes = (f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1")))
+    changed, alone = run("changed", "full", *resizes), run("alone", "none")
+    assert changed == {step: pytest.approx(loss, rel=1e-6) for step, loss in alone.items()}
+    assert alone[1] != undisturbed[0][1]
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
@@ -162,6 +166,7 @@ MIXTURE = {
     "moe_aux_loss_coeff": 0.1,
     "moe_z_loss_coeff": 0.01,
     "moe_shared_expert_intermediate_size": 16,
+    "hidden_dropout": 0.1,
 }
 DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
 """With expert parallelism."""
@@ -237,7 +242,7 @@ def interleaved(
     config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
     config = replace(
         config,
-        model=replace(config.model, num_layers=8),
+        model=replace(config.model, num_layers=8, hidden_dropout=0.1),
         elastic=replace(config.elastic, layouts=(initial,), initial=initial),
         validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
         checkpoint=SAVED,
