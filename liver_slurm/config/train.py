@@ -62,6 +62,13 @@ class TrainSection:
     muon_scale: Positive = 0.2
     """Factor of ``muon``'s updates besides the square root of the matrix' longer side; with 0.2 they are about as large
     as AdamW's, so that lr is for both."""
+    moments_precision: Literal["fp32", "bf16"] = "fp32"
+    """What the optimizer's moments are kept in. With bf16 they take half of the memory: they are updated in fp32 and
+    rounded to the nearest, and what decays by less than 1/256 in a step would never fall, so decay rates of 0.996 and
+    more are refused."""
+    ema_decay: Decay = 0.0
+    """Decay rate of an exponential moving average of the fp32 weights, such as 0.999, which each update brings so much
+    less of the weights; ``evaluate --ema`` and ``export hf --ema`` take it. 0: none is kept."""
     z_loss_coeff: NonNegative = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
     0 turns it off. The loss in the metrics is without it."""
@@ -82,7 +89,8 @@ class TrainSection:
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations to compute again in the backward pass: ``selective`` those of MLPs, ``full`` those of all layers."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
+    """Precision of weights and activations. With bf16, master weights stay fp32, and moments as moments_precision
+    says."""
     distributed_optimizer: Flag = True
     """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
     loop: FunctionName | None = None

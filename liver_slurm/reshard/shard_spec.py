@@ -12,7 +12,17 @@ import numpy as np
 
 from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
-from liver_slurm.reshard.tensors import ADAM, STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.reshard.tensors import (
+    ADAM,
+    STATE_DTYPE,
+    Box,
+    Piece,
+    TensorInfo,
+    flat_boxes,
+    shifted,
+    state_dtype,
+    state_tensors,
+)
 from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_table
 
 
@@ -53,7 +63,7 @@ class ParamSpec:
     matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
     for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold. ``chunk``:
     which of the stage's chunks of layers it is of; each has gradient buffers of its own. ``moments``: what the
-    optimizer keeps of it, see :data:`liver_slurm.reshard.tensors.MOMENTS`.
+    optimizer keeps of it, see :func:`liver_slurm.reshard.tensors.moments_of`.
     """
 
     name: str
@@ -139,7 +149,8 @@ class WorldSpec:
     ``bucket_size``: elements of a gradient bucket in the first chunk of the first pipeline stage (Megatron never cuts
     the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
     optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
-    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them.
+    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moment_dtype``:
+    what moments are kept in.
     """
 
     layout: Layout
@@ -149,6 +160,7 @@ class WorldSpec:
     bucket_size: int | None = None
     derived: bool = False
     lost: frozenset[int] = frozenset()
+    moment_dtype: str = STATE_DTYPE
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -181,7 +193,8 @@ class WorldSpec:
                 found[name] = info
             if name in self.trained:
                 for state in state_tensors(name, info.dtype, self.derived, self.moments[name]):
-                    found[state] = info._replace(name=state, dtype=STATE_DTYPE)
+                    dtype = state_dtype(state.rpartition("@")[2], self.moment_dtype)
+                    found[state] = info._replace(name=state, dtype=dtype)
         return dict(sorted(found.items()))
 
     def ranges(self, part: int, pp: int) -> tuple[tuple[Range, ...], ...]:

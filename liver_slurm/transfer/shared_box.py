@@ -31,6 +31,11 @@ class SharedBox(NamedTuple):
         which = (self.names, self.offset, tuple(self.state[0].shape))
         return xxhash.xxh3_64_intdigest(repr(which).encode()) >> 2
 
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What the moments of a trained box are called."""
+        return tuple(name.rpartition("@")[2] for name in self.names[1:])
+
     def label(self, view: int = 0) -> str:
         """What a person calls one of the views."""
         name = self.names[view] if view < len(self.names) else "a box"

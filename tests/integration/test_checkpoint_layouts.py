@@ -20,7 +20,12 @@ MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
 INTERLEAVED = "tp1pp1dp1,tp1pp2vpp2dp1,tp2pp1dp1,tp1pp2dp1"
 """For a model of four layers."""
 WITH_MUON = "tp1pp1dp2,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
-MODELS = {LAYOUTS: {}, MIXED: {"experts": True}, INTERLEAVED: {"layers": 4}, WITH_MUON: {"optimizer": "muon"}}
+MODELS = {
+    LAYOUTS: {"ema_decay": 0.8},
+    MIXED: {"experts": True},
+    INTERLEAVED: {"layers": 4, "moments_precision": "bf16"},
+    WITH_MUON: {"optimizer": "muon", "ema_decay": 0.8},
+}
 WORKERS = 3
 PATIENCE = 900.0
 

@@ -246,6 +246,44 @@ def test_overlap_brings_what_the_old_world_holds(
         assert result["early"]
 
 
+AVERAGED = {"ema_decay": 0.8, "tied": False}
+"""Of a job that keeps moving averages of its weights."""
+ROUNDED = {"moments_precision": "bf16", "tied": True}
+"""Of one that keeps its optimizer's moments in bf16."""
+NARROW = "tp1pp1dp2,tp2pp1dp1,tp1pp3dp1"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "cases"),
+    [
+        (FEW, (("bf16", True, {"overlap": True} | AVERAGED), ("fp32", False, AVERAGED))),
+        (FEW, (("fp32", True, {"overlap": True} | ROUNDED), ("bf16", False, AVERAGED | ROUNDED))),
+        pytest.param(
+            FEW,
+            (("fp32", False, {"overlap": True} | AVERAGED), ("bf16", True, AVERAGED), ("fp32", True, ROUNDED)),
+            marks=pytest.mark.long,
+        ),
+        (NARROW, (("bf16", True, {"overlap": True, "limited": True, "optimizer": "sgd"} | AVERAGED | ROUNDED),)),
+        pytest.param(
+            NARROW,
+            (("fp32", False, {"limited": True} | AVERAGED), ("bf16", False, {"limited": True} | ROUNDED)),
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_what_a_job_keeps_of_each_element_crosses_bitwise(
+    layouts: str, cases: tuple[tuple[str, bool, dict[str, object]], ...], tmp_path: Path
+) -> None:
+    # LS-3
+    jobs = [{"precision": kind, "distributed": split, **more} for kind, split, more in cases]
+    count = len(layouts.split(","))
+    for given, result in zip(jobs, walk(layouts, 4, jobs, tmp_path), strict=True):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert bool(result["late"]) == given.get("limited", False)
+        assert bool(result.get("early")) == given.get("overlap", False)
+
+
 @pytest.mark.long
 def test_overlap_with_eight_workers_brings_what_the_old_world_holds(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.optim.adamw import adamw
 
 from liver_slurm.base.errors import PlanError
 from liver_slurm.config.train import TrainSection
+from liver_slurm.engine.megatron.rounded import hyperparameters
+from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.parallel.c10d import gather_into
 from liver_slurm.reshard.shard_spec import ParamSpec
-from liver_slurm.reshard.tensors import MUON_MOMENTUM
+from liver_slurm.reshard.tensors import ADAM, MUON_MOMENTUM
 
 _COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),
@@ -158,12 +159,13 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
         """Make an update; gradients are final, and :meth:`gather` has been called with them."""
         del closure
         for group in self.param_groups:
-            self._step_adamw(group, [each for each in group["params"] if each not in self.matrices])
+            others = (each for each in group["params"] if each not in self.matrices)
+            update(list(map(self._held, others)), group["step"], hyperparameters(group), ADAM)
             for parameter in self._of(group):
                 cut = self.matrices[parameter].group is not None
-                update = self._gathered.pop(parameter) if cut else self._update(parameter)
+                change = self._gathered.pop(parameter) if cut else self._update(parameter)
                 self.state[parameter][MUON_MOMENTUM].lerp_(parameter.grad, 1 - self._train.muon_momentum)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change, alpha=group["lr"])
             group["step"] += 1
 
     def _of(self, group: Mapping[str, Any]) -> Iterator[torch.Tensor]:
@@ -182,27 +184,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
 
         return matrix.shard(matrix.each(matrix.whole(momentum), scaled)).view(parameter.shape)
 
-    def _step_adamw(self, group: Mapping[str, Any], parameters: Sequence[torch.Tensor]) -> None:
-        """As torch's AdamW, and as :mod:`liver_slurm.transfer.optimizer_replay` makes it again."""
-        if not parameters:
-            return
-        fused, (beta1, beta2) = parameters[0].is_cuda, group["betas"]
-        device = parameters[0].device if fused else None
-        kept = [self.state[parameter] for parameter in parameters]
-        adamw(
-            list(parameters),
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
-            [state["exp_avg"] for state in kept],
-            [state["exp_avg_sq"] for state in kept],
-            [],
-            list(torch.full((len(kept),), float(group["step"]), device=device).unbind()),
-            foreach=False,
-            fused=fused,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+    def _held(self, parameter: torch.Tensor) -> Updated:
+        kept = self.state[parameter]
+        assert parameter.grad is not None, "megatron's buffer has a gradient of every parameter"
+        return parameter.detach(), *(kept[name] for name in ADAM), parameter.grad

@@ -11,6 +11,7 @@ import torch
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.batches import Batches
+from liver_slurm.engine.megatron.dropout import Dropout
 from liver_slurm.engine.megatron.model import named_parameters
 from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
@@ -52,6 +53,11 @@ class RankState:
         """This rank's part of each step's batch."""
         layout, place = self.world.layout, self.world.place
         return Batches(self.config.train, layout, place.dp, self.device)
+
+    @cached_property
+    def dropout(self) -> Dropout:
+        """What makes the streams of this rank's microbatches."""
+        return Dropout(self.config, self.world, self.device)
 
     @cached_property
     def parameters(self) -> dict[str, torch.nn.Parameter]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
-from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
+from liver_slurm.engine.api import Groups, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import owned_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.rounded import hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 
@@ -56,7 +56,7 @@ class LiveUpdates:
 
     def groups(self) -> Groups:
         return {
-            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): _hyperparameters(group)
+            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): hyperparameters(group)
             for optimizer in self._state.inner_optimizers()
             for group in optimizer.optimizer.param_groups
         }
@@ -90,14 +90,6 @@ class LiveUpdates:
             self._made = None
 
         return stop
-
-
-def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """What AdamW or SGD uses for a group; what Muon does is not replayed."""
-    beta1, beta2 = group.get("betas", (0.0, 0.0))
-    return Hyperparameters(
-        float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)
-    )
 
 
 def complete(state: RankState, adam_step: int) -> Gather:

@@ -32,6 +32,7 @@ from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
 from liver_slurm.engine.megatron.muon import Matrix, Muon
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
+from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
@@ -146,9 +147,14 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         )
         if config.train.optimizer == "muon":
             _use_muon(shard)
+        if config.train.moments_precision == "bf16":
+            for inner in shard.inner_optimizers():
+                inner.optimizer = RoundedMoments(inner.optimizer, config.train.optimizer)
         for each in shard.optimizer_states():
             each.check_mode(config.stream.mode)
-            each.seed(torch.zeros_like if fresh else _without_storage)
+            each.seed(torch.zeros_like if fresh else _without_storage, config.train.ema_decay)
+            if fresh:
+                each.begin_averages()
         return shard
 
 
@@ -212,7 +218,7 @@ def _use_muon(state: RankState) -> None:
         each.optimizer = Muon(each.optimizer.param_groups, matrices, state.config.train)
 
 
-def _without_storage(parameter: torch.Tensor) -> torch.Tensor:
-    moment = torch.empty_like(parameter)
+def _without_storage(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    moment = torch.empty_like(parameter, dtype=dtype)
     moment.untyped_storage().resize_(0)
     return moment

@@ -28,7 +28,7 @@ from liver_slurm.engine.megatron.model import build_model, named_parameters, unw
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS
+from liver_slurm.reshard.tensors import ITEMSIZE, moment_dtype_of, moments_of
 
 with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -101,6 +101,7 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
         config.train.distributed_optimizer,
         config.train.precision,
         gradient_bucket(config, layout),
+        moment_dtype=moment_dtype_of(config.train),
     )
 
 
@@ -196,7 +197,7 @@ def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -
         kind = "adam"
     if group is not None and any(fnmatchcase(tensor, pattern) for pattern in train.no_weight_decay):
         group = group._replace(wd_mult=0.0)
-    return replace(param, group=group, moments=MOMENTS[kind])
+    return replace(param, group=group, moments=moments_of(train, kind))
 
 
 def _is_matrix(parameter: torch.Tensor, tensor: str) -> bool:

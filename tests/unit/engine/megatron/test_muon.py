@@ -80,7 +80,7 @@ def test_an_update_is_that_of_a_plain_reference(nesterov: bool) -> None:
     train = dataclasses.replace(job().train, muon_momentum=0.8, muon_nesterov=nesterov, muon_scale=0.5)
     parameter = torch.nn.Parameter(drawn(12, 8, dtype=torch.float64))
     optimizer = Muon([group_of(parameter)], {parameter: WHOLE}, train)
-    OptimizerState(optimizer).seed(torch.zeros_like)
+    OptimizerState(optimizer).seed(lambda like, dtype: torch.zeros_like(like))
     weight, momentum = parameter.detach().clone(), torch.zeros(12, 8, dtype=torch.float64)
     for step in range(4):
         gradient = parameter.grad = drawn(12, 8, seed=step, dtype=torch.float64)
