@@ -149,8 +149,6 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
             or min((0, *box.offset, *box.shape)) < 0
         ):
             raise TransferError(f"a mirror's owner sent no description: {box.tensor}")
-    if len({box.dtypes for box in boxes if not box.dtype}) > 1:
-        raise TransferError("a mirror's owner described boxes that are not optimized alike")
     return boxes
 
 
@@ -164,10 +162,16 @@ class Room:
     """Host memory for a mirror: state and gradients of all boxes, each kind in one run."""
 
     def __init__(self, boxes: Sequence[BoxDescription]) -> None:
+        """
+        Raises:
+            TransferError: not all trained boxes have moments of one kind.
+        """
         trained, fixed = [box for box in boxes if not box.dtype], [box for box in boxes if box.dtype]
         self.ends = [0, *accumulate(box.elements for box in trained)]
-        dtypes = trained[0].dtypes if trained else ()
-        self.state = [torch.zeros(self.ends[-1], dtype=getattr(torch, dtype)) for dtype in dtypes]
+        alike = {box.dtypes for box in trained} or {()}
+        if len(alike) > 1:
+            raise TransferError("a mirror's owner described boxes that are not kept alike")
+        self.state = [torch.zeros(self.ends[-1], dtype=getattr(torch, dtype)) for dtype in alike.pop()]
         """Masters, then each kind of moments."""
         self.gradients = torch.zeros(self.ends[-1])
         weights = [(box.piece, torch.zeros(box.shape, dtype=getattr(torch, box.dtype))) for box in fixed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -359,7 +360,16 @@ def test_the_description_says_all_that_is_needed() -> None:
     for ours, theirs in zip(shard.trained, room.replica.trained, strict=True):
         assert (ours.piece, ours.group) == (theirs.piece, theirs.group)
         assert [view.shape for view in ours.state] == [view.shape for view in theirs.state]
+        assert [view.dtype for view in ours.state] == [view.dtype for view in theirs.state]
+        assert ours.moments == theirs.moments
     assert ACKNOWLEDGEMENT.size == 8
+
+
+def test_boxes_that_are_not_kept_alike_have_no_room() -> None:
+    shard = Shard()
+    odd = replace(shard.trained[0], state=tuple(view.float() for view in shard.trained[0].state))
+    with pytest.raises(TransferError, match="boxes that are not kept alike"):
+        Room(decode_description(describe(Replica([odd, *shard.trained[1:]], []))))
 
 
 def flipped(replica: Replica) -> None:
