@@ -192,7 +192,7 @@ class _Runner:
         self._coordinator = start("liver_slurm.coordinator", arguments, log, {"OMP_NUM_THREADS": "1"}, signal.SIGTERM)
 
     def _start_worker(self, name: str, environment: dict[str, str]) -> None:
-        arguments = [str(self._run_dir.path), "--role", "live", "--name", name]
+        arguments = [str(self._run_dir.path), "--role", "live", "--name", name, "--restart"]
         log = self._run_dir.worker_log(name)
         self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
 

@@ -41,6 +41,9 @@ class Snapshot:
     """The last explicit request that was fulfilled: no growing beyond it."""
     automatic: bool = True
     """Grow without being asked."""
+    first: Layout | None = None
+    """Layout of the run's first world, where nothing else says what is wanted: it is
+    resized on request alone, and has had no request."""
     backoff: Backoff | None = None
     arrived: Mapping[str, float] = field(default_factory=dict)
     """When each worker of ``ready`` became so."""

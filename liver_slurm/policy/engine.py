@@ -63,7 +63,7 @@ def _obliged(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str] | No
     if snapshot.due is not None and not snapshot.leaving:
         return _fulfil(snapshot.due, snapshot, config)
     if not snapshot.leaving and not snapshot.automatic:
-        return Stay(), "resized only on request"
+        return _as_it_was(snapshot) or (Stay(), "resized only on request")
     workers = len(snapshot.pool)
     layouts = allowed(snapshot.pinned, config, workers)
     if not layouts:
@@ -73,6 +73,14 @@ def _obliged(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str] | No
     layout, why = choose(layouts, config, snapshot.live, lambda one: pick(snapshot, one.size))
     names = ", ".join(sorted(snapshot.leaving))
     return Change(layout, pick(snapshot, layout.size), "notice"), f"{names} will go away; {why}"
+
+
+def _as_it_was(snapshot: Snapshot) -> tuple[Decision, str] | None:
+    """Return to the first world's layout when there are workers for it again; None: there are not, or it is that."""
+    first = snapshot.first
+    if first is None or not snapshot.live.layout.size < first.size <= len(snapshot.pool):
+        return None
+    return Change(first, pick(snapshot, first.size), "capacity"), f"{first} again: there are workers for it"
 
 
 def on_offer(snapshot: Snapshot, config: JobConfig) -> Change | None:

@@ -378,6 +378,8 @@ class WorkerEnded(Message, frozen=True, kw_only=True):
     worker: str
     reason: str
     """Reason for users: ``exit code 1``, ``signal 9``."""
+    pid: int = 0
+    """Its process: another one may have its name by now. 0: not known."""
 
 
 class Reply(Message, frozen=True, kw_only=True):

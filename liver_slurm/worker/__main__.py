@@ -1,11 +1,14 @@
-"""``python -m liver_slurm.worker RUN_DIR --role live|standby [--name NAME | --names PREFIX]``: what srun starts."""
+"""What srun starts: ``python -m liver_slurm.worker RUN_DIR --role ROLE [--name NAME | --names PREFIX] [--restart]``."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker.bootstrap import main, task_name
+from liver_slurm.worker.supervisor import supervise
 
 
 def _arguments() -> argparse.Namespace:
@@ -14,9 +17,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--role", choices=("live", "standby"), required=True)
     parser.add_argument("--name", help="unique in the run")
     parser.add_argument("--names", metavar="PREFIX", help="PREFIX-N, with the Slurm task's number; default: the role")
+    parser.add_argument("--restart", action="store_true", help="start it again when it has died")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     options = _arguments()
-    main(options.run_dir, options.role, options.name or task_name(options.role, options.names))
+    name = options.name or task_name(options.role, options.names)
+    if options.restart:
+        run_dir = RunDir(options.run_dir)
+        sys.exit(supervise(run_dir, name, [str(run_dir.path), "--role", options.role, "--name", name]))
+    main(options.run_dir, options.role, name)

@@ -138,15 +138,33 @@ def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> 
     until(lambda: not long_run.processes(), "all processes are gone")
 
 
+def test_a_live_worker_that_is_killed_comes_back(long_run: LocalRun) -> None:
+    runner = long_run.start("2", "0")
+    until(lambda: long_run.step() > 1, "training")
+    parent = psutil.Process(long_run.processes("--name live-1 --restart")[0].pid)
+    for deaths in (1, 2):
+        (worker,) = parent.children()
+        worker.kill()
+        until(lambda deaths=deaths: long_run.sizes() == [1, 2] * deaths, "one goes on alone, and grows again")
+    lost = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "worker_lost"]
+    assert [line["worker"] for line in lost] == ["live-1"] * 2
+    assert "killed by SIGKILL" in long_run.run_dir.worker_log("live-1").read_text()
+    runner.terminate()
+    assert runner.wait(PATIENCE) == 143
+    steps = [line["step"] for line in read_lines(long_run.run_dir.metrics)]
+    assert steps == list(range(1, len(steps) + 1)), "every step once"
+    assert long_run.processes() == []
+
+
 def test_a_live_worker_that_is_killed_ends_the_run_only_if_it_is_the_last(long_run: LocalRun) -> None:
     # LS-34
     runner = long_run.start("2", "0")
     until(lambda: long_run.step() > 1, "training")
-    long_run.processes("--name live-1")[0].kill()
+    long_run.processes("--name live-1 --restart")[0].kill()  # its parent, and it with it
     until(lambda: long_run.sizes() == [1], "the other goes on")
     reached = long_run.step()
     until(lambda: long_run.step() > reached + 1, "training")
-    long_run.processes("--name live-0")[0].kill()
+    long_run.processes("--name live-0 --restart")[0].kill()
     assert runner.wait(PATIENCE) == 1
     (ended,) = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "run_ended"]
     assert "live-0 of the live world was lost" in ended["reason"]

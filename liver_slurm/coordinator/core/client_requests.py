@@ -53,12 +53,15 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     """Handle the end of a worker's process, as the launcher that started it reports it."""
     state, message = t.state, given.message
     assert isinstance(message, WorkerEnded)
-    if message.worker in state.membership:
+    known = state.membership.get(message.worker)
+    if known is not None and message.pid not in (0, known.pid):
+        t.reject("late")  # another process has its name by now
+    elif known is not None:
         t.signal(WorkerGone(message.worker, message.reason, how="process exit"))
     elif state.phase is RunPhase.RECOVERING and message.worker in state.world.members:
         if message.worker not in state.damage.lost:
             failure_recovery.give_up_missing(t, [message.worker], message.reason)
-    elif state.phase in (RunPhase.STARTING, RunPhase.RECOVERING) and is_guaranteed(message.worker):
+    elif state.world.live is None and not state.over and is_guaranteed(message.worker):
         log = f"{state.settings.run_dir}/logs/{message.worker}.log"
         failure = f"{message.worker} ended before it registered ({message.reason}); see {log}"
         lifecycle.end(t, RunPhase.FAILED, failure)

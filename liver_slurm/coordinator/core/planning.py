@@ -244,6 +244,14 @@ def _due(state: RunState) -> tuple[ResizeGoal | None, float | None]:
     return None, state.now + min(ahead - AHEAD, AHEAD)
 
 
+def _first(state: RunState) -> Layout | None:
+    """Return the first world's layout, if nothing else says which one is wanted."""
+    if state.settings.automatic or state.resizes.size_ceiling is not None:
+        return None
+    chosen = initial_layout(state, state.settings.live_workers)
+    return None if isinstance(chosen, str) else chosen[0]
+
+
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """Build what the policy may look at."""
     live, history, supply, step = state.world.live, state.history, state.standbys.capacity, state.step
@@ -264,6 +272,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         go_first=frozenset(node_release.go_first(state, due or state.resizes.size_ceiling)[0]),
         pinned=state.resizes.size_ceiling,
         automatic=state.settings.automatic,
+        first=_first(state),
         backoff=state.world.backoff,
         arrived={worker.name: worker.arrived for worker in ready},
         unit_of={worker.name: worker.job_id for worker in ready},

@@ -34,6 +34,9 @@ def sizes(layout: Layout, layers: int) -> dict[str, Any]:
         # In one batch a stage's messages to the next and to the previous stage would get mixed up where these are one.
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,
+        # Else the host waits for the whole card at each message, which fails while another thread records a graph, as
+        # it does to connect the groups of the next world.
+        "batch_p2p_sync": False,
         "num_layers_in_first_pipeline_stage": split[0] if uneven else None,
         "num_layers_in_last_pipeline_stage": split[-1] if uneven else None,
     }

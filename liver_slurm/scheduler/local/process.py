@@ -39,7 +39,7 @@ def start(
             stderr=subprocess.STDOUT,
             env={**inherited, **environment},
             start_new_session=True,
-            preexec_fn=_tie_to_parent(die_with_parent) if die_with_parent is not None else None,
+            preexec_fn=tie_to_parent(die_with_parent) if die_with_parent is not None else None,
         )
 
 
@@ -60,7 +60,8 @@ def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
     return {variable: value for variable, value in wanted.items() if variable not in os.environ} | place
 
 
-def _tie_to_parent(number: signal.Signals) -> Callable[[], None]:
+def tie_to_parent(number: signal.Signals) -> Callable[[], None]:
+    """Make what a child calls before it executes its program, so that it is sent the signal when its parent ends."""
     parent = os.getpid()
 
     def tie() -> None:

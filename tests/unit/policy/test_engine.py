@@ -62,6 +62,9 @@ def goal(layout: Layout | None = None, workers: int = 0) -> ResizeGoal:
         (["tp1pp1dp2"], look(due=goal(Layout(2, 1, 1))), Layout(2, 1, 1), "l0 l1", "request"),
         (["tp1pp1dp1", "tp1pp1dp2"], look(due=goal(workers=1)), Layout(1, 1, 1), "l0", "request"),
         (["tp1pp1dp2"], look("s0 s1", due=goal(TP2DP2), automatic=False), TP2DP2, "l0 l1 s0 s1", "request"),
+        # what was lost and has come back is taken again, also where a run grows on request alone
+        (["tp1pp1dp2"], look("l1 s0", members="l0", layout=Layout(1, 1, 1), automatic=False, first=TP1DP2), TP1DP2,
+         "l0 l1", "capacity"),
         # a pinned size is regained, and no more than that
         (["tp1pp1dp2", "tp1pp1dp3", "tp1pp1dp4"], look("s0 s1", pinned=goal(workers=3)), Layout(1, 1, 3), "l0 l1 s0",
          "capacity"),
@@ -78,6 +81,12 @@ def test_changes(layouts: list[str], snapshot: Snapshot, layout: Layout, members
     [
         (["tp1pp1dp2", "tp1pp1dp4"], look("s0"), "only allowed layout"),
         (["tp1pp1dp2", "tp1pp1dp4"], look("s0 s1", automatic=False), "only on request"),
+        (["tp1pp1dp2", "tp1pp1dp4"], look("s0 s1", automatic=False, first=TP1DP2), "only on request"),
+        (
+            ["tp1pp1dp2"],
+            look("", members="l0", layout=Layout(1, 1, 1), automatic=False, first=TP1DP2),
+            "only on request",
+        ),
         (["tp1pp1dp2", "tp1pp1dp4"], look("s0 s1", pinned=goal(workers=2)), "only allowed layout"),
         (["tp1pp1dp2"], look("", "l1"), "no allowed layout for the 1 workers"),
         (["tp1pp1dp2"], look("s0", due=goal(TP2DP2)), "3 of 4 are ready"),

@@ -1,0 +1,111 @@
+"""The parent of a guaranteed worker: starts it again when it has died, so that its place does not stand empty.
+
+It imports nothing of what could break a worker, tells the coordinator at once that the worker is gone, and begins a new
+one, which registers under the old name as if it had come just now. A worker that was told to leave, or whose node is
+to go away, is not started again, and neither is one that never lives for long.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from liver_slurm.base.errors import ControlError
+from liver_slurm.protocol.client import request
+from liver_slurm.protocol.messages import WorkerEnded
+from liver_slurm.rundir.event_log import read_events
+from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
+from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.local.process import tie_to_parent
+from liver_slurm.worker.signals import NOTICES, signal_pipe
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds until a worker is started again: at first, and at most."""
+IN_A_ROW = 8
+"""Deaths one after the other after which a place is given up."""
+WELL = 600.0
+"""Seconds after which a worker has lived so long that earlier deaths do not count."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a worker that has ended is started again, and why."""
+
+    wait: float | None
+    """Seconds until then; None: it is not."""
+    reason: str
+
+
+def judge(code: int, noticed: bool, run_is_over: bool, deaths: int) -> Verdict:
+    """Decide about a worker that has ended.
+
+    Args:
+        code: its exit code; of a signal the negative number.
+        noticed: it or its parent was sent a signal that announces the end of its node or job.
+        run_is_over: the run has ended, well or not.
+        deaths: how often it has died in a row, this time included.
+    """
+    if code == 0:
+        return Verdict(None, "it was told to leave")
+    if noticed:
+        return Verdict(None, "its node or job was announced to go away")
+    if run_is_over:
+        return Verdict(None, "the run is over")
+    if deaths >= IN_A_ROW:
+        return Verdict(None, f"it has died {deaths} times in a row")
+    wait = min(FIRST_WAIT * 2.0 ** (deaths - 1), LONGEST_WAIT)
+    return Verdict(wait, f"it is started again in {wait:g} s")
+
+
+def supervise(run_dir: RunDir, name: str, arguments: Sequence[str]) -> int:
+    """Run ``python -m liver_slurm.worker`` with these arguments, again and again; returns the last exit code."""
+    signals, deaths = signal_pipe(), 0
+    while True:
+        begun = time.monotonic()
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "liver_slurm.worker", *arguments], preexec_fn=tie_to_parent(signal.SIGKILL)
+        )
+        code = worker.wait()
+        deaths = 1 if time.monotonic() - begun > WELL else deaths + 1
+        how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        noticed = _noticed(signals, 0.0)
+        if code != 0 and not noticed:
+            _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid))
+        verdict = judge(code, noticed, code != 0 and is_over(run_dir), deaths)
+        print(f"{name}, process {worker.pid}, has ended, {how}: {verdict.reason}", file=sys.stderr, flush=True)
+        if verdict.wait is None or _noticed(signals, verdict.wait):
+            return code if code >= 0 else 128 - code
+
+
+def is_over(run_dir: RunDir) -> bool:
+    """Whether the event log's last word is that the run has ended; a job that is started again goes on with it."""
+    over = False
+    for event in read_events(run_dir.events):
+        if isinstance(event, RunEnded | CoordinatorStarted):
+            over = isinstance(event, RunEnded)
+    return over
+
+
+def _tell(run_dir: RunDir, message: WorkerEnded) -> None:
+    try:
+        request(run_dir, message, timeout=2.0)
+    except ControlError as error:
+        # It is away for a moment, and hears of it from the others, or from the next one with this name.
+        print(f"the coordinator was not told of it: {error}", file=sys.stderr, flush=True)
+
+
+def _noticed(signals: int, seconds: float) -> bool:
+    """Wait for a signal that announces the end for at most so long; True: one has come."""
+    end = time.monotonic() + seconds
+    while True:
+        ready, _, _ = select.select([signals], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            return False
+        if any(number in NOTICES for number in os.read(signals, 64)):
+            return True
