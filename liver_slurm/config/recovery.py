@@ -33,9 +33,12 @@ class RecoverySection:
     has no room for them, parity of 2, 4, 8, …, the first that it has room for."""
 
     def mirrors(self, on_cards: bool) -> bool:
-        """Whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
+        """Return whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
         return self.mirror == "on" or (self.mirror == "auto" and not on_cards)
 
     def refreshed_every(self, on_cards: bool) -> int:
-        """Steps between two refreshes, of a run whose workers train on cards, or on CPUs; 0: see ``mirror_every``."""
+        """Return the steps between two refreshes, of a run whose workers train on cards, or on CPUs.
+
+        0: see ``mirror_every``.
+        """
         return self.mirror_every or (ON_CARDS if on_cards else 0)
