@@ -38,7 +38,7 @@ def update(boxes: Sequence[Updated], step: int, values: Hyperparameters, moments
 
 
 def _batches(boxes: Sequence[Updated]) -> Iterator[Sequence[Updated]]:
-    """What is updated at a time."""
+    """Yield what is updated at a time."""
     if not boxes or not boxes[0][0].is_cuda:
         yield from ([block] for box in boxes for block in _cut(box, _BLOCK))
         return
@@ -57,7 +57,7 @@ def _batches(boxes: Sequence[Updated]) -> Iterator[Sequence[Updated]]:
 
 
 def _cut(box: Updated, most: int) -> Iterator[Updated]:
-    """The same in blocks of at most so many elements, of whole rows where there are such."""
+    """Yield the same in blocks of at most so many elements, of whole rows where there are such."""
     first = box[0]
     if first.numel() <= most:
         yield box
@@ -71,7 +71,7 @@ def _cut(box: Updated, most: int) -> Iterator[Updated]:
 
 
 def _update(members: Sequence[Updated], step: int, values: Hyperparameters, moments: tuple[str, ...]) -> None:
-    """AdamW (Loshchilov & Hutter 2019) or SGD as torch does it, with the kernel that the engine's optimizer uses.
+    """Update as torch's AdamW (Loshchilov & Hutter 2019) or SGD does, with the kernel that the engine's optimizer uses.
 
     On a GPU that is the fused one, whose result is the same on any slice, and which wants its operands contiguous. On a
     CPU the fused kernel's result depends on alignment, so neither side uses it. What is not in fp32 is updated in fp32

@@ -79,22 +79,22 @@ class OptimizerKeys(Protocol):
 
 
 def moment_dtype_of(train: OptimizerKeys) -> str:
-    """What a job keeps moments in."""
+    """Return what a job keeps moments in."""
     return "bfloat16" if train.moments_precision == "bf16" else STATE_DTYPE
 
 
 def state_dtype(kind: str, moment_dtype: str) -> str:
-    """What a kind of state is kept in, where moments are kept in ``moment_dtype``: a master and an average in fp32."""
+    """Return what a kind of state is kept in; masters and averages are in fp32, moments in ``moment_dtype``."""
     return STATE_DTYPE if kind in ("master", AVERAGE) else moment_dtype
 
 
 def moment_bytes(moments: tuple[str, ...], moment_dtype: str) -> int:
-    """Bytes of all that is kept of one element besides its master."""
+    """Return the bytes of all that is kept of one element besides its master."""
     return sum(ITEMSIZE[state_dtype(moment, moment_dtype)] for moment in moments)
 
 
 def moments_of(train: OptimizerKeys, kind: str | None = None) -> tuple[str, ...]:
-    """What a job keeps of each element that is trained, besides its master.
+    """Return what a job keeps of each element that is trained, besides its master.
 
     Args:
         kind: what updates it, a key of :data:`MOMENTS`; None: ``train.optimizer``.
@@ -103,12 +103,12 @@ def moments_of(train: OptimizerKeys, kind: str | None = None) -> tuple[str, ...]
 
 
 def replayable(moments: tuple[str, ...]) -> bool:
-    """Whether who has a box of these moments and its gradient can update it: Muon's update takes the whole matrix."""
+    """Return whether a box of these moments can be updated by its gradient: Muon's update takes the whole matrix."""
     return MUON_MOMENTUM not in moments
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:
-    """Names of the optimizer state of a weight: its fp32 master where it is apart, and the moments.
+    """Return the names of the optimizer state of a weight: its fp32 master where it is apart, and the moments.
 
     ``derived``: the weight is made from its master, so the master is named even where both are one tensor.
     """
@@ -117,7 +117,7 @@ def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple
 
 
 def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
-    """Where the box lies in an array of the piece's shape; None if it is not all there."""
+    """Return where the box lies in an array of the piece's shape; None if it is not all there."""
     starts = [a - b for a, b in zip(offset, piece.offset, strict=True)]
     if any(a < 0 or a + n > m for a, n, m in zip(starts, shape, piece.shape, strict=True)):
         return None
@@ -125,12 +125,12 @@ def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
 
 
 def volume(shape: Box) -> int:
-    """Elements of a box."""
+    """Return the elements of a box."""
     return math.prod(shape)
 
 
 def shifted(offset: Box, by: Box) -> Box:
-    """``offset`` moved by ``by``."""
+    """Return ``offset`` moved by ``by``."""
     return tuple(a + b for a, b in zip(offset, by, strict=True))
 
 

@@ -37,7 +37,7 @@ class SharedBox(NamedTuple):
         return tuple(name.rpartition("@")[2] for name in self.names[1:])
 
     def label(self, view: int = 0) -> str:
-        """What a person calls one of the views."""
+        """Return what a person calls one of the views."""
         name = self.names[view] if view < len(self.names) else "a box"
         return f"{name} at {self.offset}"
 

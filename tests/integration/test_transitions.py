@@ -335,6 +335,7 @@ def test_overlap_on_one_card_brings_what_the_old_world_holds(precision: str, tmp
         {"precision": precision, "distributed": distributed, "tied": True, "overlap": True}
         for distributed in (True, False)
     ]
+    cases.append({"precision": precision, "distributed": True, "overlap": True, "ema_decay": 0.8, **ROUNDED})
     for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda"):
         assert result["transitions"] == 4 * 3
         assert result["early"]

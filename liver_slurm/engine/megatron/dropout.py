@@ -42,12 +42,12 @@ class Streams(NamedTuple):
     A layer has its own alone."""
 
     def of_layer(self, number: int) -> Streams:
-        """Those of a layer; numbers begin with 1."""
+        """Return those of a layer; numbers begin with 1."""
         return self._replace(keys=self.keys[2 * number - 1 : 2 * number + 1])
 
 
 def drop(x: Tensor, streams: Streams | None, site: int) -> Tensor:
-    """Dropout of [own, batch, hidden] (Srivastava et al. 2014); without streams the model has none."""
+    """Drop some of [own, batch, hidden] (Srivastava et al. 2014); without streams the model has none."""
     if streams is None:
         return x
     key = streams.keys[site]
@@ -59,7 +59,7 @@ def drop(x: Tensor, streams: Streams | None, site: int) -> Tensor:
 
 
 def _signed(word: int) -> int:
-    """The lowest 32 bits, as an int32 has them."""
+    """Return the lowest 32 bits, as an int32 has them."""
     word &= (1 << 32) - 1
     return word - (1 << 32) if word >> 31 else word
 
@@ -68,14 +68,14 @@ _FACTORS = _signed(0x7FEB352D), _signed(0x846CA68B)
 
 
 def _mixed(x: Tensor, factor: Tensor | int = _FACTORS[0]) -> Tensor:
-    """Hash of int32 numbers, to all of int32 (Wellons 2018, ``lowbias32``); ``factor`` is odd."""
+    """Hash int32 numbers, to all of int32 (Wellons 2018, ``lowbias32``); ``factor`` is odd."""
     x = (x ^ _shifted(x, 16)) * factor
     x = (x ^ _shifted(x, 15)) * _FACTORS[1]
     return x ^ _shifted(x, 16)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, without the sign."""
+    """Shift to the right, without the sign."""
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
@@ -93,7 +93,7 @@ class Dropout:
         self._places = torch.arange(first, first + tokens, dtype=torch.int32, device=device)
 
     def streams(self, first: int, microbatches: int, training: bool) -> list[Streams | None]:
-        """Of each of a rank's microbatches.
+        """Return those of each of a rank's microbatches.
 
         Args:
             first: number of the first sample in the run.
@@ -113,7 +113,7 @@ class Dropout:
 
 
 def keys(seed: int, samples: NDArray[np.uint64], sites: int) -> NDArray[np.int32]:
-    """Keys of each site and sample, int32 [sites, samples, 2]."""
+    """Return keys of each site and sample, int32 [sites, samples, 2]."""
     start = int.from_bytes(hashlib.blake2b(f"dropout/{seed}".encode(), digest_size=8).digest(), "little")
     of_samples = _mixed_64(np.uint64(start) + samples * np.uint64(_GOLDEN))
     of_sites = np.arange(1, sites + 1, dtype=np.uint64)[:, None] * np.uint64(_GOLDEN)
@@ -122,7 +122,7 @@ def keys(seed: int, samples: NDArray[np.uint64], sites: int) -> NDArray[np.int32
 
 
 def _mixed_64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash of 64-bit numbers (Steele et al. 2014, ``splitmix64``)."""
+    """Hash 64-bit numbers (Steele et al. 2014, ``splitmix64``)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
@@ -130,7 +130,7 @@ def _mixed_64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def dropout_like(config: JobConfig, tokens: int) -> Streams:
-    """Streams of one layer, of the shapes that they have on a rank with so many tokens, which drop nothing."""
+    """Make streams of one layer, of their shapes on a rank with so many tokens, which drop nothing."""
     keys = torch.zeros(2, config.train.micro_batch_size, 2, dtype=torch.int32)
     return Streams(
         torch.full((), _LOWEST, dtype=torch.int32), torch.ones(()), torch.zeros(tokens, dtype=torch.int32), keys

@@ -42,7 +42,7 @@ class RoundedMoments(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """What an optimizer uses for a group of its parameters."""
+    """Return what an optimizer uses for a group of its parameters."""
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     return Hyperparameters(
         float(group["lr"]),

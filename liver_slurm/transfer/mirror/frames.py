@@ -65,12 +65,12 @@ class Header(NamedTuple):
     digest: int = 0
 
     def encode(self) -> bytes:
-        """As it goes over the connection."""
+        """Encode the frame as it goes over the connection."""
         return _HEADER.pack(*self)
 
     @classmethod
     def decode(cls, data: bytes | bytearray) -> Header:
-        """Inverse of :meth:`encode`.
+        """Undo :meth:`encode`.
 
         Raises:
             TransferError: it is no header.
@@ -110,7 +110,7 @@ class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
 
 
 def digest_of(parts: Sequence[torch.Tensor]) -> int:
-    """One digest of several runs of host memory, which depends on their order."""
+    """Return one digest of several runs of host memory, which depends on their order."""
     found = 0
     for part in parts:
         found = ((found << 1 | found >> 63) ^ digest(part, "xxh3")) & (1 << 64) - 1
@@ -118,7 +118,7 @@ def digest_of(parts: Sequence[torch.Tensor]) -> int:
 
 
 def describe(replica: Replica) -> bytes:
-    """The boxes of a rank's state, in the order in which frames have them."""
+    """Return the boxes of a rank's state, in the order in which frames have them."""
     trained = [
         BoxDescription(
             *box.piece, (box.group.wd_mult, box.group.lr_mult), moments=box.moments, moment_dtype=box.moment_dtype
@@ -132,7 +132,7 @@ def describe(replica: Replica) -> bytes:
 
 
 def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
-    """Inverse of :func:`describe`.
+    """Undo :func:`describe`.
 
     Raises:
         TransferError: it is no description.
@@ -149,13 +149,11 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
             or min((0, *box.offset, *box.shape)) < 0
         ):
             raise TransferError(f"a mirror's owner sent no description: {box.tensor}")
-    if len({box.dtypes for box in boxes if not box.dtype}) > 1:
-        raise TransferError("a mirror's owner described boxes that are not optimized alike")
     return boxes
 
 
 def room_for(boxes: Sequence[BoxDescription]) -> int:
-    """Bytes of host memory that a mirror takes."""
+    """Return the bytes of host memory that a mirror takes."""
     gradients = sum(box.elements * GRADIENT_BYTES for box in boxes if not box.dtype)
     return gradients + sum(box.elements * ITEMSIZE[dtype] for box in boxes for dtype in box.dtypes)
 
@@ -164,10 +162,16 @@ class Room:
     """Host memory for a mirror: state and gradients of all boxes, each kind in one run."""
 
     def __init__(self, boxes: Sequence[BoxDescription]) -> None:
+        """
+        Raises:
+            TransferError: not all trained boxes have moments of one kind.
+        """
         trained, fixed = [box for box in boxes if not box.dtype], [box for box in boxes if box.dtype]
         self.ends = [0, *accumulate(box.elements for box in trained)]
-        dtypes = trained[0].dtypes if trained else ()
-        self.state = [torch.zeros(self.ends[-1], dtype=getattr(torch, dtype)) for dtype in dtypes]
+        alike = {box.dtypes for box in trained} or {()}
+        if len(alike) > 1:
+            raise TransferError("a mirror's owner described boxes that are not kept alike")
+        self.state = [torch.zeros(self.ends[-1], dtype=getattr(torch, dtype)) for dtype in alike.pop()]
         """Masters, then each kind of moments."""
         self.gradients = torch.zeros(self.ends[-1])
         weights = [(box.piece, torch.zeros(box.shape, dtype=getattr(torch, box.dtype))) for box in fixed]
