@@ -31,7 +31,7 @@ def documents() -> list[Path]:
 
 
 def render(text: str) -> str:
-    """Return a document's text with each of its generated blocks made anew from the code.
+    """Return a document's text with each of its generated blocks made again from the code.
 
     Raises:
         KeyError: a block has a name that no generator has.
@@ -96,8 +96,9 @@ def sections() -> str:
 
 def messages() -> str:
     """Render a table of each direction's messages, with the first sentence of each docstring."""
-    tree, parked = (ast.parse((PACKAGE / "protocol" / name).read_text()) for name in ("messages.py", "parked.py"))
-    nodes = [*tree.body, *parked.body]
+    files = ("messages.py", "parked.py", "client_messages.py")
+    tree, *others = (ast.parse((PACKAGE / "protocol" / name).read_text()) for name in files)
+    nodes = [node for one in (tree, *others) for node in one.body]
     told = {node.name: first_sentence(node) for node in nodes if isinstance(node, ast.ClassDef)}
     parts = []
     for union, title in (

@@ -1,7 +1,8 @@
-"""Shared by all tests: a real Slurm cluster for a module, waiting for conditions, golden files."""
+"""Shared by all tests: a cluster for a module, waiting for conditions, golden files, a root that is left as it was."""
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import shutil
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "unit" / "golden"
 LOG_LINES = 40
+ROOT = Path(__file__).parents[1]
 _failed = pytest.StashKey[bool]()
+_in_root = pytest.StashKey[set[str]]()
+_left = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +49,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"not installed: {', '.join(missing)}; `make test-trackers` installs it")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_in_root] = _names_in_root()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of the tests that leaves a file in the repository's root, such as a job's ``slurm-4.out``."""
+    if hasattr(session.config, "workerinput"):  # one of several processes: the one that started them looks
+        return
+    left = sorted(_names_in_root() - session.config.stash[_in_root])
+    session.config.stash[_left] = left
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _names_in_root() -> set[str]:
+    """What lies in the repository's root, but for what git is told to ignore, such as caches."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    return {name for name in os.listdir(ROOT) if not any(fnmatch.fnmatch(name, one) for one in ignored)}
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the tests of notices and of faults have measured, whichever process they ran in."""
     reports = [report for each in terminalreporter.stats.values() for report in each if hasattr(report, "when")]
@@ -57,6 +81,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
             terminalreporter.section(title)
             terminalreporter.write_line(tabulate(rows, headers="keys", floatfmt=".2f"))
+    left = terminalreporter.config.stash.get(_left, [])
+    if left:
+        terminalreporter.section("left in the repository's root")
+        terminalreporter.write_line(
+            f"{', '.join(left)}: a test writes to its working directory, or submits a job without --output"
+        )
 
 
 @pytest.hookimpl(wrapper=True)

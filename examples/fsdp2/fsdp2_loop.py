@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.register_buffer("turn", torch.stack([angles.cos(), angles.sin()]), persistent=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """From [batch, length, width] to the same."""
+        """Go from [batch, length, width] to the same."""
         batch, length, _ = hidden.shape
         queries, keys, values = self.qkv(hidden).view(batch, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(self._turned(queries), self._turned(keys), values, is_causal=True)
@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.down = nn.Linear(MLP, WIDTH, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """From [batch, length, width] to the same."""
+        """Go from [batch, length, width] to the same."""
         hidden = hidden + self.attention(self.norms[0](hidden))
         inner = self.norms[1](hidden)
         mixed: torch.Tensor = hidden + self.down(F.silu(self.gate(inner)) * self.up(inner))
@@ -66,7 +66,7 @@ class Llama(nn.Module):
         self.norm, self.head = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From [batch, length] to [batch, length, vocabulary]."""
+        """Go from [batch, length] to [batch, length, vocabulary]."""
         hidden = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
@@ -75,7 +75,7 @@ class Llama(nn.Module):
 
 
 def progressions(samples: range, length: int) -> torch.Tensor:
-    """The samples of these numbers, [samples, length + 1]: the same whichever rank asks for them."""
+    """Return the samples of these numbers, [samples, length + 1]: the same whichever rank asks for them."""
     numbers = torch.tensor([*samples])[:, None]
     return (numbers * 7919 % VOCABULARY + (1 + numbers % 5) * torch.arange(length + 1)) % VOCABULARY
 

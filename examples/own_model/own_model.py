@@ -49,7 +49,7 @@ class ScaledMLP(MLP):
 
 
 def model(*, pre_process: bool, post_process: bool, config: Any, pg_collection: Any, job: Any) -> GPTModel:
-    """One rank's part of the model; ``model.provider`` of the job file.
+    """Return one rank's part of the model; ``model.provider`` of the job file.
 
     Args:
         pre_process: the first pipeline stage is built: it has the embedding.
@@ -92,11 +92,11 @@ class Progressions:
         self._vocabulary, self._seq_length, self._seed = vocabulary, seq_length, seed
 
     def __len__(self) -> int:
-        """Samples of one epoch: as many as there are progressions."""
+        """Return the samples of one epoch: as many as there are progressions."""
         return self._vocabulary * self.STRIDES
 
     def batch(self, first: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The run's samples ``first`` to ``first + count - 1``: int64 [count, seq_length + 1].
+        """Return the run's samples ``first`` to ``first + count - 1``: int64 [count, seq_length + 1].
 
         A function of the arguments alone: each rank asks for its part of a step, in whatever layout.
         """
@@ -110,5 +110,5 @@ class Progressions:
 
 
 def data(job: Any) -> Progressions:
-    """The run's samples; ``data.provider`` of the job file."""
+    """Return the run's samples; ``data.provider`` of the job file."""
     return Progressions(job.model.vocab_size, job.train.seq_length, job.train.seed)

@@ -23,7 +23,7 @@ from liver_slurm.advisor.stages import CLIP, Nuisances, on_own_arm
 from liver_slurm.advisor.table import DecisionTable
 
 _KERNEL_ROWS = 256
-"""Rows of a step's kernel matrix, drawn anew each time: with all of them an epoch would take time in n²."""
+"""Rows of a step's kernel matrix, drawn again each time: with all of them an epoch would take time in n²."""
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def fit(rows: Rows, target: Rows | None, wish: Wish, now: float) -> Model:
 def evaluate(rows: Rows, target: Rows | None, models: Mapping[str, Model], wish: Wish) -> tuple[Prepared, list[Valued]]:
     """Estimate the value of taking always, of leaving always, and of models, by the efficient estimate.
 
-    A model that was learned from one of the files is learned anew for each fold without the runs of that fold.
+    A model that was learned from one of the files is learned again for each fold without the runs of that fold.
 
     Raises:
         BadInput: there is nothing to compare, or too few runs.
@@ -207,10 +207,10 @@ def evaluate(rows: Rows, target: Rows | None, models: Mapping[str, Model], wish:
     for name, taken in rules.items():
         gain, note = terms.gain(both(taken), both(np.ones(len(pooled)))), ""
         if name in models and set(models[name].tables) & set(rows.digests):
-            anew = replace(wish, rule_class=models[name].rule_class)
-            anewed = judge(ready.table, _way(anew), ready.target).gain
-            note = "learned from this table: its gain is that of rules learned anew without the runs they are judged by"
-            gain = anewed if anewed is not None else gain
+            again = replace(wish, rule_class=models[name].rule_class)
+            gained = judge(ready.table, _way(again), ready.target).gain
+            note = "learned from this table: its gain is that of rules learned without the runs they are judged by"
+            gain = gained if gained is not None else gain
         found.append(Valued(name, terms.value(both(taken)), gain, float(taken[counted].mean()), note))
     return ready, found
 

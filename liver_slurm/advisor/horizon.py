@@ -53,7 +53,7 @@ class Behind:
     """Where covariates tell of a gain; and its opposite where they tell of a loss."""
 
     def is_nothing(self, farthest_s: float) -> bool:
-        """Whether both cannot be told from nothing, and are known well enough for that to mean something."""
+        """Return whether both cannot be told from nothing, and are known well enough for that to mean something."""
         (low, high), (least, most) = self.rest.interval(), self.told.interval()
         narrow = max(high - low, most - least) < SHARE * farthest_s
         return narrow and low <= 0.0 <= high and least <= 0.0
@@ -72,7 +72,7 @@ class Looked:
     """What comes of it until each farther window that was seen often enough."""
 
     def is_enough(self, farthest_s: float) -> bool:
-        """Whether nothing comes behind this window, as far as can be told."""
+        """Return whether nothing comes behind this window, as far as can be told."""
         return bool(self.behind) and all(one.is_nothing(farthest_s) for one in self.behind)
 
 

@@ -41,7 +41,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         return self.fill if known is None else known
 
     def is_far(self, value: float) -> bool:
-        """Whether a value is unlike everything that was seen."""
+        """Return whether a value is unlike everything that was seen."""
         return not self.low - FAR * self.sd <= value <= self.high + FAR * self.sd
 
 
@@ -130,7 +130,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     taken: float
     """Share of the offers that it takes."""
     value: Figure | None = None
-    """Gained within the window; None: it is not known, as of a rule that is learned anew for each fold."""
+    """Gained within the window; None: it is not known, as of a rule that is learned again for each fold."""
     gain: Figure | None = None
     """Over to take always."""
 

@@ -85,7 +85,7 @@ def _create(config: JobConfig, resume: str | Path | None, hand_on: Callable[[Run
 
 
 def find(text: str | Path) -> Job:
-    """The run that a job id, a name or a run directory names; of several, the newest.
+    """Return the run that a job id, a name or a run directory names; of several, the newest.
 
     Raises:
         BadInput: there is none.
@@ -106,8 +106,9 @@ class Job:
         return f"Job({self.job_id or 'plain processes'}, {str(self.run_dir.path)!r})"
 
     def status(self, timeout: float = 5.0) -> dict[str, Any]:
-        """What the run is doing: at least ``state``, ``step``, ``generation``, ``layout``, ``workers``, ``standbys``,
-        ``last_reconfiguration`` and ``reason``; ``source`` says whether the coordinator or the run's files said so.
+        """Return what the run is doing: at least ``state``, ``step``, ``generation``, ``layout``, ``workers``,
+        ``standbys``, ``last_reconfiguration`` and ``reason``; ``source`` says whether the coordinator or the run's
+        files said so.
 
         Args:
             timeout: seconds to wait for the coordinator.
@@ -136,17 +137,17 @@ class Job:
         return replace(status, reason=status.reason or found.why)
 
     def events(self, follow: bool = False) -> Iterator[Document]:
-        """The run's events; with ``follow`` also those to come, until the run is over."""
+        """Return the run's events; with ``follow`` also those to come, until the run is over."""
         if not follow:
             return read_documents(self.run_dir.events)
         return follow_documents(self.run_dir.events, stop=self.end_watch())
 
     def end_watch(self) -> Callable[[], bool]:
-        """A function that says whether the run is over; cheap, and meant to be called several times a second."""
+        """Return a function that says whether the run is over; cheap, and meant to be called several times a second."""
         return _End(self.run_dir).reached
 
     def metrics(self) -> Iterator[StepMetrics]:
-        """A line a step."""
+        """Return the run's metrics, one entry a step."""
         return read_metrics(self.run_dir.metrics)
 
     def resize(
@@ -195,7 +196,7 @@ class Job:
         return f"{how}; {swept}" if how else swept
 
     def _ask_to_end(self) -> str:
-        """The coordinator ends the run; empty if it does not answer."""
+        """Ask the coordinator to end the run; returns that it does, or nothing if it does not answer."""
         if not self.run_dir.address_file.exists():
             return ""
         try:
@@ -250,7 +251,7 @@ class _End:
         self._missed = False
 
     def reached(self) -> bool:
-        """Whether it is over, or twice in a row nothing of it was alive."""
+        """Return whether it is over, or twice in a row nothing of it was alive."""
         self._files.refresh()
         if self._files.over:
             return True

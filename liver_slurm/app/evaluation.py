@@ -30,7 +30,7 @@ _POLL = 0.1
 
 
 def find_checkpoints(text: str, every: bool) -> tuple[RunDir, list[Path]]:
-    """The run and the checkpoints that a run or a checkpoint's folder names, oldest first.
+    """Return the run and the checkpoints that a run or a checkpoint's folder names, oldest first.
 
     Args:
         text: Slurm job id, run name, run directory, or a folder ``step-N`` in its ``checkpoints``.

@@ -164,11 +164,11 @@ class _Runner:
                 self._start_coordinator()
 
     def _has_ended(self) -> bool:
-        """Whether a coordinator has said so; one that a signal meets early ends with any code."""
+        """Return whether a coordinator has said so; one that a signal meets early ends with any code."""
         return any(isinstance(event, RunEnded) for event in read_events(self._run_dir.events))
 
     def _say_cancelled(self, number: signal.Signals) -> None:
-        """In the coordinator's place, which the signal ended before it could write anything down."""
+        """Write in place of the coordinator, which the signal ended before it could, that the run was cancelled."""
         files = RunFiles(self._run_dir)
         files.refresh()
         status, reason = files.status(), f"cancelled by {number.name}"
@@ -197,7 +197,7 @@ class _Runner:
         self._workers[name] = start("liver_slurm.worker", arguments, log, environment, signal.SIGKILL)
 
     def _reap_adopted(self) -> None:
-        """Standbys whose coordinator was killed became children of this process: take their exit codes."""
+        """Take the exit codes of standbys that became children of this process when their coordinator was killed."""
         if time.monotonic() < self._next_reap:
             return
         self._next_reap = time.monotonic() + 1.0

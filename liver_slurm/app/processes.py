@@ -42,7 +42,7 @@ def find(run_dir: RunDir) -> Found:
 
 
 def find_all(run_dirs: Sequence[RunDir]) -> dict[RunDir, Found]:
-    """As :func:`find`, for many runs with one question to Slurm."""
+    """Find as :func:`find` does, for many runs with one question to Slurm."""
     job_ids = {run_dir: read_run_info(run_dir).job_id for run_dir in run_dirs}
     of_jobs = _find_jobs([job_id for job_id in job_ids.values() if job_id])
     return {run_dir: of_jobs[job_id] if job_id else _find_process(run_dir) for run_dir, job_id in job_ids.items()}
@@ -144,7 +144,7 @@ def _end_processes(run_dir: RunDir) -> str:
 
 
 def _own_processes(run_dir: RunDir) -> Iterator[psutil.Process]:
-    """Our Python processes that were started with this run directory as an argument."""
+    """Yield our Python processes that were started with this run directory as an argument."""
     import psutil
 
     for process in psutil.process_iter(["pid", "uids", "cmdline"]):

@@ -150,12 +150,10 @@ class TensorBoard:
         self.where = f"tensorboard --logdir {folder}"
 
     def scalars(self, values: dict[str, float], step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         found = [self._summaries.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step, at, summary=self._summaries.Summary(value=found))
 
     def text(self, name: str, text: str, step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         plugin = self._summaries.SummaryMetadata.PluginData(plugin_name="text")
         metadata = self._summaries.SummaryMetadata(plugin_data=plugin)
         tensor = self._tensors.TensorProto(dtype=self._types.DT_STRING, string_val=[text.encode()])
@@ -163,11 +161,9 @@ class TensorBoard:
         self._write(step, at, summary=self._summaries.Summary(value=[value]))
 
     def again(self, step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         self._write(step, at, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
     def close(self) -> None:
-        """See :class:`Tracker`."""
         self._writer.close()
 
     def _write(self, step: int, at: float, **fields: Any) -> None:
@@ -208,24 +204,20 @@ class WeightsAndBiases:
         self.where = f"wandb sync {self._run.dir.removesuffix('/files')}" if offline else str(self._run.url)
 
     def scalars(self, values: dict[str, float], step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         self._run.log({**values, "train/step": step, "time": at})
 
     def text(self, name: str, text: str, step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         self._run.log({name: text, "train/step": step, "time": at})
 
     def again(self, step: int, at: float) -> None:
-        """See :class:`Tracker`."""
         self._run.log({"trained_again": 1, "train/step": step, "time": at})
 
     def close(self) -> None:
-        """See :class:`Tracker`."""
         self._run.finish()
 
 
 def tensorboard_folder(run_dir: RunDir, named: str | None) -> Path:
-    """Where event files go: the folder that was named, or the run's own, which is emptied.
+    """Return where event files go: the folder that was named, or the run's own, which is emptied.
 
     Raises:
         BadInput: the folder that was named has something in it.

@@ -59,7 +59,7 @@ class Watch:
         self._stop.set()
 
     def view(self) -> TopView:
-        """The run as of now: its files are read, the last answer is at hand."""
+        """Return the run as of now: its files are read, the last answer is at hand."""
         for document in self.files.refresh():
             self.history.add(document)
         with self._lock:
@@ -101,7 +101,7 @@ class Watch:
         return found.why, found.state if found.alive is False and self._silent() else ""
 
     def _silent(self) -> bool:
-        """Whether the run has written nothing for a while."""
+        """Return whether the run has written nothing for a while."""
         written = [file.stat().st_mtime for file in (self.run_dir.events, self.run_dir.metrics) if file.exists()]
         return time.time() - max(written, default=0.0) > SILENT
 

@@ -12,7 +12,7 @@ class Clock(Protocol):
     """Tells the time, and waits."""
 
     def now(self) -> float:
-        """Seconds since the epoch; it never goes backwards."""
+        """Return the seconds since the epoch; it never goes backwards."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -39,7 +39,7 @@ class SystemClock:
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         with self._lock:
             at = self._steady()
             passed, self._at = at - self._at, at
@@ -61,7 +61,7 @@ class FakeClock:
         self._now = now
 
     def now(self) -> float:
-        """Seconds, as they were set."""
+        """Return the seconds, as they were set."""
         return self._now
 
     def sleep(self, seconds: float) -> None:

@@ -107,7 +107,7 @@ def started(pid: int) -> int:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether a process holds a TCP socket that listens on the port."""
+    """Return whether a process holds a TCP socket that listens on the port."""
     held = {name for _, name in _sockets(pid)}
     for table in ("tcp", "tcp6"):
         path = Path(f"/proc/{pid}/net/{table}")
@@ -222,7 +222,7 @@ class Victim:
         return restore
 
     def alive(self) -> bool:
-        """Whether the process is still there, a dead one that nobody has waited for included."""
+        """Return whether the process is still there, a dead one that nobody has waited for included."""
         try:
             signal.pidfd_send_signal(self._pidfd, 0)
         except ProcessLookupError:
@@ -243,5 +243,5 @@ def _end(one: socket.socket) -> bool:
 
 
 def supported() -> bool:
-    """Whether this machine has what :class:`Victim` needs."""
+    """Return whether this machine has what :class:`Victim` needs."""
     return sys.platform == "linux" and hasattr(os, "pidfd_open")

@@ -17,7 +17,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A stream for the new content of a file, which takes the place of the old one when the block ends well.
+    """Open a stream for the new content of a file, which takes the place of the old one when the block ends well.
 
     Of several that replace it at once the last one wins, each with the whole of its own. ``mode``: its permissions, of
     which the umask takes away.

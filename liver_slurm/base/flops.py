@@ -54,7 +54,10 @@ class FlopsMeter:
     """Of one card; None: not known."""
 
     def rates(self, tokens: int, seconds: float, ranks: int) -> Rates:
-        """Rates of a world of ``ranks`` that trained so many tokens; none where the clock did not go forward."""
+        """Return the rates of a world of ``ranks`` that trained so many tokens.
+
+        None where the clock did not go forward.
+        """
         if seconds <= 0.0:
             return Rates()
         tokens_per_s = tokens / seconds
@@ -65,11 +68,11 @@ class FlopsMeter:
 
 
 def token_flops(parameters: int, layers: int, attention_width: int, sequence: int) -> float:
-    """Operations of one token; ``attention_width``: heads times the width of a head."""
+    """Return the operations of one token; ``attention_width``: heads times the width of a head."""
     return 6.0 * parameters + 6.0 * layers * attention_width * sequence
 
 
 def peak_tflops(card: str) -> float | None:
-    """What a card of this name (``torch.cuda.get_device_name``) can do at most; None: it is not in the table."""
+    """Return what a card of this name (``torch.cuda.get_device_name``) can do at most; None: it is not in the table."""
     fitting = [name for name in PEAK_TFLOPS if all(word in card for word in name.split())]
     return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None

@@ -9,7 +9,7 @@ ROOT = Path("/")
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes of host memory that the kernel would still give.
+    """Return the bytes of host memory that the kernel would still give.
 
     Slurm bounds a job by a control group. Groups of version 2 are looked at, with all above them.
 
@@ -22,7 +22,7 @@ def available_memory(root: Path = ROOT) -> int:
 
 
 def _allowed(root: Path) -> Iterator[int]:
-    """What each control group around this process has left; a number that is no bound, where there is none."""
+    """Yield what each control group around this process has left; a number that is no bound, where there is none."""
     yield 1 << 62
     mounted = root / "sys/fs/cgroup"
     groups = root / "proc/self/cgroup"
@@ -42,6 +42,9 @@ def _allowed(root: Path) -> Iterator[int]:
 
 
 def _reclaimable(statistics: Path) -> int:
-    """Bytes of files' pages that nobody used lately: they count as taken, but are given up when memory is needed."""
+    """Return the bytes of files' pages that nobody used lately.
+
+    They count as taken, but are given up when memory is needed.
+    """
     lines = statistics.read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

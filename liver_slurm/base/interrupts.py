@@ -49,7 +49,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def number_of(error: KeyboardInterrupt) -> signal.Signals:
-    """The signal behind an exception; a KeyboardInterrupt that is not ours comes from SIGINT."""
+    """Return the signal behind an exception; a KeyboardInterrupt that is not ours comes from SIGINT."""
     return error.number if isinstance(error, Interrupted) else signal.SIGINT
 
 
@@ -75,13 +75,13 @@ def say(error: KeyboardInterrupt) -> int:
 
 
 def interrupted() -> bool:
-    """Whether a signal is ending the command; for what is not to be said any more."""
+    """Return whether a signal is ending the command; for what is not to be said any more."""
     return _guard.number is not None
 
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """A block that undoes what it has done when SIGINT or SIGTERM raises KeyboardInterrupt in it.
+    """Run a block that undoes what it has done when SIGINT or SIGTERM raises KeyboardInterrupt in it.
 
     It may be used in any program, from its main thread; elsewhere, it changes nothing.
     """
@@ -91,7 +91,7 @@ def orderly() -> Iterator[None]:
 
 @contextmanager
 def temporary(*paths: Path, keep_failed: bool = False) -> Iterator[None]:
-    """A block that may make these files and folders; they are removed at its end, however it ends.
+    """Run a block that may make these files and folders; they are removed at its end, however it ends.
 
     ``keep_failed``: not if it ends by an error, which may speak of them.
     """
@@ -111,7 +111,7 @@ def temporary(*paths: Path, keep_failed: bool = False) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(prefix: str, where: Path | None = None, keep_failed: bool = False) -> Iterator[Path]:
-    """A fresh folder, as with :func:`temporary`; by default where temporary files are made."""
+    """Make a fresh folder, as with :func:`temporary`; by default where temporary files are made."""
     import secrets
     import tempfile
 
@@ -180,7 +180,6 @@ class _Guard:
 
     @contextmanager
     def orderly(self) -> Iterator[None]:
-        """See :func:`orderly`."""
         import threading
 
         if threading.current_thread() is not threading.main_thread():
@@ -269,7 +268,7 @@ def _line(number: signal.Signals, text: str = "") -> str:
 
 
 def _descendants(of: int) -> list[int]:
-    """Process ids of all that live below a process; from /proc, as nothing may be imported this late."""
+    """Return the process ids of all that live below a process; from /proc, as nothing may be imported this late."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:

@@ -37,7 +37,7 @@ class LineWriter:
         """Append one document as one line.
 
         Raises:
-            OSError: it is not in the file, or only a part of it, which readers pass over; the file is opened anew for
+            OSError: it is not in the file, or only a part of it, which readers pass over; the file is opened again for
                 the next one.
         """
         line = msgspec.json.encode(document) + b"\n"
@@ -54,7 +54,7 @@ class LineWriter:
         """Put on disk what was written.
 
         Raises:
-            OSError: some of it may be lost; the file is opened anew for the next line.
+            OSError: some of it may be lost; the file is opened again for the next line.
         """
         if self._descriptor >= 0:
             try:
@@ -76,7 +76,7 @@ class LineWriter:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """All documents of a file; a line that is torn, at the end or where a writer died, is passed over."""
+    """Yield all documents of a file; a line that is torn, at the end or where a writer died, is passed over."""
     try:
         with path.open("rb") as stream:
             for line in stream:
@@ -100,7 +100,7 @@ class LineReader:
         self._rest = b""
 
     def read(self) -> list[dict[str, Any]]:
-        """New documents; the file need not be there yet, and a line is held back until its end is there."""
+        """Return new documents; the file need not be there yet, and a line is held back until its end is there."""
         try:
             stream = self._path.open("rb")
         except FileNotFoundError:
@@ -118,7 +118,7 @@ class LineReader:
 
 
 def follow_lines(path: Path, stop: Callable[[], bool], poll: float = 0.2) -> Iterator[dict[str, Any]]:
-    """All documents of a file, then new ones as they come, until ``stop()`` holds and everything was read.
+    """Yield all documents of a file, then new ones as they come, until ``stop()`` holds and everything was read.
 
     The file may not be there yet. ``poll``: seconds between looks.
     """
@@ -133,7 +133,7 @@ def follow_lines(path: Path, stop: Callable[[], bool], poll: float = 0.2) -> Ite
 
 
 def read_tail(path: Path, size: int = 1 << 16) -> list[dict[str, Any]]:
-    """Documents in the last ``size`` bytes of a file."""
+    """Return the documents in the last ``size`` bytes of a file."""
     try:
         length = path.stat().st_size
     except FileNotFoundError:

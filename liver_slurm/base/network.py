@@ -8,7 +8,7 @@ from liver_slurm.base.errors import BadInput
 
 
 def reachable_host(interface: str | None, key: str = "stream.interface") -> str:
-    """The name or address under which other nodes reach this one, on ``interface`` if one is named.
+    """Return the name or address under which other nodes reach this one, on ``interface`` if one is named.
 
     Args:
         key: where the job file names it.

@@ -13,7 +13,7 @@ MINUTE = 60.0
 class QueryBudget:
     """Counts requests for information, as slurmctld counts them; orders (submit, cancel, signal, update) are none.
 
-    A look at the supply takes several at once. They are spread by the gap that follows: a look that cost ``n`` is
+    A look at the capacity takes several at once. They are spread by the gap that follows: a look that cost ``n`` is
     followed by ``n`` times the mean gap. That alone would keep the mean, but for one look in any stretch of time; who
     also waits until there is :meth:`room` never asks more in any minute. Safe to use from several threads.
     """
@@ -37,11 +37,11 @@ class QueryBudget:
             self._next = max(self._next, now) + queries * MINUTE / self.per_minute
 
     def wait(self) -> float:
-        """Seconds until another look keeps the budget; 0 or less: it does now."""
+        """Return the seconds until another look keeps the budget; 0 or less: it does now."""
         return self._next - self._clock()
 
     def room(self, queries: int) -> float:
-        """Seconds until so many more are within the budget of the last minute; 0: they are.
+        """Return the seconds until so many more are within the budget of the last minute; 0: they are.
 
         More than are allowed in a minute are to be asked when none was in the last one.
         """
@@ -50,7 +50,7 @@ class QueryBudget:
             return max(0.0, self._asked[left - 1] + MINUTE - self._clock()) if 0 < left <= len(self._asked) else 0.0
 
     def last_minute(self) -> int:
-        """How many were asked in the last minute."""
+        """Return how many were asked in the last minute."""
         with self._lock:
             oldest = self._clock() - MINUTE
             while self._asked and self._asked[0] <= oldest:

@@ -66,15 +66,16 @@ class Table(Mapping[str, V]):
         self._where[name] = len(self._shards) - 1
 
     def values(self) -> ValuesView[V]:
-        """The values, in the order of the names."""
+        """Return the values, in the order of the names."""
         return _Values(self)
 
     def items(self) -> ItemsView[str, V]:
-        """Names and values, in the order of the names."""
+        """Return the names and values, in the order of the names."""
         return _Items(self)
 
     def differing(self, other: Table[V]) -> Iterator[tuple[str, V]]:
-        """Names and values that ``other``, which this table came from, has not under the same name; perhaps more."""
+        """Yield the names and values that ``other``, which this table came from, has not under the same name; perhaps
+        more."""
         nothing: dict[str, V] = {}
         for shard, before in zip_longest(self._shards, other.shards()[: len(self._shards)], fillvalue=nothing):
             if shard is not before:
@@ -83,7 +84,7 @@ class Table(Mapping[str, V]):
                         yield name, value
 
     def shards(self) -> list[dict[str, V]]:
-        """The entries in pieces, in their order."""
+        """Return the entries in pieces, in their order."""
         return self._shards
 
     def __getitem__(self, name: str) -> V:

@@ -7,6 +7,7 @@ a baseline and ours measured in turns in the same run.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 BENCHES = {
@@ -32,4 +33,15 @@ class Bench(Protocol):
         """Measure; ``quick``: the smallest case of each, under a minute in all; ``options``: what it has besides."""
 
     def table(self, document: dict[str, Any]) -> str:
-        """The document for people."""
+        """Return the document for people."""
+
+
+def part_tables(cases: Sequence[Mapping[str, Any]], without: Collection[str] = ()) -> str:
+    """Show a table of each part's cases, in their order; ``without``: keys that are left out."""
+    from tabulate import tabulate
+
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        row = {key: value for key, value in case.items() if key != "part" and key not in without}
+        parts.setdefault(case["part"], []).append(row)
+    return "\n\n".join(f"{part}\n{tabulate(rows, headers='keys', floatfmt='.3f')}" for part, rows in parts.items())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.bench import part_tables
 
 
 def run(quick: bool, covariates: str = "") -> dict[str, Any]:
@@ -38,10 +39,4 @@ def run(quick: bool, covariates: str = "") -> dict[str, Any]:
 
 def table(document: dict[str, Any]) -> str:
     """Show a table of each part."""
-    from tabulate import tabulate
-
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for case in document["cases"]:
-        parts.setdefault(case["part"], []).append({key: case[key] for key in case if key != "part"})
-    shown = [f"{part}\n{tabulate(rows, headers='keys', floatfmt='.3f')}" for part, rows in parts.items()]
-    return "\n\n".join(shown)
+    return part_tables(document["cases"])

@@ -121,7 +121,7 @@ def walk(config: JobConfig, layouts: Sequence[Layout], steps: int = 5, seconds: 
 
 
 def measured(events: Sequence[Event | UnknownEvent], metrics: Sequence[StepMetrics]) -> list[Reconfigured]:
-    """Every reconfiguration of a run, from its events and its steps."""
+    """Return every reconfiguration of a run, from its events and its steps."""
     begun = {event.generation: event.time for event in events if isinstance(event, ReconfigurationStarted)}
     done = [event for event in events if isinstance(event, ReconfigurationCommitted)]
     return [_one(event, metrics, begun) for event in done]
@@ -148,7 +148,7 @@ def _one(event: ReconfigurationCommitted, metrics: Sequence[StepMetrics], begun:
 
 
 def _quiet(metrics: Sequence[StepMetrics], generation: int, begun: dict[int, float]) -> list[float]:
-    """Ends of the steps of one world while nothing else was being prepared."""
+    """Return the ends of the steps of one world while nothing else was being prepared."""
     following = min((time for number, time in begun.items() if number > generation), default=math.inf)
     return [one.end for one in metrics if one.generation == generation and one.end < following]
 
@@ -159,7 +159,7 @@ def _why(events: Sequence[Event | UnknownEvent]) -> str:
 
 
 def said(run_dir: RunDir) -> str:
-    """How tracebacks in the workers' logs end, since the run directory does not stay."""
+    """Return how tracebacks in the workers' logs end, since the run directory does not stay."""
     logs = sorted(run_dir.logs.glob("*.log"))
     found = {log.stem: _ERROR.findall(log.read_text(errors="replace")) for log in logs}
     return "".join(f"; {name}: {lines[-1]}" for name, lines in found.items() if lines)

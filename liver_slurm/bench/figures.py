@@ -48,18 +48,24 @@ def _lost(longer_s: float, stood_s: float, before_s: float) -> float:
 
 
 def usual(ends: Sequence[float]) -> float:
-    """Median interval between the ends of consecutive steps; the first of them is the world's first step, left out."""
+    """Return the median interval between the ends of consecutive steps.
+
+    The first of them is left out: it is the world's first step.
+    """
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
 
 
 def between(moments: Mapping[str, float]) -> dict[str, float]:
-    """Durations from consecutive moments: each key names what ended then; the first only says where it all begins."""
+    """Return the durations from consecutive moments: each key names what ended then.
+
+    The first only says where it all begins.
+    """
     names, times = list(moments), list(moments.values())
     return {name: later - earlier for name, (earlier, later) in zip(names[1:], itertools.pairwise(times), strict=True)}
 
 
 def middle(measured: Sequence[Reconfigured]) -> dict[str, Any]:
-    """The median of several: ``lost_s, interval_s, step_s`` and ``parts``, each a median of its own."""
+    """Return the median of several: ``lost_s, interval_s, step_s`` and ``parts``, each a median of its own."""
     names = dict.fromkeys(name for one in measured for name in one.parts)
     return {
         "lost_s": _lost(
@@ -75,13 +81,16 @@ def middle(measured: Sequence[Reconfigured]) -> dict[str, Any]:
 
 
 def ratio(baseline: float | None, ours: float | None) -> float | None:
-    """How many times faster ours is; None where one is missing, or where ours lost nothing that could be measured."""
+    """Return how many times faster ours is.
+
+    None where one is missing, or where ours lost nothing that could be measured.
+    """
     if baseline is None or not ours:
         return None
     return baseline / ours
 
 
 def median_of(cases: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """Median of what the cases have under ``key``; None: none has."""
+    """Return the median of what the cases have under ``key``; None: none has."""
     values = [case[key] for case in cases if case.get(key) is not None]
     return statistics.median(values) if values else None

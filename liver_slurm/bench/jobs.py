@@ -73,7 +73,8 @@ def job(
     gpus: Literal[0, 1] = 0,
     layouts: Sequence[Layout] = (),
 ) -> JobConfig:
-    """A run of plain processes in ``folder`` that starts in ``initial`` and changes its layout only when asked to.
+    """Return a run of plain processes in ``folder`` that starts in ``initial`` and changes its layout only when asked
+    to.
 
     Args:
         layouts: all that it will be asked for, so that nothing else is compiled; none: whatever the model can have.
@@ -118,7 +119,7 @@ class RandomSamples:
         return 1 << 20
 
     def batch(self, first: int, count: int) -> NDArray[Any]:
-        """As :meth:`liver_slurm.engine.data.samples.Samples.batch`."""
+        """Return samples, as :meth:`liver_slurm.engine.data.samples.Samples.batch` does."""
         import numpy as np
 
         rows = [
@@ -128,13 +129,13 @@ class RandomSamples:
 
 
 def samples(config: JobConfig) -> RandomSamples:
-    """``data.provider`` of these jobs."""
+    """Make the samples of these jobs; their ``data.provider``."""
     assert config.model.vocab_size is not None
     return RandomSamples(config.train.seq_length + 1, config.model.vocab_size)
 
 
 def parameters(config: JobConfig) -> int:
-    """Parameters of the job's model, tied ones once."""
+    """Return the parameters of the job's model, tied ones once."""
     from liver_slurm.engine.megatron.spec import parameter_count
 
     return parameter_count(config)

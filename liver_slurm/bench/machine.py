@@ -27,14 +27,14 @@ def has_gpu() -> bool:
 
 
 def count_gpus() -> int:
-    """CUDA cards that torch sees."""
+    """Return CUDA cards that torch sees."""
     import torch
 
     return int(torch.cuda.device_count())
 
 
 def describe(gpu: bool) -> dict[str, Any]:
-    """The machine, for people who compare figures."""
+    """Return the machine, for people who compare figures."""
     device = "cpu"
     if gpu:
         import torch
@@ -53,7 +53,7 @@ def describe(gpu: bool) -> dict[str, Any]:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A fresh folder on the memory disk, removed at the end: also after Ctrl-C, and when SIGTERM ends the command.
+    """Make a fresh folder on the memory disk, removed at the end: also after Ctrl-C, and when SIGTERM ends the command.
 
     Where there is no memory disk it lies in the folder for temporary files.
     """

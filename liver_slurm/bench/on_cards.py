@@ -29,7 +29,10 @@ NAME = "bench-gpu"
 
 
 def parts(quick: bool, cards: int) -> dict[str, Part]:
-    """Everything that is measured where there are so many cards; ``quick``: the smallest cases, on any machine."""
+    """Return everything that is measured where there are so many cards.
+
+    ``quick``: the smallest cases, on any machine.
+    """
     from liver_slurm.bench import reconfigure, train, transfer
 
     if quick:
@@ -51,7 +54,7 @@ def parts(quick: bool, cards: int) -> dict[str, Part]:
 
 
 def _wanted(case: Case) -> bool:
-    """Pipelines are left out: their bubble is known, and the time is not there."""
+    """Return whether a case is measured: pipelines are left out, as their bubble is known and time is short."""
     return case.layout.pp == 1
 
 
@@ -77,7 +80,7 @@ def measure(todo: dict[str, Part], file: Path) -> dict[str, Any]:
 
 
 def text(document: dict[str, Any]) -> str:
-    """The whole document for people."""
+    """Return the whole document for people."""
     sections = [
         f"{name}, {part['seconds']:.0f} s\n\n{part.get('table') or 'failed: ' + part['failed']}\n"
         for name, part in document["parts"].items()

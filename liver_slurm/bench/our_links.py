@@ -35,12 +35,12 @@ _held: dict[str, Any] = {}
 
 
 def read_host(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from host memory of one process to another's."""
+    """Return the bytes a second from host memory of one process to another's."""
     return size * count / _read(ends, "cpu", size, count)
 
 
 def read_tcp(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from host memory of one process to another's over the loopback interface."""
+    """Return the bytes a second from host memory of one process to another's over the loopback interface."""
     port, described = ends.call(1, _serve, size)
     took = float(ends.call(0, _pull_over_tcp, port, described, size, count))
     ends.call(1, _end_service)
@@ -48,7 +48,7 @@ def read_tcp(ends: TwoEnds, size: int, count: int) -> float:
 
 
 def read_ucx(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from host memory of one process to another's, by nixl."""
+    """Return the bytes a second from host memory of one process to another's, by nixl."""
     port, described = ends.call(1, _serve, size, True)
     took = float(ends.call(0, _pull_over_tcp, port, described, size, count, True))
     ends.call(1, _end_service)
@@ -56,12 +56,12 @@ def read_ucx(ends: TwoEnds, size: int, count: int) -> float:
 
 
 def read_card(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from one card to another."""
+    """Return the bytes a second from one card to another."""
     return size * count / _read(ends, "cuda", size, count)
 
 
 def read_cards(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second each way, where both cards read from each other."""
+    """Return the bytes a second each way, where both cards read from each other."""
     described = ends.both((_hold, "cuda", size), (_hold, "cuda", size))
     took = ends.both((_pull, described[1], "cuda", size, count), (_pull, described[0], "cuda", size, count))
     return size * count / float(max(took))
@@ -100,7 +100,7 @@ def _serve(size: int, nixl: bool = False) -> tuple[int, bytes]:
         described = msgspec.msgpack.encode(describe([box], counter, agent.metadata()))
 
     def nothing(*_: Any) -> Any:
-        """No words are asked for, nor gradients."""
+        """Answer nothing: no words are asked for, nor gradients."""
 
     answers = Answers((counter, counter), nothing, nothing, nothing, agent.turn if agent is not None else None)
     _held["service"] = Service(connections, 0, [box], answers, nothing, Staging(1 << 20, 1))
@@ -146,7 +146,7 @@ def _timed(reader: Reader, source: View, device: str, size: int, count: int) -> 
 
 
 def _read_card(reader: Reader, target: torch.Tensor, source: View, count: int) -> None:
-    """As many as fit into a batch at a time."""
+    """Read as many boxes as fit into a batch at a time."""
     together = max(1, (256 << 20) // target.nbytes)
     for begin in range(0, count, together):
         some = min(together, count - begin)
@@ -154,7 +154,7 @@ def _read_card(reader: Reader, target: torch.Tensor, source: View, count: int) -
 
 
 def _read_host(pool: Executor, reader: Reader, target: torch.Tensor, source: View, count: int) -> None:
-    """In batches that the threads share, as at a cutover."""
+    """Read in batches that the threads share, as at a cutover."""
     part = min(target.numel(), _PART // 4)
     parts = [
         (target.narrow(0, begin, size), source.narrow(0, begin, size))

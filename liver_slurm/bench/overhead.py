@@ -100,7 +100,7 @@ def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _todo(cards: int, sizes: Sequence[Size]) -> list[tuple[Size, Layout]]:
-    """The cases on a machine of so many cards, a card a rank; 0: on its CPUs."""
+    """Return the cases on a machine of so many cards, a card a rank; 0: on its CPUs."""
     layouts = [Layout.parse(text) for text in LAYOUTS]
     chosen = sizes or [BILLION if cards else SIZES[0]]
     return [(size, layout) for size in chosen for layout in layouts if not cards or layout.size <= cards]
@@ -159,7 +159,7 @@ def _elastic(config: JobConfig, layout: Layout, steps: int, seconds: float) -> _
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     rows = [
         [
             case["name"],

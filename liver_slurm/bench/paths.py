@@ -105,7 +105,7 @@ def _cases(path: Path, ends: TwoEnds, effort: Effort) -> Iterator[dict[str, Any]
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    """The cases for people."""
+    """Return the cases for people."""
     from tabulate import tabulate
 
     rows = [

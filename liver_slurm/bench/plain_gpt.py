@@ -76,7 +76,7 @@ class Block(nn.Module):  # type: ignore[misc]
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021)."""
+    """Apply rotary positions (Su et al. 2021)."""
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
@@ -97,7 +97,7 @@ class Gpt(nn.Module):  # type: ignore[misc]
         self.register_buffer("sin", angles.sin().to(dtype))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy."""
+        """Return the mean cross entropy."""
         x = self.embedding(tokens).to(self.dtype)
         for block in self.blocks:
             x = block(x, self.cos, self.sin)
@@ -106,7 +106,7 @@ class Gpt(nn.Module):  # type: ignore[misc]
 
 
 def train(shape: Shape) -> dict[str, Any]:
-    """Seconds of each step, and the number of parameters."""
+    """Return the seconds of each step, and the number of parameters."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if shape.bf16 else torch.float32
     torch.manual_seed(0)

@@ -85,7 +85,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     from tabulate import tabulate
 
     rows = [
@@ -158,7 +158,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _number(source: Layout, target: Layout, config: JobConfig) -> _Numbered:
-    """What the coordinator does; members are those on the nodes that stay, or new nodes."""
+    """Number ranks as the coordinator does; members are those on the nodes that stay, or new nodes."""
     nodes = source.size // _NODE
     wanted = target.size // _NODE
     if wanted <= nodes:

@@ -107,7 +107,7 @@ def main(folder: Path, runs: int) -> None:
 
 
 def _chosen(plan: TransferPlan) -> list[tuple[int | None, int | None]]:
-    """The hottest sender, and some ranks from the first to the last: (source rank, target rank)."""
+    """Return the hottest sender, and some ranks from the first to the last: (source rank, target rank)."""
     target_rank = {source: rank for rank, source in enumerate(plan.keep) if source is not None}
     hottest = int(plan.send_bytes.argmax())
     some = np.linspace(0, len(plan.keep) - 1, _RANKS, dtype=int).tolist()
@@ -115,7 +115,7 @@ def _chosen(plan: TransferPlan) -> list[tuple[int | None, int | None]]:
 
 
 def _slowest_rank(plan: TransferPlan) -> float:
-    """Seconds that a rank takes to make its own moves."""
+    """Return the seconds that a rank takes to make its own moves."""
     slowest = 0.0
     for source_rank, target_rank in _chosen(plan):
         begun = time.perf_counter()
@@ -125,7 +125,7 @@ def _slowest_rank(plan: TransferPlan) -> float:
 
 
 def _same_node_share(plan: TransferPlan, orders: Orders) -> float:
-    """Share of the bytes that the chosen ranks receive which come from their own node."""
+    """Return the share of the bytes that the chosen ranks receive which come from their own node."""
     near = total = 0
     for source_rank, target_rank in _chosen(plan):
         for move in plan.moves_for(source_rank, target_rank).receives:
@@ -136,7 +136,7 @@ def _same_node_share(plan: TransferPlan, orders: Orders) -> float:
 
 
 def _peak_bytes() -> int:
-    """Peak resident memory of this process; ru_maxrss would begin with what its parent had."""
+    """Return the peak resident memory of this process; ru_maxrss would begin with what its parent had."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10

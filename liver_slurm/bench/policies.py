@@ -22,6 +22,7 @@ import msgspec
 from liver_slurm.advisor.model import Model, write_model
 from liver_slurm.app.collect import collect
 from liver_slurm.base import interrupts
+from liver_slurm.bench import part_tables
 from liver_slurm.bench.omniscient import clairvoyant, informed, never, priced
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.policy import engine
@@ -133,13 +134,7 @@ def make_sizes(quick: bool, several: bool) -> _Sizes:
 
 def table(document: dict[str, Any]) -> str:
     """Show a table of each partition, and what was asked for."""
-    from tabulate import tabulate
-
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for case in document["cases"]:
-        parts.setdefault(case["part"], []).append({key: case[key] for key in case if key not in ("part", "seed")})
-    shown = [f"{part}\n{tabulate(rows, headers='keys', floatfmt='.3f')}" for part, rows in parts.items()]
-    return "\n\n".join([*shown, "\n".join(document["said"])])
+    return "\n\n".join([part_tables(document["cases"], without=("seed",)), "\n".join(document["said"])])
 
 
 def compared(place: _Place, sizes: _Sizes, seed: int, where: Path) -> list[dict[str, Any]]:

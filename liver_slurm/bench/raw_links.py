@@ -41,46 +41,47 @@ class Link(NamedTuple):
 
 
 def memcpy(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second of libc's memcpy, one thread."""
+    """Return the bytes a second of libc's memcpy, one thread."""
     return size * count / float(ends.call(0, _memcpy, size, count, 1))
 
 
 def memcpy_threads(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second of :data:`THREADS` threads that copy a part of each transfer with memcpy."""
+    """Return the bytes a second of :data:`THREADS` threads that copy a part of each transfer with memcpy."""
     return size * count / float(ends.call(0, _memcpy, size, count, THREADS))
 
 
 def process_vm_readv(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second that one process reads from another's memory with the system call of this name."""
+    """Return the bytes a second that one process reads from another's memory with the system call of this name."""
     owner, address = ends.call(1, _hold_host, size)
     return size * count / float(ends.call(0, _read_memory, owner, address, size, count))
 
 
 def stream(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second of one TCP stream on the loopback interface."""
+    """Return the bytes a second of one TCP stream on the loopback interface."""
     port = ends.call(0, _listen)
     seconds, _ = ends.both((_receive, size, count), (_send, port, size, count))
     return size * count / float(seconds)
 
 
 def device_to_host(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from a card to pinned host memory."""
+    """Return the bytes a second from a card to pinned host memory."""
     return size * count / float(ends.call(0, _across, "cuda", "pinned", size, count))
 
 
 def host_to_device(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second from pinned host memory to a card."""
+    """Return the bytes a second from pinned host memory to a card."""
     return size * count / float(ends.call(0, _across, "pinned", "cuda", size, count))
 
 
 def peer(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second that one process copies from another's card to its own, over CUDA IPC."""
+    """Return the bytes a second that one process copies from another's card to its own, over CUDA IPC."""
     handle = ends.call(1, _hold_card, size)
     return size * count / float(ends.call(0, _pull, handle, size, count))
 
 
 def peer_both_ways(ends: TwoEnds, size: int, count: int) -> float:
-    """Bytes a second each way while both processes copy from each other's card at once, the slower of the two."""
+    """Return the bytes a second each way while both processes copy from each other's card at once, the slower of the
+    two."""
     handles = [ends.call(end, _hold_card, size) for end in range(2)]
     return size * count / max(map(float, ends.both((_pull, handles[1], size, count), (_pull, handles[0], size, count))))
 
@@ -99,7 +100,7 @@ LINKS = {
 
 
 def why_not(name: str, cards: int) -> str:
-    """Why a link cannot be measured on a machine with so many cards; empty: it can."""
+    """Return why a link cannot be measured on a machine with so many cards; empty: it can."""
     needed = LINKS[name].cards
     if needed <= cards:
         return ""
@@ -110,7 +111,7 @@ def why_not(name: str, cards: int) -> str:
 
 
 def _seconds(copy: Callable[[], object], count: int, settle: Callable[[], object] = lambda: None) -> float:
-    """Seconds of so many copies; ``settle`` waits for those that were only begun."""
+    """Return the seconds of so many copies; ``settle`` waits for those that were only begun."""
     copy()  # the first one touches the memory
     settle()
     begun = time.perf_counter()

@@ -65,7 +65,7 @@ class Pair:
         return f"{self.size.name} {self.one}→{self.other} {kind}"
 
     def round(self, times: int = 1) -> list[Layout]:
-        """The layouts of a walk that goes to and fro so many times."""
+        """Return the layouts of a walk that goes to and fro so many times."""
         return [self.one, *([self.other, self.one] if self.back else [self.other]) * times]
 
 
@@ -105,7 +105,7 @@ def run(quick: bool, sizes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def card_pairs(cards: int, sizes: Sequence[Size] = (BILLION,)) -> list[Pair]:
-    """What is measured where there are so many cards."""
+    """Return what is measured where there are so many cards."""
     layouts = [tuple(map(Layout.parse, pair)) for pair in CARD_PAIRS]
     return [
         Pair(size, one, other, True, repetitions=1)
@@ -116,7 +116,7 @@ def card_pairs(cards: int, sizes: Sequence[Size] = (BILLION,)) -> list[Pair]:
 
 
 def all_pairs(sizes: Sequence[Size] = SIZES) -> list[Pair]:
-    """Everything that the whole benchmark measures on CPUs, or on a card that ranks share."""
+    """Return everything that the whole benchmark measures on CPUs, or on a card that ranks share."""
     return [
         Pair(size, Layout.parse(one), Layout.parse(other), distributed, REPETITIONS)
         for size in sizes
@@ -162,7 +162,10 @@ def _cases(
     modes: Sequence[Literal["pause", "overlap"]],
     formats: dict[str, Baseline],
 ) -> list[dict[str, Any]]:
-    """The cases of one pair, one for each direction; ``formats``: what restarts of a model found to be the fastest."""
+    """Return the cases of one pair, one for each direction.
+
+    ``formats``: what restarts of a model found to be the fastest.
+    """
     config = _job(pair, folder, gpu)
     count = parameters(config)
     measured = _Measured()
@@ -198,7 +201,10 @@ def _measure(
     modes: Sequence[Literal["pause", "overlap"]],
     gpu: bool,
 ) -> None:
-    """Restarts and runs of ours in turns; of each once, the restart comes second: on cards it finds graphs compiled."""
+    """Measure restarts and our runs in turns.
+
+    Of each once, the restart comes second: on cards it finds graphs compiled.
+    """
 
     def restart() -> None:
         measured.take("restart", pair.round(), partial(baseline.chain, pair.round()))
@@ -253,7 +259,7 @@ def _case(
 
 
 def too_large(pair: Pair, count: int, available: int) -> str:
-    """Why a pair does not fit into memory; empty: it does."""
+    """Return why a pair does not fit into memory; empty: it does."""
     worlds = [pair.one, pair.other]
     state = sum(layout.size * rank_bytes(count, layout, pair.distributed_optimizer) for layout in worlds)
     needed = state + max(layout.size for layout in worlds) * PROCESS_BYTES
@@ -263,7 +269,7 @@ def too_large(pair: Pair, count: int, available: int) -> str:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     rows = [
         [case["name"], case["skipped"]]
         if "skipped" in case

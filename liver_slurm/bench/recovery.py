@@ -220,7 +220,7 @@ def killed(
 
 
 def measured(run_dir: RunDir, kills: Sequence[Kill]) -> tuple[list[Death], list[StepMetrics]]:
-    """What each kill cost, from the run's events and steps."""
+    """Return what each kill cost, from the run's events and steps."""
     events, steps = list(read_events(run_dir.events)), list(read_metrics(run_dir.metrics))
     found = []
     for at, generation, victim, done in kills:
@@ -239,7 +239,7 @@ def measured(run_dir: RunDir, kills: Sequence[Kill]) -> tuple[list[Death], list[
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     rows = [
         [
             case["name"],

@@ -145,7 +145,7 @@ def _run(orders: Orders, layout: Layout, folder: Path) -> _World:
 
 
 def _compiled() -> dict[str, str]:
-    """Where torch keeps what it has compiled, in spite of a TMPDIR of our own: a restart finds it there."""
+    """Return where torch keeps what it has compiled, in spite of a TMPDIR of our own: a restart finds it there."""
     usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
     return {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(usual))}
 
@@ -161,14 +161,14 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(logs: Sequence[Path], codes: Sequence[int]) -> str:
-    """What the process said that failed first, as far as can be told: others fail because it has."""
+    """Return what the process said that failed first, as far as can be told: others fail because it has."""
     texts = [log.read_text(errors="replace").strip() for log, code in zip(logs, codes, strict=True) if code]
     lines = [text.splitlines()[-1] if text else "no output" for text in texts]
     return next((line for line in lines if "onnection" not in line), lines[0])
 
 
 def _reconfigured(old: _World, new: _World) -> Reconfigured:
-    """Each part ends when its slowest process is done with it, so that the parts add up to the whole."""
+    """Fold the reports of both worlds: a part ends with its slowest process, so the parts add up to the whole."""
     moments = {
         "last_step": max(report.ends[-1] for report in old.reports),
         "save_s": max(report.saved for report in old.reports),

@@ -69,7 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_file(orders: Orders, rank: int) -> Path:
-    """Where a process's report lies."""
+    """Return where a process's report lies."""
     return Path(orders.folder) / f"report-{orders.generation}-{rank}.json"
 
 

@@ -25,7 +25,7 @@ Load = Callable[[MegatronShard, Path, int], None]
 
 
 def save_boxes(state: MegatronShard, folder: Path, step: int) -> None:
-    """As the product saves, training standing still."""
+    """Save as the product does, training standing still."""
     written: list[Written] = []
     split = state.config.train.distributed_optimizer
     Checkpointer(state, folder, keep=0, asynchronous=False, split=split).save(step, written.append)
@@ -35,12 +35,12 @@ def save_boxes(state: MegatronShard, folder: Path, step: int) -> None:
 
 
 def load_boxes(state: MegatronShard, folder: Path, step: int) -> None:
-    """As the product loads."""
+    """Load as the product does."""
     load_checkpoint(state, checkpoint_path(folder, step))
 
 
 def save_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
-    """megatron-core's torch_dist with two threads.
+    """Save by megatron-core's torch_dist with two threads.
 
     Without its fully parallel saving, which took twice as long on one host (15M, dp2, distributed optimizer).
     """
@@ -58,7 +58,7 @@ def save_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
 
 
 def load_torch_dist(state: MegatronShard, folder: Path, step: int) -> None:
-    """The way back, into any layout."""
+    """Load by megatron-core's torch_dist, into any layout."""
     from megatron.core import dist_checkpointing
 
     loaded = dist_checkpointing.load(
@@ -124,7 +124,7 @@ def probe(name: str, state: MegatronShard, folder: Path, step: int) -> tuple[tup
 
 
 def fastest(probes: dict[str, tuple[float, float]], world: ProcessGroups) -> str:
-    """The format whose saving and loading takes least, on the slowest rank of each; the same on all ranks."""
+    """Return the format whose saving and loading takes least, on the slowest rank of each; the same on all ranks."""
     seconds = torch.tensor([sum(probes.get(name, (math.inf,))) for name in FORMATS], dtype=torch.float64)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX, group=world.groups["host"])
     return list(FORMATS)[int(seconds.argmin())]
@@ -138,5 +138,5 @@ def _sharded(state: MegatronShard, is_loading: bool) -> dict[str, Any]:
 
 
 def _chunks(state: MegatronShard) -> dict[str, Any]:
-    """The chunks of the model by names in a state dict."""
+    """Return the chunks of the model by names in a state dict."""
     return {f"model{number}": unwrap(chunk) for number, chunk in enumerate(state.chunks)}

@@ -31,7 +31,7 @@ class Thread:
 
 
 def read_threads(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Thread]:
-    """All threads of these processes now; those that end meanwhile are left out."""
+    """Return all threads of these processes now; those that end meanwhile are left out."""
     found = []
     for pid in pids:
         for folder in (proc / str(pid) / "task").iterdir():
@@ -50,7 +50,7 @@ def _read(pid: int, folder: Path) -> Thread | None:
 
 
 def _seconds(folder: Path) -> float:
-    """From the scheduler's own count where the kernel keeps it: clock ticks are too coarse for a thread that idles."""
+    """Read the scheduler's own count where the kernel keeps it: clock ticks are too coarse for a thread that idles."""
     schedstat = folder / "schedstat"
     if schedstat.exists():
         return int(schedstat.read_text().split()[0]) * _NANO
@@ -59,7 +59,7 @@ def _seconds(folder: Path) -> float:
 
 
 def spent(before: Iterable[Thread], after: Iterable[Thread]) -> list[Thread]:
-    """What each thread has used between two looks; one that began in between, all of its time."""
+    """Return what each thread has used between two looks; one that began in between, all of its time."""
     earlier = {(thread.pid, thread.tid): thread.seconds for thread in before}
     return [
         Thread(thread.pid, thread.tid, thread.name, thread.seconds - earlier.get((thread.pid, thread.tid), 0.0))
@@ -68,13 +68,13 @@ def spent(before: Iterable[Thread], after: Iterable[Thread]) -> list[Thread]:
 
 
 def share(used: Iterable[Thread]) -> float:
-    """CPU time of our threads over that of all."""
+    """Return CPU time of our threads over that of all."""
     used = list(used)
     return sum(thread.seconds for thread in used if thread.ours) / sum(thread.seconds for thread in used)
 
 
 def by_name(used: Iterable[Thread]) -> dict[str, float]:
-    """CPU seconds by kind of thread; the main threads are ``training``."""
+    """Return CPU seconds by kind of thread; the main threads are ``training``."""
     total: dict[str, float] = defaultdict(float)
     for thread in used:
         total["training" if thread.tid == thread.pid else thread.name] += thread.seconds

@@ -60,7 +60,7 @@ ONE = Layout(1, 1, 1)
 
 
 def cases(quick: bool, cards: int) -> list[Case]:
-    """What is measured here."""
+    """Return what is measured here."""
     if not cards:
         return [Case("15M", replace(_SMALL, steps=6 if quick else 20), ONE)]
     one = [Case("1.3B", _BILLION, ONE)] + ([] if quick else [Case("7B", _SEVEN, ONE)])
@@ -115,7 +115,7 @@ def _case(case: Case, plain: dict[str, Any] | None, device: str) -> dict[str, An
 
 
 def _plain(shape: Shape) -> dict[str, Any] | None:
-    """The baseline, in a process of its own; None: it does not fit on this device."""
+    """Return the baseline, in a process of its own; None: it does not fit on this device."""
     done = subprocess.run(
         [sys.executable, "-m", "liver_slurm.bench.plain_gpt"], input=json.dumps(asdict(shape)), capture_output=True,
         text=True, check=False,
@@ -129,7 +129,7 @@ def _plain(shape: Shape) -> dict[str, Any] | None:
 
 
 def _ours(case: Case, folder: Path) -> tuple[list[float], int]:
-    """Seconds of each step of a whole run, as its metrics say, and the model's parameters."""
+    """Return the seconds of each step of a whole run, as its metrics say, and the model's parameters."""
     from liver_slurm.bench.jobs import parameters
 
     config = _job(case, folder)
@@ -174,7 +174,7 @@ def _job(case: Case, folder: Path) -> JobConfig:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     rows: Sequence[Sequence[Any]] = [
         [
             case["name"],

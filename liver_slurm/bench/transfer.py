@@ -53,7 +53,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people."""
+    """Return the document for people."""
     from tabulate import tabulate
 
     rows = [
@@ -72,7 +72,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _case(ends: TwoEnds, name: str, staging: int, effort: _Effort) -> dict[str, Any]:
-    """One way with one size: medians of runs that take turns with the raw link's."""
+    """Return one way with one size: medians of runs that take turns with the raw link's."""
     way, size = WAYS[name], staging // WINDOW
     count = max(WINDOW, effort.bytes // size)
     rates = [(LINKS[way.raw].rate(ends, size, count), way.rate(ends, size, count)) for _ in range(effort.runs)]

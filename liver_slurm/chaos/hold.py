@@ -65,7 +65,6 @@ class AgentHold:
         return f"{REFUSED}: the agent failed: {lines[-1] if lines else 'it said nothing'}"
 
     def over(self) -> str | None:
-        """See :class:`Hold`."""
         if not self._ended:
             self._read(0.0)
         if not self._ended:
@@ -79,12 +78,10 @@ class AgentHold:
         return "ended" if self.outcome.startswith(STRUCK) else self.outcome
 
     def release(self) -> None:
-        """See :class:`Hold`."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def wait(self, deadline: float) -> str:
-        """See :class:`Hold`."""
         while not self._ended and time.monotonic() < deadline:
             self._read(deadline - time.monotonic())
         return self.over() or "not undone in time"

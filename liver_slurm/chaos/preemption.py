@@ -36,7 +36,6 @@ class PreemptionHold:
         self._until = time.monotonic() + seconds
 
     def over(self) -> str | None:
-        """See :class:`liver_slurm.chaos.hold.Hold`."""
         if not self._job_id:
             return "ended"
         if time.monotonic() < self._until:
@@ -50,7 +49,7 @@ class PreemptionHold:
             self._client.cancel([self._job_id])
 
     def wait(self, deadline: float) -> str:
-        """See :class:`liver_slurm.chaos.hold.Hold`; the job is on its way out once Slurm was told."""
+        """Do not wait: the job is on its way out once Slurm was told."""
         del deadline
         return UNDONE if self._job_id else "ended"
 
@@ -82,17 +81,17 @@ def _has(client: SlurmClient, partition: PartitionInfo, job: JobInfo) -> bool:
 
 def _submit(client: SlurmClient, partition: str, job: JobInfo, seconds: float) -> str:
     minutes = math.ceil((seconds + START) / 60) + 1  # it ends by then whatever becomes of us
+    options = (
+        f"--partition={partition}", f"--job-name={JOB_NAME}", f"--nodelist={','.join(job.nodes)}",
+        f"--nodes={len(job.nodes)}", "--exclusive", f"--time={minutes}", "--no-requeue", "--chdir=/",
+        "--output=/dev/null", "--error=/dev/null",
+    )  # fmt: skip
+    # In the header: what follows a script on sbatch's command line is the script's own.
+    header = "".join(f"#SBATCH {option}\n" for option in options)
     with tempfile.TemporaryDirectory(prefix="liver-chaos-") as folder:
         script = Path(folder) / "hold.sh"
-        script.write_text(f"#!/bin/bash\nexec sleep {math.ceil(seconds + START)}\n")
-        return client.submit(
-            script,
-            [
-                f"--partition={partition}", f"--job-name={JOB_NAME}", f"--nodelist={','.join(job.nodes)}",
-                f"--nodes={len(job.nodes)}", "--exclusive", f"--time={minutes}", "--no-requeue", "--chdir=/",
-                "--output=/dev/null", "--error=/dev/null",
-            ],
-        )  # fmt: skip
+        script.write_text(f"#!/bin/bash\n{header}exec sleep {math.ceil(seconds + START)}\n")
+        return client.submit(script)
 
 
 def _taken(client: SlurmClient, job: JobInfo, other: str) -> bool:

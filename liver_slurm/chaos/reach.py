@@ -98,5 +98,5 @@ def _job_on(jobs: Sequence[JobInfo], target: Target) -> JobInfo:
 
 
 def is_own(run_dir: RunDir) -> bool:
-    """Whether a run directory, and so the run, is this user's."""
+    """Return whether a run directory, and so the run, is this user's."""
     return run_dir.path.stat().st_uid == os.getuid()

@@ -6,7 +6,7 @@ import argparse
 import importlib
 from typing import Any, cast
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, ExitCode
 from liver_slurm.bench import BENCHES, SIZED, Bench
 from liver_slurm.cli.common import Subparsers, add_json, new_parser, positive, print_json
 
@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark that was named and print its figures."""
+    """Run the benchmark that was named and print its figures; 1: a case failed, and says why."""
     bench = cast(Bench, importlib.import_module(f"liver_slurm.bench.{args.name}"))
     if args.size and args.name not in SIZED:
         raise BadInput(f"bench {args.name}: --size is not allowed; it is for bench {', '.join(SIZED)}")
@@ -82,4 +82,4 @@ def run(args: argparse.Namespace) -> int:
         print_json(document)
     else:
         print(bench.table(document))
-    return 0
+    return ExitCode.FAILED if any(case.get("failed") for case in document["cases"]) else ExitCode.DONE

@@ -238,7 +238,7 @@ def without_collector() -> Iterator[None]:
 
 
 def new_folder(option: str, text: str) -> Path:
-    """The folder that an option names, which must not be there yet.
+    """Return the folder that an option names, which must not be there yet.
 
     Raises:
         BadInput: it is there, or cannot be.

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """One event for people: time, generation, name, and the rest as key=value."""
+    """Return one event for people: time, generation, name, and the rest as key=value."""
     rest = {key: value for key, value in event.items() if key not in ("time", "event", "generation")}
     fields = " ".join(f"{key}={_text(value)}" for key, value in rest.items() if value not in (None, "", []))
     return f"{moment(event['time'])}  {event.get('generation', '-'):>3}  {event['event']:<24} {fields}".rstrip()

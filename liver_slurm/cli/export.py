@@ -134,7 +134,7 @@ def _export_hf(args: argparse.Namespace) -> int:
 
 
 def _like(given: str | None, imported: str | None) -> Path | None:
-    """The folder whose config.json is taken."""
+    """Return the folder whose config.json is taken."""
     if given is not None:
         if not Path(given).is_dir():
             raise BadInput(f"--like {given}: no such folder")

@@ -90,7 +90,7 @@ class ProgressView:
 
 
 def progress_line(status: RunStatus, speed: Pace) -> str:
-    """How far a run is, in one line: the state, the step, the time that is left, loss, layout and standbys."""
+    """Return how far a run is, in one line: the state, the step, the time that is left, loss, layout and standbys."""
     parts = [status.state, f"step {status.step} of {status.steps}"]
     if status.state == "training" and speed.remaining_s is not None and speed.step_seconds:
         parts.append(f"{clock_text(speed.remaining_s)} left at {rate_text(1.0 / speed.step_seconds)}")
@@ -107,7 +107,7 @@ def progress_line(status: RunStatus, speed: Pace) -> str:
 
 
 def change_line(one: Happening) -> str:
-    """One turn in a run's life, in one line."""
+    """Return one turn in a run's life, in one line."""
     when = time.strftime("%H:%M:%S", time.localtime(one.time))
     step = f" at step {one.step}" if one.step is not None else ""
     cost = f", training waited {seconds_text(one.cost_s)}" if one.cost_s is not None else ""
@@ -154,7 +154,7 @@ def validation_text(status: RunStatus) -> str:
 
 
 def throughput_parts(status: RunStatus) -> list[str]:
-    """How fast the run trains, as far as its status tells."""
+    """Return how fast the run trains, as far as its status tells."""
     if status.tokens_per_s is UNSET:
         return []
     parts = [f"{status.tokens_per_s:,.0f} tokens/s"]

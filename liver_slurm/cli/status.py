@@ -75,7 +75,7 @@ def _print(status: RunStatus) -> None:
 
 
 def _mirrors(status: RunStatus) -> str:
-    """How mirrors are kept, how many are whole, and what memory they take; empty: there are none."""
+    """Return how mirrors are kept, how many are whole, and what memory they take; empty: there are none."""
     words = [worker.mirror for worker in status.workers if worker.mirror is not UNSET]
     if not words:
         return ""

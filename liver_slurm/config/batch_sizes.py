@@ -21,12 +21,15 @@ class _Stage(NamedTuple):
 
 
 def batch_size(train: TrainSection, step: int) -> int:
-    """Samples of a step, counted from 0."""
+    """Return the samples of a step, counted from 0."""
     return _stage(train, step).size
 
 
 def samples_before(train: TrainSection, step: int) -> int:
-    """Samples of all steps before ``step``: the number of its first sample, and those consumed once they are made."""
+    """Return the samples of all steps before ``step``.
+
+    It is the number of its first sample, and of those consumed once they are made.
+    """
     stage = _stage(train, step)
     return stage.consumed + (step - stage.step) * stage.size
 
@@ -38,7 +41,10 @@ def _stage(train: TrainSection, step: int) -> _Stage:
 
 @lru_cache(maxsize=8)
 def _stages(ramp: tuple[int, ...], full: int) -> list[_Stage]:
-    """Stages of a ramp, as Megatron counts: after each equal part of the ramp's samples the batch grows once."""
+    """Return the stages of a ramp, as Megatron counts.
+
+    After each equal part of the ramp's samples the batch grows once.
+    """
     if not ramp:
         return [_Stage(0, 0, full)]
     start, increment, samples = ramp

@@ -15,7 +15,7 @@ FINEST = 1_000_000
 
 
 def blend_parts(weights: Sequence[float]) -> list[int]:
-    """How many samples of each period of a blend are from each data set; the period is their sum.
+    """Return how many samples of each period of a blend are from each data set; the period is their sum.
 
     The weights' decimals are taken as they are written. Parts are exact where the period is at most :data:`FINEST`;
     otherwise they are rounded to it, by largest remainders.

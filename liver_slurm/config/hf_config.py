@@ -73,7 +73,7 @@ class _Keys:
         return name in self._table
 
     def take(self, name: str, kind: type, default: Any = None) -> Any:
-        """Value of a key; null is as good as missing."""
+        """Return the value of a key; null is as good as missing."""
         self._known.add(name)
         value = self._table.get(name)
         if value is None:
@@ -86,7 +86,7 @@ class _Keys:
         return value
 
     def size(self, name: str, default: int | None = None) -> int:
-        """Value of a key that is a number of something."""
+        """Return the value of a key that is a number of something."""
         value = self.take(name, int, default)
         if value is None:
             raise UnknownModelError(f"it has no {self._prefix}{name}")
@@ -180,7 +180,7 @@ def _llama_like(keys: _Keys, family: str) -> HfModel:
 
 
 def _window(keys: _Keys, family: str) -> int | None:
-    """Longest sequence for which no sliding window changes anything; None: there is no window."""
+    """Return the longest sequence for which no sliding window changes anything; None: there is no window."""
     missing = family == "mistral" and "sliding_window" not in keys  # null is not the same there
     window: int | None = keys.take("sliding_window", int, _MISTRAL_WINDOW if missing else None)
     used = keys.take("use_sliding_window", bool, False)
@@ -193,7 +193,7 @@ def _window(keys: _Keys, family: str) -> int | None:
 
 
 def _rotary(keys: _Keys, usual: float) -> tuple[int, float | None]:
-    """Base of the rotary positions, by default the ``usual`` one, and the factor of Llama 3.1's scaling.
+    """Return the base of the rotary positions, by default the ``usual`` one, and the factor of Llama 3.1's scaling.
 
     None: they are not scaled.
     """
@@ -319,7 +319,7 @@ def write_config(model: ModelSection, vocabulary: int, sequence: int, end: int) 
 
 
 def _family(model: ModelSection) -> str:
-    """The family that computes what the model does.
+    """Return the family that computes what the model does.
 
     Raises:
         UnknownModelError: none does.

@@ -19,10 +19,10 @@ class Keys(Protocol):
     """Keys of a table that is read."""
 
     def take(self, name: str, kind: type, default: Any = None) -> Any:
-        """Value of a key."""
+        """Return the value of a key."""
 
     def size(self, name: str, default: int | None = None) -> int:
-        """Value of a key that is a number of something."""
+        """Return the value of a key that is a number of something."""
 
     def must_be(self, name: str, allowed: Any, why: str) -> None:
         """Refuse another value."""
@@ -64,14 +64,14 @@ def read_experts(keys: Keys, family: str) -> dict[str, Any]:
 
 
 def expert_family(model: ModelSection) -> str:
-    """The family of a model with experts, if one computes what it does; see :func:`expert_needs`."""
+    """Return the family of a model with experts, if one computes what it does; see :func:`expert_needs`."""
     if model.qk_layernorm:
         return "qwen3_moe"
     return "qwen2_moe" if model.moe_shared_expert_intermediate_size is not None else "mixtral"
 
 
 def expert_needs(model: ModelSection) -> list[tuple[str, object]]:
-    """Keys of ``[model]`` that must have these values, for the model's family to compute what it does."""
+    """Return the keys of ``[model]`` that must have these values, for the model's family to compute what it does."""
     family = expert_family(model)
     needs: list[tuple[str, object]] = [
         ("add_bias_linear", False),

@@ -215,7 +215,7 @@ class _Table:
     def _make(self, bound: int) -> None:
         config = self._config
         if config.elastic.layouts == "auto":
-            # Workers come one by one, thousands maybe: not all is to be made anew for each.
+            # Workers come one by one, thousands maybe: not all is to be made again for each.
             self._made_for = 2 * bound if self._made_for else bound
             candidates = _all_layouts(config, self._made_for)
         else:

@@ -33,11 +33,11 @@ class RecoverySection:
     has no room for them, parity of 2, 4, 8, …, the first that it has room for."""
 
     def mirrors(self, on_cards: bool) -> bool:
-        """Whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
+        """Return whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
         return self.mirror == "on" or (self.mirror == "auto" and not on_cards)
 
     def refreshed_every(self, on_cards: bool, replayed: bool) -> int:
-        """Steps between two refreshes; 0: see ``mirror_every``.
+        """Return the steps between two refreshes; 0: see ``mirror_every``.
 
         Args:
             on_cards: the run's workers train on cards, and not on CPUs.

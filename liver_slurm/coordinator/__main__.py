@@ -37,7 +37,7 @@ from liver_slurm.coordinator.core.records import (
     StandbyLaunched,
     last_outcome,
     next_epoch,
-    why_anew,
+    why_restart,
     why_strange,
 )
 from liver_slurm.coordinator.core.state import Settings
@@ -115,7 +115,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     refused: restart.Refused = {}
     bind = host if options.source == "local" or config.stream.interface else "0.0.0.0"
     store = RendezvousServer(run_dir, bind)
-    first_actions = _begin_anew(run_dir, lease, start, refused)
+    first_actions = _restart(run_dir, lease, start, refused)
     outcome = last_outcome(lease.records)
     if outcome is not None:
         log.info("the run is over: %s", outcome.reason)
@@ -166,24 +166,24 @@ def _check_protocol(records: Sequence[Record]) -> None:
 
 
 def _epoch(settings: Settings) -> EpochStarted:
-    """The record of this coordinator's start."""
+    """Return the record of this coordinator's start."""
     return EpochStarted(epoch=settings.epoch, job_id=settings.job_id, restarts=settings.restarts, protocol=PROTOCOL)
 
 
-def _begin_anew(run_dir: RunDir, lease: Lease, start: JobStart, refused: restart.Refused) -> list[Action]:
+def _restart(run_dir: RunDir, lease: Lease, start: JobStart, refused: restart.Refused) -> list[Action]:
     """Note in journal and records that the run goes on from its newest checkpoint, if its worlds are lost."""
-    reason = why_anew(lease.records, start)
+    reason = why_restart(lease.records, start)
     if reason is None:
         return []
-    record = restart.begin_anew(run_dir, lease.journal, reason, refused)
+    record = restart.begin_restart(run_dir, lease.journal, reason, refused)
     lease.records.append(record)
     return [Emit(BegunAnew(**msgspec.structs.asdict(record)))]
 
 
 def _origin(run_dir: RunDir, records: Sequence[Record], refused: restart.Refused) -> tuple[str, int]:
-    """The checkpoint that the first world starts from, and its step.
+    """Return the checkpoint that the first world starts from, and its step.
 
-    Once there has been a world, or the run has begun anew, the run that it was resumed from is not looked at any more,
+    Once there has been a world, or the run has restarted, the run that it was resumed from is not looked at any more,
     and may be gone.
     """
     if any(isinstance(record, Committed | BegunAnewRecord) for record in records):

@@ -80,7 +80,7 @@ def main(runs: Path | None = None) -> int:
 
 @contextmanager
 def demo_cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """A cluster for the block, with SLURM_CONF pointing at it."""
+    """Bring up a cluster for the block, with SLURM_CONF pointing at it."""
     say("cluster up: 5 nodes, partitions live, prod and scavenger")
     cluster = up(ClusterSpec(directory=directory, nodes=5, cpus_per_node=1, gpus_per_node=0, grace=15))
     os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
@@ -107,7 +107,7 @@ class Narrator:
 
 
 def production(seconds: float) -> list[str]:
-    """The command that submits a production job, which wants both scavenger nodes."""
+    """Return the command that submits a production job, which wants both scavenger nodes."""
     return ["sbatch", "--parsable", *PRODUCTION, "--wrap", f"sleep {seconds:.1f}"]
 
 

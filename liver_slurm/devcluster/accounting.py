@@ -123,7 +123,7 @@ def _listens(port: int) -> bool:
 
 
 def last_lines(log: Path, count: int) -> str:
-    """The last lines of a log, in one line; for error messages."""
+    """Return the last lines of a log, in one line; for error messages."""
     if not log.exists():
         return f"{log} was not written"
     return " | ".join(log.read_text(errors="replace").splitlines()[-count:]) or f"{log} is empty"

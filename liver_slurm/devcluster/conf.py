@@ -36,7 +36,7 @@ class Machine:
 
 
 def parse_version(text: str) -> Version:
-    """``slurm-wlm 22.05.8`` → (22, 5).
+    """Parse a version: ``slurm-wlm 22.05.8`` → (22, 5).
 
     Raises:
         ValueError: there is no version in ``text``.
@@ -48,7 +48,7 @@ def parse_version(text: str) -> Version:
 
 
 def render(spec: ClusterSpec, machine: Machine, ports: PortBlock) -> dict[str, str]:
-    """The files of ``etc/`` by name."""
+    """Return the files of ``etc/`` by name."""
     directory = ClusterDir(spec.directory)
     sections = [
         _identity(directory, machine, ports),
@@ -134,7 +134,7 @@ def _version_dependent(spec: ClusterSpec, version: Version) -> list[str]:
 
 
 def user_signal_setting(version: Version) -> tuple[str, str]:
-    """Key and value that make preemption send a job the signal of its ``--signal``.
+    """Return the key and value that make preemption send a job the signal of its ``--signal``.
 
     Each is a fatal error where the other is right. Seen: the first in 22.05, the second in 24.11; the change lies
     somewhere between.

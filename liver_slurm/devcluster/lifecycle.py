@@ -103,7 +103,8 @@ def _remove_files(directory: ClusterDir) -> None:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """The JSON document of ``cluster status``: dir, slurm_conf, running, version, daemons, nodes, partitions, jobs.
+    """Return the JSON document of ``cluster status``: dir, slurm_conf, running, version, daemons, nodes, partitions,
+    jobs.
 
     Raises:
         BadInput: there is no cluster in ``path``.
@@ -135,7 +136,7 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Cluster:
-    """The cluster in ``path``, up or not.
+    """Return the cluster in ``path``, up or not.
 
     Raises:
         BadInput: there is none.
@@ -148,7 +149,7 @@ def load(path: Path) -> Cluster:
 
 
 def find_programs(with_accounting: bool) -> dict[str, str]:
-    """Path of each program that a cluster needs.
+    """Return the path of each program that a cluster needs.
 
     Raises:
         ClusterError: some are missing; the message has the command that installs them.
@@ -203,7 +204,7 @@ def _start_munged(directory: ClusterDir, programs: Mapping[str, str], environmen
 def _start_slurm(
     spec: ClusterSpec, directory: ClusterDir, programs: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
-    """slurmctld and a slurmd a node; returns when every node is idle."""
+    """Start slurmctld and a slurmd a node; returns when every node is idle."""
     boot = directory.log / "boot.log"
     with boot.open("ab") as log:
         commands = [[programs["slurmctld"], "-i"]]
@@ -238,7 +239,10 @@ def _ready(directory: ClusterDir, nodes: int, environment: Mapping[str, str]) ->
 
 
 def fatal_lines(log: str) -> list[str]:
-    """A log's lines of what was fatal, each with the error before it: from 25.11 on that one has the reason's name."""
+    """Return a log's lines of what was fatal, each with the error before it.
+
+    From 25.11 on that one has the reason's name.
+    """
     before, found = "", []
     for line in log.splitlines():
         if "fatal" in line:
@@ -258,7 +262,10 @@ def _failure(directory: ClusterDir, what: str) -> str:
 
 
 def _environment(directory: ClusterDir) -> dict[str, str]:
-    """What daemons and commands get: nothing of the caller's that could reach jobs, and the mark they are found by."""
+    """Return what daemons and commands get.
+
+    It is nothing of the caller's that could reach jobs, and the mark that they are found by.
+    """
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
     return {**kept, "PATH": SEARCH_PATH, "SLURM_CONF": str(directory.slurm_conf)}
 
@@ -319,7 +326,7 @@ def _existing(path: Path) -> ClusterDir:
 
 @contextmanager
 def _locked(directory: ClusterDir, create: bool = False) -> Iterator[None]:
-    """One ``up`` or ``down`` at a time in a directory; a directory with no cluster's files in it is not kept."""
+    """Allow one ``up`` or ``down`` at a time in a directory; a directory with no cluster's files in it is not kept."""
     try:
         if create:
             directory.path.mkdir(parents=True, exist_ok=True)

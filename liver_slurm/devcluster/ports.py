@@ -51,7 +51,7 @@ class PortBlock:
         return self.base + 2
 
     def slurmd(self, node: int) -> int:
-        """Port of the slurmd of node ``node``, counted from 0."""
+        """Return the port of the slurmd of node ``node``, counted from 0."""
         return self.base + (_SLURMD if self.nodes <= FEW else BLOCK) + node
 
     @property
@@ -72,7 +72,7 @@ class PortBlock:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on ``port`` on any address.
+    """Return whether nobody listens on ``port`` on any address.
 
     Raises:
         OSError: for any other reason than that the port is taken.
@@ -90,7 +90,7 @@ def is_free(port: int) -> bool:
 
 
 def choose_block(nodes: int, wanted: int | None = None) -> PortBlock:
-    """A block whose fixed ports are all free: the wanted one, or the first.
+    """Return a block whose fixed ports are all free: the wanted one, or the first.
 
     Call it under :func:`port_lock`, and keep the lock until the daemons listen.
 

@@ -24,7 +24,7 @@ def until(check: Callable[[], bool], timeout: float, interval: float = POLL) -> 
 
 
 def cluster_processes(slurm_conf: Path) -> list[psutil.Process]:
-    """The daemons of the cluster of ``slurm_conf``, and whatever its jobs have left behind.
+    """Return the daemons of the cluster of ``slurm_conf``, and whatever its jobs have left behind.
 
     A shell in which somebody has exported SLURM_CONF is neither and is not listed.
     """
@@ -41,7 +41,7 @@ def cluster_processes(slurm_conf: Path) -> list[psutil.Process]:
 
 
 def names(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
-    """Process ids by the program's name."""
+    """Return process ids by the program's name."""
     result: dict[str, list[int]] = {}
     for process in processes:
         with suppress(psutil.NoSuchProcess):  # ended between the look and now
@@ -50,7 +50,7 @@ def names(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process still runs; one that only waits to be reaped by its parent does not."""
+    """Return whether the process still runs; one that only waits to be reaped by its parent does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -58,7 +58,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def end(processes: list[psutil.Process], patience: float) -> list[psutil.Process]:
-    """SIGTERM, and SIGKILL for those that are still there after ``patience`` seconds; returns who survived both."""
+    """Send SIGTERM, and after ``patience`` seconds SIGKILL to those still there; returns who survived both."""
     for signal_name, wait in (("terminate", patience), ("kill", 5.0)):
         processes = [process for process in processes if is_alive(process)]
         for process in processes:

@@ -130,5 +130,5 @@ class ClusterDir:
 
 
 def resolve_directory(directory: str | os.PathLike[str] | None) -> Path:
-    """The absolute path of ``--dir``, or the default one."""
+    """Return the absolute path of ``--dir``, or the default one."""
     return Path(os.path.abspath(Path(directory or DEFAULT_DIRECTORY).expanduser()))

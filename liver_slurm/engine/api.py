@@ -31,10 +31,10 @@ class Samples(Protocol):
     """Training samples, addressed by their number in the run; ``data.provider`` returns one for a job."""
 
     def __len__(self) -> int:
-        """Number of samples in one epoch."""
+        """Return the number of samples in one epoch."""
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
-        """The run's samples ``first`` to ``first + count - 1``, counted over all epochs.
+        """Return the run's samples ``first`` to ``first + count - 1``, counted over all epochs.
 
         Returns: tokens, int64, [count, seq_length + 1]. A function of the arguments (and the job) alone: every rank
         asks for its own part of a step, in whatever layout.
@@ -133,7 +133,7 @@ class TrainedBox:
         return self.state[0]
 
     def part(self, offset: Box, shape: Box) -> TrainedBox | None:
-        """The box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
+        """Return the box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
         place = inside(offset, shape, self.piece)
         if place is None:
             return None
@@ -155,7 +155,7 @@ class Replica:
 
 
 def joined(one: Replica, other: Replica) -> Replica:
-    """The boxes of both."""
+    """Return the boxes of both."""
     return Replica([*one.trained, *other.trained], [*one.fixed, *other.fixed])
 
 
@@ -180,10 +180,10 @@ class Updates(Protocol):
     """The optimizer updates of a shard that trains, for whoever keeps a copy of its state current."""
 
     def adam_step(self) -> int:
-        """Number of updates made so far; -1: not known here, as this rank trains nothing."""
+        """Return the number of updates made so far; -1: not known here, as this rank trains nothing."""
 
     def groups(self) -> Groups:
-        """Hyperparameters of the next update, for each group of this rank's parameters."""
+        """Return the hyperparameters of the next update, for each group of this rank's parameters."""
 
     def watch(
         self, before: Callable[[], None], after: Callable[[], None], zeroing: Callable[[], None] | None
@@ -229,26 +229,29 @@ class TrainingShard(Protocol):
         """
 
     def boxes(self, chosen: LayerFilter = every_layer) -> Boxes:
-        """Every piece of state that this rank holds: weights, masters, moments.
+        """Return every piece of state that this rank holds: weights, masters, moments.
 
         The order is that of :func:`liver_slurm.reshard.shard_spec.pieces`. A view stays valid as long as the shard
         exists; writing to it writes the state. The view of a moment that has no storage now is a meta tensor.
         """
 
     def replica(self, chosen: LayerFilter = every_layer) -> Replica:
-        """The same state for worlds whose weights are derived from masters; one trained box stands for three pieces."""
+        """Return the same state for worlds whose weights are derived from masters.
+
+        One trained box stands for three pieces.
+        """
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Every tensor of the shard's state and gradients: what its memory is counted and freed by."""
+        """Return every tensor of the shard's state and gradients: what its memory is counted and freed by."""
 
     def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The optimizer's moments with the layer that each belongs to; their storage can be resized."""
+        """Return the optimizer's moments with the layer that each belongs to; their storage can be resized."""
 
     def updates(self) -> Updates:
-        """The shard's optimizer updates."""
+        """Return the shard's optimizer updates."""
 
     def steps(self) -> set[int]:
-        """The optimizer's step counters, as a set: one value, unless something went wrong; or none."""
+        """Return the optimizer's step counters, as a set: one value, unless something went wrong; or none."""
 
     def set_step(self, step: int) -> None:
         """Set the optimizer's step counters to ``step`` completed updates."""
@@ -332,8 +335,8 @@ class Engine(Protocol):
         """
 
     def rehearsal(self, config: JobConfig) -> JobConfig | None:
-        """A small job of the same kind, of which a worker trains one step before it joins a world; None: nothing is
-        trained before, and what can be imported is.
+        """Return a small job of the same kind, of which a worker trains one step before it joins a world; None: nothing
+        is trained before, and what can be imported is.
 
         Raises:
             BadInput: the job names something that cannot be imported.
@@ -343,16 +346,18 @@ class Engine(Protocol):
         """Compile what any layout of the job may need, so that no first step of a world has to; before training."""
 
     def token_flops(self, config: JobConfig) -> float | None:
-        """Floating-point operations that the model takes for one token, forward and backward; costs no memory.
+        """Return the floating-point operations that the model takes for one token, forward and backward; costs no
+        memory.
 
         None: not known, as of a model of the user's own.
         """
 
     def shard_spec(self, config: JobConfig, layout: Layout, rank: int) -> ShardSpec:
-        """Parameters that the model of one rank of a layout will hold; costs no memory."""
+        """Return the parameters that the model of one rank of a layout will hold; costs no memory."""
 
     def gradient_bucket(self, config: JobConfig, layout: Layout) -> int | None:
-        """Elements of a bucket of gradients that replicas reduce beside the backward pass; None: all at its end.
+        """Return the elements of a bucket of gradients that replicas reduce beside the backward pass; None: all at its
+        end.
 
         With the distributed optimizer it decides which replica owns what; see
         :class:`liver_slurm.reshard.shard_spec.WorldSpec`.

@@ -56,7 +56,7 @@ def _weight(piece: Piece) -> str:
 def own_share(
     pieces: Iterable[tuple[Piece, int]], layout: Layout, rank: int, shared: set[str], split: bool, experts: set[str]
 ) -> set[int]:
-    """Which of a rank's pieces it is to write, by their number, so that each is written by one of its replicas.
+    """Return which of a rank's pieces it is to write, by their number, so that each is written by one of its replicas.
 
     What tensor parallel ranks hold alike is small, and written by each.
 
@@ -80,7 +80,7 @@ def own_share(
 
 
 def _even_share(alike: Sequence[tuple[int, int]], replicas: int, replica: int) -> set[int]:
-    """Which of numbered pieces, each with its bytes, one of several replicas is to write."""
+    """Return which of numbered pieces, each with its bytes, one of several replicas is to write."""
     chosen, total, before = set(), sum(nbytes for _, nbytes in alike), 0
     for number, nbytes in alike:
         if min(replicas - 1, (2 * before + nbytes) * replicas // max(2 * total, 1)) == replica:

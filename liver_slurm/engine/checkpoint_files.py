@@ -45,7 +45,7 @@ class CheckpointError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return what an error says, in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -136,7 +136,7 @@ def _write_boxes(file: Path, share: Iterable[Box], shapes: Mapping[str, tuple[in
 
 
 def _alone(view: torch.Tensor) -> torch.Tensor:
-    """A box on the host, in a storage of its own: torch writes whole storages."""
+    """Return a box on the host, in a storage of its own: torch writes whole storages."""
     view = view.detach().cpu()
     return (
         view
@@ -194,7 +194,7 @@ class _Progress:
         self._seen, self._since, self._next_look = (-1, -1), clock(), 0.0
 
     def stalled_for(self, receipts: int) -> float:
-        """Seconds since the last receipt or the last byte."""
+        """Return the seconds since the last receipt or the last byte."""
         now = self._clock()
         if now >= self._next_look:
             self._next_look = now + _SLOW_LOOK  # it asks for the length of each file
@@ -220,7 +220,7 @@ def _bytes_in(part: Path) -> int:
 
 
 def _whole(shares: Iterable[Index]) -> Index:
-    """One index of all shares; a box that several ranks hold is taken from the first."""
+    """Return one index of all shares; a box that several ranks hold is taken from the first."""
     index: Index = {}
     for share in shares:
         for name, tensor in share.items():

@@ -62,7 +62,7 @@ _Targets = list[tuple[Piece, torch.Tensor]]
 def _by_file(
     path: Path, index: Index, wanted: dict[str, _Targets]
 ) -> Iterator[tuple[Path, list[tuple[StoredBox, _Targets]]]]:
-    """What of each file is needed, in the order in which it lies there."""
+    """Yield what of each file is needed, in the order in which it lies there."""
     files: dict[str, list[tuple[StoredBox, _Targets]]] = {}
     for name, pieces in wanted.items():
         for box in index[name].boxes:
@@ -91,7 +91,7 @@ def _read(file: Path, stream: BinaryIO, box: StoredBox) -> torch.Tensor:
 
 
 def _common(box: StoredBox, piece: Piece) -> tuple[tuple[int, int], ...] | None:
-    """First and last index, in each dimension, of what both have; None: nothing."""
+    """Return the first and last index, in each dimension, of what both have; None: nothing."""
     if len(box.offset) != len(piece.offset):
         return None
     spans = tuple(

@@ -13,7 +13,7 @@ from liver_slurm.parallel import shared_memory
 
 
 def held_bytes(*states: TrainingShard | None) -> int:
-    """Bytes of weights, gradient buffers, masters and moments; what several states share counts once."""
+    """Return the bytes of weights, gradient buffers, masters and moments; what several states share counts once."""
     return sum(storage.nbytes() for storage in _storages(*states).values())
 
 
@@ -68,7 +68,7 @@ def _own(state: TrainingShard, live: TrainingShard | None) -> list[torch.Untyped
 
 
 def _storages(*states: TrainingShard | None) -> dict[int, torch.UntypedStorage]:
-    """Storages of the shards by address; tensors that have no storage now are left out."""
+    """Return the storages of the shards by address; tensors that have no storage now are left out."""
     found = {}
     for state in filter(None, states):
         for tensor in state.tensors():

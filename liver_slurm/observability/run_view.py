@@ -64,21 +64,21 @@ class RunFiles:
         return self.summary.state in OVER
 
     def status(self) -> RunStatus:
-        """The run's status as of the last refresh, with its names and its newest metrics."""
+        """Return the run's status as of the last refresh, with its names and its newest metrics."""
         last = self.newest[-1] if self.newest else None
         known = {**self.identity(), **self.rates(), "validation": self.validation()}
         return msgspec.structs.replace(self.summary.status(self.steps, last), **known)
 
     def validation(self) -> dict[str, Any] | msgspec.UnsetType:
-        """The status's field of that name."""
+        """Return the status's field of that name."""
         last = last_validation(self.run_dir.validations) if self.config.validation.wanted else None
         return msgspec.to_builtins(last) if last is not None else msgspec.UNSET
 
     def identity(self) -> dict[str, str]:
-        """Fields of the status that say which run it is."""
+        """Return the fields of the status that say which run it is."""
         info = self._info
         return {"run_id": info.run_id, "name": info.name, "job_id": info.job_id, "run_dir": str(self.run_dir.path)}
 
     def rates(self) -> dict[str, float]:
-        """Fields of the status that say how fast the last steps were; what is not known is left out."""
+        """Return the fields of the status that say how fast the last steps were; what is not known is left out."""
         return {name: rate for name, rate in asdict(recent_rates(self.recent)).items() if rate is not None}

@@ -146,7 +146,7 @@ class RunStatus(_Part, frozen=True, kw_only=True):
     """Whether the scheduler could be asked for the run's job."""
 
     def document(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the status ready for JSON."""
         document: dict[str, Any] = msgspec.to_builtins(self)
         return document
 
@@ -162,7 +162,7 @@ class RunStatus(_Part, frozen=True, kw_only=True):
 
 
 def from_status(document: dict[str, Any]) -> RunStatus:
-    """The status in a document, without keys that this version does not know.
+    """Return the status in a document, without keys that this version does not know.
 
     Raises:
         msgspec.ValidationError: it is no status document.

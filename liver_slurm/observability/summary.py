@@ -64,7 +64,7 @@ class RunSummary:
                 self.reason, self.step = event.reason, max(self.step, event.step)
 
     def status(self, steps: int, last: StepMetrics | None) -> RunStatus:
-        """The run's status, from files alone.
+        """Return the run's status, from files alone.
 
         Args:
             steps: steps of the whole run.
@@ -106,7 +106,7 @@ COLUMNS = ("generation", "from", "to", "reason", "pause_s", "prepare_s", "stream
 
 
 def reconfiguration_table(reconfigurations: Iterable[Mapping[str, Any]]) -> list[Document]:
-    """A row a committed reconfiguration, with the keys of :data:`COLUMNS`; what an event lacks is None."""
+    """Return a row a committed reconfiguration, with the keys of :data:`COLUMNS`; what an event lacks is None."""
     return [
         {**{name: event.get(name) for name in COLUMNS}, "bytes": event.get("bytes_moved")} for event in reconfigurations
     ]

@@ -14,7 +14,7 @@ RECENT = 20
 
 
 def recent_rates(steps: Sequence[StepMetrics]) -> Rates:
-    """Rates of the last of these consecutive steps that one world trained.
+    """Return the rates of the last of these consecutive steps that one world trained.
 
     What passes between two steps counts: waiting for a checkpoint makes a world slower. A reconfiguration does not, as
     its pause lies between two worlds.
@@ -63,5 +63,5 @@ def pace(steps: Sequence[StepMetrics], done: int, total: int) -> Pace:
 
 
 def _of_one_world(steps: Sequence[StepMetrics]) -> list[StepMetrics]:
-    """The steps that the last world has trained, newest first."""
+    """Return the steps that the last world has trained, newest first."""
     return list(itertools.takewhile(lambda step: step.generation == steps[-1].generation, reversed(steps)))

@@ -160,14 +160,14 @@ _GATHER.asyncOp = _SUM_SCATTER.asyncOp = False
 
 
 def gather_into(whole: torch.Tensor, part: torch.Tensor, group: Any) -> None:
-    """All ranks' ``part``, one after the other, into ``whole``; contiguous. As torch's function, without its checks."""
+    """Gather all ranks' ``part``, one after the other, into ``whole``; contiguous. As torch's, without its checks."""
     work = group._allgather_base(whole, part, _GATHER)
     if work is not None:
         work.wait()
 
 
 def sum_scatter_into(part: torch.Tensor, whole: torch.Tensor, group: Any) -> None:
-    """This rank's part of the sum of all ranks' ``whole`` into ``part``; contiguous. As torch's function, likewise."""
+    """Sum all ranks' ``whole``, and put this rank's part into ``part``; contiguous. As torch's, without its checks."""
     work = group._reduce_scatter_base(part, whole, _SUM_SCATTER)
     if work is not None:
         work.wait()
@@ -230,7 +230,7 @@ def abort_group(group: Any, backend: str) -> None:
 
 
 def is_broken_group(error: BaseException) -> bool:
-    """Whether an error says that a process group is broken: a peer is gone, or somebody has aborted the group.
+    """Return whether an error says that a process group is broken: a peer is gone, or somebody has aborted the group.
 
     gloo raises a plain RuntimeError, as many things do; the place in its source is part of the text.
     """

@@ -37,7 +37,7 @@ def call(name: str, *arguments: Any) -> None:
 
 @contextmanager
 def recorded_only(device: torch.device) -> Iterator[None]:
-    """A block whose kernels are recorded, in a stream of its own, and never run; other threads are not affected.
+    """Record the block's kernels, in a stream of its own, and never run them; other threads are not affected.
 
     Libraries prepare on the host what they launch, and that stays. torch's own way to record a graph would also tell
     its random number generators, which other threads may be using.

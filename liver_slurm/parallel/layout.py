@@ -138,27 +138,30 @@ class Layout:
         return replace(self, dp=self.ep, cp=1)
 
     def chunks(self, pp: int) -> range:
-        """The virtual stages of one pipeline stage, in order: as megatron-core deals them out, round by round."""
+        """Return the virtual stages of one pipeline stage, in order.
+
+        It is the order in which megatron-core deals them out, round by round.
+        """
         return range(pp, self.virtual_stages, self.pp)
 
     # ---- one rank
 
     def coordinates(self, rank: int) -> Coordinates:
-        """Coordinates of ``rank``."""
+        """Return the coordinates of ``rank``."""
         place = {}
         for axis in reversed(RANK_ORDER):
             rank, place[axis] = divmod(rank, getattr(self, axis))
         return Coordinates(**place)
 
     def rank(self, tp: int, pp: int, dp: int, cp: int = 0) -> int:
-        """The rank at these coordinates; inverse of :meth:`coordinates`."""
+        """Return the rank at these coordinates; inverse of :meth:`coordinates`."""
         place, rank = Coordinates(tp, pp, dp, cp), 0
         for axis in RANK_ORDER:
             rank = rank * getattr(self, axis) + getattr(place, axis)
         return rank
 
     def group(self, rank: int, *axes: Axis) -> list[int]:
-        """The ranks that differ from ``rank`` along ``axes`` only, itself included, in ascending order.
+        """Return the ranks that differ from ``rank`` along ``axes`` only, itself included, in ascending order.
 
         Axes are all of :data:`RANK_ORDER`, or all of :data:`EXPERT_ORDER`.
         """
@@ -168,19 +171,19 @@ class Layout:
         return members
 
     def shard_key(self, rank: int) -> ShardKey:
-        """The shard that ``rank`` holds."""
+        """Return the shard that ``rank`` holds."""
         return self.coordinate("tp", rank) + self.coordinate("ep", rank) * self.tp, self.coordinate("pp", rank)
 
     # ---- all ranks
 
     def rank_matrix(self, order: tuple[Axis, ...] = RANK_ORDER) -> Ints:
-        """All ranks, int64, with one array axis for each of :data:`RANK_ORDER`, or of :data:`EXPERT_ORDER`."""
+        """Return all ranks, int64, with one array axis for each of :data:`RANK_ORDER`, or of :data:`EXPERT_ORDER`."""
         import numpy as np  # not at the top: `liver-slurm --help` need not pay for it
 
         return np.arange(self.size, dtype=np.int64).reshape([getattr(self, axis) for axis in order])
 
     def groups(self, *axes: Axis) -> Ints:
-        """All groups along ``axes``, int64, [groups, members].
+        """Return all groups along ``axes``, int64, [groups, members].
 
         Rows follow the other axes in the order of the matrix, members within a row the given ones. So row ``s`` of
         :meth:`replica_groups` is the replicas of the ``s``-th of :meth:`shards`.
@@ -192,11 +195,11 @@ class Layout:
         return matrix.reshape(-1, members)
 
     def replica_groups(self) -> Ints:
-        """The ranks of each model shard, int64, [shards, replicas]; columns are what :meth:`replica` says."""
+        """Return the ranks of each model shard, int64, [shards, replicas]; columns are what :meth:`replica` says."""
         return self.groups("edp")
 
     def shards(self) -> list[ShardKey]:
-        """All model shards, in the order of the rows of :meth:`replica_groups`."""
+        """Return all model shards, in the order of the rows of :meth:`replica_groups`."""
         return [(part, pp) for pp in range(self.pp) for part in range(self.parts)]
 
     @overload
@@ -204,7 +207,10 @@ class Layout:
     @overload
     def coordinate(self, axis: Axis, ranks: Ints) -> Ints: ...
     def coordinate(self, axis: Axis, ranks: int | Ints) -> int | Ints:
-        """Coordinate along one axis, of one rank or of an array of ranks; some valid one where a rank is negative."""
+        """Return the coordinate along one axis, of one rank or of an array of ranks.
+
+        It is some valid one where a rank is negative.
+        """
         order = _order((axis,))
         faster = order[order.index(axis) + 1 :]
         stride: int = math.prod(getattr(self, each) for each in faster)
@@ -216,7 +222,7 @@ class Layout:
     @overload
     def replica(self, ranks: Ints) -> Ints: ...
     def replica(self, ranks: int | Ints) -> int | Ints:
-        """Number of a rank, or of each of an array of ranks, among those that hold the same shard."""
+        """Return the number of a rank, or of each of an array of ranks, among those that hold the same shard."""
         return self.coordinate("edp", ranks)
 
     @overload
@@ -224,10 +230,11 @@ class Layout:
     @overload
     def dense_replica(self, ranks: Ints) -> Ints: ...
     def dense_replica(self, ranks: int | Ints) -> int | Ints:
-        """Number of a rank, or of each of an array, among those that hold the same parameters, but for experts."""
+        """Return the number of a rank, or of each of an array, among those that hold the same parameters, but for
+        experts."""
         return self.coordinate("dp", ranks) * self.cp + self.coordinate("cp", ranks)
 
 
 def _order(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """The matrix that these are axes of."""
+    """Return the matrix that these are axes of."""
     return EXPERT_ORDER if any(axis in ("ep", "edp") for axis in axes) else RANK_ORDER

@@ -16,7 +16,7 @@ class Membership:
     members: tuple[str, ...]
 
     def rank_of(self, worker: str) -> int | None:
-        """The worker's rank; None if it is no member."""
+        """Return the worker's rank; None if it is no member."""
         return self.members.index(worker) if worker in self.members else None
 
 

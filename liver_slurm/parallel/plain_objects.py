@@ -39,7 +39,7 @@ def forbid_pickles() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A block in which this thread asks no peer: each rank's object is taken to be like its own.
+    """Run a block in which this thread asks no peer: each rank's object is taken to be like its own.
 
     For a world that is built when a peer may be dead by now. megatron-core gathers the keys of parameter groups, so
     that ranks have the same ones in checkpoints of its own; what a rank trains does not depend on the others'.

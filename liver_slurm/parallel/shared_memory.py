@@ -74,7 +74,7 @@ class _File:
         self.nbytes = 0
 
     def places(self) -> list[Place]:
-        """Where this process has mapped it to write, by address; a reader of its own process maps it, too."""
+        """Return where this process has mapped it to write, by address; a reader of its own process maps it, too."""
         found = []
         with open("/proc/self/maps") as file:
             for line in file:
@@ -85,7 +85,7 @@ class _File:
         return found
 
     def take(self, nbytes: int) -> int:
-        """Offset of a new part, which is zeros.
+        """Return the offset of a new part, which is zeros.
 
         Raises:
             OSError: there may be none.
@@ -117,7 +117,7 @@ _file: _File | None = None
 
 
 def _own_file() -> _File | None:
-    """This process's; None: it has none, though one that it was forked from may have."""
+    """Return this process's file; None: it has none, though one that it was forked from may have."""
     return _file if _file is not None and _file.pid == os.getpid() else None
 
 
@@ -150,7 +150,7 @@ def share(storages: Iterable[torch.UntypedStorage], keep: bool) -> None:
 
 
 def places(tensors: Iterable[torch.Tensor]) -> tuple[int, int, list[Place]]:
-    """Where tensors of this process lie in its file; what lies elsewhere is left out.
+    """Return where tensors of this process lie in its file; what lies elsewhere is left out.
 
     Returns:
         the file's descriptor and inode, and the places.
@@ -173,7 +173,7 @@ def give_back() -> None:
 
 
 def _find(places: Sequence[Place], address: int) -> Place | None:
-    """The place that holds an address, of places that are in order."""
+    """Return the place that holds an address, of places that are in order."""
     at = bisect.bisect_right(places, address, key=lambda place: place.address) - 1
     return places[at] if at >= 0 and address < places[at].address + places[at].nbytes else None
 
@@ -197,7 +197,7 @@ def map_part(number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
 
 @cache
 def _known_allocator() -> bool:
-    """Whether torch's memory comes from glibc, not from a library that was loaded in its place."""
+    """Return whether torch's memory comes from glibc, not from a library that was loaded in its place."""
     try:
         return _stands_alone(torch.empty(_CERTAINLY_MAPPED, dtype=torch.uint8).untyped_storage())
     except RuntimeError:  # there is a limit on addresses
@@ -205,7 +205,7 @@ def _known_allocator() -> bool:
 
 
 def _have_mapped(storage: torch.UntypedStorage, keep: bool, gaps: list[torch.Tensor]) -> bool:
-    """Whether the C library has mapped a storage alone, if need be after it was allocated once more.
+    """Return whether the C library has mapped a storage alone, if need be after it was allocated once more.
 
     Args:
         gaps: what fills free places in the C library's heap meanwhile; more are added.
@@ -233,7 +233,7 @@ def _have_mapped(storage: torch.UntypedStorage, keep: bool, gaps: list[torch.Ten
 
 @contextmanager
 def _mapping_all() -> Iterator[None]:
-    """A block in which the C library maps what it allocates and has no gap for."""
+    """Run a block in which the C library maps what it allocates and has no gap for."""
     _libc.mallopt(_M_MMAP_THRESHOLD, LEAST)
     try:
         yield
@@ -244,7 +244,7 @@ def _mapping_all() -> Iterator[None]:
 
 
 def _stands_alone(storage: torch.UntypedStorage) -> bool:
-    """Whether a storage has pages of its own, which the C library unmaps when it is freed.
+    """Return whether a storage has pages of its own, which the C library unmaps when it is freed.
 
     glibc says so in the two words in front of it: the bytes from the first page's begin to these words, and those from
     there to the last page's end, with a flag. Other libraries have no words there that fit the storage's size.

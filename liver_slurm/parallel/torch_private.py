@@ -46,17 +46,17 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
 
 
 def wrapper_tensor(cls: type[Any], shape: torch.Size, dtype: torch.dtype) -> Any:
-    """An instance of ``cls``, a subclass of Tensor, that has a shape and a dtype but no data."""
+    """Return an instance of ``cls``, a subclass of Tensor, that has a shape and a dtype but no data."""
     return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
 
 
 def place_in_file(file: str, start: int, length: int) -> Any:
-    """What torch's metadata of a checkpoint says of ``length`` bytes of a file, from byte ``start`` on."""
+    """Return what torch's metadata of a checkpoint says of ``length`` bytes of a file, from byte ``start`` on."""
     from torch.distributed.checkpoint.filesystem import _StorageInfo
 
     return _StorageInfo(file, start, length)
 
 
 def storage_at(address: int, nbytes: int, device: torch.device) -> torch.UntypedStorage:
-    """A storage over memory that somebody else owns, and keeps for as long as the storage is used."""
+    """Return a storage over memory that somebody else owns, and keeps for as long as the storage is used."""
     return torch._C._construct_storage_from_data_pointer(address, device, nbytes)

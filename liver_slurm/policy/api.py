@@ -121,7 +121,7 @@ Policy = Callable[[Snapshot, JobConfig], tuple[Decision, str]]
 
 
 def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
-    """Members of the next world: survivors in their relative order, then joiners.
+    """Return the members of the next world: survivors in their relative order, then joiners.
 
     Guaranteed workers are taken first, then members of the live world, then others in order of arrival.
     """
@@ -133,13 +133,14 @@ def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
 
 
 def offered_jobs(snapshot: Snapshot, change: Change) -> tuple[str, ...]:
-    """Standby jobs that a change adds workers of, sorted; those of the guaranteed job are nobody's offer."""
+    """Return the standby jobs that a change adds workers of, sorted; those of the guaranteed job are nobody's offer."""
     added = set(change.members) & set(snapshot.ready) - snapshot.guaranteed
     return tuple(sorted({snapshot.unit_of.get(worker, worker) for worker in added}))
 
 
 def allowed(goal: ResizeGoal | None, config: JobConfig, workers: int) -> list[Layout]:
-    """Layouts that a world of at most ``workers`` workers may take, bounded by an explicit request; largest first."""
+    """Return the layouts that a world of at most ``workers`` workers may take, bounded by an explicit request; largest
+    first."""
     if goal is None:
         return feasible_layouts(config, workers)
     if goal.layout is not None and goal.layout.size <= workers:

@@ -48,7 +48,7 @@ class Balance:
 
 
 def costs(snapshot: Snapshot) -> Costs:
-    """What growing and shrinking have taken, or are assumed to."""
+    """Return what growing and shrinking have taken, or are assumed to."""
     grown = [one for one in snapshot.measured if one.added > 0][-RECENT:]
     shrunk = [one for one in snapshot.measured if one.added < 0][-RECENT:]
     grow = _mean([one.exposed_s for one in grown], EXPOSED)
@@ -61,7 +61,7 @@ def costs(snapshot: Snapshot) -> Costs:
 
 
 def balance(snapshot: Snapshot, change: Change, config: JobConfig) -> Balance:
-    """Both sides of the inequality for a change; the duration of a step must be known."""
+    """Return both sides of the inequality for a change; the duration of a step must be known."""
     known, now = costs(snapshot), snapshot.step_seconds
     ratio = estimate(change.layout, config) / estimate(snapshot.live.layout, config)
     stay = until_first_leaves(
@@ -74,7 +74,7 @@ def balance(snapshot: Snapshot, change: Change, config: JobConfig) -> Balance:
 
 
 def ages(snapshot: Snapshot, change: Change) -> list[float]:
-    """Seconds that each added standby job has been there; workers of the guaranteed job are not taken."""
+    """Return the seconds that each added standby job has been there; workers of the guaranteed job are not taken."""
     arrived: dict[str, float] = {}
     for worker in change.members:
         if worker in snapshot.ready and worker not in snapshot.guaranteed:

@@ -60,7 +60,7 @@ _ESTIMATES = OncePer(_Estimates)
 
 
 def estimate(layout: Layout, config: JobConfig) -> float:
-    """Estimated time of one step, in flops of one worker."""
+    """Return the estimated time of one step, in flops of one worker."""
     return _ESTIMATES(config)[layout]
 
 
@@ -101,7 +101,10 @@ def choose(
     live: World | None,
     members_of: Callable[[Layout], tuple[str, ...]],
 ) -> tuple[Layout, str]:
-    """The best of ``layouts`` (not empty), and why; ``members_of`` says who would be in its world, in rank order."""
+    """Return the best of ``layouts`` (not empty), and why.
+
+    ``members_of`` says who would be in its world, in rank order.
+    """
     known = _ESTIMATES(config)
     costs = [known[layout] for layout in layouts]
     limit = min(costs) * TIE
@@ -127,7 +130,8 @@ def choose(
 
 
 def moved_share(live: World | None, layout: Layout, members: tuple[str, ...]) -> float:
-    """Share of the new world's state that its members do not hold already, with layers and matrices cut evenly."""
+    """Return the share of the new world's state that its members do not hold already, with layers and matrices cut
+    evenly."""
     if live is None:
         return 1.0
     old_rank = {member: rank for rank, member in enumerate(live.members)}
@@ -142,20 +146,20 @@ def moved_share(live: World | None, layout: Layout, members: tuple[str, ...]) ->
 
 
 def _layers_kept(layout: Layout, pp: int, live: Layout, live_pp: int) -> float:
-    """Share of a stage's layers that a stage of the live layout has."""
+    """Return the share of a stage's layers that a stage of the live layout has."""
     pairs = product(layout.chunks(pp), live.chunks(live_pp))
     common = sum(_overlap(one, layout.virtual_stages, other, live.virtual_stages) for one, other in pairs)
     return common / layout.vpp
 
 
 def _overlap(part: int, parts: int, other: int, others: int) -> float:
-    """Share of interval ``part`` of ``parts`` that interval ``other`` of ``others`` covers."""
+    """Return the share of interval ``part`` of ``parts`` that interval ``other`` of ``others`` covers."""
     low, high = max(part / parts, other / others), min((part + 1) / parts, (other + 1) / others)
     return max(0.0, high - low) * parts
 
 
 def layer_weights(config: JobConfig, hidden: int, met: bool = False) -> float:
-    """Parameters of one transformer layer, norms and biases left out.
+    """Return the parameters of one transformer layer, norms and biases left out.
 
     Args:
         met: only those that a token meets: it goes to some of the experts.

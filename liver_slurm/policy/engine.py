@@ -44,7 +44,7 @@ _GIVEN: dict[str, Policy] = {}
 
 
 def decide(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """What is to be done, unless the very same thing has just failed."""
+    """Return what is to be done, unless the very same thing has just failed."""
     decision, reason = _obliged(snapshot, config) or _chosen(config.standby.policy, snapshot, config)
     backoff = snapshot.backoff
     if (
@@ -59,7 +59,7 @@ def decide(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
 
 
 def _obliged(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str] | None:
-    """What no policy may change; None: the policy decides."""
+    """Return what no policy may change; None: the policy decides."""
     if snapshot.due is not None and not snapshot.leaving:
         return _fulfil(snapshot.due, snapshot, config)
     if not snapshot.leaving and not snapshot.automatic:
@@ -84,7 +84,7 @@ def _as_it_was(snapshot: Snapshot) -> tuple[Decision, str] | None:
 
 
 def on_offer(snapshot: Snapshot, config: JobConfig) -> Change | None:
-    """The growth by standby jobs that policy ``greedy`` would begin now; None: nothing is on offer."""
+    """Return the growth by standby jobs that policy ``greedy`` would begin now; None: nothing is on offer."""
     if set(snapshot.ready) <= snapshot.guaranteed or _obliged(snapshot, config) is not None:
         return None
     decision, _ = _chosen(EAGER, snapshot, config)
@@ -92,7 +92,7 @@ def on_offer(snapshot: Snapshot, config: JobConfig) -> Change | None:
 
 
 def _chosen(name: str, snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """A policy's word, if it can be followed."""
+    """Return a policy's word, if it can be followed."""
     try:
         decision, reason = (_GIVEN.get(name) or named(name))(snapshot, config)
     except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; training goes on without it
@@ -131,7 +131,7 @@ def given(name: str, policy: Policy) -> Iterator[None]:
 
 @cache
 def named(name: str) -> Policy:
-    """The policy that a job file names: an entry point of an installed package, or a module of plugins/policies.
+    """Return the policy that a job file names: an entry point of an installed package, or a module of plugins/policies.
 
     Raises:
         BadInput: there is none of that name, or it cannot be loaded.
@@ -193,7 +193,7 @@ def _fulfil(goal: ResizeGoal, snapshot: Snapshot, config: JobConfig) -> tuple[De
 
 
 def why_impossible(layout: Layout, config: JobConfig) -> str | None:
-    """Why a request for ``layout`` cannot be granted whatever workers there are; None: it can."""
+    """Return why a request for ``layout`` cannot be granted whatever workers there are; None: it can."""
     limit = config.elastic.max_workers
     if limit is not None and layout.size > limit:
         return f"{layout} has {layout.size} workers, more than elastic.max_workers {limit}"

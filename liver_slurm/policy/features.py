@@ -81,7 +81,7 @@ def features(snapshot: Snapshot, change: Change, config: JobConfig) -> dict[str,
 
 
 def _speed(snapshot: Snapshot, change: Change, config: JobConfig) -> dict[str, float | None]:
-    """What depends on the duration of a step."""
+    """Return what depends on the duration of a step."""
     step_s = snapshot.step_seconds
     told = balance(snapshot, change, config) if step_s > 0.0 else None
 

@@ -33,5 +33,5 @@ class Offer:
         return self.time + WINDOWS[self.told] if self.told < len(WINDOWS) else float("inf")
 
     def over(self, now: float) -> bool:
-        """Nothing of it is still to come."""
+        """Return whether nothing of it is still to come."""
         return self.told >= len(WINDOWS) and self.until <= now

@@ -16,7 +16,7 @@ from liver_slurm.reshard.rank_mapping import Depth, number
 def rank_order(
     live: World, layout: Layout, members: Sequence[str], hosts: Mapping[str, str], config: JobConfig
 ) -> tuple[tuple[str, ...], str]:
-    """The next world's members in rank order, and why in this one.
+    """Return the next world's members in rank order, and why in this one.
 
     Args:
         live: the live world.
@@ -35,7 +35,7 @@ def rank_order(
 
 
 def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
-    """How much of the job's state lies where along the model's depth, in both layouts."""
+    """Return how much of the job's state lies where along the model's depth, in both layouts."""
     masters = config.train.precision != "fp32"
     weight, state = (2, 12) if masters else (4, 8)
     if config.stream.mode != "pause":
@@ -51,7 +51,7 @@ def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
 
 
 def _bounds(config: JobConfig, layout: Layout) -> list[float]:
-    """Parameters before each virtual stage's first one, and all of them.
+    """Return the parameters before each virtual stage's first one, and all of them.
 
     A provider may leave sizes out: then all layers are alike, and stages too where the number of layers is not known.
     """

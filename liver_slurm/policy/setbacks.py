@@ -33,7 +33,7 @@ class Breakdown:
     """The first of them said so itself."""
 
     def is_like(self, other: Breakdown) -> bool:
-        """Whether another world broke for the same reason."""
+        """Return whether another world broke for the same reason."""
         return self.said == other.said and _CHANGES.sub("", self.reason) == _CHANGES.sub("", other.reason)
 
 

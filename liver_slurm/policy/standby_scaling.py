@@ -29,7 +29,7 @@ class View:
     """The facts that :func:`decide` needs. Times are seconds since the epoch."""
 
     now: float
-    supply: CapacitySnapshot
+    capacity: CapacitySnapshot
     guaranteed: int
     """Guaranteed workers that stay."""
     asked: int = 0
@@ -111,8 +111,8 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     """Decide which standby jobs to start and to end now, and say why."""
     if config.standby.max_jobs == 0:
         return Decision(), "standby.max_jobs is 0"
-    if view.supply.blind is not None:
-        return Decision(useless_since=view.useless_since), f"the scheduler could not be asked: {view.supply.blind}"
+    if view.capacity.blind is not None:
+        return Decision(useless_since=view.useless_since), f"the scheduler could not be asked: {view.capacity.blind}"
     rests = resting(view.spans, view.now, config.standby.hold, config.standby.back_off)
     closed = frozenset(rests) | frozenset(view.left_alone)
     stock = _stock(view, config, closed)
@@ -153,9 +153,9 @@ def useful_workers(
 
 
 def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
-    supply = view.supply
+    capacity = view.capacity
     sizes = tuple(workers_per_job(unit) for unit in standby_units(config.standby))
-    here = [job for job in supply.jobs if job.state != "ending" and job.notice is None]
+    here = [job for job in capacity.jobs if job.state != "ending" and job.notice is None]
     last = len(sizes) - 1
     here = [job if job.unit <= last else replace(job, unit=last) for job in here if job.job_id not in view.going]
     # One that has its nodes but does not run yet (they boot) waits no more.
@@ -163,7 +163,7 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
     running = tuple(job for job in here if job not in waiting)
     starting: set[str] = set()
     room = []
-    for place in supply.room:
+    for place in capacity.room:
         for job in waiting:
             if (job.unit, job.partition) == (place.unit, place.partition) and place.jobs:
                 place = replace(place, jobs=place.jobs - 1)
@@ -192,7 +192,7 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
     """Choose jobs to start where there is headroom and, with ``launch = "queue"``, jobs that wait for the rest."""
     orders: list[Order] = []
     units = standby_units(config.standby)
-    in_slurm = view.supply.jobs  # also those that are ending: Slurm still counts them, and so does max_jobs
+    in_slurm = view.capacity.jobs  # also those that are ending: Slurm still counts them, and so does max_jobs
     slots = config.standby.max_jobs - len(in_slurm)
     slots_of = [unit.max_jobs - sum(job.unit == index for job in in_slurm) for index, unit in enumerate(units)]
 
@@ -251,9 +251,9 @@ def _end(
 
 
 def _in_the_way(view: View, config: JobConfig, stock: _Stock, start: list[Order]) -> set[str]:
-    """At ``max_jobs``, choose the youngest waiting job that cannot start, if another unit could start now."""
+    """Choose, at ``max_jobs``, the youngest waiting job that cannot start, if another unit could start now."""
     stuck = [job.job_id for job in stock.waiting if job.job_id not in stock.starting]
-    full = len(view.supply.jobs) >= config.standby.max_jobs
+    full = len(view.capacity.jobs) >= config.standby.max_jobs
     if full and stuck and not start and stock.room and stock.missing_now > 0:
         return {stuck[-1]}
     return set()

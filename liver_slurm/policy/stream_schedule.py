@@ -34,7 +34,7 @@ class StreamSchedule:
 
 
 def wire_seconds(votes: Iterable[Prepared]) -> float:
-    """How long the state is on its way to the worker that waits longest, at the rates that were probed."""
+    """Return how long the state is on its way to the worker that waits longest, at the rates that were probed."""
     return max((vote.state_bytes / vote.rate for vote in votes if vote.rate > 0), default=0.0)
 
 
@@ -67,7 +67,10 @@ def schedule(wire_s: float, step_s: float, left_s: float, steps_left: int) -> St
 
 
 def _exposed(wire_s: float, step_s: float, steps: int) -> float:
-    """Seconds that training stands if boxes leave during ``steps`` steps: hooks that wait, then what is left."""
+    """Return the seconds that training stands if boxes leave during ``steps`` steps.
+
+    It is the wait in hooks, then what is left.
+    """
     arrived = waited = 0.0
     for _ in range(steps):
         gradients = arrived * wire_s * GRADIENT_SHARE

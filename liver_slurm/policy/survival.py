@@ -41,12 +41,12 @@ class Life:
     """It ended without our doing."""
 
     def seconds(self, now: float) -> float:
-        """How long it has lasted."""
+        """Return how long it has lasted."""
         return max(0.0, (now if self.ended is None else self.ended) - self.began)
 
 
 def hazards(lives: Sequence[Life], expected: float, now: float) -> tuple[float, ...]:
-    """Rate of being taken, per second, in each interval of age."""
+    """Return the rate of being taken, per second, in each interval of age."""
     deaths, exposure = [0.0] * len(EDGES), [0.0] * len(EDGES)
     for life in lives:
         age = life.seconds(now)
@@ -59,7 +59,7 @@ def hazards(lives: Sequence[Life], expected: float, now: float) -> tuple[float, 
 
 
 def until_first_leaves(rates: Sequence[float], ages: Sequence[float]) -> float:
-    """Expected seconds until the first of several standby jobs of these ages is taken; infinity for no jobs.
+    """Return the expected seconds until the first of several standby jobs of these ages is taken; infinity for no jobs.
 
     The integral of the probability that all are still there, which is exact, as rates change only at :data:`EDGES`.
     """
@@ -82,7 +82,8 @@ def _interval(age: float) -> int:
 
 
 def resting(lives: Sequence[Life], now: float, hold: float, back_off: float) -> dict[str, tuple[float, int]]:
-    """Partitions that are left alone because they take standbys back too soon: until when, and short lives in a row.
+    """Return the partitions that are left alone because they take standbys back too soon: until when, and short lives
+    in a row.
 
     A life is short under ``hold`` seconds. After :data:`OFTEN` in a row the partition rests ``back_off`` seconds from
     the last one's end, doubled with each further one, up to :data:`LONGEST_REST`; a longer life makes it good again.
@@ -100,7 +101,7 @@ def resting(lives: Sequence[Life], now: float, hold: float, back_off: float) -> 
 
 
 def _short_in_a_row(lives: Sequence[Life], now: float, hold: float) -> tuple[list[float], float]:
-    """Ends of the newest lives that were all short, newest first, and their mean; a crowd has one end."""
+    """Return the ends of the newest lives that were all short, newest first, and their mean; a crowd has one end."""
     ends: list[float] = []
     seconds, taken = 0.0, 0
     for life in sorted(lives, key=lambda one: now if one.ended is None else one.ended, reverse=True):

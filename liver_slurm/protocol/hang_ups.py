@@ -48,7 +48,8 @@ class HangUps:
             self._closed[peer] = time.monotonic()
 
     def take(self, is_back: Callable[[bytes], bool]) -> list[tuple[bytes, float]]:
-        """Peers that have not come back in time, each once, with the seconds since their connection was closed.
+        """Return the peers that have not come back in time, each once, with the seconds since their connection was
+        closed.
 
         Args:
             is_back: whether there is a connection to the peer again, over which it has not said anything yet.

@@ -11,7 +11,7 @@ the old one.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Union
+from typing import Literal, Union
 
 import msgspec
 
@@ -19,6 +19,12 @@ from liver_slurm.protocol.base import PROTOCOL as PROTOCOL
 from liver_slurm.protocol.base import Handover as Handover
 from liver_slurm.protocol.base import Message as Message
 from liver_slurm.protocol.base import TransferReport as TransferReport
+from liver_slurm.protocol.client_messages import CancelRequest as CancelRequest
+from liver_slurm.protocol.client_messages import CheckpointRequest as CheckpointRequest
+from liver_slurm.protocol.client_messages import Reply as Reply
+from liver_slurm.protocol.client_messages import ResizeRequest as ResizeRequest
+from liver_slurm.protocol.client_messages import StatusRequest as StatusRequest
+from liver_slurm.protocol.client_messages import WorkerEnded as WorkerEnded
 from liver_slurm.protocol.parked import Parked as Parked
 from liver_slurm.reshard.mirrors import Difference
 
@@ -342,52 +348,6 @@ class Leave(Message, frozen=True, kw_only=True):
 
     epoch: int
     reason: str
-
-
-# ---- client ↔ coordinator ------------------------------------------------------------------------------------------
-
-
-class StatusRequest(Message, frozen=True, kw_only=True):
-    """Ask what the run is doing; :class:`Reply` carries the status document."""
-
-
-class ResizeRequest(Message, frozen=True, kw_only=True):
-    """Ask for another layout or another number of workers; one of the two is given.
-
-    ``at_step``: cut over exactly there; training waits for the preparation if it must.
-    """
-
-    layout: str = ""
-    workers: int = 0
-    at_step: int = -1
-    give_back: bool = False
-    """Let guaranteed workers that are in no world afterwards exit, and give nodes that become free back to Slurm."""
-
-
-class CheckpointRequest(Message, frozen=True, kw_only=True):
-    """Ask for a checkpoint soon."""
-
-
-class CancelRequest(Message, frozen=True, kw_only=True):
-    """Ask to end the run and everything that it started."""
-
-
-class WorkerEnded(Message, frozen=True, kw_only=True):
-    """Report that a worker's process has ended; its parent sends this, so that its silence need not be waited for."""
-
-    worker: str
-    reason: str
-    """Reason for users: ``exit code 1``, ``signal 9``."""
-    pid: int = 0
-    """Its process: another one may have its name by now. 0: not known."""
-
-
-class Reply(Message, frozen=True, kw_only=True):
-    """Answer any client message."""
-
-    ok: bool
-    error: str = ""
-    result: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 FromWorker = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Python 3.10

@@ -105,7 +105,7 @@ class KeyValues:
                     yield waiting.peer, self._found(waiting.request)
 
     def _changed(self, request: Request) -> tuple[Answer, dict[str, bytes]]:
-        """What a writing operation answers, and which keys it gives which values."""
+        """Return what a writing operation answers, and which keys it gives which values."""
         number, operation, values = request.number, request.operation, request.values
         if operation == "set":
             return Answer(number), dict(zip(request.keys, values, strict=True))

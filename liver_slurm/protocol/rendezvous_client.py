@@ -77,7 +77,7 @@ class RendezvousStore(dist.Store):  # type: ignore[misc]
         self._ask("set", [key], [_bytes(value)])
 
     def get(self, key: str) -> bytes:
-        """The value of a key; waits for it."""
+        """Return the value of a key; waits for it."""
         return self.multi_get([key])[0]
 
     def add(self, key: str, amount: int) -> int:
@@ -93,7 +93,7 @@ class RendezvousStore(dist.Store):  # type: ignore[misc]
         return self._ask("compare_set", [key], [_bytes(expected), _bytes(wanted)]).values[0]
 
     def check(self, names: Sequence[str]) -> bool:
-        """Whether all keys are there."""
+        """Return whether all keys are there."""
         # NCCL's watchdog asks once a second for as long as a group lives.
         return not self._closed and bool(self._ask("check", list(names)).amount)
 
@@ -102,7 +102,7 @@ class RendezvousStore(dist.Store):  # type: ignore[misc]
         self._ask("wait", list(names), patience=timeout.total_seconds() if timeout is not None else self._patience)
 
     def multi_get(self, names: Sequence[str]) -> list[bytes]:
-        """The values of several keys; waits for them."""
+        """Return the values of several keys; waits for them."""
         return self._ask("get", list(names), patience=self._patience).values
 
     def multi_set(self, names: Sequence[str], values: Sequence[str | bytes]) -> None:
@@ -116,17 +116,17 @@ class RendezvousStore(dist.Store):  # type: ignore[misc]
     deleteKey = delete_key
 
     def num_keys(self) -> int:
-        """How many keys there are."""
+        """Return how many keys there are."""
         return self._ask("count", []).amount
 
     getNumKeys = num_keys
 
     def has_extended_api(self) -> bool:
-        """Several keys can be had at once."""
+        """Say that several keys can be had at once."""
         return True
 
     def clone(self) -> RendezvousStore:
-        """The same store: any thread may use it."""
+        """Return the same store: any thread may use it."""
         return self
 
     # ---- one request
@@ -195,7 +195,7 @@ class _Connection:
         dealer.connect(endpoint)
 
     def receive(self, milliseconds: int) -> bytes | None:
-        """A message, or None if none comes in time.
+        """Return a message, or None if none comes in time.
 
         Raises:
             StoreError: the server is gone.

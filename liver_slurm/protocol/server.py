@@ -63,7 +63,7 @@ class ControlServer:
         return received
 
     def hung_up(self, probe: Message) -> list[tuple[bytes, float]]:
-        """Peers that have closed their connection and not come back, each once, and how many seconds ago.
+        """Return the peers that have closed their connection and not come back, each once, and how many seconds ago.
 
         Args:
             probe: a message that says nothing new; that it can be sent shows that a peer is back.
@@ -82,22 +82,22 @@ class ControlServer:
 
     def _reaches(self, peer: bytes, message: Message) -> bool:
         """Send a message; returns whether there is a connection to the peer."""
-        try:
-            self._socket.send_multipart([peer, encode(message)], flags=zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
-            return error.errno == zmq.EAGAIN
-        return True
+        return self._send(peer, message) != zmq.EHOSTUNREACH
 
     def send(self, peer: bytes, message: Message) -> None:
         """Send without waiting; a peer that is gone is detected by its silence, not here."""
+        if self._send(peer, message):
+            self.rejected["undelivered"] += 1
+
+    def _send(self, peer: bytes, message: Message) -> int:
+        """Send without waiting; returns 0, or why not: EHOSTUNREACH without a connection, EAGAIN if it is full."""
         try:
             self._socket.send_multipart([peer, encode(message)], flags=zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            self.rejected["undelivered"] += 1
+            return error.errno
+        return 0
 
     def close(self) -> None:
         """Close the socket; messages that were sent go out first, within two seconds."""

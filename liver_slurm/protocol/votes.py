@@ -31,7 +31,7 @@ def disagreement(votes: Mapping[str, Streamed], step: int) -> str:
 
 
 def _two_of(said: Mapping[str, int | str]) -> tuple[tuple[str, int | str], tuple[str, int | str]] | None:
-    """A worker that says something else than most do, and one of those; None: all say the same."""
+    """Return a worker that says something else than most do, and one of those; None: all say the same."""
     counts = Counter(said.values())
     if len(counts) < 2:
         return None

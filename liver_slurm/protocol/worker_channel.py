@@ -121,7 +121,10 @@ class WorkerChannel:
         return _SILENCE * max(1.0, self.every)
 
     def _patience(self) -> float:
-        """Seconds until :meth:`_follow` can have work: each needless wake-up takes CPU time from training."""
+        """Return the seconds until :meth:`_follow` can have work.
+
+        Each needless wake-up takes CPU time from training.
+        """
         return max(_RETRY / 4, self._silence - self.seconds_since_contact) if self.epoch >= 0 else _RETRY / 4
 
     def _follow(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from liver_slurm.base.errors import PlanError
 from liver_slurm.reshard.overlap_join import overlapping
-from liver_slurm.reshard.ownership import Holdings, holdings
+from liver_slurm.reshard.ownership import Ownership, ownership
 from liver_slurm.reshard.rank_sets import Ints, RankSets
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.tensors import ITEMSIZE, TensorInfo, state_tensors
@@ -50,7 +50,7 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     weights = list(target.weights)
     infos = target.tensors
     axes = max((len(info.shape) for info in target.weights.values()), default=1)
-    sides = zip(holdings(source, weights, axes), holdings(target, weights, axes), strict=True)
+    sides = zip(ownership(source, weights, axes), ownership(target, weights, axes), strict=True)
     kinds: list[tuple[TensorInfo, ...]] = [(infos[name],) if name in infos else () for name in weights]
     kinds += [
         tuple(infos[state] for state in state_tensors(name, info.dtype, target.derived, target.moments[name]))
@@ -85,8 +85,9 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     )
 
 
-def _intersect(source: Holdings, target: Holdings, names: list[str]) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Tensor, offset, shape, owner set and receiver set of every overlap of a source box with a target box."""
+def _intersect(source: Ownership, target: Ownership, names: list[str]) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Return the tensor, offset, shape, owner set and receiver set of every overlap of a source box
+    with a target box."""
     held, needed = overlapping(source, target)
     start = np.maximum(source.offset[held], target.offset[needed])
     end = np.minimum(source.offset[held] + source.shape[held], target.offset[needed] + target.shape[needed])
@@ -94,8 +95,8 @@ def _intersect(source: Holdings, target: Holdings, names: list[str]) -> tuple[In
     return target.tensor[needed], start, end - start, source.holder[held], target.holder[needed]
 
 
-def _check_covered(target: Holdings, needed: Ints, sizes: Ints, names: list[str]) -> None:
-    """Regions of one target box are disjoint, because source boxes are: of equal size, they bring each element once."""
+def _check_covered(target: Ownership, needed: Ints, sizes: Ints, names: list[str]) -> None:
+    """Check that regions have the size of their target box: they are disjoint, so each element comes once."""
     found = np.zeros(len(target.tensor), dtype=np.int64)
     np.add.at(found, needed, sizes)
     wanted = target.shape.prod(axis=1)

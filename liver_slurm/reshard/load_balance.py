@@ -70,7 +70,7 @@ def shares(owners: RankSets, amounts: Ints, ranks: int) -> tuple[Ints, Ints]:
 
 
 def max_over_mean(owners: RankSets, part: Ints, load: Ints) -> float:
-    """How uneven senders are where replicas leave a choice; 1 is even.
+    """Return how uneven senders are where replicas leave a choice; 1 is even.
 
     For each owner set that sends: bytes that the hottest of those that serve it sends in all, over the mean of what
     all its members send in all, whoever serves. The greatest of these; ranks without replicas do not count, since
@@ -85,7 +85,7 @@ def max_over_mean(owners: RankSets, part: Ints, load: Ints) -> float:
 
 
 def least_hottest(owners: RankSets, amounts: Ints, ranks: int) -> float:
-    """Bytes that the hottest sender sends at least, whoever serves what.
+    """Return the bytes that the hottest sender sends at least, whoever serves what.
 
     That is what one rank alone can send; or what a set has to send, and each of its members alone, over its members.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from liver_slurm.reshard.overlap_join import overlapping
-from liver_slurm.reshard.ownership import Holdings, ShardBoxes, Shares, shard_boxes, state_shares, weight_shares
+from liver_slurm.reshard.ownership import Ownership, ShardBoxes, Shares, shard_boxes, state_shares, weight_shares
 from liver_slurm.reshard.rank_sets import Ints, RankSets, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.slicing import cut
@@ -15,7 +15,7 @@ from liver_slurm.reshard.tensors import ITEMSIZE, state_tensors
 
 
 def remote_minimum(source: WorldSpec, target: WorldSpec, keep: Sequence[int | None]) -> int:
-    """Bytes that must go from one worker to another whatever the plan.
+    """Return the bytes that must go from one worker to another whatever the plan.
 
     Found from what each worker holds before and after, and not from a plan.
 
@@ -75,26 +75,27 @@ class _Held:
         self.bounds = np.searchsorted(shares.who[row], np.arange(holders + 1))
 
     def holder_of(self, rank: Ints) -> Ints:
-        """The holder whose boxes each rank has."""
+        """Return the holder whose boxes each rank has."""
         return np.asarray(self._holder[rank], dtype=np.int64)
 
     def bytes(self, unit: Ints) -> Ints:
-        """Bytes of each holder; ``unit``: bytes of an element of each tensor."""
+        """Return the bytes of each holder; ``unit``: bytes of an element of each tensor."""
         total = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.shape.prod(axis=1) * unit[self.tensor])])
         return np.asarray(np.diff(total[self.bounds]), dtype=np.int64)
 
-    def boxes_of(self, holders: Ints, tensors: int) -> Holdings:
-        """The boxes of each of ``holders``, as if the i-th had tensors ``i · tensors …`` of its own."""
+    def boxes_of(self, holders: Ints, tensors: int) -> Ownership:
+        """Return the boxes of each of ``holders``, as if the i-th had tensors ``i · tensors …`` of its own."""
         count = np.diff(self.bounds)[holders]
         rows = spans(self.bounds[:-1][holders], count)
         number = np.repeat(np.arange(len(holders), dtype=np.int64), count)
-        return Holdings(
+        return Ownership(
             number * tensors + self.tensor[rows], self.offset[rows], self.shape[rows], number, RankSets.of([])
         )
 
 
 def _in_common(held: _Held, before: Ints, needed: _Held, after: Ints, unit: Ints) -> int:
-    """Bytes that workers which were holders ``before`` in one world and are ``after`` in the other have in both."""
+    """Return the bytes that workers which were holders ``before`` in one world and are ``after`` in the other have in
+    both."""
     holders = len(needed.bounds)
     pairs, times = np.unique(before * holders + after, return_counts=True)
     source = held.boxes_of(pairs // holders, len(unit))

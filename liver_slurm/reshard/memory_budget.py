@@ -53,11 +53,11 @@ class Footprint:
     staging: int
 
     def beside_training(self, early: int) -> int:
-        """Bytes while training goes on and the first ``early`` slices of the target have storage."""
+        """Return the bytes while training goes on and the first ``early`` slices of the target have storage."""
         return self.base + sum(self.old) + sum(self.new[:early]) + self.staging
 
     def peak(self, early: int) -> int:
-        """Bytes at most, with ``early`` slices early: never more than with one slice more."""
+        """Return the bytes at most, with ``early`` slices early: never more than with one slice more."""
         arrived = list(accumulate(self.new, initial=0))
         freed = list(accumulate(self.old, initial=0))
         pause = [
@@ -68,7 +68,7 @@ class Footprint:
 
 
 def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
-    """What a worker takes that has ``old`` in the source world (None: it joins) and ``new`` in the target.
+    """Return what a worker takes that has ``old`` in the source world (None: it joins) and ``new`` in the target.
 
     Storage that both worlds keep in the same place, as the engine's ``sharing`` module makes it, counts once.
     """
@@ -100,14 +100,17 @@ def footprint(old: Share | None, new: Share | None, staging: int) -> Footprint:
 
 
 def image_bytes(new: Share) -> int:
-    """Bytes of host memory that a target rank's state takes: masters and moments, and weights that are not trained."""
+    """Return the bytes of host memory that a target rank's state takes.
+
+    These are masters and moments, and weights that are not trained.
+    """
     fixed = sum(_weight_bytes(param) for param in new.shard.params if not param.trained)
     elements = (owned * (1 + len(param.moments)) for param, owned in zip(new.shard.params, _owned(new), strict=True))
     return fixed + sum(elements) * _STATE_ITEMSIZE
 
 
 def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_limit") -> tuple[int, str]:
-    """How many slices of the target get storage at once: as many as fit.
+    """Return how many slices of the target get storage at once: as many as fit.
 
     More early slices rather than room for gradients: a box without room for its gradients only waits for the pause,
     but freeing the old world's moments for a late slice means that there is no way back.
@@ -133,12 +136,15 @@ def choose_early(footprint: Footprint, limit: int, whose: str = "stream.memory_l
 
 
 def gradient_room(footprint: Footprint, early: int, limit: int) -> int:
-    """Bytes that are left for copies of gradients."""
+    """Return the bytes that are left for copies of gradients."""
     return max(0, limit - footprint.beside_training(early))
 
 
 def _kept(old: Share | None, new: Share | None) -> list[ParamSpec]:
-    """Parameters of the target that lie where the old world has them; see the engine's ``sharing`` module."""
+    """Return the parameters of the target that lie where the old world has them.
+
+    See the engine's ``sharing`` module.
+    """
     if old is None or new is None or new.distributed_optimizer:
         return []
     held = {(param.boxes, param.dtype) for param in old.shard.params}
@@ -146,7 +152,7 @@ def _kept(old: Share | None, new: Share | None) -> list[ParamSpec]:
 
 
 def _owned(share: Share) -> list[int]:
-    """Elements of each parameter whose optimizer state the rank has."""
+    """Return the elements of each parameter whose optimizer state the rank has."""
     params = share.shard.params
     if not share.distributed_optimizer:
         return [param.size if param.trained else 0 for param in params]
@@ -155,7 +161,7 @@ def _owned(share: Share) -> list[int]:
 
 
 def _fixed(share: Share | None) -> int:
-    """Weights, gradient buffers and masters."""
+    """Return the weights, gradient buffers and masters."""
     if share is None:
         return 0
     params = share.shard.params
@@ -170,7 +176,7 @@ def _fixed(share: Share | None) -> int:
 
 
 def _moments(share: Share | None, kept: list[ParamSpec], slices: int) -> tuple[tuple[int, ...], int]:
-    """Bytes of moments that only this world has, by slice, and of those that both have."""
+    """Return the bytes of moments that only this world has, by slice, and of those that both have."""
     own, shared = [0] * slices, 0
     if share is None:
         return tuple(own), 0
@@ -189,5 +195,5 @@ def _weight_bytes(param: ParamSpec) -> int:
 
 
 def _master_bytes(param: ParamSpec, elements: int) -> int:
-    """Of a master that is not the weight itself."""
+    """Return the bytes of a master that is not the weight itself."""
     return elements * _STATE_ITEMSIZE if param.trained and param.dtype != STATE_DTYPE else 0

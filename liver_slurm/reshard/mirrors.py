@@ -18,7 +18,7 @@ class Extent(NamedTuple):
     """It can go one step further, as it has the gradients of that."""
 
     def reaches(self, step: int) -> bool:
-        """Whether the state after ``step`` completed steps can be had."""
+        """Return whether the state after ``step`` completed steps can be had."""
         return self.step >= 0 and (step == self.step or (self.ahead and step == self.step + 1))
 
 
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 def needs_mirrors(layout: Layout, distributed_optimizer: bool) -> bool:
-    """Whether ranks of a world hold state that no other rank holds.
+    """Return whether ranks of a world hold state that no other rank holds.
 
     With the distributed optimizer each replica has a share of the optimizer's state to itself; without replicas each
     rank has all of its state to itself.
@@ -42,7 +42,7 @@ def needs_mirrors(layout: Layout, distributed_optimizer: bool) -> bool:
 
 
 def keepers(hosts: Sequence[str]) -> list[int]:
-    """The rank that keeps each rank's mirror; each rank keeps one.
+    """Return the rank that keeps each rank's mirror; each rank keeps one.
 
     Ranks are shifted by one number, the one that puts most mirrors on another host; of equal ones the smallest.
 
@@ -56,7 +56,7 @@ def keepers(hosts: Sequence[str]) -> list[int]:
 
 
 def without_holder(layout: Layout, lost: Collection[int], distributed_optimizer: bool) -> list[int]:
-    """Lost ranks whose state no rank that is left holds: what of them is left is a mirror, if there is one.
+    """Return the lost ranks whose state no rank that is left holds: what of them is left is a mirror, if there is one.
 
     Args:
         layout: of the broken world.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from liver_slurm.reshard.ownership import Holdings
+from liver_slurm.reshard.ownership import Ownership
 from liver_slurm.reshard.rank_sets import Ints, spans
 
 
-def overlapping(source: Holdings, target: Holdings) -> tuple[Ints, Ints]:
-    """Row numbers (source, target) of all pairs of boxes of the same tensor that share an element.
+def overlapping(source: Ownership, target: Ownership) -> tuple[Ints, Ints]:
+    """Return the row numbers (source, target) of all pairs of boxes of the same tensor that share an element.
 
     The boxes form a tree: tensor, then extent on the first axis, on the second, and so on. Both trees are walked
     together, one axis a level, so work is proportional to the pairs that overlap on all axes seen so far.
@@ -30,7 +30,7 @@ class _Level:
         self.parent, self.start, self.end = parent, start, end
 
 
-def _tree(boxes: Holdings) -> tuple[Ints, list[_Level]]:
+def _tree(boxes: Ownership) -> tuple[Ints, list[_Level]]:
     axes = boxes.offset.shape[1]
     ends = boxes.offset + boxes.shape
     keys = [(boxes.tensor, boxes.tensor + 1)] + [(boxes.offset[:, axis], ends[:, axis]) for axis in range(axes)]
@@ -47,7 +47,7 @@ def _tree(boxes: Holdings) -> tuple[Ints, list[_Level]]:
 
 
 def _descend(source: Ints, target: Ints, source_level: _Level, target_level: _Level) -> tuple[Ints, Ints]:
-    """From overlapping pairs of nodes to the overlapping pairs of their children."""
+    """Go from overlapping pairs of nodes to the overlapping pairs of their children."""
     # Every target child of every pair, with the source node that its sources are children of.
     first = np.searchsorted(target_level.parent, target, side="left")
     count = np.searchsorted(target_level.parent, target, side="right") - first

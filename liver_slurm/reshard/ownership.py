@@ -20,7 +20,7 @@ from liver_slurm.reshard.slicing import cut
 
 
 @dataclass(frozen=True)
-class Holdings:
+class Ownership:
     """Distinct boxes of one kind of state; no two rows of one tensor overlap.
 
     ``tensor``: [n], number of the weight in the caller's list of names. ``offset``, ``shape``: [n, axes], padded with
@@ -70,8 +70,8 @@ class Shares:
     cut: bool
 
 
-def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holdings, Holdings]:
-    """Where a world's weights lie, and where its optimizer state does.
+def ownership(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Ownership, Ownership]:
+    """Return where a world's weights lie, and where its optimizer state does.
 
     Args:
         world: the world.
@@ -87,7 +87,7 @@ def holdings(world: WorldSpec, names: Sequence[str], axes: int) -> tuple[Holding
 
 
 def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes:
-    """The boxes of all shards."""
+    """Return the boxes of all shards."""
     number = {name: index for index, name in enumerate(names)}
     padding = [((0,) * (axes - length), (1,) * (axes - length)) for length in range(axes + 1)]
     rows: list[tuple[int, ...]] = []
@@ -107,12 +107,12 @@ def shard_boxes(world: WorldSpec, names: Sequence[str], axes: int) -> ShardBoxes
 
 
 def weight_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
-    """Weights: every box of a shard is on every replica of it."""
+    """Return the weights: every box of a shard is on every replica of it."""
     return _whole(boxes, np.flatnonzero(~boxes.trained) if world.derived else np.arange(len(boxes.shard)))
 
 
 def state_shares(world: WorldSpec, boxes: ShardBoxes) -> Shares:
-    """Optimizer state: as the weights, or cut over the replicas by the distributed optimizer."""
+    """Return the optimizer state: as the weights, or cut over the replicas by the distributed optimizer."""
     if not world.distributed_optimizer:
         return _whole(boxes, np.flatnonzero(boxes.trained))
     layout = world.layout
@@ -137,24 +137,24 @@ def _whole(boxes: ShardBoxes, rows: Ints) -> Shares:
     return Shares(rows, np.zeros(len(rows), dtype=np.int64), boxes.size[rows], boxes.shard[rows], cut=False)
 
 
-def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Holdings:
-    """Boxes that are on several shards become one, cut where any of their holders' shares begins or ends.
+def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[str]) -> Ownership:
+    """Make one box of those on several shards, cut where any of their holders' shares begins or ends.
 
     So each part is held whole by one set of ranks. (Replicas are nearly always cut alike.)
     """
     same = _same_boxes(boxes)
     span = int(boxes.size.max(initial=0)) + 1
     start, end = same[shares.box] * span + shares.start, same[shares.box] * span + shares.end
-    cuts = np.unique(np.concatenate([start, end]))
-    first, last = np.searchsorted(cuts, start), np.searchsorted(cuts, end)
+    edges = np.unique(np.concatenate([start, end]))
+    first, last = np.searchsorted(edges, start), np.searchsorted(edges, end)
     part, share = spans(first, last - first), np.repeat(np.arange(len(start), dtype=np.int64), last - first)
     order = np.lexsort([shares.who[share], part])
     part, share = part[order], share[order]
     begins = np.flatnonzero(np.diff(part, prepend=-1))
     holder, sets = _distinct(shares.who[share], begins)
     box, part = shares.box[share[begins]], part[begins]
-    row, inside, shape = cut(boxes.shape[box], cuts[part] - same[box] * span, cuts[part + 1] - same[box] * span)
-    found = Holdings(
+    row, inside, shape = cut(boxes.shape[box], edges[part] - same[box] * span, edges[part + 1] - same[box] * span)
+    found = Ownership(
         boxes.tensor[box][row],
         boxes.offset[box][row] + inside,
         shape,
@@ -167,7 +167,7 @@ def _table(world: WorldSpec, boxes: ShardBoxes, shares: Shares, names: Sequence[
 
 
 def _same_boxes(boxes: ShardBoxes) -> Ints:
-    """For each row a number that rows of the same tensor, offset and shape share."""
+    """Return for each row a number that rows of the same tensor, offset and shape share."""
     columns = [boxes.tensor, *boxes.offset.T, *boxes.shape.T]
     order = np.lexsort(columns)
     new = np.zeros(len(order), dtype=bool)
@@ -179,7 +179,7 @@ def _same_boxes(boxes: ShardBoxes) -> Ints:
 
 
 def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
-    """Of sorted sets that lie one after the other: the number of each among the distinct ones, and those."""
+    """Return, of sorted sets that lie one after the other, the number of each among the distinct ones, and those."""
     sizes = np.diff(np.append(begins, len(members)))
     number = np.zeros(len(begins), dtype=np.int64)
     found = RankSets.of([])
@@ -194,7 +194,7 @@ def _distinct(members: Ints, begins: Ints) -> tuple[Ints, RankSets]:
 
 
 def _ranks(world: WorldSpec, sets: RankSets, is_cut: bool) -> RankSets:
-    """From sets of holders, as :class:`Shares` number them, to sets of ranks, without those that are lost."""
+    """Make sets of ranks from sets of holders, as :class:`Shares` number them, without those that are lost."""
     replicas = world.layout.replica_groups()
     ranks = replicas.reshape(-1, 1)[sets.ranks] if is_cut else replicas[sets.ranks]
     sizes = sets.sizes * ranks.shape[1]
@@ -208,7 +208,7 @@ def _ranks(world: WorldSpec, sets: RankSets, is_cut: bool) -> RankSets:
     return RankSets.sized(ranks, sizes)
 
 
-def _check_held(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+def _check_held(found: Ownership, world: WorldSpec, names: Sequence[str]) -> None:
     """Raise if a box was held by ranks alone that are lost."""
     for row in np.flatnonzero(found.sets.sizes[found.holder] == 0)[:1]:
         lost = ", ".join(map(str, sorted(world.lost)))
@@ -218,7 +218,7 @@ def _check_held(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None
         )
 
 
-def _check_disjoint(found: Holdings, world: WorldSpec, names: Sequence[str]) -> None:
+def _check_disjoint(found: Ownership, world: WorldSpec, names: Sequence[str]) -> None:
     """Raise if two distinct boxes overlap, as an element would arrive twice; Megatron never does that to replicas."""
     held = np.zeros(len(names), dtype=np.int64)
     np.add.at(held, found.tensor, found.shape.prod(axis=1))

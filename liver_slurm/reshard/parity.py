@@ -105,13 +105,14 @@ def groups(hosts: Sequence[str], most: int) -> list[Group]:
 
 
 def largest_group(hosts: Sequence[str]) -> int:
-    """Most owners of one mirror, so that one host that fails takes one of them or the keeper, and no more."""
+    """Return the most owners of one mirror, so that one host that fails takes one of them or the
+    keeper, and no more."""
     different = len(set(hosts))
     return different - 1 if different > 1 else len(hosts) - 1
 
 
 def takes(choice: Choice, states: Sequence[int], placed: Sequence[Group]) -> list[int]:
-    """Bytes of host memory that each rank takes.
+    """Return the bytes of host memory that each rank takes.
 
     Args:
         states: bytes of each rank's state: 12 of 16 that a mirror with gradients takes of it.
@@ -157,7 +158,7 @@ def choose(
 
 
 def _sizes(most: int) -> list[int]:
-    """Sizes of groups to be tried: each twice the one before, as there may be thousands, and the largest."""
+    """Return the sizes of groups to be tried: each twice the one before, as there may be thousands, and the largest."""
     found = list(takewhile(lambda size: size < most, (SEVERAL << power for power in count())))
     return [*found, most] if most >= SEVERAL else []
 
@@ -171,7 +172,7 @@ def _named(choice: Choice) -> str:
 
 
 def _short(choice: Choice, ranks: Sequence[Means], hosts: Sequence[str]) -> str:
-    """Which machine has no room for it; empty: all have."""
+    """Return which machine has no room for it; empty: all have."""
     needed = takes(choice, [rank.state for rank in ranks], groups(hosts, choice.group))
     by_machine: Counter[str] = Counter()
     room: dict[str, int] = {}

@@ -29,7 +29,7 @@ class Peers:
         lost: Collection[str] = (),
         stand_ins: Mapping[str, str] | None = None,
     ) -> Peers:
-        """From the members of both worlds in rank order.
+        """Make them from the members of both worlds in rank order.
 
         Args:
             source, target: the members.

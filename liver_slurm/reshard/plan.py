@@ -38,7 +38,7 @@ class RankMoves(NamedTuple):
 
 
 def default_keep(source_size: int, target_size: int) -> list[int | None]:
-    """Worker i of the source world is worker i of the target world, as far as both have one."""
+    """Let worker i of the source world be worker i of the target world, as far as both have one."""
     return [rank if rank < source_size else None for rank in range(target_size)]
 
 
@@ -128,12 +128,13 @@ class TransferPlan:
         return np.unique(self._regions.owners.members(self._sending)[1])
 
     def moves(self) -> Iterator[Move]:
-        """All moves, local copies too, target rank after target rank, each in plan order."""
+        """Yield all moves, local copies too, target rank after target rank, each in plan order."""
         for rank in range(self.target.layout.size):
-            yield from self._arrivals(rank)
+            yield from self._received_by(rank)
 
     def moves_for(self, source_rank: int | None, target_rank: int | None) -> RankMoves:
-        """What the worker does that is ``source_rank`` in the source world and ``target_rank`` in the target world.
+        """Return what the worker does that is ``source_rank`` in the source world and ``target_rank`` in the target
+        world.
 
         Either is None for a worker that joins or leaves. Moves are in plan order: by layer, tensor, offset; sends by
         target rank first.
@@ -146,9 +147,9 @@ class TransferPlan:
         receives: list[Move] = []
         copies: list[Move] = []
         if target_rank is not None:
-            for move in self._arrivals(target_rank):
+            for move in self._received_by(target_rank):
                 (copies if move.source_rank == source_rank else receives).append(move)
-        sends = [] if source_rank is None else list(self._departures(source_rank))
+        sends = [] if source_rank is None else list(self._sent_by(source_rank))
         return RankMoves(sends, receives, copies)
 
     @cached_property
@@ -167,15 +168,18 @@ class TransferPlan:
         return number, np.searchsorted(receivers.ranks[order], np.arange(self.target.layout.size + 1))
 
     def _rows(self, target_rank: int) -> Ints:
-        """Row numbers of the regions that a target rank needs, in plan order."""
+        """Return the row numbers of the regions that a target rank needs, in plan order."""
         order, bounds = self._rows_by_set
         numbers, first = self._sets_of
         sets = numbers[first[target_rank] : first[target_rank + 1]]
         groups = [order[bounds[number] : bounds[number + 1]] for number in sets.tolist()]
         return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
 
-    def _arrivals(self, target_rank: int, sender: int | None = None) -> Iterator[Move]:
-        """Every move into one target rank, in plan order; those of owner sets without ``sender`` may be left out."""
+    def _received_by(self, target_rank: int, sender: int | None = None) -> Iterator[Move]:
+        """Yield every move into one target rank, in plan order.
+
+        Those of owner sets without ``sender`` may be left out.
+        """
         regions, own = self._regions, self.keep[target_rank]
         rows = self._rows(target_rank)
         if sender is not None:
@@ -193,7 +197,7 @@ class TransferPlan:
                 begin[owner] += size * unit
 
     def _served(self, row: int, target_rank: int, ends: Ints, senders: Ints, begin: int) -> Iterator[Move]:
-        """The moves of one region that lies at ``begin`` in its stream's row, of which senders serve parts."""
+        """Yield the moves of one region that lies at ``begin`` in its stream's row, of which senders serve parts."""
         unit, size = int(self._regions.unit[row]), int(self._regions.size[row])
         index = int(np.searchsorted(ends, begin, side="right"))
         done = 0
@@ -204,7 +208,7 @@ class TransferPlan:
             done, index = until, index + 1
 
     def _move(self, row: int, source_rank: int, target_rank: int, start: int, end: int) -> Iterator[Move]:
-        """Elements ``[start, end)`` of a region as moves of every tensor that lies there."""
+        """Yield the elements ``[start, end)`` of a region as moves of every tensor that lies there."""
         tensors = self._regions.kinds[self._regions.kind[row]]
         axes = len(tensors[0].shape)
         offset = tuple(self._regions.offset[row, :axes].tolist())
@@ -213,16 +217,16 @@ class TransferPlan:
             for info in tensors:
                 yield Move(info.name, source_rank, target_rank, at, extent)
 
-    def _departures(self, source_rank: int) -> Iterator[Move]:
-        """Every move out of one source rank to another worker: by target rank, then in plan order."""
+    def _sent_by(self, source_rank: int) -> Iterator[Move]:
+        """Yield every move out of one source rank to another worker: by target rank, then in plan order."""
         rows = self._service.rows_of(source_rank)
         for target_rank in np.unique(self._streams.receiver[rows]).tolist():
-            moves = self._arrivals(target_rank, source_rank)
+            moves = self._received_by(target_rank, source_rank)
             yield from (move for move in moves if move.source_rank == source_rank)
 
 
 def keep_problem(keep: Sequence[int | None], source_size: int, target_size: int) -> str | None:
-    """Why ``keep`` is no map from target ranks to source ranks of the same workers; None: it is one."""
+    """Return why ``keep`` is no map from target ranks to source ranks of the same workers; None: it is one."""
     kept = [rank for rank in keep if rank is not None]
     if len(keep) != target_size:
         return f"has {len(keep)} entries, but the target world has {target_size} ranks"
@@ -244,7 +248,7 @@ def _check_same_model(source: dict[str, TensorInfo], target: dict[str, TensorInf
 def _nearest_first(
     places: tuple[Sequence[Place], Sequence[Place]] | None, plan: TransferPlan
 ) -> list[tuple[Ints, Ints]]:
-    """For each width of place, the narrowest first, its number for every source and every target rank."""
+    """Return for each width of place, the narrowest first, its number for every source and every target rank."""
     if places is None:
         return []
     sizes = plan.source.layout.size, plan.target.layout.size

@@ -20,7 +20,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.rank_sets import NOBODY, Ints, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.tensors import ITEMSIZE
-from liver_slurm.reshard.tp_groups import Teams, form_teams
+from liver_slurm.reshard.tp_groups import TpGroups, form_groups
 
 Floats = npt.NDArray[np.float64]
 _WORTH = 0.002
@@ -45,7 +45,7 @@ class Depth:
 
     @classmethod
     def between(cls, source: WorldSpec, target: WorldSpec) -> Depth:
-        """Of two worlds of one model that are known piece by piece."""
+        """Measure the depth of two worlds of one model that are known piece by piece."""
         stored = {"weight": 0.0, "state": 0.0}
         for info in target.tensors.values():
             stored["state" if "@" in info.name else "weight"] += math.prod(info.shape) * ITEMSIZE[info.dtype]
@@ -71,7 +71,7 @@ def _bounds(world: WorldSpec) -> list[float]:
 def number(
     source: Layout, target: Layout, kept: Sequence[int | None], hosts: Sequence[str], depth: Depth
 ) -> tuple[list[int], str]:
-    """The members of a target world in rank order, and why in this one.
+    """Return the members of a target world in rank order, and why in this one.
 
     Args:
         source, target: layouts of both worlds.
@@ -87,9 +87,9 @@ def number(
     worth = _Worth(source, target, np.array([NOBODY if rank is None else rank for rank in kept], np.int64), depth)
     plain = np.arange(target.size, dtype=np.int64)
     place = _hosts(hosts, target.tp)
-    teams = form_teams(source, target.tp, worth.rank, place)
+    tp_groups = form_groups(source, target.tp, worth.rank, place)
     order = np.empty(target.size, dtype=np.int64)
-    order[target.groups("tp")[_slots(worth, teams)]] = teams
+    order[target.groups("tp")[_slots(worth, tp_groups)]] = tp_groups
     if target.size <= _FEW:
         order = _exchanged(worth, order, place)
     spread, spread_plain = _spread(place[order], target), _spread(place, target)
@@ -104,13 +104,13 @@ def number(
 
 
 def _hosts(hosts: Sequence[str], tp: int) -> Ints:
-    """A number for each member's host; one for all where no order could put groups on fewer hosts."""
+    """Return a number for each member's host; one for all where no order could put groups on fewer hosts."""
     names, place = np.unique(np.array(hosts), return_inverse=True)
     return np.zeros(len(hosts), dtype=np.int64) if tp == 1 or len(names) == len(hosts) else place.astype(np.int64)
 
 
 def _spread(place: Ints, target: Layout) -> int:
-    """Hosts that each tensor parallel group is on, summed."""
+    """Return the hosts that each tensor parallel group is on, summed."""
     groups = np.sort(place[target.groups("tp")], axis=1)
     return int((np.diff(groups, axis=1) != 0).sum()) + len(groups)
 
@@ -146,23 +146,27 @@ class _Worth:
         """Bytes of an element that every replica holds."""
 
     def across(self, member: Ints, tp: Ints) -> Floats:
-        """Share of the model's width that members hold, and need as tensor parallel ranks ``tp``; 0 for joiners."""
+        """Return the share of the model's width that members hold, and need as tensor parallel ranks ``tp``.
+
+        It is 0 for joiners.
+        """
         ours, theirs = self.source.tp, self.target.tp
         mine = self.source.coordinate("tp", self.rank[member])
         low, high = np.maximum(mine / ours, tp / theirs), np.minimum((mine + 1) / ours, (tp + 1) / theirs)
         return np.where(self.rank[member] == NOBODY, 0.0, np.maximum(high - low, 0.0))
 
     def stage(self, member: Ints) -> Ints:
-        """Source stages of members; any for a joiner."""
+        """Return the source stages of members; any for a joiner."""
         return self.source.coordinate("pp", self.rank[member])
 
     def before(self, member: Ints, chunk: int) -> tuple[Floats, Floats]:
-        """Interval of the depth, in one chunk, whose optimizer state each member holds, where replicas cut it."""
+        """Return the interval of the depth, in one chunk, whose optimizer state each member holds, where replicas cut
+        it."""
         stage, replica = self.stage(member) + chunk * self.source.pp, self.source.dense_replica(self.rank[member])
         return _interval(self.depth.source, stage, replica, self.source.dense_replicas)
 
     def after(self, rank: Ints, chunk: int) -> tuple[Floats, Floats]:
-        """The same for target ranks."""
+        """Return the same for target ranks."""
         stage, replica = self.target.coordinate("pp", rank) + chunk * self.target.pp, self.target.dense_replica(rank)
         return _interval(self.depth.target, stage, replica, self.target.dense_replicas)
 
@@ -172,7 +176,8 @@ class _Worth:
         return product(range(self.source.vpp), range(self.target.vpp))
 
     def kept(self, member: Ints, rank: Ints) -> Floats:
-        """Bytes that each member has already of what the target rank beside it needs, times the width of the model."""
+        """Return the bytes that each member has already of what the target rank beside it needs, times the width of the
+        model."""
         kept = self.whole * self.stages[self.stage(member), self.target.coordinate("pp", rank)]
         for one, other in self.chunks if self.depth.cut else ():
             (low, high), (start, end) = self.before(member, one), self.after(rank, other)
@@ -180,40 +185,43 @@ class _Worth:
         return np.asarray(self.across(member, self.target.coordinate("tp", rank)) * kept, dtype=float)
 
     def kept_share(self, order: Ints) -> float:
-        """Share of the target world's bytes that are where they are needed already."""
+        """Return the share of the target world's bytes that are where they are needed already."""
         elements = float(self.depth.target[-1] - self.depth.target[0])
         needed = self.whole * self.target.dense_replicas + (self.depth.state if self.depth.cut else 0)
         return float(self.kept(order, np.arange(self.target.size, dtype=np.int64)).sum()) / (elements * needed)
 
 
 def _interval(bounds: Sequence[float], stage: Ints, replica: Ints, replicas: int) -> tuple[Floats, Floats]:
-    """Gradient buffers lie in reverse: the first replica has the end of its virtual stage."""
+    """Return a replica's interval; gradient buffers lie in reverse, so the first has the end of its virtual stage."""
     edges = np.asarray(bounds, dtype=float)
     size = np.diff(edges)[stage] / replicas
     high = edges[stage + 1] - replica * size
     return high - size, high
 
 
-def _slots(worth: _Worth, teams: Teams) -> Ints:
-    """A place for each team, as a row of ``target.groups("tp")``: the most valuable pairs of team and place first."""
-    count, stages, replicas = len(teams), worth.target.pp, worth.target.dense_replicas
-    seat = np.arange(teams.shape[1], dtype=np.int64)
-    width = worth.across(teams, seat)
-    # What a team keeps on any place of a stage.
-    common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(teams)]).sum(axis=1)
-    team, slot, value = _own_places(worth, teams, width)
-    value = value + common[team, worth.target.coordinate("pp", worth.target.groups("tp")[slot, 0])]
+def _slots(worth: _Worth, tp_groups: TpGroups) -> Ints:
+    """Return a place for each tensor parallel group, as a row of ``target.groups("tp")``.
+
+    The most valuable pairs of group and place come first.
+    """
+    count, stages, replicas = len(tp_groups), worth.target.pp, worth.target.dense_replicas
+    seat = np.arange(tp_groups.shape[1], dtype=np.int64)
+    width = worth.across(tp_groups, seat)
+    # What a group keeps on any place of a stage.
+    common = worth.whole * (width[:, :, None] * worth.stages[worth.stage(tp_groups)]).sum(axis=1)
+    tp_group, slot, value = _own_places(worth, tp_groups, width)
+    value = value + common[tp_group, worth.target.coordinate("pp", worth.target.groups("tp")[slot, 0])]
     anywhere, stage = np.nonzero(common > 0)
     # Places are tried from the most to the least valuable; a place of a stage's own comes as stage + all places.
-    teams_of = np.concatenate([team, anywhere])
+    groups_of = np.concatenate([tp_group, anywhere])
     places = np.concatenate([slot, stage + count])
     values = np.concatenate([value, common[anywhere, stage]])
     scale = values.max(initial=1.0)
-    order = np.lexsort([places, teams_of, -np.rint(values / scale * 1e9)])
+    order = np.lexsort([places, groups_of, -np.rint(values / scale * 1e9)])
     found = [NOBODY] * count
     free = [True] * count
     lowest = [pp * replicas for pp in range(stages)]
-    for one, place in zip(teams_of[order].tolist(), places[order].tolist(), strict=True):
+    for one, place in zip(groups_of[order].tolist(), places[order].tolist(), strict=True):
         if found[one] != NOBODY:
             continue
         if place >= count:
@@ -229,23 +237,23 @@ def _slots(worth: _Worth, teams: Teams) -> Ints:
     return np.array([next(rest) if place == NOBODY else place for place in found], dtype=np.int64)
 
 
-def _own_places(worth: _Worth, teams: Teams, width: Floats) -> tuple[Ints, Ints, Floats]:
-    """Teams and places that have a part of the cut optimizer state in common, and its bytes."""
-    team, seat = np.nonzero(width > 0)
-    if not worth.depth.cut or not len(team):
+def _own_places(worth: _Worth, tp_groups: TpGroups, width: Floats) -> tuple[Ints, Ints, Floats]:
+    """Return the groups and places that have a part of the cut optimizer state in common, and its bytes."""
+    tp_group, seat = np.nonzero(width > 0)
+    if not worth.depth.cut or not len(tp_group):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     # Places in the order of depth: within a stage from the last replica to the first.
-    places = np.arange(len(teams), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
+    places = np.arange(len(tp_groups), dtype=np.int64).reshape(worth.target.pp, -1)[:, ::-1].reshape(-1)
     found, values = [], []
     for one, other in worth.chunks:
-        low, high = worth.before(teams[team, seat], one)
+        low, high = worth.before(tp_groups[tp_group, seat], one)
         start, end = worth.after(worth.target.groups("tp")[places, 0], other)
         first = np.searchsorted(end, low, side="right")
         count = np.maximum(np.searchsorted(start, high, side="left") - first, 0)
-        at, pair = spans(first, count), np.repeat(np.arange(len(team), dtype=np.int64), count)
+        at, pair = spans(first, count), np.repeat(np.arange(len(tp_group), dtype=np.int64), count)
         common = np.minimum(high[pair], end[at]) - np.maximum(low[pair], start[at])
-        found.append(team[pair] * len(teams) + places[at])
-        values.append(worth.depth.state * width[team, seat][pair] * np.maximum(common, 0.0))
+        found.append(tp_group[pair] * len(tp_groups) + places[at])
+        values.append(worth.depth.state * width[tp_group, seat][pair] * np.maximum(common, 0.0))
     keys, inverse = np.unique(np.concatenate(found), return_inverse=True)
     total = np.bincount(inverse, weights=np.concatenate(values), minlength=len(keys))
-    return keys // len(teams), keys % len(teams), np.asarray(total, dtype=float)
+    return keys // len(tp_groups), keys % len(tp_groups), np.asarray(total, dtype=float)

@@ -15,13 +15,13 @@ NOBODY = -1
 
 
 def spans(first: Ints, count: Ints) -> Ints:
-    """``first[0], first[0] + 1, … (count[0] numbers), first[1], …``"""
+    """Return ``first[0], first[0] + 1, … (count[0] numbers), first[1], …``."""
     begin = np.cumsum(count) - count
     return np.repeat(first - begin, count) + np.arange(int(count.sum()), dtype=np.int64)
 
 
 def sums(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Distinct keys, sorted, and the sum of each one's values."""
+    """Return distinct keys, sorted, and the sum of each one's values."""
     distinct, inverse = np.unique(keys, return_inverse=True)
     total = np.zeros(len(distinct), dtype=np.int64)
     np.add.at(total, inverse, values)
@@ -37,13 +37,13 @@ class RankSets(Sequence[Ints]):
 
     @classmethod
     def of(cls, sets: Sequence[Sequence[int] | Ints]) -> RankSets:
-        """From one array for each set."""
+        """Make sets from one array for each."""
         flat = np.concatenate([np.zeros(0, np.int64), *(np.asarray(members, np.int64) for members in sets)])
         return cls.sized(flat, np.array([len(members) for members in sets], dtype=np.int64))
 
     @classmethod
     def sized(cls, ranks: Ints, sizes: Ints) -> RankSets:
-        """From all members, set after set, and the number of each set's members."""
+        """Make sets from all members, set after set, and the number of each set's members."""
         return cls(ranks, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
     @property
@@ -67,7 +67,7 @@ class RankSets(Sequence[Ints]):
         )
 
     def members(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """All members of the sets ``numbers``: for each, its place in ``numbers``, and the rank."""
+        """Return all members of the sets ``numbers``: for each, its place in ``numbers``, and the rank."""
         count = self.sizes[numbers]
         place = np.repeat(np.arange(len(numbers), dtype=np.int64), count)
         return place, self.ranks[spans(self.bounds[numbers], count)]
@@ -81,7 +81,7 @@ class RankMembership:
         self._codes = np.repeat(np.arange(len(sets), dtype=np.int64), sets.sizes) * ranks + sets.ranks
 
     def contains(self, number: Ints, rank: Ints) -> npt.NDArray[np.bool_]:
-        """Whether each ``rank`` is in the set numbered beside it; a negative rank is in none."""
+        """Return whether each ``rank`` is in the set numbered beside it; a negative rank is in none."""
         wanted = number * self._ranks + rank
         at = np.minimum(np.searchsorted(self._codes, wanted), len(self._codes) - 1)
         return np.asarray((self._codes[at] == wanted) & (rank >= 0), dtype=bool)

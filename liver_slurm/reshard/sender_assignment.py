@@ -29,13 +29,13 @@ class Streams:
     size: Ints
 
     def row(self, owner: int, receiver: int) -> int:
-        """The row of an owner set and a receiver, which must exist."""
+        """Return the row of an owner set and a receiver, which must exist."""
         first, last = np.searchsorted(self.owner, [owner, owner + 1])
         return int(first + np.searchsorted(self.receiver[first:last], receiver))
 
 
 def build_streams(regions: Regions, owned: RankMembership, kept: Ints) -> Streams:
-    """What must be sent.
+    """Return what must be sent.
 
     Args:
         regions: the transfer.
@@ -70,7 +70,7 @@ class Service:
         return self.end[first:last], self.sender[first:last]
 
     def rows_of(self, sender: int) -> Ints:
-        """Rows that a source rank serves, wholly or in part."""
+        """Return the rows that a source rank serves, wholly or in part."""
         return np.asarray(self.row[self.sender == sender], dtype=np.int64)
 
 
@@ -129,7 +129,7 @@ def _stripes(giving: Ints, taking: Ints, wanted: Ints) -> tuple[Ints, Ints]:
 
 
 def _match(giving: Ints, offered: Ints, taking: Ints, wanted: Ints) -> tuple[Ints, Ints, Ints]:
-    """In each group, as many bytes as both sides have, in order: (giver, taker, bytes).
+    """Match, in each group, as many bytes as both sides have, in order: (giver, taker, bytes).
 
     ``giving``, ``taking``: group of each giver and taker; ``offered``, ``wanted``: their bytes.
     """
@@ -145,8 +145,8 @@ def _match(giving: Ints, offered: Ints, taking: Ints, wanted: Ints) -> tuple[Int
     for _, numbers, amounts, total in sides:
         before = np.cumsum(amounts) - amounts - (np.cumsum(total) - total)[numbers]
         ends.append(np.cumsum(np.clip(both[numbers] - before, 0, amounts)))
-    cuts = np.unique(np.concatenate([np.zeros(1, np.int64), *ends]))
+    edges = np.unique(np.concatenate([np.zeros(1, np.int64), *ends]))
     giver, taker = (
-        order[np.searchsorted(end, cuts[1:], side="left")] for (order, *_), end in zip(sides, ends, strict=True)
+        order[np.searchsorted(end, edges[1:], side="left")] for (order, *_), end in zip(sides, ends, strict=True)
     )
-    return giver, taker, np.diff(cuts)
+    return giver, taker, np.diff(edges)

@@ -89,7 +89,7 @@ class ShardSpec:
     place: int = 0
 
     def ranges(self, replicas: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
-        """Per parameter, the flat ranges that each replica owns with the distributed optimizer.
+        """Return per parameter, the flat ranges that each replica owns with the distributed optimizer.
 
         What is no expert is cut over the replicas of the other parts of the experts, too.
         """
@@ -99,7 +99,7 @@ class ShardSpec:
         return tuple(ranges)
 
     def range_table(self, replicas: int, bucket_size: int | None) -> Ints:
-        """:meth:`ranges` as rows (parameter, replica, start, end)."""
+        """Return :meth:`ranges` as rows (parameter, replica, start, end)."""
         tables = [np.zeros((0, 4), dtype=np.int64)]
         for members, parts, buffer in self._buffers(replicas, bucket_size):
             table = owned_table(*buffer).copy()
@@ -111,7 +111,8 @@ class ShardSpec:
         return np.concatenate(tables)
 
     def buffer_elements(self, replicas: int, bucket_size: int | None) -> dict[str, int]:
-        """Elements of the distributed optimizer's buffers of trained parameters, padding included, by their dtype."""
+        """Return the elements of the distributed optimizer's buffers of trained parameters, padding included, by their
+        dtype."""
         found: dict[str, int] = {}
         for members, _, buffer in self._buffers(replicas, bucket_size):
             dtype = self.params[members[0]].dtype
@@ -119,8 +120,8 @@ class ShardSpec:
         return found
 
     def _buffers(self, replicas: int, bucket_size: int | None) -> Iterator[tuple[list[int], int, Buffer]]:
-        """For each gradient buffer: its parameters, by how many shards of a stage and tp coordinate, and how it is
-        cut."""
+        """Yield, for each gradient buffer, its parameters, by how many shards of a stage and tp coordinate, and how it
+        is cut."""
         buffers: dict[tuple[int, str, bool], list[int]] = {}
         for index, param in enumerate(self.params):
             if param.trained:
@@ -185,16 +186,16 @@ class WorldSpec:
         return dict(sorted(found.items()))
 
     def ranges(self, part: int, pp: int) -> tuple[tuple[Range, ...], ...]:
-        """:meth:`ShardSpec.ranges` of one shard of this world."""
+        """Return :meth:`ShardSpec.ranges` of one shard of this world."""
         return self.shards[part, pp].ranges(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
     def range_table(self, part: int, pp: int) -> Ints:
-        """:meth:`ranges` as rows (parameter, replica, start, end)."""
+        """Return :meth:`ranges` as rows (parameter, replica, start, end)."""
         return self.shards[part, pp].range_table(self.layout.replicas, self.bucket_size if pp == 0 else None)
 
 
 def pieces(world: WorldSpec, rank: int) -> list[Piece]:
-    """Every piece that ``rank`` holds, weights and optimizer state, in the model's order."""
+    """Return every piece that ``rank`` holds, weights and optimizer state, in the model's order."""
     return list(_pieces(world, rank))
 
 

@@ -27,12 +27,13 @@ class Survivor(NamedTuple):
     kept: Sequence[Kept]
 
     def has(self, step: int) -> bool:
-        """Whether it has its own state after ``step`` completed steps."""
+        """Return whether it has its own state after ``step`` completed steps."""
         return step >= 0 and (step == self.live or step in self.own)
 
 
 def newest_common(survivors: Sequence[Survivor], alone: Collection[str]) -> tuple[int, dict[str, str]] | None:
-    """The newest step that all state can be had at, and who has that of those that are gone; None: there is none.
+    """Return the newest step that all state can be had at, and who has that of those that are gone; None: there is
+    none.
 
     Args:
         alone: workers that are gone, whose state no survivor's own is.
@@ -49,7 +50,7 @@ def newest_common(survivors: Sequence[Survivor], alone: Collection[str]) -> tupl
 
 
 def _keeper(survivors: Sequence[Survivor], name: str, step: int, having: Collection[str]) -> str:
-    """The survivor that can have the state of one that is gone; empty: none can."""
+    """Return the survivor that can have the state of one that is gone; empty: none can."""
     for one in survivors:
         for kept in one.kept:
             if name in kept.owners and step in kept.steps and set(kept.owners) - {name} <= set(having):

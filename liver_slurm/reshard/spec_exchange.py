@@ -58,21 +58,21 @@ def publish(
 
 
 def _first(ranks: Iterable[int], lost: frozenset[int]) -> int:
-    """The first of some ranks that is left."""
+    """Return the first of some ranks that is left."""
     return next(rank for rank in ranks if rank not in lost)
 
 
 def learn(store: Store, side: str) -> Shards:
-    """Every shard of a world; waits until all are published."""
+    """Return every shard of a world; waits until all are published."""
     return unpack(store.get(f"{side}/all"))
 
 
 def pack(shards: Mapping[ShardKey, ShardSpec]) -> bytes:
-    """Shards as one object; neighbours differ in little but their offsets, which is what makes it small."""
+    """Return the shards as one object; neighbours differ in little but their offsets, which is what makes it small."""
     return zlib.compress(msgspec.msgpack.encode([(*place, shard) for place, shard in shards.items()]))
 
 
 def unpack(packed: bytes) -> Shards:
-    """Inverse of :func:`pack`."""
+    """Undo :func:`pack`."""
     found = msgspec.msgpack.decode(zlib.decompress(packed), type=_PLACES)
     return {(part, pp): shard for part, pp, shard in found}

@@ -59,12 +59,12 @@ ADAM = MOMENTS["adam"]
 
 
 def replayable(moments: tuple[str, ...]) -> bool:
-    """Whether who has a box of these moments and its gradient can update it: Muon's update takes the whole matrix."""
+    """Return whether a box of these moments can be updated by its gradient: Muon's update takes the whole matrix."""
     return MUON_MOMENTUM not in moments
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:
-    """Names of the optimizer state of a weight: its fp32 master where it is apart, and the moments.
+    """Return the names of the optimizer state of a weight: its fp32 master where it is apart, and the moments.
 
     ``derived``: the weight is made from its master, so the master is named even where both are one tensor.
     """
@@ -73,7 +73,7 @@ def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple
 
 
 def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
-    """Where the box lies in an array of the piece's shape; None if it is not all there."""
+    """Return where the box lies in an array of the piece's shape; None if it is not all there."""
     starts = [a - b for a, b in zip(offset, piece.offset, strict=True)]
     if any(a < 0 or a + n > m for a, n, m in zip(starts, shape, piece.shape, strict=True)):
         return None
@@ -81,12 +81,12 @@ def inside(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
 
 
 def volume(shape: Box) -> int:
-    """Elements of a box."""
+    """Return the elements of a box."""
     return math.prod(shape)
 
 
 def shifted(offset: Box, by: Box) -> Box:
-    """``offset`` moved by ``by``."""
+    """Return ``offset`` moved by ``by``."""
     return tuple(a + b for a, b in zip(offset, by, strict=True))
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.rank_sets import NOBODY, Ints
 
-Teams = Ints
+TpGroups = Ints
 """[groups, tp]: numbers of the members of each group, by tensor parallel rank."""
 
 
-def form_teams(source: Layout, target_tp: int, rank: Ints, host: Ints) -> Teams:
+def form_groups(source: Layout, target_tp: int, rank: Ints, host: Ints) -> TpGroups:
     """Put all members into groups of ``target_tp``.
 
     As many groups as possible are on one host. Members that were in one group stay together, each on a tensor parallel
@@ -31,39 +31,39 @@ def form_teams(source: Layout, target_tp: int, rank: Ints, host: Ints) -> Teams:
     for member in members:
         pools[int(host[member])].append(member)
     ranks = rank.tolist()
-    teams: list[list[int]] = []
+    tp_groups: list[list[int]] = []
     rest: list[int] = []
     for pool in pools.values():
         formed, left = _form(source, target_tp, pool, ranks)
-        teams += formed
+        tp_groups += formed
         rest += left
     formed, _ = _form(source, target_tp, rest, ranks)
-    return np.array(teams + formed, dtype=np.int64).reshape(-1, target_tp)
+    return np.array(tp_groups + formed, dtype=np.int64).reshape(-1, target_tp)
 
 
 def _form(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> tuple[list[list[int]], list[int]]:
-    """As many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
-    teams = [[NOBODY] * target_tp for _ in range(len(pool) // target_tp)]
+    """Form as many full groups as a pool has members for, and who is left over: joiners rather than survivors."""
+    tp_groups = [[NOBODY] * target_tp for _ in range(len(pool) // target_tp)]
     placed: set[int] = set()
     begin = 0
     for unit, several in _units(source, target_tp, pool, ranks):
-        end = min(begin + several, len(teams))
-        placed.update(_seat(source, teams[begin:end], unit, ranks))
+        end = min(begin + several, len(tp_groups))
+        placed.update(_seat(source, tp_groups[begin:end], unit, ranks))
         begin = end
-    # Survivors whose old group got no team of its own take what suits them, then all others what is left.
+    # Survivors whose old group got no group of its own take what suits them, then all others what is left.
     waiting = [member for member in pool if member not in placed]
     survivors = [member for member in waiting if ranks[member] != NOBODY]
-    placed.update(_seat(source, teams, survivors, ranks))
+    placed.update(_seat(source, tp_groups, survivors, ranks))
     others = iter([member for member in waiting if member not in placed])
-    for team in teams:
-        for seat, member in enumerate(team):
+    for tp_group in tp_groups:
+        for seat, member in enumerate(tp_group):
             if member == NOBODY:
-                team[seat] = next(others)
-    return teams, list(others)
+                tp_group[seat] = next(others)
+    return tp_groups, list(others)
 
 
 def _units(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) -> Iterable[tuple[list[int], int]]:
-    """Survivors that were neighbours, the fullest units first, and how many groups they make.
+    """Yield the survivors that were neighbours, the fullest units first, and how many groups they make.
 
     Neighbours make one group of the target where that is at least as wide as the source's, else several.
     """
@@ -76,14 +76,14 @@ def _units(source: Layout, target_tp: int, pool: list[int], ranks: list[int]) ->
         yield unit, min(several, len(unit))
 
 
-def _seat(source: Layout, teams: list[list[int]], members: list[int], ranks: list[int]) -> list[int]:
+def _seat(source: Layout, tp_groups: list[list[int]], members: list[int], ranks: list[int]) -> list[int]:
     """Give each member a free seat whose part of the matrices overlaps its own; who got one."""
-    if not teams:
+    if not tp_groups:
         return []
-    seats = len(teams[0])
+    seats = len(tp_groups[0])
     free: list[list[int]] = [[] for _ in range(seats)]
-    for number in range(len(teams) - 1, -1, -1):
-        for seat, member in enumerate(teams[number]):
+    for number in range(len(tp_groups) - 1, -1, -1):
+        for seat, member in enumerate(tp_groups[number]):
             if member == NOBODY:
                 free[seat].append(number)
     seated = []
@@ -91,7 +91,7 @@ def _seat(source: Layout, teams: list[list[int]], members: list[int], ranks: lis
     for tp, _, member in sorted((source.coordinate("tp", ranks[member]), ranks[member], member) for member in members):
         for seat in range(tp * seats // source.tp, -(-(tp + 1) * seats // source.tp)):
             if free[seat]:
-                teams[free[seat].pop()][seat] = member
+                tp_groups[free[seat].pop()][seat] = member
                 seated.append(member)
                 break
     return seated

@@ -72,14 +72,17 @@ def _buckets(
 
 
 def buffer_elements(sizes: Sequence[int], shared: Sequence[bool], replicas: int, bucket_size: int | None) -> int:
-    """Elements of the buffer that holds these parameters, padding included; arguments as of :func:`owned_table`."""
+    """Return the elements of the buffer that holds these parameters, padding included.
+
+    The arguments are those of :func:`owned_table`.
+    """
     _, buckets = _buckets(sizes, shared, replicas, bucket_size)
     return buckets[-1].end if buckets else 0
 
 
 @lru_cache(maxsize=256)
 def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int, bucket_size: int | None) -> Ints:
-    """All ranges of the parameters of one buffer: rows (parameter, replica, start, end), sorted.
+    """Return all ranges of the parameters of one buffer: rows (parameter, replica, start, end), sorted.
 
     Args:
         sizes: elements of each parameter.
@@ -106,7 +109,7 @@ def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int,
 def owned_ranges(
     sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int, bucket_size: int | None
 ) -> tuple[tuple[Range, ...], ...]:
-    """:func:`owned_table` by parameter: the ranges that cover it, by replica."""
+    """Return :func:`owned_table` by parameter: the ranges that cover it, by replica."""
     ranges: list[list[Range]] = [[] for _ in sizes]
     for param, owner, start, end in owned_table(sizes, shared, replicas, bucket_size).tolist():
         ranges[param].append(Range(owner, start, end))

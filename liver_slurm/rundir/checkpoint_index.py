@@ -84,7 +84,7 @@ def decode_index(path: Path, digest: str) -> Index:
 
 
 def read_file(file: Path) -> bytes:
-    """The content of a file of a checkpoint.
+    """Return the content of a file of a checkpoint.
 
     Raises:
         DamagedError: it cannot be read, or is empty.
@@ -99,7 +99,7 @@ def read_file(file: Path) -> bytes:
 
 
 def digest_of(content: bytes | memoryview) -> str:
-    """Digest of bytes, hexadecimal."""
+    """Return the digest of bytes, hexadecimal."""
     return xxhash.xxh3_128_hexdigest(content)
 
 
@@ -150,7 +150,7 @@ def check_trust(path: Path) -> None:
 
 
 def file_of(path: Path, name: str) -> Path:
-    """The file of that name in a checkpoint's folder.
+    """Return the file of that name in a checkpoint's folder.
 
     Raises:
         DamagedError: it would lie elsewhere.
@@ -198,7 +198,7 @@ def _check_box(file: Path, box: StoredBox, digest: str) -> None:
 
 
 def checked(file: Path, box: StoredBox, content: bytes) -> bytes:
-    """The bytes of a box as they were read, if they are those that were written.
+    """Return the bytes of a box as they were read, if they are those that were written.
 
     Raises:
         DamagedError: they are not.

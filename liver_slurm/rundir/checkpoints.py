@@ -39,17 +39,17 @@ _INDEX_DIGEST, _SEAL = "index", "seal"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
+    """Return where the checkpoint after ``step`` steps lies."""
     return folder / f"{_PREFIX}{step:08d}"
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """Steps that are completed in a checkpoint, by its name."""
+    """Return the steps that are completed in a checkpoint, by its name."""
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Return the complete checkpoints, oldest first."""
     found = [meta.parent for meta in folder.glob(f"{_PREFIX}*/{_META}")]
     return sorted((one for one in found if _is_name(one.name)), key=checkpoint_step)
 
@@ -59,7 +59,7 @@ def _is_name(name: str) -> bool:
 
 
 def newest_checkpoint(folder: Path, at_most: int | None = None) -> Path | None:
-    """The newest complete checkpoint; ``at_most``: of those with so many steps or fewer. None: there is none."""
+    """Return the newest complete checkpoint; ``at_most``: of those with so many steps or fewer. None: there is none."""
     found = [one for one in list_checkpoints(folder) if at_most is None or checkpoint_step(one) <= at_most]
     return found[-1] if found else None
 
@@ -68,7 +68,7 @@ def newest_checkpoint(folder: Path, at_most: int | None = None) -> Path | None:
 
 
 def part_path(path: Path, attempt: str = "") -> Path:
-    """The folder in which the files of checkpoint ``path`` are written; each attempt at it has its own."""
+    """Return the folder in which the files of checkpoint ``path`` are written; each attempt at it has its own."""
     return path.with_name(f".{path.name}{'.' if attempt else ''}{attempt}{_PART}")
 
 
@@ -124,7 +124,7 @@ def _seal(meta: dict[str, Any]) -> str:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint's ``liver.json`` says.
+    """Return what a checkpoint's ``liver.json`` says.
 
     Raises:
         BadInput: there is none, or it cannot be read.
@@ -151,7 +151,7 @@ def _meta(path: Path) -> dict[str, Any]:
 
 
 def read_index(path: Path) -> Index:
-    """What lies where in a checkpoint.
+    """Return what lies where in a checkpoint.
 
     Raises:
         DamagedError: it cannot be said.
@@ -179,7 +179,7 @@ def verify(path: Path, *, contents: bool = True) -> None:
 def sound_checkpoints(
     folders: Sequence[Path], refused: dict[Path, str], at_most: int | None = None, *, contents: bool = True
 ) -> Iterator[Path]:
-    """Checkpoints that :func:`verify` finds whole, newest first; each is looked at when it is asked for.
+    """Yield the checkpoints that :func:`verify` finds whole, newest first; each is looked at when it is asked for.
 
     Args:
         folders: where they lie; of two of one step, that of the first folder comes first.

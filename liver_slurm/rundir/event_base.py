@@ -12,12 +12,12 @@ Document = dict[str, Any]
 
 
 def snake(name: str) -> str:
-    """The name of an event whose class has this name."""
+    """Return the name of an event whose class has this name."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def plain(struct: msgspec.Struct) -> Document:
-    """Keys and values as JSON has them, and as they are when read back: lists, no tuples."""
+    """Return the keys and values as JSON has them, and as they are when read back: lists, no tuples."""
     found: Document = msgspec.to_builtins(struct)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 

@@ -64,15 +64,15 @@ class EventLog:
 
 
 def read_events(path: Path) -> Iterator[Event | UnknownEvent]:
-    """All events so far."""
+    """Return all events so far."""
     return map(from_document, read_documents(path))
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """All events so far as they stand in the file, with keys that this version does not know."""
+    """Return all events so far as they stand in the file, with keys that this version does not know."""
     return (line for line in read_lines(path) if "event" in line)
 
 
 def follow_documents(path: Path, stop: Callable[[], bool] = lambda: False, poll: float = 0.2) -> Iterator[Document]:
-    """All events, then new ones as they come, until ``stop()`` holds and everything was read."""
+    """Return all events, then new ones as they come, until ``stop()`` holds and everything was read."""
     return (line for line in follow_lines(path, stop, poll) if "event" in line)

@@ -247,7 +247,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
 class DecisionWindow(EventBase, frozen=True, kw_only=True):
     """A window after a decision on an offer has ended: what was gained since then.
 
-    What is lost later does not change it; so much of a decision is gone from the metrics when a run begins anew.
+    What is lost later does not change it; so much of a decision is gone from the metrics when a run restarts.
     """
 
     offer: str
@@ -367,12 +367,12 @@ class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def event_name(event: Event | type[Event]) -> str:
-    """The value of the key ``event``."""
+    """Return the value of the key ``event``."""
     return str(event.__struct_config__.tag)
 
 
 def to_document(event: Event) -> Document:
-    """The event as a line of the file, its keys in their order there."""
+    """Return the event as a line of the file, its keys in their order there."""
     document = plain(event)
     first = {key: document.pop(key) for key in ("time", "event", "generation")}
     return first | document
@@ -382,7 +382,10 @@ _KINDS: dict[str, Any] = {event_name(kind): kind for kind in get_args(Event)}
 
 
 def from_document(document: Mapping[str, Any]) -> Event | UnknownEvent:
-    """The event of a line of the file, which has the key ``event``; keys that are not known here are left out."""
+    """Return the event of a line of the file, which has the key ``event``.
+
+    Keys that are not known here are left out.
+    """
     name = str(document["event"])
     try:
         return msgspec.convert(document, _KINDS[name])  # type: ignore[no-any-return]  # of the union, 30 times slower

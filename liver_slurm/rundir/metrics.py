@@ -113,24 +113,24 @@ def take_back(run_dir: RunDir, step: int) -> None:
 
 
 def read_metrics(path: Path) -> Iterator[StepMetrics]:
-    """All steps so far."""
+    """Return all steps so far."""
     return map(step_metrics, read_lines(path))
 
 
 def last_metrics(path: Path) -> StepMetrics | None:
-    """The newest step, without reading the whole file; None: no step yet."""
+    """Return the newest step, without reading the whole file; None: no step yet."""
     lines = read_tail(path)
     return step_metrics(lines[-1]) if lines else None
 
 
 def last_step(path: Path) -> int:
-    """Number of the newest step of such a file; 0: there is none."""
+    """Return the number of the newest step of such a file; 0: there is none."""
     lines = read_tail(path)
     return int(lines[-1].get("step", 0)) if lines else 0
 
 
 def step_metrics(line: dict[str, Any]) -> StepMetrics:
-    """One step, of its line.
+    """Return one step, of its line.
 
     Raises:
         msgspec.ValidationError: the line is of another file.

@@ -127,11 +127,11 @@ class CommitStats(ReconfigurationStats, frozen=True, kw_only=True):
     """The gap that two steps have anyway."""
 
     def to_document(self) -> Document:
-        """The field ``summary`` of a commit record."""
+        """Return the field ``summary`` of a commit record."""
         return plain(self)
 
     def committed(self, generation: int, time: float, began: float, gate_s: float) -> ReconfigurationCommitted:
-        """The event, when all members of the new world, ``generation``, have entered it.
+        """Return the event, when all members of the new world, ``generation``, have entered it.
 
         Args:
             generation: of the new world.

@@ -79,13 +79,13 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
 
 
 def new_run_dir(config: JobConfig) -> RunDir:
-    """Where a run that starts now would lie; nothing is made."""
+    """Return where a run that starts now would lie; nothing is made."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return RunDir(Path(config.job.run_root) / f"{config.job.name}-{stamp}-{secrets.token_hex(2)}")
 
 
 def read_run_info(run_dir: RunDir) -> RunInfo:
-    """Who the run is.
+    """Read who the run is.
 
     Raises:
         BadInput: not a run directory.
@@ -135,12 +135,12 @@ def record_successor(run_dir: RunDir, job_id: str) -> None:
 
 
 def index_file() -> Path:
-    """This user's list of runs."""
+    """Return the path of this user's list of runs."""
     return Path("~/.liver-slurm/runs.jsonl").expanduser()
 
 
 def find_run(text: str) -> RunDir:
-    """The run that a job id, a name, a run directory's name or its path names; of several, the newest.
+    """Return the run that a job id, a name, a run directory's name or its path names; of several, the newest.
 
     Raises:
         BadInput: there is none, or its run directory is gone.
@@ -162,7 +162,7 @@ def find_run(text: str) -> RunDir:
 
 
 def list_runs() -> list[tuple[RunDir, RunInfo]]:
-    """All runs that this user's index or the default run root knows and that are still there, newest first."""
+    """Return all runs that this user's index or the default run root knows and that are still there, newest first."""
     paths = {Path(entry["run_dir"]) for entry in _index_entries()}
     root = default_run_root()
     if root.is_dir():
@@ -172,7 +172,8 @@ def list_runs() -> list[tuple[RunDir, RunInfo]]:
 
 
 def resume_step(run_dir: RunDir) -> int:
-    """Steps that are completed in the checkpoint that the run is resumed from: the newest whose files are all there.
+    """Return the steps that are completed in the checkpoint that the run is resumed from: the newest whose files are
+    all there.
 
     Raises:
         BadInput: it is no run directory, others can write it, or it has no checkpoint that can be used.
@@ -188,7 +189,7 @@ def resume_step(run_dir: RunDir) -> int:
 
 
 def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
-    """Where a run's checkpoints lie: its own folder, then that of their copies, if it has one.
+    """Return where a run's checkpoints lie: its own folder, then that of their copies, if it has one.
 
     Raises:
         BadInput: its job file cannot be read.
@@ -198,13 +199,13 @@ def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
 
 
 def copies_folder(config: JobConfig, run_dir: RunDir) -> Path | None:
-    """Where copies of a run's checkpoints lie; None: it makes none."""
+    """Return where copies of a run's checkpoints lie; None: it makes none."""
     place = config.checkpoint.copy_to
     return Path(place) / run_dir.path.name if place is not None else None
 
 
 def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
-    """Where what is executed, and what becomes a model, lies in a run directory."""
+    """Return where what is executed, and what becomes a model, lies in a run directory."""
     return (
         run_dir.path,
         run_dir.job_file,

@@ -9,7 +9,7 @@ from liver_slurm.config.schema import JobConfig
 
 
 def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
-    """Why ``config`` cannot go on from a checkpoint that a run of ``resumed`` wrote after ``step`` steps.
+    """Return why ``config`` cannot go on from a checkpoint that a run of ``resumed`` wrote after ``step`` steps.
 
     The layout may be another, and so may data, learning rate and all else that state does not depend on.
     """
@@ -33,7 +33,7 @@ def notes(config: JobConfig, resumed: JobConfig) -> list[str]:
 
 
 def _meaning_keys(config: JobConfig) -> dict[str, object]:
-    """Keys that say what the tensors of the state mean, and how far the learning rate has come."""
+    """Return the keys that say what the tensors of the state mean, and how far the learning rate has come."""
     model, train = config.model, config.train
     return {
         "model.rotary_base": model.rotary_base,
@@ -66,7 +66,8 @@ _NOT_OF_WEIGHTS = ("model.extra", "model.moe_aux_loss_coeff", "model.moe_z_loss_
 
 
 def other_model(config: JobConfig, started: JobConfig, where: str) -> list[str]:
-    """Why a model cannot begin with the weights of another: it would not be the same one, whatever its precision.
+    """Return why a model cannot begin with the weights of another: it would not be the same one, whatever its
+    precision.
 
     Args:
         started: with the model that the weights are of.
@@ -84,7 +85,7 @@ def _differences(new: Mapping[str, object], old: Mapping[str, object], where: st
 
 
 def _state_keys(config: JobConfig) -> dict[str, object]:
-    """Keys that say which tensors the state has, and of which shapes."""
+    """Return the keys that say which tensors the state has, and of which shapes."""
     model, heads = config.model, config.model.num_attention_heads
     return {
         "model.num_layers": model.num_layers,
@@ -112,7 +113,7 @@ def _state_keys(config: JobConfig) -> dict[str, object]:
 
 
 def _rows_of_positions(config: JobConfig) -> int | None:
-    """Rows of the table of learned positions; None: the model has none."""
+    """Return the rows of the table of learned positions; None: the model has none."""
     if config.model.position_embedding_type == "rope":
         return None
     return config.model.max_position_embeddings or config.train.seq_length

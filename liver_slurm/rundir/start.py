@@ -22,7 +22,7 @@ trained with."""
 
 
 def import_meta(model: ModelSection, window: int | None) -> dict[str, Any]:
-    """What ``liver.json`` of imported weights says of their model."""
+    """Return what ``liver.json`` of imported weights says of their model."""
     return {_MODEL: asdict(model), _WINDOW: window}
 
 
@@ -58,7 +58,7 @@ def check_start(config: JobConfig) -> None:
 
 
 def start_checkpoint(start_from: str) -> Path:
-    """The checkpoint that ``train.start_from`` names.
+    """Return the checkpoint that ``train.start_from`` names.
 
     Raises:
         BadInput: it is none, or not all of its files are there.

@@ -42,12 +42,12 @@ class ValidationMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def perplexity(loss: float) -> float:
-    """``exp(loss)``; infinity where that is too large."""
+    """Return ``exp(loss)``; infinity where that is too large."""
     return math.exp(loss) if loss < 700.0 else math.inf if loss == loss else math.nan
 
 
 def read_validations(path: Path) -> Iterator[ValidationMetrics]:
-    """All validations so far.
+    """Return all validations so far.
 
     Raises:
         msgspec.ValidationError: a line is of another file.
@@ -56,12 +56,12 @@ def read_validations(path: Path) -> Iterator[ValidationMetrics]:
 
 
 def last_validation(path: Path) -> ValidationMetrics | None:
-    """The newest one, without reading the whole file; None: there is none yet."""
+    """Return the newest one, without reading the whole file; None: there is none yet."""
     return max(map(validation_metrics, read_tail(path)), key=lambda one: one.step, default=None)
 
 
 def validation_metrics(line: dict[str, Any]) -> ValidationMetrics:
-    """What a line of the file says.
+    """Return what a line of the file says.
 
     Raises:
         msgspec.ValidationError: it is of another file.

@@ -18,37 +18,43 @@ Role = Literal["live", "standby"]
 
 
 def guaranteed_prefix(successor: str = "") -> str:
-    """First part of the names of a guaranteed job's workers; ``successor``: its id, if it took the run over."""
+    """Return the first part of the names of a guaranteed job's workers.
+
+    ``successor``: its id, if it took the run over.
+    """
     return f"live-{successor}" if successor else "live"
 
 
 def standby_prefix(job_id: str) -> str:
-    """First part of the names of a standby job's workers."""
+    """Return the first part of the names of a standby job's workers."""
     return f"standby-{job_id}"
 
 
 def worker_name(prefix: str, number: int | str) -> str:
-    """The name of one worker of several with one first part."""
+    """Return the name of one worker of several with one first part."""
     return f"{prefix}-{number}"
 
 
 def local_standby_name(number: int) -> str:
-    """The name of a standby that is a plain process; its job has the same."""
+    """Return the name of a standby that is a plain process; its job has the same."""
     return worker_name(standby_prefix("local"), number)
 
 
 def is_guaranteed(name: str) -> bool:
-    """Whether a worker of this name is one of a guaranteed job's."""
+    """Return whether a worker of this name is one of a guaranteed job's."""
     return name.startswith("live-")
 
 
 def is_of_successor(name: str, job_id: str) -> bool:
-    """Whether a worker of this name is one of guaranteed job ``job_id``, which took the run over."""
+    """Return whether a worker of this name is one of guaranteed job ``job_id``, which took the run over."""
     return name.startswith(worker_name(guaranteed_prefix(job_id), ""))
 
 
 def task_number(name: str, job_id: str) -> int | None:
-    """The number that srun gave this worker of guaranteed job ``job_id``; None: the name is not of that job's."""
+    """Return the number that srun gave this worker of guaranteed job ``job_id``.
+
+    None: the name is not of that job's.
+    """
     prefix, _, number = name.rpartition("-")
     of_job = prefix in (guaranteed_prefix(), guaranteed_prefix(job_id))
     return int(number) if of_job and number.isdecimal() else None

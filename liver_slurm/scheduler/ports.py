@@ -110,7 +110,7 @@ class GuaranteedJobSource(Protocol):
     """Looks at the guaranteed job and submits its successor; methods raise ClusterError when refused."""
 
     def observe(self) -> GuaranteedJob:
-        """One look, with one query."""
+        """Return one look, with one query."""
 
     def submit(self) -> str:
         """Submit the successor; returns its id."""

@@ -30,7 +30,7 @@ class _Figure:
 
 
 def is_bench(document: Any) -> bool:
-    """Whether a document is one that a benchmark has made."""
+    """Return whether a document is one that a benchmark has made."""
     return isinstance(document, dict) and isinstance(document.get("bench"), str)
 
 

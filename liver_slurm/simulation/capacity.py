@@ -53,7 +53,7 @@ class Speeds:
         return self._best[found - 1] if found else None
 
     def step_s(self, layout: Layout) -> float:
-        """Seconds of a step."""
+        """Return the seconds of a step."""
         return self._times(layout)
 
 

@@ -30,13 +30,13 @@ class Listener(Protocol):
     """Whoever the jobs' processes belong to."""
 
     def started(self, job: Job) -> None:
-        """A job has its nodes."""
+        """Hear that a job has its nodes."""
 
     def noticed(self, job: Job, signal: str) -> None:
-        """Its processes get a signal; ``job.ends_at`` says when they are killed."""
+        """Hear that its processes get a signal; ``job.ends_at`` says when they are killed."""
 
     def killed(self, job: Job) -> None:
-        """Its processes are gone."""
+        """Hear that its processes are gone."""
 
 
 @dataclass
@@ -236,11 +236,11 @@ class SimulatedCluster:
     # ---- what the product asks
 
     def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
-        """See :meth:`SlurmClient.jobs`; a job that is over is forgotten at once."""
+        """Return jobs; one that is over is forgotten at once."""
         return [_info(job) for job in self._jobs.values() if job.job_id in ids or job.name in names]
 
     def nodes(self, partition: str | None = None) -> list[NodeInfo]:
-        """See :meth:`SlurmClient.nodes`: one partition has all."""
+        """Return the nodes: one partition has all."""
         if partition not in (None, self._conditions.partition):
             return []
         if self._table is None:
@@ -263,7 +263,6 @@ class SimulatedCluster:
         )
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """See :meth:`SlurmClient.cancel`."""
         for job_id in ids:
             job = self._jobs.get(job_id)
             if job is None or job.state == "COMPLETING":
@@ -278,46 +277,42 @@ class SimulatedCluster:
             self._tell().noticed(job, "SIGTERM")
 
     def partitions(self) -> list[PartitionInfo]:
-        """See :meth:`SlurmClient.partitions`."""
         grace = round(self._conditions.notice)
         return [
             PartitionInfo(self._conditions.partition, True, True, "", len(self._nodes), None, None, 1, "CANCEL", grace)
         ]
 
     def config(self) -> dict[str, str]:
-        """See :meth:`SlurmClient.config`."""
         return {"KillWait": f"{KILL_WAIT:.0f} sec", "PreemptType": "preempt/partition_prio"}
 
     def reservations(self) -> list[ReservationInfo]:
-        """See :meth:`SlurmClient.reservations`: there are none."""
+        """Return no reservations: there are none."""
         return []
 
     def qos_grace(self) -> dict[str, float]:
-        """See :meth:`SlurmClient.qos_grace`: there are none."""
+        """Return no grace times: there are no QOS."""
         return {}
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
-        """See :meth:`SlurmClient.hostnames`."""
         return tuple(expand(expression))
 
     def version(self) -> Version:
-        """See :meth:`SlurmClient.version`."""
         return 25, 11, 0
 
     def steps(self, job_id: str) -> list[StepInfo]:
-        """See :meth:`SlurmClient.steps`; nothing in a simulation asks."""
+        """Refuse: nothing in a simulation asks."""
         return _refuse(f"steps of {job_id}")
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
-        """See :meth:`SlurmClient.submit`; standby jobs come through :meth:`launch`."""
+        """Refuse: standby jobs come through :meth:`launch`."""
         return _refuse(f"{script.name} {' '.join(arguments)}")
 
     def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
-        """See :meth:`SlurmClient.signal`; nothing in a simulation asks."""
+        """Refuse: nothing in a simulation asks."""
         _refuse(f"{name} to {to} of {job_id}")
 
     def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
-        """See :meth:`SlurmClient.update_job`; nothing in a simulation asks."""
+        """Refuse: nothing in a simulation asks."""
         _refuse(f"{job_id} {dict(changes)}")
 
 

@@ -103,7 +103,7 @@ class StepTimes:
         self._found: dict[Layout, float] = dict(self._known)
 
     def __call__(self, layout: Layout) -> float:
-        """Seconds of a step in ``layout``."""
+        """Return the seconds of a step in ``layout``."""
         if layout not in self._found:
             nearest = min(self._known, key=lambda one: (abs(math.log(one.size / layout.size)), one))
             ratio = estimate(layout, self._config) / estimate(nearest, self._config)

@@ -136,7 +136,7 @@ class ElasticRun:
         """Steps of the checkpoints that were written."""
 
     def goes_at(self, job_id: str) -> float:
-        """When the first of a standby job's nodes goes, which no run knows; infinity: it has none that does."""
+        """Return when the first of a standby job's nodes goes, which no run knows; infinity: it has none that does."""
         nodes, now = self._cluster.nodes_of(job_id), self._events.now() - BEGIN
         ends = [one.end for one in self._setting.trace.spans if one.node in nodes and one.begin <= now < one.end]
         return BEGIN + min(ends) if ends else math.inf
@@ -258,7 +258,7 @@ class ElasticRun:
             self._events.at(wanted, lambda: self._tick_as_planned(wanted))
 
     def _patience(self) -> float:
-        """Seconds until the next tick, but for what the policy waits for."""
+        """Return the seconds until the next tick, but for what the policy waits for."""
         state = self._state
         dead = len(state.membership.workers) > len(self._fleet.workers)
         if dead or state.damage.broken or state.phase.value == "starting":
@@ -303,7 +303,7 @@ class ElasticRun:
             self._feed(CapacitySeen(now, self._seen))
 
     def _rested(self) -> float:
-        """When the first partition has rested that did when Slurm was last looked at; infinity: none did."""
+        """Return when the first partition has rested that did when Slurm was last looked at; infinity: none did."""
         now_history = self._state.history
         known, looked, until = self._rests
         if known is not now_history or looked != self._looked:
@@ -316,14 +316,17 @@ class ElasticRun:
 
 
 def run_id(setting: Setting, policy: str, mode: str) -> str:
-    """The id of a run: another setting, policy or mode has another one, and the same ones have the same."""
+    """Return the id of a run: another setting, policy or mode has another one, and the same ones have the same."""
     trace = setting.trace
     what = f"{trace.name} {trace.seconds} {trace.events} {setting.notice} {setting.queue_wait}"
     return f"{RUN}-{policy}-{mode}-{setting.seed}-{zlib.crc32(what.encode()):08x}"
 
 
 def look_seconds(config: JobConfig) -> float:
-    """Seconds between two looks at Slurm: the budget's, of four queries and two more for each further partition."""
+    """Return the seconds between two looks at Slurm.
+
+    It is the budget's, of four queries and two more for each further partition.
+    """
     partitions = {name for unit in standby_units(config.standby) for name in unit.partitions}
     queries = 2 + 2 * max(1, len(partitions))
     return max(config.standby.poll, 60.0 * queries / config.standby.queries_per_minute, 0.1)

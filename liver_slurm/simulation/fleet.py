@@ -115,7 +115,7 @@ class Fleet:
             self._join(worker_name(guaranteed_prefix(), number), "live", GUARANTEED_JOB, host)
 
     def started(self, job: Job) -> None:
-        """See :class:`Listener`: its workers can join a world when they have warmed up."""
+        """Let the job's workers warm up, after which they can join a world."""
         self._events.after(self._costs.join_s, lambda: self._warm(job))
 
     def _warm(self, job: Job) -> None:
@@ -139,7 +139,7 @@ class Fleet:
         )  # fmt: skip
 
     def noticed(self, job: Job, signal: str) -> None:
-        """See :class:`Listener`: a worker in a world, or about to join one, says so; any other one leaves."""
+        """Let a worker in a world, or about to join one, say so; any other one leaves."""
         now = self._events.now()
         there = self._of_job(job.job_id)
         for worker in there:
@@ -150,7 +150,7 @@ class Fleet:
             self._cluster.left(job.job_id)  # its processes were still starting
 
     def killed(self, job: Job) -> None:
-        """See :class:`Listener`: connections close at once, and survivors of its world notice a little later."""
+        """Close the job's connections at once; survivors of its world notice a little later."""
         now = self._events.now()
         there = self._of_job(job.job_id)
         hit = {worker.name for worker in there} & set(self.members)
@@ -309,7 +309,7 @@ class Fleet:
             self._boundaries.withdraw(order.boundary)
 
     def _stream(self, order: m.ConfirmBoundary) -> None:
-        """Training has come to the cutover: state moves, or what is left of it."""
+        """Move state, or what is left of it, as training has come to the cutover."""
         self._paused_at = self._events.now()
         early = 0 <= order.begin < order.step
         exposed = self._costs.exposed_overlap_s if early else self._costs.exposed_pause_s
@@ -358,7 +358,7 @@ class Fleet:
     # ---- sudden deaths
 
     def _break(self, error: str) -> None:
-        """The live world has lost a member: a collective of it fails at one of the others in a while."""
+        """Break the live world, which has lost a member: a collective fails at one of the others in a while."""
         if self._broken is not None:
             return
         self._stand_broken()

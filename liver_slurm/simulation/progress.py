@@ -37,7 +37,7 @@ class Progress:
         return self._stands or self._waits()
 
     def completed(self) -> int:
-        """Steps completed by now."""
+        """Return the steps completed by now."""
         if self._stands:
             return self._step
         done = self._step + math.floor((self._clock() - self._since) / self.step_s + SLACK)
@@ -48,11 +48,11 @@ class Progress:
         return self.completed() - 1 if self.stands else self.completed()
 
     def time_of(self, step: int) -> float:
-        """When ``step`` steps will be completed, or were."""
+        """Return when ``step`` steps will be completed, or were."""
         return self._since if self._stands else self._since + (step - self._step) * self.step_s
 
     def since_step(self) -> float:
-        """Seconds since the last step was completed, or the world entered."""
+        """Return the seconds since the last step was completed, or the world entered."""
         return self._clock() - self.time_of(self.completed())
 
     def stop_at(self, step: int) -> None:
@@ -72,7 +72,7 @@ class Progress:
         self._stands = True
 
     def breaks(self) -> None:
-        """The world is broken now: the step under way is lost, and training stands."""
+        """Break the world: the step under way is lost, and training stands."""
         self._settle()
         if not self._stands and not self._waits():
             done = self.completed()
@@ -89,7 +89,7 @@ class Progress:
         self._since, self._stands, self._stop_at = self._clock(), False, None
 
     def finish(self) -> None:
-        """The trace is over; the part of a step that is done counts."""
+        """End with the trace; the part of a step that is done counts."""
         self._settle()
         if not self._stands and not self._waits():
             seconds = self._clock() - self._since

@@ -133,7 +133,7 @@ def _by_number(path: Path, jobs: Sequence[Busy], start: float, end: float, rando
 
 
 def _time(path: Path, number: int, text: str) -> float | None:
-    """Seconds since the epoch; times without a zone are taken as they stand, as only differences count."""
+    """Return the seconds since the epoch; times without a zone are taken as they stand, as only differences count."""
     if text.lower() in _NO_TIME:
         return None
     if text.isdecimal():

@@ -80,7 +80,8 @@ class Setting:
         return Random(f"phase {self.seed}").random()
 
     def offered_device_s(self, config: JobConfig) -> float:
-        """Device-seconds that were to be had: guaranteed workers, and those of nodes on offer, as far as the job grows.
+        """Return the device-seconds that were to be had: guaranteed workers, and those of nodes on offer, as far as the
+        job grows.
 
         So ``liver-slurm goodput`` counts them, too.
         """

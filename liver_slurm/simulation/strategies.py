@@ -65,7 +65,8 @@ def checkpoint_restart(capacity: Capacity) -> Outcome:
 
 
 def young_daly(capacity: Capacity, *, heard: bool) -> float:
-    """Seconds of training between two checkpoints, by Young and Daly: the root of 2 · save · time between losses.
+    """Return the seconds of training between two checkpoints, by Young and Daly: the root of 2 · save · time between
+    losses.
 
     Args:
         capacity: whose losses count.

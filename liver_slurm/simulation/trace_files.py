@@ -56,8 +56,11 @@ def read_trace(
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--trace {path}: cannot be read: {error}") from error
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}; name a file of times, or of sacct's output"
+        raise BadInput(f"--trace {path}: {why}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--trace {path}: is no text: {error}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
@@ -95,7 +98,7 @@ def _reader(
 
 
 def _named(path: Path, lines: Sequence[Line], _: Random) -> Trace:
-    """Bamboo's: ``milliseconds,add|remove,node``."""
+    """Return Bamboo's: ``milliseconds,add|remove,node``."""
     changes = []
     for number, line in lines:
         fields = _fields(line)
@@ -156,7 +159,7 @@ def _of_changes(path: Path, changes: Sequence[tuple[float, bool, str, int]], end
 
 
 def _dated(path: Path, lines: Sequence[Line], random: Random) -> Trace:
-    """Bamboo's of Google Cloud: ``date, time, count``."""
+    """Return Bamboo's of Google Cloud: ``date, time, count``."""
     found = []
     for number, line in lines:
         fields = _fields(line)

@@ -36,7 +36,6 @@ class Lots:
     """What was done with each offer, in their order: taken or not."""
 
     def __call__(self, snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-        """See :mod:`liver_slurm.policy.engine`."""
         decision, reason = greedy.policy(snapshot, config)
         if not isinstance(decision, Change) or not (jobs := offered_jobs(snapshot, decision)):
             return decision, reason

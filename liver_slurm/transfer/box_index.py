@@ -17,7 +17,7 @@ class Index(Protocol):
     """Boxes of one rank."""
 
     def shared(self, piece: Piece) -> SharedBox:
-        """The box.
+        """Return the box.
 
         Raises:
             TransferError: no held piece contains it.
@@ -33,7 +33,6 @@ class BoxIndex:
             self._boxes.setdefault(piece.tensor, []).append((piece, view))
 
     def shared(self, piece: Piece) -> SharedBox:
-        """See :class:`Index`."""
         for held, view in self._boxes.get(piece.tensor, ()):
             place = inside(piece.offset, piece.shape, held)
             if place is not None:
@@ -51,7 +50,6 @@ class ReplicaIndex:
         self._fixed = BoxIndex(replica.fixed if replica is not None else ())
 
     def shared(self, piece: Piece) -> SharedBox:
-        """See :class:`Index`."""
         if not piece.tensor.endswith("@master"):
             return self._fixed.shared(piece)
         for box in self._trained.get(piece.tensor.removesuffix("@master"), ()):
@@ -65,7 +63,7 @@ class ReplicaIndex:
 
 
 def speaks(tensor: str) -> bool:
-    """Whether a tensor of the plan is one that :class:`ReplicaIndex` knows."""
+    """Return whether a tensor of the plan is one that :class:`ReplicaIndex` knows."""
     return tensor.endswith("@master") or "@" not in tensor
 
 

@@ -34,7 +34,7 @@ def digest(view: torch.Tensor | Any, kind: Kind | None = None) -> int:
 
 
 def digests(views: Iterable[torch.Tensor | Any], kind: Kind | None = None) -> list[int]:
-    """:func:`digest` of each view; those on a GPU are computed together and waited for once.
+    """Return :func:`digest` of each view; those on a GPU are computed together and waited for once.
 
     To wait elsewhere than where they are launched, use :class:`liver_slurm.transfer.digest_plan.DigestPlan`.
     """
@@ -57,7 +57,7 @@ def digests(views: Iterable[torch.Tensor | Any], kind: Kind | None = None) -> li
 
 
 def memory(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor in host memory; valid for as long as the tensor is.
+    """Return the bytes of a contiguous tensor in host memory; valid for as long as the tensor is.
 
     Not ``Tensor.numpy()``: that bars the storage from being resized, which is how state is freed in place.
     """
@@ -65,7 +65,7 @@ def memory(tensor: torch.Tensor) -> memoryview:
 
 
 def signed(word: int) -> int:
-    """A digest as torch stores it."""
+    """Return a digest as torch stores it."""
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
@@ -81,7 +81,7 @@ def _xxh3(tensor: torch.Tensor) -> int:
 
 
 def _on_gpus(groups: Iterable[list[tuple[int, torch.Tensor]]]) -> list[tuple[int, int]]:
-    """Pairs of index and digest, from pairs of index and view; a group's views are on one GPU."""
+    """Return the pairs of index and digest, from pairs of index and view; a group's views are on one GPU."""
     from liver_slurm.transfer.digest_plan import DigestPlan
 
     pending = [(group, DigestPlan([view for _, view in group]).launch()) for group in groups]

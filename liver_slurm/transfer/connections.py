@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def machine() -> str:
-    """The same for two processes exactly if they reach each other's abstract sockets, and so can share memory.
+    """Return the same for two processes exactly if they reach each other's abstract sockets, and so can share memory.
 
     Not the host name: that lies where several slurmd or containers run on one machine.
     """
@@ -108,7 +108,7 @@ class Connections:
         store.set(str(me), msgspec.msgpack.encode(self._own))
 
     def outgoing(self, peer: int) -> socket.socket:
-        """The connection that what is sent to ``peer`` goes over; dials it if that has not happened.
+        """Return the connection that what is sent to ``peer`` goes over; dials it if that has not happened.
 
         Raises:
             TransferError: the peer is gone, or everything was given up.
@@ -121,7 +121,7 @@ class Connections:
             return self._dialled[peer]
 
     def incoming(self, peer: int) -> socket.socket:
-        """The connection that what ``peer`` sends comes over; waits until it has dialled.
+        """Return the connection that what ``peer`` sends comes over; waits until it has dialled.
 
         Raises:
             TransferError: the peer is gone, or everything was given up.
@@ -217,7 +217,7 @@ class Connections:
             os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        """The watcher's thread: takes calls, and notices who hangs up."""
+        """Run the watcher's thread: take calls, and notice who hangs up."""
         try:
             self._watch_all()
         except Exception as error:  # noqa: BLE001 - a thread's edge

@@ -33,7 +33,7 @@ class SideStream:
 
 
 def mark(device: torch.device) -> Any:
-    """An event at the present end of this thread's current stream; None on a CPU."""
+    """Return an event at the present end of this thread's current stream; None on a CPU."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()

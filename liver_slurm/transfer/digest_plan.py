@@ -26,7 +26,7 @@ class PendingDigests:
         self._plan, self._sums, self._computed = plan, sums, computed
 
     def done(self) -> bool:
-        """Whether :meth:`result` would return at once."""
+        """Return whether :meth:`result` would return at once."""
         return self._computed is None or bool(self._computed.query())
 
     def result(self) -> list[int]:

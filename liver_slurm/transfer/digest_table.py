@@ -91,7 +91,10 @@ def segments(view: torch.Tensor) -> list[Segment]:
 
 
 def unit_of(segment: Segment) -> int:
-    """The largest unit in which a segment can be read: aligned, and never across the end of a row or of a word."""
+    """Return the largest unit in which a segment can be read.
+
+    It is aligned, and never goes across the end of a row or of a word.
+    """
     distances = segment.address | segment.length | (segment.stride if segment.rows > 1 else 0)
     if distances % UNITS[0] == 0 and segment.position % WORD_BYTES == 0:
         return UNITS[0]
@@ -126,7 +129,10 @@ def _parts(segment: Segment) -> Iterator[Segment]:
 
 
 def _cut(segment: Segment, at: int) -> tuple[list[Segment], list[Segment]]:
-    """The segments of the first ``at`` bytes, and those of the rest; a row that is cut is a segment for each side."""
+    """Return the segments of the first ``at`` bytes, and those of the rest.
+
+    A row that is cut is a segment for each side.
+    """
     before, after = [], []
     whole, inside = divmod(at, segment.length)
     if whole:
@@ -144,7 +150,7 @@ def _cut(segment: Segment, at: int) -> tuple[list[Segment], list[Segment]]:
 
 
 def _from_row(segment: Segment, row: int) -> Segment:
-    """What is left of a segment from one of its rows on."""
+    """Return what is left of a segment from one of its rows on."""
     return segment._replace(
         address=segment.address + row * segment.stride,
         rows=segment.rows - row,
@@ -153,7 +159,7 @@ def _from_row(segment: Segment, row: int) -> Segment:
 
 
 def _row(box: int, segment: Segment, unit: int, first_tile: int) -> list[int]:
-    """A segment's row of the table.
+    """Return a segment's row of the table.
 
     - 0: address of the first byte;
     - 1: units of the segment;

@@ -32,18 +32,21 @@ def _proof(token: bytes, *said: bytes) -> bytes:
 
 
 def challenge() -> bytes:
-    """A number that is used once."""
+    """Return a number that is used once."""
     return secrets.token_bytes(CHALLENGE)
 
 
 def introduction(token: bytes, me: int, theirs: bytes, ours: bytes) -> bytes:
-    """What the dialler ``me`` says to whoever has the token, and has said ``theirs``."""
+    """Return what the dialler ``me`` says to whoever has the token, and has said ``theirs``."""
     number = me.to_bytes(4, "little")
     return _INTRODUCTION.pack(me, ours, _proof(token, b"dials", number, theirs, ours))
 
 
 def answer_to(token: bytes, ours: bytes, said: bytes) -> tuple[int, bytes] | None:
-    """The number of a caller that has introduced itself, and what to answer; None: it does not know the token."""
+    """Return the number of a caller that has introduced itself, and what to answer.
+
+    None: it does not know the token.
+    """
     peer, theirs, proof = _INTRODUCTION.unpack(said)
     if not hmac.compare_digest(proof, _proof(token, b"dials", peer.to_bytes(4, "little"), ours, theirs)):
         return None
@@ -69,7 +72,7 @@ def introduce(
 
 
 def same_user(connection: socket.socket) -> bool:
-    """Whether the other end of a connection within this machine is a process of this user."""
+    """Return whether the other end of a connection within this machine is a process of this user."""
     credentials = struct.Struct("3i")
     _, user, _ = credentials.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
     return bool(user == os.geteuid())

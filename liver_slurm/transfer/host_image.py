@@ -77,7 +77,7 @@ class HostImage:
 
 
 def _described(world: WorldSpec, rank: int) -> Iterator[BoxDescription]:
-    """The boxes of a rank, one for each trained box and each weight that is not."""
+    """Yield the boxes of a rank, one for each trained box and each weight that is not."""
     for piece in pieces(world, rank):
         weight, _, state = piece.tensor.partition("@")
         if not state:

@@ -99,5 +99,5 @@ def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _shared(source: SharedBox, target: SharedBox) -> bool:
-    """Both worlds keep the box in one storage."""
+    """Return whether both worlds keep the box in one storage."""
     return [view.data_ptr() for view in source.state] == [view.data_ptr() for view in target.state]

@@ -87,7 +87,7 @@ def runs(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _as_integers(run: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """A flat contiguous tensor as integers of at most 32 bits, and how many of them make a word."""
+    """Return a flat contiguous tensor as integers of at most 32 bits, and how many of them make a word."""
     import torch
 
     size = min(run.element_size(), WORD_BYTES)
@@ -95,7 +95,7 @@ def _as_integers(run: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def _sum(integers: torch.Tensor, first: int, per_word: int) -> int:
-    """Sum of the integers' products, modulo 2^64.
+    """Return the sum of the integers' products, modulo 2^64.
 
     The sum is linear, so an integer is multiplied for itself: by its word's factor and by its place in the word.
 

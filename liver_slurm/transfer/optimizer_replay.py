@@ -28,12 +28,15 @@ _COLUMNS = len(GroupSpec._fields) + len(Hyperparameters._fields)
 
 
 def encode_groups(groups: Groups) -> torch.Tensor:
-    """As float64 numbers, [groups, columns]: exact, so that the replayed update uses the very same values."""
+    """Encode groups as float64 numbers, [groups, columns].
+
+    They are exact, so that the replayed update uses the very same values.
+    """
     return torch.tensor([[*group, *values] for group, values in groups.items()], dtype=torch.float64)
 
 
 def decode_groups(table: torch.Tensor) -> Groups:
-    """Inverse of :func:`encode_groups`; ``table`` may be flat.
+    """Undo :func:`encode_groups`; ``table`` may be flat.
 
     Raises:
         TransferError: it is no such table.
@@ -61,7 +64,7 @@ def update(boxes: Sequence[Updated], step: int, values: Hyperparameters) -> None
 
 
 def _cut(box: Updated) -> Iterator[Updated]:
-    """The same in blocks of at most :data:`_BLOCK` elements, of whole rows where there are such."""
+    """Yield the same in blocks of at most :data:`_BLOCK` elements, of whole rows where there are such."""
     first = box[0]
     if first.numel() <= _BLOCK:
         yield box

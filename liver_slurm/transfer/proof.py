@@ -25,7 +25,7 @@ class BoxDigests:
         self._plan = DigestPlan(views) if views and views[0].is_cuda else None
 
     def take(self) -> list[list[int]]:
-        """For each list, a 64-bit digest of each view of each box, as signed numbers: as torch stores them.
+        """Return, for each list, a 64-bit digest of each view of each box, as signed numbers: as torch stores them.
 
         On a card they are computed in the current stream, and waited for.
         """

@@ -56,7 +56,7 @@ class Watch:
         self._epoll.modify(file, events)
 
     def wait(self, seconds: float | None) -> list[tuple[int, int]]:
-        """Files that are ready, with the events."""
+        """Return the files that are ready, with the events."""
         return self._epoll.poll(seconds)
 
     def close(self) -> None:
@@ -100,7 +100,8 @@ class Reception:
             watch.add(listener.fileno(), select.EPOLLIN, partial(self._accept, listener))
 
     def until_next(self) -> float | None:
-        """Seconds until something is due by itself: a caller's time is up, or calls are taken again; None: nothing."""
+        """Return the seconds until something is due by itself: a caller's time is up, or calls are taken again; None:
+        nothing."""
         due = [caller.until for caller in itertools.islice(self.callers.values(), 1)]
         due += [self._breathing] if self._breathing else []
         return max(0.0, min(due) - time.monotonic()) if due else None

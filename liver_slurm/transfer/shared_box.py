@@ -32,7 +32,7 @@ class SharedBox(NamedTuple):
         return xxhash.xxh3_64_intdigest(repr(which).encode()) >> 2
 
     def label(self, view: int = 0) -> str:
-        """What a person calls one of the views."""
+        """Return what a person calls one of the views."""
         name = self.names[view] if view < len(self.names) else "a box"
         return f"{name} at {self.offset}"
 

@@ -27,12 +27,12 @@ def alone() -> None:
 
 
 def pool(size: int) -> ThreadPoolExecutor:
-    """So many threads, alone each."""
+    """Return a pool of so many threads, alone each."""
     return ThreadPoolExecutor(size, "pool", initializer=alone)
 
 
 def idle_size() -> int:
-    """How many threads have cores while training stands, or waits: its team's on a CPU, and the control thread.
+    """Return how many threads have cores while training stands, or waits: its team's on a CPU, and the control thread.
 
     Beside training that computes on all cores of its team they are about as many again, where liver-slurm has chosen
     the team: half of the cores.
@@ -41,7 +41,7 @@ def idle_size() -> int:
 
 
 def idle() -> ThreadPoolExecutor:
-    """As many threads as :func:`idle_size` says."""
+    """Return a pool of as many threads as :func:`idle_size` says."""
     return pool(idle_size())
 
 

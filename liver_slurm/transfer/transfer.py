@@ -38,7 +38,7 @@ class TransferStats:
     """How long training was held up in the optimizer's hooks."""
 
     def __add__(self, other: TransferStats) -> TransferStats:
-        """Of both, one after the other."""
+        """Sum both, one after the other."""
         return TransferStats(
             self.seconds + other.seconds,
             self.bytes_sent + other.bytes_sent,
@@ -54,7 +54,7 @@ class TransferStats:
 
 
 class Transfer:
-    """See the module. Training's thread calls it, but for :meth:`start`, :meth:`open`, :meth:`abort` and
+    """One worker's transfer. Training's thread calls it, but for :meth:`start`, :meth:`open`, :meth:`abort` and
     :meth:`prove`."""
 
     def __init__(self, pull: Pull, copies: LocalCopies, updates: Updates | None, beside_training: bool) -> None:
@@ -101,7 +101,7 @@ class Transfer:
         self._pull.open(last)
 
     def detach(self) -> None:
-        """It is given up: training's thread has nothing to do with it any more."""
+        """Leave training's thread alone, as the transfer is given up."""
         self._pull.detach()
 
     def finish(self) -> int:
@@ -150,11 +150,11 @@ class Transfer:
         )
 
     def release(self) -> None:
-        """All is proven: give the memory of copied gradients back; connections stay."""
+        """Give the memory of copied gradients back, as all is proven; connections stay."""
         self._pull.release()
 
     def stop_reading(self) -> None:
-        """All is proven here: have nothing of the peers' memory open any more, which they could not free; peers go on
+        """Close the peers' memory, which they could not free else, as all is proven here; peers go on
         reading here."""
         self._pull.stop_reading()
 

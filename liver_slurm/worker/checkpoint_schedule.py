@@ -21,7 +21,7 @@ FIRST_RETRY, LAST_RETRY = 60.0, 900.0
 
 
 def interval(stall_seconds: float, write_seconds: float, workers: int) -> float:
-    """Seconds between two checkpoints.
+    """Return the seconds between two checkpoints.
 
     Args:
         stall_seconds: how long training stood still for the last one.
@@ -49,7 +49,7 @@ class Schedule:
     failed: float = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether a checkpoint is to be written now."""
+        """Return whether a checkpoint is to be written now."""
         if self.failures:
             return now >= self.failed + min(FIRST_RETRY * 2.0 ** (self.failures - 1), LAST_RETRY)
         wait = interval(self.stall_seconds, self.write_seconds, self.workers)

@@ -88,7 +88,7 @@ class ControlThread(threading.Thread):
         os.write(self._wake_write, b"\0")
 
     def run(self) -> None:
-        """Body of the thread."""
+        """Run the body of the thread."""
         try:
             self._run()
         except BaseException as error:
@@ -144,7 +144,7 @@ class ControlThread(threading.Thread):
             return
         for number in numbers:
             if number in NOTICES:
-                self._notice_of_departure(channel, signal.Signals(number).name)
+                self._own_notice(channel, signal.Signals(number).name)
             elif number == SUSPENDED:
                 log.info("this worker will be suspended")
                 self._suspended, now = True, time.time()
@@ -154,7 +154,7 @@ class ControlThread(threading.Thread):
                 self._suspended = False
                 self._notice(channel, RESUMED.name, time.time(), withdrawn=True)
 
-    def _notice_of_departure(self, channel: WorkerChannel, name: str) -> None:
+    def _own_notice(self, channel: WorkerChannel, name: str) -> None:
         log.info("%s: this worker will go away", name)
         self._notice(channel, name, time.time())
         if self._worker.engaged():

@@ -34,13 +34,13 @@ def spoil(defect: Defect, boxes: Sequence[SharedBox]) -> str:
 
 
 def without_a_name(moves: RankMoves) -> tuple[RankMoves, str]:
-    """The moves without one of their tensors, and which."""
+    """Return the moves without one of their tensors, and which."""
     name = next((move.tensor for some in (moves.receives, moves.copies) for move in some), "")
     return RankMoves(*([move for move in some if move.tensor != name] for some in moves)), name
 
 
 def with_a_wrong_expert(moves: RankMoves) -> tuple[RankMoves, str]:
-    """The moves with two experts in each other's place, and of which tensor; empty: there are no two."""
+    """Return the moves with two experts in each other's place, and of which tensor; empty: there are no two."""
     for first, second in _pairs(moves.receives):
         one, other = moves.receives[first], moves.receives[second]
         if "expert" in one.tensor and one.offset != other.offset:
@@ -51,7 +51,7 @@ def with_a_wrong_expert(moves: RankMoves) -> tuple[RankMoves, str]:
 
 
 def _pairs(moves: Sequence[Move]) -> Iterator[tuple[int, int]]:
-    """Pairs of moves that could be mistaken for each other."""
+    """Yield the pairs of moves that could be mistaken for each other."""
     for first, one in enumerate(moves):
         for second, other in enumerate(moves[first + 1 :], first + 1):
             if (one.tensor, one.shape, one.source_rank) == (other.tensor, other.shape, other.source_rank):

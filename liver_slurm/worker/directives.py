@@ -105,7 +105,7 @@ class Directives:
             return accepted, self._begun
 
     def awaits(self, message: ConfirmBoundary) -> bool:
-        """Whether it is news that this boundary is final."""
+        """Return whether it is news that this boundary is final."""
         with self._changed:
             known = self._boundaries.get(message.boundary)
             old = self._is_old(message.boundary, message.purpose, message.generation)
@@ -133,7 +133,7 @@ class Directives:
             return {number: (each.step, each.confirmed) for number, each in self._boundaries.items()}
 
     def _is_old(self, number: int, purpose: str, generation: int) -> bool:
-        """Whether a boundary is over, or of another world than that which this worker was last told to enter."""
+        """Return whether a boundary is over, or of another world than that which this worker was last told to enter."""
         if number in self._over or number < max(self._over, default=0) - KEPT:
             return True
         if purpose == "checkpoint":
@@ -209,13 +209,13 @@ class Directives:
     # ---- called by the training thread
 
     def calls_at(self, step: int) -> bool:
-        """Whether training is to stop for something that is final, with ``step`` steps completed."""
+        """Return whether training is to stop for something that is final, with ``step`` steps completed."""
         with self._changed:
             due = self._due(step)
             return self._leave is not None or self.halted or (due is not None and due.confirmed)
 
     def at_boundary(self, step: int, begins: bool = True) -> Train | Leave | Due | Halted:
-        """What to do with ``step`` steps completed; waits while a boundary there is proposed and not yet final.
+        """Return what to do with ``step`` steps completed; waits while a boundary there is proposed and not yet final.
 
         Args:
             step: steps completed.
@@ -242,7 +242,7 @@ class Directives:
         return self._generation >= 0 and self._halted >= self._generation
 
     def idle(self, *, parked: bool = False) -> Leave | Enter | Due:
-        """What to do while in no world; waits for a world to join, or for the order to leave.
+        """Return what to do while in no world; waits for a world to join, or for the order to leave.
 
         Args:
             parked: the worker is in a broken world, which without a coordinator is never followed by another.

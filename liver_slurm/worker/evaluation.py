@@ -41,17 +41,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def orders_file(folder: Path) -> Path:
-    """What to do."""
+    """Return where the orders lie, which say what to do."""
     return folder / "orders.json"
 
 
 def results_file(folder: Path) -> Path:
-    """:class:`ValidationMetrics`, a line for each checkpoint."""
+    """Return where the results lie: :class:`ValidationMetrics`, a line for each checkpoint."""
     return folder / "results.jsonl"
 
 
 def problem_file(folder: Path) -> Path:
-    """Why it cannot be done."""
+    """Return where it is said why it cannot be done."""
     return folder / "problem.json"
 
 

@@ -83,7 +83,7 @@ def _concerns(point: str, worker: str) -> bool:
 
 
 def ignores(point: str, worker: str) -> bool:
-    """Whether the worker is to ignore what happens at the point."""
+    """Return whether the worker is to ignore what happens at the point."""
     return _fault is not None and _fault.fault is Fault.IGNORE and _concerns(point, worker)
 
 
@@ -93,7 +93,7 @@ def reach(point: str, worker: str) -> None:
 
 
 def _reach(point: str, worker: str) -> bool:
-    """See :func:`reach`; True: the fault is due now."""
+    """Count an arrival at a point, as :func:`reach` says; returns whether the fault is due now."""
     global _done, _passed
     if _fault is None or not _concerns(point, worker) or _fault is _done or isinstance(_fault.fault, Defect):
         return False
@@ -131,7 +131,7 @@ def _do(injection: _Injection, point: str, worker: str) -> None:
 
 
 def _defect(point: str, worker: str) -> Defect | None:
-    """The defect that is to be done to a worker at a point; None: there is none."""
+    """Return the defect that is to be done to a worker at a point; None: there is none."""
     if _fault is None or not _concerns(point, worker):
         return None
     wanted = Defect.CORRUPT if (_fault.fault, point) == (Fault.CORRUPT, "received") else _fault.fault
@@ -186,7 +186,7 @@ def position(worker: str, step: int) -> int:
 
 
 def replays(worker: str, make: Replay) -> Replay:
-    """What makes the updates of the mirror that a worker keeps: ``make``, or what does one of them wrongly."""
+    """Return what makes the updates of the mirror that a worker keeps: ``make``, or what does one of them wrongly."""
     if _fault is None or not _concerns(_REPLAYED, worker):
         return make
     wanted = _fault.fault

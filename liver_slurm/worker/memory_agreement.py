@@ -52,7 +52,7 @@ class MemoryAgreement:
     """The target world is built when the old one is gone, and its state waits in host memory."""
 
     def early_layer(self, layer: int) -> bool:
-        """Whether a layer is early; -1 stands for what belongs to no layer."""
+        """Return whether a layer is early; -1 stands for what belongs to no layer."""
         return layer + 1 < self.early
 
 
@@ -139,7 +139,7 @@ class HostMemory(NamedTuple):
 
 
 def fits_flat(new: Share | None, staging: int, limit: int, whose: str, host: HostMemory) -> tuple[int, str]:
-    """Whether a worker has room for its share of a target world without the old one.
+    """Return whether a worker has room for its share of a target world without the old one.
 
     Args:
         new: None: it is no member.
@@ -158,7 +158,7 @@ def fits_flat(new: Share | None, staging: int, limit: int, whose: str, host: Hos
 
 
 def _host_memory(scope: Any, new: Share | None, spare: int, workers: int) -> HostMemory:
-    """Memory of this worker's host, and what all workers there ask of it; waits until all have come."""
+    """Return the memory of this worker's host, and what all workers there ask of it; waits until all have come."""
     where = machine()
     scope.add(f"spare/{where}", spare)
     scope.add(f"asked/{where}", image_bytes(new) if new is not None else 0)
@@ -169,7 +169,7 @@ def _host_memory(scope: Any, new: Share | None, spare: int, workers: int) -> Hos
 
 
 def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: CardMemory | None) -> tuple[int, str]:
-    """Bytes that state and staging may take on this worker, and what says so.
+    """Return the bytes that state and staging may take on this worker, and what says so.
 
     By default what its card has beside training, which is taken to need as much in the new world as it has in the old
     one, so that preparing can never be what training runs out of memory for.
@@ -185,14 +185,14 @@ def _limit(scope: Any, message: Prepare, worker: str, config: JobConfig, card: C
 
 
 def _left(message: Prepare) -> list[str]:
-    """Members of the live world that are not lost."""
+    """Return the members of the live world that are not lost."""
     return [member for member in message.source_members if member not in message.lost]
 
 
 def _shares(
     message: Prepare, worker: str, config: JobConfig, engine: Engine, live: TrainingShard | None
 ) -> tuple[Share | None, Share | None]:
-    """This worker's shares of the live world and of the target; None: it is no member."""
+    """Return this worker's shares of the live world and of the target; None: it is no member."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
     old, new = None, None
 
@@ -209,7 +209,7 @@ def _shares(
 
 
 def _least(scope: Any, value: int, reason: str, workers: int) -> tuple[int, str]:
-    """The least value of all workers, with its reason; waits until all have come."""
+    """Return the least value of all workers, with its reason; waits until all have come."""
     mine = msgspec.json.encode((value, reason)).decode()
     known = scope.compare_set("least", "", mine)
     while _value(known)[0] > value:

@@ -98,7 +98,7 @@ class MetricsFile:
                 time.sleep(self._retry if error else min(self._retry, 0.1))
 
     def _may_write(self) -> bool:
-        """Whether the writer before has written its last line, or has had time enough."""
+        """Return whether the writer before has written its last line, or has had time enough."""
         after = self._after
         if after < 0:
             return True

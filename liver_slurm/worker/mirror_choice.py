@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def wanted(config: JobConfig, layout: Layout, device: torch.device) -> bool:
-    """Whether a world of a layout has mirrors, if there is room."""
+    """Return whether a world of a layout has mirrors, if there is room."""
     on = config.recovery.mirrors(on_cards=device.type != "cpu")
     return on and needs_mirrors(layout, config.train.distributed_optimizer)
 

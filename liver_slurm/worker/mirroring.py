@@ -75,7 +75,7 @@ class Mirrors(Protocol):
         """Learn, after a step, that all members of the world were ready when it began; may be called again."""
 
     def holds(self) -> Holds:
-        """What is kept here of a world that is broken; nothing is kept current any more."""
+        """Return what is kept here of a world that is broken; nothing is kept current any more."""
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """Send what others need of this worker to have the state of those that are lost, and take what is needed here.
@@ -89,7 +89,7 @@ class Mirrors(Protocol):
         """
 
     def state_after(self, name: str, step: int, device: torch.device) -> Replica:
-        """State of a worker that is gone, on the device; nothing is kept current any more.
+        """Return the state of a worker that is gone, on the device; nothing is kept current any more.
 
         Raises:
             TransferError: it is not kept here, does not reach that step, or is not what the worker had.
@@ -110,7 +110,7 @@ class Mirrors(Protocol):
 
 
 def on_device(replica: Replica, device: torch.device) -> Replica:
-    """A copy on a card, where peers read it; in host memory it is there already."""
+    """Return a copy on a card, where peers read it; in host memory it is there already."""
     if device.type == "cpu":
         return replica
     trained = []

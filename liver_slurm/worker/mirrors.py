@@ -58,7 +58,7 @@ class Replayed:
         self._owner.prime(self._shard, step)
 
     def all_ready(self) -> None:
-        """There is nothing to do: they begin with the world."""
+        """Do nothing: they begin with the world."""
 
     @property
     def word(self) -> Word:
@@ -81,7 +81,7 @@ class Replayed:
         return Holds({owner: self._keeper.extent()}, {owner: self._keeper.verified})
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
-        """There is nothing to do: what is kept is whole."""
+        """Do nothing: what is kept is whole."""
 
     def state_after(self, name: str, step: int, device: torch.device) -> Replica:
         assert name == self._keeper.owner, "a worker keeps one mirror"

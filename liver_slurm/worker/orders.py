@@ -36,10 +36,10 @@ class WorkerPort(Protocol):
     name: str
 
     def registration(self) -> Register:
-        """The worker's identity, its present world and step."""
+        """Return the worker's identity, its present world and step."""
 
     def heartbeat(self, rejected: int, voted: int) -> Heartbeat:
-        """The worker's present step and speed, and how far it is with target worlds.
+        """Return the worker's present step and speed, and how far it is with target worlds.
 
         Args:
             rejected: number of messages that were dropped.
@@ -47,7 +47,8 @@ class WorkerPort(Protocol):
         """
 
     def engaged(self) -> bool:
-        """Whether it is in the live world or about to join one, so that only the coordinator may let it exit."""
+        """Return whether the worker is in the live world or about to join one, so that only the coordinator may let it
+        exit."""
 
     def halt(self, message: Halt) -> None:
         """Have the training thread leave the collectives of a broken world, from another thread."""
@@ -59,7 +60,7 @@ class WorkerPort(Protocol):
         """Learn that the step of a cutover is final: state may begin to leave or to arrive."""
 
     def expects(self, generation: int) -> bool:
-        """Whether a target world of this generation is prepared here, or being prepared."""
+        """Return whether a target world of this generation is prepared here, or being prepared."""
 
     def give_up(self, generation: int) -> bool:
         """Discard a target world (-1: all); returns whether training waits for the verdict on it."""

@@ -76,7 +76,7 @@ class Refreshed:
         return self._owner.ready
 
     def prime(self, _step: int) -> None:
-        """There is nothing to do: the memory for it may be that of the world before, until the commit."""
+        """Do nothing: the memory for it may be that of the world before, until the commit."""
 
     def all_ready(self) -> None:
         self._owner.all_ready()

@@ -155,7 +155,7 @@ class TransferBuilder:
         )
 
     def _transfer(self, pull: Pull, chosen: LayerFilter, updates: Updates | None) -> Transfer:
-        """What moves the chosen layers, whose storage is there."""
+        """Return what moves the chosen layers, whose storage is there."""
         held, needed = self._index(self._endpoints.old, chosen), self._needed(chosen)
         received = partial(fault_injection.received, self._endpoints.worker)
         moves, device = self._moves_of(chosen).copies, self._opening.device
@@ -163,12 +163,12 @@ class TransferBuilder:
         return Transfer(pull, copies, updates, self._beside_training)
 
     def _needed(self, chosen: LayerFilter) -> Index:
-        """What the target's shard will hold of the chosen layers, whose storage is there."""
+        """Return what the target's shard will hold of the chosen layers, whose storage is there."""
         image = self._endpoints.image
         return ReplicaIndex(image.replica) if image is not None else self._index(self._endpoints.new, chosen)
 
     def _index(self, shard: TrainingShard | None, chosen: LayerFilter) -> Index:
-        """What a shard holds of the chosen layers, whose storage is there."""
+        """Return what a shard holds of the chosen layers, whose storage is there."""
         if not self._derives:
             return BoxIndex(shard.boxes(chosen) if shard is not None else [])
         replica = shard.replica(chosen) if shard is not None else Replica([], [])
@@ -180,17 +180,17 @@ class TransferBuilder:
         return ReplicaIndex(replica)
 
     def _layer(self, box: Piece | Move) -> int:
-        """The layer that a box belongs to; -1: none."""
+        """Return the layer that a box belongs to; -1: none."""
         weight, _, _ = box.tensor.partition("@")
         return box.offset[0] if self._plan.target.weights[weight].layered else -1
 
     def _moves_of(self, chosen: LayerFilter) -> RankMoves:
-        """This worker's moves of the chosen layers."""
+        """Return this worker's moves of the chosen layers."""
         return RankMoves(*([move for move in side if chosen(self._layer(move))] for side in self._moves))
 
 
 def _all_moves(plan: TransferPlan, endpoints: TransferEndpoints) -> RankMoves:
-    """This worker's moves, with those of ranks that are gone and that it stands in for."""
+    """Return this worker's moves, with those of ranks that are gone and that it stands in for."""
     moves = plan.moves_for(endpoints.source_rank, endpoints.target_rank)
     if not endpoints.mirrors:
         return moves
@@ -210,7 +210,7 @@ def _place(move: Move) -> tuple[str, Box, Box]:
 
 
 def _boxes_of(replica: Replica) -> Boxes:
-    """A replica's boxes tensor by tensor, named as in a plan between worlds whose weights are derived."""
+    """Return a replica's boxes tensor by tensor, named as in a plan between worlds whose weights are derived."""
     boxes = list(replica.fixed)
     for box in replica.trained:
         tensor, offset, shape = box.piece

@@ -84,7 +84,7 @@ def supervise(run_dir: RunDir, name: str, arguments: Sequence[str]) -> int:
 
 
 def is_over(run_dir: RunDir) -> bool:
-    """Whether the event log's last word is that the run has ended; a job that is started again goes on with it."""
+    """Return whether the event log ends with the run's end; a job that is started again goes on with it."""
     over = False
     for event in read_events(run_dir.events):
         if isinstance(event, RunEnded | CoordinatorStarted):

@@ -97,7 +97,7 @@ class TargetWorld:
         return self._phase == "streaming"
 
     def stage(self, voted: int) -> Stage:
-        """How far this worker is with it; ``voted``: generation of the world that it has voted on last."""
+        """Return how far this worker is with it; ``voted``: generation of the world that it has voted on last."""
         return "voted" if voted == self.membership.generation else self._phase
 
     @property

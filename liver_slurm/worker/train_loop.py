@@ -110,12 +110,12 @@ class TrainLoop:
         return self._results[-1].end if self._results else time.time()
 
     def step_seconds(self) -> float:
-        """Mean duration of the last steps; 0.0 before the first."""
+        """Return the mean duration of the last steps; 0.0 before the first."""
         results = list(self._results)
         return (results[-1].end - results[0].start) / len(results) if results else 0.0
 
     def gap(self) -> float:
-        """Median gap in seconds between an optimizer update's end and the next forward pass."""
+        """Return the median gap in seconds between an optimizer update's end and the next forward pass."""
         results = list(self._results)
         gaps = [later.start - earlier.end for earlier, later in itertools.pairwise(results)]
         return statistics.median(gaps) if gaps else 0.0
@@ -241,11 +241,14 @@ class TrainLoop:
         return f"the validation loss is not below that of step {best} after {self._config.validation.patience} more"
 
     def validates_at(self, step: int) -> bool:
-        """Whether a world that begins with ``step`` steps completed validates before it trains; all members agree."""
+        """Return whether a world that begins with ``step`` steps completed validates before it trains.
+
+        All members agree.
+        """
         return self.validation is not None and self.validation.falls_on(step)
 
     def validates(self) -> bool:
-        """Whether there is to be a validation, or the rest of one, before the next step."""
+        """Return whether there is to be a validation, or the rest of one, before the next step."""
         return self.live is not None and self.validation is not None and self.validation.due(self.generation, self.step)
 
     def validate(self, interrupts: Callable[[], bool]) -> bool:

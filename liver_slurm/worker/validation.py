@@ -45,14 +45,14 @@ class Progress(NamedTuple):
 
 
 def begun(progress: Progress, step: int) -> Progress:
-    """The validation at ``step``: where it stands, or its beginning."""
+    """Return the validation at ``step``: where it stands, or its beginning."""
     if progress.step == step:
         return progress
     return progress._replace(step=step, samples=0, loss_sum=0.0, tokens=0, seconds=0.0)
 
 
 def completed(progress: Progress) -> Progress:
-    """A validation whose last sample is done: whether it is the best so far counts from now on."""
+    """Return a validation whose last sample is done: whether it is the best so far counts from now on."""
     if progress.loss < progress.best_loss:
         return progress._replace(best_loss=progress.loss, best_step=progress.step, since_best=0)
     return progress._replace(since_best=progress.since_best + 1)
@@ -116,11 +116,11 @@ class Validation:
         return 0 < self._patience <= self.progress.since_best
 
     def falls_on(self, step: int) -> bool:
-        """Whether there is a validation with ``step`` steps completed; all members say the same."""
+        """Return whether there is a validation with ``step`` steps completed; all members say the same."""
         return step > 0 and (step % self._every == 0 or step == self._steps)
 
     def due(self, generation: int, step: int) -> bool:
-        """Whether the world of a generation has to validate before it goes on, with ``step`` steps completed."""
+        """Return whether the world of a generation has to validate before it goes on, with ``step`` steps completed."""
         return self.falls_on(step) and self._settled != (generation, step)
 
     def run(self, shard: TrainingShard, step: int, interrupts: Callable[[], bool]) -> bool:
@@ -171,7 +171,7 @@ class Validation:
         self._under_way = at.samples, (self.total - at.samples) * self._sample_seconds
 
     def _take_batch(self, shard: TrainingShard, interrupt: bool) -> bool:
-        """Whether a member is to stop behind it."""
+        """Return whether a member is to stop behind it."""
         before, began = self.progress, time.perf_counter()
         count = min(self._batch, self.total - before.samples)
         found = shard.evaluate(self._samples, before.samples, count, interrupt)
@@ -189,7 +189,7 @@ class Validation:
         return self.progress.best_step if self._keep_best else -1
 
     def metrics(self, generation: int, layout: str) -> ValidationMetrics | None:
-        """The last validation, if it is whole."""
+        """Return the last validation, if it is whole."""
         at = self.progress
         if at.step < 0 or at.samples < self.total:
             return None
@@ -210,7 +210,10 @@ class Validation:
 
 
 def farthest(found: Sequence[Progress]) -> Progress:
-    """The progress of the member that is farthest; others were not in the world before, or were interrupted in it."""
+    """Return the progress of the member that is farthest.
+
+    Others were not in the world before, or were interrupted in it.
+    """
     return max(found, key=lambda one: (one.step, one.samples))
 
 

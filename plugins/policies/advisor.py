@@ -23,7 +23,7 @@ LOOK_AGAIN = 15.0
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """What ``greedy`` wants, unless the model says to leave it."""
+    """Return what ``greedy`` wants, unless the model says to leave it."""
     model = _model(config)
     decision, reason = greedy.policy(snapshot, config)
     if not isinstance(decision, Change) or not (jobs := offered_jobs(snapshot, decision)):

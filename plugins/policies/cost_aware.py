@@ -29,7 +29,7 @@ LOOK_AGAIN = 15.0
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """What ``greedy`` wants, if it pays."""
+    """Return what ``greedy`` wants, if it pays."""
     decision, reason = greedy.policy(snapshot, config)
     if not isinstance(decision, Change):
         return decision, reason

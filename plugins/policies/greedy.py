@@ -8,7 +8,7 @@ from liver_slurm.policy.cost_model import TIE, choose, estimate
 
 
 def policy(snapshot: Snapshot, config: JobConfig) -> tuple[Decision, str]:
-    """The layout with the shortest estimated step, once new standbys have been waited for together."""
+    """Return the layout with the shortest estimated step, once new standbys have been waited for together."""
     live, workers = snapshot.live, len(snapshot.pool)
     layouts = allowed(snapshot.pinned, config, workers)
     if not layouts:

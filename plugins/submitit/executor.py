@@ -40,7 +40,7 @@ class LiverExecutor(SlurmExecutor):  # type: ignore[misc]
         return 1 if super().affinity() > 0 else -1
 
     def _internal_process_submissions(self, delayed_submissions: Sequence[DelayedSubmission]) -> list[Any]:
-        """One job for one submission, one job array for several.
+        """Submit one job for one submission, one job array for several.
 
         submitit's own array has its Slurm executor and job written into it.
         """
@@ -84,7 +84,7 @@ class LiverExecutor(SlurmExecutor):  # type: ignore[misc]
 
 
 def completed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """``parameters`` with what every job of ours has; what was given explicitly comes after it and wins."""
+    """Return ``parameters`` with what every job of ours has; what was given explicitly comes after it and wins."""
     cpus = parameters.get("cpus_per_task")
     # From Slurm 22.05 on srun does not take the number from the job.
     srun_args = [f"--cpus-per-task={cpus}"] if cpus else []

@@ -22,7 +22,7 @@ class LiverInfoWatcher(core.InfoWatcher):  # type: ignore[misc]
     """What is known of all jobs of this process. Needs no accounting."""
 
     def update(self) -> None:
-        """One query for all jobs that are not over. If Slurm does not answer, what was known stays."""
+        """Ask once for all jobs that are not over. If Slurm does not answer, what was known stays."""
         waiting = self._registered - self._finished
         if not waiting:
             return
@@ -43,11 +43,11 @@ class LiverInfoWatcher(core.InfoWatcher):  # type: ignore[misc]
                 self._finished.add(job_id)
 
     def get_state(self, job_id: str, mode: str = "standard") -> str:
-        """Slurm's long state, :data:`PURGED`, or UNKNOWN before the first answer."""
+        """Return Slurm's long state, :data:`PURGED`, or UNKNOWN before the first answer."""
         return str(self.get_info(job_id, mode=mode).get("State", "UNKNOWN"))
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
-        """Whether it is over. A preempted job is: it is not requeued."""
+        """Return whether it is over. A preempted job is: it is not requeued."""
         self.get_info(job_id, mode=mode)
         return job_id in self._finished
 
@@ -72,7 +72,8 @@ class LiverJob(SlurmJob[core.R]):  # type: ignore[misc]
 
 
 def find_job(infos: Iterable[JobInfo], job_id: str) -> JobInfo | None:
-    """The record of a job, or of one task of a job array, ``12_3``; for an array's own id that of a task not yet over.
+    """Return the record of a job, or of one task of a job array, ``12_3``; for an array's own id that of a task not yet
+    over.
 
     Tasks that have not started share one record, ``12_[3,5-9%4]``.
     """

@@ -156,7 +156,7 @@ def test_a_live_worker_that_is_killed_comes_back(long_run: LocalRun) -> None:
     assert long_run.processes() == []
 
 
-def test_a_live_worker_that_is_killed_ends_the_run_only_if_it_is_the_last(long_run: LocalRun) -> None:
+def test_only_the_last_live_worker_that_is_killed_ends_the_run(long_run: LocalRun) -> None:
     # LS-34
     runner = long_run.start("2", "0")
     until(lambda: long_run.step() > 1, "training")

@@ -50,15 +50,15 @@ class Capacity:
 
     def look(self) -> list[tuple[str, int, str]]:
         """One turn; returns (state, unit, partition) of each job that was there."""
-        supply = self.source.observe()
-        view = standby_scaling.View(time.time(), supply, 2, asked=self.asked, useless_since=self.useless_since)
+        capacity = self.source.observe()
+        view = standby_scaling.View(time.time(), capacity, 2, asked=self.asked, useless_since=self.useless_since)
         decision, _ = standby_scaling.decide(view, self.config)
         self.useless_since = decision.useless_since
         for job in decision.end:
             self.source.release(job)
         for order in decision.start:
             self.source.launch(order.count, order.unit, order.partition)
-        return sorted((job.state, job.unit, job.partition) for job in supply.jobs)
+        return sorted((job.state, job.unit, job.partition) for job in capacity.jobs)
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +200,7 @@ def grow(run: Job, eventually: Eventually) -> dict[str, Any]:
     return eventually(lambda: events(run, "reconfiguration_committed"), "grown", 120)[0]  # type: ignore[no-any-return]
 
 
-def test_two_sizes_are_one_world_once_they_have_stayed_as_a_policy_of_another_package_says(
+def test_a_policy_of_another_package_joins_two_sizes(
     run: Job, tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:
     # Two and one standby workers come, and a prod job takes the two before they have stayed long enough.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from notice_lab import PATIENCE, NoticeRun
 
 from liver_slurm.base.faults import Fault
+from liver_slurm.chaos.preemption import JOB_NAME
 from liver_slurm.chaos.reach import Reach
 from liver_slurm.chaos.schedule import Strike, Target
 from liver_slurm.chaos.targets import targets_of
@@ -42,7 +44,10 @@ def test_steps_in_the_runs_jobs_and_a_preemption(notices: NoticeRun, eventually:
         assert held.wait(time.monotonic() + PATIENCE) == "undone"
     member = next(one for one in found.values() if one.reclaimable)
     taken = reach.strike(Strike(1, Fault.PREEMPT, member, 600.0))
-    assert taken.outcome.endswith("of partition prod has its node")
+    said = re.fullmatch(r"struck: job (\d+) of partition prod has its node", taken.outcome)
+    assert said is not None, taken.outcome
+    (other,) = run.client.jobs([said[1]])
+    assert (other.partition, other.name) == ("prod", JOB_NAME)
     run.left(standby)
     taken.release()
     eventually(lambda: len(run.worlds()[-1]["members"]) == 2, "the node is used again", PATIENCE)

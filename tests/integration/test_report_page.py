@@ -99,9 +99,7 @@ def test_on_a_telephone_nothing_is_cut_off(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "parts"), [(1280, 8), (390, 3)])
-def test_of_many_changes_each_part_of_the_run_says_how_many_and_what_they_cost(
-    folder: Path, width: int, parts: int
-) -> None:
+def test_many_changes_are_summed_by_part_of_the_run(folder: Path, width: int, parts: int) -> None:
     found = look(folder, width, report="many.html")
     assert found["across"] <= width
     assert found["out"] == 0

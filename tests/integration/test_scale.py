@@ -36,7 +36,7 @@ def test_idle_nodes_are_used_and_production_hardly_waits(tmp_path: Path, capsys:
     assert found.added(0.99) <= MOST_ADDED
 
 
-def test_a_load_has_the_share_that_it_is_to_have_and_is_the_same_again() -> None:
+def test_a_load_has_its_share_and_is_repeatable() -> None:
     arrivals = draw(1000, 7200.0, seed=7)
     assert arrivals == draw(1000, 7200.0, seed=7)
     node_seconds = sum(one.nodes * one.seconds for one in arrivals if one.at > 0.0)

@@ -268,7 +268,7 @@ class Held:
 
     def seen(self) -> CapacitySnapshot | None:
         """The newest look, if there was one since."""
-        looks = [given.supply for given in self.calls.poll(time.time()) if isinstance(given, CapacitySeen)]
+        looks = [given.capacity for given in self.calls.poll(time.time()) if isinstance(given, CapacitySeen)]
         return looks[-1] if looks else None
 
 
@@ -287,7 +287,7 @@ def test_hundreds_of_jobs_cost_no_more_than_one(cluster: Cluster, tmp_path: Path
         before, start = counted(), time.monotonic()
         looks: list[CapacitySnapshot] = []
         while len(looks) < 4:
-            look = eventually(held.seen, "a look at the supply", 60)
+            look = eventually(held.seen, "a look at the capacity", 60)
             looks.append(look)
             assert (look.blind, len(look.jobs)) == (None, QUEUED)
         took, cost = time.monotonic() - start, counted() - before
@@ -308,7 +308,7 @@ def test_slurmctld_away(cluster: Cluster, tmp_path: Path, eventually: Eventually
     """The client says so, the watch is blind and keeps what it knew, and both are back when slurmctld is."""
     client = connect(timeout=2)  # a command by itself waits ten seconds for slurmctld
     held = Held(tmp_path, client)
-    eventually(held.seen, "a look at the supply", 30)
+    eventually(held.seen, "a look at the capacity", 30)
     daemons = processes.cluster_processes(cluster.slurm_conf)
     pids = processes.names(daemons)["slurmctld"]
     assert processes.end([daemon for daemon in daemons if daemon.pid in pids], 20) == []

@@ -123,12 +123,12 @@ def test_launch_observe_release(
 
     ids = standbys.source.launch(2)
     eventually(lambda: [standbys.note(ids[0], rank) for rank in range(4)].count("") == 0, "4 tasks run")
-    supply = standbys.source.observe()
-    states = {job.job_id: job.state for job in supply.jobs}
+    capacity = standbys.source.observe()
+    states = {job.job_id: job.state for job in capacity.jobs}
     assert states == {ids[0]: "running", ids[1]: "pending"}
-    assert [len(job.nodes) for job in supply.jobs if job.state == "running"] == [2]
-    assert room(supply) == [0]
-    assert all(job.notice is None for job in supply.jobs)
+    assert [len(job.nodes) for job in capacity.jobs if job.state == "running"] == [2]
+    assert room(capacity) == [0]
+    assert all(job.notice is None for job in capacity.jobs)
     assert "SLURM_JOB_NUM_NODES=2" in standbys.note(ids[0])
     assert "OMP_NUM_THREADS=1" in standbys.note(ids[0])
 
@@ -225,8 +225,8 @@ def test_partitions_best_first(
     scontrol("update", "PartitionName=scavenger", "Nodes=n[1-2]")
     try:
         standbys = make(partitions=("scavenger", "spare"), cpus_per_task=2)
-        supply = standbys.source.observe()
-        assert supply.room == (Headroom(0, "scavenger", 2), Headroom(0, "spare", 1)), "n2 is in both and counts once"
+        capacity = standbys.source.observe()
+        assert capacity.room == (Headroom(0, "scavenger", 2), Headroom(0, "spare", 1)), "n2 is in both and counts once"
         ids = [*standbys.source.launch(2, 0, "scavenger"), *standbys.source.launch(1, 0, "spare")]
         eventually(lambda: all(standbys.note(job) for job in ids), "three standbys run")
         assert [job.partition for job in standbys.source.observe().jobs] == ["scavenger", "scavenger", "spare"]
@@ -274,10 +274,10 @@ def test_a_blind_source_says_so_and_keeps_what_it_knew(
     assert (blind.jobs, blind.room, blind.time) == (known.jobs, known.room, known.time)
 
 
-def room(supply: CapacitySnapshot) -> list[int]:
+def room(capacity: CapacitySnapshot) -> list[int]:
     """Standby jobs that would start at once, in each partition."""
-    return [place.jobs for place in supply.room]
+    return [place.jobs for place in capacity.room]
 
 
-def _running(supply: CapacitySnapshot) -> CapacitySnapshot | None:
-    return supply if [job.state for job in supply.jobs] == ["running"] else None
+def _running(capacity: CapacitySnapshot) -> CapacitySnapshot | None:
+    return capacity if [job.state for job in capacity.jobs] == ["running"] else None

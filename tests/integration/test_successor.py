@@ -78,7 +78,7 @@ def surroundings(
 
 
 @pytest.mark.long
-def test_the_run_moves_to_a_successor_or_goes_on_from_a_checkpoint_in_it(
+def test_a_successor_takes_the_run_over_or_resumes_it(
     tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:
     """Two runs beside each other, because Slurm's shortest limit is a minute: only one's successor starts."""

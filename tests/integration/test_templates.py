@@ -181,7 +181,7 @@ def back_in_service(client: CommandClient, node: str) -> bool:
     return not any("down" in found.state for found in client.nodes() if found.name == node)
 
 
-def test_a_chain_goes_on_after_a_failure_of_the_cluster_and_ends_with_the_run(
+def test_a_chain_survives_a_node_failure_and_ends_with_the_run(
     client: CommandClient, place: Path, eventually: Eventually
 ) -> None:
     stand_in(place, "liver-slurm", LIVER_SLURM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ BROKEN = 66
 """Sample that :class:`BrokenSamples` cannot read."""
 FOLDER = Path(__file__).parent
 """To be in the workers' PYTHONPATH."""
+PYTHON_PATH = os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))
+"""With it, and what was there before: where tests need no installation, the product is found by it."""
 OVERRIDES = (
     "data.paths=[]",
     "data.provider=paced_samples:provide_steadily",

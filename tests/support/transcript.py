@@ -40,7 +40,7 @@ from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
 CLASSES: dict[str, str] = {}
 """Name of a class today: its name in the transcripts, where that is another one."""
-FIELDS: dict[tuple[str, str], str] = {}
+FIELDS: dict[tuple[str, str], str] = {("CapacitySeen", "capacity"): "supply"}
 """(name of a class in the transcripts, name of its field today): the field's name there, where that is another one."""
 WIDTH = 110
 """Longer lines are broken between fields."""

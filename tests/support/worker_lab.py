@@ -75,7 +75,7 @@ class WorkerLab(Lab):
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
-            "PYTHONPATH": str(paced_samples.FOLDER),
+            "PYTHONPATH": paced_samples.PYTHON_PATH,
             "LIVER_FAULT": value,
         }
         command = ["-m", "liver_slurm.worker", str(self.run_dir.path), "--role", name.split("-")[0], "--name", name]

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import paced_samples
+
 
 class ForkedWorker:
     """A worker of a nursery, with the methods of :class:`subprocess.Popen` that the labs use."""
@@ -55,13 +57,14 @@ class Nursery:
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        environment["PYTHONPATH"] = str(Path(__file__).parent)
+        environment["PYTHONPATH"] = paced_samples.PYTHON_PATH
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         self.codes: dict[int, int] = {}
         self.changed = threading.Condition()
         self._born: list[int] = []
+        self._ended = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, run_dir: Path, name: str, environment: Mapping[str, str]) -> ForkedWorker:
@@ -72,8 +75,8 @@ class Nursery:
             count = len(self._born)
             self._process.stdin.write(json.dumps(line) + "\n")
             self._process.stdin.flush()
-            if not self.changed.wait_for(lambda: len(self._born) > count, 600.0):
-                raise AssertionError("the nursery does not answer")
+            if not self.changed.wait_for(lambda: len(self._born) > count or self._ended, 600.0) or self._ended:
+                raise AssertionError("the nursery has ended" if self._ended else "the nursery does not answer")
             return ForkedWorker(self, self._born[-1])
 
     def close(self) -> None:
@@ -92,6 +95,9 @@ class Nursery:
                 else:
                     self._born.append(said["pid"])
                 self.changed.notify_all()
+        with self.changed:
+            self._ended = True
+            self.changed.notify_all()
 
 
 def _fork(order: dict[str, Any], inherited: IO[str]) -> int:

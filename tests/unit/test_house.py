@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = (ROOT / "liver_slurm", ROOT / "plugins", ROOT / "docs", ROOT / "examples")
 MODULE_LINES, FUNCTION_LINES = 400, 60
+TEST_NAME_WORDS = 13
 
 STORIES = {
     "house": "the rules of this file",
@@ -39,6 +44,12 @@ STORIES = {
     "docs/words": "words of the documents",
 }
 """Test files that are of no single module, with what they tell; all others are named after theirs."""
+NO_IMPERATIVES = re.compile(
+    r"(a|all|an|as|at|both|bytes|each|every|everything|for|from|how|in|it|its|nobody|none|nothing|of|one|our|seconds|"
+    r"several|that|the|their|there|these|this|those|two|what|when|where|whether|which|who|whose|why)\b",
+    re.IGNORECASE,
+)
+"""Words that no function's docstring begins with: its first line says what the function does."""
 
 
 def modules(*roots: Path) -> Iterator[Path]:
@@ -93,8 +104,69 @@ def _module_of(name: str) -> bool:
     return any(place.exists() for place in places) or (room, last) == ("docs", "readme")
 
 
+def fragments(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield each function whose docstring does not begin with an imperative, and its first line.
+
+    A property is a value, and is named as one. A constructor's docstring may begin with its arguments.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name == "__init__":
+            continue
+        first = (ast.get_docstring(node) or "").partition("\n")[0]
+        is_value = any("property" in ast.unparse(one) for one in node.decorator_list)
+        says_nothing = re.match(r"See (:|the )", first)
+        no_verb = first.startswith(("`", ":")) or NO_IMPERATIVES.match(first)
+        if says_nothing or (no_verb and not is_value):
+            yield node.name, first
+
+
+def test_docstrings_begin_with_an_imperative() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}": first
+        for path in modules(*PRODUCT)
+        for name, first in fragments(ast.parse(path.read_text()))
+    }
+    assert found == {}
+
+
+def test_fragments_are_found() -> None:
+    texts = {
+        "a": "Return the step.",
+        "b": "The step.",
+        "c": "See :class:`B`.",
+        "d": "``step``, doubled.",
+        "e": "Whether it is over.",
+    }
+    tree = ast.parse("".join(f'def {name}():\n    """{text}"""\n' for name, text in texts.items()))
+    assert dict(fragments(tree)) == {name: text for name, text in texts.items() if name != "a"}
+    assert not list(fragments(ast.parse('@property\ndef step(): "The step."\n')))
+
+
+def test_names_of_tests_are_short() -> None:
+    names = {
+        node.name
+        for path in modules(ROOT / "tests")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name for name in names if name.startswith("test_") and name.count("_") > TEST_NAME_WORDS} == set()
+
+
 def test_sizes_are_counted() -> None:
     tree = ast.parse("def short(): pass\n\n@decorated\ndef long(\n    a,\n):\n    return a\n")
     assert dict(functions(tree)) == {"short": 1, "long": 4}
     with pytest.raises(SyntaxError):
         ast.parse("def")
+
+
+@pytest.mark.parametrize(("name", "code"), [("slurm-4.out", 1), ("runs", 0)])
+def test_a_run_of_the_tests_leaves_nothing_in_the_root(tmp_path: Path, name: str, code: int) -> None:
+    """What git ignores may stay: caches, and runs that a user keeps there."""
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "tests" / "test_leaves.py").write_text(f"def test(): open({name!r}, 'w').close()\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, f"{name}: a test writes" in done.stdout) == (code, bool(code)), done.stdout

@@ -47,8 +47,8 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
         _leaves_with(t, name, news.now)
 
 
-def _is_waited_for(t: Transition, pending: Attempt, departure: Eviction) -> bool:
-    """Whether an attempt goes first that has a member which is to leave, and the next one is without it.
+def _is_waited_for(t: Transition, pending: Attempt, notice: Eviction) -> bool:
+    """Return whether an attempt goes first that has a member which is to leave, and the next one is without it.
 
     All are prepared, others wait to leave with it, and after it there is time for another change, twice over. Where
     many are wanted one after another, each would else undo what is nearly done, and who was wanted first would wait for
@@ -56,10 +56,10 @@ def _is_waited_for(t: Transition, pending: Attempt, departure: Eviction) -> bool
     """
     if pending.cause != "notice" or not pending.ready or not t.state.history.measured:
         return False
-    if departure.deadline - t.now <= 2 * eviction.lead(t):
+    if notice.deadline - t.now <= 2 * eviction.lead(t):
         return False
     others = t.state.membership.of(pending.involved)
-    return any(other.departure is not None and other.name not in pending.joined for other in others)
+    return any(other.eviction is not None and other.name not in pending.joined for other in others)
 
 
 def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None:
@@ -67,18 +67,18 @@ def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None
     if name not in t.state.world.members or name in pending.joined:
         return
     others = t.state.membership.of(pending.involved)
-    if pending.cause in ("notice", "successor") and all(other.departure is None for other in others):
+    if pending.cause in ("notice", "successor") and all(other.eviction is None for other in others):
         reconfiguration.abort(t, f"{name} stays: {before.reason} no longer holds")
 
 
-def _leaves_with(t: Transition, name: str, departure: Eviction) -> None:
+def _leaves_with(t: Transition, name: str, notice: Eviction) -> None:
     """Let a worker leave with the reconfiguration under way, unless that is scheduled for too late a step."""
     held = t.state.barriers.cutover
     step = held.step if held is not None else t.state.step
-    if resize_queue.seconds_until(t.state, step) > (departure.deadline - t.now) / 2:
-        reconfiguration.abort(t, f"{name} will go away before step {step}: {departure.reason}")
+    if resize_queue.seconds_until(t.state, step) > (notice.deadline - t.now) / 2:
+        reconfiguration.abort(t, f"{name} will go away before step {step}: {notice.reason}")
     else:
-        reconfiguration.hurry(t, departure.deadline)
+        reconfiguration.hurry(t, notice.deadline)
 
 
 def last_step_trained(t: Transition, news: LastStepTrained) -> None:

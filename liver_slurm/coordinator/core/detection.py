@@ -58,7 +58,7 @@ def watch(t: Transition, _: Tick) -> None:
     for worker in state.members if suspects is None else state.membership.of(suspects):
         if worker.dismissed or worker.name not in state.world.members or worker.name in state.damage.lost:
             continue
-        if worker.departure is not None and worker.departure.returns:
+        if worker.eviction is not None and worker.eviction.returns:
             continue
         verdict = _confirmed(state, worker)
         if verdict is not None:
@@ -103,7 +103,7 @@ def _follow(t: Transition) -> None:
 
 
 def _trains(state: RunState) -> bool:
-    """Whether steps are due: no world has yet to be entered, and training has not come to a boundary."""
+    """Return whether steps are due: no world has yet to be entered, and training has not come to a boundary."""
     barriers, attempt = state.barriers, state.world.attempt
     boundaries = (barriers.cutover, barriers.checkpoint, barriers.agreed_checkpoint)
     if state.lifecycle.phase is not RunPhase.TRAINING or (attempt is not None and attempt.committed):
@@ -112,22 +112,28 @@ def _trains(state: RunState) -> bool:
 
 
 def _still(state: RunState) -> float:
-    """Seconds since the last step."""
+    """Return the seconds since the last step."""
     return state.now - state.vigil.moved
 
 
 def _stands(state: RunState, seconds: float, steps: float) -> bool:
-    """Whether training stands still for longer than so many seconds, and so many steps."""
+    """Return whether training stands still for longer than so many seconds, and so many steps."""
     return _still(state) > max(seconds, steps * state.step_seconds)
 
 
 def _witnesses(state: RunState) -> list[str]:
-    """Members of the live world that can say whether training stands still: their connections are not closed."""
+    """Return the members of the live world that can say whether training stands still.
+
+    They are those whose connections are not closed.
+    """
     return list(islice((name for name in state.world.members if name not in state.vigil.hung_up), WITNESSES))
 
 
 def _stands_for(state: RunState, worker: Worker) -> bool:
-    """Whether training stands still as a worker's connection is closed: by witnesses, else as it does not come back."""
+    """Return whether training stands still as a worker's connection is closed.
+
+    Witnesses say so; else that it does not come back does.
+    """
     _, noted = state.vigil.hung_up[worker.name]
     said = [
         witness.since_step
@@ -146,7 +152,7 @@ def _silent(state: RunState, worker: Worker) -> bool:
 
 
 def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None:
-    """How, since when and why a worker is taken for dead; None: it is not."""
+    """Return how, since when and why a worker is taken for dead; None: it is not."""
     damage, attempt = state.damage, state.world.attempt
     if worker.name in damage.parked and damage.broken:
         since, _ = state.vigil.hung_up.get(worker.name, (math.inf, 0.0))

@@ -40,7 +40,7 @@ def notice(t: Transition, message: Notice) -> None:
     if message.withdrawn:
         _resumed(t, worker)
         return
-    departure = Eviction(
+    notice = Eviction(
         kind="suspension" if message.suspended else "signal",
         reason=message.reason,
         deadline=message.deadline if message.deadline is not None else message.time + _grace(t, worker),
@@ -48,11 +48,11 @@ def notice(t: Transition, message: Notice) -> None:
     )
     known = worker.signalled
     in_force = known is not None and not known.returns and t.now < known.deadline
-    if known is not None and in_force and (departure.returns or departure.deadline >= known.deadline):
+    if known is not None and in_force and (notice.returns or notice.deadline >= known.deadline):
         t.reject("duplicate")
         return
     for one in _all_of_job(t, worker):
-        t.signal(EvictionHeard(one.name, {"signalled": departure}))
+        t.signal(EvictionHeard(one.name, {"signalled": notice}))
 
 
 def _resumed(t: Transition, worker: Worker) -> None:
@@ -75,7 +75,7 @@ def _all_of_job(t: Transition, worker: Worker) -> list[Worker]:
 
 
 def _grace(t: Transition, worker: Worker) -> float:
-    """Grace period after a signal, in seconds; for a job not observed yet, the minimum over our jobs."""
+    """Return the grace period after a signal, in seconds; for a job not observed yet, the minimum over our jobs."""
     fixed = t.state.settings.config.standby.grace
     if fixed is not None:
         return fixed
@@ -152,7 +152,7 @@ def revise(t: Transition, news: EvictionHeard) -> None:
     if worker is None:
         return
     membership.heard_of_eviction(t, news.name, news.words)
-    before, now = worker.departure, t.state.membership.workers[news.name].departure
+    before, now = worker.eviction, t.state.membership.workers[news.name].eviction
     if now is None:
         if before is None or worker.dismissed:  # one that was told to leave is on its way already
             return
@@ -166,16 +166,14 @@ def revise(t: Transition, news: EvictionHeard) -> None:
     t.signal(EvictionChanged(worker, before, now))
 
 
-def _tell(
-    t: Transition, worker: Worker, event: type[events.Notice | events.NoticeChanged], departure: Eviction
-) -> None:
+def _tell(t: Transition, worker: Worker, event: type[events.Notice | events.NoticeChanged], notice: Eviction) -> None:
     t.emit(
         event(
             worker=worker.name,
             host=worker.host,
-            kind=departure.kind,
-            reason=departure.reason,
-            deadline=departure.deadline if departure.deadline < math.inf else None,
+            kind=notice.kind,
+            reason=notice.reason,
+            deadline=notice.deadline if notice.deadline < math.inf else None,
             in_world=worker.name in t.state.world.members,
         )
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, reconfiguration, step_barrier
+from liver_slurm.coordinator.core import lifecycle, membership, orders, reconfiguration, step_barrier
 from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
 from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint, Rescue
 from liver_slurm.coordinator.core.records import MembersLost
@@ -131,7 +131,7 @@ def heard(t: Transition, news: Heard) -> None:
     if t.now < state.damage.since + REPEAT:
         return
     if news.beat.generation < live.generation:
-        reconfiguration.tell_commit(t, [name])
+        orders.tell_commit(t, [name])
     else:
         _halt(t, [name], state.reason)
 
@@ -203,7 +203,7 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
 
 
 def _failures(state: RunState, layout: Layout, members: tuple[str, ...]) -> int | None:
-    """How often the very same world was given up; None: that was just now, and it is not tried again yet."""
+    """Return how often the very same world was given up; None: that was just now, and it is not tried again yet."""
     backoff = state.world.backoff
     if backoff is None or (backoff.layout, set(backoff.members)) != (layout, set(members)):
         return 0
@@ -288,7 +288,7 @@ def _proven(verified: int, step: int) -> str:
 
 
 def _keeper(name: str, step: int, parked: Sequence[Parked]) -> str:
-    """The survivor whose mirror of a lost member reaches ``step``; empty: there is none."""
+    """Return the survivor whose mirror of a lost member reaches ``step``; empty: there is none."""
     for one in parked:
         if name in one.mirrors and Extent(*one.mirrors[name]).reaches(step):
             return one.worker

@@ -211,19 +211,19 @@ def kept_out(state: RunState) -> frozenset[str]:
 
 
 def announced(state: RunState) -> bool:
-    """Whether our own job's workers leave because the successor takes over."""
-    departures = [worker.departure for worker in state.own_workers]
-    return any(departure is not None and departure.kind == "successor" for departure in departures)
+    """Return whether our own job's workers leave because the successor takes over."""
+    evictions = [worker.eviction for worker in state.own_workers]
+    return any(notice is not None and notice.kind == "successor" for notice in evictions)
 
 
 def under_way(state: RunState) -> bool:
-    """Whether the run moves to the successor: our own job's workers know, or the world has moved already."""
+    """Return whether the run moves to the successor: our own job's workers know, or the world has moved already."""
     own_job = state.settings.job_id
     return announced(state) or any(worker.role == "live" and worker.job_id != own_job for worker in state.members)
 
 
 def _moved(state: RunState) -> bool:
-    """Whether the live world trains on the successor's workers, and nothing else is under way."""
+    """Return whether the live world trains on the successor's workers, and nothing else is under way."""
     barriers, successor = state.barriers, state.handover.successor
     if not successor or not state.steady or barriers.checkpoint is not None or barriers.checkpoint_wanted:
         return False
@@ -249,7 +249,7 @@ def _outlook(state: RunState, job: GuaranteedJob) -> Outlook:
         tries=handover.tries,
         refused=handover.refused if config.live.successor else "live.successor is false",
         submitting=handover.submitting,
-        joined=sum(worker.warm and worker.departure is None for worker in workers),
+        joined=sum(worker.warm and worker.eviction is None for worker in workers),
         wanted=state.settings.live_workers,
     )
 

@@ -66,7 +66,7 @@ def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
     for job in (job for job in in_order if job in known or _is_unknown(state, job)):
         # A worker is also dismissed after its notice.
         released = any(worker.dismissed for worker in (*earlier, *workers) if worker.job_id == job)
-        noticed = any(worker.departure is not None for worker in workers if worker.job_id == job)
+        noticed = any(worker.eviction is not None for worker in workers if worker.job_id == job)
         t.journal(LifeEnded(job_id=job, time=t.now, taken=noticed or not released))
     partitions = {job.job_id: job.partition for job in state.standbys.jobs}
     for job in begun:
@@ -79,7 +79,10 @@ def _of_jobs(state: RunState, jobs: set[str] | None) -> list[Worker]:
 
 
 def _is_unknown(state: RunState, job: str) -> bool:
-    """Whether the scheduler knows nothing of a job. One of the last coordinator's may only have yet to register."""
+    """Return whether the scheduler knows nothing of a job.
+
+    A job of the last coordinator's may only have yet to register.
+    """
     capacity = state.standbys.capacity
     return capacity is not None and capacity.blind is None and all(other.job_id != job for other in capacity.jobs)
 
@@ -104,7 +107,7 @@ def _measure(t: Transition) -> None:
 
 
 def propensity(decision: api.Decision) -> float | None:
-    """Chance that the policy gave a decision; None: it states none."""
+    """Return the chance that the policy gave a decision; None: it states none."""
     return decision.propensity if isinstance(decision, api.Change | api.Leave) else None
 
 
@@ -163,12 +166,12 @@ def watch_windows(t: Transition, _: Tick) -> None:
 
 
 def next_window(history: History) -> float:
-    """When the next window ends, seconds since the epoch; infinity: none is open."""
+    """Return when the next window ends, seconds since the epoch; infinity: none is open."""
     return min((offer.next_window for offer in history.offers), default=float("inf"))
 
 
 def left_alone(history: History, now: float) -> dict[str, float]:
-    """Partitions that rest because what they offered was left, and until when, seconds since the epoch."""
+    """Return the partitions that rest because what they offered was left, and until when, seconds since the epoch."""
     found: dict[str, float] = {}
     for offer in history.offers:
         if offer.until > now:

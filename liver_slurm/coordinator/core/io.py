@@ -32,7 +32,7 @@ class CapacitySeen:
     """The scheduler was asked about standby jobs and the capacity for more."""
 
     time: float
-    supply: CapacitySnapshot
+    capacity: CapacitySnapshot
 
 
 @dataclass(frozen=True)

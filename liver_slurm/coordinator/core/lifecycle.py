@@ -99,7 +99,10 @@ def run_ending(t: Transition, news: RunEnding) -> None:
 
 
 def must_go(state: RunState, worker: Worker) -> bool:
-    """Whether the outcome is decided and a worker has no part in what comes; idle standbys and successors may have."""
+    """Return whether the outcome is decided and a worker has no part in what comes.
+
+    Idle standbys and successors may have.
+    """
     phase = state.lifecycle.phase
     if not phase.over:
         return False

@@ -150,7 +150,7 @@ def _refusal(t: Transition, message: Register) -> str | None:
 
 
 def _of_lost_world(t: Transition, message: Register) -> bool:
-    """Whether the worker trains in a world that was live before the restart."""
+    """Return whether the worker trains in a world that was live before the restart."""
     return 0 <= message.generation < t.state.world.lost_below
 
 
@@ -226,7 +226,10 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
 
 
 def _may_differ(state: RunState, beat: Heartbeat) -> bool:
-    """Whether a heartbeat has to be compared with the state: there may be thousands in which nothing is under way."""
+    """Return whether a heartbeat has to be compared with the state.
+
+    There may be thousands in which nothing is under way.
+    """
     barriers = state.barriers
     broken = state.damage.broken
     under_way = (
@@ -306,7 +309,7 @@ def leaving(t: Transition, message: Leaving) -> None:
 
 
 def _counts(state: RunState, name: str) -> bool:
-    """Whether a worker is a member of the live world, and not a process that has a lost member's name."""
+    """Return whether a worker is a member of the live world, and not a process that has a lost member's name."""
     return name in state.world.members and name not in state.damage.lost
 
 
@@ -374,8 +377,8 @@ def find_silent(t: Transition, _: Tick) -> None:
 
 def _patience(t: Transition, worker: Worker) -> float:
     """Return the seconds of silence after which a worker is lost."""
-    job, departure = t.state.settings.config.job, worker.departure
-    if departure is not None and departure.returns and worker.name not in t.state.world.members:
+    job, notice = t.state.settings.config.job, worker.eviction
+    if notice is not None and notice.returns and worker.name not in t.state.world.members:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
     if worker.announced is not None and worker.announced.kind == "over":
         return min(job.lost_after, BEATS * beat_seconds(t.state))

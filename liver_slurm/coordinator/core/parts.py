@@ -114,7 +114,7 @@ class Worker:
         return f"{self.host} {self.pid} {self.began}"
 
     @property
-    def departure(self) -> Eviction | None:
+    def eviction(self) -> Eviction | None:
         """The notice that counts: the scheduler's where it explains the signal, else the one with less time left."""
         signalled, announced = self.signalled, self.announced
         if signalled is None or announced is None:
@@ -124,12 +124,12 @@ class Worker:
         # A signal that comes when the announced time is up is the last one, and leaves a moment more.
         if announced.explains_signals:
             return announced if signalled.at < announced.deadline else signalled
-        return min(announced, signalled, key=lambda departure: departure.deadline)
+        return min(announced, signalled, key=lambda notice: notice.deadline)
 
     @property
     def staying(self) -> bool:
         """It has no notice and was not told to leave."""
-        return self.departure is None and not self.dismissed
+        return self.eviction is None and not self.dismissed
 
     @property
     def available(self) -> bool:
@@ -153,28 +153,28 @@ class Membership:
         return name in self.workers
 
     def get(self, name: str) -> Worker | None:
-        """The worker of that name, if it is registered."""
+        """Return the worker of that name, if it is registered."""
         return self.workers.get(name)
 
     def of(self, names: Iterable[str]) -> list[Worker]:
-        """Those of the named workers that are registered, in the order of the names."""
+        """Return those of the named workers that are registered, in the order of the names."""
         return [self.workers[name] for name in names if name in self.workers]
 
     def processes(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Which process each of the named workers is; empty for one that is not registered."""
+        """Return which process each of the named workers is; empty for one that is not registered."""
         known = (self.workers.get(name) for name in names)
         return tuple(worker.process if worker is not None else "" for worker in known)
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of the names under which no worker is registered."""
+        """Return those of the names under which no worker is registered."""
         return [name for name in names if name not in self.workers]
 
     def with_role(self, role: Literal["live", "standby"]) -> list[Worker]:
-        """All guaranteed workers, or all standby workers."""
+        """Return all guaranteed workers, or all standby workers."""
         return [worker for worker in self.workers.values() if worker.role == role]
 
     def of_job(self, job_id: str, role: Literal["live", "standby"]) -> list[Worker]:
-        """The workers of one job."""
+        """Return the workers of one job."""
         return [worker for worker in self.workers.values() if worker.job_id == job_id and worker.role == role]
 
     @property
@@ -285,11 +285,11 @@ class ResizeQueue:
     next_number: int = 0
 
     def goal(self, number: int) -> ResizeGoal | None:
-        """The waiting request of that number."""
+        """Return the waiting request of that number."""
         return next((goal for goal in self.goals if goal.number == number), None)
 
     def without(self, number: int) -> tuple[ResizeGoal, ...]:
-        """The waiting requests but one."""
+        """Return the waiting requests but one."""
         return tuple(goal for goal in self.goals if goal.number != number)
 
     def apply(self, record: Record) -> ResizeQueue:

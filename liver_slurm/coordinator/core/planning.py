@@ -72,7 +72,7 @@ def _start(t: Transition) -> None:
     """Form the first world, of the run or since its restart, as soon as all guaranteed workers are warm."""
     state, wanted = t.state, t.state.settings.live_workers
     guaranteed = state.membership.with_role("live")
-    leaving = [worker for worker in guaranteed if worker.departure is not None]
+    leaving = [worker for worker in guaranteed if worker.eviction is not None]
     warm = [worker.name for worker in guaranteed if worker.warm]
     if leaving:
         names = ", ".join(sorted(worker.name for worker in leaving))
@@ -223,11 +223,9 @@ def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | 
 
 def _stopped(state: RunState) -> list[str]:
     """Return members that were suspended before they could leave; they can take part in no reconfiguration."""
-    departures = [(worker.name, worker.departure) for worker in state.members]
+    evictions = [(worker.name, worker.eviction) for worker in state.members]
     return [
-        name
-        for name, departure in departures
-        if departure is not None and departure.returns and departure.deadline <= state.now
+        name for name, notice in evictions if notice is not None and notice.returns and notice.deadline <= state.now
     ]
 
 
@@ -254,7 +252,7 @@ def _first(state: RunState) -> Layout | None:
 
 def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     """Build what the policy may look at."""
-    live, history, supply, step = state.world.live, state.history, state.standbys.capacity, state.step
+    live, history, capacity, step = state.world.live, state.history, state.standbys.capacity, state.step
     assert live is not None
     apart = frozenset(live.members) | guaranteed_job.kept_out(state)
     ready = sorted(
@@ -264,7 +262,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
     return api.Snapshot(
         now=state.now,
         live=live,
-        leaving=frozenset(worker.name for worker in state.members if worker.departure is not None),
+        leaving=frozenset(worker.name for worker in state.members if worker.eviction is not None),
         ready=tuple(worker.name for worker in ready),
         guaranteed=frozenset(worker.name for worker in state.membership.with_role("live")),
         last_arrival=state.membership.last_arrival,
@@ -284,5 +282,5 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         run_id=state.settings.run_id,
         unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
         limit=state.handover.job.end_time if state.handover.job is not None else None,
-        room=standby_scaling.room(supply, state.settings.config) if supply is not None else None,
+        room=standby_scaling.room(capacity, state.settings.config) if capacity is not None else None,
     )

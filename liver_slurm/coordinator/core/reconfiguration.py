@@ -7,12 +7,11 @@ Prepared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import msgspec
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.coordinator.core import lifecycle, membership, resize_queue, step_barrier
+from liver_slurm.coordinator.core import lifecycle, membership, orders, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
@@ -25,7 +24,7 @@ from liver_slurm.parallel.membership import World
 from liver_slurm.policy import stream_schedule
 from liver_slurm.policy.types import Backoff, ResizeGoal
 from liver_slurm.protocol import votes
-from liver_slurm.protocol.messages import Abort, Commit, Prepare, Prepared, Streamed, WorldEntered
+from liver_slurm.protocol.messages import Prepared, Streamed, WorldEntered
 from liver_slurm.rundir import events
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
@@ -79,7 +78,7 @@ def begin(
     )
     if source is not None:
         t.emit(events.ReconfigurationStarted(**route(attempt), reason=reason), generation)
-    tell_prepare(t, attempt.involved, attempt)
+    orders.tell_prepare(t, attempt.involved, attempt)
 
 
 def prepared(t: Transition, message: Prepared) -> None:
@@ -223,7 +222,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
         step_barrier.repeat(t, target.members)
     else:
         resize_queue.hold(t, told=False)
-    tell_commit(t, attempt.involved)
+    orders.tell_commit(t, attempt.involved)
     _dismiss_departing(t)
     t.signal(WorldCommitted())
 
@@ -232,11 +231,11 @@ def _dismiss_departing(t: Transition) -> None:
     """Dismiss workers with a notice that are in no world any more, so that Slurm has its node back in a second."""
     members = t.state.world.members
     for worker in t.state.membership.workers.values():
-        departure = worker.departure
-        if departure is None or departure.returns or worker.dismissed:
+        notice = worker.eviction
+        if notice is None or notice.returns or worker.dismissed:
             continue
         if worker.name not in members:
-            membership.dismiss(t, worker.name, departure.reason)
+            membership.dismiss(t, worker.name, notice.reason)
 
 
 def entered(t: Transition, message: WorldEntered) -> None:
@@ -305,7 +304,7 @@ def _drop(t: Transition, attempt: Attempt, reason: str) -> None:
     assert not attempt.committed, "after the commit record there is no way back"
     generation = attempt.target.generation
     t.journal(AttemptAborted(generation=generation, reason=reason))
-    tell_abort(t, attempt.involved, generation, reason)
+    orders.tell_abort(t, attempt.involved, generation, reason)
 
 
 def _back_off(t: Transition, attempt: Attempt) -> None:
@@ -347,54 +346,5 @@ def _deadline_from(t: Transition, start: float) -> float:
 
 def _first_gone(t: Transition) -> float:
     """Return when the first member that holds state will be gone; infinity if none will."""
-    departures = (worker.departure for worker in t.state.members)
-    return min((departure.deadline for departure in departures if departure is not None), default=math.inf)
-
-
-# ---- orders, perhaps once more --------------------------------------------------------------------------------------
-
-
-def tell_prepare(t: Transition, receivers: Sequence[str], attempt: Attempt) -> None:
-    """Tell workers, perhaps once more, to build their part of the target world."""
-    settings, target, rescue = t.state.settings, attempt.target, attempt.rescue
-    source = attempt.source if attempt.moves_state else None
-    checkpoint = settings.checkpoint if rescue is None else rescue.checkpoint
-    involved = t.state.membership.of(attempt.involved)
-    message = Prepare(
-        epoch=settings.epoch,
-        generation=target.generation,
-        layout=str(target.layout),
-        members=list(target.members),
-        source_generation=source.generation if source else -1,
-        source_layout=str(source.layout) if source else "",
-        source_members=list(source.members) if source else [],
-        store_host=settings.store_host,
-        store_port=settings.store_port,
-        checkpoint="" if source else checkpoint,
-        lost=list(rescue.lost) if rescue is not None and source else [],
-        mirrors=dict(rescue.mirrors) if rescue is not None and source else {},
-        step=rescue.step if rescue is not None else -1,
-        back=rescue is not None and rescue.back,
-        standing=rescue is not None and source is not None,
-        scribe=rescue.scribe if rescue is not None else "",
-        hosts={worker.name: worker.host for worker in involved},
-    )
-    t.send(receivers, message)
-
-
-def tell_commit(t: Transition, receivers: Sequence[str]) -> None:
-    """Tell workers, perhaps once more, that the live world is committed."""
-    world, epoch = t.state.world, t.state.settings.epoch
-    assert world.live is not None
-    held = world.held_at_start
-    t.send(receivers, Commit(epoch=epoch, generation=world.live.generation, step=world.live.step, held=held))
-
-
-def tell_left_behind(t: Transition, worker: str, generation: int) -> None:
-    """Tell a worker that left the live world with an earlier commit, and has not heard so, that it is in none."""
-    t.send([worker], Commit(epoch=t.state.settings.epoch, generation=generation, step=0))
-
-
-def tell_abort(t: Transition, receivers: Sequence[str], generation: int, reason: str) -> None:
-    """Tell workers, perhaps once more, that a target world is given up."""
-    t.send(receivers, Abort(epoch=t.state.settings.epoch, generation=generation, reason=reason))
+    evictions = (worker.eviction for worker in t.state.members)
+    return min((notice.deadline for notice in evictions if notice is not None), default=math.inf)

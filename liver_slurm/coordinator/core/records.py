@@ -268,7 +268,7 @@ def last_outcome(records: Sequence[Record]) -> Ended | None:
     return last if isinstance(last, Ended) else None
 
 
-def why_anew(records: Sequence[Record], start: JobStart) -> str | None:
+def why_restart(records: Sequence[Record], start: JobStart) -> str | None:
     """Return why the coordinator of ``start`` cannot go on with the live world; None: it can, or there is none.
 
     A job that is started again has none of its old processes. That also holds for a run that failed: whoever has Slurm

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from liver_slurm.coordinator.core import eviction, membership, reconfiguration, resize_queue, step_barrier
+from liver_slurm.coordinator.core import eviction, membership, orders, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.parts import Worker
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition
 from liver_slurm.coordinator.core.worlds import Attempt, Boundary, ReconfigurationPhase
@@ -28,14 +28,14 @@ def tell_commit(t: Transition, news: Registered) -> None:
     if live is None or worker.generation == live.generation or worker.name in t.state.damage.lost:
         return
     if worker.generation >= 0 or worker.name in live.members:
-        reconfiguration.tell_commit(t, [worker.name])
+        orders.tell_commit(t, [worker.name])
 
 
 def tell_left_attempt(t: Transition, news: Registered) -> None:
     """Tell a worker to abort the attempt that the last coordinator left."""
     left = t.state.world.left_attempt
     if news.first and left is not None and news.name in left[1]:
-        reconfiguration.tell_abort(t, [news.name], left[0], "the coordinator was restarted")
+        orders.tell_abort(t, [news.name], left[0], "the coordinator was restarted")
 
 
 # ---- a worker is heard of ------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def heard(t: Transition, news: Heard) -> None:
 
 
 def _is_news(worker: Worker, notice: Notice) -> bool:
-    """Whether a notice says something that is not known, by itself or through the scheduler."""
+    """Return whether a notice says something that is not known, by itself or through the scheduler."""
     if notice.withdrawn:
         return worker.signalled is not None and worker.signalled.returns and worker.signalled.at <= notice.time
     return worker.signalled is None and worker.announced is None and not worker.dismissed
@@ -82,7 +82,7 @@ def _entering(t: Transition, beat: Heartbeat) -> None:
     if in_it and (resize_queue.stands_at_start(t.state) or (beat.targets is None and beat.step > live.step)):
         reconfiguration.entered(t, WorldEntered(worker=name, generation=live.generation, step=live.step, time=t.now))
     elif t.now > attempt.committed_at + PATIENCE and not (in_it and beat.targets is None):
-        reconfiguration.tell_commit(t, [name])
+        orders.tell_commit(t, [name])
 
 
 # ---- target worlds -------------------------------------------------------------------------------------------------
@@ -98,11 +98,11 @@ def _targets(t: Transition, beat: Heartbeat, targets: Mapping[int, str]) -> None
             continue
         if generation == world.generation:
             if beat.worker not in world.members:  # else see _entering
-                reconfiguration.tell_commit(t, [beat.worker])
+                orders.tell_commit(t, [beat.worker])
         elif generation in world.committed:
-            reconfiguration.tell_left_behind(t, beat.worker, generation)
+            orders.tell_left_behind(t, beat.worker, generation)
         else:
-            reconfiguration.tell_abort(t, [beat.worker], generation, "it was given up before")
+            orders.tell_abort(t, [beat.worker], generation, "it was given up before")
     if pending is not None and awaited >= 0:
         _awaited(t, beat, pending, targets.get(awaited, ""))
 
@@ -112,7 +112,7 @@ def _awaited(t: Transition, beat: Heartbeat, pending: Attempt, stage: str) -> No
     held, name = t.state.barriers.cutover, beat.worker
     if pending.phase is ReconfigurationPhase.PREPARE:
         if name not in pending.prepared and stage != "preparing" and t.now > pending.started + PATIENCE:
-            reconfiguration.tell_prepare(t, [name], pending)
+            orders.tell_prepare(t, [name], pending)
     elif held is not None and name not in pending.streamed and stage != "streaming":
         known = beat.boundaries.get(held.number)
         if stage == "voted" or known is None or not known[1]:

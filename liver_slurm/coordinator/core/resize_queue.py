@@ -91,7 +91,10 @@ def hold_at_start(t: Transition, news: Registered) -> None:
 
 
 def stands_at_start(state: RunState) -> bool:
-    """Whether training is held at the very step that the live world begins with: there is no forward pass to report."""
+    """Return whether training is held at the very step that the live world begins with.
+
+    There is no forward pass to report.
+    """
     held, live = state.barriers.cutover, state.world.live
     return held is not None and live is not None and held.step == live.step
 

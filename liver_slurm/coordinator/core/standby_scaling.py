@@ -23,10 +23,10 @@ _write = Writer(StandbyPool, __name__)
 def observe(t: Transition, given: CapacitySeen) -> None:
     """Note one look at the standby jobs and the capacity for more."""
     before = t.state.standbys.capacity
-    _write(t, replace(t.state.standbys, capacity=given.supply))
-    if given.supply.blind is None:
-        _tell_changes(t, before, given.supply)
-        t.signal(CapacityObserved(before, given.supply))
+    _write(t, replace(t.state.standbys, capacity=given.capacity))
+    if given.capacity.blind is None:
+        _tell_changes(t, before, given.capacity)
+        t.signal(CapacityObserved(before, given.capacity))
 
 
 def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacitySnapshot) -> None:
@@ -95,12 +95,12 @@ def view(state: RunState) -> View:
     world, pool = state.world, state.standbys
     assert pool.capacity is not None
     apart = guaranteed_job.kept_out(state)  # the successor's workers take the place of ours
-    guaranteed = [one for one in state.membership.with_role("live") if one.departure is None and one.name not in apart]
+    guaranteed = [one for one in state.membership.with_role("live") if one.eviction is None and one.name not in apart]
     standbys = state.membership.with_role("standby")
     members = {*world.members, *world.next_members}
     return View(
         now=state.now,
-        supply=pool.capacity,
+        capacity=pool.capacity,
         guaranteed=state.settings.live_workers if world.live is None else len(guaranteed),
         asked=max((goal.workers for goal in state.resizes.goals), default=0),
         size_ceiling=state.resizes.size_ceiling,

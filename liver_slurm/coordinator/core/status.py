@@ -29,7 +29,7 @@ _FIGURE = re.compile(r"\d[\d.]*")
 
 
 def document(state: RunState) -> dict[str, Any]:
-    """What the run is doing, ready for JSON."""
+    """Return what the run is doing, ready for JSON."""
     live, pending, pool = state.world.live, state.world.pending, state.standbys
     target = pending.target if pending is not None else None
     members = frozenset(state.world.members)
@@ -67,7 +67,7 @@ def document(state: RunState) -> dict[str, Any]:
 
 
 def _state(state: RunState) -> str:
-    """The run's state in one word: "training" whatever is prepared beside it."""
+    """Return the run's state in one word: "training" whatever is prepared beside it."""
     training = state.world.live is not None and state.lifecycle.phase in (RunPhase.STARTING, RunPhase.TRAINING)
     return "training" if training else state.lifecycle.phase.value
 
@@ -104,7 +104,7 @@ def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | Unset
         device=worker.device,
         generation=worker.generation,
         step=worker.step,
-        notice=worker.departure.reason if worker.departure else None,
+        notice=worker.eviction.reason if worker.eviction else None,
         mirror=UNSET if worker.mirror == "none" else worker.mirror,
         mirror_way=worker.mirror_way or UNSET,
         mirror_bytes=worker.mirror_bytes if worker.mirror_way else UNSET,
@@ -116,7 +116,7 @@ def _worker(worker: Worker, *, rank: int | UnsetType = UNSET, warm: bool | Unset
 
 
 def decided(seen: api.Snapshot, decision: api.Decision, reason: str, config: JobConfig) -> PolicyDecided:
-    """What was decided about the next world, and from what."""
+    """Return what was decided about the next world, and from what."""
     change = decision if isinstance(decision, api.Change) else None
     return PolicyDecided(
         policy=config.standby.policy,
@@ -137,7 +137,7 @@ def decided(seen: api.Snapshot, decision: api.Decision, reason: str, config: Job
 
 
 def is_news(decision: PolicyDecided, last: PolicyDecided | None) -> bool:
-    """Whether the event log is to have a decision, after the last one that it has.
+    """Return whether the event log is to have a decision, after the last one that it has.
 
     A reconfiguration is always news. So is a decision about other workers, though it be the same one. Where a policy
     waits, its reason often has a figure that is another at each look; that alone is none.
@@ -179,7 +179,7 @@ def _mode(state: RunState, attempt: Attempt) -> str:
 
 
 def summary(state: RunState, attempt: Attempt, step: int) -> CommitStats:
-    """What the commit record says, once all have voted for the commit at ``step``."""
+    """Return what the commit record says, once all have voted for the commit at ``step``."""
     votes = [vote.report for vote in attempt.streamed.values()]
     remote, local = sum(vote.bytes_received for vote in votes), sum(vote.bytes_local for vote in votes)
     source = attempt.source

@@ -261,7 +261,7 @@ class Transition:
         self._signals.append(signal)
 
     def take_signals(self) -> list[Signal]:
-        """What was signalled since the last call."""
+        """Return what was signalled since the last call."""
         taken, self._signals = self._signals, []
         return taken
 

@@ -188,7 +188,7 @@ class WorldState:
         return self
 
     def _is_another(self, generation: int) -> bool:
-        """Whether there is an attempt at another generation."""
+        """Return whether there is an attempt at another generation."""
         return self.attempt is not None and self.attempt.target.generation != generation
 
     def _without(self, generation: int) -> dict[int, frozenset[str]]:
@@ -300,7 +300,7 @@ class Barriers:
         if isinstance(record, MembersLost):
             return replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
         if isinstance(record, Committed | BegunAnew):
-            return self._anew(record)
+            return self._cleared(record)
         return self
 
     def _proposed(self, record: BoundaryProposed, members: tuple[str, ...]) -> Barriers:
@@ -340,7 +340,7 @@ class Barriers:
         )
         return replace(self, cutover=cutover, checkpoint=checkpoint, unclosed=self.unclosed - {number})
 
-    def _anew(self, record: Committed | BegunAnew) -> Barriers:
+    def _cleared(self, record: Committed | BegunAnew) -> Barriers:
         """Forget the boundaries of the world before; the new one may be held where it begins."""
         wanted = self.checkpoint_wanted and isinstance(record, Committed)
         cleared = replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())

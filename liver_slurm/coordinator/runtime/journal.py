@@ -80,7 +80,7 @@ class Journal:
         self._database.execute("INSERT INTO records (time, record) VALUES (?, ?)", row)
 
     def read(self) -> list[Record]:
-        """All records, oldest first.
+        """Return all records, oldest first.
 
         Raises:
             LiverError: a record is not one of ours.
@@ -93,7 +93,7 @@ class Journal:
 
 
 def read_unless_held(path: Path) -> list[Record] | None:
-    """All records; None while a coordinator holds the journal, or if there is none yet.
+    """Return all records; None while a coordinator holds the journal, or if there is none yet.
 
     Raises:
         LiverError: it is damaged.
@@ -213,7 +213,7 @@ class Lease:
 def acquire(
     run_dir: RunDir, start: JobStart, has_ended: Callable[[str], bool], clock: Clock, *, wait: bool
 ) -> Lease | None:
-    """The run, once the coordinator of this start of the job may act; None: another job goes on with it.
+    """Return the run, once the coordinator of this start of the job may act; None: another job goes on with it.
 
     Args:
         has_ended: whether a job has, as Slurm says; raises ClusterError.
@@ -241,7 +241,7 @@ def acquire(
 
 
 def holder(records: Sequence[Record]) -> str:
-    """The job whose coordinator may act; empty: any, because there was none yet or it was in no job."""
+    """Return the job whose coordinator may act; empty: any, because there was none yet or it was in no job."""
     last = next((record for record in reversed(records) if isinstance(record, EpochStarted | HandedOver)), None)
     return last.job_id if last is not None else ""
 
@@ -249,7 +249,8 @@ def holder(records: Sequence[Record]) -> str:
 def open_journal(
     path: Path, job_id: str, has_ended: Callable[[str], bool], clock: Clock, *, wait: bool
 ) -> tuple[Journal | None, list[Record]]:
-    """The journal and its records, as soon as the coordinator of job ``job_id`` may act; no journal if it may not.
+    """Return the journal and its records, as soon as the coordinator of job ``job_id`` may act; no journal if it may
+    not.
 
     ``job_id``: our own job; empty: none. The rest, and what is raised, as for :func:`acquire`.
     """
@@ -270,7 +271,7 @@ def open_journal(
 
 
 def _wait_for_turn(journal: Path, job_id: str, has_ended: Callable[[str], bool], clock: Clock) -> str:
-    """The job in whose place that of ``job_id`` may act, once it may; its own if it was handed over to."""
+    """Return the job in whose place that of ``job_id`` may act, once it may; its own if it was handed over to."""
     next_question = 0.0
     while True:
         records = read_unless_held(journal)

@@ -95,7 +95,7 @@ class Loop:
         self.perform(Emit(started))
 
     def status(self) -> RunStatus:
-        """What the run is doing; other threads may ask, as nobody changes the state in place."""
+        """Return what the run is doing; other threads may ask, as nobody changes the state in place."""
         return from_status(document(self._state))
 
     def run(self) -> Finish:
@@ -161,7 +161,7 @@ class Loop:
                 differed=differed,
             )
             self.perform(Emit(news))
-        if differed != self._mirrors_differed.get(message.worker, 0):  # a process that has its name begins anew
+        if differed != self._mirrors_differed.get(message.worker, 0):  # a process that has its name has restarted
             self._mirrors_differed[message.worker] = differed
 
     def _files_behind(self, process: str, waiting: int, error: str) -> None:
@@ -218,7 +218,7 @@ class Loop:
             self.perform(Emit(StrangersRefused(generation=generation, control=counts[0], store=counts[1])))
 
     def _rejected(self) -> dict[str, int]:
-        """What came to this process's ports and was none of the run's."""
+        """Return what came to this process's ports and was none of the run's."""
         store = {"store_strangers": self._store.strangers, "store_malformed": self._store.malformed}
         return {**self._server.rejected, **store}
 

@@ -36,11 +36,11 @@ Refused = dict[Path, str]
 
 
 def job_start(environment: Mapping[str, str] = os.environ) -> JobStart:
-    """The start of the job that this process runs in."""
+    """Return the start of the job that this process runs in."""
     return JobStart(environment.get("SLURM_JOB_ID", ""), int(environment.get("SLURM_RESTART_COUNT", "0")))
 
 
-def begin_anew(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
+def begin_restart(run_dir: RunDir, journal: Journal, reason: str, refused: Refused) -> BegunAnew:
     """Write down that the run goes on from its newest checkpoint, or from where it began if there is none.
 
     Called by a coordinator that holds the journal, before workers can find it. Called again for the same reason, by one
@@ -68,7 +68,8 @@ def begin_anew(run_dir: RunDir, journal: Journal, reason: str, refused: Refused)
 
 
 def newest_usable(run_dir: RunDir, reached: int, refused: Refused) -> tuple[str, int]:
-    """The checkpoint that a run goes back to, and its step; nothing and 0 for one that has none and began with none.
+    """Return the checkpoint that a run goes back to, and its step; nothing and 0 for one that has none and began with
+    none.
 
     Args:
         run_dir: of the run.
@@ -99,7 +100,8 @@ def _sound(folders: Sequence[Path], refused: Refused, at_most: int | None = None
 
 
 def first_checkpoint(run_dir: RunDir, refused: Refused) -> tuple[str, int]:
-    """The checkpoint that the run's first world loads and its step; nothing and 0 for a run that starts from the seed.
+    """Return the checkpoint that the run's first world loads and its step; nothing and 0 for a run that starts from the
+    seed.
 
     Raises:
         BadInput: the checkpoint, or the run, that it was to start from has none any more that can be used.
@@ -141,7 +143,7 @@ class CheckpointCalls:
         log.info("the steps behind %d are taken out of the metrics", order.step)
 
     def poll(self, now: float) -> list[Input]:
-        """Inputs that have come of earlier orders."""
+        """Return the inputs that have come of earlier orders."""
         return self._lane.poll(now)
 
     def close(self) -> None:
@@ -149,7 +151,7 @@ class CheckpointCalls:
         self._lane.close()
 
     def _find(self, at_most: int) -> tuple[str, int]:
-        """The newest checkpoint that can be used and its step; nothing: there is none."""
+        """Return the newest checkpoint that can be used and its step; nothing: there is none."""
         try:
             return newest_usable(self._run_dir, at_most, {})
         except LiverError as error:

@@ -80,7 +80,7 @@ class BackgroundCalls:
         self._next_look = self._clock.now() + seconds
 
     def poll(self, now: float) -> list[Input]:
-        """Inputs that have come of earlier calls; takes the next look when it is due."""
+        """Return the inputs that have come of earlier calls; takes the next look when it is due."""
         given: list[Input] = []
         while self._pending and self._pending[0][0].done():
             future, answer = self._pending.popleft()
@@ -93,7 +93,7 @@ class BackgroundCalls:
         return given
 
     def waiting(self) -> bool:
-        """Whether a call was made that has not been answered."""
+        """Return whether a call was made that has not been answered."""
         return bool(self._pending)
 
     def close(self, last: Callable[[], object] | None = None) -> None:
@@ -140,7 +140,7 @@ class _Metered(Generic[T]):
             self.reserved = 0
 
     def hold(self) -> float:
-        """Seconds until a look as costly as the last ones keeps the budget; 0: it does, and is taken now."""
+        """Return the seconds until a look as costly as the last ones keeps the budget; 0: it does, and is taken now."""
         if self._budget is None:
             return 0.0
         cost = max(self._costs)
@@ -189,8 +189,8 @@ class SchedulerCalls:
         self._signal: str | None = None
         looks: list[_Metered[Any]] = []
         if scheduler.standbys is not None:
-            supply = _Metered(scheduler.standbys.observe, budget, looks)
-            self._standbys.repeat(supply, self._capacity_seen, self._blind, supply.hold)
+            capacity = _Metered(scheduler.standbys.observe, budget, looks)
+            self._standbys.repeat(capacity, self._capacity_seen, self._blind, capacity.hold)
         if scheduler.guaranteed_job is not None:
             job = _Metered(scheduler.guaranteed_job.observe, budget, looks)
             self._job.repeat(job, self._job_seen, self._job_unseen, job.hold)
@@ -200,7 +200,7 @@ class SchedulerCalls:
         self._signal = name
 
     def poll(self, now: float) -> list[Input]:
-        """Inputs that have come of earlier calls, and of signals."""
+        """Return the inputs that have come of earlier calls, and of signals."""
         given: list[Input] = []
         if self._signal is not None and not self._asking:
             name, self._signal = self._signal, None
@@ -212,7 +212,7 @@ class SchedulerCalls:
         return [*given, *(one for lane in self._lanes for one in lane.poll(now))]
 
     def waiting(self) -> bool:
-        """Whether the scheduler was asked for something that has not come yet."""
+        """Return whether the scheduler was asked for something that has not come yet."""
         return any(lane.waiting() for lane in self._lanes)
 
     def perform(self, order: Order) -> None:
@@ -298,7 +298,10 @@ class SchedulerCalls:
 
 
 def meaning(fate: Fate, reason: str, now: float) -> Input:
-    """What a signal to the coordinator means, given what becomes of its job: cancelled, requeued or preempted."""
+    """Return what a signal to the coordinator means, given what becomes of its job.
+
+    It is cancelled, requeued or preempted.
+    """
     if fate in ("requeued", "preempted"):
         return Interrupted(now, reason, requeued=fate == "requeued")
     return StopAsked(now, "cancelled by a signal" if fate == "running" else f"cancelled: {reason}")

@@ -30,25 +30,25 @@ class Blend:
         self._slots = np.split(np.argsort(self._order, kind="stable"), starts)
 
     def sets(self, first: int, count: int) -> NDArray[np.int64]:
-        """Numbers of the data sets that samples ``first`` to ``first + count - 1`` are from."""
+        """Return the numbers of the data sets that samples ``first`` to ``first + count - 1`` are from."""
         import numpy as np
 
         return self._order[np.arange(first, first + count, dtype=np.int64) % self.period].astype(np.int64)
 
     def taken(self, which: int, count: int) -> int:
-        """How many of the first ``count`` samples are from a data set."""
+        """Return how many of the first ``count`` samples are from a data set."""
         periods, slot = divmod(count, self.period)
         return periods * self.parts[which] + int(self._slots[which].searchsorted(slot))
 
     def place(self, which: int, number: int) -> int:
-        """Place in the blend of a data set's ``number``-th sample, counted from 0."""
+        """Return the place in the blend of a data set's ``number``-th sample, counted from 0."""
         periods, inner = divmod(number, self.parts[which])
         return periods * self.period + int(self._slots[which][inner])
 
 
 @lru_cache(maxsize=8)
 def _order(parts: tuple[int, ...]) -> NDArray[np.int32]:
-    """Data set of each sample of one period.
+    """Return the data set of each sample of one period.
 
     A proportionate fair schedule (Baruah, Cohen, Plaxton, Varvel 1996): the j-th sample of a data set with share w may
     not come before slot floor((j - 1) / w), and has to come before ceil(j / w). Of those that may, the one that has to

@@ -39,7 +39,10 @@ def permute(indices: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDA
 
 
 def sample_numbers(first: int, count: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Numbers, below ``size``, of the run's samples ``first`` to ``first + count - 1``; each epoch has its order."""
+    """Return the numbers, below ``size``, of the run's samples ``first`` to ``first + count - 1``.
+
+    Each epoch has its order.
+    """
     import numpy as np
 
     consumed = np.arange(first, first + count, dtype=np.int64)
@@ -70,7 +73,10 @@ def _feistel(value: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) 
 
 
 def _mix(value: Any) -> Any:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), elementwise; unsigned arrays wrap around by themselves."""
+    """Return the finaliser of splitmix64 (Steele, Lea, Flood 2014), elementwise.
+
+    Unsigned arrays wrap around by themselves.
+    """
     import numpy as np
 
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -87,12 +87,13 @@ def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tok
 
 
 def is_prefix(path: Path) -> bool:
-    """Whether ``path.bin`` and ``path.idx`` exist, and no file or folder ``path`` itself."""
+    """Return whether ``path.bin`` and ``path.idx`` exist, and no file or folder ``path`` itself."""
     return not path.exists() and all(os.path.isfile(f"{path}{suffix}") for suffix in (".bin", ".idx"))
 
 
 def resolve_data(config: JobConfig, run_dir: RunDir, section: DataKey = "data") -> list[str]:
-    """Prefixes of a section's indexed datasets; text of the job file is prepared in the run directory first, once.
+    """Return the prefixes of a section's indexed datasets; text of the job file is prepared in the run directory first,
+    once.
 
     Every worker may call it: the first one prepares, the others wait for it. In a blend there is one prefix for each
     path; else prepared text comes first, then prepared prefixes in the job file's order.
@@ -114,7 +115,7 @@ def resolve_data(config: JobConfig, run_dir: RunDir, section: DataKey = "data") 
 
 
 def _prepared(config: JobConfig, texts: Sequence[Path], prefix: Path) -> str:
-    """The prefix, at which the texts are prepared if nobody has done it yet."""
+    """Return the prefix, at which the texts are prepared if nobody has done it yet."""
     if not is_prefix(prefix):
         prefix.parent.mkdir(exist_ok=True)
         with _one_at_a_time(prefix.parent / ".lock"):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SampleSource:
     """Samples from indexed datasets, laid end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
 
-    The order is a function of (seed, samples consumed); each epoch is shuffled anew. Datasets are read through memory
+    The order is a function of (seed, samples consumed); each epoch is shuffled again. Datasets are read through memory
     maps; one token after a sample's last is its last label, so neighbours share it.
     """
 
@@ -41,7 +41,7 @@ class SampleSource:
             raise BadInput(f"{key}: fewer than the {seq_length + 1} tokens of one sample in {', '.join(prefixes)}")
 
     def __len__(self) -> int:
-        """Samples of one epoch."""
+        """Return the samples of one epoch."""
         return self._ends[-1]
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
@@ -58,7 +58,7 @@ class SampleSource:
         return f"{self._key}: {self._prefixes[which]}.bin, token {start + place}"
 
     def _start(self, number: int) -> tuple[int, int]:
-        """Which dataset a sample is in, and its first token there."""
+        """Return which dataset a sample is in, and its first token there."""
         which = bisect_right(self._ends, number)
         return which, (number - (self._ends[which - 1] if which else 0)) * self._seq_length
 
@@ -86,7 +86,7 @@ class BlendedSource:
         ]
 
     def __len__(self) -> int:
-        """Samples until one of the datasets begins again."""
+        """Return the samples until one of the datasets begins again."""
         return min(self._blend.place(which, len(source)) for which, source in enumerate(self._sources))
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
@@ -120,7 +120,7 @@ class KnownTokens:
         return len(self._samples)
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
-        """See :meth:`liver_slurm.engine.api.Samples.batch`.
+        """Return the samples of these numbers, as :meth:`liver_slurm.engine.api.Samples.batch` says.
 
         Raises:
             RunIsOver: there is another token; every world would meet it.

@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
         """Token at the end of each document."""
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Tokens of a text, without the end of document; shape [tokens]."""
+        """Return the tokens of a text, without the end of document; shape [tokens]."""
 
 
 class ByteTokenizer:
@@ -40,7 +40,7 @@ class ByteTokenizer:
     eod = 256
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Bytes of the text."""
+        """Return the bytes of the text."""
         import numpy as np
 
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
@@ -69,7 +69,7 @@ class FileTokenizer:
         self.vocab_size: int = 1 + max(self.eod, size - 1, *self._tokenizer.get_vocab().values())
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Tokens of the text; the file's template (begin and end tokens) is not applied."""
+        """Return the tokens of the text; the file's template (begin and end tokens) is not applied."""
         import numpy as np
 
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
@@ -86,7 +86,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 @cache
 def end_of_document(data: DataSection) -> int:
-    """Token that ends a document: the job file's, else the tokenizer's.
+    """Return the token that ends a document: the job file's, else the tokenizer's.
 
     Raises:
         BadInput: as :func:`load_tokenizer`.
@@ -95,7 +95,7 @@ def end_of_document(data: DataSection) -> int:
 
 
 def vocab_size(model_vocab_size: int | None, tokenizer: str) -> int:
-    """Size of the model's vocabulary: the job file's, else the tokenizer's.
+    """Return the size of the model's vocabulary: the job file's, else the tokenizer's.
 
     Raises:
         BadInput: what it says is smaller than the tokenizer's.

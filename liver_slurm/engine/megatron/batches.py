@@ -26,15 +26,15 @@ class Batches:
         self._next: tuple[Samples, int, Future[torch.Tensor]] | None = None
 
     def share(self, step: int) -> Share:
-        """The replica's share of a step."""
+        """Return the replica's share of a step."""
         return self.share_of(batch_size(self._train, step))
 
     def share_of(self, samples: int) -> Share:
-        """The replica's share of a batch of so many samples."""
+        """Return the replica's share of a batch of so many samples."""
         return share_of(samples // self._train.micro_batch_size, self._layout, self._replica)
 
     def tokens(self, samples: Samples, step: int) -> Iterator[torch.Tensor]:
-        """Tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.
+        """Return the tokens of each microbatch of a step, int64, [micro batch size, seq_length + 1], on the device.
 
         A replica without a microbatch gets one, whose tokens are to count for nothing.
 
@@ -53,7 +53,10 @@ class Batches:
         return self._parts(read)
 
     def others(self, samples: Samples, first: int, share: Share) -> Iterator[torch.Tensor]:
-        """The same of a batch that begins with sample ``first`` and belongs to no step; nothing is read ahead."""
+        """Return the same of a batch that begins with sample ``first`` and belongs to no step.
+
+        Nothing is read ahead.
+        """
         return self._parts(self._read(samples, first, share))
 
     def _parts(self, read: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -73,6 +76,6 @@ class Batches:
 
 @cache
 def _reader() -> ThreadPoolExecutor:
-    """The process's one thread that reads ahead: a source of samples need not be safe to be called from two."""
+    """Return the process's one thread that reads ahead: a source of samples need not be safe to be called from two."""
     # By how its name begins, `bench overhead` counts a thread's time as training's.
     return ThreadPoolExecutor(1, thread_name_prefix="pt_data")

@@ -16,17 +16,23 @@ from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensor
 
 
 def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tuple[Piece, torch.Tensor]]:
-    """Every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
+    """Return every piece of state of the chosen layers; see :meth:`liver_slurm.engine.api.TrainingShard.boxes`."""
     found: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
         parameter = state.parameters[param.name]
-        flat = parameter.detach().view(-1)
-        for box in param.boxes:
-            view = flat[box.start : box.start + box.size].view(box.shape)
-            found.append((Piece(box.tensor, box.offset, box.shape), view))
+        found += weight_boxes(parameter, param)
         if param.trained:
             found += _optimizer_boxes(state, param)
     return found
+
+
+def weight_boxes(parameter: torch.Tensor, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+    """Return a parameter's own boxes, each a view of it."""
+    flat = parameter.detach().view(-1)
+    return [
+        (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
+        for box in param.boxes
+    ]
 
 
 class Held(NamedTuple):
@@ -54,7 +60,7 @@ class OwnedBox(NamedTuple):
     held: Held
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """View of the box in one of the tensors of ``held``; on the meta device if that has no storage now."""
+        """Return a view of the box in one of the tensors of ``held``; on the meta device if that has no storage now."""
         if not tensor.untyped_storage().nbytes():
             return torch.empty(self.shape, dtype=tensor.dtype, device="meta")
         flat = tensor.detach().view(-1)
@@ -62,7 +68,7 @@ class OwnedBox(NamedTuple):
 
 
 def owned_boxes(state: RankState, param: ParamSpec) -> Iterator[OwnedBox]:
-    """Boxes of one parameter whose optimizer state this rank holds."""
+    """Yield the boxes of one parameter whose optimizer state this rank holds."""
     held = optimizer_state(state, param)
     if held is None:
         return
@@ -82,7 +88,7 @@ def _optimizer_boxes(state: RankState, param: ParamSpec) -> list[tuple[Piece, to
 
 
 def optimizer_state(state: RankState, param: ParamSpec) -> Held | None:
-    """This rank's optimizer state of a parameter; None: it holds none."""
+    """Return this rank's optimizer state of a parameter; None: it holds none."""
     parameter: Any = state.parameters[param.name]
 
     def moments_in(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

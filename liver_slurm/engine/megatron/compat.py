@@ -89,7 +89,7 @@ _NEEDED = (
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-    """A block that imports names of megatron-core: where CUDA is absent, through the hook of ``without_cuda``.
+    """Run a block that imports names of megatron-core: where CUDA is absent, through the hook of ``without_cuda``.
 
     Raises:
         BadInput: the installed version lacks one of these names, or a private name in a module imported so far; or
@@ -117,7 +117,7 @@ def check_private_names() -> None:
 
 
 def _part(whole: Any, name: str) -> Any:
-    """An attribute of a module, class or object of megatron-core.
+    """Return an attribute of a module, class or object of megatron-core.
 
     Raises:
         BadInput: the installed version does not have it.
@@ -130,7 +130,7 @@ def _part(whole: Any, name: str) -> Any:
 
 
 def _lacks(error: ImportError) -> str:
-    """What to say of an import that failed."""
+    """Return what to say of an import that failed."""
     module = error.name or ""
     if module in ("megatron", "megatron.core"):
         return f"megatron-core is not installed; known to work: {KNOWN}"
@@ -152,7 +152,7 @@ def _version() -> str:
 
 
 def index_header() -> bytes:
-    """First bytes of an indexed dataset's .idx file."""
+    """Return the first bytes of an indexed dataset's .idx file."""
     from megatron.core.datasets import indexed_dataset
 
     header: bytes = indexed_dataset._INDEX_HEADER
@@ -196,7 +196,7 @@ def set_globals(groups: Mapping[str, Any], ranks: Mapping[str, list[int]]) -> No
 
 
 def distributed_state(optimizer: Any, parameter: Any) -> tuple[Any, dict[str, Any]] | None:
-    """A distributed optimizer's share of a parameter; None: it has none on this rank.
+    """Return a distributed optimizer's share of a parameter; None: it has none on this rank.
 
     Returns:
         the range (``start``, ``end``) of the flat parameter, and by name the tensors ``param`` (fp32 master),

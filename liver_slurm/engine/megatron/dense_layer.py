@@ -64,7 +64,7 @@ class Mlp(NamedTuple):
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU as a hyperbolic tangent approximates it (Hendrycks and Gimpel 2016), as in GPT-2."""
+    """Return GELU as a hyperbolic tangent approximates it (Hendrycks and Gimpel 2016), as in GPT-2."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -76,7 +76,7 @@ def norm(x: Tensor, by: Norm) -> Tensor:
 
 
 def rotate(x: Tensor, by: Positions) -> Tensor:
-    """Rotary position embedding (Su et al. 2021), the two halves of the rotated width paired, as in megatron-core."""
+    """Embed positions by rotation (Su et al. 2021), the halves of the rotated width paired, as in megatron-core."""
     if by.cos is None or by.sin is None:
         return x
     width = by.cos.shape[-1]
@@ -87,7 +87,7 @@ def rotate(x: Tensor, by: Positions) -> Tensor:
 
 
 def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
-    """Causal self-attention of normalized states [own, batch, hidden]; with tp > 1 this rank's summand.
+    """Compute causal self-attention of normalized states [own, batch, hidden]; with tp > 1 this rank's summand.
 
     With context parallelism a rank's queries meet all ranks' keys and values, which are gathered.
     """
@@ -110,7 +110,7 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
 
 
 def transform(x: Tensor, part: Mlp) -> Tensor:
-    """The MLP on normalized states; with tp > 1 this rank's summand."""
+    """Return the MLP on normalized states; with tp > 1 this rank's summand."""
     inner = F.linear(x, part.up, part.up_bias)
     if part.gated:
         gate, linear = inner.chunk(2, -1)
@@ -134,12 +134,12 @@ class Layer(NamedTuple):
 
 
 def whole_layer(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
-    """The layer as one graph; with tp > 1 on a tp-th of the sequence."""
+    """Return the layer as one graph; with tp > 1 on a tp-th of the sequence."""
     return mlp_part(attention_part(x, layer, positions), layer)
 
 
 def attention_part(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
-    """The layer's first half."""
+    """Return the layer's first half."""
     normed = norm(x, layer.norms[0])
     if layer.tp == 1:
         attended = attend(normed, layer.attention, positions)
@@ -149,7 +149,7 @@ def attention_part(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
 
 
 def mlp_part(x: Tensor, layer: Layer) -> Tensor:
-    """The layer's second half."""
+    """Return the layer's second half."""
     assert layer.mlp is not None, "a mixture of experts has a second half of its own"
     normed = norm(x, layer.norms[1])
     if layer.tp == 1:
@@ -159,12 +159,12 @@ def mlp_part(x: Tensor, layer: Layer) -> Tensor:
 
 
 def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """The residual connection, with the output layer's bias, which is added once whatever tp is."""
+    """Return the residual connection, with the output layer's bias, which is added once whatever tp is."""
     return residual + x if bias is None else residual + (x + bias)
 
 
 def usual_strides(x: Tensor) -> Tensor:
-    """The same tensor with the strides of a new one.
+    """Return the same tensor with the strides of a new one.
 
     With one sample in a batch the embedding's output has another stride along it, which means nothing, and for which
     the compiler would make another graph.
@@ -175,7 +175,7 @@ def usual_strides(x: Tensor) -> Tensor:
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled once in this process for each set of shapes."""
+    """Return the function, compiled once in this process for each set of shapes."""
     # Else each process times variants of a kernel and takes the fastest: replicas and runs sum in different orders.
     options = {"deterministic": True}
     made: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True, options=options)
@@ -183,7 +183,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself: what stands in for :func:`compiled` where nothing is compiled."""
+    """Return the function itself: what stands in for :func:`compiled` where nothing is compiled."""
     return function
 
 
@@ -217,7 +217,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
         return run(whole_layer)(hidden_states, layer, positions), None
 
     def positions(self, hidden_states: Tensor, angles: Tensor | None, starts: Tensor | None) -> Positions:
-        """What attention needs to know of positions; arguments as of :meth:`forward`."""
+        """Return what attention needs to know of positions; arguments as of :meth:`forward`."""
         attention = self.self_attention
         tp, cp = attention.linear_proj.tp_group, attention.pg_collection.cp
         if angles is None:
@@ -226,7 +226,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
         return positions_of(angles, starts, hidden_states.dtype, cp, self.config)
 
     def parts(self, mlp: Mlp | None) -> Layer:
-        """This rank's part of the layer's weights."""
+        """Return this rank's part of the layer's weights."""
         attention, config = self.self_attention, self.config
         return Layer(
             (_norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)),
@@ -244,13 +244,13 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
         )
 
     def mlp_of(self, module: Any) -> Mlp:
-        """This rank's part of the weights of one of megatron-core's MLPs."""
+        """Return this rank's part of the weights of one of megatron-core's MLPs."""
         up, down, config = module.linear_fc1, module.linear_fc2, self.config
         return Mlp(up.weight, up.bias, down.weight, config.gated_linear_unit, config.activation_func)
 
 
 def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """The function's value; what it needs in the backward pass is computed again there."""
+    """Return the function's value; what it needs in the backward pass is computed again there."""
     value: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return value
 
@@ -286,15 +286,15 @@ class SequenceNorm(torch.nn.Module):  # type: ignore[misc]
 
 
 def dense_spec(config: Any) -> Any:
-    """megatron-core's local spec of a layer with an MLP, with :class:`DenseLayer`."""
+    """Return megatron-core's local spec of a layer with an MLP, with :class:`DenseLayer`."""
     spec = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
     spec.module = DenseLayer
     return spec
 
 
 def block_spec(layer: Any, config: Any, pp_rank: int, vp_stage: int | None) -> Any:
-    """Layers of one spec for a pipeline stage, or for one chunk of it, without megatron-core's attention and with
-    :class:`SequenceNorm`."""
+    """Return the layers of one spec for a pipeline stage, or for one chunk of it, without megatron-core's attention and
+    with :class:`SequenceNorm`."""
     layer.submodules.self_attention.submodules.core_attention = NoCore
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceNorm
     if config.qk_layernorm:

@@ -22,7 +22,7 @@ with compat.imports():
 
 
 def sizes(layout: Layout, layers: int) -> dict[str, Any]:
-    """Fields of ``TransformerConfig`` that follow from the layout of a model of so many layers."""
+    """Return the fields of ``TransformerConfig`` that follow from the layout of a model of so many layers."""
     split = stage_layers(layers, layout.pp)
     uneven = len(set(split)) > 1
     return {
@@ -43,17 +43,20 @@ def sizes(layout: Layout, layers: int) -> dict[str, Any]:
 
 
 def interleaved(layout: Layout) -> int | None:
-    """The layout's chunks a stage as megatron-core wants it said: None where a stage is one chunk."""
+    """Return the layout's chunks a stage as megatron-core wants it said: None where a stage is one chunk."""
     return layout.vpp if layout.vpp > 1 else None
 
 
 def own_part(sequence: int, ranks: int, rank: int) -> slice:
-    """The part of a sequence of so many tokens that one of so many context parallel ranks computes."""
+    """Return the part of a sequence of so many tokens that one of so many context parallel ranks computes."""
     return slice(rank * sequence // ranks, (rank + 1) * sequence // ranks)
 
 
 def collection(world: ProcessGroups) -> Any:
-    """The world's groups as a ``ProcessGroupCollection``; experts are cut over the tensor parallel ranks, too."""
+    """Return the world's groups as a ``ProcessGroupCollection``.
+
+    Experts are cut over the tensor parallel ranks, too.
+    """
     groups = world.groups
     return ProcessGroupCollection(
         tp=groups["tp"],

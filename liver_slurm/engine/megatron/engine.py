@@ -71,6 +71,6 @@ class MegatronEngine:
 
 
 def _key(config: JobConfig, layout: Layout, rank: int) -> tuple[int, ...]:
-    """What a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
+    """Return what a rank's parameters depend on: in this product's own model on nothing else, in a user's who knows."""
     alike = layout.unreplicated if config.model.provider is None else layout
     return *astuple(alike), *layout.shard_key(rank)

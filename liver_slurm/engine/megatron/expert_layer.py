@@ -91,7 +91,7 @@ class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
 
 
 def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-    """Weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
+    """Return the weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
 
     Args:
         x: [..., hidden].
@@ -111,7 +111,7 @@ def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | N
 
 
 def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
-    """This rank's summand of the losses of a microbatch's routing, times the microbatch's tokens.
+    """Return this rank's summand of the losses of a microbatch's routing, times the microbatch's tokens.
 
     All its tokens, those of the other tensor and context parallel ranks too, say how much an expert has to do.
     """
@@ -130,7 +130,7 @@ def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
 
 
 def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
-    """The mixture of experts on normalized states [own, batch, hidden].
+    """Return the mixture of experts on normalized states [own, batch, hidden].
 
     Args:
         counted: the microbatch's tokens count, and so do the losses of their routing.
@@ -157,17 +157,17 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
 
 
 def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
-    """The layer's second half."""
+    """Return the layer's second half."""
     return add(x, mix(norm(x, layer.norms[1]), experts, counted), None)
 
 
 def is_one_graph(experts: Experts, x: Tensor) -> bool:
-    """Whether the experts' part can be compiled; torch's compiler knows the grouped product of bf16 alone."""
+    """Return whether the experts' part can be compiled; torch's compiler knows the grouped product of bf16 alone."""
     return experts.ep == 1 and x.dtype is torch.bfloat16
 
 
 def routing_of(weight: Tensor, config: Any) -> Routing:
-    """The routing of a model with this transformer config; ``weight`` is [experts, hidden]."""
+    """Return the routing of a model with this transformer config; ``weight`` is [experts, hidden]."""
     return Routing(
         weight,
         config.moe_router_topk,
@@ -180,7 +180,7 @@ def routing_of(weight: Tensor, config: Any) -> Routing:
 def whole_layer(
     x: Tensor, layer: Layer, positions: Positions, experts: Experts, halves: Halves, counted: bool
 ) -> Tensor:
-    """The layer."""
+    """Return the layer."""
     attended = halves.attention(x, layer, positions)
     whole: Tensor = halves.experts(attended, layer, experts, counted)
     return whole
@@ -228,7 +228,7 @@ class ExpertLayer(DenseLayer):
 
 
 def expert_spec(config: Any) -> Any:
-    """megatron-core's local spec of a layer with a mixture of experts, with :class:`ExpertLayer`."""
+    """Return megatron-core's local spec of a layer with a mixture of experts, with :class:`ExpertLayer`."""
     spec = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts,
         moe_grouped_gemm=False,

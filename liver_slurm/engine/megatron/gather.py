@@ -86,12 +86,12 @@ class Gather:
 
 
 def _bucket_groups(chunk: Any) -> Iterator[Any]:
-    """What megatron gathers at a time: the bucket groups of a chunk, and those of its experts."""
+    """Yield what megatron gathers at a time: the bucket groups of a chunk, and those of its experts."""
     yield from (*chunk.bucket_groups, *chunk.expert_parallel_bucket_groups)
 
 
 def _readers(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Parameter]]]:
-    """Each module whose forward pass runs, with the parameters that it reads: its own, or all below it."""
+    """Yield each module whose forward pass runs, with the parameters that it reads: its own, or all below it."""
     whole = isinstance(module, DenseLayer)
     yield module, list(module.parameters(recurse=whole))
     for child in () if whole else module.children():

@@ -30,7 +30,7 @@ class Order(NamedTuple):
 
 
 def apply_experts(x: Tensor, weights: Tensor, experts: tuple[Mlp, ...], chosen: int, divided: bool) -> Tensor:
-    """Weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
+    """Return the weighted sum of what the experts make of their tokens; with tp > 1 this rank's summand.
 
     Args:
         x: [tokens, batch, hidden].
@@ -66,7 +66,7 @@ def _order(who: Tensor, here: Tensor, experts: int, divided: bool) -> Order:
 
 
 def _product(rows: Tensor, order: Order, weights: list[Tensor]) -> Tensor:
-    """Each expert's rows, [rows, in], times its matrix, [out, in]."""
+    """Return each expert's rows, [rows, in], times its matrix, [out, in]."""
     made: Tensor = _Product.apply(rows, order.ends, *weights)
     return made
 

@@ -30,7 +30,7 @@ def open_dataset(prefix: str, key: str) -> Any:
 
 
 def last_token(prefix: str, key: str) -> int:
-    """Last token of the last document; errors as :func:`open_dataset`."""
+    """Return the last token of the last document; errors as :func:`open_dataset`."""
     dataset = open_dataset(prefix, key)
     dtype = dataset.index.dtype
     tokens = int(dataset.sequence_lengths.sum(dtype="int64"))
@@ -39,7 +39,7 @@ def last_token(prefix: str, key: str) -> int:
 
 
 def dataset_builder(bin_file: Path, vocab_size: int) -> Any:
-    """megatron's ``IndexedDatasetBuilder`` for tokens of a vocabulary of ``vocab_size``."""
+    """Return megatron's ``IndexedDatasetBuilder`` for tokens of a vocabulary of ``vocab_size``."""
     with compat.imports():
         from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 

@@ -8,7 +8,7 @@ from liver_slurm.config.schema import TrainSection
 
 
 def learning_rate(train: TrainSection, step: int) -> float:
-    """Learning rate of step ``step``, counted from 0: linear warm-up to ``lr``, then decay to ``min_lr``.
+    """Return the learning rate of step ``step``, counted from 0: linear warm-up to ``lr``, then decay to ``min_lr``.
 
     The shapes are those of Megatron's ``OptimizerParamScheduler``.
     """
@@ -31,7 +31,10 @@ def learning_rate(train: TrainSection, step: int) -> float:
 
 
 def _wsd_share(train: TrainSection, progress: float) -> float:
-    """What is left of the way from ``lr`` down to ``min_lr``, so far into the decay; below 0 it has not begun."""
+    """Return what is left of the way from ``lr`` down to ``min_lr``, so far into the decay.
+
+    Below 0 it has not begun.
+    """
     progress = min(max(progress, 0.0), 1.0)
     shapes: dict[str, float] = {
         "linear": 1.0 - progress,

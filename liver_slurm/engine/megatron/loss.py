@@ -66,7 +66,7 @@ def _packed(x: Tensor) -> Tensor:
 
 
 def _largest(logits: Tensor, real: int) -> Tensor:
-    """Largest logit of this rank's own rows; minus infinity if all of them are padding."""
+    """Return the largest logit of this rank's own rows; minus infinity if all of them are padding."""
     rows = torch.arange(logits.shape[-1], device=logits.device)
     return torch.where(rows < real, logits.float(), -math.inf).amax(-1)
 

@@ -29,7 +29,10 @@ class Share:
 
 
 def share_of(microbatches: int, layout: Layout, replica: int) -> Share:
-    """Share of one of a layout's dp replicas; shares are as even as possible, and the first replicas take one more."""
+    """Return the share of one of a layout's dp replicas.
+
+    Shares are as even as possible, and the first replicas take one more.
+    """
     base, extra = divmod(microbatches, layout.dp)
     count = base + (replica < extra)
     least = max(base + bool(extra) if layout.ep > 1 else count, 1)

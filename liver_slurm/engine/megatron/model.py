@@ -51,7 +51,7 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
 
 
 def is_dense(config: JobConfig, layout: Layout) -> bool:
-    """Whether the model consists of layers that :class:`DenseLayer` can run in this layout.
+    """Return whether the model consists of layers that :class:`DenseLayer` can run in this layout.
 
     ``model.extra`` may turn on anything that megatron-core has, and so may a provider; with fewer query groups than
     tensor parallel ranks, ranks share a group; and sequence parallelism needs a sequence that can be divided.
@@ -62,7 +62,7 @@ def is_dense(config: JobConfig, layout: Layout) -> bool:
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:
-    """megatron-core's ``TransformerConfig`` for this job in this layout."""
+    """Return megatron-core's ``TransformerConfig`` for this job in this layout."""
     model, train, dtype = config.model, config.train, _DTYPES[config.train.precision]
     return DecoderConfig(
         **{
@@ -112,7 +112,7 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
 
 
 def _experts(model: ModelSection) -> dict[str, Any]:
-    """Fields of ``TransformerConfig`` about experts."""
+    """Return the fields of ``TransformerConfig`` about experts."""
     if model.num_moe_experts is None:
         return {}
     return {
@@ -129,7 +129,7 @@ def _experts(model: ModelSection) -> dict[str, Any]:
 
 
 def _no_values(weight: torch.Tensor) -> torch.Tensor:
-    """An ``init_method`` that leaves the weight as it is."""
+    """Return an ``init_method`` that leaves the weight as it is."""
     return weight
 
 
@@ -162,7 +162,7 @@ def build_model(
 
 
 def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage: int) -> torch.nn.Module:
-    """One virtual stage of the model."""
+    """Return one virtual stage of the model."""
     if config.model.provider:
         model = load_function(config.model.provider)(
             pre_process=stage == 0,
@@ -220,13 +220,13 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage
 def _loss(
     real: int, tp: Any, compiled: bool, z_loss: float, labels: torch.Tensor, logits: torch.Tensor
 ) -> torch.Tensor:
-    """Losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
+    """Return the losses [batch, sequence] of logits [sequence, batch, rows] and labels [batch, sequence]."""
     losses = token_losses(logits, labels.transpose(0, 1).contiguous(), real, tp, compiled, z_loss)
     return losses.transpose(0, 1)
 
 
 def vocabulary(config: JobConfig) -> int:
-    """Size of the model's vocabulary: the job file's, else the tokenizer's."""
+    """Return the size of the model's vocabulary: the job file's, else the tokenizer's."""
     if config.model.vocab_size is not None:
         return config.model.vocab_size
     from liver_slurm.engine.data.tokenizers import load_tokenizer
@@ -235,14 +235,14 @@ def vocabulary(config: JobConfig) -> int:
 
 
 def unwrap(model: Any) -> Any:
-    """The model inside ``Float16Module`` and ``DistributedDataParallel``."""
+    """Return the model inside ``Float16Module`` and ``DistributedDataParallel``."""
     while hasattr(model, "module"):
         model = model.module
     return model
 
 
 def named_parameters(chunks: Sequence[Any]) -> dict[str, torch.nn.Parameter]:
-    """The parameters of a rank by their local names, which begin with the chunk's number if there are several.
+    """Return the parameters of a rank by their local names, which begin with the chunk's number if there are several.
 
     Whatever wraps the chunks has no part in the names.
     """

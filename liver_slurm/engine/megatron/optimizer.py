@@ -2,7 +2,7 @@
 
 megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
 elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
-place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins anew without a word.
+place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins again without a word.
 torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that. So does ``Muon``.
 """
 
@@ -61,7 +61,7 @@ class OptimizerState:
             self._optimizer.gather()
 
     def parameters(self) -> Iterator[torch.Tensor]:
-        """What it updates: fp32 masters, or shards of them."""
+        """Yield what it updates: fp32 masters, or shards of them."""
         for group in self._optimizer.param_groups:
             yield from group["params"]
 

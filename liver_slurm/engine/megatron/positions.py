@@ -29,7 +29,7 @@ class Positions(NamedTuple):
 
 
 def document_starts(tokens: Tensor, eod: int) -> Tensor:
-    """At which token of its sequence each token's document begins, int64 [batch, sequence].
+    """Return at which token of its sequence each token's document begins, int64 [batch, sequence].
 
     The token ``eod`` is its document's last one. What a sequence begins with is a document, even if it was cut.
     """
@@ -40,13 +40,16 @@ def document_starts(tokens: Tensor, eod: int) -> Tensor:
 
 
 def seen_from(starts: Tensor, own: slice) -> Tensor:
-    """Which tokens those of the part ``own`` attend to: all before them in their documents; [batch, own, sequence]."""
+    """Return which tokens those of the part ``own`` attend to: all before them in their documents.
+
+    The mask is [batch, own, sequence].
+    """
     places = torch.arange(starts.shape[1], device=starts.device)
     return (places[own, None] >= places) & (starts[:, own, None] == starts[:, None])
 
 
 def positions_of(angles: Tensor, starts: Tensor | None, dtype: torch.dtype, cp: Any, config: Any) -> Positions:
-    """Positions of a rank of the group ``cp``, made once for all layers.
+    """Return the positions of a rank of the group ``cp``, made once for all layers.
 
     Megatron's angles are the same tensor in every layer and step, and ``starts`` is in every layer of a microbatch.
 
@@ -70,7 +73,7 @@ def positions_of(angles: Tensor, starts: Tensor | None, dtype: torch.dtype, cp: 
 
 
 def in_embeddings(sequence: int, starts: Tensor | None, device: torch.device, cp: Any, config: Any) -> Positions:
-    """The same of a model whose embeddings have the positions; ``sequence``: its tokens, those of all ranks."""
+    """Return the same of a model whose embeddings have the positions; ``sequence``: its tokens, those of all ranks."""
     made: Positions | None = getattr(starts, "liver_positions", None)
     if made is None:
         made = Positions(None, None, _seen(sequence, starts, device, cp, config))
@@ -80,7 +83,7 @@ def in_embeddings(sequence: int, starts: Tensor | None, device: torch.device, cp
 
 
 def _seen(sequence: int, starts: Tensor | None, device: torch.device, cp: Any, config: Any) -> Tensor | None:
-    """Which tokens a rank's own attend to, see :class:`Positions`."""
+    """Return which tokens a rank's own attend to, see :class:`Positions`."""
     own = own_part(sequence, cp.size(), cp.rank())
     if starts is not None and config.reset_attention_mask:
         return seen_from(starts, own).unsqueeze(1)

@@ -66,7 +66,7 @@ class RankState:
         return shard_spec_of(self.chunks, self.config.train, layout.ep, place)
 
     def inner_optimizers(self) -> Iterator[Any]:
-        """megatron's optimizers that hold parameters of this rank."""
+        """Yield megatron's optimizers that hold parameters of this rank."""
         for optimizer in self.optimizer.chained_optimizers:
             if not optimizer.is_stub_optimizer:
                 yield optimizer
@@ -85,7 +85,7 @@ class RankState:
         self.gradients_used = True
 
     def optimizer_states(self) -> list[OptimizerState]:
-        """State of each optimizer that holds parameters of this rank."""
+        """Return the state of each optimizer that holds parameters of this rank."""
         return [OptimizerState(optimizer.optimizer) for optimizer in self.inner_optimizers()]
 
     def set_step(self, step: int) -> None:
@@ -94,5 +94,8 @@ class RankState:
             each.step = step
 
     def steps(self) -> set[int]:
-        """The step counters, as a set: one value, unless something went wrong; empty where nothing is trained."""
+        """Return the step counters, as a set: one value, unless something went wrong.
+
+        The set is empty where nothing is trained.
+        """
         return {step for each in self.optimizer_states() if (step := each.step) is not None}

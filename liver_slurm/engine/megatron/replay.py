@@ -10,7 +10,7 @@ import torch
 
 from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.engine.megatron import compat
-from liver_slurm.engine.megatron.boxes import owned_boxes
+from liver_slurm.engine.megatron.boxes import owned_boxes, weight_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.reshard.shard_spec import GroupSpec
@@ -18,7 +18,7 @@ from liver_slurm.reshard.tensors import Piece
 
 
 def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
-    """The state of the chosen layers for worlds whose weights are derived from masters.
+    """Return the state of the chosen layers for worlds whose weights are derived from masters.
 
     See :meth:`liver_slurm.engine.api.TrainingShard.replica`.
     """
@@ -26,11 +26,7 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
     fixed: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
         if param.group is None:
-            flat = state.parameters[param.name].detach().view(-1)
-            fixed += [
-                (Piece(box.tensor, box.offset, box.shape), flat[box.start : box.start + box.size].view(box.shape))
-                for box in param.boxes
-            ]
+            fixed += weight_boxes(state.parameters[param.name], param)
             continue
         for box in owned_boxes(state, param):
             views = tuple(map(box.view, box.held.tensors.values()))
@@ -93,7 +89,7 @@ class LiveUpdates:
 
 
 def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """What AdamW or SGD uses for a group; what Muon does is not replayed."""
+    """Return what AdamW or SGD uses for a group; what Muon does is not replayed."""
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     return Hyperparameters(
         float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)

@@ -1,6 +1,6 @@
 """Collectives along a sequence as operators that a compiled graph may contain, for sequence and context parallelism.
 
-A graph with torch's own functional collectives names its process group, so each new world would compile anew. These
+A graph with torch's own functional collectives names its process group, so each new world would compile again. These
 name an axis: they use that axis' group of the world that trains, which :func:`use_groups` sets. One graph then holds a
 whole layer, with one launch from Python in the place of five.
 
@@ -69,13 +69,13 @@ def _(x: Tensor, ranks: int, axis: str) -> Tensor:
 
 
 def gather_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
-    """Each rank's part of the sequence to the whole: [sequence / ranks, …] to [sequence, …]."""
+    """Gather each rank's part of the sequence to the whole: [sequence / ranks, …] to [sequence, …]."""
     whole: Tensor = torch.ops.liver_slurm.gather_sequence(x, ranks, axis)
     return whole
 
 
 def scatter_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
-    """Sum of all ranks' [sequence, …], of which each keeps its part: [sequence / ranks, …]."""
+    """Return the sum of all ranks' [sequence, …], of which each keeps its part: [sequence / ranks, …]."""
     part: Tensor = torch.ops.liver_slurm.scatter_sequence(x, ranks, axis)
     return part
 

@@ -155,7 +155,7 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
 def _with_gradients(
     config: JobConfig, world: ProcessGroups, groups: Any, transformer: Any, modules: list[torch.nn.Module]
 ) -> list[Any]:
-    """``DistributedDataParallel`` around each chunk: gradient buffers, and how replicas reduce them."""
+    """Wrap ``DistributedDataParallel`` around each chunk: gradient buffers, and how replicas reduce them."""
     bucket = gradient_bucket(config, world.layout)
     chunks = [
         DistributedDataParallel(

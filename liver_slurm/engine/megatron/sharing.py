@@ -31,7 +31,7 @@ def share_storage(old: RankState, new: RankState) -> None:
 
 
 def _main(parameter: Any) -> Any:
-    """The tensor that the optimizer updates for a parameter: its fp32 master, or itself."""
+    """Return the tensor that the optimizer updates for a parameter: its fp32 master, or itself."""
     return getattr(parameter, "main_param", parameter)
 
 

@@ -55,7 +55,7 @@ compat.fix_replica_of_embeddings()
 
 
 def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
-    """State of every rank of a world of this layout; cached.
+    """Return the state of every rank of a world of this layout; cached.
 
     Raises:
         BadInput: a pattern of ``train.no_weight_decay`` is the name of no tensor.
@@ -66,14 +66,13 @@ def world_spec(config: JobConfig, layout: Layout) -> WorldSpec:
 
 
 def gradient_bucket(config: JobConfig, layout: Layout) -> int | None:
-    """See :meth:`liver_slurm.engine.api.Engine.gradient_bucket`: on GPUs megatron's own default; gloo would take the
-    backward pass's cores."""
+    """Return megatron's own default on GPUs, None on CPUs, where gloo would take the backward pass's cores."""
     on_gpus = any(component.gpus_per_task for component in config.live.component)
     return max(40_000_000, 1_000_000 * layout.dense_replicas) if on_gpus and layout.dense_replicas > 1 else None
 
 
 def parameter_count(config: JobConfig) -> int:
-    """Parameters of the job's model, tied ones once; the same in every layout."""
+    """Return the parameters of the job's model, tied ones once; the same in every layout."""
     model, spare = config.model, 0
     if model.num_moe_experts is not None and model.provider is None:
         # Thousands of experts take seconds to build, and all but a few are counted without.
@@ -106,7 +105,7 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
 
 @lru_cache(maxsize=32)
 def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
-    """All shards of a layout."""
+    """Return all shards of a layout."""
     config = msgspec.json.decode(encoded, type=JobConfig)
     shards: dict[ShardKey, ShardSpec] = {}
     for pp in range(layout.pp):
@@ -123,12 +122,12 @@ def _shards(encoded: bytes, layout: Layout) -> dict[ShardKey, ShardSpec]:
 
 
 def _shape_fields(config: JobConfig) -> list[str]:
-    """Extra fields of megatron's config that may make layers differ; those of recomputation do not."""
+    """Return the extra fields of megatron's config that may make layers differ; those of recomputation do not."""
     return [name for name in config.model.extra if not name.startswith("recompute_")]
 
 
 def _next_layers(shard: ShardSpec, layers: int, layout: Layout) -> ShardSpec:
-    """Shard of the stage after an inner one."""
+    """Return the shard of the stage after an inner one."""
     step = stage_layers(layers, layout.virtual_stages)[1]
 
     def moved(box: BoxSpec) -> BoxSpec:
@@ -138,7 +137,7 @@ def _next_layers(shard: ShardSpec, layers: int, layout: Layout) -> ShardSpec:
 
 
 def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSpec:
-    """Parameters of one model shard."""
+    """Return the parameters of one model shard."""
     groups = _collection(layout, part, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, chunks = build_model(config, groups, layout, pp, "meta")
@@ -146,7 +145,7 @@ def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSp
 
 
 def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place: int = 0) -> ShardSpec:
-    """Parameters that the chunks of a model hold, whatever wraps them.
+    """Return the parameters that the chunks of a model hold, whatever wraps them.
 
     Args:
         train: says how each of them is optimized.
@@ -169,7 +168,7 @@ def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place
 
 
 def _boxes(chunks: Sequence[Any]) -> dict[int, list[BoxSpec]]:
-    """The boxes of each parameter, by its id.
+    """Return the boxes of each parameter, by its id.
 
     Raises:
         PlanError: there is state that is no parameter.
@@ -187,7 +186,7 @@ def _boxes(chunks: Sequence[Any]) -> dict[int, list[BoxSpec]]:
 
 
 def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -> ParamSpec:
-    """The parameter with what updates it, in the group without weight decay if a pattern says so of its tensor.
+    """Return the parameter with what updates it, in the group without weight decay if a pattern says so of its tensor.
 
     Not of its own name: a tied embedding has two, and a layer is numbered from 0 in each pipeline stage.
     """
@@ -200,13 +199,13 @@ def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -
 
 
 def _is_matrix(parameter: torch.Tensor, tensor: str) -> bool:
-    """Whether Muon is for it: megatron-core marks word embeddings and the output layer, but not learned positions."""
+    """Return whether Muon is for it: megatron-core marks the output layer and embeddings, but not learned positions."""
     outside = getattr(parameter, "is_embedding_or_output_parameter", False) or "embedding" in tensor
     return parameter.dim() == 2 and not outside
 
 
 def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) -> dict[Any, Any] | None:
-    """What megatron is told of the groups of a model's parameters; None: what it does by itself.
+    """Return what megatron is told of the groups of a model's parameters; None: what it does by itself.
 
     Raises:
         BadInput: a pattern of ``train.no_weight_decay`` is the name of no tensor.
@@ -229,7 +228,7 @@ def _some_default_group() -> Iterator[None]:
 
 
 def _parts(entry: Any) -> Iterator[tuple[Any, Any]]:
-    """Pairs of a parameter and its part as a ``ShardedTensor``, for one entry of a sharded state dict."""
+    """Yield the pairs of a parameter and its part as a ``ShardedTensor``, for one entry of a sharded state dict."""
     if isinstance(entry, ShardedTensor):
         yield entry.data, entry
     elif isinstance(entry, ShardedTensorFactory):
@@ -267,7 +266,7 @@ def _param(name: str, parameter: Any, boxes: list[BoxSpec], overrides: dict[Any,
 
 
 def _collection(layout: Layout, part: int, pp: int) -> Any:
-    """Groups of the first replica of a shard, as far as building a model needs them."""
+    """Return the groups of the first replica of a shard, as far as building a model needs them."""
     rank = layout.replica_groups()[layout.shards().index((part, pp)), 0].item()
 
     def along(*axes: Axis) -> _Sizes:

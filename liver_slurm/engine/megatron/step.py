@@ -169,7 +169,10 @@ class Waited:
 
 
 def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[torch.Tensor]]) -> Iterator[Batch]:
-    """This rank's part of each microbatch; middle stages read none, unless they are to know where documents begin."""
+    """Yield this rank's part of each microbatch.
+
+    Middle stages read none, unless they need to know where documents begin.
+    """
     train, data = state.config.train, state.config.data
     place, layout = state.world.place, state.world.layout
     own = own_part(train.seq_length, layout.cp, place.cp)
@@ -194,7 +197,7 @@ def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[to
 
 
 def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
-    """What the model is given as its attention mask: our layers where documents begin, a model of the user's own
+    """Return what the model is given as its attention mask: our layers where documents begin, a model of the user's own
     megatron's mask, [micro batch size, 1, sequence, sequence], true where a token does not attend to another."""
     if state.config.model.provider is None:
         return starts
@@ -216,7 +219,10 @@ def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
 
 
 def _total(state: RankState, reports: list[Report], flags: Sequence[bool]) -> list[float]:
-    """Sum of losses and number of tokens of the world's batch, and how many ranks raise each flag; on every rank."""
+    """Return the sum of losses and number of tokens of the world's batch, and how many ranks raise each flag.
+
+    Every rank gets them.
+    """
     own = [float(flag) for flag in flags]
     sums = torch.tensor([0.0, 0.0, *own], dtype=torch.float64, device=state.device)
     if state.world.is_last_stage and state.world.place.tp == 0:

@@ -137,7 +137,7 @@ def _exercise(config: JobConfig, layout: Layout, zeros: Zeros, experts: Experts 
 
 
 def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Positions:
-    """Positions of the shapes that :func:`liver_slurm.engine.megatron.positions.positions_of` makes."""
+    """Return the positions of the shapes that :func:`liver_slurm.engine.megatron.positions.positions_of` makes."""
     train, data, seen = config.train, config.data, None
     if data.reset_attention_mask:
         seen = torch.ones(train.micro_batch_size, 1, own, train.seq_length, dtype=torch.bool)
@@ -151,7 +151,7 @@ def _nowhere(config: JobConfig, own: int, width: int, dtype: torch.dtype) -> Pos
 
 
 def _norms(transformer: Any, size: int) -> tuple[Norm, Norm]:
-    """Two normalizations of vectors of this size, with weights and biases of zero."""
+    """Return two normalizations of vectors of this size, with weights and biases of zero."""
 
     def one() -> Norm:
         weight, bias = (torch.nn.Parameter(torch.zeros(size, dtype=transformer.params_dtype)) for _ in range(2))

@@ -31,10 +31,10 @@ class Stateful(Protocol):
     """An object with state of numbers, text, lists and dictionaries, such as a learning-rate scheduler."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Inverse of :meth:`state_dict`."""
+        """Undo :meth:`state_dict`."""
 
 
 class Declared:
@@ -146,7 +146,7 @@ class Declared:
         return 0.0
 
     def gradients(self) -> Iterator[tuple[torch.Tensor, bool]]:
-        """The part of each gradient that is here, and whether it is all of it."""
+        """Yield the part of each gradient that is here, and whether it is all of it."""
         whole = {_id(value): self.state[name].whole for name, value in self._tensors.items()}
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:

@@ -147,7 +147,7 @@ class Elastic:
     # ---- steps
 
     def steps(self) -> Iterator[Step]:
-        """The steps that this world trains, from the one that the world before has not made.
+        """Yield the steps that this world trains, from the one that the world before has not made.
 
         The loop ends after the last step of the run. Where the world is over before, the call of its function is
         unwound from here, and what stands behind the loop does not run.
@@ -169,7 +169,7 @@ class Elastic:
             order = self._thread.tell("completed")
 
     def current(self) -> Step:
-        """The step that runs, or ran last."""
+        """Return the step that runs, or ran last."""
         assert self._current is not None, "no step has begun"
         return self._current
 
@@ -183,7 +183,7 @@ class Elastic:
         return Step(number, samples, batch, self.size, self._before_update)
 
     def _before_optimizer(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """The hook of each optimizer's step."""
+        """Hold up an optimizer's step, as its hook, until the gradients are final."""
         if any(callable(one) for one in (*arguments, options.get("closure"))):
             raise RunIsOver(
                 f"{type(optimizer).__name__}.step is called with a closure, which would make gradients when all ranks "

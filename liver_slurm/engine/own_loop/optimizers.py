@@ -66,7 +66,7 @@ def _nothing_to_learn(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def _begun(name: str, value: Any, key: str, before: torch.Tensor | None) -> Any:
-    """A value of the state as it is before the first update."""
+    """Return a value of the state as it is before the first update."""
     if isinstance(value, torch.Tensor):
         if before is not None:
             value.copy_(before)
@@ -81,7 +81,7 @@ def _begun(name: str, value: Any, key: str, before: torch.Tensor | None) -> Any:
 
 
 def state_of(name: str, optimizer: torch.optim.Optimizer, known: Mapping[int, tuple[str, Any]]) -> Iterator[Held]:
-    """Every tensor of an optimizer's state, named after its parameter.
+    """Yield every tensor of an optimizer's state, named after its parameter.
 
     Args:
         known: name and declaration of each parameter that is registered, by the tensor's id.
@@ -112,12 +112,15 @@ def _held_like(name: str, value: torch.Tensor, parameter: Held, declared: Any) -
 
 
 def _is_number(value: torch.Tensor, parameter: torch.Tensor) -> bool:
-    """Whether a tensor is a counter that lies elsewhere than its parameter: on the host, beside a card's state."""
+    """Return whether a tensor is a counter that lies elsewhere than its parameter.
+
+    It is then on the host, beside a card's state.
+    """
     return not value.dim() and value.device.type != parameter.device.type
 
 
 def numbers_of(optimizer: torch.optim.Optimizer) -> Numbers:
-    """What of an optimizer is no box."""
+    """Return what of an optimizer is no box."""
     groups = [
         {key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]
@@ -133,7 +136,7 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> Numbers:
 
 
 def load_numbers(optimizer: torch.optim.Optimizer, numbers: Numbers) -> None:
-    """Inverse of :func:`numbers_of`; what is a tensor, such as a learning rate or a counter, stays the same tensor."""
+    """Undo :func:`numbers_of`; what is a tensor, such as a learning rate or a counter, stays the same tensor."""
     for group, given in zip(optimizer.param_groups, numbers["groups"], strict=True):
         _load(group, given)
     for parameter, given in zip(_parameters(optimizer), numbers["state"], strict=True):

@@ -33,7 +33,7 @@ def pack(state: dict[str, Any], into: torch.Tensor) -> None:
 
 
 def unpack(packed: torch.Tensor) -> dict[str, Any]:
-    """Inverse of :func:`pack`."""
+    """Undo :func:`pack`."""
     content = bytes(packed.cpu().tolist())
     length = int.from_bytes(content[:_HEAD], "little")
     found: dict[str, Any] = msgspec.msgpack.decode(zlib.decompress(content[_HEAD : _HEAD + length]))

@@ -74,7 +74,7 @@ class LoopShard:
         self._buffers = [buffer.clone() for buffer in declared.buffers]
 
     def _run(self) -> None:
-        """Body of the loop's thread."""
+        """Run the body of the loop's thread."""
         with self._building:
             # Until the world is live, what asks for the default group must not get the one that trains.
             self._building.enter_context(self._world.scope())
@@ -120,11 +120,11 @@ class LoopShard:
         return self
 
     def adam_step(self) -> int:
-        """Number of steps made."""
+        """Return the number of steps made."""
         return self._made
 
     def groups(self) -> Groups:
-        """None: nobody replays the updates of an optimizer that may be any."""
+        """Return None: nobody replays the updates of an optimizer that may be any."""
         return {}
 
     def watch(

@@ -77,7 +77,7 @@ def held(name: str, value: torch.Tensor | Sharded) -> Held:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that is here, without its history."""
+    """Return the part of a tensor that is here, without its history."""
     found: torch.Tensor = tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
     return found
 
@@ -111,13 +111,13 @@ def _held_of(name: str, tensor: Any) -> Held:
 
 
 def inner(module: torch.nn.Module) -> torch.nn.Module:
-    """The module itself, out of what ``DistributedDataParallel`` wraps around it."""
+    """Return the module itself, out of what ``DistributedDataParallel`` wraps around it."""
     found: torch.nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
     return found
 
 
 def module_tensors(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Every parameter and persistent buffer of a module by name, and whether it is a buffer.
+    """Yield every parameter and persistent buffer of a module by name, and whether it is a buffer.
 
     Raises:
         RunIsOver: the module has state that is no tensor.
@@ -130,7 +130,10 @@ def module_tensors(name: str, module: torch.nn.Module) -> Iterator[tuple[str, to
 
 
 def attributes(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a module that is neither parameter nor buffer, by name: nobody knows whether it is state."""
+    """Yield every tensor of a module that is neither parameter nor buffer, by name.
+
+    Nobody knows whether it is state.
+    """
     known = {id(value) for value in (*module.parameters(), *module.buffers())}
     for path, part in module.named_modules():
         place = f"{name}.{path}" if path else name
@@ -156,5 +159,5 @@ def check_places(state: Mapping[str, Held], layout: Layout, device: torch.device
 
 
 def shard_spec(state: Mapping[str, Held]) -> ShardSpec:
-    """What this rank holds; a tensor of which it has nothing is left out."""
+    """Return what this rank holds; a tensor of which it has nothing is left out."""
     return ShardSpec(tuple(one.spec for one in state.values() if math.prod(one.tensor.shape)))

@@ -100,13 +100,13 @@ def _outside(one: Presence, start: float, end: float) -> list[Piece]:
     else:  # it has just left a world: marks from before then say nothing any more
         noticed = [comes for time, comes in one.noticed if time <= start]
         cause = Cause.LEAVING if noticed and noticed[-1] else Cause.IDLE
-    cuts = [(start, cause)]
+    edges = [(start, cause)]
     for time, then in one.marks:
         if time < end and (time > start or (first and time <= start)):
-            cuts.append((max(time, start), then))
-    bounds = [*(time for time, _ in cuts[1:]), end]
+            edges.append((max(time, start), then))
+    bounds = [*(time for time, _ in edges[1:]), end]
     return [
-        Piece(begin, until, NO_WORLD, what) for (begin, what), until in zip(cuts, bounds, strict=True) if until > begin
+        Piece(begin, until, NO_WORLD, what) for (begin, what), until in zip(edges, bounds, strict=True) if until > begin
     ]
 
 

@@ -43,7 +43,6 @@ class Ledger:
 
     @property
     def capacity_goodput(self) -> float:
-        """See :data:`CAPACITY`."""
         return ratio(self.account.total().get(Cause.STEP, 0.0), self.offered_device_s)
 
     @property
@@ -122,7 +121,10 @@ def change_document(change: Change) -> dict[str, Any]:
 
 
 def efficiencies(ledger: Ledger) -> dict[str, float]:
-    """Google's two slice efficiencies, a device for a slice: of all that the run may have, since its job began."""
+    """Return Google's two slice efficiencies, a device for a slice.
+
+    They are of all that the run may have, since its job began.
+    """
     facts = ledger.account.facts
     waited = ledger.account.of_the_run().get(Cause.QUEUE, 0.0)
     total = facts.job.most * (ledger.wall_s - waited)
@@ -133,7 +135,7 @@ def efficiencies(ledger: Ledger) -> dict[str, float]:
 
 
 def lost_work(account: Account, total: Seconds) -> dict[str, float]:
-    """Steps that were trained and do not count, and what they took."""
+    """Return the steps that were trained and do not count, and what they took."""
     facts = account.facts
     steps = sum(event.steps_lost for event in facts.events if isinstance(event, BegunAnew))
     if facts.counted is not None:
@@ -142,7 +144,7 @@ def lost_work(account: Account, total: Seconds) -> dict[str, float]:
 
 
 def mfu(account: Account, held_device_s: float) -> dict[str, float | None]:
-    """Model FLOPs utilization inside steps, and over all device-seconds that were held; None: not known."""
+    """Return the model FLOPs utilization inside steps, and over all device-seconds that were held; None: not known."""
     steps = account.facts.steps
     known = np.isfinite(steps.mfu)
     if not known.any():

@@ -32,7 +32,7 @@ WAITING = (Cause.QUEUE, Cause.REQUEUE)
 
 
 def is_disruption(event: Found) -> bool:
-    """Whether what is trained may end here: a world is lost, or the job's processes start or end."""
+    """Return whether what is trained may end here: a world is lost, or the job's processes start or end."""
     if isinstance(event, CoordinatorStarted):
         return is_new_start(event)
     if isinstance(event, WorkerLost):
@@ -41,7 +41,10 @@ def is_disruption(event: Found) -> bool:
 
 
 def is_new_start(event: CoordinatorStarted) -> bool:
-    """Whether the guaranteed job's processes start with this coordinator; one that is restarted finds a live world."""
+    """Return whether the guaranteed job's processes start with this coordinator.
+
+    One that is restarted finds a live world.
+    """
     return event.phase == "starting"
 
 
@@ -113,10 +116,10 @@ class GapWalk:
         elif cause not in WAITING and gap >= 0:
             found.append((event.time, Cause.RECOVERY))
 
-    def _last_sign(self, anew: BegunAnew) -> float:
+    def _last_sign(self, begun: BegunAnew) -> float:
         """Return when the worlds that are lost were last heard of."""
-        before = [event.time for event in self._facts.events if event.time < anew.time]
-        return max([anew.trained_until, *before[-1:]])
+        before = [event.time for event in self._facts.events if event.time < begun.time]
+        return max([begun.trained_until, *before[-1:]])
 
     def _first_world(self, found: Segments, gap: int, end: float) -> None:
         """Split the end of a start: processes first, then the first world."""

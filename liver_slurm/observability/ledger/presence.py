@@ -15,7 +15,7 @@ from liver_slurm.observability.ledger.facts import Facts, Job
 from liver_slurm.observability.ledger.gaps import is_new_start
 from liver_slurm.observability.ledger.worlds import WorldSpan
 from liver_slurm.rundir import events as e
-from liver_slurm.rundir.worker_names import is_guaranteed, natural_key, standby_prefix, worker_name
+from liver_slurm.rundir.worker_names import guaranteed_prefix, is_guaranteed, natural_key, standby_prefix, worker_name
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class _Fold:
         never = not any(one.guaranteed for one in self._closed)
         if (waits or never) and self._owed_since is not None:
             for number in range(facts.job.guaranteed):
-                name = f"live-{number}"
+                name = worker_name(guaranteed_prefix(), number)
                 partition = guaranteed_partition(facts.job, name)
                 self._closed.append(Presence(name, True, "", partition, self._owed_since, facts.until, ()))
         return tuple(sorted(self._closed, key=lambda one: (not one.guaranteed, natural_key(one.worker), one.since)))

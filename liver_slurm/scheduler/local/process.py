@@ -44,7 +44,7 @@ def start(
 
 
 def worker_environment(index: int, workers: int, gpus: bool) -> dict[str, str]:
-    """What worker number ``index`` of at most ``workers`` on this machine needs; what the user has set wins.
+    """Return what worker number ``index`` of at most ``workers`` on this machine needs; what the user has set wins.
 
     Without cards a worker computes with half of its share of the cores: the other half is its control thread's, which
     moves state while training runs, and a team of which one thread waits for a core waits as a whole.

@@ -33,7 +33,7 @@ class _Started:
     """Its number among the machine's workers."""
 
     def process(self) -> psutil.Process | None:
-        """The process, if it lives."""
+        """Return the process, if it lives."""
         try:
             process = psutil.Process(self.pid)
             alive = process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
@@ -62,21 +62,18 @@ class LocalStandbys:
         return self._file.exists()
 
     def observe(self) -> CapacitySnapshot:
-        """See :class:`StandbyProvider`."""
         _reap()
         jobs = tuple(StandbyJob(one.job_id, "running", (os.uname().nodename,)) for one in self._alive())
         return CapacitySnapshot(time=time.time(), jobs=jobs, room=(Headroom(0, "", self._count - len(jobs)),))
 
     def launch(self, count: int, unit: int, partition: str) -> list[str]:
-        """See :class:`StandbyProvider`; there is one unit, and one place for it."""
+        """Start standbys as processes; there is one unit, and one place for it."""
         return [self._launch() for _ in range(count)]
 
     def release(self, job_id: str) -> None:
-        """See :class:`StandbyProvider`."""
         _end([process for one in self._started if one.job_id == job_id and (process := one.process()) is not None])
 
     def close(self) -> None:
-        """See :class:`StandbyProvider`."""
         _end([process for one in self._started if (process := one.process()) is not None])
 
     def _alive(self) -> list[_Started]:

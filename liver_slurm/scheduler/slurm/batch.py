@@ -60,7 +60,7 @@ class _Step:
 
 
 def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None, *, expedite: bool = False) -> str:
-    """The guaranteed job's script.
+    """Return the guaranteed job's script.
 
     ``python``: interpreter on the nodes; default: ``live.python``, else the one that runs this. ``expedite``: a job
     that loses a node is to come first when it is started again, which Slurm 25.11 has where the site allows it.
@@ -97,7 +97,7 @@ def render_script(config: JobConfig, run_dir: RunDir, python: str | None = None,
 
 
 def header_problems(config: JobConfig) -> list[str]:
-    """What a heterogeneous job's header cannot say, a line for each with its key.
+    """Return what a heterogeneous job's header cannot say, a line for each with its key.
 
     Slurm carries some options over from one component to the next (sbatch 22.05: mem, exclude and time; not partition,
     gres or constraint), and there is no way to say "the default amount of memory".
@@ -116,12 +116,12 @@ def header_problems(config: JobConfig) -> list[str]:
 
 
 def read_template(name: str) -> str:
-    """A template of ``sbatch/``, which is ``liver_slurm/sbatch`` in an installed package."""
+    """Return a template of ``sbatch/``, which is ``liver_slurm/sbatch`` in an installed package."""
     return (resources.files("liver_slurm") / "sbatch" / name).read_text()
 
 
 def gpu_request(wanted: ComponentSection | StandbySection) -> str | None:
-    """``gpu:N`` or ``gpu:TYPE:N`` for all tasks of a node; None without GPUs.
+    """Return ``gpu:N`` or ``gpu:TYPE:N`` for all tasks of a node; None without GPUs.
 
     Each task sees its neighbours' GPUs, as NCCL wants it.
     """

@@ -44,7 +44,7 @@ class SlurmClient(Protocol):
     """What the rest of the product asks Slurm; every method raises ClusterError with one clear line."""
 
     def version(self) -> Version:
-        """Slurm's version, e.g. (22, 5, 8)."""
+        """Return Slurm's version, e.g. (22, 5, 8)."""
 
     def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
         """Jobs by id or by name, all components of each, in one query; ended ones while Slurm still knows them.
@@ -53,28 +53,34 @@ class SlurmClient(Protocol):
         """
 
     def steps(self, job_id: str) -> list[StepInfo]:
-        """The steps of a job, also the batch script; a leader's id means all components. None once it is over."""
+        """Return the steps of a job, also the batch script; a leader's id means all components.
+
+        None once it is over.
+        """
 
     def partitions(self) -> list[PartitionInfo]:
-        """All partitions."""
+        """Return all partitions."""
 
     def nodes(self, partition: str | None = None) -> list[NodeInfo]:
-        """The nodes of one partition, or all, as they are now; none if there is no such partition."""
+        """Return the nodes of one partition, or all, as they are now; none if there is no such partition."""
 
     def reservations(self) -> list[ReservationInfo]:
-        """All reservations that are not over."""
+        """Return all reservations that are not over."""
 
     def config(self) -> dict[str, str]:
-        """Slurm's settings, e.g. KillWait → ``30 sec``."""
+        """Return Slurm's settings, e.g. KillWait → ``30 sec``."""
 
     def qos_grace(self) -> dict[str, float]:
         """GraceTime of each QOS, seconds; asks slurmdbd."""
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
-        """Host names of ``n[1-3],m7``."""
+        """Return the host names of ``n[1-3],m7``."""
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
-        """Submit a batch script; returns the job's id."""
+        """Submit a batch script; returns the job's id.
+
+        ``arguments`` are the script's own. Options of sbatch stand in its header.
+        """
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs; those that are over already are not an error. A component's own number ends it alone."""
@@ -116,7 +122,6 @@ class CommandClient:
         self._hostnames: dict[str, tuple[str, ...]] = {}
 
     def version(self) -> Version:
-        """See :meth:`SlurmClient.version`."""
         output = self._ask(["sinfo", "--version"], queries=0)
         match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
         if match is None:
@@ -124,7 +129,6 @@ class CommandClient:
         return int(match[1]), int(match[2]), int(match[3])
 
     def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
-        """See :meth:`SlurmClient.jobs`."""
         argv = ["squeue", "--local", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
         if ids:
             argv.append("--jobs=" + ",".join(ids))
@@ -140,7 +144,6 @@ class CommandClient:
         return parse_jobs(self._uncut(output), self.hostnames)
 
     def steps(self, job_id: str) -> list[StepInfo]:
-        """See :meth:`SlurmClient.steps`."""
         try:
             # Of all jobs, in one query: a leader's components have steps under their own numbers.
             numbers = {job.number for job in self.jobs([job_id])}
@@ -152,30 +155,24 @@ class CommandClient:
         return [step for step in parse_steps(output, self.hostnames) if int(step.step_id.split(".")[0]) in numbers]
 
     def partitions(self) -> list[PartitionInfo]:
-        """See :meth:`SlurmClient.partitions`."""
         return parse_partitions(self._ask(["scontrol", "-o", "show", "partition"]))
 
     def nodes(self, partition: str | None = None) -> list[NodeInfo]:
-        """See :meth:`SlurmClient.nodes`."""
         argv = ["sinfo", "--local", "--noheader", "-N", "-O", format_option(NODE_FIELDS)]
         if partition is not None:
             argv.append(f"--partition={partition}")
         return parse_nodes(self._ask(argv, queries=2))  # nodes, and partitions
 
     def reservations(self) -> list[ReservationInfo]:
-        """See :meth:`SlurmClient.reservations`."""
         return parse_reservations(self._ask(["scontrol", "-o", "show", "reservation"]), self.hostnames)
 
     def config(self) -> dict[str, str]:
-        """See :meth:`SlurmClient.config`."""
         return parse_config(self._ask(["scontrol", "show", "config"]))
 
     def qos_grace(self) -> dict[str, float]:
-        """See :meth:`SlurmClient.qos_grace`."""
         return parse_qos_grace(self._ask(["sacctmgr", "-nP", "show", "qos", "format=Name,GraceTime"], queries=0))
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
-        """See :meth:`SlurmClient.hostnames`."""
         if "[" not in expression:
             return tuple(name for name in expression.split(",") if name)
         if expression not in self._hostnames:
@@ -185,9 +182,9 @@ class CommandClient:
         return self._hostnames[expression]
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
-        """See :meth:`SlurmClient.submit`.
+        """Submit a batch script, once; returns the job's id.
 
-        Tried once: an answer that was lost on its way may belong to a job that was submitted.
+        It is not tried again: an answer that was lost on its way may belong to a job that was submitted.
         """
         said = header_options(script)
         environment = {name: value for name, value in self._environment.items() if HEADER_OF.get(name) not in said}
@@ -200,7 +197,6 @@ class CommandClient:
         return str(found[-1])
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """See :meth:`SlurmClient.cancel`."""
         if not ids:
             return
         try:
@@ -214,11 +210,9 @@ class CommandClient:
                 raise
 
     def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
-        """See :meth:`SlurmClient.signal`."""
         self._ask(["scancel", f"--signal={name}", *_RECEIVER_OPTIONS[to], job_id], queries=0)
 
     def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
-        """See :meth:`SlurmClient.update_job`."""
         argv = ["scontrol", "update", f"JobId={job_id}", *(f"{key}={value}" for key, value in changes.items())]
         self._ask(argv, queries=0)
 
@@ -235,7 +229,10 @@ class CommandClient:
         return with_node_lists(output, shown)
 
     def _ask(self, argv: Sequence[str], queries: int = 1) -> str:
-        """``queries``: what slurmctld counts for the command; 0 for orders and for what it does not see."""
+        """Run a command of Slurm's.
+
+        ``queries``: what slurmctld counts for the command; 0 for orders and for what it does not see.
+        """
 
         def attempt() -> str:
             if self._budget is not None:

@@ -47,7 +47,8 @@ T = TypeVar("T")
 
 
 def option_variables(environment: Mapping[str, str], said: Collection[str] = tuple(HEADER_OF.values())) -> list[str]:
-    """Names in ``environment`` that Slurm's commands would take for options, or that describe the job that we are in.
+    """Return the names in ``environment`` that Slurm's commands would take for options, or that describe the job that
+    we are in.
 
     Args:
         environment: to look at.
@@ -71,13 +72,13 @@ def outside_environment(environment: Mapping[str, str] | None = None, said: Coll
 
 
 def is_passing(stderr: str) -> bool:
-    """Whether an error text says that slurmctld is away for the moment, so that asking again is worthwhile."""
+    """Return whether an error text says that slurmctld is away for the moment, so that asking again is worthwhile."""
     text = stderr.lower()
     return any(fragment in text for fragment in _PASSING)
 
 
 def first_line(text: str) -> str:
-    """The first line that says something, without the ``sbatch: error:`` in front of it."""
+    """Return the first line that says something, without the ``sbatch: error:`` in front of it."""
     for line in text.splitlines():
         words = line.split(": ", 2)
         message = words[2] if len(words) == 3 and words[1] in ("error", "fatal") else line
@@ -134,7 +135,10 @@ def retried(
     delay: float = FIRST_DELAY,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """``attempt()``, again after a growing delay each time that slurmctld does not answer; the last error is raised."""
+    """Call ``attempt()``, again after a growing delay each time that slurmctld does not answer.
+
+    The last error is raised.
+    """
     for _ in range(attempts - 1):
         try:
             return attempt()

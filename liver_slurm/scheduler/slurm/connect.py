@@ -16,7 +16,7 @@ CHOICE = "LIVER_SLURM_CLIENT"
 
 
 def connect(timeout: float = 30.0, budget: QueryBudget | None = None, may_wait: bool = True) -> SlurmClient:
-    """A client of the cluster that our environment names.
+    """Return a client of the cluster that our environment names.
 
     Args:
         timeout: seconds that one of Slurm's commands may take.
@@ -55,7 +55,8 @@ def connect(timeout: float = 30.0, budget: QueryBudget | None = None, may_wait: 
 
 
 def pyslurm_fits(library: str | None, cluster: str) -> tuple[bool, str]:
-    """Whether pyslurm's version ``library`` (None: not installed) can talk to a Slurm of version ``cluster``, and why.
+    """Return whether pyslurm's version ``library`` (None: not installed) can talk to a Slurm of version ``cluster``,
+    and why.
 
     pyslurm is built against one release of Slurm, which its first two numbers name.
     """

@@ -35,7 +35,6 @@ class SlurmGuaranteedJob:
         self._by_hand = False
 
     def observe(self) -> GuaranteedJob:
-        """See :class:`GuaranteedJobSource`."""
         jobs = self._own_jobs()
         live = next((job for job in jobs if job.leader == self._job_id), None)
         self._by_hand = live is None
@@ -46,7 +45,6 @@ class SlurmGuaranteedJob:
         return GuaranteedJob(live.end_time, live.time_limit, following[0] if following else None)
 
     def submit(self) -> str:
-        """See :class:`GuaranteedJobSource`."""
         if self._by_hand:
             raise ClusterError(f"job {self._job_id} was made by hand: nothing says how to submit it again")
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_OURS_TO_GIVE}
@@ -54,7 +52,6 @@ class SlurmGuaranteedJob:
         return client.submit(self._run_dir.batch_script)
 
     def close(self) -> None:
-        """See :class:`GuaranteedJobSource`."""
         self._client.cancel([job.job_id for job in self._following(self._own_jobs())])
 
     def _own_jobs(self) -> list[JobInfo]:
@@ -69,7 +66,7 @@ class SlurmGuaranteedJob:
 
 
 def has_ended(client: SlurmClient, job_id: str) -> bool:
-    """Whether none of the job's processes can act any more, as far as Slurm knows.
+    """Return whether none of the job's processes can act any more, as far as Slurm knows.
 
     Raises:
         ClusterError: Slurm does not answer.

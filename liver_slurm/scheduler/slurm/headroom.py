@@ -29,7 +29,7 @@ class Unit:
 def make_unit(
     wanted: ComponentSection | StandbySection, nodes: int, memory: int, expand: Callable[[str], tuple[str, ...]]
 ) -> Unit:
-    """What one job of a kind asks for, on each of its ``nodes``; ``memory`` in mebibytes."""
+    """Return what one job of a kind asks for, on each of its ``nodes``; ``memory`` in mebibytes."""
     return Unit(
         nodes=nodes,
         cpus=wanted.tasks_per_node * wanted.cpus_per_task,
@@ -46,7 +46,7 @@ def idle_units(nodes: Iterable[NodeInfo], unit: Unit) -> int:
 
 
 def fitting_nodes(nodes: Iterable[NodeInfo], unit: Unit) -> list[NodeInfo]:
-    """Nodes that could take their part of a unit if nothing else ran on them."""
+    """Return the nodes that could take their part of a unit if nothing else ran on them."""
     return [
         node
         for node in nodes
@@ -59,7 +59,7 @@ def fitting_nodes(nodes: Iterable[NodeInfo], unit: Unit) -> list[NodeInfo]:
 
 
 def pack(slots: Sequence[int], width: int) -> int:
-    """The most units that can be placed when each takes one slot on each of ``width`` different nodes.
+    """Return the most units that can be placed when each takes one slot on each of ``width`` different nodes.
 
     ``units`` can be placed exactly when the slots, at most ``units`` of them counted for each node, suffice.
     """
@@ -70,7 +70,7 @@ def pack(slots: Sequence[int], width: int) -> int:
 
 
 def satisfies(features: frozenset[str], constraint: str | None) -> bool:
-    """Whether a node with ``features`` meets Slurm's ``--constraint``.
+    """Return whether a node with ``features`` meets Slurm's ``--constraint``.
 
     Names joined by ``&``, ``,`` and ``|`` are evaluated; in what else Slurm allows (counts, matching OR, negation), a
     node with any of the named features counts, and Slurm has the last word.

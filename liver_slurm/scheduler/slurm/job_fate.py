@@ -19,7 +19,8 @@ def job_fate(client: SlurmClient, job_id: str, restarts: int) -> tuple[Fate, str
 
 
 def judge(jobs: Sequence[JobInfo], job_id: str, restarts: int) -> tuple[Fate, str]:
-    """What becomes of job ``job_id``, which Slurm had started again ``restarts`` times when the asker began; and why.
+    """Return what becomes of job ``job_id``, which Slurm had started again ``restarts`` times when the asker began; and
+    why.
 
     A requeue counts as a restart at once, before the steps have ended (measured: 22.05), so their signal never comes
     before its reason can be seen.

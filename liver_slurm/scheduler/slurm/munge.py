@@ -13,7 +13,8 @@ _TIMEOUT = 10.0
 
 
 def munge_problem(config: Mapping[str, str]) -> str | None:
-    """Why a credential that is made here cannot be read here; empty: it can; None: munge is not used, or not here.
+    """Return why a credential that is made here cannot be read here; empty: it can; None: munge is not used, or not
+    here.
 
     Args:
         config: Slurm's settings, which may name the socket of munged; empty: they are not known.

@@ -22,7 +22,7 @@ class GuaranteedNodes:
         self._stopped = threading.Event()
 
     def give_back(self, component: int, keep: int) -> tuple[tuple[str, ...], bool]:
-        """See :class:`NodeReleaser`. Slurm drops the last nodes; it has no way to name others (measured)."""
+        """Shrink the job to its first nodes: Slurm drops the last ones, and has no way to name others (measured)."""
         before = self._component(component)
         if before is None:
             return (), False
@@ -40,11 +40,10 @@ class GuaranteedNodes:
         raise ClusterError(f"Slurm was told to take nodes of component {component} back, and has not in {PATIENCE:g} s")
 
     def stop(self) -> None:
-        """See :class:`NodeReleaser`."""
         self._stopped.set()
 
     def _component(self, number: int) -> JobInfo | None:
-        """The component as it is now; None if it is over."""
+        """Return the component as it is now; None if it is over."""
         jobs = self._client.jobs([self._job_id])
         return next((job for job in jobs if job.component == number and not job.is_over), None)
 

@@ -33,7 +33,7 @@ class Place:
 
 
 def job_name() -> str:
-    """A name for the jobs of one look-around, by which they can be found and ended."""
+    """Return a name for the jobs of one look-around, by which they can be found and ended."""
     return f"liver-doctor-{secrets.token_hex(4)}"
 
 
@@ -75,7 +75,7 @@ class NodeDialogue:
             thread.start()
 
     def read(self, timeout: float) -> str | None:
-        """The next line; None: none came in time, or there will be no more."""
+        """Return the next line; None: none came in time, or there will be no more."""
         try:
             return self._lines.get(timeout=max(0.0, timeout))
         except queue.Empty:
@@ -100,7 +100,7 @@ class NodeDialogue:
             return  # it has ended already
 
     def wait(self, timeout: float) -> bool:
-        """Whether it has ended by then."""
+        """Return whether it has ended by then."""
         try:
             self._process.wait(timeout=max(0.0, timeout))
         except subprocess.TimeoutExpired:
@@ -120,7 +120,8 @@ class NodeDialogue:
             thread.join(timeout=_END)
 
     def why(self) -> tuple[str, bool]:
-        """What srun or the command said when it ended, and whether there was just no free node; after :meth:`close`."""
+        """Return what srun or the command said when it ended, and whether there was just no free node; after
+        :meth:`close`."""
         return explain(self._errors)
 
     def _read(self, stream: IO[str]) -> None:
@@ -130,7 +131,10 @@ class NodeDialogue:
 
 
 def explain(errors: Sequence[str]) -> tuple[str, bool]:
-    """What srun's standard error means: the reason in one line, and whether it is that there was no free node."""
+    """Return what srun's standard error means.
+
+    It is the reason in one line, and whether it is that there was no free node.
+    """
     text = "".join(errors)
     if any(fragment in text.lower() for fragment in _BUSY):
         return "no free node", True
@@ -142,7 +146,7 @@ def explain(errors: Sequence[str]) -> tuple[str, bool]:
 
 
 def srun_arguments(place: Place, script: str, name: str, wait: float) -> list[str]:
-    """The command line that runs ``script`` on one node that is free within ``wait`` seconds."""
+    """Return the command line that runs ``script`` on one node that is free within ``wait`` seconds."""
     gres = f"gpu:{place.gpus}" if place.gpus else None
     options = {
         "partition": place.partition,

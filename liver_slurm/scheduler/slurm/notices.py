@@ -58,7 +58,7 @@ class Terms:
     """Seconds before a reservation's start that its nodes are left."""
 
     def grace(self, job: JobInfo) -> float:
-        """Seconds that are left at least after a signal that does not say why it came.
+        """Return the seconds that are left at least after a signal that does not say why it came.
 
         A cancelled job has KillWait; one that is preempted has its GraceTime, or KillWait if that is 0; one that is
         warned of its time limit has the warning's.
@@ -89,18 +89,18 @@ def make_terms(
 
 
 def kill_wait(config: Mapping[str, str]) -> float | None:
-    """Seconds from SIGTERM to SIGKILL; None: the settings do not say."""
+    """Return the seconds from SIGTERM to SIGKILL; None: the settings do not say."""
     seconds = re.match(r"\d+", config.get("KillWait", ""))
     return float(seconds[0]) if seconds else None
 
 
 def preempts_by_qos(config: Mapping[str, str]) -> bool:
-    """Whether it is the QOS that says who preempts whom."""
+    """Return whether it is the QOS that says who preempts whom."""
     return config.get("PreemptType", "").endswith("qos")
 
 
 def warning_seconds(standby: StandbySection) -> float:
-    """How long before its time limit a standby job is warned."""
+    """Return how long before its time limit a standby job is warned."""
     if standby.signal is not None:
         _, at, seconds = standby.signal.partition("@")
         return float(seconds) if at else 60.0  # Slurm's own default
@@ -114,7 +114,7 @@ def standby_job(
     terms: Terms,
     now: float,
 ) -> StandbyJob | None:
-    """What is known of one of our standby jobs; None if it is over.
+    """Return what is known of one of our standby jobs; None if it is over.
 
     Args:
         nodes: by name; those that are missing say nothing.
@@ -147,7 +147,10 @@ def _suspended(state: str) -> EvictionNotice | None:
 
 
 def _preempted(job: JobInfo, state: str, terms: Terms, now: float) -> EvictionNotice | None:
-    """From PreemptTime on the grace time runs, EndTime is where it is over; with GraceTime 0 only KillWait is left."""
+    """Tell a preemption: from PreemptTime on the grace time runs, to EndTime.
+
+    With GraceTime 0 only KillWait is left.
+    """
     if job.preempt_time is None or state not in ("running", "suspended"):
         return None
     end = job.end_time if job.end_time is not None else job.preempt_time
@@ -176,7 +179,10 @@ def _node_goes(job: JobInfo, nodes: Mapping[str, NodeInfo]) -> EvictionNotice | 
 
 
 def _reserved(job: JobInfo, reservations: Sequence[ReservationInfo], terms: Terms, now: float) -> EvictionNotice | None:
-    """The nearest reservation over a node of the job; once it has begun nobody kills the job, but it is in the way."""
+    """Return the nearest reservation over a node of the job.
+
+    Once it has begun nobody kills the job, but it is in the way.
+    """
     for one in sorted(reservations, key=lambda one: one.start_time):
         if not _TAKES_BUSY_NODES & one.flags or "TIME_FLOAT" in one.flags or one.end_time <= now:
             continue

@@ -19,7 +19,7 @@ LOOK = 0.5
 
 
 def jobs_of_run(client: SlurmClient, run_dir: RunDir, name: str, job_id: str = "") -> list[JobInfo]:
-    """The run's jobs, all components of each, ended ones while Slurm still knows them.
+    """Return the run's jobs, all components of each, ended ones while Slurm still knows them.
 
     ``name``: the run's, which its guaranteed jobs have. ``job_id``: one that is known to be the run's, whatever its
     name and comment are: people change scripts.

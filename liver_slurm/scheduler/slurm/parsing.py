@@ -54,12 +54,15 @@ _NOTHING = frozenset({"", "N/A", "n/a", "(null)", "NONE", "None", "Unknown"})
 
 
 def format_option(fields: Iterable[str]) -> str:
-    """The value of ``-O`` that :func:`split_fields` understands."""
+    """Return the value of ``-O`` that :func:`split_fields` understands."""
     return ",".join(f"{name}:{WIDER.get(name, WIDTH)}{SEPARATOR}" for name in fields)
 
 
 def split_fields(output: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """The lines of ``-O`` output, each as field → text; a line with another number of fields is not one of ours."""
+    """Return the lines of ``-O`` output, each as field → text.
+
+    A line with another number of fields is not one of ours.
+    """
     rows = []
     for line in output.split("\n"):
         values = line.split(SEPARATOR)
@@ -97,7 +100,7 @@ def parse_node_list(output: str, number: str) -> str:
 
 
 def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
-    """``squeue -O`` with :data:`JOB_FIELDS`, and SLURM_TIME_FORMAT=%s."""
+    """Parse ``squeue -O`` with :data:`JOB_FIELDS`, and SLURM_TIME_FORMAT=%s."""
     return [
         JobInfo(
             job_id=row["JobArrayID"],
@@ -119,7 +122,7 @@ def parse_jobs(output: str, expand: Expand) -> list[JobInfo]:
 
 
 def parse_steps(output: str, expand: Expand) -> list[StepInfo]:
-    """``scontrol -o show step`` with SLURM_TIME_FORMAT=%s."""
+    """Parse ``scontrol -o show step`` with SLURM_TIME_FORMAT=%s."""
     steps = []
     for line in output.splitlines():
         row = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -140,7 +143,7 @@ def parse_steps(output: str, expand: Expand) -> list[StepInfo]:
 
 
 def parse_nodes(output: str) -> list[NodeInfo]:
-    """``sinfo -N -O`` with :data:`NODE_FIELDS`; there is a line for each partition of a node."""
+    """Parse ``sinfo -N -O`` with :data:`NODE_FIELDS`; there is a line for each partition of a node."""
     nodes: dict[str, NodeInfo] = {}
     for row in split_fields(output, NODE_FIELDS):
         name, partition = row["NodeList"], row["Partition"].rstrip("*")
@@ -168,21 +171,21 @@ def parse_nodes(output: str) -> list[NodeInfo]:
 
 
 def _features(text: str) -> frozenset[str]:
-    """The names in a list; of one that fills its field the last may be half a name, and is left out."""
+    """Return the names in a list; of one that fills its field the last may be half a name, and is left out."""
     names = plain_text(text).split(",")
     return frozenset(names[:-1] if len(text) >= WIDER["Features"] else names) - {""}
 
 
 def node_state(text: str) -> str:
-    """A node's state in small letters, flags joined by ``+``; what a version writes as a sign at the end is left out,
-    but for ``*``, which means that the node does not respond."""
+    """Return a node's state in small letters, flags joined by ``+``; what a version writes as a sign at the end is left
+    out, but for ``*``, which means that the node does not respond."""
     state = text.rstrip("*~#!%$@^-").lower()
     silent = "*" in text[len(state) :] and "not_responding" not in state
     return f"{state}+not_responding" if silent else state
 
 
 def parse_partitions(output: str) -> list[PartitionInfo]:
-    """``scontrol -o show partition``."""
+    """Parse ``scontrol -o show partition``."""
     partitions = []
     for line in output.splitlines():
         row = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -206,7 +209,7 @@ def parse_partitions(output: str) -> list[PartitionInfo]:
 
 
 def parse_reservations(output: str, expand: Expand) -> list[ReservationInfo]:
-    """``scontrol -o show reservation`` with SLURM_TIME_FORMAT=%s."""
+    """Parse ``scontrol -o show reservation`` with SLURM_TIME_FORMAT=%s."""
     reservations = []
     for line in output.splitlines():
         row = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -227,12 +230,12 @@ def parse_reservations(output: str, expand: Expand) -> list[ReservationInfo]:
 
 
 def parse_config(output: str) -> dict[str, str]:
-    """``scontrol show config``: a line ``KEY = VALUE`` for each setting."""
+    """Parse ``scontrol show config``: a line ``KEY = VALUE`` for each setting."""
     return dict(re.findall(r"(?m)^(\w+) += (.*?) *$", output))
 
 
 def parse_qos_grace(output: str) -> dict[str, float]:
-    """``sacctmgr -nP show qos format=Name,GraceTime``: seconds by name."""
+    """Parse ``sacctmgr -nP show qos format=Name,GraceTime``: seconds by name."""
     rows = (line.split("|") for line in output.splitlines() if line.count("|") == 1)
     return {name: parse_duration(grace) or 0.0 for name, grace in rows}
 
@@ -251,7 +254,7 @@ def count_gpus(gres: str) -> int:
 
 
 def parse_duration(text: str) -> float | None:
-    """Slurm's ``--time``: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, in seconds; None for no limit.
+    """Return Slurm's ``--time``: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, in seconds; None for no limit.
 
     Raises:
         ValueError: it is none of these.
@@ -270,7 +273,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_memory(text: str) -> int:
-    """Slurm's ``--mem`` in mebibytes: a number, of mebibytes or with K, M, G or T.
+    """Return Slurm's ``--mem`` in mebibytes: a number, of mebibytes or with K, M, G or T.
 
     Raises:
         ValueError: it is not.

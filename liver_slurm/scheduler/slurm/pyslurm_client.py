@@ -39,7 +39,7 @@ _loaded_for: str | None = None
 
 
 def load_library(slurm_conf: str | None) -> Any:
-    """The module pyslurm, talking to the cluster of ``slurm_conf`` (None: Slurm's default)."""
+    """Return the module pyslurm, talking to the cluster of ``slurm_conf`` (None: Slurm's default)."""
     global _loaded_for
     import pyslurm
 
@@ -63,23 +63,20 @@ class PyslurmClient:
         """Whether the cluster accounts for GPUs; None: nobody has had to know yet."""
 
     def version(self) -> Version:
-        """See :meth:`SlurmClient.version`."""
         return self._commands.version()
 
     def config(self) -> dict[str, str]:
-        """See :meth:`SlurmClient.config`; in scontrol's words."""
+        """Return Slurm's settings, in scontrol's words."""
         return self._commands.config()
 
     def qos_grace(self) -> dict[str, float]:
-        """See :meth:`SlurmClient.qos_grace`."""
         return self._commands.qos_grace()
 
     def hostnames(self, expression: str) -> tuple[str, ...]:
-        """See :meth:`SlurmClient.hostnames`."""
         return self._commands.hostnames(expression)
 
     def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
-        """See :meth:`SlurmClient.jobs`: always one question for all jobs."""
+        """Return jobs by id or name, of one question for all jobs."""
         wanted = set(ids)
         found = []
         for job in self._ask(lambda: self._library.Jobs.load(), 1).values():
@@ -91,7 +88,6 @@ class PyslurmClient:
         return found
 
     def steps(self, job_id: str) -> list[StepInfo]:
-        """See :meth:`SlurmClient.steps`."""
         numbers = {job.number for job in self.jobs([job_id])}
         if not numbers:
             return []
@@ -99,11 +95,10 @@ class PyslurmClient:
         return [step_info(step, self.hostnames) for number in numbers for step in of_jobs.get(number, {}).values()]
 
     def partitions(self) -> list[PartitionInfo]:
-        """See :meth:`SlurmClient.partitions`."""
         return [partition_info(one) for one in self._ask(lambda: self._library.Partitions.load(), 2).values()]
 
     def nodes(self, partition: str | None = None) -> list[NodeInfo]:
-        """See :meth:`SlurmClient.nodes`.
+        """Return the nodes of one partition, or all.
 
         Which GPUs are taken pyslurm knows only where the cluster accounts for them; elsewhere sinfo is asked.
         """
@@ -118,7 +113,6 @@ class PyslurmClient:
         return [info for info in infos if partition is None or partition in info.partitions]
 
     def reservations(self) -> list[ReservationInfo]:
-        """See :meth:`SlurmClient.reservations`."""
         found = self._ask(lambda: self._library.Reservations.load(), 1).values()
         try:
             return [reservation_info(one, self.hostnames) for one in found]
@@ -126,19 +120,15 @@ class PyslurmClient:
             return self._commands.reservations()
 
     def submit(self, script: Path, arguments: Sequence[str] = ()) -> str:
-        """See :meth:`SlurmClient.submit`."""
         return self._commands.submit(script, arguments)
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """See :meth:`SlurmClient.cancel`."""
         self._commands.cancel(ids)
 
     def signal(self, job_id: str, name: str, to: Receiver = "steps") -> None:
-        """See :meth:`SlurmClient.signal`."""
         self._commands.signal(job_id, name, to)
 
     def update_job(self, job_id: str, changes: Mapping[str, str]) -> None:
-        """See :meth:`SlurmClient.update_job`."""
         self._commands.update_job(job_id, changes)
 
     def _ask_whether_gpus_are_accounted(self) -> bool:
@@ -159,12 +149,15 @@ class PyslurmClient:
 
 
 def job_ids(job: Any) -> set[str]:
-    """All ids by which squeue finds a ``pyslurm.Job``."""
+    """Return all ids by which squeue finds a ``pyslurm.Job``."""
     return {str(one) for one in (job.id, job.heterogeneous_id, job.array_id, job_name(job)) if one}
 
 
 def job_name(job: Any) -> str:
-    """A ``pyslurm.Job``'s id as squeue writes it: ``21``, ``21+1``, ``21_3`` or, of an array's rest, ``21_[4-7]``."""
+    """Return a ``pyslurm.Job``'s id as squeue writes it.
+
+    ``21``, ``21+1``, ``21_3`` or, of an array's rest, ``21_[4-7]``.
+    """
     if job.heterogeneous_id:
         return f"{job.heterogeneous_id}+{job.heterogeneous_offset or 0}"  # the first has offset 0, given as None
     if job.array_id:
@@ -174,7 +167,7 @@ def job_name(job: Any) -> str:
 
 
 def job_info(job: Any, expand: Expand) -> JobInfo:
-    """The record of a ``pyslurm.Job``; its time limit is in minutes there."""
+    """Return the record of a ``pyslurm.Job``; its time limit is in minutes there."""
     return JobInfo(
         job_id=job_name(job),
         state=job.state,
@@ -193,7 +186,10 @@ def job_info(job: Any, expand: Expand) -> JobInfo:
 
 
 def step_info(step: Any, expand: Expand) -> StepInfo:
-    """The record of a ``pyslurm.JobStep``; its nodes are a compressed list that was split at every comma there."""
+    """Return the record of a ``pyslurm.JobStep``.
+
+    Its nodes are a compressed list that was split at every comma there.
+    """
     nodes = ",".join(step.allocated_nodes)
     return StepInfo(
         step_id=f"{step.job_id}.{step.id}",
@@ -206,7 +202,7 @@ def step_info(step: Any, expand: Expand) -> StepInfo:
 
 
 def partition_info(partition: Any) -> PartitionInfo:
-    """The record of a ``pyslurm.Partition``; its longest time is in minutes there."""
+    """Return the record of a ``pyslurm.Partition``; its longest time is in minutes there."""
     longest, most = partition.max_time, partition.max_nodes
     return PartitionInfo(
         name=partition.name,
@@ -223,7 +219,7 @@ def partition_info(partition: Any) -> PartitionInfo:
 
 
 def node_info(node: Any) -> NodeInfo:
-    """The record of a ``pyslurm.Node``; memory is in mebibytes there too."""
+    """Return the record of a ``pyslurm.Node``; memory is in mebibytes there too."""
     state = node_state(node.state)
     in_service = not _NOT_IN_SERVICE & set(state.split("+"))
     gpus = _gpus(node.configured_gres)
@@ -244,7 +240,7 @@ def node_info(node: Any) -> NodeInfo:
 
 
 def reservation_info(reservation: Any, expand: Expand) -> ReservationInfo:
-    """The record of a ``pyslurm.Reservation``.
+    """Return the record of a ``pyslurm.Reservation``.
 
     Raises:
         ValueError: it has a flag that pyslurm has no name for.

@@ -93,7 +93,7 @@ class SlurmStandbys:
         """When those were submitted that Slurm has not shown yet, and in which partition."""
 
     def observe(self) -> CapacitySnapshot:
-        """See :class:`StandbyProvider`: one query for the jobs, and one a partition for its nodes.
+        """Take a capacity snapshot: one query for the jobs, and one a partition for its nodes.
 
         One more for reservations, every :data:`RESERVATIONS_EVERY` seconds, or for the terms on which a job runs that
         has begun since; where both are due, what was asked for longer ago comes first, and the other one at the next
@@ -123,7 +123,7 @@ class SlurmStandbys:
         return self._last
 
     def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:
-        """See :class:`StandbyProvider`; without a partition the unit's best one.
+        """Submit standby jobs; without a partition in the unit's best one.
 
         Those that were submitted before one is refused stay; :meth:`observe` shows them.
         """
@@ -145,11 +145,10 @@ class SlurmStandbys:
         return job_ids
 
     def release(self, job_id: str) -> None:
-        """See :class:`StandbyProvider`."""
         self._client.cancel([job_id])
 
     def close(self) -> None:
-        """See :class:`StandbyProvider`: also those that an earlier coordinator of the run started."""
+        """End all standby jobs, also those that an earlier coordinator of the run started."""
         self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
 
     def _ask_more(self, now: float) -> None:
@@ -216,7 +215,7 @@ class SlurmStandbys:
 def submitit_parameters(
     config: JobConfig, standby: StandbySection, job_name: str, comment: str, partition: str
 ) -> dict[str, Any]:
-    """What ``submitit.SlurmExecutor`` is told of a job of the size ``standby`` in ``partition``."""
+    """Return what ``submitit.SlurmExecutor`` is told of a job of the size ``standby`` in ``partition``."""
     return {
         "job_name": job_name,
         "comment": comment,
@@ -272,13 +271,13 @@ def standby_job_name(run_dir: RunDir) -> str:
 
 
 def _comment(run_dir: RunDir, unit: int) -> str:
-    """What a standby job's comment says: whose it is, and of which size."""
+    """Return what a standby job's comment says: whose it is, and of which size."""
     mark = f"{UNIT_MARK}{unit}" if unit else ""
     return str(run_dir.path)[: WIDTH - len(UNIT_MARK) - 4] + mark
 
 
 def carries_mark(job: JobInfo, run_dir: RunDir) -> bool:
-    """Whether a job's comment says that it is one of the run's; two runs of one name differ in it."""
+    """Return whether a job's comment says that it is one of the run's; two runs of one name differ in it."""
     mark = job.comment.partition(UNIT_MARK)[0]
     path = str(run_dir.path)
     # As much of a long path as fits beside the unit; Slurm's answer is as wide as we asked for.

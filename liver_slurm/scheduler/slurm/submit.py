@@ -58,7 +58,7 @@ class Submission:
         return cls(_without(header_problems(config), config), None)
 
     def script(self, run_dir: RunDir) -> str:
-        """The batch script of a run in ``run_dir``."""
+        """Return the batch script of a run in ``run_dir``."""
         return render_script(self.config, run_dir, expedite=self.expedite)
 
     def write(self, run_dir: RunDir) -> None:
@@ -96,7 +96,7 @@ def _without(problems: Sequence[str], config: JobConfig) -> JobConfig:
 
 
 def _taken(client: SlurmClient, run_dir: RunDir, name: str, why: str) -> str:
-    """The job that Slurm has taken though its answer was lost; empty: it has none."""
+    """Return the job that Slurm has taken though its answer was lost; empty: it has none."""
     try:
         found = [job.leader for job in jobs_of_run(client, run_dir, name) if not job.ends]
     except ClusterError as error:
@@ -108,7 +108,7 @@ def _taken(client: SlurmClient, run_dir: RunDir, name: str, why: str) -> str:
 
 
 def check_submittable(config: JobConfig, client: SlurmClient) -> list[str]:
-    """Why this cluster can never run the job, a line for each reason with its key; empty if it can.
+    """Return why this cluster can never run the job, a line for each reason with its key; empty if it can.
 
     Raises:
         ClusterError: Slurm did not answer.
@@ -151,7 +151,7 @@ class _Check:
         self._expand = expand
 
     def unit(self, key: str, wanted: ComponentSection | StandbySection, nodes: int) -> Unit:
-        """What a component or a standby job asks of each of its nodes."""
+        """Return what a component or a standby job asks of each of its nodes."""
         memory = 0
         if wanted.mem is not None:
             try:

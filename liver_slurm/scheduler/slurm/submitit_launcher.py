@@ -54,7 +54,7 @@ class LaunchReply(msgspec.Struct, frozen=True):
 
 
 def task_path(function: Callable[[str], Any]) -> str:
-    """``module:function`` of an importable function."""
+    """Return ``module:function`` of an importable function."""
     return f"{function.__module__}:{function.__qualname__}"
 
 

@@ -65,12 +65,12 @@ class Header(NamedTuple):
     digest: int = 0
 
     def encode(self) -> bytes:
-        """As it goes over the connection."""
+        """Encode the frame as it goes over the connection."""
         return _HEADER.pack(*self)
 
     @classmethod
     def decode(cls, data: bytes | bytearray) -> Header:
-        """Inverse of :meth:`encode`.
+        """Undo :meth:`encode`.
 
         Raises:
             TransferError: it is no header.
@@ -98,7 +98,7 @@ class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
 
 
 def digest_of(parts: Sequence[torch.Tensor]) -> int:
-    """One digest of several runs of host memory, which depends on their order."""
+    """Return one digest of several runs of host memory, which depends on their order."""
     found = 0
     for part in parts:
         found = ((found << 1 | found >> 63) ^ digest(part, "xxh3")) & (1 << 64) - 1
@@ -106,7 +106,7 @@ def digest_of(parts: Sequence[torch.Tensor]) -> int:
 
 
 def describe(replica: Replica) -> bytes:
-    """The boxes of a rank's state, in the order in which frames have them."""
+    """Return the boxes of a rank's state, in the order in which frames have them."""
     trained = [
         BoxDescription(*box.piece, (box.group.wd_mult, box.group.lr_mult), moments=box.moments)
         for box in replica.trained
@@ -118,7 +118,7 @@ def describe(replica: Replica) -> bytes:
 
 
 def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
-    """Inverse of :func:`describe`.
+    """Undo :func:`describe`.
 
     Raises:
         TransferError: it is no description.
@@ -139,7 +139,7 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
 
 
 def room_for(boxes: Sequence[BoxDescription]) -> int:
-    """Bytes of host memory that a mirror takes."""
+    """Return the bytes of host memory that a mirror takes."""
     sizes = [(math.prod(box.shape), ITEMSIZE.get(box.dtype, (2 + len(box.moments)) * GRADIENT_BYTES)) for box in boxes]
     return sum(size * each for size, each in sizes)
 

@@ -85,7 +85,7 @@ class Rooms:
                 raise TransferError("the mirrors were given up")
 
     def take(self, nbytes: int) -> HostRoom:
-        """A spare room of at least so many bytes, or a new one in place of one that is too small."""
+        """Return a spare room of at least so many bytes, or a new one in place of one that is too small."""
         with self._changed:
             self._spare.sort(key=lambda room: room.data.numel())
             fitting = next((room for room in self._spare if room.data.numel() >= nbytes), None)
@@ -137,7 +137,7 @@ class Lease:
         return self._rooms.spare_bytes
 
     def take(self, nbytes: int) -> torch.Tensor:
-        """So many bytes, uint8, which begin with a page; what is in them is undefined.
+        """Return so many bytes, uint8, which begin with a page; what is in them is undefined.
 
         Raises:
             OSError, RuntimeError: the memory cannot be had, or not be registered.
@@ -153,13 +153,13 @@ class Lease:
         self._rooms.wake()
 
     def end(self) -> None:
-        """Nobody uses the rooms any more."""
+        """Give the rooms back, as nobody uses them any more."""
         self.given_up = True
         taken, self._taken = self._taken, []
         self._rooms.end(self, taken)
 
 
 def _rounded(nbytes: int) -> int:
-    """So many bytes and up to an eighth more: in another layout a rank's state is seldom of quite the same size."""
+    """Return so many bytes and up to an eighth more: in another layout a rank's state seldom has the same size."""
     step = max(PAGE, 1 << max(0, nbytes.bit_length() - 4))
     return -(-nbytes // step) * step

@@ -104,14 +104,13 @@ class MirrorKeeper:
             return self._verified
 
     def extent(self) -> Extent:
-        """See :class:`Extent`."""
         with self._lock:
             if self._room is None or self._held < self._room.boxes:
                 return Extent(-1, False)
             return Extent(self._step, self._pending is not None)
 
     def state_after(self, step: int) -> Replica:
-        """The owner's state after ``step`` completed steps.
+        """Return the owner's state after ``step`` completed steps.
 
         For good: call it once the connection is given up.
 
@@ -219,7 +218,7 @@ class MirrorKeeper:
         self._connection.sendall(ACKNOWLEDGEMENT.pack(~header.step if wrong else header.step))
 
     def _due(self, header: Header, room: Room) -> int:
-        """Boxes that are here once this frame is."""
+        """Return the boxes that are here once this frame is."""
         first, last = header.first, header.last
         if first != self._held or not first <= last <= room.boxes or header.nbytes > _LONGEST_TABLE:
             raise TransferError("a frame has other boxes than are due")
@@ -232,7 +231,7 @@ class MirrorKeeper:
             raise TransferError("the digest of what has arrived differs")
 
     def _wait_for(self, step: int, groups: Groups | None, updates: int = 0) -> None:
-        """The state here is that after ``step`` completed steps; what is behind them waits for the owner's word."""
+        """Note that the state is that after ``step`` completed steps; what is behind it waits for the owner's word."""
         due = self._step if self._pending is None else self._step + 1  # a step without an update is made by itself
         if self._step >= 0 and step != due:
             raise TransferError(f"step {step} came, and step {due} was due")
@@ -251,7 +250,7 @@ class MirrorKeeper:
 
 
 def _state(room: Room, first: int, last: int) -> list[torch.Tensor]:
-    """Where state of some boxes goes; weights that are not trained come with the last of the others."""
+    """Return where state of some boxes goes; weights that are not trained come with the last of the others."""
     if first == last:
         return []
     fixed = room.replica.fixed if last == room.boxes else []

@@ -170,7 +170,7 @@ class MirrorOwner:
             self._stop = self._updates.watch(lambda: None, self._made, None)
 
     def _made(self) -> None:
-        """The update is made."""
+        """Tell the keeper that the update is made."""
         if not self.error:
             try:
                 self._connection.sendall(Header(Kind.MADE, self._step).encode())
@@ -215,13 +215,13 @@ class MirrorOwner:
         self._sent = last
 
     def _state(self, first: int, last: int) -> list[torch.Tensor]:
-        """State of some boxes, in host memory."""
+        """Return the state of some boxes, in host memory."""
         new = self._replica.trained[first:last]
         state = [_gathered(list(views)) for views in zip(*(box.state for box in new), strict=True)]
         return [*state, *(view.cpu().contiguous().view(-1).view(torch.uint8) for _, view in self._fixed(first, last))]
 
     def _next(self) -> int:
-        """How many boxes the keeper has the state of after this step."""
+        """Return how many boxes the keeper has the state of after this step."""
         last = self._sent
         trained, nbytes = self._replica.trained, 0
         while last < len(trained):
@@ -232,7 +232,7 @@ class MirrorOwner:
         return last
 
     def _fixed(self, first: int, last: int) -> Boxes:
-        """Weights that are not trained go with the last of the others."""
+        """Return the weights that are not trained, with the last of the others."""
         return self._replica.fixed if first < last == len(self._replica.trained) else ()
 
 

@@ -29,14 +29,14 @@ _KINDS: tuple[Kind, ...] = ("xxh3", "mix")
 
 
 def digests_of(replica: Replica) -> bytes:
-    """Digests of a state's tensors, as they go over the connection; the state may lie anywhere."""
+    """Return the digests of a state's tensors, as they go over the connection; the state may lie anywhere."""
     views = tensors_of(replica)
     kind: Kind = "mix" if any(view.is_cuda for view in views) else "xxh3"
     return encode(kind, digests(views, kind))
 
 
 def encode(kind: Kind, words: Sequence[int]) -> bytes:
-    """Digests of a state's tensors, of one kind, as they go over the connection."""
+    """Return the digests of a state's tensors, of one kind, as they go over the connection."""
     return struct.pack(f"<{len(words) + 1}Q", _KINDS.index(kind), *words)
 
 

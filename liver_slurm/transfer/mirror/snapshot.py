@@ -55,12 +55,12 @@ def parts_of(boxes: Sequence[BoxDescription]) -> list[Part]:
 
 
 def room_of(parts: Sequence[Part]) -> int:
-    """Bytes that a snapshot takes."""
+    """Return the bytes that a snapshot takes."""
     return -(-(parts[-1].start + parts[-1].nbytes) // PAGE) * PAGE if parts else 0
 
 
 def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
-    """The state that the bytes of a snapshot are. Its boxes have no gradients: no update is made with them."""
+    """Return the state that the bytes of a snapshot are. Its boxes have no gradients: no update is made with them."""
     parts = parts_of(boxes)
     views = (data[part.start : part.start + part.nbytes].view(part.dtype).view(part.shape) for part in parts)
     trained: list[TrainedBox] = []
@@ -73,7 +73,7 @@ def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
 
 
 def tensors_of(replica: Replica) -> list[torch.Tensor]:
-    """The tensors of a state, in the order of a snapshot's parts."""
+    """Return the tensors of a state, in the order of a snapshot's parts."""
     return [view for box in replica.trained for view in box.state] + [view for _, view in replica.fixed]
 
 
@@ -88,7 +88,7 @@ def copy(source: Replica, target: Replica) -> None:
 
 
 def chunks_of(replica: Replica) -> Iterator[torch.Tensor]:
-    """The bytes of a state, wherever its tensors lie, as a snapshot has them."""
+    """Yield the bytes of a state, wherever its tensors lie, as a snapshot has them."""
     for view in tensors_of(replica):
         flat = view.detach().reshape(-1).view(torch.uint8)
         for begin, end in _chunks(flat.numel()):
@@ -97,7 +97,7 @@ def chunks_of(replica: Replica) -> Iterator[torch.Tensor]:
 
 
 def chunks_in(data: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The bytes of a snapshot that lies in host memory."""
+    """Return the bytes of a snapshot that lies in host memory."""
     return (data[begin:end] for begin, end in _chunks(data.numel()))
 
 

@@ -93,12 +93,12 @@ class SnapshotKeeper:
             thread.join()
 
     def steps(self) -> tuple[int, ...]:
-        """Completed steps that the state of any one owner can be had at, given that of all others."""
+        """Return the completed steps that the state of any one owner can be had at, given that of all others."""
         with self._lock:
             return tuple(each.step for each in (self._before, self._now) if len(each.whole) == len(self._connections))
 
     def state_of(self, owner: str, step: int, fold_others: Callable[[torch.Tensor], None] | None = None) -> Replica:
-        """The state of an owner after ``step`` completed steps; call it once the connections are given up.
+        """Return the state of an owner after ``step`` completed steps; call it once the connections are given up.
 
         Args:
             fold_others: folds the snapshots of all others into the given bytes; needed only where there are some.
@@ -118,7 +118,8 @@ class SnapshotKeeper:
         return replica_in(data, self._boxes[owner])
 
     def digests_of(self, owner: str, step: int) -> bytes:
-        """Digests of an owner's live state after ``step`` completed steps, of which :meth:`state_of` is there."""
+        """Return the digests of an owner's live state after ``step`` completed steps, of which :meth:`state_of` is
+        there."""
         with self._lock:
             return next(each.digests[owner] for each in (self._before, self._now) if each.step == step)
 
@@ -130,7 +131,7 @@ class SnapshotKeeper:
                     each.whole.clear()
 
     def boxes_of(self, owner: str) -> list[BoxDescription]:
-        """What an owner has described."""
+        """Return what an owner has described."""
         return self._boxes[owner]
 
     # ---- the threads
@@ -195,7 +196,7 @@ class SnapshotKeeper:
             self._boxes[owner] = boxes
 
     def _round(self, owner: str, step: int) -> _Folded:
-        """What the snapshot of a step is folded into."""
+        """Return what the snapshot of a step is folded into."""
         with self._lock:
             if step > self._now.step:
                 if self._now.begun != self._now.whole or len(self._now.whole) not in (0, len(self._connections)):

@@ -87,7 +87,8 @@ class SnapshotOwner:
         """Learn that all ranks are ready; may be called again."""
 
     def state_at(self, step: int) -> Replica:
-        """The state of this rank after ``step`` completed steps: as it is put by here, or alive, if that is still it.
+        """Return the state of this rank after ``step`` completed steps: as it is put by here, or alive, if that is
+        still it.
 
         Raises:
             TransferError: neither is.
@@ -107,7 +108,7 @@ class SnapshotOwner:
         send(connection, chunks_of(self.state_at(step)), step, self.digests_at(step))
 
     def digests_at(self, step: int) -> bytes:
-        """Digests of :meth:`state_at` as it was alive, see :mod:`liver_slurm.transfer.mirror.proof`."""
+        """Return the digests of :meth:`state_at` as it was alive, see :mod:`liver_slurm.transfer.mirror.proof`."""
         return self._digests[step]
 
     def updates_at(self, step: int) -> int:
@@ -163,7 +164,7 @@ class SnapshotOwner:
                 self.sent = step
 
     def _put_by(self) -> None:
-        """An update begins: keepers have what they were sent, so the copy of the step before gives way to this one."""
+        """Put this step's copy in place of the last one's: an update begins, so keepers have what they were sent."""
         if self._pending < 0:
             return
         begun = time.perf_counter()

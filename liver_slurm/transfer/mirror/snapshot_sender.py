@@ -155,7 +155,7 @@ class SnapshotSender(SnapshotOwner):
             self._stop = self._updates.watch(self._before_update, self._put_by, None)
 
     def _plan_digests(self) -> DigestPlan:
-        """What computes the digests of the live state, wherever its storage is by now."""
+        """Return what computes the digests of the live state, wherever its storage is by now."""
         views = tensors_of(self._live)
         places = [view.data_ptr() for view in views]
         if places != self._planned:
@@ -163,13 +163,13 @@ class SnapshotSender(SnapshotOwner):
         return self._plan
 
     def _before_update(self) -> None:
-        """An update begins, which changes what is being copied."""
+        """Wait for copies as an update begins, which changes what is being copied."""
         for place in self._places:
             if place.copied is not None:
                 torch.cuda.current_stream(self._card).wait_event(place.copied)
 
     def _put_by(self) -> None:
-        """The update is made."""
+        """Copy the state into a free place, as the update is made."""
         if self._pending < 0 or not self._places:
             return
         begun = time.perf_counter()

@@ -44,7 +44,7 @@ def _bind(device: torch.device) -> None:
 
 
 def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
-    """The ranges of the card's memory that tensors of this process lie in, for others to open.
+    """Return the ranges of the card's memory that tensors of this process lie in, for others to open.
 
     They lie on one card, which the calling thread has used before.
 
@@ -95,22 +95,21 @@ class CardReader(Reader):
             raise
 
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """See the base."""
         with self.stream():
             for target, source in zip(targets, sources, strict=True):
                 target.copy_(self._at(source), non_blocking=True)
         self._stream.synchronize()
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """See the base; contiguous ones are not copied but read where they lie, by the kernel that uses them."""
+        """Return contiguous sources as they lie, for the kernel that uses them to read; copies of others."""
         return [self._at(source).contiguous() for source in sources]
 
     def staged(self, source: View) -> int:
-        """See the base: nothing for what is contiguous."""
+        """Return the bytes of a source that is copied here: nothing for what is contiguous."""
         return 0 if self._at(source).is_contiguous() else source.nbytes
 
     def stream(self) -> Any:
-        """A block whose kernels run in the reader's stream."""
+        """Return a block whose kernels run in the reader's stream."""
         return torch.cuda.stream(self._stream)
 
     def synchronize(self) -> None:
@@ -118,12 +117,10 @@ class CardReader(Reader):
         self._stream.synchronize()
 
     def counter(self) -> int:
-        """See the base."""
         with self.stream():
             return int(self._counter.item())
 
     def close(self) -> None:
-        """See the base."""
         self._views, self._regions = {}, []
         self._counter = torch.empty(0)
         _bind(self._device)
@@ -140,14 +137,14 @@ class CardReader(Reader):
         return address.value
 
     def _at(self, view: View) -> torch.Tensor:
-        """What :meth:`_view` finds; looked for once."""
+        """Return what :meth:`_view` finds; looked for once."""
         found = self._views.get(view)
         if found is None:
             found = self._views[view] = self._view(view)
         return found
 
     def _view(self, view: View) -> torch.Tensor:
-        """A tensor over a view of the owner's memory, from within its regions only.
+        """Return a tensor over a view of the owner's memory, from within its regions only.
 
         Raises:
             Refusal: it does not lie in them.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, chain
 from typing import Any, TypeVar
 
@@ -27,13 +26,12 @@ from liver_slurm.transfer.barrier import Barrier
 from liver_slurm.transfer.box_index import Index
 from liver_slurm.transfer.connections import Connections, machine
 from liver_slurm.transfer.one_sided.description import Description, Reader, Refusal
-from liver_slurm.transfer.one_sided.handshake import Agreement, Source, Way, agree, describe, open_best, open_memory
+from liver_slurm.transfer.one_sided.handshake import Agreement, Source, Way, agree, describe, open_best, openers
 from liver_slurm.transfer.one_sided.line import Line
-from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.owner import Owner
 from liver_slurm.transfer.one_sided.pull import Pull
 from liver_slurm.transfer.one_sided.puller import Puller
-from liver_slurm.transfer.one_sided.registered_memory import Agent, RegisteredReader
+from liver_slurm.transfer.one_sided.registered_memory import Agent
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.shared_box import SharedBox
 
@@ -181,7 +179,7 @@ class _Receiving:
     on_received: Callable[[Sequence[SharedBox]], None]
 
     def pullers(self, group: int) -> list[Puller]:
-        """Those of a group, one for each peer, once its storage is there."""
+        """Return those of a group, one for each peer, once its storage is there."""
         needed = self.groups[group].needed()
         return [self._puller(peer, source, group, needed) for peer, source in sorted(self.sources.items())]
 
@@ -197,7 +195,7 @@ class _Receiving:
 
 
 def _by_peer(groups: Sequence[Mapping[int, Sequence[_Each]]]) -> dict[int, Sequence[Sequence[_Each]]]:
-    """For each peer that has boxes in any group, its boxes of all groups."""
+    """Return, for each peer that has boxes in any group, its boxes of all groups."""
     return {peer: [group.get(peer, ()) for group in groups] for peer in sorted({*chain(*groups)})}
 
 
@@ -213,17 +211,7 @@ def _agree(
     device = opening.device
 
     def open_reader(peer: int, owner: Description) -> tuple[Way, Reader]:
-        def by_nixl() -> Reader:
-            if agent is None:
-                raise Refusal("nixl is not installed")
-            return RegisteredReader(owner, agent, lines[peer], device, staging)
-
-        openers: dict[Way, Callable[[], Reader]] = {
-            "memory": partial(open_memory, owner, device),
-            "nixl": by_nixl,
-            "network": partial(NetworkReader, lines[peer], device, staging),
-        }
-        return open_best(opening.stream.transport, peer, openers)
+        return open_best(opening.stream.transport, peer, openers(owner, lines[peer], device, staging, agent))
 
     store = dist.PrefixStore(f"{opening.name}/memory/", opening.store)
     boxes = {peer: list(chain(*groups)) for peer, groups in outgoing.items()}
@@ -236,7 +224,7 @@ def _agree(
 
 
 def _make_agent(opening: Opening, peers: Iterable[int]) -> Agent | None:
-    """A nixl agent, where it is asked for, or of use for one of these peers and there.
+    """Return a nixl agent, where it is asked for, or of use for one of these peers and there.
 
     Raises:
         BadInput: it is asked for, and cannot be used.

@@ -55,7 +55,7 @@ class View(msgspec.Struct, frozen=True, array_like=True):
         return self.address + (last + 1) * self.itemsize
 
     def narrow(self, axis: int, begin: int, count: int) -> View:
-        """As :meth:`torch.Tensor.narrow`, along an axis outside of which there is but one element."""
+        """Narrow as :meth:`torch.Tensor.narrow`, along an axis outside of which there is but one element."""
         address = self.address + begin * self.strides[axis] * self.itemsize
         shape = (*self.shape[:axis], count, *self.shape[axis + 1 :])
         first = self.first + begin * math.prod(self.shape[axis + 1 :])
@@ -129,23 +129,23 @@ class Reader(ABC):
 
     @abstractmethod
     def counter(self) -> int:
-        """The owner's update counter, see :class:`Description`."""
+        """Return the owner's update counter, see :class:`Description`."""
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """The sources as contiguous tensors, to be read in :meth:`stream`: copies, or the owner's own memory."""
+        """Return the sources as contiguous tensors, to be read in :meth:`stream`: copies, or the owner's own memory."""
         targets = [torch.empty(source.shape, dtype=dtype_of(source.dtype)) for source in sources]
         self.copy(targets, sources)
         return targets
 
     def stands(self, _version: int) -> bool:
-        """Whether gradients that were fetched just now are those of the update to this version.
+        """Return whether gradients that were fetched just now are those of the update to this version.
 
         Where only those of the last step before a cutover are asked for, they are.
         """
         return True
 
     def staged(self, source: View) -> int:
-        """Bytes of memory here that :meth:`fetch` takes for a source."""
+        """Return the bytes of memory here that :meth:`fetch` takes for a source."""
         return source.nbytes
 
     def expect(self, targets: Iterable[torch.Tensor]) -> None:
@@ -153,7 +153,7 @@ class Reader(ABC):
         del targets
 
     def stream(self) -> AbstractContextManager[Any]:
-        """A block whose work on a card goes to the reader's own stream."""
+        """Return a block whose work on a card goes to the reader's own stream."""
         return nullcontext()
 
     def synchronize(self) -> None:  # noqa: B027 - on a CPU what was begun is done
@@ -168,12 +168,12 @@ _SECRET_PLACE = torch.frombuffer(bytearray(_SECRET), dtype=torch.uint8)
 
 
 def own_proof() -> Proof:
-    """Of this process."""
+    """Return the proof of this process."""
     return Proof(_SECRET_PLACE.data_ptr(), _SECRET)
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """The dtype of that name.
+    """Return the dtype of that name.
 
     Raises:
         TransferError: no state has it.

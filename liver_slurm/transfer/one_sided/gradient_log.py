@@ -54,7 +54,7 @@ class GradientLog:
         self._copied: Any = None
 
     def holds(self, boxes: Sequence[SharedBox]) -> int:
-        """How many of these boxes, from the first on, have a place, or no gradient."""
+        """Return how many of these boxes, from the first on, have a place, or no gradient."""
         return next((n for n, box in enumerate(boxes) if id(box) not in self._places), len(boxes))
 
     def keep(self, version: int, boxes: Sequence[SharedBox]) -> None:
@@ -85,7 +85,7 @@ class GradientLog:
         wait(self._copying)
 
     def gradient(self, box: SharedBox) -> torch.Tensor:
-        """Where the last update's gradient of a box is to be read."""
+        """Return where the last update's gradient of a box is to be read."""
         assert box.gradient is not None
         if id(box) not in self._staged:
             return box.gradient

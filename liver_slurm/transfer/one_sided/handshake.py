@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -29,8 +30,11 @@ from liver_slurm.transfer.one_sided.description import (
     own_proof,
     view_of,
 )
-from liver_slurm.transfer.one_sided.line import COUNTER, FIRST_BOX
+from liver_slurm.transfer.one_sided.line import COUNTER, FIRST_BOX, Line
+from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.process_memory import ProcessReader, let_others_read
+from liver_slurm.transfer.one_sided.registered_memory import Agent, RegisteredReader
+from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.shared_box import SharedBox
 
 _log = logging.getLogger(__name__)
@@ -155,7 +159,7 @@ def describe(boxes: Sequence[SharedBox], counter: torch.Tensor, agent: bytes = b
 
 
 def open_memory(owner: Description, device: torch.device) -> Reader:
-    """A reader of the owner's memory, which is on this machine.
+    """Return a reader of the owner's memory, which is on this machine.
 
     Raises:
         Refusal: there can be none.
@@ -164,8 +168,31 @@ def open_memory(owner: Description, device: torch.device) -> Reader:
     return CardReader(owner, device) if device.type == "cuda" else ProcessReader(owner)
 
 
+def openers(
+    owner: Description, line: Line, device: torch.device, staging: Staging, agent: Agent | None
+) -> dict[Way, Callable[[], Reader]]:
+    """Return what makes a reader of one owner's state, for each way; each raises Refusal where it does not work.
+
+    Args:
+        line: to the owner.
+        device: where the state is read to.
+        agent: None: nixl is not there, or of no use here.
+    """
+
+    def by_nixl() -> Reader:
+        if agent is None:
+            raise Refusal("nixl is not installed")
+        return RegisteredReader(owner, agent, line, device, staging)
+
+    return {
+        "memory": partial(open_memory, owner, device),
+        "nixl": by_nixl,
+        "network": partial(NetworkReader, line, device, staging),
+    }
+
+
 def open_best(transport: str, peer: int, openers: Mapping[Way, Callable[[], Reader]]) -> tuple[Way, Reader]:
-    """A reader in the best way that ``stream.transport`` allows.
+    """Return a reader in the best way that ``stream.transport`` allows.
 
     Args:
         openers: make a reader, or raise Refusal.

@@ -65,7 +65,8 @@ class Line:
         self._failure: OSError | None = None
 
     def hear(self) -> Header:
-        """The next word, of which the content is still to be taken by :meth:`content`; no range may be being read.
+        """Return the next word, of which the content is still to be taken by :meth:`content`; no range may be being
+        read.
 
         Raises:
             TransferError: the owner is gone, or the transfer was given up; or it is no word.
@@ -77,7 +78,7 @@ class Line:
         return decode(header)
 
     def content(self, nbytes: int) -> torch.Tensor:
-        """So many bytes behind a word's header."""
+        """Read so many bytes behind a word's header."""
         data = torch.empty(nbytes, dtype=torch.uint8)
         self._ask(b"", lambda: receive_exactly(self._connection, memory(data)))
         return data
@@ -112,7 +113,7 @@ class Line:
             raise failures[0]
 
     def hung_up(self) -> bool:
-        """Whether the owner is gone, or the transfer was given up."""
+        """Return whether the owner is gone, or the transfer was given up."""
         return bool(self._gone.poll(0))
 
     def _ask(self, question: bytes, take: Callable[[], None]) -> None:

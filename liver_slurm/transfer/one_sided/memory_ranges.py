@@ -15,7 +15,7 @@ MOST = 1024
 
 
 def contiguous_run(view: View) -> int:
-    """Elements of each contiguous range that a view consists of: the product of its innermost axes."""
+    """Return the elements of each contiguous range that a view consists of: the product of its innermost axes."""
     run = 1
     for size, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
         if size != 1:
@@ -49,19 +49,22 @@ def ranges(view: View, run: int | None = None) -> Ranges:
 
 
 def single(address: int, nbytes: int) -> Ranges:
-    """One range."""
+    """Return one range."""
     return np.array([[address, nbytes]], dtype=np.uint64)
 
 
 def advance(some: Ranges, done: int) -> tuple[int, int]:
-    """How far a call came that carried ``done`` bytes of these ranges: whole ranges, and bytes of the next one."""
+    """Return how far a call came that carried ``done`` bytes of these ranges.
+
+    It is whole ranges, and bytes of the next one.
+    """
     ends = np.cumsum(some[:, 1])
     whole = int(np.searchsorted(ends, done, side="right"))
     return whole, done - (int(ends[whole - 1]) if whole else 0)
 
 
 def behind(some: Ranges, whole: int, begun: int) -> Ranges:
-    """What is left of ranges behind what :func:`advance` found."""
+    """Return what is left of ranges behind what :func:`advance` found."""
     rest = some[whole:]
     if begun:
         rest = rest.copy()

@@ -17,7 +17,7 @@ from liver_slurm.transfer.one_sided.staging import Staging
 
 
 class NetworkReader(Reader):
-    """See :class:`~liver_slurm.transfer.one_sided.description.Reader`.
+    """Reads over a connection.
 
     In host memory the kernel writes what arrives where it belongs. For a card it passes through pinned memory.
     """
@@ -32,7 +32,6 @@ class NetworkReader(Reader):
         self._pinned: torch.Tensor | None = None
 
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """See the base."""
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 self._copy_to_card(targets, sources)
@@ -44,30 +43,26 @@ class NetworkReader(Reader):
             self._line.read(items, np.concatenate([ranges(view_of(target)) for target, _ in some]))
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """See the base."""
         targets = [torch.empty(source.shape, dtype=dtype_of(source.dtype), device=self._device) for source in sources]
         self.copy(targets, sources)
         return targets
 
     def stream(self) -> AbstractContextManager[Any]:
-        """See the base."""
         return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
 
     def synchronize(self) -> None:
-        """See the base."""
         if self._stream is not None:
             self._stream.synchronize()
 
     def counter(self) -> int:
-        """See the base."""
         return self._number(COUNTER)
 
     def stands(self, version: int) -> bool:
-        """See the base: the owner keeps copies of them until the next update but one at most."""
+        """Return whether they are: the owner keeps copies of them until the next update but one at most."""
         return self._number(LOG) == 2 * version
 
     def close(self) -> None:
-        """See the base: the connection is closed with all others."""
+        """Do nothing: the connection is closed with all others."""
         self._pinned = None
 
     def _number(self, number: int) -> int:
@@ -77,7 +72,7 @@ class NetworkReader(Reader):
         return int(word)
 
     def _copy_to_card(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """In rounds that fill the pinned memory: one question each, then copies to where the boxes lie."""
+        """Copy in rounds that fill the pinned memory: one question each, then copies to where the boxes lie."""
         if self._pinned is None:
             self._pinned = self._staging.pinned()
         filled = 0

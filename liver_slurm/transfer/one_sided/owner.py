@@ -38,8 +38,8 @@ class _Said(NamedTuple):
 
 
 class Owner:
-    """See the module. :meth:`run` is the body of one thread, :meth:`cancel` may be called by any, all else by
-    training's, or by the one that prepares."""
+    """The owner's end of a one-sided transfer. :meth:`run` is the body of one thread, :meth:`cancel` may be called by
+    any, all else by training's, or by the one that prepares."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Owner:
                 self._say_open()
 
     def _before_zeroing(self) -> None:
-        """A step begins before the last one's gradients are copied: seldom, as that takes less than an update."""
+        """Wait for the last step's gradients to be copied: seldom, as that takes less than an update."""
         begun = time.perf_counter()
         self._log.wait()
         self.exposed_seconds += time.perf_counter() - begun
@@ -225,7 +225,7 @@ class Owner:
                 raise self._failure
 
     def release(self) -> None:
-        """All is proven: give the memory of copied gradients back."""
+        """Give the memory of copied gradients back, as all is proven."""
         self._log.release()
 
     def cancel(self) -> None:
@@ -242,7 +242,7 @@ class Owner:
         self._log.release()
 
     def _word(self, peer: int, number: int) -> Word | None:
-        """The word of that number, waited for; None: there will be none any more."""
+        """Return the word of that number, waited for; None: there will be none any more."""
         with self._changed:
             said = self._words[peer]
             if number > len(said):
@@ -264,7 +264,7 @@ class Owner:
                 self._changed.notify_all()
 
     def _proof(self, group: int) -> dict[int, torch.Tensor]:
-        """Digests of what each peer reads of a group, taken once for all of them."""
+        """Return the digests of what each peer reads of a group, taken once for all of them."""
         with self._taking:
             if len(self._proofs) == group:
                 with self._side.use():

@@ -60,7 +60,7 @@ def let_others_read() -> None:
 
 
 def regions(tensors: Iterable[torch.Tensor]) -> list[Region]:
-    """The ranges of this process's memory that tensors lie in, and others can map."""
+    """Return the ranges of this process's memory that tensors lie in, and others can map."""
     number, inode, places = shared_memory.places(tensors)
     return [Region(place.address, place.nbytes, _HANDLE.pack(number, inode, place.offset)) for place in places]
 
@@ -146,7 +146,7 @@ class ProcessReader(Reader):
                     self._look_up(view)
 
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """See the base; of what is not mapped, one call of the kernel's for about a thousand contiguous ranges."""
+        """Copy what is mapped; of the rest, one call of the kernel's for about a thousand contiguous ranges."""
         here, there = [], []
         regions = self._regions  # they stay while they are read
         mapped: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -166,16 +166,14 @@ class ProcessReader(Reader):
                 copy_all(*zip(*mapped, strict=True))
 
     def counter(self) -> int:
-        """See the base."""
         self.copy([self._word], [self._counter])
         return int(self._word)
 
     def close(self) -> None:
-        """See the base."""
         self._regions = []
 
     def _region(self, regions: Sequence[_Mapped], view: View) -> _Mapped | None:
-        """The region that a view lies in; None: it lies in none."""
+        """Return the region that a view lies in; None: it lies in none."""
         place = bisect.bisect_right(self._begins, view.address) - 1
         if not regions or place < 0 or not view.nbytes or view.address % view.itemsize:
             return None
@@ -205,6 +203,6 @@ class ProcessReader(Reader):
 
 
 def _tensor(mapped: _Mapped, view: View) -> torch.Tensor:
-    """A view of the owner's, where it is mapped, which must stay so."""
+    """Return a view of the owner's, where it is mapped, which must stay so."""
     offset = (view.address - mapped.region.address) // view.itemsize
     return torch.empty(0, dtype=dtype_of(view.dtype)).set_(mapped.storage, offset, view.shape, view.strides)

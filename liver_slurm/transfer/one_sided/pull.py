@@ -70,7 +70,7 @@ class Pull:
         return [*[puller.run for puller in self._pullers], *answered]
 
     def late(self, layer: int) -> Pull:
-        """What moves a late layer, counted from 0, once its storage is there: not to be closed, as this is."""
+        """Return what moves a late layer, counted from 0, once its storage is there: not to be closed, as this is."""
         group = 1 + layer
         return Pull(
             self._owner, self._late(group), self._connections, self._pool, self._staging, self._late, None, group
@@ -82,7 +82,7 @@ class Pull:
             puller.on_ended = on_ended
 
     def probe(self) -> float:
-        """Bytes a second at which a little of the state can be read now; 0.0: there is nothing to read."""
+        """Return the bytes a second at which a little of the state can be read now; 0.0: there is nothing to read."""
         begun = time.perf_counter()
         read = sum(puller.read_some() for puller in self._pullers)
         return read / (time.perf_counter() - begun) if read else 0.0
@@ -98,12 +98,12 @@ class Pull:
             self._owner.open(last)
 
     def detach(self) -> None:
-        """It is given up: training has nothing to do with it any more."""
+        """Leave training alone, as the transfer is given up."""
         if self._owner is not None:
             self._owner.detach()
 
     def finish(self, adam_step: int) -> None:
-        """Training stands, after ``adam_step`` updates, -1 if it is not known here: peers may read all of it."""
+        """Let peers read all, as training stands; after ``adam_step`` updates, -1 if it is not known here."""
         if self._owner is not None:
             self._owner.finish(adam_step, self._group)
 
@@ -148,7 +148,7 @@ class Pull:
         )
 
     def release(self) -> None:
-        """All is proven: give the memory of copied gradients back."""
+        """Give the memory of copied gradients back, as all is proven."""
         if self._owner is not None:
             self._owner.release()
 

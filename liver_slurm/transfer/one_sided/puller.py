@@ -56,7 +56,7 @@ class _Part(NamedTuple):
         return self.gradient.nbytes if self.gradient is not None else 0
 
     def narrow(self, axis: int, begin: int, count: int) -> _Part:
-        """Rows ``begin`` to ``begin + count`` along an axis."""
+        """Return the rows ``begin`` to ``begin + count`` along an axis."""
         return _Part(
             tuple(target.narrow(axis, begin, count) for target in self.targets),
             tuple(source.narrow(axis, begin, count) for source in self.sources),
@@ -181,7 +181,7 @@ class Puller:
             self._known.update(batch)
 
     def _replays(self, part: _Part) -> bool:
-        """Whether an update can be replayed on a part: the card's kernel wants it in one piece."""
+        """Return whether an update can be replayed on a part: the card's kernel wants it in one piece."""
         alike = self._device.type == "cpu" or all(target.is_contiguous() for target in part.targets)
         return alike and (part.group is None or part.gradient is not None)
 
@@ -207,7 +207,7 @@ class Puller:
         self.bytes_gradients += sum(made)
 
     def _hear_groups(self, header: Header) -> Groups:
-        """What an update uses for each group of parameters."""
+        """Return what an update uses for each group of parameters."""
         if not 0 <= header.nbytes <= _GROUPS_BYTES or header.nbytes % torch.float64.itemsize:
             raise TransferError(f"worker {self.peer}: a table of {header.nbytes} bytes is not due")
         return decode_groups(self._line.content(header.nbytes).view(torch.float64))
@@ -322,7 +322,10 @@ def _parts(boxes: Sequence[SharedBox], described: Sequence[BoxDescription], read
 
 
 def _most(box: _Part, share: int, device: torch.device) -> int:
-    """Bytes of state that a part of the box may have: what a thread copies at a time, and stages gradients of."""
+    """Return the bytes of state that a part of the box may have.
+
+    It is what a thread copies at a time, and stages gradients of.
+    """
     most = _PART if device.type == "cpu" else box.nbytes
     return min(most, share * box.nbytes // box.staged) if box.staged else most
 

@@ -73,7 +73,7 @@ class Agent:
             self._known |= new
 
     def metadata(self) -> bytes:
-        """What a reader needs, once all is registered."""
+        """Return what a reader needs, once all is registered."""
         return bytes(self._agent.get_agent_metadata())
 
     def turn(self) -> None:
@@ -83,7 +83,7 @@ class Agent:
         time.sleep(_ASK_AGAIN)
 
     def meet(self, metadata: bytes) -> Any:
-        """The name of another agent.
+        """Return the name of another agent.
 
         Raises:
             Refusal: it says what cannot be understood.
@@ -130,8 +130,6 @@ class Agent:
 
 
 class RegisteredReader(NetworkReader):
-    """See :class:`~liver_slurm.transfer.one_sided.description.Reader`."""
-
     def __init__(self, owner: Description, agent: Agent, line: Line, device: torch.device, staging: Staging) -> None:
         """
         Raises:
@@ -153,11 +151,9 @@ class RegisteredReader(NetworkReader):
         self._until = float("inf")
 
     def expect(self, targets: Iterable[torch.Tensor]) -> None:
-        """See the base."""
         self._agent.register(targets)
 
     def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[View]) -> None:
-        """See the base."""
         here: list[Ranges] = []
         there: list[Ranges] = []
         for target, source in zip(targets, sources, strict=True):
@@ -174,7 +170,7 @@ class RegisteredReader(NetworkReader):
         self._line.turned(boxes, lambda: self._agent.read(self._peer, number, there_, here_, self._go_on))
 
     def fetch(self, sources: Sequence[View]) -> list[torch.Tensor]:
-        """See the base; over the line, for an owner may keep copies of gradients elsewhere."""
+        """Return copies that come over the line, for an owner may keep copies of gradients elsewhere."""
         targets = [torch.empty(source.shape, dtype=dtype_of(source.dtype), device=self._device) for source in sources]
         super().copy(targets, sources)
         return targets

@@ -52,8 +52,6 @@ class Answers(NamedTuple):
 
 
 class Service:
-    """See the module."""
-
     def __init__(
         self,
         connections: Connections,
@@ -86,7 +84,7 @@ class Service:
         self._thread.start()
 
     def forget(self) -> None:
-        """What was read so far counts for nothing."""
+        """Forget what was read so far."""
         self.asked = 0
 
     def join(self) -> None:
@@ -209,7 +207,7 @@ class Service:
 
     @staticmethod
     def _pieces(tensors: Sequence[torch.Tensor], items: Sequence[_Item], most: int) -> Iterator[torch.Tensor]:
-        """Boxes of at most so many bytes."""
+        """Yield the boxes of at most so many bytes."""
         for tensor, (_, first, count) in zip(tensors, items, strict=True):
             step = max(1, most // tensor.element_size())
             for begin in range(first, first + count, step):

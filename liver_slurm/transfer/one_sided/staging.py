@@ -31,7 +31,7 @@ class Staging:
 
     @contextmanager
     def use(self, nbytes: int) -> Iterator[None]:
-        """A block in which the calling thread has so many bytes."""
+        """Run a block in which the calling thread has so many bytes."""
         with self._lock:
             self._used += nbytes
             self.peak_bytes = max(self.peak_bytes, self._used)

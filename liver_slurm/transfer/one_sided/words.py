@@ -37,12 +37,12 @@ class Header(NamedTuple):
 
 
 def encode(header: Header) -> bytes:
-    """As it goes over the line."""
+    """Encode the word as it goes over the line."""
     return _HEADER.pack(_MAGIC, *header)
 
 
 def decode(data: bytes | bytearray) -> Header:
-    """Inverse of :func:`encode`.
+    """Undo :func:`encode`.
 
     Raises:
         TransferError: it is no header.

@@ -68,7 +68,7 @@ class Participant:
     """A notice has come: the worker exits as soon as it is in no world."""
 
     def pause(self) -> Pause:
-        """The pause that begins now."""
+        """Return the pause that begins now."""
         return Pause(self.loop.stopped_at, self.loop.gap())
 
     def verdict(self, target: TargetWorld) -> Verdict:
@@ -89,7 +89,7 @@ class Participant:
     # ---- the vote
 
     def handover(self, target: TargetWorld, updates: int, step: int, counters: Any = None) -> Handover:
-        """What this worker would go on with, once all has arrived.
+        """Return what this worker would go on with, once all has arrived.
 
         Args:
             updates: that the source world's optimizer has made; -1: not known here.
@@ -225,7 +225,10 @@ def _retire(target: TargetWorld, left: Left, device: torch.device) -> None:
 
 
 def _memory_peak(device: torch.device) -> int:
-    """Peak memory of this process in bytes: allocated on its GPU, or resident, with what it has mapped of its peers."""
+    """Return the peak memory of this process in bytes.
+
+    It is what is allocated on its GPU, or resident, with what it has mapped of its peers.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource

@@ -170,7 +170,7 @@ def reordered(table: DecisionTable, target: Domain) -> tuple[DecisionTable, Way,
     return table, WAY, target
 
 
-def test_what_a_fold_has_gained_has_no_say_in_the_rule_that_is_judged_there() -> None:
+def test_a_rule_is_judged_on_a_fold_that_it_has_not_seen() -> None:
     """Nor in the regressions and scores that the rule is learned from."""
     table = two_actions(1_000, 0.5)
     inside = by_group(table.groups, 5) == 2

@@ -7,7 +7,7 @@ import pytest
 from liver_slurm.base.flops import FlopsMeter, Rates, peak_tflops, token_flops
 
 
-def test_operations_of_a_token_are_those_of_weights_and_of_the_causal_half_of_attention() -> None:
+def test_operations_of_a_token_count_half_of_attention() -> None:
     assert token_flops(1000, layers=2, attention_width=8, sequence=16) == 6 * 1000 + 6 * 2 * 8 * 16
 
 

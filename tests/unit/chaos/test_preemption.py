@@ -47,11 +47,14 @@ class Slurm:
     def hostnames(self, expression: str) -> tuple[str, ...]:
         return tuple(expression.split(","))
 
-    def submit(self, script: Path, arguments: list[str]) -> str:
+    def submit(self, script: Path) -> str:
+        """As sbatch does, heed the header alone: what followed the script would be the script's own."""
         if self._refuses:
             raise ClusterError("sbatch: not yours")
-        assert script.read_text().startswith("#!/bin/bash\nexec sleep ")
-        self.submitted.append(arguments)
+        shell, *header, work = script.read_text().splitlines()
+        assert shell == "#!/bin/bash"
+        assert work.startswith("exec sleep ")
+        self.submitted.append([line.removeprefix("#SBATCH ") for line in header])
         return str(100 + len(self.submitted))
 
     def jobs(self, ids: list[str]) -> list[JobInfo]:
@@ -82,7 +85,9 @@ def test_a_job_takes_the_node_and_gives_it_back() -> None:
     slurm = Slurm(partition("scavenger", 1), partition("prod", 10))
     held = done(slurm)
     assert held.outcome == "struck: job 101 of partition prod has its node"
-    assert {"--partition=prod", "--nodelist=n2", "--exclusive", "--no-requeue"} <= set(slurm.submitted[0])
+    assert {"--partition=prod", "--nodelist=n2", "--exclusive", "--no-requeue", "--output=/dev/null"} <= set(
+        slurm.submitted[0]
+    )
     assert (held.over(), slurm.cancelled, slurm.signalled) == (None, [], [])
     held.release()
     assert (held.wait(0.0), slurm.cancelled) == ("undone", ["101"])

@@ -45,17 +45,24 @@ def test_prints_a_document_or_a_table(liver: Liver, measured: None) -> None:
     assert liver("bench", "plan") == (0, "plan: 1\n", "")
 
 
+def test_a_case_that_failed_is_an_error(liver: Liver, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"bench": "plan", "cases": [{"name": "one"}, {"name": "two", "failed": {"pause": "it was lost"}}]}
+    monkeypatch.setattr(sys.modules["liver_slurm.bench.plan"], "run", lambda quick: found)
+    code, out, _ = liver("bench", "plan", "--json")
+    assert (code, json.loads(out)) == (1, found)
+
+
 def test_sizes_are_for_benchmarks_that_have_some(liver: Liver, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = liver("bench", "plan", "--size", "15M")
     assert (code, out) == (2, "")
     assert "bench plan: --size is not allowed; it is for bench reconfigure, recovery, overhead" in err
     assert liver("bench", "reconfigure", "--size", "3M")[0] == 2
     bench = ModuleType("liver_slurm.bench.reconfigure")
-    bench.run = lambda quick, sizes=(): {"sizes": sizes}  # type: ignore[attr-defined]
+    bench.run = lambda quick, sizes=(): {"sizes": sizes, "cases": []}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, bench.__name__, bench)
     code, out, _ = liver("bench", "reconfigure", "--size", "15M", "--size", "1.3B", "--json")
-    assert (code, json.loads(out)) == (0, {"sizes": ["15M", "1.3B"]})
-    assert json.loads(liver("bench", "reconfigure", "--json")[1]) == {"sizes": []}
+    assert (code, json.loads(out)) == (0, {"sizes": ["15M", "1.3B"], "cases": []})
+    assert json.loads(liver("bench", "reconfigure", "--json")[1])["sizes"] == []
 
 
 def test_covariates_are_for_the_benchmark_that_draws_on_them(liver: Liver, measured: None) -> None:

@@ -202,7 +202,7 @@ def test_status_from_files(liver: Liver, run_dir: RunDir) -> None:
     assert "throughput:  1,365 tokens/s · 266.7 TFLOP/s a GPU · MFU 0.267" in out
 
 
-def test_status_of_a_run_of_an_older_version_or_on_cpus_tells_tokens_only(liver: Liver, run_dir: RunDir) -> None:
+def test_status_of_an_older_run_or_on_cpus_tells_tokens_only(liver: Liver, run_dir: RunDir) -> None:
     lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
     rates = ("tokens_per_s", "tflops", "mfu")
     old = [{key: value for key, value in line.items() if key not in rates} for line in lines]

@@ -129,7 +129,7 @@ def test_costs_are_taken_from_a_run(liver: Liver, job_file: str, run_dir: RunDir
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--trace", "none.csv"), "--trace none.csv: cannot be read"),
+        (("--trace", "none.csv"), "--trace none.csv: cannot be read: No such file or directory; name a file"),
         (("--trace", "job.toml"), "is of no known form"),
         (("--trace", "trace.csv", "--costs", "trace.csv"), "--costs trace.csv: cannot be read as JSON"),
         (("--trace", "trace.csv", "--costs", "bench.json"), "--costs bench.json: no figure of bench train"),

@@ -250,7 +250,7 @@ def test_keys_and_values_that_cannot_be_printed_stay_on_one_line(tmp_path: Path)
         assert sum(line.startswith(expected) for line in lines) == 1
 
 
-def test_a_byte_that_is_no_character_is_refused_where_it_would_be_written_to_a_file() -> None:
+def test_a_byte_that_is_no_character_is_refused() -> None:
     assert problems("live.qos=\udc80") == [r'--set: live.qos: "\udc80" is not allowed; allowed: text']
     assert problems('model.extra.x="\udc80"') == [
         r'--set: model.extra.x: "\udc80" is not allowed; allowed: text, numbers, true, false, lists, tables'

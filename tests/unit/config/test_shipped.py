@@ -81,7 +81,7 @@ def test_it_has_the_size_of_its_name_and_can_be_planned(name: str) -> None:
     assert both <= job.both_worlds, "state of both worlds on a worker of the first stage"
 
 
-def test_a_70b_model_goes_from_512_to_448_ranks_with_the_least_bytes_evenly_sent() -> None:
+def test_a_70b_model_shrinks_with_the_least_bytes_evenly_sent() -> None:
     config = load_job(CONFIGS / "gpt-70b.toml")
     worlds = [world_spec(config, Layout.parse(text)) for text in ("tp8pp4dp16", "tp8pp4dp14")]
     plan = plan_transfer(*worlds)

@@ -45,8 +45,8 @@ def sigterm(run: Run, **details: Any) -> None:
     run.say(m.Notice(worker="standby-a", reason="SIGTERM", time=run.now, **details))
 
 
-def departure(run: Run, name: str = "standby-a") -> Eviction | None:
-    return run.state.membership.workers[name].departure
+def eviction_of(run: Run, name: str = "standby-a") -> Eviction | None:
+    return run.state.membership.workers[name].eviction
 
 
 def target(run: Run) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def beat(run: Run, *names: str) -> None:
 def test_grace_of_the_job(run: Run) -> None:
     look(run, grace=5.0)
     sigterm(run)
-    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 5.0, run.now)
+    assert eviction_of(run) == Eviction("signal", "SIGTERM", run.now + 5.0, run.now)
     assert run.state.world.attempt is not None
     assert run.state.world.attempt.deadline == run.now + 5.0
 
@@ -71,7 +71,7 @@ def test_least_grace_of_all(run: Run) -> None:
     jobs = (StandbyJob("standby-b", "running", grace=20.0), StandbyJob("other", "running", grace=7.0))
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
     sigterm(run)
-    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 7.0, run.now)
+    assert eviction_of(run) == Eviction("signal", "SIGTERM", run.now + 7.0, run.now)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 600.0])
@@ -79,7 +79,7 @@ def test_the_record_replaces_the_estimate(run: Run, seconds: float) -> None:
     look(run, grace=20.0)
     sigterm(run)
     look(run, EvictionNotice("preemption", "wanted", run.now + seconds))
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("preemption", run.now + seconds)
     assert [event["deadline"] for event in run.events("notice_changed")] == [run.now + seconds]
@@ -92,7 +92,7 @@ def test_a_notice_without_a_deadline(run: Run) -> None:
     assert run.events("notice")[0]["deadline"] is None
     assert run.state.world.attempt is not None, "no deadline, yet it leaves"
     sigterm(run)
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("signal", run.now + 30.0)
 
@@ -100,16 +100,16 @@ def test_a_notice_without_a_deadline(run: Run) -> None:
 def test_a_later_signal(run: Run) -> None:
     look(run, grace=10.0)
     sigterm(run)
-    first = departure(run)
+    first = eviction_of(run)
     run.now += 1.0
     sigterm(run)
-    assert departure(run) == first
+    assert eviction_of(run) == first
     assert run.state.rejected["duplicate"] == 1
     sigterm(run, deadline=run.now + 2.0)
-    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 2.0, run.now)
+    assert eviction_of(run) == Eviction("signal", "SIGTERM", run.now + 2.0, run.now)
     run.now += 3.0
     sigterm(run)
-    assert departure(run) == Eviction("signal", "SIGTERM", run.now + 10.0, run.now)
+    assert eviction_of(run) == Eviction("signal", "SIGTERM", run.now + 10.0, run.now)
 
 
 def test_a_signal_that_nothing_explains(run: Run) -> None:
@@ -120,7 +120,7 @@ def test_a_signal_that_nothing_explains(run: Run) -> None:
         beat(run, "live-0", "live-1", "standby-b")
     assert run.events("reconfiguration_aborted")
     look(run, grace=3.0)
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert found.deadline < run.now, "nothing was heard of it since"
     beat(run, "standby-a")
@@ -136,7 +136,7 @@ def test_the_last_sigterm_leaves_kill_wait(run: Run) -> None:
     look(run, EvictionNotice("preemption", "wanted", run.now + 10.0), grace=5.0)
     run.now += 10.5
     sigterm(run)
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("signal", run.now + 5.0)
 
@@ -145,7 +145,7 @@ def test_a_notice_is_taken_back(run: Run) -> None:
     look(run, EvictionNotice("reservation", "node n1 is reserved: maintenance", run.now + 100.0))
     assert target(run) == ("live-0", "live-1", "standby-b")
     look(run)
-    assert departure(run) is None
+    assert eviction_of(run) is None
     assert [event["kind"] for event in run.events("notice_withdrawn")] == ["reservation"]
     assert run.state.world.attempt is None, "nobody leaves, so the shrink is off"
     assert "standby-a stays" in run.events("reconfiguration_aborted")[-1]["reason"]
@@ -159,7 +159,7 @@ def test_others_still_need_the_shrink(run: Run) -> None:
     assert attempt is not None
     assert target(run) == ("live-0", "live-1")
     look(run)
-    assert departure(run) is None
+    assert eviction_of(run) is None
     assert run.state.world.attempt == attempt
     reconfigure(run)
     assert "standby-b" not in run.live.members
@@ -205,9 +205,9 @@ def test_training_stands_while_a_member_is_suspended(run: Run) -> None:
     assert len(run.events("reconfiguration_aborted")) == aborted, "nothing is begun that cannot succeed"
     assert run.state.reason == "training stands: standby-a suspended"
     look(run)
-    assert departure(run) is not None, "an old look proves nothing"
+    assert eviction_of(run) is not None, "an old look proves nothing"
     run.say(m.Notice(worker="standby-a", reason="SIGCONT", time=run.now, withdrawn=True))
-    assert departure(run) is None
+    assert eviction_of(run) is None
     assert run.state.phase is ReconfigurationPhase.STEADY
 
 
@@ -218,13 +218,13 @@ def test_a_sigtstp_without_suspension(run: Run) -> None:
         run.tick(1.0)
         beat(run, "live-0", "live-1", "standby-a", "standby-b")
         look(run)
-    assert departure(run) is None
+    assert eviction_of(run) is None
 
 
 def test_a_suspension_replaces_no_signal(run: Run) -> None:
     sigterm(run)
     run.say(m.Notice(worker="standby-a", reason="SIGTSTP", time=run.now, deadline=run.now + 2, suspended=True))
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert found.kind == "signal"
 
@@ -235,7 +235,7 @@ def test_a_job_that_is_over(run: Run) -> None:
     run.now += 2.0
     beat(run, "live-0", "live-1", "standby-a", "standby-b")
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-b", "running"),))))
-    found = departure(run)
+    found = eviction_of(run)
     assert found is not None
     assert (found.kind, found.deadline) == ("over", before + 5.0), "it was not over when it was last seen"
     assert target(run) == ("live-0", "live-1", "standby-b")
@@ -255,7 +255,7 @@ def test_a_blind_look_proves_nothing(run: Run) -> None:
     # LS-20
     look(run)
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (), blind="slurmctld does not answer")))
-    assert departure(run) is None
+    assert eviction_of(run) is None
 
 
 def test_all_standbys_at_once(run: Run) -> None:
@@ -276,11 +276,11 @@ def test_the_deadline_that_counts() -> None:
     signal = Eviction("signal", "SIGTERM", 10.0, 1.0)
     drained = Eviction("node", "drained", float("inf"), 0.0)
     preempted = Eviction("preemption", "wanted", 50.0, 2.0)
-    assert worker(None, None).departure is None
-    assert worker(signal, None).departure == signal
-    assert worker(None, drained).departure == drained
-    assert worker(signal, drained).departure == signal
-    assert worker(signal, preempted).departure == preempted
+    assert worker(None, None).eviction is None
+    assert worker(signal, None).eviction == signal
+    assert worker(None, drained).eviction == drained
+    assert worker(signal, drained).eviction == signal
+    assert worker(signal, preempted).eviction == preempted
 
 
 def test_one_worker_speaks_for_its_job() -> None:
@@ -300,7 +300,7 @@ def test_a_time_limit_is_served_with_the_lead_that_changes_need(run: Run) -> Non
         beat(run, *run.live.members)
         jobs = (StandbyJob("standby-a", "running", ends_at=end), StandbyJob("standby-b", "running"))
         run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
-        return departure(run)
+        return eviction_of(run)
 
     (first,) = run.state.history.measured
     slow = replace(first, prepare_s=150.0, exposed_s=30.0)

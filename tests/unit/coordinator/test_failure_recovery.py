@@ -174,7 +174,7 @@ def test_where_steps_were_not_due_standing_still_is_no_witness() -> None:
     assert lost(run) == []
 
 
-def test_without_a_witness_a_closed_connection_is_no_death_until_the_worker_is_silent() -> None:
+def test_a_closed_connection_without_a_witness_waits_for_silence() -> None:
     run = training()
     beat(run, *LIVE)
     run.tick(0.1)

@@ -18,7 +18,7 @@ from liver_slurm.coordinator.core.io import (
     SubmitSuccessor,
     SuccessorAnswer,
 )
-from liver_slurm.coordinator.core.records import Ended, EpochStarted, HandedOver, why_anew
+from liver_slurm.coordinator.core.records import Ended, EpochStarted, HandedOver, why_restart
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
@@ -184,7 +184,7 @@ def test_the_next_coordinator_goes_on(run: Run) -> None:
     successors(run)
     change_over(run)
     records = [EpochStarted(epoch=1, job_id="7"), *run.records]
-    assert why_anew(records, JobStart("8")) is None
+    assert why_restart(records, JobStart("8")) is None
     settings = replace(run.state.settings, epoch=2, job_id="8")
     next_run = Run(recover(records, settings, run.now))
     for name in ("live-8-0", "live-8-1"):
@@ -203,7 +203,7 @@ def test_a_lost_successor(run: Run) -> None:
     run.tick()
     assert run.state.world.attempt is None
     assert run.state.phase is ReconfigurationPhase.STEADY
-    assert all(worker.departure is None for worker in run.state.membership.workers.values())
+    assert all(worker.eviction is None for worker in run.state.membership.workers.values())
     assert set(run.live.members) == {"live-0", "live-1"}
     assert len(run.events("notice_withdrawn")) == 2
 

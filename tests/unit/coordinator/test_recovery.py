@@ -14,7 +14,7 @@ from liver_slurm.coordinator.core.records import (
     EpochStarted,
     Record,
     last_outcome,
-    why_anew,
+    why_restart,
     why_strange,
 )
 from liver_slurm.coordinator.core.state import RunPhase
@@ -156,7 +156,7 @@ def test_another_world_0_has_another_number() -> None:
     ],
 )  # fmt: skip
 def test_who_begins_anew(records: list[Record], start: JobStart, anew: bool) -> None:
-    assert (why_anew(records, start) is not None) is anew
+    assert (why_restart(records, start) is not None) is anew
 
 
 def test_an_earlier_outcome_is_none() -> None:

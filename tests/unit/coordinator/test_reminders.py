@@ -35,7 +35,7 @@ def test_a_lost_prepare_and_a_lost_answer(run: Run) -> None:
     assert beat(run, "standby-a", targets={1: "prepared"}) == []
 
 
-def test_a_worker_of_an_earlier_version_is_not_told_what_it_would_do_twice(run: Run) -> None:
+def test_a_worker_of_an_earlier_version_is_not_reminded(run: Run) -> None:
     run.begin_to_grow()
     assert beat(run, "standby-a", targets=None) == []
 
@@ -174,7 +174,7 @@ def test_a_lost_notice_counts_once(run: Run) -> None:
     notice = m.Notice(worker="standby-a", reason="SIGTERM", time=run.now)
     beat(run, "standby-a", notice=notice)
     worker = run.state.membership.workers["standby-a"]
-    assert worker.departure is not None
+    assert worker.eviction is not None
     told = len(run.events("notice"))
     beat(run, "standby-a", notice=notice)
     assert len(run.events("notice")) == told

@@ -37,12 +37,12 @@ def reply(run: Run, message: m.ResizeRequest) -> m.Reply:
 
 def test_a_request_waits_for_standbys() -> None:
     run = waiting_run()
-    supply = CapacitySnapshot(run.now, (), (Headroom(0, "a", 3),))
-    assert not any(isinstance(action, Launch) for action in run.feed(CapacitySeen(run.now, supply)))
+    capacity = CapacitySnapshot(run.now, (), (Headroom(0, "a", 3),))
+    assert not any(isinstance(action, Launch) for action in run.feed(CapacitySeen(run.now, capacity)))
     answer = reply(run, m.ResizeRequest(layout="tp1pp1dp4"))
     assert answer.ok
     assert answer.result["waits_for_workers"] == 2
-    assert Launch(2, 0, "a") in run.feed(CapacitySeen(run.now, supply))
+    assert Launch(2, 0, "a") in run.feed(CapacitySeen(run.now, capacity))
     assert "2 of 4 are ready" in run.state.reason
     run.register("standby-1-0", job_id="1")
     run.register("standby-2-0", job_id="2")
@@ -88,9 +88,9 @@ def test_extra_standbys_leave() -> None:
 def test_a_refused_launch_waits() -> None:
     wanted = job()
     run = Run(config=replace(wanted, standby=replace(wanted.standby, max_jobs=3)))
-    supply = CapacitySnapshot(run.now, (), (Headroom(0, "", 2),))
-    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))
+    capacity = CapacitySnapshot(run.now, (), (Headroom(0, "", 2),))
+    assert Launch(2) in run.feed(CapacitySeen(run.now, capacity))
     run.feed(LaunchRefused(run.now, "no"))
-    assert Launch(2) not in run.feed(CapacitySeen(run.now, supply))
+    assert Launch(2) not in run.feed(CapacitySeen(run.now, capacity))
     run.now += 31
-    assert Launch(2) in run.feed(CapacitySeen(run.now, supply))
+    assert Launch(2) in run.feed(CapacitySeen(run.now, capacity))

@@ -96,7 +96,7 @@ def test_blocks_do_not_overlap() -> None:
     assert not set(first.fixed) & set(range(first.srun[0], first.srun[1] + 1))
 
 
-def test_a_large_cluster_takes_the_first_port_of_each_block_that_it_lies_in() -> None:
+def test_a_large_cluster_takes_the_first_port_of_each_block() -> None:
     large = PortBlock(10240, 1000)
     assert large.end == 10240 + 3 * 512
     assert {10240, 10240 + 512, 10240 + 1024} <= set(large.fixed)

@@ -1,4 +1,4 @@
-"""Words: documents and docstrings use the glossary's terms, and not the private ones that they replaced."""
+"""Words: documents, docstrings and names use the glossary's terms, and not the private ones that they replaced."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ PRIVATE = {
     "takeover": "lease",
 }
 """Private word, and the glossary's term for it."""
+PRIVATE_NAMES = {word for word in PRIVATE if " " not in word} | {"teams"}
+CONTRACT = {"BegunAnew"}
+"""Names that stand in files of runs: an event's and a record's."""
 REPLACED = "## Words that were replaced"
 """The glossary's table of these very words."""
 
@@ -67,3 +70,31 @@ def test_docstrings_use_the_glossarys_terms() -> None:
 
 def test_a_private_word_is_found_in_prose_and_not_in_code() -> None:
     assert private_words("The sink begins anew; `agenda`, and synchronise.\n```text\nmovers\n```\n") == {"sink", "anew"}
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Return the names that a module makes in which a private word is; names of events and records are a contract."""
+    made: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            made.add(node.name)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            made.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            made.add(node.attr)
+    words = {name: set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_")) for name in made - CONTRACT}
+    return {name for name, inside in words.items() if inside & PRIVATE_NAMES}
+
+
+def test_names_use_the_glossarys_terms() -> None:
+    root = documents.ROOT
+    files = [path for folder in ("liver_slurm", "plugins") for path in (root / folder).rglob("*.py")]
+    found = {path.name: names for path in files if (names := private_names(ast.parse(path.read_text())))}
+    assert found == {}
+
+
+def test_a_private_word_is_found_in_a_name() -> None:
+    text = "class BegunAnew:\n    def sinkOf(self, old_mover):\n        self.takeover, thinking = old_mover\n"
+    assert private_names(ast.parse(text)) == {"sinkOf", "old_mover", "takeover"}

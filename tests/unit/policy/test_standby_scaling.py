@@ -108,7 +108,7 @@ def test_a_job_that_waits_for_others_that_have_no_room_is_not_held() -> None:
     assert decided(look([standby(7), standby(8)], Headroom(0, "a", 1)), wanted).start == (Order(0, "a", 1),)
     later = replace(view, now=view.now + HOLD, useless_since=first.useless_since)
     assert decided(later, wanted).end == ("7", "8")
-    busy = replace(view, supply=replace(view.supply, jobs=(standby(7), standby(8), standby(9))))
+    busy = replace(view, capacity=replace(view.capacity, jobs=(standby(7), standby(8), standby(9))))
     assert decided(busy, wanted) == Decision()
     queue = replace(wanted, standby=replace(wanted.standby, launch="queue"))
     assert decided(look([standby(7)], Headroom(0, "a", 0)), queue).end == (), "the others wait in the queue"
@@ -214,8 +214,8 @@ def test_no_launch_while_blind_or_without_use() -> None:
     config = replace(config, standby=replace(config.standby, max_jobs=3))
 
     def launched(config: JobConfig, **more: Any) -> int:
-        supply = CapacitySnapshot(0.0, (), (Headroom(0, "", 5),), blind=more.pop("blind", None))
-        return sum(order.count for order in decide(View(0.0, supply, 2, **more), config)[0].start)
+        capacity = CapacitySnapshot(0.0, (), (Headroom(0, "", 5),), blind=more.pop("blind", None))
+        return sum(order.count for order in decide(View(0.0, capacity, 2, **more), config)[0].start)
 
     assert launched(config) == 2, "dp5 is as fast as dp4"
     assert launched(config, blind="no answer") == 0
@@ -235,7 +235,7 @@ def test_a_partition_rests() -> None:
     decision, reason = decide(view, config())
     assert decision.start == (Order(0, "b", 1),)
     assert "a took 3 in a row too soon, left alone for 25 s" in reason
-    queued = replace(view, supply=replace(view.supply, jobs=(standby(7, "pending", "a"),)))
+    queued = replace(view, capacity=replace(view.capacity, jobs=(standby(7, "pending", "a"),)))
     decision = decided(queued, config(launch="queue"))
     assert decision.end == ("7",)
     assert all(order.partition == "b" for order in decision.start)

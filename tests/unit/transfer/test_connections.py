@@ -100,7 +100,7 @@ def test_a_connection_made_before_is_not_handed_out_after_everything_was_given_u
         first.outgoing(1)
 
 
-def test_a_caller_that_has_not_said_yet_who_it_is_is_hung_up_on(open_peer: Open) -> None:
+def test_a_caller_without_a_name_is_hung_up_on(open_peer: Open) -> None:
     called = open_peer(1, False)
     own = called._own
     with socket.create_connection((own.host, own.port)) as caller:

@@ -431,7 +431,7 @@ def test_in_mode_flat_who_leaves_builds_nothing(lab: Callable[..., Lab]) -> None
     assert "build new" not in run.log
 
 
-def test_in_mode_flat_a_peer_that_is_lost_after_the_commit_breaks_the_new_world(lab: Callable[..., Lab]) -> None:
+def test_flat_a_peer_lost_after_the_commit_breaks_the_new_world(lab: Callable[..., Lab]) -> None:
     """Its state is there: whoever is left is found in it, and recovers from it."""
     run = lab(Blocking).flat()
     run.new.peer_lost = True
@@ -475,7 +475,7 @@ def test_an_optimizer_that_counts_from_0_again_is_not_committed(transfer: Any, l
     run.nothing_of_the_old_world_is_lost()
 
 
-def test_in_mode_overlap_the_first_step_runs_before_the_commit_and_its_update_after(lab: Callable[..., Lab]) -> None:
+def test_overlap_updates_only_after_the_commit(lab: Callable[..., Lab]) -> None:
     # LS-11
     run = lab(Live)
     run.transfer.proves.clear()
@@ -565,9 +565,7 @@ def test_who_is_told_to_stop_says_so_in_the_new_worlds_first_step(lab: Callable[
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_something_else_due_at_the_same_step_keeps_the_first_update_from_being_made(
-    lab: Callable[..., Lab], told: bool
-) -> None:
+def test_something_due_at_the_same_step_holds_the_first_update(lab: Callable[..., Lab], told: bool) -> None:
     run = lab(Live, commit_and_hold)
     if told:
         run.directives.propose(ProposeBoundary(epoch=1, boundary=8, step=STEP, purpose="cutover"))
@@ -626,7 +624,7 @@ def test_a_leaver_stays_where_it_is(lab: Callable[..., Lab], mode: Any) -> None:
     assert not run.said(Leaving)
 
 
-def test_a_verdict_that_came_while_the_worker_was_stopped_is_heard_when_it_goes_on(lab: Callable[..., Lab]) -> None:
+def test_a_verdict_is_heard_by_a_worker_that_was_stopped(lab: Callable[..., Lab]) -> None:
     run = lab(Blocking, lambda _directives, _vote: None)
     abort(run.directives, Streamed(worker=NAME, generation=GENERATION, ok=True))
     assert run.run() is Outcome.STAYED, "its own yes came too late"
@@ -677,7 +675,7 @@ def test_a_failure_of_the_engine_is_one_too(lab: Callable[..., Lab]) -> None:
 
 
 @both
-def test_a_failure_of_the_engine_while_state_is_moved_or_proven_is_voted_on(lab: Callable[..., Lab], mode: Any) -> None:
+def test_a_failure_of_the_engine_is_voted_on(lab: Callable[..., Lab], mode: Any) -> None:
     run = lab(mode)
     run.transfer.fails_to_prove = RuntimeError("out of memory")
     assert run.run() is Outcome.STAYED

@@ -69,7 +69,7 @@ def test_a_standby_that_no_world_counts_on_goes_by_itself(number: signal.Signals
     assert worker.directives.idle() == Leave(number.name)
 
 
-def test_one_that_is_in_a_world_or_joins_one_waits_for_the_coordinators_word() -> None:
+def test_a_member_waits_for_the_coordinators_word() -> None:
     worker = Worker(engaged=True)
     worker.get(signal.SIGCONT, signal.SIGTERM)
     (notice,) = worker.channel.sent

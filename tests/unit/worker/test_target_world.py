@@ -197,7 +197,7 @@ def test_nothing_is_left_of_a_preparation_that_fails() -> None:
     until(lambda: held() <= before, f"all is given back: {before}, now {held()}")
 
 
-def test_who_waits_for_the_keeper_of_its_mirror_is_thrown_out_when_it_is_given_up() -> None:
+def test_an_abort_ends_the_wait_for_a_keeper() -> None:
     # LS-27
     store = dist.HashStore()
     ours, theirs = (Connections(store, me, 2, True, "lo") for me in (0, 1))

@@ -84,7 +84,7 @@ def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
     assert (second.tokens_per_s, second.tflops, second.mfu) == (10_000.0, 5.0, 0.5)
 
 
-def test_one_that_is_asked_for_at_a_step_with_one_of_its_own_is_that_one(training: TrainLoop) -> None:
+def test_a_requested_checkpoint_may_be_the_scheduled_one(training: TrainLoop) -> None:
     trained(training, EVERY)
     assert saved(training) == [EVERY]
     training.checkpoint()

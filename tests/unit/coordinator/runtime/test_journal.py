@@ -23,7 +23,7 @@ from liver_slurm.coordinator.core.records import (
     RequestTaken,
     last_outcome,
     next_epoch,
-    why_anew,
+    why_restart,
 )
 from liver_slurm.coordinator.runtime import journal as journals
 from liver_slurm.coordinator.runtime.journal import (
@@ -149,7 +149,7 @@ def test_who_holds_the_journal() -> None:
     ],
 )
 def test_when_a_successor_begins_anew(records: list[Any], anew_in: bool) -> None:
-    assert (why_anew(records, JobStart("8")) is not None) is anew_in
+    assert (why_restart(records, JobStart("8")) is not None) is anew_in
 
 
 def write(path: Path, *records: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None
     assert asked == ["7"]
 
 
-def test_a_coordinator_that_died_after_it_handed_over_leaves_the_run_to_the_successor(tmp_path: Path) -> None:
+def test_a_coordinator_that_handed_over_and_died_leaves_the_run(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     write_run_info(run_dir, RunInfo(run_id="r", name="n", created=0.0, job_id="7"))
     write(run_dir.journal, SEVEN, committed("live-8-0"), HandedOver(job_id="8"))

@@ -13,7 +13,7 @@ from coordinator_lab import job
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.coordinator.runtime.journal import Journal
-from liver_slurm.coordinator.runtime.restart import begin_anew, first_checkpoint, job_start
+from liver_slurm.coordinator.runtime.restart import begin_restart, first_checkpoint, job_start
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
@@ -44,7 +44,7 @@ def test_the_newest_checkpoint_with_metrics(tmp_path: Path, last: int, checkpoin
     # LS-17
     run_dir = with_metrics(tmp_path, last, checkpoints)
     journal = Journal(run_dir.journal)
-    record = begin_anew(run_dir, journal, "because", {})
+    record = begin_restart(run_dir, journal, "because", {})
     assert (record.step, record.steps_lost, record.reason) == (expected, max(0, last - expected), "because")
     assert record.checkpoint == (str(run_dir.checkpoints / f"step-{expected:08d}") if expected else "")
     assert [line.step for line in read_metrics(run_dir.metrics)] == list(range(1, min(last, expected) + 1))
@@ -54,7 +54,7 @@ def test_the_newest_checkpoint_with_metrics(tmp_path: Path, last: int, checkpoin
 def test_a_resumed_run_without_a_checkpoint(tmp_path: Path) -> None:
     first = with_metrics(tmp_path, 6, [5])
     second = with_metrics(tmp_path, 0, [], resume=first)
-    record = begin_anew(second, Journal(second.journal), "because", {})
+    record = begin_restart(second, Journal(second.journal), "because", {})
     assert (record.checkpoint, record.step, record.steps_lost) == (str(first.checkpoints / "step-00000005"), 5, 0)
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path) -> None:
     newest = run_dir.checkpoints / "step-00000010"
     damage(newest)
     refused: dict[Path, str] = {}
-    record = begin_anew(run_dir, Journal(run_dir.journal), "because", refused)
+    record = begin_restart(run_dir, Journal(run_dir.journal), "because", refused)
     assert (record.step, record.steps_lost) == (5, 7)
     assert list(refused) == [newest]
     assert "rank-0 is damaged" in refused[newest]
@@ -79,15 +79,15 @@ def test_without_a_sound_checkpoint_nothing_is_thrown_away(tmp_path: Path) -> No
     run_dir = with_metrics(tmp_path, 12, [10])
     damage(run_dir.checkpoints / "step-00000010")
     with pytest.raises(BadInput, match="none of the checkpoints"):
-        begin_anew(run_dir, Journal(run_dir.journal), "because", {})
+        begin_restart(run_dir, Journal(run_dir.journal), "because", {})
     assert len(list(read_metrics(run_dir.metrics))) == 12
 
 
-def test_a_resumed_run_with_a_checkpoint_of_its_own_does_not_need_its_parent(tmp_path: Path) -> None:
+def test_a_resumed_run_with_its_own_checkpoint_needs_no_parent(tmp_path: Path) -> None:
     first = with_metrics(tmp_path, 6, [5])
     second = with_metrics(tmp_path, 9, [8], resume=first)
     shutil.rmtree(first.path)
-    record = begin_anew(second, Journal(second.journal), "because", {})
+    record = begin_restart(second, Journal(second.journal), "because", {})
     assert record.step == 8
 
 
@@ -99,12 +99,12 @@ def test_nothing_that_others_can_write_is_resumed(tmp_path: Path) -> None:
         first_checkpoint(second, {})
 
 
-def test_without_a_checkpoint_of_its_own_a_run_begins_again_where_it_was_to_start_from(tmp_path: Path) -> None:
+def test_a_restart_without_a_checkpoint_begins_where_the_run_did(tmp_path: Path) -> None:
     start = small_checkpoint(tmp_path / "elsewhere", 7)
     config = job(run_root=str(tmp_path))
     run_dir = create_run(replace(config, train=replace(config.train, start_from=str(start))))
     assert first_checkpoint(run_dir, {}) == (str(start), 0)
-    record = begin_anew(run_dir, Journal(run_dir.journal), "because", {})
+    record = begin_restart(run_dir, Journal(run_dir.journal), "because", {})
     assert (record.checkpoint, record.step) == (str(start), 0)
     (start / "rank-0").unlink()
     with pytest.raises(BadInput, match=r"train\.start_from: .* cannot be used"):

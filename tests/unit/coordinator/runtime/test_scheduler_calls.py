@@ -137,7 +137,7 @@ def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None
     clock.advance(4.0)
     (seen,) = come(calls)
     assert isinstance(seen, CapacitySeen)
-    assert len(seen.supply.jobs) == 2
+    assert len(seen.capacity.jobs) == 2
     calls.perform(Release("j0"))
     calls.close(run_over=False)
     assert standbys.jobs == ["j1"], "left to the coordinator that goes on"
@@ -165,8 +165,8 @@ def test_a_silent_scheduler_makes_us_blind_and_a_refused_launch_is_said(clock: F
     clock.advance(4.0)
     (blind,) = come(calls)
     assert isinstance(blind, CapacitySeen)
-    assert blind.supply.blind == "slurmctld does not answer"
-    assert [job.job_id for job in blind.supply.jobs] == ["kept"]
+    assert blind.capacity.blind == "slurmctld does not answer"
+    assert [job.job_id for job in blind.capacity.jobs] == ["kept"]
     calls.perform(Launch(1, 0, "a"))
     assert come(calls, 6.0) == [LaunchRefused(6.0, "refused")]
     calls.close(run_over=True)
@@ -188,14 +188,14 @@ def test_a_watcher_that_breaks_makes_us_blind_not_dead(clock: FakeClock, broken:
     clock.advance(4.0)
     (blind,) = come(calls)
     assert isinstance(blind, CapacitySeen)
-    assert blind.supply.blind == told
+    assert blind.capacity.blind == told
     calls.perform(Launch(1, 0, "a"))
     assert come(calls, 6.0) == [LaunchRefused(6.0, told)]
     standbys.broken = None
     clock.advance(4.0)
     (seen,) = come(calls)
     assert isinstance(seen, CapacitySeen)
-    assert not seen.supply.blind, "it looks again"
+    assert not seen.capacity.blind, "it looks again"
     calls.close(run_over=True)
 
 
@@ -211,7 +211,7 @@ def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
     calls = SchedulerCalls(Scheduler(standbys), clock, 4.0, budget)
     (seen,) = come(calls)
     assert isinstance(seen, CapacitySeen)
-    assert seen.supply.queries == 3
+    assert seen.capacity.queries == 3
     # A launch, which is no question, is not held up; when it is done, no further look was taken.
     clock.advance(179.0)
     calls.perform(Launch(1, 0, "a"))
@@ -270,7 +270,7 @@ def test_an_hour_with_many_arrivals_has_twelve_queries_in_no_minute_more(clock: 
     budget = QueryBudget(per_minute=12.0, clock=clock.now)
     client = Counted(budget, clock)
     config = JobConfig(standby=StandbySection(partitions=("a",), max_jobs=20))
-    supply = SlurmStandbys(config, RUN_DIR, client, print, clock.now)  # type: ignore[arg-type]
+    capacity = SlurmStandbys(config, RUN_DIR, client, print, clock.now)  # type: ignore[arg-type]
     job = OwnJob()
     observed = job.observe
 
@@ -279,7 +279,7 @@ def test_an_hour_with_many_arrivals_has_twelve_queries_in_no_minute_more(clock: 
         return observed()
 
     job.observe = of_our_job  # type: ignore[method-assign]
-    calls = SchedulerCalls(Scheduler(supply, job), clock, 5.0, budget)
+    calls = SchedulerCalls(Scheduler(capacity, job), clock, 5.0, budget)
     looks: list[float] = []
     while clock.now() < 3700.0:
         given = calls.poll(clock.now())

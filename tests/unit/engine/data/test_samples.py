@@ -40,7 +40,7 @@ def blended(tmp_path: Path) -> tuple[JobConfig, RunDir]:
     return config, run_dir
 
 
-def test_each_data_set_is_shuffled_in_epochs_of_its_own_and_has_its_share(blended: tuple[JobConfig, RunDir]) -> None:
+def test_each_data_set_has_its_epochs_and_its_share(blended: tuple[JobConfig, RunDir]) -> None:
     config, run_dir = blended
     prefixes = resolve_data(config, run_dir)
     assert [Path(prefix).name for prefix in prefixes] == ["text-0", "text-1", "text-2"]

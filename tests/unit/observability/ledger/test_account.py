@@ -234,7 +234,7 @@ def test_a_run_that_was_created_this_moment_has_a_ledger() -> None:
     assert document(make_ledger(facts([], [])))["ettr"] == 0.0
 
 
-def test_a_run_in_progress_has_a_ledger_up_to_its_last_sign_of_life() -> None:
+def test_a_run_in_progress_has_a_ledger_until_now() -> None:
     story = Story()
     story.start(1.0, 1.0, 1.0)
     story.train(3)

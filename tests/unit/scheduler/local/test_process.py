@@ -58,7 +58,7 @@ def test_workers_that_share_cards_look_like_hosts_of_their_own(monkeypatch: pyte
         assert {environment[f"NCCL_{way}_DISABLE"] for environment in environments} == {"1"}
 
 
-def test_a_task_of_slurm_goes_by_its_number_there_and_by_the_cards_that_are_left_to_it(
+def test_a_task_of_slurm_goes_by_its_number_and_its_cards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shell = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}  # in which somebody has submitted the job

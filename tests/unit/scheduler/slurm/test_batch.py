@@ -140,7 +140,7 @@ def test_memory_is_asked_for_by_all_or_by_none_before() -> None:
         Submission.by_hand(components({"mem": "4G"}, {}))
 
 
-def test_a_job_that_has_lost_a_node_comes_first_where_the_site_allows_it() -> None:
+def test_a_job_that_has_lost_a_node_comes_first() -> None:
     config = CASES["live-two-components"]
     script = render_script(config, RUN_DIR, PYTHON, expedite=True)
     assert script.count("#SBATCH --requeue=expedite\n") == 3, "each component says so"

@@ -224,7 +224,7 @@ def test_not_memory() -> None:
         parse_memory("lots")
 
 
-def test_a_node_list_that_was_cut_off_is_taken_from_the_jobs_own_record() -> None:
+def test_a_node_list_that_was_cut_off_is_asked_for() -> None:
     width = parsing.WIDER["NodeList"]
     full = "gpu[" + ",".join(f"{number:04}" for number in range(1, 800, 3)) + "]"
     rows = {"JobArrayID": "7", "State": "RUNNING", "NodeList": full[:width], "JobID": "7", "TimeLimit": "60"}

@@ -34,17 +34,17 @@ def test_observe(slurm: Any, make_node: Callable[..., NodeInfo], make_job: Calla
         make_job("4", name=NAME, comment="/other/gpt-20260102-030405-abcd"),
     ]
     source = SlurmStandbys(config(cpus_per_task=2), RUN_DIR, slurm, standby_main, clock=lambda: 5.0)
-    supply = source.observe()
-    assert [job.job_id for job in supply.jobs] == ["1", "2"]
-    assert [(place.partition, place.jobs) for place in supply.room] == [("a", 2), ("b", 2)], "n1 counts once"
-    assert (supply.time, supply.blind) == (5.0, None)
+    capacity = source.observe()
+    assert [job.job_id for job in capacity.jobs] == ["1", "2"]
+    assert [(place.partition, place.jobs) for place in capacity.room] == [("a", 2), ("b", 2)], "n1 counts once"
+    assert (capacity.time, capacity.blind) == (5.0, None)
 
     slurm.away = True
     blind = source.observe()
     assert blind.blind == "squeue: Unable to contact slurm controller"
-    assert (blind.jobs, blind.room, blind.time) == (supply.jobs, supply.room, supply.time)
+    assert (blind.jobs, blind.room, blind.time) == (capacity.jobs, capacity.room, capacity.time)
     slurm.away = False
-    assert source.observe() == supply
+    assert source.observe() == capacity
 
     source.close()
     assert slurm.cancelled == ["1", "2"]
@@ -116,7 +116,7 @@ def test_a_job_that_slurm_does_not_show_yet_counts_as_pending(
 
 
 @pytest.mark.parametrize("marks", [{"comment": "by the site"}, {"name": "mine", "comment": ""}])
-def test_a_job_is_ours_by_its_id_whatever_a_site_writes_into_its_comment(
+def test_a_job_is_ours_by_its_id_and_not_its_comment(
     slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch,
     marks: dict[str, str],
 ) -> None:  # fmt: skip

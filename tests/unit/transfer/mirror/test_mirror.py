@@ -195,7 +195,7 @@ def test_what_is_primed_is_whole_before_the_first_step(lab: Lab) -> None:
     assert same(state_of(lab.keeper.state_after(7)), shard.snapshot())
 
 
-def test_updates_are_counted_from_the_first_step_on_and_not_from_when_it_was_primed(lab: Lab) -> None:
+def test_updates_are_counted_from_the_first_step_on(lab: Lab) -> None:
     """Before the commit a new world's counters are not set yet: a replay by them would make another state."""
     shard = Shard()
     lab.owner.prime(shard, 7)  # type: ignore[arg-type]
@@ -221,7 +221,7 @@ def test_much_state_is_not_primed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     assert lab.owner.whole
 
 
-def test_a_keeper_that_is_gone_before_the_first_step_costs_the_mirror_and_nothing_else(lab: Lab) -> None:
+def test_a_keeper_gone_before_the_first_step_costs_only_the_mirror(lab: Lab) -> None:
     lab.theirs.shutdown(socket.SHUT_RDWR)
     shard = Shard()
     lab.owner.prime(shard, 0)  # type: ignore[arg-type]
@@ -383,7 +383,7 @@ class Wrongly:
     st.integers(1, 4), st.integers(1, 8), st.integers(0, 9), st.sampled_from(["lost", "doubled", "flipped"]),
     st.booleans(), st.sets(st.integers(1, 7), max_size=3),
 )  # fmt: skip
-def test_a_mirror_that_was_replayed_wrongly_is_dropped_by_the_next_proof_and_made_anew(
+def test_a_mirror_replayed_wrongly_is_dropped_and_made_again(
     every: int, steps: int, at: int, what: str, primed: bool, skipped: set[int]
 ) -> None:
     # LS-3, LS-34

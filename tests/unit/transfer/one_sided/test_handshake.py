@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -184,3 +184,12 @@ def test_memory_that_is_not_where_it_is_said_to_be_is_refused(spoil: Any) -> Non
     told = msgspec.msgpack.encode(describe([box(0)], torch.zeros(1, dtype=torch.int64)))
     with pytest.raises(Refusal):
         open_memory(handshake.decode(spoil(told)), CPU)
+
+
+def test_every_way_can_be_opened_is_tried_and_has_a_name() -> None:
+    owner = describe([box(1)], torch.zeros(1, dtype=torch.int64))
+    made = handshake.openers(owner, None, CPU, None, None)  # type: ignore[arg-type]
+    assert set(made) == set(get_args(Way)) == set(handshake._ALL_WAYS)
+    assert set(made) - set(handshake._NAMES) == {"memory"}, "the first way is taken without a word"
+    with pytest.raises(Refusal, match="nixl is not installed"):
+        made["nixl"]()
