@@ -102,7 +102,7 @@ class TrainSection:
 
     @property
     def replayed(self) -> bool:
-        """Whether who has state and gradients of some elements can update them as the optimizer does."""
+        """Return whether who has state and gradients of some elements can update them as the optimizer does."""
         return self.optimizer != "muon"
 
     @property

@@ -35,7 +35,7 @@ _EPSILON = 1e-7
 
 
 def orthogonalised(matrix: torch.Tensor, steps: int) -> torch.Tensor:
-    """About the nearest matrix whose singular values are all one; fp32, [rows, columns].
+    """Return about the nearest matrix whose singular values are all one; fp32, [rows, columns].
 
     On a GPU products are of bf16, as in megatron-core by default.
     """
@@ -60,7 +60,7 @@ class _Box(NamedTuple):
     shape: tuple[int, ...]
 
     def place(self, ranks: int, whole: tuple[int, ...]) -> tuple[slice, ...]:
-        """Of the same part of the shard that is so many ranks further on."""
+        """Return it of the same part of the shard that is so many ranks further on."""
         offsets = (
             at + ranks * size * (size != all_) for at, size, all_ in zip(self.offset, self.shape, whole, strict=True)
         )
@@ -79,7 +79,8 @@ class Matrix(NamedTuple):
 
     @classmethod
     def of(cls, param: ParamSpec, group: Any, heads: tuple[int, ...]) -> Matrix:
-        """
+        """Make it from what a rank's model says of it.
+
         Args:
             param: of the rank's model.
             group: tensor parallel ranks.
@@ -100,7 +101,7 @@ class Matrix(NamedTuple):
         return cls(shape, boxes, group if ranks > 1 else None, heads if split else ())
 
     def whole(self, shard: torch.Tensor) -> torch.Tensor:
-        """The matrix, of each rank's shard of it; where it is cut all ranks must call this."""
+        """Return the matrix, of each rank's shard of it; where it is cut all ranks must call this."""
         if self.group is None:
             return shard
         shards = shard.new_empty(self.group.size() * shard.numel())
@@ -113,13 +114,13 @@ class Matrix(NamedTuple):
         return whole
 
     def shard(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's part, one box after the other, in storage of its own if the matrix is cut."""
+        """Return this rank's part, one box after the other, in storage of its own if the matrix is cut."""
         if self.group is None:
             return whole
         return torch.cat([whole[box.place(0, self.shape)].reshape(-1) for box in self.boxes])
 
     def each(self, whole: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """What ``work`` makes of the matrix, or of the matrices that it is made up of, each by itself."""
+        """Return what ``work`` makes of the matrix, or of the matrices that it is made up of, each by itself."""
         if not self.heads:
             return work(whole)
         columns = whole.shape[1]
@@ -172,7 +173,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
         return (parameter for parameter in group["params"] if parameter in self.matrices)
 
     def _update(self, parameter: torch.Tensor) -> torch.Tensor:
-        """What is subtracted from a parameter, but for the learning rate."""
+        """Return what is subtracted from a parameter, but for the learning rate."""
         train, matrix, gradient = self._train, self.matrices[parameter], parameter.grad
         assert gradient is not None, "megatron's buffer has a gradient of every parameter"
         momentum = self.state[parameter][MUON_MOMENTUM].lerp(gradient, 1 - train.muon_momentum)

@@ -200,7 +200,7 @@ def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -
 
 
 def _is_matrix(parameter: torch.Tensor, tensor: str) -> bool:
-    """Whether Muon is for it: megatron-core marks word embeddings and the output layer, but not learned positions."""
+    """Return whether Muon is for it: megatron-core marks the output layer and embeddings, but not learned positions."""
     outside = getattr(parameter, "is_embedding_or_output_parameter", False) or "embedding" in tensor
     return parameter.dim() == 2 and not outside
 

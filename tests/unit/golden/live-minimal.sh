@@ -96,11 +96,12 @@ stop() {
 trap stop TERM
 
 # The workers: one step over all worker components, so that SLURM_PROCID numbers them through. A worker that leaves or
-# dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step).
+# dies takes no other with it (srun's usual --kill-on-bad-exit=1 --wait=60 would end the whole step); one that has died
+# is started again in its place by its parent.
 srun \
     --het-group=1 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=0 --export=ALL --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 \
     bash -c "$LAUNCH" "$WORKERS" 1 \
-    "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live --names "$WORKERS" &
+    "$PYTHON" -m liver_slurm.worker "$RUN_DIR" --role live --names "$WORKERS" --restart &
 workers=$!
 
 # The coordinator. The run does not need it to train, so when it is killed or crashes it is started again, ever more

@@ -17,7 +17,7 @@ from liver_slurm.reshard.memory_budget import (
     gradient_room,
     image_bytes,
 )
-from liver_slurm.reshard.tensors import ADAM
+from liver_slurm.reshard.tensors import ADAM, MOMENTS
 
 BYTES = st.integers(0, 1000)
 
@@ -125,6 +125,16 @@ def test_moments_take_what_the_job_keeps_them_in() -> None:
     averaged = footprint(before, averaged_share(after), 0)
     assert [2 * one for one in rounded.new] == [*averaged.new] == [*plain.new]
     assert 2 * image_bytes(after) == 3 * image_bytes(after._replace(moment_dtype="bfloat16"))
+
+
+def test_each_parameter_takes_what_is_kept_of_it() -> None:
+    """Of matrices of Muon that is half of what AdamW keeps of all else."""
+    plain = share("tp1pp1dp1", 0, False, "float32")
+    params = tuple(replace(one, moments=MOMENTS["muon" if one.layer >= 0 else "adam"]) for one in plain.shard.params)
+    mixed = plain._replace(shard=replace(plain.shard, params=params))
+    before, after = (footprint(None, one, 0).new for one in (plain, mixed))
+    assert [*after] == [before[0], *(moments // 2 for moments in before[1:])]
+    assert image_bytes(plain) - image_bytes(mixed) == sum(before[1:]) // 2
 
 
 def test_moments_are_told_by_layer() -> None:
