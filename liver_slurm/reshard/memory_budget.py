@@ -35,7 +35,7 @@ class Share(NamedTuple):
     """What moments are kept in."""
 
     def moment_bytes(self, param: ParamSpec) -> int:
-        """Bytes of all moments of one element of a parameter."""
+        """Count the bytes of all moments of one element of a parameter."""
         return moment_bytes(param.moments, self.moment_dtype)
 
 

@@ -193,6 +193,9 @@ def test_what_muon_cannot_do() -> None:
     assert problems(*whole, "train.muon_ns_steps=6") == [
         "--set: train.muon_ns_steps: 6 is not a multiple of 5; allowed: 5, 10, …"
     ]
+    assert problems(*whole, "train.moments_precision=bf16") == [
+        '--set: train.moments_precision: "bf16" is for adam and sgd; allowed: "fp32" with train.optimizer muon'
+    ]
     assert load_job(TINY, [*whole, "train.muon_ns_steps=10"]).train.muon_ns_steps == 10
     assert load_job(TINY, ["train.muon_ns_steps=6"]).train.muon_ns_steps == 6, "of no use without it"
 
