@@ -17,7 +17,7 @@ def moment_problems(train: TrainSection) -> Iterator[Problem]:
     """Find a decay that rounding to bf16 would undo."""
     if train.moments_precision == "fp32" or train.loop is not None:
         return
-    for key in _RATES[train.optimizer]:
+    for key in _RATES.get(train.optimizer, ()):
         if (rate := getattr(train, key)) > _MOST_IN_BF16:
             text = f"{rate} is lost in moments of bf16, which then never fall; allowed: <= {_MOST_IN_BF16}, or "
             yield Problem(f"train.{key}", text + 'train.moments_precision = "fp32"')
