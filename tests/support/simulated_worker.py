@@ -113,8 +113,8 @@ class Worker:
     def registration(self) -> m.Register:
         return m.Register(
             run_id="r", worker=self.name, role="live" if self.name.startswith("live") else "standby", host="h",
-            pid=1 + self.run.number_of(self.name), job_id=self.name, device="cpu", generation=self.generation,
-            step=self.step, warm=True,
+            pid=1 + self.run.number_of(self.name), began=self.run.number_of(self.name), job_id=self.name, device="cpu",
+            generation=self.generation, step=self.step, warm=True,
         )  # fmt: skip
 
     def heartbeat(self, rejected: int, voted: int) -> m.Heartbeat:

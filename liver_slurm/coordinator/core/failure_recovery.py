@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import lifecycle, membership, orders, reconfiguration, step_barrier
 from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
-from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint, Rescue
+from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
+from liver_slurm.coordinator.core.worlds import Rescue
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy import api

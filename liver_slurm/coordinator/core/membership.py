@@ -9,7 +9,7 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import Release, Tick
 from liver_slurm.coordinator.core.lifecycle import end, must_go
-from liver_slurm.coordinator.core.parts import Eviction, Membership, Worker
+from liver_slurm.coordinator.core.parts import Eviction, Membership, Worker, process
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import (
     OWN_WORD,
@@ -29,6 +29,7 @@ from liver_slurm.protocol.messages import (
     Failed,
     Finished,
     FromWorker,
+    Halt,
     Heartbeat,
     Leave,
     Leaving,
@@ -74,8 +75,8 @@ def register(t: Transition, given: Any) -> None:
     if refusal is not None:
         t.reject("refused")
         t.answer(given.peer, Refused(reason=refusal))
-        of_lost_world = _of_lost_world(t, message) or message.worker in t.state.damage.gone
-        if message.role == "standby" and of_lost_world:
+        of_members = any(worker.job_id == message.job_id for worker in t.state.members)
+        if message.role == "standby" and _why_lost(t, message) is not None and not of_members:
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
     known = t.state.membership.get(message.worker)
@@ -134,10 +135,8 @@ def _refusal(t: Transition, message: Register) -> str | None:
         return f"protocol {message.protocol} is not the coordinator's {PROTOCOL}: install the same version on both"
     if message.run_id != settings.run_id:
         return f"this is run {settings.run_id}, not {message.run_id}"
-    if _of_lost_world(t, message):
-        return f"generation {message.generation} is lost: the run has begun anew from {settings.start_step} steps"
-    if 0 <= message.generation <= t.state.damage.gone.get(message.worker, -1):
-        return f"{message.worker} was lost out of generation {message.generation}, and the run went on without it"
+    if (lost := _why_lost(t, message)) is not None:
+        return lost
     if message.generation > t.state.generation:
         return f"generation {message.generation} was never committed in this run"
     if message.role == "live" and message.job_id == settings.job_id and message.restarts < settings.restarts:
@@ -149,9 +148,18 @@ def _refusal(t: Transition, message: Register) -> str | None:
     return f"the name {message.worker} is taken by process {known.pid} on {known.host}"
 
 
-def _of_lost_world(t: Transition, message: Register) -> bool:
-    """Return whether the worker trains in a world that was live before the restart."""
-    return 0 <= message.generation < t.state.world.lost_below
+def _why_lost(t: Transition, message: Register) -> str | None:
+    """Return why a process has no part in the run any more; None: it may have.
+
+    That of a member goes by what it is, too: if it waits for word of its world's commit, it says that it is in none.
+    """
+    state = t.state
+    which = process(message.host, message.pid, message.began) if message.began else ""
+    lost = state.damage.lost_out_of(message.worker, message.generation, which)
+    for generation in (message.generation, lost):
+        if 0 <= generation < state.world.lost_below:
+            return f"generation {generation} is lost: the run has begun anew from {state.settings.start_step} steps"
+    return f"{message.worker} was lost out of generation {lost}, and the run went on without it" if lost >= 0 else None
 
 
 def warm_up(t: Transition, news: Registered) -> None:
@@ -197,6 +205,8 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
     """Handle a heartbeat; what the worker may have missed on a broken connection is said again."""
     state, epoch = t.state, t.state.settings.epoch
     worker = state.membership.workers[message.worker]
+    # One of an earlier version does not say which worlds it is before.
+    outside = message.targets == {} and state.world.has_left_behind(worker.name, message.generation)
     beaten = replace(
         worker,
         seen=t.now,
@@ -212,6 +222,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         mirror_bytes=message.mirror_bytes,
         mirror_proofs=message.mirror_proofs,
         since_step=message.since_step,
+        outside_since=(worker.outside_since or t.now) if outside else 0.0,
     )
     _put(t, beaten)
     every = beat_seconds(state)
@@ -221,7 +232,9 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
     outcome = state.lifecycle.outcome
     if must_go(state, worker) or worker.dismissed:
         t.send([worker.name], Leave(epoch=epoch, reason=outcome[1] if outcome is not None else "dismissed"))
-    elif _may_differ(state, message):
+        if outside:  # it may be in a collective, where it does not hear that
+            t.send([worker.name], Halt(epoch=epoch, generation=message.generation, reason="its world is over"))
+    elif outside or _may_differ(state, message):
         t.signal(Heard(message))
 
 

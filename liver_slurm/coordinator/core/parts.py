@@ -65,6 +65,11 @@ class Eviction:
         return self.kind in ("preemption", "time limit", "ending")
 
 
+def process(host: str, pid: int, began: int) -> str:
+    """Return what tells one process from all others, as records have it."""
+    return f"{host} {pid} {began}"
+
+
 @dataclass(frozen=True)
 class Worker:
     """One registered worker."""
@@ -105,13 +110,15 @@ class Worker:
     """What the scheduler says of its job, as long as it says so."""
     dismissed: bool = False
     """It was told to leave."""
+    outside_since: float = 0.0
+    """Since when it has said that it is in a world which is over, and before no other; 0.0: it does not."""
     finished: bool = False
     """It has trained the last step."""
 
     @property
     def process(self) -> str:
         """Which process it is: another one that has its name is another worker."""
-        return f"{self.host} {self.pid} {self.began}"
+        return process(self.host, self.pid, self.began)
 
     @property
     def eviction(self) -> Eviction | None:
@@ -192,29 +199,6 @@ class Membership:
 
 
 @dataclass(frozen=True)
-class Rescue:
-    """How a world follows a broken one."""
-
-    lost: tuple[str, ...]
-    """Members of the broken world that are gone."""
-    step: int
-    """Completed steps that the next world begins with."""
-    scribe: str = ""
-    """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
-    checkpoint: str = ""
-    """Folder that the next world loads; empty: its state comes from the survivors."""
-    mirrors: Mapping[str, str] = field(default_factory=dict)
-    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
-    back: bool = False
-    """All go back to snapshots of this step."""
-
-    @property
-    def repeats(self) -> bool:
-        """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
-        return self.back or bool(self.checkpoint)
-
-
-@dataclass(frozen=True)
 class FoundCheckpoint:
     """The newest checkpoint that a run could go back to."""
 
@@ -236,6 +220,8 @@ class Damage:
     """What was first known of it."""
     gone: Mapping[str, int] = field(default_factory=dict)
     """Every worker that was lost out of a live world, and that world's generation: it is not let in again."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """The same by process: one that has not heard of its world's commit does not say that it is in it."""
     since: float = 0.0
     """When that was first known, seconds since the epoch."""
     parked: Mapping[str, Parked] = field(default_factory=dict)
@@ -254,8 +240,13 @@ class Damage:
         """The live world trains no more."""
         return self.generation >= 0
 
-    def apply(self, record: Record) -> Damage:
-        """Fold one record in."""
+    def lost_out_of(self, name: str, generation: int, process: str = "") -> int:
+        """Return which world a worker was lost out of that is in, or before, that of ``generation``; -1: none."""
+        gone = self.gone.get(name, -1)
+        return self.processes.get(process, gone if 0 <= generation <= gone else -1)
+
+    def apply(self, record: Record, generation: int, processes: Mapping[str, str]) -> Damage:
+        """Fold one record in; the world that is live before it has this generation, and these processes by member."""
         if isinstance(record, MembersLost):
             before = self if self.generation == record.generation else Damage(record.generation, setback=self.setback)
             return replace(
@@ -263,12 +254,17 @@ class Damage:
                 reason=before.reason or record.reason,
                 lost=tuple(dict.fromkeys((*before.lost, *record.members))),
                 gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
+                processes=self._without({name: processes.get(name, "") for name in record.members}, record.generation),
             )
         if isinstance(record, Committed):
-            return Damage(gone=self.gone, setback=self.setback)
-        if isinstance(record, BegunAnew):
-            return Damage()
+            return Damage(gone=self.gone, processes=self.processes, setback=self.setback)
+        if isinstance(record, BegunAnew):  # nobody of the world before has a part in what comes
+            return Damage(processes=self._without(processes, generation))
         return self
+
+    def _without(self, processes: Mapping[str, str], generation: int) -> dict[str, int]:
+        """Return the processes that are lost once these members of the world of a generation are, too."""
+        return {**self.processes, **{process: generation for process in processes.values() if process}}
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ that it gave, so answers that were lost come again, too. A reminder that crosses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from liver_slurm.coordinator.core import eviction, membership, orders, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.parts import Worker
+from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition
 from liver_slurm.coordinator.core.worlds import Attempt, Boundary, ReconfigurationPhase
 from liver_slurm.protocol.messages import Finished, Heartbeat, Notice, WorldEntered
@@ -53,7 +54,11 @@ def heard(t: Transition, news: Heard) -> None:
     if t.state.over:
         return
     _entering(t, beat)
-    if beat.targets is not None:
+    if beat.targets is None:
+        return
+    if why := _why_outside(t.state, worker, beat.targets):
+        _have_leave(t, worker.name, why)
+    else:
         _targets(t, beat, beat.targets)
         _boundaries(t, beat)
 
@@ -83,6 +88,34 @@ def _entering(t: Transition, beat: Heartbeat) -> None:
         reconfiguration.entered(t, WorldEntered(worker=name, generation=live.generation, step=live.step, time=t.now))
     elif t.now > attempt.committed_at + PATIENCE and not (in_it and beat.targets is None):
         orders.tell_commit(t, [name])
+
+
+# ---- worlds that are over -------------------------------------------------------------------------------------------
+
+
+def _why_outside(state: RunState, worker: Worker, targets: Iterable[int]) -> str:
+    """Say which world that went on without it a worker stands in, or before; empty: none.
+
+    Whoever leaves a world may take as long for it as members of the next one may to enter that.
+    """
+    world = state.world
+    if worker.name in world.members:
+        return ""
+    for generation in targets:
+        lost = generation < world.lost_below or state.damage.lost_out_of(worker.name, generation) >= 0
+        if generation in world.committed and lost:
+            return f"it was lost out of generation {generation}"
+    if worker.outside_since and state.now >= worker.outside_since + state.settings.config.job.prepare_timeout:
+        return f"it stands in generation {worker.generation}, which is over"
+    return ""
+
+
+def _have_leave(t: Transition, name: str, why: str) -> None:
+    """Have a worker leave, as nothing that comes would end its wait; each of its next heartbeats is answered so."""
+    pending = t.state.world.pending
+    if pending is not None and name in pending.voters:
+        reconfiguration.abort(t, f"{name} cannot join: {why}")
+    membership.dismiss(t, name, why)
 
 
 # ---- target worlds -------------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ class RunState:
             self,
             settings=self.settings.apply(record),
             world=self.world.apply(record, self.now, patience),
-            damage=self.damage.apply(record),
+            damage=self.damage.apply(record, self.generation, self.world.processes),
             barriers=self.barriers.apply(record, self.world.members),
             resizes=self.resizes.apply(record),
             release=self.release.apply(record, self.settings.job_id),

@@ -9,7 +9,6 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.tally import Tally
-from liver_slurm.coordinator.core.parts import Rescue
 from liver_slurm.coordinator.core.records import (
     AttemptAborted,
     AttemptStarted,
@@ -45,6 +44,29 @@ class ReconfigurationPhase(str, Enum):
     STREAM = "stream"
     CUTOVER = "cutover"
     RETIRE = "retire"
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """How a world follows a broken one."""
+
+    lost: tuple[str, ...]
+    """Members of the broken world that are gone."""
+    step: int
+    """Completed steps that the next world begins with."""
+    scribe: str = ""
+    """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
+    checkpoint: str = ""
+    """Folder that the next world loads; empty: its state comes from the survivors."""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Lost members whose state comes from a mirror, and the survivor that keeps it."""
+    back: bool = False
+    """All go back to snapshots of this step."""
+
+    @property
+    def repeats(self) -> bool:
+        """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
+        return self.back or bool(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,10 @@ class WorldState:
     def generation(self) -> int:
         """Generation of the live world; -1: there is none yet."""
         return self.live.generation if self.live is not None else -1
+
+    def has_left_behind(self, name: str, generation: int) -> bool:
+        """Return whether a worker that says it is in the world of a generation is in one that is over."""
+        return 0 <= generation != self.generation and name not in self.members
 
     @property
     def phase(self) -> ReconfigurationPhase:

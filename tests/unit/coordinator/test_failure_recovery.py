@@ -13,7 +13,15 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import failure_recovery
 from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SILENT_BEATS, SLOW_STALL
 from liver_slurm.coordinator.core.failure_recovery import TRIES
-from liver_slurm.coordinator.core.io import Action, CheckpointFound, FindCheckpoint, FromPeer, HungUp, RollBackMetrics
+from liver_slurm.coordinator.core.io import (
+    Action,
+    CheckpointFound,
+    FindCheckpoint,
+    FromPeer,
+    HungUp,
+    Release,
+    RollBackMetrics,
+)
 from liver_slurm.coordinator.core.planning import RETURN
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase
@@ -772,6 +780,77 @@ def test_a_lost_worker_is_not_let_in_again() -> None:
     assert "lost out of generation 0" in run.sent(m.Refused)[-1][1].reason
     run.register("live-1", pid=77)
     assert "live-1" in run.state.membership, "a new process of that name is"
+
+
+def with_a_lost_joiner(began: int) -> tuple[Run, Run]:
+    """A standby stands still from its vote on a world on, and is lost out of that without having heard of the commit.
+
+    Args:
+        began: what it says of when its process began; 0: nothing, as one of an earlier version.
+
+    Returns:
+        the run with the coordinator that now goes on with it, and with the one that follows that.
+    """
+    run = training()
+    run.register("standby-7-0", began=began)
+    kill(run, "live-1", "live-0", "live-2")
+    run.prepare_all()
+    run.stream_all()
+    assert "standby-7-0" in run.live.members
+    new = restarted(run)
+    for name in ("live-0", "live-2"):
+        new.register(name, 1, 5)
+        park(new, name)
+    new.tick(RETURN + 1)
+    assert lost(new) == [("standby-7-0", "absence")]
+    new.tick(0.1)
+    go_on(new)
+    return new, Run(recover([*run.records, *new.records], settings(config=plain(), epoch=3), new.now + 1))
+
+
+def test_a_lost_joiner_is_not_let_in_again() -> None:
+    for run in with_a_lost_joiner(began=5):
+        for _ in range(2):
+            actions = run.register("standby-7-0", began=5)
+            assert "lost out of generation 1" in run.sent(m.Refused, actions)[-1][1].reason
+            assert Release("standby-7-0") in actions
+        actions = run.register("standby-7-0", began=5, job_id=run.state.membership.workers["live-0"].job_id)
+        assert not [one for one in actions if isinstance(one, Release)], "a member's job is not ended for it"
+        run.register("standby-7-0", began=6)
+        assert "standby-7-0" in run.state.membership, "a new process of that name is, though it has the same number"
+
+
+def waits(run: Run, generation: int) -> list[Any]:
+    """What a standby is told that waits for the verdict on a world."""
+    beat = m.Heartbeat(
+        worker="standby-7-0", generation=-1, step=0, step_seconds=0.0, warm=True, targets={generation: "voted"}
+    )
+    return [one for _, one in run.sent(m.Message, run.say(beat)) if not isinstance(one, m.Alive)]
+
+
+def test_a_lost_joiner_whose_process_is_unknown_has_to_leave() -> None:
+    run, _ = with_a_lost_joiner(began=0)
+    run.register("standby-7-0")
+    run.tick(0.3)
+    attempt = run.state.world.attempt
+    assert attempt is not None
+    assert "standby-7-0" in attempt.joined, "it is taken for one that could join"
+    told = waits(run, 1)
+    assert not [one for one in told if isinstance(one, m.Commit)], "it would enter a world in which nobody is left"
+    assert [one.reason for one in told if isinstance(one, m.Leave)] == ["it was lost out of generation 1"]
+    assert "cannot join: it was lost" in run.events("reconfiguration_aborted")[-1]["reason"]
+    for _ in range(2):
+        assert [type(one) for one in waits(run, 1)] == [m.Leave], "until it has"
+    run.tick(5.0)
+    assert run.state.world.attempt is None
+    run.say(m.Leaving(worker="standby-7-0", reason="told"))
+    run.register("standby-7-0")
+    run.tick(5.0)
+    attempt = run.state.world.attempt
+    assert attempt is not None
+    assert not [one for one in waits(run, attempt.target.generation) if isinstance(one, m.Leave)], (
+        "a new process is well"
+    )
 
 
 def test_a_coordinator_that_starts_again_knows_of_the_loss() -> None:

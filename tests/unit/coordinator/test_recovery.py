@@ -201,6 +201,38 @@ def test_standbys_of_the_lost_world(run: Run) -> None:
     assert set(again.state.membership.workers) == {"standby-b"}
 
 
+def test_a_standby_before_the_lost_world() -> None:
+    run = Run()
+    run.train("live-0", "live-1")
+    run.register("standby-a", began=5)
+    run.tick(0.3)
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    assert "standby-a" in run.live.members
+    again = Run(recover([*run.records, ANEW], settings(epoch=2), START))
+    actions = again.register("standby-a", began=5)
+    assert "generation 1 is lost" in again.sent(m.Refused, actions)[-1][1].reason
+    assert Release("standby-a") in actions
+    again.register("standby-a", began=6)
+    assert set(again.state.membership.workers) == {"standby-a"}
+
+
+def test_a_standby_before_the_lost_world_whose_process_is_unknown() -> None:
+    run = Run()
+    run.train("live-0", "live-1")
+    run.register("standby-a")
+    run.tick(0.3)
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    again = Run(recover([*run.records, ANEW], settings(epoch=2), START))
+    again.register("standby-a")
+    beat = m.Heartbeat(worker="standby-a", generation=-1, step=0, step_seconds=0.0, warm=True, targets={1: "voted"})
+    told = [type(one) for _, one in again.sent(m.Message, again.say(beat))]
+    assert told == [m.Alive, m.Leave]
+
+
 def test_a_coordinator_that_does_not_understand_the_workers_leaves_them_alone(run: Run) -> None:
     """After an upgrade in place; they train on, and write a checkpoint when their patience is over."""
     began = EpochStarted(epoch=1, protocol=3)

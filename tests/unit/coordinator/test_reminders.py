@@ -112,6 +112,40 @@ def test_a_leaver_that_has_missed_the_commit_is_told_however_late(run: Run) -> N
     assert (type(commit), commit.generation) == (m.Commit, 1), "an abort would have it train on in a world that is over"
 
 
+def test_one_that_stands_in_a_world_that_is_over_has_to_leave(run: Run) -> None:
+    run.say(m.ResizeRequest(workers=1))
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    patience = run.state.settings.config.job.prepare_timeout
+    assert beat(run, "live-1", step=3) == [], "it says so once more before it is out, or this comes late"
+    run.now += patience
+    assert beat(run, "live-1", generation=-1) == []
+    assert beat(run, "live-1", step=3) == [], "only without a break"
+    run.now += patience / 2
+    assert beat(run, "live-1", step=3) == []
+    run.now += patience / 2
+    (leave,) = beat(run, "live-1", step=3)
+    assert (type(leave), leave.reason) == (m.Leave, "it stands in generation 0, which is over")
+    for _ in range(2):
+        again, halt = beat(run, "live-1", step=3)
+        assert (type(again), type(halt), halt.generation) == (m.Leave, m.Halt, 0), "it may be in a collective"
+    assert [type(one) for one in beat(run, "live-1", generation=-1)] == [m.Leave]
+    assert run.state.steady
+
+
+def test_one_of_an_earlier_version_is_not_left_behind(run: Run) -> None:
+    run.say(m.ResizeRequest(workers=1))
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    for _ in range(2):
+        run.now += run.state.settings.config.job.prepare_timeout
+        assert beat(run, "live-1", step=3, targets=None) == []
+
+
 def test_a_lost_withdrawal(run: Run) -> None:
     assert beat(run, "live-0", boundaries={7: (3, False)}) == [m.WithdrawBoundary(epoch=1, boundary=7)]
 
