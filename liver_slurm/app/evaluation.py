@@ -56,12 +56,15 @@ def find_checkpoints(text: str, every: bool) -> tuple[RunDir, list[Path]]:
     return run_dir, [by_step[step] for step in sorted(by_step)]
 
 
-def evaluate(config: JobConfig, checkpoints: Sequence[Path], layout: Layout) -> list[ValidationMetrics]:
+def evaluate(
+    config: JobConfig, checkpoints: Sequence[Path], layout: Layout, averages: bool = False
+) -> list[ValidationMetrics]:
     """Take the loss of the job's validation data of each checkpoint, in a process a rank.
 
     Args:
         config: of their run; its data may be other data.
         layout: that the model can have; it need not be one that they were written in.
+        averages: take that of the moving averages of the weights.
 
     Raises:
         BadInput: the job has no validation data, or what it names cannot be read.
@@ -73,7 +76,7 @@ def evaluate(config: JobConfig, checkpoints: Sequence[Path], layout: Layout) -> 
     with interrupts.orderly(), interrupts.temporary_folder("liver-evaluate-") as folder:
         run_dir = RunDir(folder)
         save_job(replace(config, validation=replace(config.validation, patience=0, keep_best=False)), run_dir.job_file)
-        orders = Orders(layout=str(layout), checkpoints=[str(path) for path in checkpoints])
+        orders = Orders(layout=str(layout), checkpoints=[str(path) for path in checkpoints], averages=averages)
         orders_file(folder).write_bytes(msgspec.json.encode(orders))
         _run(config, folder, layout.size)
         return list(read_validations(results_file(folder)))

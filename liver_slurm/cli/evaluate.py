@@ -39,6 +39,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "runs",
     )
     parser.add_argument("--all", action="store_true", help="every checkpoint of the run that is whole")
+    parser.add_argument("--ema", action="store_true", help="of the moving average of the weights, see train.ema_decay")
     parser.add_argument("--layout", default="tp1pp1dp1", help="a process a rank (default: tp1pp1dp1)")
     add_overrides(parser)
     add_json(parser, 'print [{"step", "loss", "perplexity", "tokens", "samples", "seconds", "checkpoint"}, …]')
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     anything = replace(config, elastic=replace(config.elastic, layouts="auto", max_workers=None))
     if reason := engine.why_impossible(layout, anything):
         raise BadInput(f"--layout {layout}: {reason}")
-    found = evaluate(config, checkpoints, layout)
+    found = evaluate(config, checkpoints, layout, args.ema)
     if args.json:
         names = ("step", "loss", "perplexity", "tokens", "samples", "seconds")
         documents = [{name: getattr(one, name) for name in names} for one in found]

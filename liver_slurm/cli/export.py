@@ -68,6 +68,8 @@ def _add_hf(kinds: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--like", metavar="MODEL_DIR", help=like)
     help_ = "precision of the weights (default: the job's train.precision)"
     parser.add_argument("--dtype", choices=("fp32", "bf16"), help=help_)
+    help_ = "the moving average of the weights in their place, see train.ema_decay"
+    parser.add_argument("--ema", action="store_true", help=help_)
     add_json(parser, 'print {"path", "checkpoint", "dtype", "parameters", "tensors", "files"}')
 
 
@@ -114,7 +116,7 @@ def _export_hf(args: argparse.Namespace) -> int:
 
     with interrupts.orderly():
         try:
-            done = export_model(checkpoint, config, to, like, dtype)
+            done = export_model(checkpoint, config, to, like, dtype, averages=args.ema)
         except OSError as error:
             raise LiverError(f"{to} cannot be written: {error.strerror or error}") from None
     if args.json:

@@ -11,6 +11,7 @@ from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
+from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
 from liver_slurm.config.problem import Problem, join, shown
 from liver_slurm.config.schema import (
@@ -131,6 +132,20 @@ def _learning_rate(train: TrainSection) -> Iterator[Problem]:
         yield Problem("train.lr_wsd_decay_steps", f"{train.wsd_decay_steps} begin in the warm-up; allowed: <= {most}")
 
 
+def _muon(train: TrainSection) -> Iterator[Problem]:
+    """Find what does not go with Muon; see :mod:`liver_slurm.engine.megatron.muon`."""
+    if train.optimizer != "muon" or train.loop is not None:
+        return
+    if train.distributed_optimizer:
+        text = "true divides matrices among replicas, and train.optimizer muon updates whole ones; allowed: false"
+        yield Problem("train.distributed_optimizer", text)
+    if train.moments_precision != "fp32":
+        text = f'{shown(train.moments_precision)} is for adam and sgd; allowed: "fp32" with train.optimizer muon'
+        yield Problem("train.moments_precision", text)
+    if train.muon_ns_steps % 5:
+        yield Problem("train.muon_ns_steps", f"{train.muon_ns_steps} is not a multiple of 5; allowed: 5, 10, …")
+
+
 def _data_given(data: DataSection, train: TrainSection) -> Iterator[Problem]:
     if not data.paths and data.provider is None and train.loop is None:
         yield Problem("data.paths", "is missing; allowed: a list of text files, folders or .bin/.idx prefixes")
@@ -149,6 +164,13 @@ def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
     if train.z_loss_coeff and model.provider is not None:
         text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
         yield Problem("train.z_loss_coeff", text)
+
+
+def _dropout(model: ModelSection) -> Iterator[Problem]:
+    for key in ("provider", "extra"):
+        if model.hidden_dropout and getattr(model, key):
+            text = f"{model.hidden_dropout} is for this product's own layers, which model.{key} replaces; allowed: 0"
+            yield Problem("model.hidden_dropout", text)
 
 
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
@@ -329,6 +351,13 @@ _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
 _SCHEDULE = ("train.lr", "train.min_lr", "train.lr_decay_style", *_STEPS)
 _LAYOUT = ("model", *_BATCH)
+_MUON = (
+    "train.optimizer",
+    "train.distributed_optimizer",
+    "train.moments_precision",
+    "train.loop",
+    "train.muon_ns_steps",
+)
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
@@ -341,7 +370,13 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (
+        ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
+        lambda job: moment_problems(job.train),
+    ),
+    (("model.hidden_dropout", "model.provider", "model.extra"), lambda job: _dropout(job.model)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
+    (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),

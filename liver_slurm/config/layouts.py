@@ -44,7 +44,7 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
         return reason
     for reason in _interleaving_reasons(layout, model, train):
         return reason
-    for reason in _document_reasons(layout.tp, model, data, train):
+    for reason in _own_layer_reasons(layout.tp, model, data, train):
         return reason
     if model.num_layers and layout.pp > model.num_layers:
         return f"pp{layout.pp} is more than num_layers {model.num_layers}"
@@ -146,15 +146,16 @@ def _interleaving_reasons(layout: Layout, model: ModelSection, train: TrainSecti
         yield f"with vpp{vpp}, {parts} must divide the {microbatches} microbatches of one step"
 
 
-def _document_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
-    """Find what keeps this product's own layers, which know of documents, from being used."""
-    if not data.resets or model.provider is not None:
+def _own_layer_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
+    """Find what keeps this product's own layers, which know of documents and dropout, from being used."""
+    if model.provider is not None or not (data.resets or model.hidden_dropout):
         return
+    needs = "data.reset_position_ids or reset_attention_mask" if data.resets else "model.hidden_dropout"
     groups = model.num_query_groups or model.num_attention_heads
     if groups < tp:
-        yield f"with data.reset_position_ids or reset_attention_mask, tp{tp} may not be more than {groups} query groups"
+        yield f"with {needs}, tp{tp} may not be more than {groups} query groups"
     if train.seq_length % tp:
-        yield f"with data.reset_position_ids or reset_attention_mask, tp{tp} must divide seq_length {train.seq_length}"
+        yield f"with {needs}, tp{tp} must divide seq_length {train.seq_length}"
 
 
 def head_width(model: ModelSection) -> int:

@@ -30,6 +30,7 @@ _UNUSED = (
     ("validation", "paths"),
     ("validation", "provider"),
     ("train", "start_from"),
+    ("train", "ema_decay"),
     ("stream", "memory_limit"),
 )
 """Keys that mean something else than was wished for where a loop does not heed them."""

@@ -7,9 +7,9 @@ from typing import Literal
 
 from liver_slurm.config.types import Natural
 
-ON_CARDS = 50
-"""Steps between two refreshes of mirrors on cards, where nothing else is asked for: gradients of each step would be
-more than is sent between hosts while a step takes tenths of a second."""
+BY_DEFAULT = 50
+"""Steps between two refreshes of mirrors where nothing else is asked for, on cards, where gradients of each step would
+be more than is sent between hosts while a step takes tenths of a second, and where gradients do not suffice."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class RecoverySection:
 
     mirror: Literal["auto", "on", "off"] = "auto"
     """Keep what no other worker holds, such as shares of the distributed optimizer's state, in a peer's host memory: on
-    CPUs current to the last update, 20 bytes for each of its parameters, and on cards refreshed every 50 steps, if
-    ``mirror_every`` says nothing else. ``auto``: on CPUs only."""
+    CPUs current to the last update, 20 bytes for each of its parameters, and on cards, or with ``train.optimizer``
+    muon, refreshed every 50 steps, if ``mirror_every`` says nothing else. ``auto``: on CPUs only."""
     mirror_every: Natural = 0
     """Steps between two refreshes of what is kept; 0, on CPUs: it is current to the last update, for which each step's
     gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and
@@ -36,9 +36,11 @@ class RecoverySection:
         """Return whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
         return self.mirror == "on" or (self.mirror == "auto" and not on_cards)
 
-    def refreshed_every(self, on_cards: bool) -> int:
-        """Return the steps between two refreshes, of a run whose workers train on cards, or on CPUs.
+    def refreshed_every(self, on_cards: bool, replayed: bool) -> int:
+        """Return the steps between two refreshes; 0: see ``mirror_every``.
 
-        0: see ``mirror_every``.
+        Args:
+            on_cards: the run's workers train on cards, and not on CPUs.
+            replayed: see :attr:`liver_slurm.config.train.TrainSection.replayed`.
         """
-        return self.mirror_every or (ON_CARDS if on_cards else 0)
+        return self.mirror_every or (BY_DEFAULT if on_cards or not replayed else 0)

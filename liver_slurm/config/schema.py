@@ -118,6 +118,9 @@ class ModelSection:
     """Width of the shared expert that all tokens go to, besides those that they choose. Default: there is none."""
     moe_shared_expert_gate: Flag = False
     """Weigh the shared expert by a gate, token by token."""
+    hidden_dropout: Decay = 0.0
+    """Share of the elements of the embedding and of what each layer's halves add to it that a training step drops. By
+    seed, sample, layer and place alone, so that no change of layout changes what is dropped."""
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     from_hf: PathText | None = None

@@ -37,10 +37,11 @@ class TrainSection:
     """Steps of the decay at the end of ``wsd``. Default: a tenth of lr_decay_steps."""
     lr_wsd_decay_style: Literal["exponential", "linear", "cosine", "minus-sqrt"] = "exponential"
     """Shape of that decay."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum."""
+    optimizer: Literal["adam", "sgd", "muon"] = "adam"
+    """What makes the updates: ``adam`` is AdamW, ``sgd`` has a momentum, ``muon`` orthogonalises the momentum of
+    matrices and is AdamW for all else, which takes a plain optimizer, not a distributed one. See docs/models.md."""
     weight_decay: NonNegative = 0.01
-    """Weight decay, applied to matrices only; ``adam``'s is decoupled, ``sgd`` adds it to the gradient."""
+    """Weight decay, applied to matrices only; ``sgd`` adds it to the gradient, others decouple it."""
     no_weight_decay: tuple[Text, ...] = ()
     """Tensors without weight decay besides vectors and biases, as patterns of their names such as ``embedding.*``;
     ``plan --json`` lists the names, which are the same in every layout."""
@@ -52,6 +53,22 @@ class TrainSection:
     """Adam's epsilon."""
     sgd_momentum: Decay = 0.9
     """Factor of ``sgd``'s momentum."""
+    muon_momentum: Decay = 0.95
+    """Decay rate of ``muon``'s momentum."""
+    muon_nesterov: Flag = True
+    """Look a step ahead with it (Nesterov)."""
+    muon_ns_steps: Count = 5
+    """Newton-Schulz steps that orthogonalise it, a multiple of 5, which there are coefficients for."""
+    muon_scale: Positive = 0.2
+    """Factor of ``muon``'s updates besides the square root of the matrix' longer side; with 0.2 they are about as large
+    as AdamW's, so that lr is for both."""
+    moments_precision: Literal["fp32", "bf16"] = "fp32"
+    """What the optimizer's moments are kept in. With bf16 they take half of the memory: they are updated in fp32 and
+    rounded to the nearest, and what decays by less than 1/256 in a step would never fall, so decay rates of 0.996 and
+    more are refused."""
+    ema_decay: Decay = 0.0
+    """Decay rate of an exponential moving average of the fp32 weights, such as 0.999, which each update brings so much
+    less of the weights; ``evaluate --ema`` and ``export hf --ema`` take it. 0: none is kept."""
     z_loss_coeff: NonNegative = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, which keeps logits from drifting;
     0 turns it off. The loss in the metrics is without it."""
@@ -72,7 +89,8 @@ class TrainSection:
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations to compute again in the backward pass: ``selective`` those of MLPs, ``full`` those of all layers."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of weights and activations. With bf16, master weights and moments stay fp32."""
+    """Precision of weights and activations. With bf16, master weights stay fp32, and moments as moments_precision
+    says."""
     distributed_optimizer: Flag = True
     """Shard the optimizer state over data parallel ranks, as ZeRO stage 1 does."""
     loop: FunctionName | None = None
@@ -81,6 +99,11 @@ class TrainSection:
     docs/your-loop.md."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
+
+    @property
+    def replayed(self) -> bool:
+        """Return whether who has state and gradients of some elements can update them as the optimizer does."""
+        return self.optimizer != "muon"
 
     @property
     def wsd_decay_steps(self) -> int:

@@ -125,12 +125,17 @@ class TrainedBox:
     gradient: Callable[[], torch.Tensor]
     group: GroupSpec
     moments: tuple[str, ...] = ADAM
-    """What they are called; see :data:`liver_slurm.reshard.tensors.MOMENTS`."""
+    """What they are called; see :func:`liver_slurm.reshard.tensors.moments_of`."""
 
     @property
     def master(self) -> torch.Tensor:
         """The weight in fp32, which the optimizer updates."""
         return self.state[0]
+
+    @property
+    def moment_dtype(self) -> str:
+        """What the optimizer's own moments are kept in."""
+        return str(self.state[1].dtype).removeprefix("torch.")
 
     def part(self, offset: Box, shape: Box) -> TrainedBox | None:
         """Return the box at ``offset`` of ``shape`` inside this one; None if it does not lie in it."""
@@ -171,6 +176,7 @@ class Hyperparameters(NamedTuple):
     beta2: float = 0.0
     eps: float = 0.0
     momentum: float = 0.0
+    ema_decay: float = 0.0
 
 
 Groups = Mapping[GroupSpec, Hyperparameters]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from liver_slurm.engine.checkpoint_files import (
 )
 from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.reshard.tensors import MOMENTS, Piece
-from liver_slurm.rundir.checkpoint_index import DamagedError, write_index
+from liver_slurm.reshard.tensors import AVERAGE, KNOWN, Piece
+from liver_slurm.rundir.checkpoint_index import DamagedError, Index, write_index
 from liver_slurm.rundir.checkpoints import (
     checkpoint_path,
     part_path,
@@ -32,6 +33,8 @@ from liver_slurm.rundir.checkpoints import (
     read_index,
     read_meta,
 )
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 PATIENCE = 120.0
@@ -44,8 +47,7 @@ def _global_shapes(state: TrainingShard) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for param in state.spec.params:
         for box in param.boxes:
-            names = {name for moments in MOMENTS.values() for name in moments}
-            for suffix in ("", "@master", *(f"@{name}" for name in names)):
+            for suffix in ("", "@master", *(f"@{name}" for name in KNOWN)):
                 shapes[box.tensor + suffix] = box.global_shape
     return shapes
 
@@ -226,17 +228,30 @@ class Checkpointer:
         return prune_checkpoints(self._folder, self._keep, counters["step"], self.best)
 
 
-def load_checkpoint(state: TrainingShard, path: Path) -> int:
+def load_checkpoint(state: TrainingShard, path: Path, averages: bool = False) -> int:
     """Load a rank's state from a checkpoint of the same model, saved in any layout.
+
+    Moving averages of the weights that it does not have begin with the weights.
+
+    Args:
+        averages: load them in place of the weights, too: for an evaluation of them.
 
     Returns:
         the steps that it was trained for.
 
     Raises:
-        BadInput: it is no checkpoint, or damaged, or of another model.
+        BadInput: it is no checkpoint, or damaged, or of another model, or has no averages.
     """
-    meta = _checked_meta(path)
-    _read(state, path, state.boxes())
+    meta, stored = _checked_meta(path), _stored(path)
+    if averages:
+        check_averages(path, stored)
+    instead = ("", "master") if averages else ()
+    boxes = []
+    for piece, view in state.boxes():
+        weight, _, kind = piece.tensor.partition("@")
+        tensor = f"{weight}@{AVERAGE}" if kind in instead and f"{weight}@{AVERAGE}" in stored else piece.tensor
+        boxes.append((piece._replace(tensor=tensor), view))
+    _read(state, path, _with_averages(path, boxes, stored))
     state.set_step(int(meta["adam_step"]))
     return int(meta["step"])
 
@@ -245,28 +260,61 @@ def load_start(state: TrainingShard, path: Path, optimizer: bool) -> None:
     """Load what a run begins with at step 0 from a checkpoint of the same model, in any layout and precision.
 
     Weights and masters are both read from the checkpoint's masters, or from its weights where it has no masters. The
-    shard is fresh: its moments are zero.
+    shard is fresh: its moments are zero, and moving averages begin with the weights.
 
     Args:
-        optimizer: load the moments too.
+        optimizer: load the moments and averages too.
 
     Raises:
         BadInput: it is no checkpoint, or damaged, or of another model, or has no moments.
     """
-    meta, boxes = _checked_meta(path), []
-    try:
-        stored = read_index(path)
-    except DamagedError as error:
-        raise BadInput(str(error)) from error
+    meta, stored, boxes = _checked_meta(path), _stored(path), []
     for piece, view in state.boxes():
         weight, _, kind = piece.tensor.partition("@")
-        if kind in ("", "master"):
-            master = f"{weight}@master"
-            boxes.append((piece._replace(tensor=master if master in stored else weight), view))
+        if kind in ("", "master") or (kind == AVERAGE and not optimizer):
+            boxes.append((piece._replace(tensor=_full_precision(weight, stored)), view))
         elif optimizer:
             boxes.append((piece, view))
-    _read(state, path, boxes)
+    _read(state, path, _with_averages(path, boxes, stored))
     state.set_step(int(meta["adam_step"]) if optimizer else 0)
+
+
+def check_averages(path: Path, stored: Iterable[str]) -> None:
+    """Check that a checkpoint has moving averages of its weights.
+
+    Args:
+        stored: names of its tensors.
+
+    Raises:
+        BadInput: it has none.
+    """
+    if not any(name.endswith(f"@{AVERAGE}") for name in stored):
+        raise BadInput(f"{path} has no moving average of its weights: it is of a run with train.ema_decay = 0")
+
+
+def _full_precision(weight: str, stored: Container[str]) -> str:
+    """Name the tensor of a checkpoint that has a weight in full precision."""
+    return f"{weight}@master" if f"{weight}@master" in stored else weight
+
+
+def _with_averages(path: Path, boxes: Boxes, stored: Container[str]) -> Boxes:
+    """Let moving averages that a checkpoint does not have be read from its weights, and say so."""
+    found, begun = [], False
+    for piece, view in boxes:
+        weight, _, kind = piece.tensor.partition("@")
+        if kind == AVERAGE and piece.tensor not in stored:
+            piece, begun = piece._replace(tensor=_full_precision(weight, stored)), True
+        found.append((piece, view))
+    if begun:
+        log.warning("%s has no moving average of the weights, so that begins with its weights", path)
+    return found
+
+
+def _stored(path: Path) -> Index:
+    try:
+        return read_index(path)
+    except DamagedError as error:
+        raise BadInput(str(error)) from error
 
 
 def _read(state: TrainingShard, path: Path, boxes: Boxes) -> None:

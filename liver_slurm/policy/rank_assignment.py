@@ -11,6 +11,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy.cost_model import layer_weights
 from liver_slurm.reshard.rank_mapping import Depth, number
+from liver_slurm.reshard.tensors import moment_bytes, moment_dtype_of, moments_of
 
 
 def rank_order(
@@ -36,11 +37,11 @@ def rank_order(
 
 def depth(config: JobConfig, source: Layout, target: Layout) -> Depth:
     """Return how much of the job's state lies where along the model's depth, in both layouts."""
-    masters = config.train.precision != "fp32"
-    weight, state = (2, 12) if masters else (4, 8)
+    moments = moment_bytes(moments_of(config.train), moment_dtype_of(config.train))
+    weight, state = (2, 4 + moments) if config.train.precision != "fp32" else (4, moments)
     if config.stream.mode != "pause":
         # Only masters and moments move: weights follow from the masters.
-        weight, state = 0, 12
+        weight, state = 0, 4 + moments
     return Depth(
         source=_bounds(config, source),
         target=_bounds(config, target),

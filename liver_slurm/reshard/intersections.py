@@ -53,9 +53,9 @@ def find_regions(source: WorldSpec, target: WorldSpec) -> Regions:
     sides = zip(ownership(source, weights, axes), ownership(target, weights, axes), strict=True)
     kinds: list[tuple[TensorInfo, ...]] = [(infos[name],) if name in infos else () for name in weights]
     kinds += [
-        tuple(
-            infos[state] for state in state_tensors(name, info.dtype, target.derived, target.moments) if state in infos
-        )
+        tuple(infos[state] for state in state_tensors(name, info.dtype, target.derived, target.moments[name]))
+        if name in target.trained
+        else ()
         for name, info in target.weights.items()
     ]
     owners, receivers = RankSets.of([]), RankSets.of([])

@@ -37,7 +37,7 @@ def remote_minimum(source: WorldSpec, target: WorldSpec, keep: Sequence[int | No
         [
             sum(
                 ITEMSIZE[target.tensors[state].dtype]
-                for state in state_tensors(name, info.dtype, target.derived, target.moments)
+                for state in state_tensors(name, info.dtype, target.derived, target.moments[name])
             )
             if name in target.trained
             else 0

@@ -12,7 +12,17 @@ import numpy as np
 
 from liver_slurm.parallel.layout import Layout, ShardKey
 from liver_slurm.reshard.rank_sets import Ints
-from liver_slurm.reshard.tensors import ADAM, STATE_DTYPE, Box, Piece, TensorInfo, flat_boxes, shifted, state_tensors
+from liver_slurm.reshard.tensors import (
+    ADAM,
+    STATE_DTYPE,
+    Box,
+    Piece,
+    TensorInfo,
+    flat_boxes,
+    shifted,
+    state_dtype,
+    state_tensors,
+)
 from liver_slurm.reshard.zero_partition import Range, buffer_elements, owned_table
 
 
@@ -52,7 +62,8 @@ class ParamSpec:
     ``name`` is the local one. ``boxes`` are in the order in which they lie in the flat parameter (a gated MLP's first
     matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
     for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold. ``chunk``:
-    which of the stage's chunks of layers it is of; each has gradient buffers of its own.
+    which of the stage's chunks of layers it is of; each has gradient buffers of its own. ``moments``: what the
+    optimizer keeps of it, see :func:`liver_slurm.reshard.tensors.moments_of`.
     """
 
     name: str
@@ -63,6 +74,7 @@ class ParamSpec:
     shared: bool = False
     expert: bool = False
     chunk: int = 0
+    moments: tuple[str, ...] = ADAM
 
     @property
     def trained(self) -> bool:
@@ -138,8 +150,8 @@ class WorldSpec:
     ``bucket_size``: elements of a gradient bucket in the first chunk of the first pipeline stage (Megatron never cuts
     the others); None where gradients are not reduced in buckets. It decides who owns what with the distributed
     optimizer. ``derived``: weights that are trained are no state of their own, for they follow from the masters.
-    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moments``: what
-    the optimizer keeps, see :data:`liver_slurm.reshard.tensors.MOMENTS`.
+    ``lost``: ranks whose state is gone, so that other holders of each of its boxes stand in for them. ``moment_dtype``:
+    what moments are kept in.
     """
 
     layout: Layout
@@ -149,7 +161,7 @@ class WorldSpec:
     bucket_size: int | None = None
     derived: bool = False
     lost: frozenset[int] = frozenset()
-    moments: tuple[str, ...] = ADAM
+    moment_dtype: str = STATE_DTYPE
 
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
@@ -163,10 +175,15 @@ class WorldSpec:
         return dict(sorted(found.items()))
 
     @cached_property
+    def moments(self) -> dict[str, tuple[str, ...]]:
+        """What the optimizer keeps of each weight that is trained, by its name."""
+        params = (param for shard in self.shards.values() for param in shard.params if param.trained)
+        return {box.tensor: param.moments for param in params for box in param.boxes}
+
+    @cached_property
     def trained(self) -> frozenset[str]:
         """Names of the weights that have optimizer state."""
-        params = (param for shard in self.shards.values() for param in shard.params if param.trained)
-        return frozenset(box.tensor for param in params for box in param.boxes)
+        return frozenset(self.moments)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -176,8 +193,9 @@ class WorldSpec:
             if not (self.derived and name in self.trained):
                 found[name] = info
             if name in self.trained:
-                for state in state_tensors(name, info.dtype, self.derived, self.moments):
-                    found[state] = info._replace(name=state, dtype=STATE_DTYPE)
+                for state in state_tensors(name, info.dtype, self.derived, self.moments[name]):
+                    dtype = state_dtype(state.rpartition("@")[2], self.moment_dtype)
+                    found[state] = info._replace(name=state, dtype=dtype)
         return dict(sorted(found.items()))
 
     def ranges(self, part: int, pp: int) -> tuple[tuple[Range, ...], ...]:
@@ -212,5 +230,5 @@ def _pieces(world: WorldSpec, rank: int) -> Iterator[Piece]:
                 first, last = max(start - box.start, 0), min(end - box.start, box.size)
                 for inside, shape in flat_boxes(box.shape, first, last):
                     offset = shifted(box.offset, inside)
-                    for name in state_tensors(box.tensor, param.dtype, world.derived, world.moments):
+                    for name in state_tensors(box.tensor, param.dtype, world.derived, param.moments):
                         yield Piece(name, offset, shape)

@@ -1,14 +1,14 @@
 """Pieces and moves: boxes of named state tensors in global coordinates, and how to cut them.
 
 A weight is the tensor ``NAME``; its optimizer state is tensors of their own, of the same shape: ``NAME@master`` (where
-the weight itself is not fp32), and ``NAME@`` with each name of :data:`MOMENTS`.
+the weight itself is not fp32), and ``NAME@`` with each name that :func:`moments_of` has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Box = tuple[int, ...]
 """An offset or a shape, one number an axis, in elements."""
@@ -17,7 +17,7 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8,
 """Bytes of an element of each dtype that state may have."""
 
 STATE_DTYPE = "float32"
-"""What masters and moments are kept in, whatever the weights' precision."""
+"""What masters and their averages are kept in, whatever the weights' precision, and moments unless the job says so."""
 
 
 class Piece(NamedTuple):
@@ -47,9 +47,64 @@ class Move(NamedTuple):
     shape: Box
 
 
-MOMENTS: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
-"""By the name of an optimizer, what it keeps of each element besides the master, as torch calls it."""
+MUON_MOMENTUM = "muon_momentum"
+MOMENTS: dict[str, tuple[str, ...]] = {
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+    "muon": (MUON_MOMENTUM,),
+}
+"""By the name of what updates a weight, what it keeps of each element besides the master; torch's names, where torch
+has them."""
 ADAM = MOMENTS["adam"]
+AVERAGE = "ema"
+"""The exponential moving average of the master, where a job keeps one: to all that moves state, one more moment."""
+KNOWN = frozenset({AVERAGE, *(name for names in MOMENTS.values() for name in names)})
+"""All that may be kept of an element besides the master."""
+
+
+class OptimizerKeys(Protocol):
+    """The keys of a job's section ``[train]`` that say what is kept of each element."""
+
+    @property
+    def optimizer(self) -> str:
+        """A key of :data:`MOMENTS`."""
+
+    @property
+    def ema_decay(self) -> float:
+        """0: no average is kept."""
+
+    @property
+    def moments_precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+
+
+def moment_dtype_of(train: OptimizerKeys) -> str:
+    """Return what a job keeps moments in."""
+    return "bfloat16" if train.moments_precision == "bf16" else STATE_DTYPE
+
+
+def state_dtype(kind: str, moment_dtype: str) -> str:
+    """Return what a kind of state is kept in; masters and averages are in fp32, moments in ``moment_dtype``."""
+    return STATE_DTYPE if kind in ("master", AVERAGE) else moment_dtype
+
+
+def moment_bytes(moments: tuple[str, ...], moment_dtype: str) -> int:
+    """Return the bytes of all that is kept of one element besides its master."""
+    return sum(ITEMSIZE[state_dtype(moment, moment_dtype)] for moment in moments)
+
+
+def moments_of(train: OptimizerKeys, kind: str | None = None) -> tuple[str, ...]:
+    """Return what a job keeps of each element that is trained, besides its master.
+
+    Args:
+        kind: what updates it, a key of :data:`MOMENTS`; None: ``train.optimizer``.
+    """
+    return (*MOMENTS[kind or train.optimizer], *((AVERAGE,) if train.ema_decay else ()))
+
+
+def replayable(moments: tuple[str, ...]) -> bool:
+    """Return whether a box of these moments can be updated by its gradient: Muon's update takes the whole matrix."""
+    return MUON_MOMENTUM not in moments
 
 
 def state_tensors(weight: str, dtype: str, derived: bool = False, moments: tuple[str, ...] = ADAM) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.activation_func": model.activation_func,
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
+        "model.hidden_dropout": model.hidden_dropout,
         "model.moe_router_topk": model.moe_router_topk,
         "model.moe_router_pre_softmax": model.moe_router_pre_softmax,
         "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
@@ -52,6 +53,8 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "data.eod_mask_loss": config.data.eod_mask_loss,
         "train.no_weight_decay": list(train.no_weight_decay),
         "train.z_loss_coeff": train.z_loss_coeff,
+        "train.ema_decay": train.ema_decay,
+        "train.moments_precision": train.moments_precision,
         "train.lr_decay_style": train.lr_decay_style,
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,
         "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,
@@ -61,7 +64,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
     }
 
 
-_NOT_OF_WEIGHTS = ("model.extra", "model.moe_aux_loss_coeff", "model.moe_z_loss_coeff")
+_NOT_OF_WEIGHTS = ("model.extra", "model.hidden_dropout", "model.moe_aux_loss_coeff", "model.moe_z_loss_coeff")
 """Of the keys of ``[model]``, those that say how it is trained."""
 
 

@@ -31,7 +31,8 @@ class Mirrored:
         """Members whose state each of them keeps; empty where no rank holds state that no other one holds."""
         if recovery.mirrors(on_cards) and needs_mirrors(layout, config.train.distributed_optimizer):
             # Memory is not simulated: there is room for copies.
-            choice = choose((), hosts, recovery.refreshed_every(on_cards), recovery.mirror_group or 1, on_cards)
+            every = recovery.refreshed_every(on_cards, config.train.replayed)
+            choice = choose((), hosts, every, recovery.mirror_group or 1, on_cards)
             self._every = choice.every
             for group in groups(hosts, choice.group):
                 owners = tuple(members[rank] for rank in group.owners)

@@ -9,7 +9,7 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
-from liver_slurm.reshard.tensors import STATE_DTYPE, Piece, inside, state_tensors
+from liver_slurm.reshard.tensors import STATE_DTYPE, Piece, inside, replayable, state_tensors
 from liver_slurm.transfer.shared_box import SharedBox
 
 
@@ -56,7 +56,9 @@ class ReplicaIndex:
             found = box.part(piece.offset, piece.shape)
             if found is not None:
                 names = state_tensors(box.piece.tensor, STATE_DTYPE, derived=True, moments=box.moments)
-                return SharedBox(found.state, found.gradient(), found.group, names, piece.offset)
+                # without a gradient it is read when training stands
+                gradient = found.gradient() if replayable(box.moments) else None
+                return SharedBox(found.state, gradient, found.group, names, piece.offset)
         raise _not_held(piece)
 
 

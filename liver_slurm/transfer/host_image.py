@@ -83,4 +83,5 @@ def _described(world: WorldSpec, rank: int) -> Iterator[BoxDescription]:
         if not state:
             yield BoxDescription(*piece, _NO_GROUP, world.weights[weight].dtype)
         elif state == "master":
-            yield BoxDescription(weight, piece.offset, piece.shape, _NO_GROUP, moments=world.moments)
+            moments, dtype = world.moments[weight], world.moment_dtype
+            yield BoxDescription(weight, piece.offset, piece.shape, _NO_GROUP, moments=moments, moment_dtype=dtype)

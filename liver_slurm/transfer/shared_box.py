@@ -17,7 +17,8 @@ class SharedBox(NamedTuple):
     state: tuple[torch.Tensor, ...]
     """Master and moments of a trained box; else one view."""
     gradient: torch.Tensor | None = None
-    """Of the last update, as the optimizer used it; None: the box is only ever copied."""
+    """Of the last update, as the optimizer used it; None: the box is only ever copied, once training stands if it is of
+    a group."""
     group: GroupSpec | None = None
     names: tuple[str, ...] = ()
     """Of each view, the tensor that it is a box of."""
@@ -29,6 +30,11 @@ class SharedBox(NamedTuple):
         """A number of 62 bits that says which box of which tensors it is: the same at both ends."""
         which = (self.names, self.offset, tuple(self.state[0].shape))
         return xxhash.xxh3_64_intdigest(repr(which).encode()) >> 2
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What the moments of a trained box are called."""
+        return tuple(name.rpartition("@")[2] for name in self.names[1:])
 
     def label(self, view: int = 0) -> str:
         """Return what a person calls one of the views."""

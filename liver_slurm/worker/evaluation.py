@@ -31,6 +31,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     layout: str
     checkpoints: list[str]
     """Folders, of one model."""
+    averages: bool = False
+    """Of the moving averages of the weights, not of the weights."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,7 @@ def evaluate(folder: Path, rank: int) -> None:
     validation = Validation(config, samples, run_dir.validations, lambda: None)
     with world.scope():
         for path in map(Path, orders.checkpoints):
-            load_checkpoint(shard, path)
+            load_checkpoint(shard, path, orders.averages)
             validation.run(shard, checkpoint_step(path), lambda: False)
             if rank == 0:
                 found = validation.metrics(0, orders.layout)

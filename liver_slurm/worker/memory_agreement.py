@@ -32,7 +32,7 @@ from liver_slurm.reshard.memory_budget import (
     image_bytes,
 )
 from liver_slurm.reshard.shard_spec import ShardSpec
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.reshard.tensors import moment_dtype_of
 from liver_slurm.transfer.connections import machine
 
 _RESERVE, _SPARE = 1.1, 2 << 30
@@ -195,11 +195,11 @@ def _shares(
 ) -> tuple[Share | None, Share | None]:
     """Return this worker's shares of the live world and of the target; None: it is no member."""
     distributed, layout = config.train.distributed_optimizer, Layout.parse(message.layout)
-    old, new, moments = None, None, len(MOMENTS[config.train.optimizer])
+    old, new, dtype = None, None, moment_dtype_of(config.train)
 
     def share(shard: ShardSpec, layout: Layout, rank: int) -> Share:
         bucket = engine.gradient_bucket(config, layout) if layout.coordinate("pp", rank) == 0 else None
-        return Share(shard, layout.replicas, layout.replica(rank), distributed, bucket, moments)
+        return Share(shard, layout.replicas, layout.replica(rank), distributed, bucket, dtype)
 
     if live is not None:
         old = share(live.spec, live.world.layout, live.world.rank)

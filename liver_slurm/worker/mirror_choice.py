@@ -44,7 +44,7 @@ def agree(
         freed: bytes that the mirrors of the world before take here, which are given back.
     """
     on_cards, group = device.type != "cpu", config.recovery.mirror_group
-    every = config.recovery.refreshed_every(on_cards)
+    every = config.recovery.refreshed_every(on_cards, config.train.replayed)
     if group:
         return choose((), hosts, every, group, on_cards)
     store.set(f"means/{rank}", msgspec.msgpack.encode(_means(replica, freed)))

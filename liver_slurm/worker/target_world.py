@@ -28,7 +28,7 @@ from liver_slurm.protocol.messages import Stage
 from liver_slurm.reshard.plan import TransferPlan, plan_transfer
 from liver_slurm.reshard.shard_spec import WorldSpec
 from liver_slurm.reshard.spec_exchange import learn, publish
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.reshard.tensors import moment_dtype_of
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.layerwise import LayerwiseTransfer
@@ -345,12 +345,12 @@ def _plan(endpoints: TransferEndpoints, config: JobConfig, engine: Engine, store
     elif endpoints.target_rank is not None:  # it is not built yet
         rank, layout = endpoints.target_rank, endpoints.target.layout
         publish(scope, "target", layout, {rank: engine.shard_spec(config, layout, rank)})
-    train, moments = config.train, MOMENTS[config.train.optimizer]
+    train, dtype = config.train, moment_dtype_of(config.train)
 
     def world(side: str, membership: Membership, gone: frozenset[int]) -> WorldSpec:
         layout, how = membership.layout, (train.distributed_optimizer, train.precision)
         bucket = engine.gradient_bucket(config, layout)
-        return WorldSpec(layout, learn(scope, side), *how, bucket, derived, gone, moments)
+        return WorldSpec(layout, learn(scope, side), *how, bucket, derived, gone, dtype)
 
     source, target = world("source", endpoints.source, endpoints.lost), world("target", endpoints.target, frozenset())
     return plan_transfer(source, target, endpoints.peers.keep, endpoints.places)

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+import torch
 from checkpoint_files import assert_same, newest, tensors
 from worker_lab import WorkerLab, job
 
@@ -82,16 +83,42 @@ def test_a_round_trip_at_one_step_is_bitwise(
     assert_same(checkpoint, undisturbed[1])
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("distributed", [True, False], ids=["distributed", "plain"])
-@pytest.mark.parametrize("mode", ["overlap", "pause"])
-def test_a_round_trip_with_sgd_is_bitwise(mode: Literal["overlap", "pause"], distributed: bool, tmp_path: Path) -> None:
+SGD = {"optimizer": "sgd", "sgd_momentum": 0.8, "lr": 0.05}
+AVERAGED = {"ema_decay": 0.9}
+ROUNDED = {"moments_precision": "bf16", "ema_decay": 0.99}
+STATE = {
+    tuple(SGD): {"momentum_buffer"},
+    tuple(AVERAGED): {"exp_avg", "exp_avg_sq", "ema"},
+    tuple(ROUNDED): {"exp_avg", "exp_avg_sq", "ema"},
+}
+"""What is kept of each element."""
+
+
+@pytest.mark.parametrize(
+    ("train", "mode", "distributed"),
+    [
+        (AVERAGED, "overlap", True),
+        (ROUNDED, "overlap", True),
+        (ROUNDED, "flat", True),
+        *(
+            pytest.param(train, mode, distributed, marks=pytest.mark.long)
+            for train in (SGD, AVERAGED, ROUNDED)
+            for mode, distributed in (("overlap", False), ("pause", True), ("pause", False))
+        ),
+        pytest.param(SGD, "overlap", True, marks=pytest.mark.long),
+        pytest.param(AVERAGED, "flat", True, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_a_round_trip_of_other_state_is_bitwise(
+    train: dict[str, Any], mode: Literal["overlap", "pause", "flat"], distributed: bool, tmp_path: Path
+) -> None:
     # LS-3, LS-4
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=STEPS, stream=StreamSection(mode=mode))
-        train = replace(config.train, optimizer="sgd", sgd_momentum=0.8, lr=0.05, distributed_optimizer=distributed)
-        losses, checkpoint, committed = trained(replace(config, train=train), *resizes, standbys=2 if resizes else 0)
+        config = replace(config, train=replace(config.train, distributed_optimizer=distributed, **train))
+        losses, checkpoint, committed = trained(config, *resizes, standbys=2 if resizes else 0)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
         return losses, checkpoint
 
@@ -99,8 +126,70 @@ def test_a_round_trip_with_sgd_is_bitwise(mode: Literal["overlap", "pause"], dis
     alone = run("alone")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
-    assert any(name.endswith("@momentum_buffer") for name in tensors(alone[1]))
+    stored = tensors(alone[1])
+    assert STATE[tuple(train)] <= {name.rpartition("@")[2] for name in stored}
+    wide = {name.rpartition("@")[2]: one.dtype == torch.float32 for name, one in stored.items()}
+    assert sorted(kind for kind in wide if not wide[kind]) == (["exp_avg", "exp_avg_sq"] if train is ROUNDED else [])
     assert alone[0][STEPS] < alone[0][1]
+
+
+def muon(config: JobConfig, mode: Literal["overlap", "pause", "flat"] = "overlap") -> JobConfig:
+    """The job with Muon, and a learning rate with which it learns in a few steps."""
+    train = replace(config.train, optimizer="muon", distributed_optimizer=False, lr=0.01)
+    return replace(config, train=train, stream=StreamSection(mode=mode))
+
+
+CUT = ("tp2pp1dp1", "tp2pp1dp2", "tp1pp2dp2", "tp1pp1dp2")
+"""With matrices cut, whole, and in other stages."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed_muon(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], Path]:
+    losses, checkpoint, _ = trained(muon(job(tmp_path_factory.mktemp("undisturbed"), steps=STEPS)))
+    assert any(name.endswith("@muon_momentum") for name in tensors(checkpoint))
+    assert losses[STEPS] < losses[1]
+    return losses, checkpoint
+
+
+@pytest.mark.parametrize(
+    "mode", ["overlap", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("pause", "flat"))]
+)
+def test_a_round_trip_with_muon_is_bitwise(
+    mode: Literal["overlap", "pause", "flat"], tmp_path: Path, undisturbed_muon: tuple[dict[int, float], Path]
+) -> None:
+    # LS-3, LS-4
+    config = muon(job(tmp_path, steps=STEPS), mode)
+    losses, checkpoint, committed = trained(config, *(f"{AT}:{layout}" for layout in CUT), standbys=2)
+    assert committed == [(AT, layout) for layout in CUT]
+    assert losses == undisturbed_muon[0]
+    assert_same(checkpoint, undisturbed_muon[1])
+
+
+def test_every_layout_trains_alike_with_muon(tmp_path: Path, undisturbed_muon: tuple[dict[int, float], Path]) -> None:
+    layouts = (*CUT, "tp1cp2pp2dp1", "tp1pp1dp3")
+    resizes = [f"{2 * number + 2}:{layout}" for number, layout in enumerate(layouts)]
+    losses, _, committed = trained(muon(job(tmp_path, steps=STEPS)), *resizes, standbys=2)
+    assert [layout for _, layout in committed] == [*layouts]
+    assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed_muon[0].items()}
+
+
+@pytest.mark.slow
+def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
+    """With all activations computed again in the run that changes, and with none in the other."""
+
+    def run(name: str, recompute: Literal["none", "full"], *resizes: str) -> dict[int, float]:
+        (tmp_path / name).mkdir()
+        config = job(tmp_path / name, steps=STEPS)
+        model = replace(config.model, hidden_dropout=0.2)
+        train = replace(config.train, moments_precision="bf16", recompute=recompute)
+        losses, _, committed = trained(replace(config, model=model, train=train), *resizes, standbys=2 * bool(resizes))
+        assert len(committed) == len(resizes)
+        return losses
+
+    resizes = (f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1")))
+    changed, alone = run("changed", "full", *resizes), run("alone", "none")
+    assert changed == {step: pytest.approx(loss, rel=1e-6) for step, loss in alone.items()}
+    assert alone[1] != undisturbed[0][1]
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
@@ -117,6 +206,7 @@ MIXTURE = {
     "moe_aux_loss_coeff": 0.1,
     "moe_z_loss_coeff": 0.01,
     "moe_shared_expert_intermediate_size": 16,
+    "hidden_dropout": 0.1,
 }
 DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
 """With expert parallelism."""
@@ -141,8 +231,13 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distributed", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "distributed"),
+    [("adam", True), *(pytest.param(each, False, marks=pytest.mark.long) for each in ("adam", "muon"))],
+)
+def test_mixtures_of_experts_train_alike_in_every_layout(
+    optimizer: Literal["adam", "muon"], distributed: bool, tmp_path: Path
+) -> None:
     """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
 
     def run(name: str, *resizes: str, standbys: int) -> list[tuple[float, float]]:
@@ -151,7 +246,7 @@ def test_mixtures_of_experts_train_alike_in_every_layout(distributed: bool, tmp_
         config = replace(
             config,
             model=replace(config.model, **MIXTURE),  # type: ignore[arg-type]
-            train=replace(config.train, global_batch_size=5, distributed_optimizer=distributed),
+            train=replace(config.train, optimizer=optimizer, global_batch_size=5, distributed_optimizer=distributed),
         )
         lab = WorkerLab(config)
         try:
@@ -192,7 +287,7 @@ def interleaved(
     config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
     config = replace(
         config,
-        model=replace(config.model, num_layers=8),
+        model=replace(config.model, num_layers=8, hidden_dropout=0.1),
         elastic=replace(config.elastic, layouts=(initial,), initial=initial),
         validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
         checkpoint=SAVED,

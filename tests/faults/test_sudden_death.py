@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from checkpoint_files import assert_same, newest
 from coordinator_lab import until
 from paced_samples import BROKEN
 from worker_lab import STARTUP, WorkerLab, job
@@ -164,6 +165,37 @@ def test_what_only_it_held_comes_from_its_mirror(tmp_path: Path, make: Make, und
     assert_close(run.finish(), undisturbed)
 
 
+def test_halves_of_muons_matrices_come_from_a_replica(tmp_path: Path, make: Make) -> None:
+    """Whatever the step was at: no rank needs a peer any more for an update that another one has begun."""
+    # LS-1, LS-4
+
+    def config(name: str) -> JobConfig:
+        (tmp_path / name).mkdir()
+        found = config_of(tmp_path / name, live=4)
+        layouts = ("tp1pp1dp1", "tp1pp1dp2", "tp1pp1dp3", "tp2pp1dp2")
+        return replace(
+            found,
+            train=replace(found.train, optimizer="muon"),
+            elastic=replace(found.elastic, layouts=layouts, initial="tp2pp1dp2"),
+            checkpoint=CheckpointSection(every=0, at_end=False),
+        )
+
+    run = make(config("struck"))
+    run.wait_step(4)
+    at = kill(run, "live-1")
+    recovered(run, "tp2dp2 - 1, muon", at)
+    planned = run.events("recovery_planned")[0]
+    assert planned["state_from"] == "survivors"
+    run.committed_to("tp1pp1dp3")
+    at = kill(run, "live-2")
+    recovered(run, "dp3 - 1, muon", at, count=2)
+    run.committed_to("tp1pp1dp2")
+    with closing(WorkerLab(config("undisturbed"))) as lab:
+        lab.begin()
+        expected = lab.finish()
+    assert_close(run.finish(), expected)
+
+
 @pytest.mark.parametrize(
     ("layout", "distributed", "source"),
     [
@@ -218,15 +250,22 @@ def test_a_standby_gets_what_only_the_dead_held(
     # LS-3, LS-4, LS-34
     def of(folder: Path) -> JobConfig:
         config = job(folder)
-        train = replace(config.train, distributed_optimizer=distributed, precision=precision)
+        moments: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
+        train = replace(
+            config.train,
+            distributed_optimizer=distributed,
+            precision=precision,
+            moments_precision=moments,
+            ema_decay=0.9,
+        )
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp)
-        saved = CheckpointSection(every=0, at_end=False)
+        saved = CheckpointSection(every=0, at_end=True)
         return replace(config, model=model, train=train, elastic=elastic, checkpoint=saved)
 
     with closing(WorkerLab(of(tmp_path / "undisturbed"))) as lab:
         lab.begin()
-        expected = lab.finish()
+        expected, checkpoint = lab.finish(), newest(lab.run_dir.checkpoints)
     run = make(of(tmp_path / "run"))
     run.wait_step(2)
     run.real_worker("standby-a")
@@ -236,6 +275,7 @@ def test_a_standby_gets_what_only_the_dead_held(
     assert run.events("recovery_planned")[0]["mirrors"] == {"live-1": "live-0"}
     assert sorted(one["worker"] for one in run.committed_to(layout)["workers"]) == ["live-0", "standby-a"]
     assert run.finish() == expected
+    assert_same(newest(run.run_dir.checkpoints), checkpoint)
 
 
 def test_one_that_is_stopped_is_left_behind(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
@@ -284,26 +324,33 @@ def test_losses_that_are_not_finite_are_not_recovered_from(tmp_path: Path, make:
 
 
 @pytest.mark.parametrize(
-    ("layout", "distributed", "group"), [("tp1pp1dp3", True, 1), ("tp1pp3dp1", False, 1), ("tp1pp1dp3", True, 2)]
+    ("layout", "optimizer", "distributed", "group"),
+    [
+        ("tp1pp1dp3", "adam", True, 1),
+        ("tp1pp3dp1", "adam", False, 1),
+        ("tp1pp1dp3", "adam", True, 2),
+        ("tp1pp3dp1", "muon", False, 1),
+    ],
 )
 def test_all_go_back_to_the_last_refresh_of_mirrors(
-    layout: str, distributed: bool, group: int, tmp_path: Path, make: Make
+    layout: str, optimizer: Literal["adam", "muon"], distributed: bool, group: int, tmp_path: Path, make: Make
 ) -> None:
     """Bit for bit, as the layout stays the same; steps behind the snapshots are trained again and written once."""
 
     # LS-1, LS-3, LS-4, LS-34
     def of(folder: Path) -> JobConfig:
         config = job(folder, live=3)
-        train = replace(config.train, distributed_optimizer=distributed)
+        train = replace(config.train, optimizer=optimizer, distributed_optimizer=distributed, ema_decay=0.9)
+        train = replace(train, moments_precision="fp32" if optimizer == "muon" else "bf16")
         model = replace(config.model, num_layers=3)
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         recovery = RecoverySection(mirror_every=4, mirror_group=group)
-        saved = CheckpointSection(every=0, at_end=False)
+        saved = CheckpointSection(every=0, at_end=True)
         return replace(config, train=train, model=model, elastic=elastic, checkpoint=saved, recovery=recovery)
 
     with closing(WorkerLab(of(tmp_path / "undisturbed"))) as lab:
         lab.begin()
-        expected = lab.finish()
+        expected, checkpoint = lab.finish(), newest(lab.run_dir.checkpoints)
     run = make(of(tmp_path / "run"))
     run.wait_step(2)
     for count, (name, standby) in enumerate([("live-1", "standby-a"), ("live-0", "standby-b")], 1):
@@ -319,3 +366,4 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
         # Of copies the last may not have been whole yet.
         assert reached - 8 <= planned["step"] <= reached + 1
     assert run.finish() == expected
+    assert_same(newest(run.run_dir.checkpoints), checkpoint)

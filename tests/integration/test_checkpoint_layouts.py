@@ -19,7 +19,13 @@ MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
 """For a mixture of experts."""
 INTERLEAVED = "tp1pp1dp1,tp1pp2vpp2dp1,tp2pp1dp1,tp1pp2dp1"
 """For a model of four layers."""
-MODELS = {LAYOUTS: {}, MIXED: {"experts": True}, INTERLEAVED: {"layers": 4}}
+WITH_MUON = "tp1pp1dp2,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
+MODELS = {
+    LAYOUTS: {"ema_decay": 0.8},
+    MIXED: {"experts": True},
+    INTERLEAVED: {"layers": 4, "moments_precision": "bf16"},
+    WITH_MUON: {"optimizer": "muon", "ema_decay": 0.8},
+}
 WORKERS = 3
 PATIENCE = 900.0
 
@@ -31,6 +37,7 @@ PATIENCE = 900.0
         ("bf16", True, LAYOUTS),
         ("fp32", False, MIXED),
         ("bf16", True, INTERLEAVED),
+        ("bf16", False, WITH_MUON),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in (

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from checkpoint_files import newest, tensors
 from interrupting import Command, interrupt, slowness
+from safetensors.torch import load_file
 
+from liver_slurm.engine.hf.weights import SINGLE
 from liver_slurm.rundir.validation import read_validations
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +37,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
         "job.run_root": str(root),
         "train.steps": "4",
+        "train.ema_decay": "0.5",
         "checkpoint.every": "2",
         "checkpoint.keep": "0",
         "data.paths": '["README.md"]',
@@ -61,6 +66,20 @@ def test_all_checkpoints_of_a_run_in_another_layout(run_dir: Path) -> None:
     assert [*expected] == [2, 4]
     assert {line["samples"] for line in found.values()} == {16}
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before, "nothing of the run is changed"
+
+
+def test_moving_averages_are_evaluated_and_exported(run_dir: Path, tmp_path: Path) -> None:
+    plain, averaged = (losses(str(run_dir), "--all", *more) for more in ((), ("--ema",)))
+    for step in (2, 4):
+        assert averaged[step]["loss"] > plain[step]["loss"], "weights get better, and averages are behind"
+    assert averaged[4]["loss"] < averaged[2]["loss"]
+    done = liver("export", "hf", str(run_dir), "--to", str(tmp_path / "model"), "--ema")
+    assert done.returncode == 0, done.stderr
+    exported, stored = load_file(tmp_path / "model" / SINGLE), tensors(newest(run_dir / "checkpoints"))
+    for name, ours in (("embed_tokens", "embedding.word_embeddings"), ("norm", "decoder.final_layernorm")):
+        theirs = exported[f"model.{name}.weight"]
+        assert torch.equal(theirs, stored[f"{ours}.weight@ema"][: len(theirs)])
+        assert not torch.equal(theirs, stored[f"{ours}.weight"][: len(theirs)])
 
 
 def test_one_checkpoint_with_other_data(run_dir: Path) -> None:

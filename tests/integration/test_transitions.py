@@ -136,6 +136,9 @@ def test_chunks_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
         assert result["late"]
 
 
+FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
+"""Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
+
 MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
 """For a mixture of experts: with and without expert parallelism."""
 LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"
@@ -164,6 +167,44 @@ def test_mixtures_of_experts_cross_bitwise(
         assert result["boxes"]
 
 
+@pytest.mark.parametrize(
+    ("layouts", "cases"),
+    [
+        (FEW, ({"precision": "fp32"}, {"precision": "bf16", "tied": True, "overlap": True, "ema_decay": 0.8})),
+        ("tp1pp1ep2dp4,tp2pp1ep2dp2,tp1pp3dp1", ({"precision": "fp32", "experts": True, "overlap": True},)),
+        ("tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1", ({"precision": "fp32", "layers": 8, "overlap": True},)),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                (LAYOUTS, ({"precision": "fp32", "tied": True},)),
+                (LAYOUTS, ({"precision": "bf16", "overlap": True},)),
+                (LONGER_MIXED, ({"precision": "bf16", "experts": True},)),
+                (LONGER_INTERLEAVED, ({"precision": "bf16", "layers": 8},)),
+            )
+        ),
+    ],
+)
+def test_matrices_of_muon_and_all_else_cross_bitwise(
+    layouts: str, cases: tuple[dict[str, object], ...], tmp_path: Path
+) -> None:
+    """Cut, gathered and apart; in mode overlap matrices come when training stands, and the rest before."""
+    # LS-3
+    usual: dict[str, object] = {"distributed": False, "tied": False, "optimizer": "muon"}
+    results = walk(layouts, 4, [{**usual, **case} for case in cases], tmp_path)
+    count = len(layouts.split(","))
+    for case, result in zip(cases, results, strict=True):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert bool(result.get("early")) == ("overlap" in case)
+
+
+def test_matrices_of_muon_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
+    case: dict[str, object] = {"precision": "bf16", "distributed": False, "tied": True, "optimizer": "muon"}
+    cases = [{**case, "limited": True, "overlap": overlap} for overlap in (True, False)]
+    for result in walk("tp1pp1dp2,tp2pp1dp1,tp1pp3dp1", 3, cases, tmp_path, hub="tp1pp1dp2"):
+        assert result["late"]
+
+
 def test_experts_without_room_are_late_and_bitwise(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "bf16", "distributed": True, "tied": True, "experts": True, "overlap": True, "limited": True}
@@ -178,10 +219,6 @@ def test_bf16_with_masters_crosses_bitwise(tmp_path: Path) -> None:
     ]
     for result in walk("tp1pp1dp3,tp2pp1dp2,tp1pp2dp1,tp2pp2dp1", 4, cases, tmp_path):
         assert result["boxes"]
-
-
-FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
-"""Layouts of the table whose pairs change each dimension, alone and together, with and without a common divisor."""
 
 
 KINDS = (("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False))
@@ -207,6 +244,44 @@ def test_overlap_brings_what_the_old_world_holds(
         assert result["transitions"] == count * (count - 1)
         assert result["boxes"]
         assert result["early"]
+
+
+AVERAGED = {"ema_decay": 0.8, "tied": False}
+"""Of a job that keeps moving averages of its weights."""
+ROUNDED = {"moments_precision": "bf16", "tied": True}
+"""Of one that keeps its optimizer's moments in bf16."""
+NARROW = "tp1pp1dp2,tp2pp1dp1,tp1pp3dp1"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "cases"),
+    [
+        (FEW, (("bf16", True, {"overlap": True} | AVERAGED), ("fp32", False, AVERAGED))),
+        (FEW, (("fp32", True, {"overlap": True} | ROUNDED), ("bf16", False, AVERAGED | ROUNDED))),
+        pytest.param(
+            FEW,
+            (("fp32", False, {"overlap": True} | AVERAGED), ("bf16", True, AVERAGED), ("fp32", True, ROUNDED)),
+            marks=pytest.mark.long,
+        ),
+        (NARROW, (("bf16", True, {"overlap": True, "limited": True, "optimizer": "sgd"} | AVERAGED | ROUNDED),)),
+        pytest.param(
+            NARROW,
+            (("fp32", False, {"limited": True} | AVERAGED), ("bf16", False, {"limited": True} | ROUNDED)),
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_what_a_job_keeps_of_each_element_crosses_bitwise(
+    layouts: str, cases: tuple[tuple[str, bool, dict[str, object]], ...], tmp_path: Path
+) -> None:
+    # LS-3
+    jobs = [{"precision": kind, "distributed": split, **more} for kind, split, more in cases]
+    count = len(layouts.split(","))
+    for given, result in zip(jobs, walk(layouts, 4, jobs, tmp_path), strict=True):
+        assert result["transitions"] == count * (count - 1)
+        assert result["boxes"]
+        assert bool(result["late"]) == given.get("limited", False)
+        assert bool(result.get("early")) == given.get("overlap", False)
 
 
 @pytest.mark.long
@@ -260,6 +335,7 @@ def test_overlap_on_one_card_brings_what_the_old_world_holds(precision: str, tmp
         {"precision": precision, "distributed": distributed, "tied": True, "overlap": True}
         for distributed in (True, False)
     ]
+    cases.append({"precision": precision, "distributed": True, "overlap": True, "ema_decay": 0.8, **ROUNDED})
     for result in walk("tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp1pp1dp4", 4, cases, tmp_path, device="cuda"):
         assert result["transitions"] == 4 * 3
         assert result["early"]

@@ -52,7 +52,9 @@ class Patterned:
         return np.stack(rows).astype(np.int64)
 
 
-def job(precision: str, distributed: bool, tied: bool, experts: bool = False, layers: int = 5) -> JobConfig:
+def job(
+    precision: str, distributed: bool, tied: bool, experts: bool = False, layers: int = 5, **train: Any
+) -> JobConfig:
     """A model that every layout of the table can hold, with an odd vocabulary and layers that 4 does not divide."""
     mixture: dict[str, Any] = {
         "num_query_groups": 4,
@@ -81,6 +83,7 @@ def job(precision: str, distributed: bool, tied: bool, experts: bool = False, la
             precision=precision,  # type: ignore[arg-type]
             distributed_optimizer=distributed,
             no_weight_decay=("embedding.*",),
+            **train,
         ),
         stream=StreamSection(mode="pause", staging_bytes=1 << 14),
     )
@@ -261,7 +264,8 @@ class Walker:
             replica = world.layout.replica(rank)
             spec = world_spec(self.config, world.layout)
             shard = spec.shards[world.layout.shard_key(rank)]
-            shares.append(Share(shard, world.layout.replicas, replica, spec.distributed_optimizer))
+            how = (spec.distributed_optimizer, None, spec.moment_dtype)
+            shares.append(Share(shard, world.layout.replicas, replica, *how))
         return footprint(*shares, self.config.stream.staging_bytes)
 
     def _prepared(self, layout: Layout, old: Membership, limit: int | None) -> TargetWorld | None:

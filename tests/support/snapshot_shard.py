@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.transfer.mirror.snapshot import tensors_of
-from liver_slurm.transfer.optimizer_replay import update
 
 GROUP = GroupSpec()
 SHAPES = [((3, 4), (5,)), ((2, 2, 2),), ((7,), (1,), (2, 3)), ()]

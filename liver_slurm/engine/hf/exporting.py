@@ -18,6 +18,7 @@ from liver_slurm.base.files import replace_file, sync_file, sync_folder
 from liver_slurm.config.from_hf import CONFIG, TOKENIZER, read_hf_config, read_hf_model
 from liver_slurm.config.hf_config import UnknownModelError, write_config
 from liver_slurm.config.schema import JobConfig, ModelSection
+from liver_slurm.engine.checkpoint import check_averages
 from liver_slurm.engine.checkpoint_files import Box
 from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.engine.data.tokenizers import load_tokenizer, vocab_size
@@ -25,6 +26,7 @@ from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.side_files import copy_side_files
 from liver_slurm.engine.hf.tensors import Part, Unit, units
 from liver_slurm.engine.hf.weights import INDEX, SINGLE, check_installed
+from liver_slurm.reshard.tensors import AVERAGE
 from liver_slurm.rundir import resume
 from liver_slurm.rundir.checkpoint_index import DamagedError
 from liver_slurm.rundir.checkpoints import read_index
@@ -47,9 +49,15 @@ class Exported:
 
 
 def export_model(
-    checkpoint: Path, config: JobConfig, to: Path, like: Path | None, precision: str, file_bytes: int = FILE_BYTES
+    checkpoint: Path,
+    config: JobConfig,
+    to: Path,
+    like: Path | None,
+    precision: str,
+    file_bytes: int = FILE_BYTES,
+    averages: bool = False,
 ) -> Exported:
-    """Write a model's folder from a checkpoint's masters; it is there whole or not.
+    """Write a model's folder from a checkpoint's masters, or their moving averages; it is there whole or not.
 
     Args:
         config: of the checkpoint's run.
@@ -59,7 +67,8 @@ def export_model(
         precision: ``fp32`` or ``bf16``.
 
     Raises:
-        BadInput: no family of transformers' is this model, or ``like`` is another, or the checkpoint is damaged.
+        BadInput: no family of transformers' is this model, or ``like`` is another, or the checkpoint is damaged, or has
+            no averages.
         OSError: the folder cannot be written.
     """
     check_installed()
@@ -68,7 +77,7 @@ def export_model(
     document = _config(config, like, PRECISIONS[precision])
     positions = config.model.max_position_embeddings or config.train.seq_length
     table = list(units(config.model, vocabulary, positions))
-    sources = _sources(checkpoint, table)
+    sources = _sources(checkpoint, table, averages)
     part = to.with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -101,8 +110,8 @@ def _config(config: JobConfig, like: Path | None, dtype: torch.dtype) -> dict[st
     return {**document, key: str(dtype).removeprefix("torch.")}
 
 
-def _sources(checkpoint: Path, table: Sequence[Unit]) -> dict[str, str]:
-    """Map each tensor of ours to the checkpoint's that has it in full precision."""
+def _sources(checkpoint: Path, table: Sequence[Unit], averages: bool) -> dict[str, str]:
+    """Map each tensor of ours to the checkpoint's that has it, or its average, in full precision."""
     try:
         index = read_index(checkpoint)
     except DamagedError as error:
@@ -114,7 +123,10 @@ def _sources(checkpoint: Path, table: Sequence[Unit]) -> dict[str, str]:
             f"{checkpoint} is not of the model that its job file describes: "
             f"it has {'a' if different[0] in there else 'no'} {different[0]}"
         )
-    return {name: f"{name}@master" if f"{name}@master" in index else name for name in wanted}
+    if averages:
+        check_averages(checkpoint, index)
+    kinds = (AVERAGE, "master") if averages else ("master",)
+    return {name: next((f"{name}@{kind}" for kind in kinds if f"{name}@{kind}" in index), name) for name in wanted}
 
 
 def _write_weights(

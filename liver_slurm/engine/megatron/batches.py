@@ -63,13 +63,19 @@ class Batches:
         for part in read.split(self._train.micro_batch_size):
             yield part.to(self._device, non_blocking=True)
 
+    def first_of(self, step: int) -> int:
+        """Number of the first sample that this replica reads for a step."""
+        return self._first(samples_before(self._train, step), self.share(step))
+
+    def _first(self, first: int, share: Share) -> int:
+        return first + (share.first if share.count else 0) * self._train.micro_batch_size
+
     def _read_step(self, samples: Samples, step: int) -> torch.Tensor:
         return self._read(samples, samples_before(self._train, step), self.share(step))
 
     def _read(self, samples: Samples, first: int, share: Share) -> torch.Tensor:
         size = self._train.micro_batch_size
-        first += (share.first if share.count else 0) * size
-        read = torch.from_numpy(samples.batch(first, share.microbatches * size))
+        read = torch.from_numpy(samples.batch(self._first(first, share), share.microbatches * size))
         # A copy from other memory to a card waits for all that was launched before it.
         return read.pin_memory() if self._device.type == "cuda" else read
 

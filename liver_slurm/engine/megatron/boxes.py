@@ -22,7 +22,7 @@ def state_boxes(state: RankState, chosen: LayerFilter = every_layer) -> list[tup
         parameter = state.parameters[param.name]
         found += weight_boxes(parameter, param)
         if param.trained:
-            found += _optimizer_boxes(state, parameter, param)
+            found += _optimizer_boxes(state, param)
     return found
 
 
@@ -67,9 +67,9 @@ class OwnedBox(NamedTuple):
         return flat[self.place : self.place + math.prod(self.shape)].view(self.shape)
 
 
-def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[OwnedBox]:
+def owned_boxes(state: RankState, param: ParamSpec) -> Iterator[OwnedBox]:
     """Yield the boxes of one parameter whose optimizer state this rank holds."""
-    held = optimizer_state(state, parameter)
+    held = optimizer_state(state, param)
     if held is None:
         return
     for box in param.boxes:
@@ -79,19 +79,20 @@ def owned_boxes(state: RankState, parameter: Any, param: ParamSpec) -> Iterator[
             yield OwnedBox(box.tensor, shifted(box.offset, inside), shape, place, held)
 
 
-def _optimizer_boxes(state: RankState, parameter: Any, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
+def _optimizer_boxes(state: RankState, param: ParamSpec) -> list[tuple[Piece, torch.Tensor]]:
     return [
         (Piece(name, box.offset, box.shape), box.view(box.held.tensors[name.rpartition("@")[2]]))
-        for box in owned_boxes(state, parameter, param)
-        for name in state_tensors(box.tensor, param.dtype, moments=state.moment_names)
+        for box in owned_boxes(state, param)
+        for name in state_tensors(box.tensor, param.dtype, moments=param.moments)
     ]
 
 
-def optimizer_state(state: RankState, parameter: Any) -> Held | None:
+def optimizer_state(state: RankState, param: ParamSpec) -> Held | None:
     """Return this rank's optimizer state of a parameter; None: it holds none."""
+    parameter: Any = state.parameters[param.name]
 
     def moments_in(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensors[name] for name in state.moment_names}
+        return {name: tensors[name] for name in param.moments}
 
     for optimizer in state.inner_optimizers():
         if state.config.train.distributed_optimizer:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.dropout import Streams, drop
 from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
@@ -131,6 +132,8 @@ class Layer(NamedTuple):
     """Of the two outputs."""
     tp: int
     """Tensor parallel ranks, each of which has a part of the sequence between the collectives."""
+    streams: Streams | None = None
+    """What decides what is dropped of the two outputs."""
 
 
 def whole_layer(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
@@ -145,7 +148,7 @@ def attention_part(x: Tensor, layer: Layer, positions: Positions) -> Tensor:
         attended = attend(normed, layer.attention, positions)
     else:
         attended = scatter_sequence(attend(gather_sequence(normed, layer.tp), layer.attention, positions), layer.tp)
-    return add(x, attended, layer.biases[0])
+    return add(x, attended, layer, 0)
 
 
 def mlp_part(x: Tensor, layer: Layer) -> Tensor:
@@ -153,14 +156,15 @@ def mlp_part(x: Tensor, layer: Layer) -> Tensor:
     assert layer.mlp is not None, "a mixture of experts has a second half of its own"
     normed = norm(x, layer.norms[1])
     if layer.tp == 1:
-        return add(x, transform(normed, layer.mlp), layer.biases[1])
+        return add(x, transform(normed, layer.mlp), layer, 1)
     inner = scatter_sequence(transform(gather_sequence(normed, layer.tp), layer.mlp), layer.tp)
-    return add(x, inner, layer.biases[1])
+    return add(x, inner, layer, 1)
 
 
-def add(residual: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the residual connection, with the output layer's bias, which is added once whatever tp is."""
-    return residual + x if bias is None else residual + (x + bias)
+def add(residual: Tensor, x: Tensor, layer: Layer, half: int) -> Tensor:
+    """Return the residual connection of a half of the layer, with its output's bias, added once whatever tp is."""
+    bias = layer.biases[half]
+    return residual + drop(x if bias is None else x + bias, layer.streams, half)
 
 
 def usual_strides(x: Tensor) -> Tensor:
@@ -227,7 +231,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
 
     def parts(self, mlp: Mlp | None) -> Layer:
         """Return this rank's part of the layer's weights."""
-        attention, config = self.self_attention, self.config
+        attention, config, streams = self.self_attention, self.config, self.config.streams
         return Layer(
             (_norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)),
             Attention(
@@ -241,6 +245,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
             mlp,
             (attention.linear_proj.bias, None if mlp is None else self.mlp.linear_fc2.bias),
             attention.linear_proj.tp_group.size(),
+            None if streams is None else streams.of_layer(self.layer_number),
         )
 
     def mlp_of(self, module: Any) -> Mlp:

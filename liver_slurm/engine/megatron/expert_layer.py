@@ -158,7 +158,7 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
 
 def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
     """Return the layer's second half."""
-    return add(x, mix(norm(x, layer.norms[1]), experts, counted), None)
+    return add(x, mix(norm(x, layer.norms[1]), experts, counted), layer, 1)
 
 
 def is_one_graph(experts: Experts, x: Tensor) -> bool:

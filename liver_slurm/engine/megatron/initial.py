@@ -32,7 +32,7 @@ def initialise(chunks: Sequence[torch.nn.Module], config: JobConfig) -> None:
     """
     parameters = named_parameters(chunks)
     with torch.no_grad():
-        for param in shard_spec_of(chunks).params:
+        for param in shard_spec_of(chunks, config.train).params:
             flat = parameters[param.name].view(-1)
             for box in param.boxes:
                 for layer, start, offset, shape in _layers(box):

@@ -15,6 +15,7 @@ from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import interleaved, sizes
+from liver_slurm.engine.megatron.dropout import EMBEDDING, Streams, drop
 from liver_slurm.engine.megatron.expert_layer import expert_spec
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
@@ -46,6 +47,8 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Count positions from the beginning of each document."""
     reset_attention_mask: bool = False
     """Let tokens attend to those of their own document only."""
+    streams: Streams | None = None
+    """What decides what the microbatch whose forward pass runs drops."""
     counted: bool = True
     """The tokens of the microbatch whose forward pass runs count, and so do the losses of their routing to experts."""
 
@@ -205,6 +208,8 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage
         pg_collection=groups,
         vp_stage=vp_stage,
     )
+    if stage == 0 and section.hidden_dropout:
+        model.embedding.register_forward_hook(partial(_dropped, transformer))
     if section.position_embedding_type == "rope":
         model.rotary_pos_emb.cp_group = None  # megatron would cut them up on a card; DenseLayer takes what it needs
     if last:
@@ -215,6 +220,12 @@ def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage
             _loss, real, groups.tp, transformer.compile_layers, config.train.z_loss_coeff
         )
     return model
+
+
+def _dropped(config: DecoderConfig, _embedding: Any, _tokens: Any, states: torch.Tensor) -> torch.Tensor:
+    """Drop some of the embedding's output; its forward hook."""
+    streams = config.streams
+    return states if streams is None else drop(states, streams._replace(keys=streams.keys[EMBEDDING]), 0)
 
 
 def _loss(

@@ -3,7 +3,7 @@
 megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
 elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
 place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins again without a word.
-torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that.
+torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that. So does ``Muon``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 import torch
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.reshard.tensors import MOMENTS
+from liver_slurm.engine.averages import average
+from liver_slurm.engine.megatron.muon import Muon
+from liver_slurm.engine.megatron.rounded import RoundedMoments
+from liver_slurm.reshard.tensors import AVERAGE, MOMENTS
 
 _FUSED = ("transformer_engine.", "apex.")
 """Packages whose ``FusedAdam`` counts steps in the parameter group."""
@@ -31,14 +34,17 @@ class OptimizerState:
         """
         kind = type(optimizer)
         fused, is_sgd = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED), kind is torch.optim.SGD
-        if not fused and not is_sgd and kind is not torch.optim.AdamW:
+        rounded = kind is RoundedMoments
+        if not fused and not rounded and kind not in (torch.optim.SGD, torch.optim.AdamW, Muon):
             raise LiverError(
                 f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
                 "without a sign; known are torch's AdamW and SGD, and FusedAdam of Transformer Engine and of Apex"
             )
         self._optimizer, self._counts_none = optimizer, is_sgd
-        self._by_group, self._of_torch = fused or is_sgd, not fused
-        self._moments = MOMENTS["sgd" if is_sgd else "adam"]
+        self._by_group, self._of_torch = fused or kind is not torch.optim.AdamW, not fused
+        self._matrices = optimizer.matrices if kind is Muon else ()
+        self._moments = optimizer.moments if rounded else MOMENTS["sgd" if is_sgd else "adam"]
+        self._moment_dtype = torch.bfloat16 if rounded else torch.float32
 
     def check_mode(self, mode: str) -> None:
         """Refuse ``stream.mode`` overlap where a receiver cannot make the updates again bit for bit: it uses torch's.
@@ -53,26 +59,48 @@ class OptimizerState:
                 f'{kind.__qualname__} here; set stream.mode = "pause"'
             )
 
+    def gather(self) -> None:
+        """Have what the next update needs of other ranks here, once gradients are final; all of them must call this."""
+        if isinstance(self._optimizer, Muon):
+            self._optimizer.gather()
+
     def parameters(self) -> Iterator[torch.Tensor]:
         """Yield what it updates: fp32 masters, or shards of them."""
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def seed(self, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def seed(self, make: Callable[..., torch.Tensor], ema_decay: float = 0.0) -> None:
         """Create what the optimizer would make in its first step, so that there is storage to receive into.
+
+        Args:
+            make: makes a tensor like a parameter, in a ``dtype``.
+            ema_decay: keep averages of the parameters beside the moments, which follow each update; 0: keep none.
 
         On a GPU torch's fused kernel is chosen: it has no temporaries, where the other's are as large as a moment, and
         the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
         """
         for group in self._optimizer.param_groups:
-            fused = self._of_torch and all(parameter.is_cuda for parameter in group["params"])
-            if fused:
+            group["ema_decay"] = ema_decay
+            if self._of_torch and all(parameter.is_cuda for parameter in group["params"]):
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
-                self._optimizer.state[parameter].update({name: make(parameter) for name in self._moments})
+                names = MOMENTS["muon"] if parameter in self._matrices else self._moments
+                kept = {name: make(parameter, dtype=self._moment_dtype) for name in names}
+                if ema_decay:
+                    kept[AVERAGE] = make(parameter, dtype=torch.float32)
+                self._optimizer.state[parameter].update(kept)
         self.step = 0
         if self._counts_none:
             self._optimizer.register_step_post_hook(_count)
+        if ema_decay:
+            self._optimizer.register_step_post_hook(_average)
+
+    def begin_averages(self) -> None:
+        """Let the averages, where there are any, begin with the parameters as they are."""
+        for parameter in self.parameters():
+            kept = self._optimizer.state[parameter].get(AVERAGE)
+            if kept is not None:
+                kept.copy_(parameter.detach())
 
     @property
     def step(self) -> int | None:
@@ -116,3 +144,11 @@ def _count(optimizer: Any, *_: object) -> None:
     """Count an update in the groups of an optimizer that does not do so itself; its post-step hook."""
     for group in optimizer.param_groups:
         group["step"] += 1
+
+
+def _average(optimizer: Any, *_: object) -> None:
+    """Bring the averages of an optimizer's parameters to the update that it has made; its post-step hook."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            averages = [optimizer.state[parameter][AVERAGE] for parameter in group["params"]]
+            average(averages, group["params"], group["ema_decay"])

@@ -11,12 +11,12 @@ import torch
 
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.megatron.batches import Batches
+from liver_slurm.engine.megatron.dropout import Dropout
 from liver_slurm.engine.megatron.model import named_parameters
 from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.shard_spec import ShardSpec
-from liver_slurm.reshard.tensors import MOMENTS
 
 
 @dataclass
@@ -55,6 +55,11 @@ class RankState:
         return Batches(self.config.train, layout, place.dp, self.device)
 
     @cached_property
+    def dropout(self) -> Dropout:
+        """What makes the streams of this rank's microbatches."""
+        return Dropout(self.config, self.world, self.device)
+
+    @cached_property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The chunks' parameters, by the names that :attr:`spec` has for them."""
         return named_parameters(self.chunks)
@@ -64,7 +69,7 @@ class RankState:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
         layout = self.world.layout
         place = layout.coordinate("ep", self.world.rank)
-        return shard_spec_of(self.chunks, self.config.train.no_weight_decay, layout.ep, place)
+        return shard_spec_of(self.chunks, self.config.train, layout.ep, place)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """Yield megatron's optimizers that hold parameters of this rank."""
@@ -84,11 +89,6 @@ class RankState:
                 chunk.zero_grad_buffer()
             self.optimizer.zero_grad()
         self.gradients_used = True
-
-    @property
-    def moment_names(self) -> tuple[str, ...]:
-        """What the optimizer keeps of each element besides the master."""
-        return MOMENTS[self.config.train.optimizer]
 
     def optimizer_states(self) -> list[OptimizerState]:
         """Return the state of each optimizer that holds parameters of this rank."""

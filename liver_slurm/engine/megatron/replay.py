@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
-from liver_slurm.engine.api import Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
+from liver_slurm.engine.api import Groups, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import owned_boxes, weight_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.megatron.rounded import hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 
@@ -25,14 +25,13 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
     trained: list[TrainedBox] = []
     fixed: list[tuple[Piece, torch.Tensor]] = []
     for param in filter(lambda param: chosen(param.layer), state.spec.params):
-        parameter = state.parameters[param.name]
         if param.group is None:
-            fixed += weight_boxes(parameter, param)
+            fixed += weight_boxes(state.parameters[param.name], param)
             continue
-        for box in owned_boxes(state, parameter, param):
+        for box in owned_boxes(state, param):
             views = tuple(map(box.view, box.held.tensors.values()))
             piece, gradient = Piece(box.tensor, box.offset, box.shape), partial(box.view, box.held.gradient)
-            trained.append(TrainedBox(piece, views, gradient, param.group, state.moment_names))
+            trained.append(TrainedBox(piece, views, gradient, param.group, param.moments))
     return Replica(trained, fixed)
 
 
@@ -53,7 +52,7 @@ class LiveUpdates:
 
     def groups(self) -> Groups:
         return {
-            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): _hyperparameters(group)
+            GroupSpec(float(group["wd_mult"]), float(group["lr_mult"])): hyperparameters(group)
             for optimizer in self._state.inner_optimizers()
             for group in optimizer.optimizer.param_groups
         }
@@ -87,14 +86,6 @@ class LiveUpdates:
             self._made = None
 
         return stop
-
-
-def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    """Return what torch's AdamW or SGD uses for a group."""
-    beta1, beta2 = group.get("betas", (0.0, 0.0))
-    return Hyperparameters(
-        float(group["lr"]), group["weight_decay"], beta1, beta2, group.get("eps", 0.0), group.get("momentum", 0.0)
-    )
 
 
 def complete(state: RankState, adam_step: int) -> Gather:

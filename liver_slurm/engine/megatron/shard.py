@@ -29,12 +29,15 @@ from liver_slurm.engine.megatron.dimensions import collection, make_live
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.initial import initialise
 from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
+from liver_slurm.engine.megatron.muon import Matrix, Muon
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
+from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
 from liver_slurm.parallel.groups import ProcessGroups
+from liver_slurm.reshard.tensors import replayable
 
 with compat.imports():
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -64,13 +67,14 @@ class MegatronShard(RankState):
             for group in optimizer.optimizer.param_groups:
                 for parameter in group["params"]:
                     yield parameter
-                    yield from map(optimizer.optimizer.state[parameter].__getitem__, self.moment_names)
+                    kept = optimizer.optimizer.state[parameter]
+                    yield from (tensor for name, tensor in kept.items() if name != "step")
 
     def moments(self) -> Iterator[tuple[int, torch.Tensor]]:
         for param in self.spec.params:
-            held = optimizer_state(self, self.parameters[param.name]) if param.trained else None
+            held = optimizer_state(self, param) if param.trained else None
             if held is not None:
-                yield from ((param.layer, held.tensors[name]) for name in self.moment_names)
+                yield from ((param.layer, held.tensors[name]) for name in param.moments)
 
     def updates(self) -> LiveUpdates:
         return LiveUpdates(self)
@@ -141,9 +145,16 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         shard = MegatronShard(
             config, world, device, groups, transformer, chunks, optimizer, P2PCommunicator(groups.pp, transformer)
         )
+        if config.train.optimizer == "muon":
+            _use_muon(shard)
+        if config.train.moments_precision == "bf16":
+            for inner in shard.inner_optimizers():
+                inner.optimizer = RoundedMoments(inner.optimizer, config.train.optimizer)
         for each in shard.optimizer_states():
             each.check_mode(config.stream.mode)
-            each.seed(torch.zeros_like if fresh else _without_storage)
+            each.seed(torch.zeros_like if fresh else _without_storage, config.train.ema_decay)
+            if fresh:
+                each.begin_averages()
         return shard
 
 
@@ -179,7 +190,7 @@ def _with_gradients(
 def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
     train = config.train
     return OptimizerConfig(
-        optimizer=train.optimizer,
+        optimizer="adam" if train.optimizer == "muon" else train.optimizer,
         lr=train.lr,
         min_lr=train.min_lr,
         weight_decay=train.weight_decay,
@@ -194,7 +205,20 @@ def _optimizer_config(config: JobConfig, transformer: Any) -> Any:
     )
 
 
-def _without_storage(parameter: torch.Tensor) -> torch.Tensor:
-    moment = torch.empty_like(parameter)
+def _use_muon(state: RankState) -> None:
+    """Have a rank's parameters updated by :class:`Muon` in the place of the AdamW that megatron has made for them."""
+    transformer, matrices = state.transformer, {}
+    groups, width = transformer.num_query_groups, transformer.kv_channels
+    heads = (transformer.num_attention_heads // groups * width, width, width)
+    for param in state.spec.params:
+        if param.trained and not replayable(param.moments):
+            parameter = state.parameters[param.name]
+            matrices[getattr(parameter, "main_param", parameter)] = Matrix.of(param, state.groups.tp, heads)
+    for each in state.inner_optimizers():
+        each.optimizer = Muon(each.optimizer.param_groups, matrices, state.config.train)
+
+
+def _without_storage(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    moment = torch.empty_like(parameter, dtype=dtype)
     moment.untyped_storage().resize_(0)
     return moment

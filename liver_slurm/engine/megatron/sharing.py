@@ -26,7 +26,7 @@ def share_storage(old: RankState, new: RankState) -> None:
         source_main, target_main = _main(source), _main(target)
         target_main.data = source_main.data
         source_moments, target_moments = _moments(old, source_main), _moments(new, target_main)
-        for name in new.moment_names:
+        for name in param.moments:
             target_moments[name] = source_moments[name]
 
 

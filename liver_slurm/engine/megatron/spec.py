@@ -22,13 +22,13 @@ import torch.distributed as dist
 
 from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.layouts import expert_weights, stage_layers
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import JobConfig, TrainSection
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.model import build_model, named_parameters, unwrap
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
 from liver_slurm.reshard.shard_spec import BoxSpec, GroupSpec, ParamSpec, ShardSpec, WorldSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS
+from liver_slurm.reshard.tensors import ITEMSIZE, moment_dtype_of, moments_of
 
 with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -100,7 +100,7 @@ def _world_spec(encoded: bytes, layout: Layout) -> WorldSpec:
         config.train.distributed_optimizer,
         config.train.precision,
         gradient_bucket(config, layout),
-        moments=MOMENTS[config.train.optimizer],
+        moment_dtype=moment_dtype_of(config.train),
     )
 
 
@@ -142,14 +142,14 @@ def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSp
     groups = _collection(layout, part, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, chunks = build_model(config, groups, layout, pp, "meta")
-        return shard_spec_of(chunks, config.train.no_weight_decay, layout.ep, part // layout.tp)
+        return shard_spec_of(chunks, config.train, layout.ep, part // layout.tp)
 
 
-def shard_spec_of(chunks: Sequence[Any], undecayed: Sequence[str] = (), ep: int = 1, place: int = 0) -> ShardSpec:
+def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place: int = 0) -> ShardSpec:
     """Return the parameters that the chunks of a model hold, whatever wraps them.
 
     Args:
-        undecayed: ``train.no_weight_decay``.
+        train: says how each of them is optimized.
         ep, place: as in the result.
 
     Raises:
@@ -160,7 +160,7 @@ def shard_spec_of(chunks: Sequence[Any], undecayed: Sequence[str] = (), ep: int 
     boxes = _boxes(chunks)
     return ShardSpec(
         tuple(
-            _without_decay(_param(name, each, boxes[id(each)], overrides, chunk_of[id(each)]), undecayed)
+            _optimized(_param(name, each, boxes[id(each)], overrides, chunk_of[id(each)]), each, train)
             for name, each in named_parameters(chunks).items()
         ),
         ep,
@@ -186,14 +186,23 @@ def _boxes(chunks: Sequence[Any]) -> dict[int, list[BoxSpec]]:
     return boxes
 
 
-def _without_decay(param: ParamSpec, undecayed: Sequence[str]) -> ParamSpec:
-    """Return the parameter, in the group without weight decay if a pattern says so of the tensor that it is a part of.
+def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -> ParamSpec:
+    """Return the parameter with what updates it, in the group without weight decay if a pattern says so of its tensor.
 
     Not of its own name: a tied embedding has two, and a layer is numbered from 0 in each pipeline stage.
     """
-    if param.group is None or not any(fnmatchcase(param.boxes[0].tensor, pattern) for pattern in undecayed):
-        return param
-    return replace(param, group=param.group._replace(wd_mult=0.0))
+    kind, tensor, group = train.optimizer, param.boxes[0].tensor, param.group
+    if kind == "muon" and not _is_matrix(parameter, tensor):
+        kind = "adam"
+    if group is not None and any(fnmatchcase(tensor, pattern) for pattern in train.no_weight_decay):
+        group = group._replace(wd_mult=0.0)
+    return replace(param, group=group, moments=moments_of(train, kind))
+
+
+def _is_matrix(parameter: torch.Tensor, tensor: str) -> bool:
+    """Return whether Muon is for it: megatron-core marks the output layer and embeddings, but not learned positions."""
+    outside = getattr(parameter, "is_embedding_or_output_parameter", False) or "embedding" in tensor
+    return parameter.dim() == 2 and not outside
 
 
 def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) -> dict[Any, Any] | None:
@@ -205,7 +214,7 @@ def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) ->
     if not config.train.no_weight_decay:
         return None
     world_spec(config, layout)  # raises
-    spec, parameters = shard_spec_of(chunks, config.train.no_weight_decay), named_parameters(chunks)
+    spec, parameters = shard_spec_of(chunks, config.train), named_parameters(chunks)
     chosen = {id(parameters[one.name]) for one in spec.params if one.group is not None and one.group.wd_mult == 0.0}
     predicate = ParamPredicate(name="no_weight_decay", fn=lambda parameter: id(parameter) in chosen)
     standard: dict[Any, Any] = get_standard_config_overrides(OptimizerConfig())

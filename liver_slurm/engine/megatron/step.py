@@ -17,6 +17,7 @@ from liver_slurm.engine.api import Evaluation, Samples, StepFlags, StepResult
 from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dimensions import interleaved, own_part
+from liver_slurm.engine.megatron.dropout import Streams
 from liver_slurm.engine.megatron.learning_rate import learning_rate
 from liver_slurm.engine.megatron.microbatches import Share
 from liver_slurm.engine.megatron.positions import document_starts, seen_from
@@ -45,6 +46,8 @@ class Batch(NamedTuple):
     """Given to the model as its attention mask; see :func:`_kept_apart`."""
     counted: bool
     """Whether it is a microbatch of the step: a replica without one computes one for nothing."""
+    streams: Streams | None
+    """What decides what is dropped; None: the model drops nothing."""
 
 
 def train_step(
@@ -70,7 +73,8 @@ def train_step(
     start = time.time()
     share = state.batches.share(step)
     read = partial(state.batches.tokens, samples, step)
-    reports = _pass(state, waited.over(_microbatches(state, share, read)), share, forward_only=False)
+    streams = state.dropout.streams(state.batches.first_of(step), share.microbatches, training=True)
+    reports = _pass(state, waited.over(_microbatches(state, streams, share, read)), share, forward_only=False)
     if before_update is not None:
         before_update(start)
     norm = _prepare_gradients(state)
@@ -92,7 +96,8 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
     """
     share = state.batches.share_of(count)
     read = partial(state.batches.others, samples, first, share)
-    reports = _pass(state, _microbatches(state, share, read), share, forward_only=True)
+    streams = state.dropout.streams(first, share.microbatches, training=False)
+    reports = _pass(state, _microbatches(state, streams, share, read), share, forward_only=True)
     loss_sum, tokens, interrupted = _total(state, reports, [interrupt])
     return Evaluation(loss_sum, int(tokens), interrupted > 0)
 
@@ -123,6 +128,9 @@ def _prepare_gradients(state: RankState) -> float:
         if clip_grad > 0.0 and math.isfinite(norm):
             for inner in state.inner_optimizers():
                 clip_grad_by_total_norm_fp32(inner.get_parameters(), max_norm=clip_grad, total_norm=norm)
+        if math.isfinite(norm):
+            for each in state.optimizer_states():
+                each.gather()
     state.final_norm = norm
     return norm
 
@@ -165,7 +173,9 @@ class Waited:
             yield item
 
 
-def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[torch.Tensor]]) -> Iterator[Batch]:
+def _microbatches(
+    state: RankState, streams: Sequence[Streams | None], share: Share, read: Callable[[], Iterator[torch.Tensor]]
+) -> Iterator[Batch]:
     """Yield this rank's part of each microbatch.
 
     Middle stages read none, unless they need to know where documents begin.
@@ -190,7 +200,7 @@ def _microbatches(state: RankState, share: Share, read: Callable[[], Iterator[to
             starts = document_starts(tokens[:, :-1], eod)
             apart = _kept_apart(state, starts)
             places = positions - starts[:, own] if data.reset_position_ids else positions
-        yield Batch(inputs, places, labels, counts, apart, index < share.count)
+        yield Batch(inputs, places, labels, counts, apart, index < share.count, streams[index])
 
 
 def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
@@ -202,8 +212,9 @@ def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
 
 
 def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
-    tokens, positions, labels, counts, apart, counted = next(batch)
-    get_model_config(model).counted = counted
+    tokens, positions, labels, counts, apart, counted, streams = next(batch)
+    config = get_model_config(model)
+    config.counted, config.streams = counted, streams
     output = model(tokens, positions, apart, labels=labels)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ from liver_slurm.engine.megatron.dense_layer import (
     mlp_part,
     whole_layer,
 )
+from liver_slurm.engine.megatron.dropout import dropout_like
 from liver_slurm.engine.megatron.expert_layer import Experts, experts_part, is_one_graph, routing_of
 from liver_slurm.engine.megatron.loss import exercise_loss
 from liver_slurm.engine.megatron.model import is_dense, transformer_config, vocabulary
@@ -84,7 +85,8 @@ def _zeros(config: JobConfig, layout: Layout) -> Zeros:
     positions = _nowhere(config, own, width, dtype)
     outputs = bias(hidden, linear), bias(hidden, linear)
     dense = None if config.model.num_moe_experts else mlp
-    layer = Layer(_norms(transformer, hidden), attention, dense, outputs, tp)
+    streams = dropout_like(config, own // tp) if config.model.hidden_dropout else None
+    layer = Layer(_norms(transformer, hidden), attention, dense, outputs, tp, streams)
     x = torch.zeros(own // tp, train.micro_batch_size, hidden, dtype=dtype, requires_grad=True)
     shard = padded_vocabulary(vocabulary(config)) // tp
     logits = torch.zeros(own, train.micro_batch_size, shard, dtype=dtype, requires_grad=True)

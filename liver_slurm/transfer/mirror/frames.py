@@ -19,7 +19,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import ITEMSIZE, MOMENTS, Piece
+from liver_slurm.reshard.tensors import ITEMSIZE, KNOWN, STATE_DTYPE, Piece, state_dtype
 from liver_slurm.transfer.checksum import digest
 from liver_slurm.transfer.optimizer_replay import GRADIENT_BYTES
 
@@ -90,6 +90,18 @@ class BoxDescription(msgspec.Struct, frozen=True, array_like=True):
     group: tuple[float, float]
     dtype: str = ""
     moments: tuple[str, ...] = ()
+    moment_dtype: str = STATE_DTYPE
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Of each tensor of it: of a weight, or of the master and the moments of a trained box."""
+        kinds = ("master", *self.moments)
+        return (self.dtype,) if self.dtype else tuple(state_dtype(kind, self.moment_dtype) for kind in kinds)
+
+    @property
+    def elements(self) -> int:
+        """Of each of its tensors."""
+        return math.prod(self.shape)
 
     @property
     def piece(self) -> Piece:
@@ -108,7 +120,9 @@ def digest_of(parts: Sequence[torch.Tensor]) -> int:
 def describe(replica: Replica) -> bytes:
     """Return the boxes of a rank's state, in the order in which frames have them."""
     trained = [
-        BoxDescription(*box.piece, (box.group.wd_mult, box.group.lr_mult), moments=box.moments)
+        BoxDescription(
+            *box.piece, (box.group.wd_mult, box.group.lr_mult), moments=box.moments, moment_dtype=box.moment_dtype
+        )
         for box in replica.trained
     ]
     fixed = [
@@ -129,9 +143,9 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
         raise TransferError(f"a mirror's owner sent no description: {error}") from error
     for box in boxes:
         if (
-            box.dtype not in ("", *ITEMSIZE)
+            not {*box.dtypes} <= {*ITEMSIZE}
             or len(box.offset) != len(box.shape)
-            or (not box.dtype and box.moments not in MOMENTS.values())
+            or (not box.dtype and not (box.moments and KNOWN.issuperset(box.moments)))
             or min((0, *box.offset, *box.shape)) < 0
         ):
             raise TransferError(f"a mirror's owner sent no description: {box.tensor}")
@@ -140,18 +154,24 @@ def decode_description(data: bytes | bytearray) -> list[BoxDescription]:
 
 def room_for(boxes: Sequence[BoxDescription]) -> int:
     """Return the bytes of host memory that a mirror takes."""
-    sizes = [(math.prod(box.shape), ITEMSIZE.get(box.dtype, (2 + len(box.moments)) * GRADIENT_BYTES)) for box in boxes]
-    return sum(size * each for size, each in sizes)
+    gradients = sum(box.elements * GRADIENT_BYTES for box in boxes if not box.dtype)
+    return gradients + sum(box.elements * ITEMSIZE[dtype] for box in boxes for dtype in box.dtypes)
 
 
 class Room:
     """Host memory for a mirror: state and gradients of all boxes, each kind in one run."""
 
     def __init__(self, boxes: Sequence[BoxDescription]) -> None:
+        """
+        Raises:
+            TransferError: not all trained boxes have moments of one kind.
+        """
         trained, fixed = [box for box in boxes if not box.dtype], [box for box in boxes if box.dtype]
-        self.ends = [0, *accumulate(math.prod(box.shape) for box in trained)]
-        kinds = 1 + max((len(box.moments) for box in trained), default=0)
-        self.state = torch.zeros(kinds, self.ends[-1])
+        self.ends = [0, *accumulate(box.elements for box in trained)]
+        alike = {box.dtypes for box in trained} or {()}
+        if len(alike) > 1:
+            raise TransferError("a mirror's owner described boxes that are not kept alike")
+        self.state = [torch.zeros(self.ends[-1], dtype=getattr(torch, dtype)) for dtype in alike.pop()]
         """Masters, then each kind of moments."""
         self.gradients = torch.zeros(self.ends[-1])
         weights = [(box.piece, torch.zeros(box.shape, dtype=getattr(torch, box.dtype))) for box in fixed]

@@ -14,6 +14,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.engine.api import Groups, Replica, TrainedBox
+from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.checksum import memory
@@ -30,7 +31,7 @@ from liver_slurm.transfer.mirror.frames import (
     room_for,
 )
 from liver_slurm.transfer.mirror.proof import Proofs, compare
-from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
+from liver_slurm.transfer.optimizer_replay import decode_groups
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,12 @@ Replay = Callable[[Sequence[TrainedBox], int, Groups], None]
 
 def replay(boxes: Sequence[TrainedBox], updates: int, groups: Groups) -> None:
     """Make the update that the boxes' gradients are of."""
-    by_group: dict[GroupSpec, list[Updated]] = defaultdict(list)
+    alike: dict[tuple[GroupSpec, tuple[str, ...]], list[Updated]] = defaultdict(list)
     for box in boxes:
-        by_group[box.group].append((*box.state, box.gradient()))
+        alike[box.group, box.moments].append((*box.state, box.gradient()))
     with torch.no_grad():
-        for group, members in by_group.items():
-            update(members, updates, groups[group])
+        for (group, moments), members in alike.items():
+            update(members, updates, groups[group], moments)
 
 
 class MirrorKeeper:
@@ -254,4 +255,5 @@ def _state(room: Room, first: int, last: int) -> list[torch.Tensor]:
     if first == last:
         return []
     fixed = room.replica.fixed if last == room.boxes else []
-    return [*room.state[:, room.ends[first] : room.ends[last]], *(view.view(-1).view(torch.uint8) for _, view in fixed)]
+    state = [kind[room.ends[first] : room.ends[last]] for kind in room.state]
+    return [*state, *(view.view(-1).view(torch.uint8) for _, view in fixed)]

@@ -237,7 +237,7 @@ class MirrorOwner:
 
 
 def _gathered(views: Sequence[torch.Tensor], into: torch.Tensor | None = None) -> torch.Tensor:
-    """Copy views into one run of host memory, float32."""
+    """Copy views of one dtype into one run of host memory."""
     flat = [view.detach().reshape(-1) for view in views]
     if into is None:
         return torch.cat(flat).cpu()

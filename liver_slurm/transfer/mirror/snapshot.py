@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,9 +45,8 @@ def parts_of(boxes: Sequence[BoxDescription]) -> list[Part]:
     found: list[Part] = []
     end = 0
     for box in boxes:
-        dtype = getattr(torch, box.dtype) if box.dtype else torch.float32
-        for _ in range(1 + len(box.moments)):
-            nbytes = math.prod(box.shape) * dtype.itemsize
+        for dtype in (getattr(torch, name) for name in box.dtypes):
+            nbytes = box.elements * dtype.itemsize
             found.append(Part(end, nbytes, dtype, box.shape))
             end += -(-nbytes // PAGE) * PAGE
     return found
@@ -65,7 +63,7 @@ def replica_in(data: torch.Tensor, boxes: Sequence[BoxDescription]) -> Replica:
     views = (data[part.start : part.start + part.nbytes].view(part.dtype).view(part.shape) for part in parts)
     trained: list[TrainedBox] = []
     for box in (box for box in boxes if not box.dtype):
-        state = tuple(islice(views, 1 + len(box.moments)))
+        state = tuple(islice(views, len(box.dtypes)))
         unused = partial(torch.empty_like, state[0])
         trained.append(TrainedBox(box.piece, state, unused, GroupSpec(*box.group), box.moments))
     fixed = [box.piece for box in boxes if box.dtype]

@@ -18,12 +18,13 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups
+from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.one_sided.description import BoxDescription, Reader, View
 from liver_slurm.transfer.one_sided.line import Line
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.one_sided.words import Header, Kind
-from liver_slurm.transfer.optimizer_replay import Updated, decode_groups, update
+from liver_slurm.transfer.optimizer_replay import decode_groups
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 
@@ -46,6 +47,8 @@ class _Part(NamedTuple):
     """Bytes that its gradient takes here while it is replayed."""
     box: int
     """Number of its box."""
+    moments: tuple[str, ...]
+    """What those of a trained box are called."""
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +67,7 @@ class _Part(NamedTuple):
             self.group,
             self.staged * count // self.targets[0].shape[axis],
             self.box,
+            self.moments,
         )
 
 
@@ -247,14 +251,14 @@ class Puller:
     def _replay(self, batch: Sequence[int], header: Header, groups: Groups) -> bool:
         """Make the owner's last update on parts that were read before it; False: its gradients are gone."""
         self._go_on()
-        by_group: dict[GroupSpec, list[_Part]] = {}
+        alike: dict[tuple[GroupSpec, tuple[str, ...]], list[_Part]] = {}
         for place in batch:
             part = self._parts[place]
             assert part.group is not None
-            by_group.setdefault(part.group, []).append(part)
+            alike.setdefault((part.group, part.moments), []).append(part)
         staged = sum(self._parts[place].staged for place in batch)
         with torch.no_grad(), self._reader.stream(), self._staging.use(staged):
-            for group, parts in by_group.items():
+            for (group, moments), parts in alike.items():
                 if group not in groups:
                     raise TransferError(f"the source world has no parameter group {group}")
                 gradients = self._reader.fetch([part.gradient for part in parts if part.gradient is not None])
@@ -263,7 +267,7 @@ class Puller:
                 boxes: list[Updated] = [
                     (*part.targets, gradient) for part, gradient in zip(parts, gradients, strict=True)
                 ]
-                update(boxes, header.number, groups[group])
+                update(boxes, header.number, groups[group], moments)
         self._reader.synchronize()
         return True
 
@@ -318,7 +322,7 @@ def _parts(boxes: Sequence[SharedBox], described: Sequence[BoxDescription], read
         if there.identity != box.identity:
             raise TransferError(f"a peer has another box where the plan says {box.label()}")
         staged = reader.staged(there.gradient) if there.gradient is not None else 0
-        yield _Part(box.state, there.state, there.gradient, box.group, staged, number)
+        yield _Part(box.state, there.state, there.gradient, box.group, staged, number, box.moments)
 
 
 def _most(box: _Part, share: int, device: torch.device) -> int:

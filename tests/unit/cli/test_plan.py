@@ -85,6 +85,16 @@ def test_document(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert state == {"master", "exp_avg", "exp_avg_sq"}
 
 
+def test_bytes_are_those_of_the_moments_that_the_job_keeps(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts = "--from", "tp1pp1dp1", "--to", "tp1pp1dp1"
+    kept = "--set", "train.moments_precision=bf16", "--set", "train.ema_decay=0.99"
+    plain, told = (document(capsys, job, *layouts, *keys) for keys in ((), kept))
+    kinds = {name.rpartition("@")[2]: info["dtype"] for name, info in told["tensors"].items() if "@" in name}
+    assert kinds == {"master": "float32", "exp_avg": "bfloat16", "exp_avg_sq": "bfloat16", "ema": "float32"}
+    elements = sum(math.prod(info["shape"]) for name, info in told["tensors"].items() if name.endswith("@ema"))
+    assert told["bytes_total"] - plain["bytes_total"] == elements * (4 - 2 * 2)
+
+
 def test_summary(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(job, "--from", "tp1pp1dp2", "--to", "tp1pp1dp4") == 0
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -128,6 +129,25 @@ def test_one_problem_is_one_line(override: str, expected: str) -> None:
     assert sum(expected in line for line in problems(override)) == 1
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "key"), [("adam", "adam_beta1"), ("adam", "adam_beta2"), ("sgd", "sgd_momentum")]
+)
+def test_decay_rates_that_rounding_would_undo(optimizer: str, key: str) -> None:
+    kind, rounded = f"train.optimizer={optimizer}", "train.moments_precision=bf16"
+    load_job(TINY, [kind, f"train.{key}=0.999"])
+    load_job(TINY, [kind, f"train.{key}=0.996", rounded])
+    (found,) = problems(kind, f"train.{key}=0.999", rounded)
+    allowed = 'allowed: <= 0.996, or train.moments_precision = "fp32"'
+    assert found == f"--set: train.{key}: 0.999 is lost in moments of bf16, which then never fall; {allowed}"
+
+
+def test_moments_fall_at_every_decay_rate_that_is_allowed() -> None:
+    """And at some that are not, some stay as they are for good."""
+    for value in torch.arange(1 << 7) / (1 << 7) + 1:  # all numbers from 1 to 2 that bf16 has
+        assert (value.bfloat16().float() * 0.996).bfloat16() < value
+    assert (torch.tensor(1 + 2**-7) * 0.9962).bfloat16() == 1 + 2**-7
+
+
 def test_settings_that_nothing_would_heed() -> None:
     found = problems("data.eod_mask_loss=true", "data.provider=a:b")
     assert "data.eod: is missing; allowed: the token that ends a document, for data.eod_mask_loss" in found[0]
@@ -135,6 +155,12 @@ def test_settings_that_nothing_would_heed() -> None:
     assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
     found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
     assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
+    for key, value in (("provider", "a:b"), ("extra.qk_layernorm", "true")):
+        found = problems("model.hidden_dropout=0.1", f"model.{key}={value}")
+        assert any(
+            f"model.hidden_dropout: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}" in one
+            for one in found
+        )
     assert problems("model.moe_aux_loss_coeff=0.1") == [
         "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
     ]
@@ -155,6 +181,23 @@ def test_settings_that_nothing_would_heed() -> None:
 def test_what_does_not_go_with_experts(overrides: list[str], expected: str) -> None:
     (found,) = problems("model.num_moe_experts=4", *overrides)
     assert expected in found
+
+
+def test_what_muon_cannot_do() -> None:
+    (found,) = problems("train.optimizer=muon")
+    assert found == (
+        "gpt-tiny.toml: train.distributed_optimizer: true divides matrices among replicas, and train.optimizer muon "
+        "updates whole ones; allowed: false"
+    )
+    whole = ["train.optimizer=muon", "train.distributed_optimizer=false"]
+    assert problems(*whole, "train.muon_ns_steps=6") == [
+        "--set: train.muon_ns_steps: 6 is not a multiple of 5; allowed: 5, 10, …"
+    ]
+    assert problems(*whole, "train.moments_precision=bf16") == [
+        '--set: train.moments_precision: "bf16" is for adam and sgd; allowed: "fp32" with train.optimizer muon'
+    ]
+    assert load_job(TINY, [*whole, "train.muon_ns_steps=10"]).train.muon_ns_steps == 10
+    assert load_job(TINY, ["train.muon_ns_steps=6"]).train.muon_ns_steps == 6, "of no use without it"
 
 
 def test_a_decay_that_begins_in_the_warm_up_is_named_by_default_too() -> None:

@@ -239,6 +239,62 @@ def test_weights_and_masters_of_another_precision_come_from_what_there_is(folder
     assert bool((master == 10).all())
 
 
+def averaged(shard: Shard) -> dict[str, torch.Tensor]:
+    """The shard's tensors by name, once it keeps moving averages of its weights."""
+    layer = (LAYERS, WIDTH, WIDTH)
+    shard._boxes.append((Piece("layer@ema", (0, 0, 0), layer), torch.full(layer, -1.0)))
+    return {piece.tensor: view for piece, view in shard.boxes()}
+
+
+def test_averages_begin_with_the_weights_of_a_checkpoint_without_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Ranks(folder).save(10)
+    shard = Shard(0, 0.0)
+    found = averaged(shard)
+    load_checkpoint(shard, checkpoint_path(folder, 10))  # type: ignore[arg-type]
+    assert bool((found["layer@ema"] == 10).all())
+    assert "has no moving average of the weights, so that begins with its weights" in caplog.text
+    with pytest.raises(BadInput, match=r"has no moving average of its weights: .* train\.ema_decay = 0"):
+        load_checkpoint(shard, checkpoint_path(folder, 10), averages=True)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def with_averages(folder: Path) -> Path:
+    """A checkpoint of weights of 10 and averages of 9."""
+    ranks = Ranks(folder, dp=1)
+    averages = averaged(ranks.shards[0])["layer@ema"]
+    (checkpointer,) = ranks.checkpointers
+    ranks.shards[0].fill(10.0)
+    averages.fill_(9.0)
+    checkpointer.save(10, lambda _: None)
+    checkpointer.wait()
+    return checkpoint_path(folder, 10)
+
+
+def test_averages_are_loaded_for_themselves_or_in_place_of_the_weights(
+    with_averages: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = Shard(0, 0.0)
+    found = averaged(shard)
+    load_checkpoint(shard, with_averages)  # type: ignore[arg-type]
+    assert [float(found[name].mean()) for name in ("layer", "layer@ema")] == [10, 9]
+    load_checkpoint(shard, with_averages, averages=True)  # type: ignore[arg-type]
+    assert [float(found[name].mean()) for name in ("layer", "layer@ema", "layer@exp_avg")] == [9, 9, 10]
+    assert caplog.text == ""
+    plain = Shard(1, 0.0)
+    load_checkpoint(plain, with_averages)  # type: ignore[arg-type]
+    assert all(bool((view == 10).all()) for _, view in plain.boxes()), "who keeps none reads none"
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_a_run_starts_with_averages_of_what_it_loads(with_averages: Path, optimizer: bool) -> None:
+    shard = Shard(0, 0.0)
+    found = averaged(shard)
+    load_start(shard, with_averages, optimizer)  # type: ignore[arg-type]
+    assert float(found["layer@ema"].mean()) == (9 if optimizer else 10)
+
+
 # ---- checkpoints of older versions ---------------------------------------------------------------------------------
 
 

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import Model
 
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.reshard.memory_budget import ALL, NO_ROOM, Footprint, Share, choose_early, footprint, gradient_room
+from liver_slurm.reshard.memory_budget import (
+    ALL,
+    NO_ROOM,
+    Footprint,
+    Share,
+    choose_early,
+    footprint,
+    gradient_room,
+    image_bytes,
+)
+from liver_slurm.reshard.tensors import ADAM, MOMENTS
 
 BYTES = st.integers(0, 1000)
 
@@ -98,6 +110,31 @@ def test_the_distributed_optimizer_has_a_share_of_masters_and_moments_and_padded
     elements = sum(param.size for param in share("tp1pp1dp2", 0, True, "bfloat16").shard.params)
     assert sum(sum(one.new) for one in shards) == 8 * elements
     assert sum(one.base for one in shards) >= elements * (2 * (2 + 4) + 4)
+
+
+def averaged_share(share: Share) -> Share:
+    """With moments in bf16, and averages."""
+    params = tuple(replace(param, moments=(*ADAM, "ema")) for param in share.shard.params)
+    return share._replace(shard=replace(share.shard, params=params), moment_dtype="bfloat16")
+
+
+def test_moments_take_what_the_job_keeps_them_in() -> None:
+    before, after = share("tp2pp1dp1", 0, False, "float32"), share("tp1pp2dp1", 1, False, "float32")
+    plain = footprint(before, after, 0)
+    rounded = footprint(before, after._replace(moment_dtype="bfloat16"), 0)
+    averaged = footprint(before, averaged_share(after), 0)
+    assert [2 * one for one in rounded.new] == [*averaged.new] == [*plain.new]
+    assert 2 * image_bytes(after) == 3 * image_bytes(after._replace(moment_dtype="bfloat16"))
+
+
+def test_each_parameter_takes_what_is_kept_of_it() -> None:
+    """Of matrices of Muon that is half of what AdamW keeps of all else."""
+    plain = share("tp1pp1dp1", 0, False, "float32")
+    params = tuple(replace(one, moments=MOMENTS["muon" if one.layer >= 0 else "adam"]) for one in plain.shard.params)
+    mixed = plain._replace(shard=replace(plain.shard, params=params))
+    before, after = (footprint(None, one, 0).new for one in (plain, mixed))
+    assert [*after] == [before[0], *(moments // 2 for moments in before[1:])]
+    assert image_bytes(plain) - image_bytes(mixed) == sum(before[1:]) // 2
 
 
 def test_moments_are_told_by_layer() -> None:

@@ -8,7 +8,7 @@ import torch
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import Piece
+from liver_slurm.reshard.tensors import MOMENTS, Piece
 from liver_slurm.transfer.box_index import BoxIndex, ReplicaIndex, speaks
 
 HELD = Piece("w", (2, 0), (3, 4))
@@ -34,6 +34,15 @@ def test_a_master_stands_for_its_moments_and_its_gradient() -> None:
     assert found.gradient.tolist() == [[-8.0, -9.0, -10.0, -11.0]]
     assert found.group == group
     assert index.shared(Piece("f", (1,), (2,))).state[0].tolist() == [1.0, 2.0]
+
+
+def test_an_update_of_a_whole_matrix_is_not_replayed_on_a_box() -> None:
+    """It has no gradient for its receiver, which so reads it when training stands."""
+    box = TrainedBox(HELD, STATE[:2], lambda: GRADIENT, GroupSpec(), MOMENTS["muon"])
+    found = ReplicaIndex(Replica([box], [])).shared(Piece("w@master", (4, 0), (1, 4)))
+    assert found.gradient is None
+    assert found.group == GroupSpec()
+    assert found.names == ("w@master", "w@muon_momentum")
 
 
 @pytest.mark.parametrize("tensor", ["w", "w@master"])

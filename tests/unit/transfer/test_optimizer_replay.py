@@ -1,89 +1,16 @@
-"""Replaying an optimizer's update on boxes is bitwise the update of the whole tensor, wherever the boxes are cut."""
+"""Hyperparameters of groups of parameters travel exactly."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import MOMENTS
-from liver_slurm.transfer import optimizer_replay
-from liver_slurm.transfer.checksum import digests
-from liver_slurm.transfer.optimizer_replay import decode_groups, encode_groups, update
+from liver_slurm.transfer.optimizer_replay import decode_groups, encode_groups
 
 PLAIN, UNDECAYED = GroupSpec(), GroupSpec(wd_mult=0.0)
-
-
-class Rank:
-    """One tensor as a rank of the source or the target world holds it, with a torch optimizer where it trains."""
-
-    def __init__(self, values: torch.Tensor, kind: str = "adam") -> None:
-        self.parameter = torch.nn.Parameter(values.clone())
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            [self.parameter], lr=3e-3, weight_decay=0.1, foreach=False
-        )
-        if kind == "sgd":
-            self.optimizer = torch.optim.SGD([self.parameter], lr=3e-3, weight_decay=0.1, momentum=0.8, foreach=False)
-        self.state, self.moments = self.optimizer.state[self.parameter], MOMENTS[kind]
-        self.state.update({name: torch.zeros_like(values) for name in self.moments}, step=torch.tensor(0.0))
-
-    @property
-    def all_state(self) -> tuple[torch.Tensor, ...]:
-        return self.parameter.detach(), *(self.state[name] for name in self.moments)
-
-    def train(self, gradient: torch.Tensor, lr: float) -> None:
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.parameter.grad = gradient
-        self.optimizer.step()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.integers(1, 9),
-    columns=st.integers(1, 40),
-    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    seed=st.integers(0, 1 << 30),
-    updates=st.integers(1, 5),
-    block=st.sampled_from([1, 7, 64, optimizer_replay._BLOCK]),
-    kind=st.sampled_from(["adam", "sgd"]),
-)
-def test_boxes_follow_bit_for_bit(
-    rows: int, columns: int, cut: tuple[float, float], seed: int, updates: int, block: int, kind: str
-) -> None:
-    # LS-3
-    random = torch.Generator().manual_seed(seed)
-    source = Rank(torch.randn(rows, columns, generator=random), kind)
-    values = Hyperparameters(0.0, 0.1, 0.9, 0.999, 1e-8) if kind == "adam" else Hyperparameters(0.0, 0.1, momentum=0.8)
-    source.train(torch.randn(rows, columns, generator=random), 1e-3)  # moments that are not zero
-    kept = tuple(state.clone() for state in source.all_state)
-    row, column = int(cut[0] * rows), int(cut[1] * columns)
-    places = [
-        (slice(0, row), slice(0, column)),
-        (slice(0, row), slice(column, columns)),
-        (slice(row, rows), slice(0, columns)),
-    ]
-    for made in range(1, 1 + updates):
-        gradient, lr = torch.randn(rows, columns, generator=random), 1e-3 / made
-        boxes = [tuple(view[place] for view in (*kept, gradient)) for place in places]
-        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optimizer_replay, "_BLOCK", block)
-            update([box for box in boxes if box[0].numel()], made, values._replace(lr=lr))
-        source.train(gradient, lr)
-    assert all(torch.equal(*pair) for pair in zip(source.all_state, kept, strict=True))
-
-
-def test_a_wrong_rate_shows() -> None:
-    source = Rank(torch.ones(2, 3))
-    kept = tuple(state.clone() for state in source.all_state)
-    gradient = torch.full((2, 3), 0.5)
-    source.train(gradient, 1e-3)
-    with torch.no_grad():
-        update([(*kept, gradient)], 0, Hyperparameters(1e-3 * (1 + 1e-4), 0.1, 0.9, 0.999, 1e-8))
-    assert digests(source.all_state) != digests(kept)
 
 
 def test_groups_travel_exactly() -> None:

@@ -7,7 +7,7 @@ process and proven, by what a worker does all that with; beside it stands what e
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -49,12 +49,22 @@ def drawn_world(draw: random.Random, model: Model, derived: bool) -> WorldSpec:
     return replace(model.world(layout, draw.random() < 0.5, draw.choice((None, 200, 700))), derived=derived)
 
 
+def optimized(world: WorldSpec, moments: Mapping[bool, tuple[str, ...]]) -> WorldSpec:
+    """The world with other moments, by whether a weight is of a layer."""
+    shards = {
+        place: replace(shard, params=tuple(replace(one, moments=moments[one.layer >= 0]) for one in shard.params))
+        for place, shard in world.shards.items()
+    }
+    return replace(world, shards=shards)
+
+
 def drawn_plan(draw: random.Random) -> TransferPlan:
     """A change of layout: some workers stay, in any order, some leave and some join."""
     tied, half, frozen, derived = (draw.random() < 0.5 for _ in range(4))
-    moments = MOMENTS[draw.choice(("adam", "sgd"))]
+    within, outside = draw.choice((("adam", "adam"), ("sgd", "sgd"), ("muon", "adam")))
+    moments = {True: MOMENTS[within], False: MOMENTS[outside]}
     model = Model(4, tied, "bfloat16" if half else "float32", frozen, experts=draw.choice((0, 4)))
-    source, target = (replace(drawn_world(draw, model, derived), moments=moments) for _ in range(2))
+    source, target = (optimized(drawn_world(draw, model, derived), moments) for _ in range(2))
     slots = [*range(source.layout.size), *[None] * target.layout.size]
     return plan_transfer(source, target, draw.sample(slots, target.layout.size))
 
@@ -81,10 +91,10 @@ def index_of(world: WorldSpec, boxes: Boxes) -> Index:
     trained = [
         TrainedBox(
             Piece(*key),
-            tuple(views[kind] for kind in ("master", *world.moments)),
+            tuple(views[kind] for kind in ("master", *world.moments[key[0]])),
             partial(views.__getitem__, "master"),
             GroupSpec(),
-            world.moments,
+            world.moments[key[0]],
         )
         for key, views in by_piece.items()
         if "master" in views

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from snapshot_shard import Shard
 
-from liver_slurm.config.recovery import ON_CARDS
-from liver_slurm.config.schema import JobConfig, RecoverySection
+from liver_slurm.config.recovery import BY_DEFAULT
+from liver_slurm.config.schema import JobConfig, RecoverySection, TrainSection
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.parity import Choice
 from liver_slurm.worker import mirror_choice
@@ -22,11 +22,15 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda")
 
 
 def agreed(
-    recovery: RecoverySection, monkeypatch: pytest.MonkeyPatch, available: int, device: torch.device = CPU
+    recovery: RecoverySection,
+    monkeypatch: pytest.MonkeyPatch,
+    available: int,
+    device: torch.device = CPU,
+    train: TrainSection = TrainSection(),  # noqa: B008 - immutable
 ) -> Choice:
     monkeypatch.setattr(mirror_choice, "machine", lambda: "one")
     monkeypatch.setattr(mirror_choice, "available_memory", lambda: available)
-    config, store = JobConfig(recovery=recovery), dist.HashStore()
+    config, store = JobConfig(recovery=recovery, train=train), dist.HashStore()
     with ThreadPoolExecutor(5) as pool:
         waits = [pool.submit(agree, store, rank, HOSTS, Shard(rank), config, device) for rank in range(5)]  # type: ignore[arg-type]
         found = {one.result() for one in waits}
@@ -43,9 +47,16 @@ def test_where_there_is_room_they_are_copies(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_on_cards_they_are_refreshed_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
     found = agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD)
-    assert (found.kind, found.every, found.beside) == ("copies", ON_CARDS, True)
+    assert (found.kind, found.every, found.beside) == ("copies", BY_DEFAULT, True)
     found = agreed(RecoverySection(mirror="on"), monkeypatch, 5000, CARD)
-    assert (found.kind, found.every, found.beside) == ("parity", ON_CARDS, True)
+    assert (found.kind, found.every, found.beside) == ("parity", BY_DEFAULT, True)
+
+
+def test_what_gradients_do_not_suffice_for_is_refreshed(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = TrainSection(optimizer="muon", distributed_optimizer=False)
+    found = agreed(RecoverySection(), monkeypatch, 1 << 20, train=train)
+    assert (found.kind, found.every, found.beside) == ("copies", BY_DEFAULT, True)
+    assert agreed(RecoverySection(mirror_every=5), monkeypatch, 1 << 20, train=train).every == 5
 
 
 def test_where_there_is_less_they_are_parity_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,9 @@ def test_there_and_back_bit_for_bit(name: str, dtype: str, tmp_path: Path) -> No
         if like is not None:
             assert config == json.loads((source / "config.json").read_text())
             assert (to / "tokenizer_config.json").read_bytes() == (source / "tokenizer_config.json").read_bytes()
+    with pytest.raises(BadInput, match="has no moving average of its weights"):
+        export_model(done.path, job(source), tmp_path / "averages", None, dtype, averages=True)
+    assert not (tmp_path / "averages").exists()
     assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(".")) == []
 
 

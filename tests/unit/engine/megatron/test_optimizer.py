@@ -56,14 +56,15 @@ def train(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) ->
         optimizer.step()
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.75])
 @pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
-def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any) -> None:
-    """Also its bias correction, which depends on the counter alone."""
+def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any, decay: float) -> None:
+    """Also its bias correction, which depends on the counter alone, and the average of its parameters."""
     stayed, moved = weights(), weights()
     old, new = make(stayed), make(moved)
-    OptimizerState(old).seed(torch.zeros_like)
+    OptimizerState(old).seed(torch.zeros_like, decay)
     train(old, stayed, range(5))
-    OptimizerState(new).seed(torch.empty_like)
+    OptimizerState(new).seed(torch.empty_like, decay)
     with torch.no_grad():
         for mine, theirs in zip(moved, stayed, strict=True):
             mine.copy_(theirs)
@@ -73,7 +74,34 @@ def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any) -> None:
     train(old, stayed, range(5, 8))
     train(new, moved, range(5, 8))
     assert OptimizerState(new).step == OptimizerState(old).step == 8
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(moved, stayed, strict=True))
+    for mine, theirs in zip(moved, stayed, strict=True):
+        assert torch.equal(mine, theirs)
+        for name in set(old.state[theirs]) - {"step"}:
+            assert torch.equal(new.state[mine][name], old.state[theirs][name])
+
+
+@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+def test_averages_follow_each_update_by_the_textbook(make: Any) -> None:
+    parameters = weights()
+    optimizer, expected = make(parameters), [parameter.detach().clone() for parameter in parameters]
+    state = OptimizerState(optimizer)
+    state.seed(torch.zeros_like, 0.9)
+    state.begin_averages()
+    for step in range(4):
+        train(optimizer, parameters, range(step, step + 1))
+        expected = [0.9 * mean + 0.1 * each.detach() for mean, each in zip(expected, parameters, strict=True)]
+    for parameter, mean in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(optimizer.state[parameter]["ema"], mean)
+        assert not torch.equal(parameter.detach(), mean)
+
+
+def test_without_a_decay_no_averages_are_kept() -> None:
+    parameters = weights()
+    optimizer = adamw(parameters)
+    OptimizerState(optimizer).seed(torch.zeros_like)
+    OptimizerState(optimizer).begin_averages()
+    train(optimizer, parameters, range(1))
+    assert set(optimizer.state[parameters[0]]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_counters_that_differ_are_an_error() -> None:

@@ -237,7 +237,7 @@ def test_a_frozen_parameter_has_no_optimizer_state() -> None:
     with c10d.default_group(groups.tp_dp_cp):
         _, (model,) = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
     model.embedding.word_embeddings.weight.requires_grad_(False)
-    spec = shard_spec_of([model])
+    spec = shard_spec_of([model], job().train)
     assert [param.name for param in spec.params if not param.trained] == ["embedding.word_embeddings.weight"]
 
 
@@ -247,7 +247,7 @@ def test_state_that_is_no_parameter_is_refused() -> None:
         _, (model,) = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
     model.decoder.final_layernorm.register_buffer("seen", torch.zeros(3, device="meta"))
     with pytest.raises(PlanError, match="seen is state of the model but no parameter"):
-        shard_spec_of([model])
+        shard_spec_of([model], job().train)
 
 
 def test_outside_any_world_the_groups_of_the_model_count() -> None:
@@ -257,7 +257,7 @@ def test_outside_any_world_the_groups_of_the_model_count() -> None:
     with c10d.default_group(groups.tp_dp_cp):
         _, (model,) = build_model(job(), groups, layout, 1, "meta")
     assert not torch.distributed.is_initialized()
-    assert shard_spec_of([model]) == shard_spec(job(), layout, 1, 1)
+    assert shard_spec_of([model], job().train) == shard_spec(job(), layout, 1, 1)
     assert not torch.distributed.is_initialized()
 
 

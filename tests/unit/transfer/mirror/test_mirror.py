@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.mirrors import Difference, Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import Piece
+from liver_slurm.reshard.tensors import ADAM, AVERAGE, Piece
 from liver_slurm.transfer.mirror import keeper as keeping
 from liver_slurm.transfer.mirror import owner as owning
 from liver_slurm.transfer.mirror.frames import (
@@ -32,13 +34,13 @@ from liver_slurm.transfer.mirror.frames import (
 from liver_slurm.transfer.mirror.keeper import MirrorKeeper, Replay, replay
 from liver_slurm.transfer.mirror.owner import MOST_DIFFERENT, MirrorOwner
 from liver_slurm.transfer.mirror.proof import Proofs
-from liver_slurm.transfer.optimizer_replay import update
 
 PLAIN, NORMS = GroupSpec(), GroupSpec(wd_mult=0.0)
+MOMENTS, DTYPES = (*ADAM, AVERAGE), (torch.bfloat16, torch.bfloat16, torch.float32)
 
 
 class Shard:
-    """Some boxes of Adam's, two groups, and a weight that is not trained."""
+    """Some boxes of Adam's in bf16, with averages, two groups, and a weight that is not trained."""
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...] = ((3, 4), (5,), (2, 2, 2)), fixed: bool = True) -> None:
         values = torch.Generator().manual_seed(7)
@@ -49,9 +51,10 @@ class Shard:
         self.trained = [
             TrainedBox(
                 Piece(f"w{number}", (0,) * len(shape), shape),
-                (torch.randn(shape, generator=values), torch.zeros(shape), torch.zeros(shape)),
+                (torch.randn(shape, generator=values), *(torch.zeros(shape, dtype=dtype) for dtype in DTYPES)),
                 (lambda number=number: self.gradients[number]),  # type: ignore[misc]
                 NORMS if number % 2 else PLAIN,
+                MOMENTS,
             )
             for number, shape in enumerate(shapes)
         ]
@@ -67,7 +70,8 @@ class Shard:
         return self.counted if self.counted is not None else self.made
 
     def groups(self) -> Groups:
-        return {group: Hyperparameters(self.lr, 0.1 * group.wd_mult, 0.9, 0.95, 1e-8) for group in (PLAIN, NORMS)}
+        values = Hyperparameters(self.lr, 0.1, 0.9, 0.95, 1e-8, ema_decay=0.9)
+        return {group: values._replace(weight_decay=0.1 * group.wd_mult) for group in (PLAIN, NORMS)}
 
     def watch(self, _before: Callable[[], None], after: Callable[[], None], _zeroing: Any) -> Callable[[], None]:
         self.counted = self.made
@@ -86,7 +90,7 @@ class Shard:
         groups = self.groups()
         with torch.no_grad():
             for box in self.trained:
-                update([(*box.state, box.gradient())], self.made, groups[box.group])
+                update([(*box.state, box.gradient())], self.made, groups[box.group], MOMENTS)
         self.made += 1
         self.counted = self.counted + 1 if self.counted is not None else None
         for hook in self.hooks:
@@ -356,7 +360,16 @@ def test_the_description_says_all_that_is_needed() -> None:
     for ours, theirs in zip(shard.trained, room.replica.trained, strict=True):
         assert (ours.piece, ours.group) == (theirs.piece, theirs.group)
         assert [view.shape for view in ours.state] == [view.shape for view in theirs.state]
+        assert [view.dtype for view in ours.state] == [view.dtype for view in theirs.state]
+        assert ours.moments == theirs.moments
     assert ACKNOWLEDGEMENT.size == 8
+
+
+def test_boxes_that_are_not_kept_alike_have_no_room() -> None:
+    shard = Shard()
+    odd = replace(shard.trained[0], state=tuple(view.float() for view in shard.trained[0].state))
+    with pytest.raises(TransferError, match="boxes that are not kept alike"):
+        Room(decode_description(describe(Replica([odd, *shard.trained[1:]], []))))
 
 
 def flipped(replica: Replica) -> None:

@@ -15,6 +15,7 @@ from memory_owner import same_bytes
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.connections import Connections
@@ -29,16 +30,18 @@ from liver_slurm.transfer.one_sided.puller import Puller
 from liver_slurm.transfer.one_sided.service import Answers, Service, Word
 from liver_slurm.transfer.one_sided.staging import Staging
 from liver_slurm.transfer.one_sided.words import Header, Kind
-from liver_slurm.transfer.optimizer_replay import encode_groups, update
+from liver_slurm.transfer.optimizer_replay import encode_groups
 from liver_slurm.transfer.proof import BoxDigests
 from liver_slurm.transfer.shared_box import SharedBox
 
 PATIENCE = 60.0
 CPU = torch.device("cpu")
 PLAIN, HALF = GroupSpec(), GroupSpec(lr_mult=0.5)
+NAMES = ("w@master", "w@momentum_buffer", "w@ema")
+"""Two moments as Adam has, but others."""
 VALUES = {
-    PLAIN: Hyperparameters(1e-2, 0.1, 0.9, 0.99, 1e-8),
-    HALF: Hyperparameters(5e-3, 0.0, 0.8, 0.95, 1e-6),
+    PLAIN: Hyperparameters(1e-2, 0.1, momentum=0.9, ema_decay=0.99),
+    HALF: Hyperparameters(5e-3, 0.0, momentum=0.8, ema_decay=0.95),
 }
 STEP = 6
 """Updates that the owner has made before."""
@@ -67,11 +70,12 @@ class Lab:
                 tuple(torch.rand(shape, generator=values) for _ in range(3)),
                 torch.randn(shape, generator=values),
                 HALF if number % 2 else PLAIN,
+                NAMES,
             )
             for number, shape in enumerate(shapes)
         ]
         self.arrived = [
-            SharedBox(tuple(torch.full(shape, 7.0) for _ in range(3)), None, box.group)
+            SharedBox(tuple(torch.full(shape, 7.0) for _ in range(3)), None, box.group, NAMES)
             for shape, box in zip(shapes, self.boxes, strict=True)
         ]
         owner = self.description()
@@ -146,7 +150,7 @@ class Lab:
         for box in self.boxes:
             assert box.group is not None
             assert box.gradient is not None
-            update([(*box.state, box.gradient)], STEP, VALUES[box.group])  # type: ignore[list-item]
+            update([(*box.state, box.gradient)], STEP, VALUES[box.group], box.moments)  # type: ignore[list-item]
         self.counter += 1
 
     def end(self) -> BaseException | None:
@@ -425,7 +429,7 @@ def test_a_box_that_is_another_than_its_owner_has_is_found(lab: Callable[..., La
     made.say(Kind.DIGESTS, 0, 0, made.digests())
     assert str(made.end()) == (
         "worker 0: the digest of what arrived differs from the digest of what was sent, in 3 of 15 boxes: "
-        "a box at (), …"
+        "w@master at (), …"
     )
 
 
