@@ -15,6 +15,7 @@ from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.directives import Directives, Due, Enter, Leave
 from liver_slurm.worker.mirroring import Holds
+from liver_slurm.worker.target_world import TargetWorld
 from liver_slurm.worker.train_loop import TrainLoop
 
 log = logging.getLogger(__name__)
@@ -32,13 +33,19 @@ class Survivor:
 
     # ---- called by the control thread
 
-    def halt(self, message: Halt) -> None:
-        """Have the training thread leave its collectives, if it is in the world that is broken."""
+    def halt(self, message: Halt, target: TargetWorld | None) -> None:
+        """Have the training thread leave its collectives, if it is in the world that is broken.
+
+        Args:
+            target: that world, if this worker was to join it; it may be in its first step, and not have entered it yet.
+        """
         if not self._directives.halted:
             self._why = message.reason
         self._directives.halt(message.generation)
         if self._loop.generation == message.generation:
             threading.Thread(target=self._abort, name="abort", daemon=True).start()
+        elif target is not None:
+            threading.Thread(target=target.give_up, name="abort", daemon=True).start()
 
     # ---- called by the training thread
 

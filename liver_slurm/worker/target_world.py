@@ -302,7 +302,8 @@ def _connect(target: TargetWorld, preparation: Preparation, memory: MemoryAgreem
         endpoints.take_over(preparation.mirrors, device, lambda: _meet(target, endpoints, preparation, store))
     # Mirrors, snapshots and images are of masters and moments, so weights are derived from them also in a pause.
     beside = preparation.overlap and not target.flat
-    target.derives = preparation.overlap or target.flat or bool(message.mirrors) or message.back
+    # A broken world's weights may be incomplete: it may have broken while they were gathered.
+    target.derives = preparation.overlap or target.flat or bool(message.mirrors) or message.standing
     begun = time.perf_counter()
     plan = _plan(endpoints, config, preparation.engine, store, derived=target.derives)
     target.plan_seconds = time.perf_counter() - begun

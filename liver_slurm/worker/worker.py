@@ -150,7 +150,7 @@ class Worker:
         self._cutover.noticed()
 
     def halt(self, message: Halt) -> None:
-        self._survivor.halt(message)
+        self._survivor.halt(message, self._targets.get(message.generation))
 
     def prepare(self, message: Prepare) -> None:
         membership = Membership(message.generation, Layout.parse(message.layout), tuple(message.members))

@@ -22,6 +22,7 @@ KNOWN_STEPS = 80
 IN_EVERY_CI = {
     ("joiner", Fault.KILL, "stream"),
     ("joiner", Fault.CUT, "before commit"),
+    ("joiner", Fault.CUT, "stream"),
     ("coordinator", Fault.KILL, "stream"),
     ("coordinator", Fault.CUT, "prepare"),
     ("live worker", Fault.KILL, "steady"),

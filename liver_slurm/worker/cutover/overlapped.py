@@ -132,8 +132,8 @@ def _first_step(gate: _Gate, stop: bool) -> Outcome:
         worker.vote_no(target, error)
         verdict = worker.verdict(target)
         if isinstance(verdict, Commit):
-            # The new world is whole, though a member of it is lost already: it is entered, and found broken.
-            gate.weights.wait()
+            # The new world is whole, though a member of it is lost already: it is entered, and found broken. What is
+            # missing of its weights does not matter, as the next world's follow from the masters.
             worker.enter(target, gate.state, gate.step)
             raise
         return _go_back(worker, target, verdict)
