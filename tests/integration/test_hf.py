@@ -135,8 +135,10 @@ def disturbed(job: Path, folder: Path) -> dict[str, Any]:
                 lambda: any(len(list(read_metrics(one))) > max(CHANGES) for one in folder.glob("*/metrics.jsonl")),
                 "all changes are made",
             )
-            (worker,) = (one for one in Process(run.pid).children(recursive=True) if "live-1" in one.cmdline())
-            worker.kill()
+            # its parent, and it with it: it does not come back
+            wanted = {"live-1", "--restart"}
+            (parent,) = (one for one in Process(run.pid).children(recursive=True) if wanted <= {*one.cmdline()})
+            parent.kill()
             pace(folder, 0.0)
             said, log = run.communicate(timeout=PATIENCE)
         finally:
