@@ -45,7 +45,7 @@ class Survivor:
         if self._loop.generation == message.generation:
             threading.Thread(target=self._abort, name="abort", daemon=True).start()
         elif target is not None:
-            threading.Thread(target=target.give_up, name="abort", daemon=True).start()
+            threading.Thread(target=target.leave_collectives, name="abort", daemon=True).start()
 
     # ---- called by the training thread
 

@@ -171,6 +171,12 @@ class TargetWorld:
             threading.Thread(target=self.discard, name="discard", daemon=True).start()
         return self._phase == "streaming"
 
+    def leave_collectives(self) -> None:
+        """Throw the training thread out of its first step in this world, which is committed and broken already."""
+        # Before the cutover it is in none of them, and what is built is still to be entered.
+        if self._phase == "streaming" and self.world is not None:
+            self.world.abort()
+
     def builds(self, world: ProcessGroups, build: Callable[[], TrainingShard]) -> None:
         """Keep the process groups, and what builds the shard in them."""
         self.world, self._build = world, build
