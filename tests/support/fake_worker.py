@@ -37,6 +37,15 @@ class FakeWorker:
         self.config, self.run_id = read_job(self.run_dir.job_file), read_run_info(self.run_dir).run_id
         self.name, self.role, self.pace = options.name, options.role, options.step_seconds
         self.deeds = dict(text.split("=") for text in options.at)
+        self.begin()
+        trace = self.run_dir.path / "trace"
+        trace.mkdir(exist_ok=True)
+        self.trace = (trace / self.name).open("a", buffering=1)
+        signal.signal(signal.SIGTERM, lambda number, _frame: self.signals.append(number))
+        self.channel = WorkerChannel(self.run_dir, self.registration)
+
+    def begin(self) -> None:
+        """Be in no world yet, and have heard nothing."""
         self.generation, self.rank, self.step = -1, -1, 0
         self.prepared: m.Prepare | None = None
         self.boundaries: dict[int, tuple[int, str, int, bool]] = {}
@@ -44,11 +53,6 @@ class FakeWorker:
         self.finished = self.noticed = self.halted = False
         self.signals: list[int] = []
         self.ended_at = self.moved_at = self.beat_at = self.step_at = 0.0
-        trace = self.run_dir.path / "trace"
-        trace.mkdir(exist_ok=True)
-        self.trace = (trace / self.name).open("a", buffering=1)
-        signal.signal(signal.SIGTERM, lambda number, _frame: self.signals.append(number))
-        self.channel = WorkerChannel(self.run_dir, self.registration)
 
     def registration(self) -> m.Register:
         return m.Register(

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
 SUPPORT = Path(__file__).parent
+PATH = (SUPPORT, SUPPORT.parents[1])
+"""Where the programs of the run find each other and the package, also where it is not installed."""
 JOB_FILE = SUPPORT.parents[1] / "configs" / "gpt-tiny.toml"
 GUARANTEED = 2
 SIZES, WEIGHTS = (1, 2, 4, 8, 16, 32, 64), (10, 10, 20, 20, 20, 15, 5)
@@ -156,7 +158,7 @@ class ElasticRun:
         with (self.run_dir.logs / f"{script}.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(SUPPORT / script), str(self.run_dir.path), *options],
-                stdout=log, stderr=log, env={**environment, "PYTHONPATH": str(SUPPORT)},
+                stdout=log, stderr=log, env={**environment, "PYTHONPATH": os.pathsep.join(map(str, PATH))},
             )  # fmt: skip
 
     def check(self) -> None:
@@ -181,6 +183,16 @@ def queries() -> int:
     text = subprocess.run(["sdiag"], check=True, capture_output=True, text=True, timeout=30).stdout
     by_type = text.partition("by message type")[2].partition("by user")[0]
     return sum(int(count) for name, count in QUERIES.findall(by_type) if name != "REQUEST_STATS_INFO")
+
+
+def in_a_minute(counted: list[tuple[float, int]]) -> int:
+    """Return the most queries that came between two looks at the count which are a minute apart at most."""
+    most = first = 0
+    for moment, count in counted:
+        while counted[first][0] < moment - 60.0:
+            first += 1
+        most = max(most, count - counted[first][1])
+    return most
 
 
 @dataclass(frozen=True)
@@ -232,10 +244,18 @@ class Measured:
     idle: float
     """Nodes that production left idle, in the mean."""
     queries_per_minute: float
+    """In the mean."""
+    queries_in_a_minute: int
+    """The most in any."""
     generations: int
     """Worlds in that time."""
-    slow: tuple[Wait, ...] = ()
-    """Of starts that the run delays by more than :data:`MOST_ADDED`, the slowest first."""
+    waits: tuple[Wait, ...] = ()
+    """Of all starts, the slowest first."""
+
+    @property
+    def slow(self) -> list[Wait]:
+        """What starts have waited for that the run delays by more than :data:`MOST_ADDED`, the slowest first."""
+        return [one for one in self.waits if one.slurm + one.run + one.start - self.usual > MOST_ADDED]
 
     @property
     def usual(self) -> float:
@@ -245,6 +265,11 @@ class Measured:
     def added(self, quantile: float) -> float:
         """Seconds by which the run delays a production start: the quantile beyond what is usual."""
         return self.delays[min(len(self.delays) - 1, int(quantile * len(self.delays)))] - self.usual
+
+    def document(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        quantiles = {f"added_p{round(100 * one)}_s": self.added(one) for one in (0.5, 0.9, 0.99, 1.0)}
+        return {**asdict(self), "usual_s": self.usual, **quantiles}
 
     def lines(self) -> list[str]:
         """The figures, for people."""
@@ -256,7 +281,8 @@ class Measured:
             f"production alone: {self.usual:.2f} s from sbatch to the job's first line (median of {len(self.alone)})",
             f"the run adds to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
             *(f"one of {len(self.slow)} that it delays by more than {MOST_ADDED:g} s: {one}" for one in self.slow[:5]),
-            f"queries to slurmctld: {self.queries_per_minute:.1f} a minute; {self.generations} worlds",
+            f"queries to slurmctld: {self.queries_in_a_minute} a minute at most, {self.queries_per_minute:.1f} in mean",
+            f"{self.generations} worlds",
         ]
 
 
@@ -266,12 +292,17 @@ def measure(
     """Play a load alone, then with an elastic run beside it, on the cluster that SLURM_CONF names."""
     production = Production(root / "production", draw(nodes, alone + ramp + seconds, seed=7), nodes)
 
-    def play(duration: float, run: ElasticRun | None) -> tuple[float, float]:
+    counted: list[tuple[float, int]] = []
+    """Queries by a moment."""
+
+    def play(duration: float, run: ElasticRun | None, count: bool = False) -> tuple[float, float]:
         begun = time.time()
         while time.time() < begun + duration:
             production.turn()
             if run is not None:
                 run.check()
+            if count and time.time() > (counted[-1][0] if counted else 0.0) + 1.0:
+                counted.append((time.time(), queries()))
             time.sleep(0.05)
         return begun, time.time()
 
@@ -280,9 +311,7 @@ def measure(
     run = ElasticRun(root, nodes, nodes_per_job)
     try:
         play(ramp, run)
-        asked = queries()
-        since, until = play(seconds, run)
-        asked = queries() - asked
+        since, until = play(seconds, run, count=True)
         play(15.0, run)  # those that were submitted last have started, too
     finally:
         run.close()
@@ -293,15 +322,15 @@ def measure(
         [event["time"] for event in told if event["event"] == name] for name in ("world_live", "notice", "worker_left")
     )
     alone_delays = production.delays(settled, before[1]) or production.delays(*before)
-    usual = alone_delays[len(alone_delays) // 2]
-    slow = [one for one in production.starts(since, until) if one[1] - one[0] - usual > MOST_ADDED]
-    slow.sort(key=lambda one: one[0] - one[1])
+    starts = sorted(production.starts(since, until), key=lambda one: one[0] - one[1])
     return Measured(
         seconds=until - since, nodes=nodes, starts=len(production.delays(since, until)),
         alone=alone_delays,
         delays=production.delays(since, until),
         used=sum(row["held"] for row in rows) / sum(idle), trained=sum(row["members"] for row in rows) / sum(idle),
-        idle=sum(idle) / len(idle), queries_per_minute=60 * asked / (until - since),
+        idle=sum(idle) / len(idle),
+        queries_per_minute=60 * (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0]),
+        queries_in_a_minute=in_a_minute(counted),
         generations=sum(since <= moment < until for moment in worlds),
-        slow=tuple(wait_of(one, notices, leavings) for one in slow),
+        waits=tuple(wait_of(one, notices, leavings) for one in starts),
     )  # fmt: skip

@@ -59,11 +59,9 @@ class ThinWorker(FakeWorker):
         self.crew, self.job, self.host = crew, job, host
         self.run_dir, self.config, self.run_id = crew.run_dir, crew.config, crew.run_id
         self.name, self.role, self.pace = name, "live" if job is None else "standby", PACE
-        self.deeds, self.boundaries, self.signals = {}, {}, []
-        self.generation = self.rank = self.verdict_for = self.preparing = -1
-        self.step, self.prepared = 0, None
-        self.finished = self.noticed = self.halted = self.left = False
-        self.ended_at = self.beat_at = self.step_at = 0.0
+        self.deeds = {}
+        self.begin()
+        self.preparing, self.left = -1, False
         self.trace = io.StringIO()
         self.channel = Line(self.run_dir, self.registration)
 
