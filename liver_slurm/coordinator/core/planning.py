@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from liver_slurm.base.frozen import replace
@@ -32,6 +34,12 @@ AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
 RETURN = 5.0
 """Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
+
+MANY = 64
+"""Members of a live world from which on an attempt in vain takes longer than it takes to hear whom else it concerns."""
+QUIET, LONGEST = 0.0004, 0.25
+"""Seconds without a further notice, for each member, before a world without those that leave is prepared; and the most
+that the first of them waits."""
 
 _write = Writer(Planning, __name__)
 
@@ -167,6 +175,10 @@ def _plan(t: Transition) -> None:
     if stopped:
         t.explain(f"training stands: {', '.join(stopped)} suspended")
         return
+    quiet = _quiet_at(state)
+    if quiet > t.now:
+        _write(t, replace(state.planning, look_again=quiet))
+        return
     _planned(t)
     resize_queue.hold(t)
     due, look_again = _due(t.state)
@@ -219,6 +231,21 @@ def _change(t: Transition, decision: api.Change, reason: str, due: ResizeGoal | 
     cause = "successor" if decision.cause == "notice" and guaranteed_job.announced(state) else decision.cause
     request = due if decision.cause == "request" else None
     reconfiguration.begin(t, decision.layout, members, cause, reason, request)
+
+
+def _quiet_at(state: RunState) -> float:
+    """Return when it will be quiet enough to prepare a world without those that leave; a time that is past: it is.
+
+    A large job of production takes many of ours, which say so one after another. Each word that comes after an attempt
+    has begun makes it begin anew, and in a large world that takes longer than to wait for the last word.
+    """
+    if len(state.world.members) < MANY:
+        return -math.inf
+    leaving = [worker.eviction for worker in state.members if worker.eviction is not None]
+    if not leaving or min(one.deadline for one in leaving) - state.now < 2 * LONGEST:
+        return -math.inf
+    first, last = (pick(min(one.at, state.now) for one in leaving) for pick in (min, max))
+    return min(last + QUIET * len(state.world.members), first + LONGEST)
 
 
 def _stopped(state: RunState) -> list[str]:

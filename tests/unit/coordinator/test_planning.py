@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from coordinator_lab import job
 from coordinator_states import START, Run, settings
 
+from liver_slurm.coordinator.core import planning
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.protocol import messages as m
 
@@ -60,3 +62,49 @@ def test_a_world_that_can_only_break_is_saved() -> None:
     run.tick()
     assert run.state.world.attempt is None
     assert {proposal.purpose for _, proposal in run.sent(m.ProposeBoundary)} == {"checkpoint"}
+
+
+def grown(run: Run) -> None:
+    """Both standbys are members of the live world."""
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+
+
+def wanted(run: Run, name: str, seconds: float = 60.0) -> None:
+    run.say(m.Notice(worker=name, reason="SIGTERM", time=run.now, deadline=run.now + seconds))
+
+
+def test_a_large_world_hears_all_notices_of_a_row_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MANY", 4)
+    monkeypatch.setattr(planning, "QUIET", 0.1 / 4)
+    grown(run)
+    wanted(run, "standby-a")
+    run.tick(0.09)
+    wanted(run, "standby-b")
+    run.tick(0.09)
+    assert run.state.world.attempt is None
+    run.tick(0.02)
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.target.members == ("live-0", "live-1")
+    assert not run.events("reconfiguration_aborted")
+
+
+def test_nobody_waits_for_others_notices_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MANY", 4)
+    monkeypatch.setattr(planning, "QUIET", 10.0)
+    grown(run)
+    wanted(run, "standby-a")
+    run.tick(planning.LONGEST - 0.01)
+    assert run.state.world.attempt is None
+    run.tick(0.02)
+    assert run.state.world.attempt is not None
+
+
+def test_who_is_gone_soon_waits_for_no_other_notice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MANY", 4)
+    grown(run)
+    wanted(run, "standby-a", seconds=0.4)
+    assert run.state.world.attempt is not None
