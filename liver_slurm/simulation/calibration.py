@@ -6,6 +6,7 @@ Folded from the run's ledger. What the run has not done, such as a change in the
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,7 +17,14 @@ from liver_slurm.observability.ledger.account import Account
 from liver_slurm.observability.ledger.changes import LOSS, Change
 from liver_slurm.observability.ledger.document import Ledger, make_ledger
 from liver_slurm.observability.ledger.facts import read_facts
-from liver_slurm.rundir.events import CheckpointWritten, ReconfigurationPrepared, WorkerLost
+from liver_slurm.rundir.events import (
+    CheckpointWritten,
+    LaunchRefused,
+    ReconfigurationPrepared,
+    StandbyJobChanged,
+    StandbyLaunch,
+    WorkerLost,
+)
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.simulation.costs import STEP, Costs
 
@@ -57,6 +65,27 @@ def costs_of(ledger: Ledger, name: str, base: Costs) -> Costs:
             found[figure] = statistics.median(measured)
             notes[figure] = f"measured in {name}: {what}, median of {len(measured)}"
     return replace(base, step_s=steps, notes=notes, **found)
+
+
+def queue_seconds(ledger: Ledger) -> float:
+    """Return the time from the order to start a standby job until it ran, in the median; 0.0: none has run.
+
+    It has sbatch in it, Slurm's own time, and the wait for the look that shows it.
+    """
+    ordered: deque[float] = deque()
+    known: dict[str, float] = {}
+    found = []
+    for event in ledger.account.facts.events:
+        if isinstance(event, StandbyLaunch):
+            ordered.extend([event.time] * event.count)
+        elif isinstance(event, LaunchRefused):
+            ordered.clear()
+        elif isinstance(event, StandbyJobChanged):
+            if event.job_id not in known and ordered:
+                known[event.job_id] = ordered.popleft()
+            if event.state == "running" and event.job_id in known:
+                found.append(event.time - known[event.job_id])
+    return statistics.median(found) if found else 0.0
 
 
 def step_seconds(account: Account) -> dict[str, float]:

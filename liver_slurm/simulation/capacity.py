@@ -93,16 +93,16 @@ class Capacity:
         """Return all layouts that the job allows."""
         return feasible_layouts(self.config, self.most)
 
-    def news(self, prepare_s: float = 0.0) -> list[News]:
+    def news(self, ready_s: float) -> list[News]:
         """Return what a run hears of nodes, in order.
 
         It has as many nodes as the job file lets it have, and takes another one that is on offer when one goes. A node
-        can be used half a look, the queue and a start after it was taken; of one that goes before it never hears.
+        can be used half a look, the queue and ``ready_s`` after it was taken; of one that goes before it never hears.
 
         Args:
-            prepare_s: seconds for which a run that trains on prepares to take a node in.
+            ready_s: seconds from the start of a job on the node until the run can use it.
         """
-        delay = look_seconds(self.config) / 2 + self.setting.queue_wait.mean + self.costs.join_s + prepare_s
+        delay = look_seconds(self.config) / 2 + self.setting.queue_wait.mean + ready_s
         found: list[News] = []
         for span, taken, number in self._taken():
             ready, told, node = taken + delay, self._told(span), f"{span.node} {number}"

@@ -42,7 +42,7 @@ def follow(published: Published, capacity: Capacity) -> Outcome:
     )
     run = _Follower(capacity, rules, choices)
     moments = [News(time, "choice", "") for time, _ in choices if time < seconds]
-    news = sorted([*capacity.news(costs.prepare_s), *moments], key=lambda one: one.time)
+    news = sorted([*capacity.news(costs.join_s + costs.prepare_s), *moments], key=lambda one: one.time)
     run.follow(news)
     return Outcome(published.name, MODE, run.account, run.changes)
 

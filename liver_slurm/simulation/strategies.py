@@ -47,21 +47,24 @@ def _stall_share(capacity: Capacity) -> float:
 
 def checkpoint_restart(capacity: Capacity) -> Outcome:
     """Restart from a checkpoint for each change; the better of growing at once and of growing where it must."""
-    costs, notice = capacity.costs, capacity.setting.notice
-    outcomes = []
-    for grows in (True, False):
-        rules = Rules(
-            announced_s=costs.save_s + costs.restart_s,
-            sudden_s=costs.detect_s + costs.restart_s,
-            needs_notice=costs.save_s,
-            grows=grows,
-            save_every=young_daly(capacity, heard=notice >= costs.save_s),
-            save_s=costs.save_s,
-        )
-        run = RuleRun(capacity, capacity.speeds, rules)
-        run.follow(capacity.news())
-        outcomes.append(Outcome("checkpoint-restart", "restart", run.account, run.changes))
+    outcomes = [restart_from_checkpoints(capacity, grows=grows) for grows in (True, False)]
     return max(outcomes, key=lambda one: one.account.steps)
+
+
+def restart_from_checkpoints(capacity: Capacity, *, grows: bool) -> Outcome:
+    """Restart from a checkpoint for each change; with ``grows`` also where more nodes make it faster."""
+    costs, notice = capacity.costs, capacity.setting.notice
+    rules = Rules(
+        announced_s=costs.save_s + costs.restart_s,
+        sudden_s=costs.detect_s + costs.restart_s,
+        needs_notice=costs.save_s,
+        grows=grows,
+        save_every=young_daly(capacity, heard=notice >= costs.save_s),
+        save_s=costs.save_s,
+    )
+    run = RuleRun(capacity, capacity.speeds, rules)
+    run.follow(capacity.news(0.0))  # a restart has the start of its processes in it
+    return Outcome("checkpoint-restart", "restart", run.account, run.changes)
 
 
 def young_daly(capacity: Capacity, *, heard: bool) -> float:
@@ -98,7 +101,7 @@ def data_parallel_only(capacity: Capacity) -> Outcome:
         speeds = capacity.only(layouts)
         if speeds.best(capacity.guaranteed) is not None:
             run = RuleRun(capacity, speeds, rules)
-            run.follow(capacity.news(costs.prepare_s))
+            run.follow(capacity.news(costs.join_s + costs.prepare_s))
             runs.append(run)
     best = max(runs, key=lambda run: run.account.steps, default=None)
     if best is None:

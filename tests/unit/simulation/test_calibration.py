@@ -12,7 +12,7 @@ from ledger_stories import facts
 from liver_slurm.base.errors import BadInput
 from liver_slurm.observability.ledger.document import make_ledger
 from liver_slurm.rundir import events as e
-from liver_slurm.simulation.calibration import costs_of
+from liver_slurm.simulation.calibration import costs_of, queue_seconds
 from liver_slurm.simulation.costs import Costs
 
 BASE = Costs(step_s={"tp1pp1dp1": 9.0})
@@ -77,3 +77,30 @@ def test_a_run_that_has_hardly_trained_is_no_measure() -> None:
     )
     with pytest.raises(BadInput, match="--calibrate one: no layout has trained 5 steps in a row"):
         costs_of(make_ledger(replace(short)), "one", BASE)
+
+
+def queued(*events: Any) -> float:
+    rows = [{"step": number + 1, "start": 10.0 + number, "end": 10.9 + number} for number in range(9)]
+    begun = at(10.0, e.WorldLive(layout="tp1pp1dp2", members=MEMBERS, step=0))
+    return queue_seconds(make_ledger(facts([begun, *events], rows)))
+
+
+def ordered(time: float, count: int) -> Any:
+    return at(time, e.StandbyLaunch(count=count, unit=0, partition="p", reason="room"))
+
+
+def seen(time: float, job: str, state: str) -> Any:
+    return at(time, e.StandbyJobChanged(job_id=job, state=state, partition="p", workers=1))
+
+
+def test_the_queue_is_from_the_order_until_a_job_runs() -> None:
+    assert queued(
+        ordered(20.0, 2), seen(21.0, "7", "pending"), seen(22.0, "8", "running"), seen(23.0, "7", "running"),
+        ordered(30.0, 1), seen(34.0, "9", "running"), seen(40.0, "9", "ending"),
+    ) == pytest.approx(3.0)  # fmt: skip
+
+
+def test_what_never_ran_says_nothing_of_the_queue() -> None:
+    refused = [ordered(20.0, 2), at(20.5, e.LaunchRefused(reason="limit"))]
+    assert queued(*refused, seen(30.0, "7", "running")) == 0.0
+    assert queued(ordered(20.0, 1), seen(30.0, "7", "pending"), seen(40.0, "7", "gone")) == 0.0

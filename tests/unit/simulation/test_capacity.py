@@ -15,10 +15,12 @@ from liver_slurm.simulation.setting import Setting, parse_queue_wait
 from liver_slurm.simulation.trace import Span, Trace, from_spans
 
 
-def heard(made: Trace, notice: float = 60.0, max_jobs: int = 3, **more: object) -> list[tuple[float, str, str]]:
+def heard(
+    made: Trace, notice: float = 60.0, max_jobs: int = 3, ready_s: float = COSTS.join_s
+) -> list[tuple[float, str, str]]:
     here = setting(made, notice, queue_wait=parse_queue_wait("8"))
     config = elastic_job(poll=4.0, max_jobs=max_jobs)
-    news = capacity(here, config, COSTS).news(**more)  # type: ignore[arg-type]
+    news = capacity(here, config, COSTS).news(ready_s)
     return [(one.time, one.kind, one.node.split()[0]) for one in news]
 
 
@@ -27,7 +29,7 @@ def test_a_node_is_ready_after_half_a_look_the_queue_and_a_start() -> None:
     assert heard(made) == [
         (130.0, "ready", "a"), (530.0, "ready", "b"), (540.0, "notice", "a"), (600.0, "gone", "a"),
     ]  # fmt: skip
-    assert heard(made, prepare_s=10.0)[0] == (140.0, "ready", "a")
+    assert heard(made, ready_s=COSTS.join_s + 10.0)[0] == (140.0, "ready", "a")
     assert heard(made, notice=0.0)[2:] == [(600.0, "gone", "a")]
 
 
