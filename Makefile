@@ -16,7 +16,7 @@ VERSIONS := 0.16.1 0.17.1 0.18.2 0.19.2
 # Debian suites, for the versions of Slurm that they have.
 SUITES := trixie forky
 
-.PHONY: help setup packages demo demo-advisor pictures site test test-all test-long test-gpu bench-gpu test-faults test-liveness-many soak test-scale test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
+.PHONY: help setup packages demo demo-advisor pictures site test test-all test-long test-gpu bench-gpu test-faults test-liveness-many soak test-scale replay test-ucx test-trackers test-advisor test-slurm-versions test-megatron-versions lint docs
 
 help:
 	@echo "make demo      an elastic training job on a real Slurm cluster on this machine"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-liveness-many  100,000 stories of faults of the control plane, simulated, in 24 processes; no Slurm, no torch"
 	@echo "make soak      a run on the one-machine cluster for an hour, a kill a minute and preemptions on top"
 	@echo "make test-scale  an elastic run and a production load on a slurmctld with 1,000 nodes, for a quarter of an hour"
+	@echo "make replay    a trace for real, for the product and for restarts, and simulated: 42 minutes, into build/replay"
 	@echo "make test-ucx  the tests of transport ucx, once its extra is installed into $(VENV)"
 	@echo "make test-trackers  the tests of exports to TensorBoard and wandb, once their extras are installed into $(VENV)"
 	@echo "make test-advisor  the advisor's estimators against doubleml and econml, once they are installed into $(VENV)"
@@ -100,7 +101,12 @@ soak: setup
 	OMP_NUM_THREADS=1 LIVER_SOAK=$(or $(SECONDS),3600) LIVER_SOAK_TARGETS="$(TARGETS)" \
 		$(PYTHON) -m pytest -s tests/integration/test_soak.py
 
-# SECONDS=240 for a short one. Each node is a slurmd of its own: 1 GB of memory in all.
+# OUT=folder for what it leaves; SECONDS=150 for a short one. TOGETHER=--together on a machine with 16 cores or more.
+replay: setup
+	$(PYTHON) -m liver_slurm.bench.replay $(or $(OUT),build/replay) --seconds $(or $(SECONDS),900) $(TOGETHER)
+
+# SECONDS=240 for a short one. Each node is a slurmd of its own: 1 GB of memory in all. LIVER_SCALE_NODES=100 for fewer,
+# LIVER_SCALE_OUT=folder for figures and logs.
 test-scale: setup
 	OMP_NUM_THREADS=1 LIVER_SCALE=$(or $(SECONDS),480) $(PYTHON) -m pytest -m scale tests/integration/test_scale.py
 

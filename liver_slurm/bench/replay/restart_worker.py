@@ -1,0 +1,80 @@
+"""One process of the run that restarts: ``python -m liver_slurm.bench.replay.restart_worker ORDERS.json RANK``.
+
+It starts, loads a checkpoint, trains and saves as often as told, and ends after one more checkpoint when it is told to:
+with nothing between these that a restart could do without.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from liver_slurm.base.imports import quick_imports
+from liver_slurm.bench.replay.restart_orders import Orders, Step, steps_file, stop_file
+
+
+def _join(orders: Orders, rank: int, device: Any) -> Any:
+    """Build this rank's process groups of the world that the orders name."""
+    import torch.distributed as dist
+
+    from liver_slurm.parallel.groups import build_world
+    from liver_slurm.parallel.layout import Layout
+    from liver_slurm.parallel.membership import Membership
+
+    timeout = timedelta(minutes=5)
+    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
+    layout = Layout.parse(orders.layout)
+    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
+    return build_world(membership, str(rank), store, "gloo", device, timeout)
+
+
+def main(orders: Orders, rank: int) -> None:
+    """Be a rank of one world, until it is told to end."""
+    with quick_imports():
+        from liver_slurm.bench import saved
+        from liver_slurm.config.load import read_job
+        from liver_slurm.engine.api import StepFlags
+        from liver_slurm.engine.data.prepare import resolve_data
+        from liver_slurm.engine.data.samples import open_samples
+        from liver_slurm.engine.megatron.shard import build_shard
+        from liver_slurm.rundir.paths import RunDir
+        from liver_slurm.worker.device import choose_device
+
+        config = read_job(Path(orders.job_file))
+        device = choose_device(config)
+    world = _join(orders, rank, device)
+    state = build_shard(config, world, device, fresh=True)
+    state.make_live()
+    samples = open_samples(config, resolve_data(config, RunDir(Path(orders.folder))))
+    folder, step = Path(orders.folder), orders.step
+    if orders.load:
+        saved.load_boxes(state, folder, step)
+    stop, steps = stop_file(orders), steps_file(orders).open("a", buffering=1)
+    saved_at = time.monotonic()
+    while True:
+        # Flags are reduced together with the loss: all ranks save, and end, after the same step.
+        flags = StepFlags(
+            stop=rank == 0 and stop.exists(), save=rank == 0 and time.monotonic() > saved_at + orders.every_s
+        )
+        done = state.train_step(samples, step, flags)
+        step += 1
+        save_s = 0.0
+        if done.flags.stop or done.flags.save:
+            begun = time.monotonic()
+            saved.save_boxes(state, folder, step)
+            saved_at = time.monotonic()
+            save_s = saved_at - begun
+        if rank == 0:
+            steps.write(msgspec.json.encode(Step(step, done.start, done.end, save_s)).decode() + "\n")
+        if done.flags.stop:
+            os._exit(0)  # no destructors: this is how a job ends fastest
+
+
+if __name__ == "__main__":
+    main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Orders), int(sys.argv[2]))

@@ -1,0 +1,65 @@
+"""The same trace under a run that restarts from checkpoints, on such a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from liver_slurm.bench.replay.elastic import START
+from liver_slurm.bench.replay.measured import WorldSteps, of_restarts
+from liver_slurm.bench.replay.owner import Owner, wait_until
+from liver_slurm.bench.replay.restart_orders import Orders, read_steps, steps_file
+from liver_slurm.bench.replay.restarting import RestartingRun
+from liver_slurm.bench.replay.stage import FIXED_NAMES, Replay
+from liver_slurm.parallel.layout import Layout
+from liver_slurm.simulation.capacity import Capacity, capacity
+from liver_slurm.simulation.costs import Costs
+from liver_slurm.simulation.strategies import young_daly
+
+
+def replay_restarts(replay: Replay, costs: Costs, grows: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Replay the trace under a run that restarts; returns what was measured.
+
+    Args:
+        replay: the trace.
+        costs: what checkpoints take, for Young's and Daly's interval, and steps, for the choice of layouts.
+        grows: it also restarts where more nodes make it faster.
+        say: is told what happens.
+
+    Raises:
+        LiverError: one of its worlds has failed.
+    """
+    here: Capacity = capacity(replay.setting(), replay.config(), costs)
+    every_s = young_daly(here, heard=True)
+    folder = replay.folder / "restarting"
+    say(f"restarting: a checkpoint each {every_s:.1f} s, and for each change of nodes, {folder}")
+    with replay.cluster():
+        owner = Owner(replay.names(), replay.reclaims, replay.folder / "production")
+        run = RestartingRun(here, every_s, folder, grows)
+        try:
+            wait_until(lambda: run.trains, f"the run did not train; see {folder}/logs; it did not", START)
+            begin = owner.begin()
+            run.wait_for_nodes(replay.nodes, FIXED_NAMES)
+            end = owner.play(replay.seconds, run.turn)
+        finally:
+            run.close()
+    offered = replay.setting().offered_device_s(here.config)
+    found = of_restarts(read_worlds(folder), begin, end, offered)
+    say(f"restarting: ETTR {found.ettr:.4f}, capacity goodput {found.capacity_goodput:.4f}, {found.changes} changes")
+    return {
+        "folder": str(folder), "begin": begin, "end": end, "offered_device_s": offered, "every_s": every_s,
+        "grows": grows, "figures": found.document(), "reclaims": owner.document(),
+    }  # fmt: skip
+
+
+def read_worlds(folder: Path) -> Sequence[WorldSteps]:
+    """Read what each world of such a run has trained."""
+    found = []
+    for number in range(len(list(folder.glob("orders-*.json")))):
+        orders = msgspec.json.decode((folder / f"orders-{number}.json").read_bytes(), type=Orders)
+        size = Layout.parse(orders.layout).size
+        found.append(WorldSteps(size, read_steps(steps_file(orders)), orders.layout))
+    return found
