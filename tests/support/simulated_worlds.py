@@ -44,12 +44,14 @@ class SimulatedWorlds:
         """Steps after ``step`` are trained again."""
         self.trained = {before: generation for before, generation in self.trained.items() if before < step}
 
-    def newest_checkpoint(self, at_most: int) -> int | None:
+    def newest_checkpoint(self, at_most: int | None) -> int | None:
         """Step of the newest checkpoint that does not lie ahead; None: there is none."""
-        return max((step for step in self.checkpoints if step <= at_most), default=None)
+        return max((step for step in self.checkpoints if at_most is None or step <= at_most), default=None)
 
     def entered_step(self, worker: Worker) -> None:
         saves = self.saves.get((worker.generation, worker.step))
+        if any(one.gone for one in self.members.get(worker.generation, ())):
+            return  # the step is never completed, and neither is the checkpoint
         if saves is not None and worker.name not in saves:
             raise Violation(f"{worker.name} trains on at {worker.step}, where {sorted(saves)} write a checkpoint")
 
