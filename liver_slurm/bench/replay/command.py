@@ -67,20 +67,17 @@ def play(replay: Replay, other: Replay, part: str) -> None:
     if run == "elastic":
         found = replay_elastic(folder, say)
     elif stage:
-        found = replay_restarts(folder, replace(assumed(replay.config()), save_s=0.2), True, say)
+        found = replay_restarts(folder, replace(assumed(replay.config()), save_s=0.2), say)
     else:
-        _, own, _, grows = learned(replay, other)
-        found = replay_restarts(folder, own, grows, say)
+        found = replay_restarts(folder, learned(other)[1], say)
     _save(played.folder / f"{run}.json", found)
 
 
-def learned(replay: Replay, other: Replay) -> tuple[Costs, Costs, float, bool]:
-    """Return the costs of the product and of restarts, what Slurm takes to start a job, and how restarts do better."""
+def learned(other: Replay) -> tuple[Costs, Costs, float]:
+    """Return the costs of the product and of restarts, and what Slurm takes to start a job."""
     restarting = _load(other, "restarting")
     costs, queue_s = learn(other, _load(other, "elastic"), restarting)
-    own = restart_steps(costs, read_worlds(Path(restarting["folder"])))
-    grows = max((True, False), key=lambda one: simulate_restarts(replay, own, queue_s, grows=one).steps)
-    return costs, own, queue_s, grows
+    return costs, restart_steps(costs, read_worlds(Path(restarting["folder"]))), queue_s
 
 
 def compare(replay: Replay, other: Replay, words: Sequence[str], together: bool) -> int:
@@ -101,11 +98,10 @@ def compare(replay: Replay, other: Replay, words: Sequence[str], together: bool)
         for some in [missing] if together else [[part] for part in missing]:
             say(f"playing {' and '.join(stage + part for part in some) or 'nothing: it is there'}")
             _play_all([stage + part for part in some], replay.folder, words)
-    costs, own, queue_s, grows = learned(replay, other)
-    say(f"a run that restarts does better if it grows {'at once' if grows else 'only where it must restart anyway'}")
+    costs, own, queue_s = learned(other)
     simulated = {
         "elastic": simulate_elastic(replay, costs, queue_s),
-        "restarting": simulate_restarts(replay, own, queue_s, grows=grows),
+        "restarting": simulate_restarts(replay, own, queue_s),
     }
     return _write(replay, {part: _load(replay, part) for part in PARTS}, simulated, (costs, own, queue_s), say)
 

@@ -20,13 +20,12 @@ from liver_slurm.simulation.costs import Costs
 from liver_slurm.simulation.strategies import young_daly
 
 
-def replay_restarts(replay: Replay, costs: Costs, grows: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) -> dict[str, Any]:
     """Replay the trace under a run that restarts; returns what was measured.
 
     Args:
         replay: the trace.
         costs: what checkpoints take, for Young's and Daly's interval, and steps, for the choice of layouts.
-        grows: it also restarts where more nodes make it faster.
         say: is told what happens.
 
     Raises:
@@ -38,7 +37,7 @@ def replay_restarts(replay: Replay, costs: Costs, grows: bool, say: Callable[[st
     say(f"restarting: a checkpoint each {every_s:.1f} s, and for each change of nodes, {folder}")
     with replay.cluster():
         owner = Owner(replay.names(), replay.reclaims, replay.folder / "production")
-        run = RestartingRun(here, every_s, folder, grows)
+        run = RestartingRun(here, every_s, folder)
         try:
             wait_until(lambda: run.trains, f"the run did not train; see {folder}/logs; it did not", START)
             begin = owner.begin()
@@ -51,7 +50,7 @@ def replay_restarts(replay: Replay, costs: Costs, grows: bool, say: Callable[[st
     say(f"restarting: ETTR {found.ettr:.4f}, capacity goodput {found.capacity_goodput:.4f}, {found.changes} changes")
     return {
         "folder": str(folder), "begin": begin, "end": end, "offered_device_s": offered, "every_s": every_s,
-        "grows": grows, "figures": found.document(), "reclaims": owner.document(),
+        "figures": found.document(), "reclaims": owner.document(),
     }  # fmt: skip
 
 

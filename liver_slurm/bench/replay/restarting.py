@@ -42,16 +42,15 @@ class RestartedWorld:
 class RestartingRun:
     """One run, world after world, in turns."""
 
-    def __init__(self, capacity: Capacity, every_s: float, folder: Path, grows: bool) -> None:
+    def __init__(self, capacity: Capacity, every_s: float, folder: Path) -> None:
         """Start the first world, on guaranteed workers.
 
         Args:
             capacity: the job, and which layout is the fastest for how many workers.
             every_s: seconds between two checkpoints.
             folder: where everything of it lies.
-            grows: it also restarts where more nodes make it faster, not only where it must.
         """
-        self._capacity, self._every, self._folder, self._grows = capacity, every_s, folder, grows
+        self._capacity, self._every, self._folder = capacity, every_s, folder
         folder.mkdir(parents=True)
         save_job(capacity.config, folder / "job.json")
         self._holders: Holders | None = None
@@ -94,7 +93,7 @@ class RestartingRun:
             if taken:  # what has not begun has nothing to save
                 self._kill(world)
                 self._next(ready)
-        elif taken or (self._grows and self._is_faster(len(ready))):
+        elif taken or self._is_faster(len(ready)):
             stop_file(world.orders).touch()
             self._stopping = True
         self._holders.give_back(self._world.used)

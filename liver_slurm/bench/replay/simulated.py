@@ -54,10 +54,10 @@ def simulate_elastic(replay: Replay, costs: Costs, queue_s: float, seeds: int = 
     return mean(found)
 
 
-def simulate_restarts(replay: Replay, costs: Costs, queue_s: float, *, grows: bool) -> Figures:
+def simulate_restarts(replay: Replay, costs: Costs, queue_s: float) -> Figures:
     """Simulate the run that restarts."""
     config, setting = replay.config(), replay.setting(queue_s)
-    outcome = restart_from_checkpoints(capacity(setting, config, costs), grows=grows)
+    outcome = restart_from_checkpoints(capacity(setting, config, costs), grows=True)
     return _figures(outcome.account, outcome.changes, setting, config)
 
 

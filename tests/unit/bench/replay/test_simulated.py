@@ -36,7 +36,7 @@ def elastic(replay: Replay, queue_s: float = 0.5) -> Figures:
 
 
 def growing(replay: Replay) -> Figures:
-    return simulate_restarts(replay, COSTS, 0.5, grows=True)
+    return simulate_restarts(replay, COSTS, 0.5)
 
 
 def test_a_longer_queue_costs_capacity(replay: Replay) -> None:
