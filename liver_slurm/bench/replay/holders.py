@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 SCRIPT = """\
@@ -49,7 +51,8 @@ class Holders:
 
     def _submit(self) -> str:
         # In a step: Slurm tells those of a preemption, and not the batch script.
-        inside = f"exec srun --ntasks=1 python3 -S {self._folder}/holder.py {self._folder}"
+        program = shlex.join([sys.executable, "-S", f"{self._folder}/holder.py", str(self._folder)])
+        inside = f"exec srun --ntasks=1 {program}"
         where = ("--partition=scavenger", f"--exclude={self._without}", "--nodes=1", "--ntasks=1", "--exclusive")
         options = (*where, "--time=120", "--no-requeue", f"--output={self._folder}/holders.log")
         command = ["sbatch", "--parsable", *options, "--wrap", inside]
