@@ -5,6 +5,7 @@ Slurm's adapter is :mod:`liver_slurm.scheduler.slurm`, that of plain processes :
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -79,6 +80,9 @@ class StandbyProvider(Protocol):
 
     def release(self, job_id: str) -> None:
         """End one standby job."""
+
+    def defer(self, job_ids: Sequence[str], seconds: float) -> None:
+        """Let jobs that wait in the queue not start for so long; one that has started by now goes on."""
 
     def close(self) -> None:
         """End every standby job that this source started."""

@@ -179,6 +179,14 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Defer:
+    """Let standby jobs that wait in the queue not start for a while."""
+
+    job_ids: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class SubmitSuccessor:
     """Submit the job that is to take the run over."""
 
@@ -219,5 +227,5 @@ class Finish:
 
 
 Action = Union[  # noqa: UP007
-    Send, Emit, Journal, Launch, Release, SubmitSuccessor, GiveBack, FindCheckpoint, RollBackMetrics, Finish
+    Send, Emit, Journal, Launch, Release, Defer, SubmitSuccessor, GiveBack, FindCheckpoint, RollBackMetrics, Finish
 ]

@@ -6,10 +6,17 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import standby_units, workers_per_job
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
-from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Launched, LaunchRefused, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
 from liver_slurm.coordinator.core.records import StandbyLaunched
 from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
-from liver_slurm.coordinator.core.transition import CapacityObserved, Transition, WorkerLost, Writer
+from liver_slurm.coordinator.core.transition import (
+    CapacityObserved,
+    EvictionChanged,
+    Transition,
+    WorkerLost,
+    WorldCommitted,
+    Writer,
+)
 from liver_slurm.policy.standby_scaling import View, decide
 from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import CapacitySnapshot
@@ -17,13 +24,17 @@ from liver_slurm.scheduler.ports import CapacitySnapshot
 LAUNCH_RETRY = 30.0
 """Seconds until standby jobs are started again after the scheduler refused."""
 
+APART = 3.0
+"""Seconds for which jobs that wait in the queue stay there, from a notice or the leave that follows on."""
+
 _write = Writer(StandbyPool, __name__)
 
 
 def observe(t: Transition, given: CapacitySeen) -> None:
     """Note one look at the standby jobs and the capacity for more."""
     before = t.state.standbys.capacity
-    _write(t, replace(t.state.standbys, capacity=given.capacity))
+    seen = given.capacity.blind is None
+    _write(t, replace(t.state.standbys, capacity=given.capacity, unseen=() if seen else t.state.standbys.unseen))
     if given.capacity.blind is None:
         _tell_changes(t, before, given.capacity)
         t.signal(CapacityObserved(before, given.capacity))
@@ -66,6 +77,7 @@ def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
 def launched(t: Transition, given: Launched) -> None:
     """Note which jobs are ours, for coordinators to come."""
     t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
+    _write(t, replace(t.state.standbys, unseen=(*t.state.standbys.unseen, *given.job_ids)))
 
 
 def launch_refused(t: Transition, given: LaunchRefused) -> None:
@@ -119,6 +131,35 @@ def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
     for job_id in jobs:
         if job_id not in busy:
             _release(t, job_id, reason)
+
+
+def eviction_changed(t: Transition, news: EvictionChanged) -> None:
+    """Keep what waits in the queue off the nodes that others want back."""
+    if news.worker.role == "standby" and news.now is not None and news.now.kind in ("signal", "preemption"):
+        _make_way(t)
+
+
+def world_committed(t: Transition, _: WorldCommitted) -> None:
+    """Do so once more where the leave took long: nodes become free only now, one after another."""
+    standbys = t.state.membership.with_role("standby")
+    if any(one.eviction is not None and one.name not in t.state.world.members for one in standbys):
+        _make_way(t)
+
+
+def _make_way(t: Transition) -> None:
+    """Let waiting jobs not start for a while.
+
+    Slurm frees the nodes of the jobs that it takes one by one, and while the last of them is not free, the job that
+    wants them all cannot start. Jobs of ours that wait could: it would have to take those as well, and wait for them.
+    """
+    pool = t.state.standbys
+    if t.state.settings.config.standby.launch != "queue" or t.now < pool.deferred_until - APART / 2:
+        return
+    seen = (job.job_id for job in pool.jobs if job.state == "pending" and not job.nodes)
+    waiting = tuple(dict.fromkeys((*seen, *pool.unseen)))
+    if waiting:
+        _write(t, replace(pool, deferred_until=t.now + APART))
+        t.actions.append(Defer(waiting, APART))
 
 
 def _release(t: Transition, job_id: str, reason: str) -> None:

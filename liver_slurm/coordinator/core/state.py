@@ -139,6 +139,10 @@ class StandbyPool:
     launch_after: float = 0.0
     useless_since: Mapping[str, float] = field(default_factory=dict)
     """Since when each standby job that is of no use has been so, seconds since the epoch."""
+    unseen: tuple[str, ...] = ()
+    """Jobs that were submitted since the last look."""
+    deferred_until: float = 0.0
+    """Until when jobs that wait in the queue were told to stay there, seconds since the epoch."""
 
     @property
     def jobs(self) -> tuple[StandbyJob, ...]:

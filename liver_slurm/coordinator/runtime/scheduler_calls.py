@@ -16,6 +16,7 @@ from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.coordinator.core.io import (
     CapacitySeen,
+    Defer,
     GiveBack,
     GivenBack,
     GuaranteedJobSeen,
@@ -157,7 +158,7 @@ REMEMBERED = 3
 SELDOM, OFTEN = 60.0, 15.0
 """Seconds between looks at our job: while there is no successor, and while there is one, whose workers speak for it."""
 
-Order = Launch | Release | SubmitSuccessor | GiveBack
+Order = Launch | Release | Defer | SubmitSuccessor | GiveBack
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,9 @@ class SchedulerCalls:
         of the scheduler, allows."""
         self._scheduler, self._interval, self._budget = scheduler, interval, budget
         # Our own job first: it is asked for seldom, and the standbys take all that the budget leaves.
-        names = ("guaranteed-job", "standbys", "fate", "node-release")
+        names = ("guaranteed-job", "standbys", "fate", "node-release", "deferral")
         self._lanes = tuple(BackgroundCalls(name, clock) for name in names)
-        self._job, self._standbys, self._fate, self._nodes = self._lanes
+        self._job, self._standbys, self._fate, self._nodes, self._deferral = self._lanes
         self._capacity = CapacitySnapshot(time=0.0, jobs=())
         self._submitting = self._asking = False
         self._signal: str | None = None
@@ -236,9 +237,11 @@ class SchedulerCalls:
         elif isinstance(order, Launch):
             launch = partial(standbys.launch, order.count, order.unit, order.partition)
             self._standbys.ask(launch, partial(_launched, order.unit), lambda error, now: [LaunchRefused(now, error)])
+        elif isinstance(order, Defer):  # which waits for no look that is under way
+            self._deferral.ask(partial(standbys.defer, order.job_ids, order.seconds), _nothing, _not_deferred)
         else:
             # One that could not be ended is ended by its time limit.
-            self._standbys.ask(partial(standbys.release, order.job_id), lambda _none, _now: [], _not_released)
+            self._standbys.ask(partial(standbys.release, order.job_id), _nothing, _not_released)
 
     def stop_waiting(self) -> None:
         """Let no call wait for nodes any more; what the scheduler was told holds."""
@@ -253,6 +256,7 @@ class SchedulerCalls:
             (self._job, self._scheduler.guaranteed_job, "a successor job"),
             (self._nodes, None, ""),
             (self._fate, None, ""),
+            (self._deferral, None, ""),
         ):
             try:
                 lane.close(port.close if port is not None and run_over else None)
@@ -310,6 +314,15 @@ def meaning(fate: Fate, reason: str, now: float) -> Input:
 def _launched(unit: int, job_ids: list[str], now: float) -> list[Input]:
     log.info("standby jobs started: %s", ", ".join(job_ids))
     return [Launched(now, tuple(job_ids), unit)] if job_ids else []
+
+
+def _nothing(_answer: None, _now: float) -> list[Input]:
+    return []
+
+
+def _not_deferred(error: str, _now: float) -> list[Input]:
+    log.info("not all jobs in the queue stay there, some may have started: %s", error)
+    return []
 
 
 def _not_released(error: str, _now: float) -> list[Input]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import psutil
@@ -72,6 +73,9 @@ class LocalStandbys:
 
     def release(self, job_id: str) -> None:
         _end([process for one in self._started if one.job_id == job_id and (process := one.process()) is not None])
+
+    def defer(self, job_ids: Sequence[str], seconds: float) -> None:
+        """Do nothing: no process waits in a queue."""
 
     def close(self) -> None:
         _end([process for one in self._started if (process := one.process()) is not None])

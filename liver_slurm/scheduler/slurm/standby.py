@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from liver_slurm.base.errors import ClusterError
@@ -146,6 +146,9 @@ class SlurmStandbys:
 
     def release(self, job_id: str) -> None:
         self._client.cancel([job_id])
+
+    def defer(self, job_ids: Sequence[str], seconds: float) -> None:
+        self._client.update_job(",".join(job_ids), {"StartTime": f"now+{math.ceil(seconds)}"})
 
     def close(self) -> None:
         """End all standby jobs, also those that an earlier coordinator of the run started."""

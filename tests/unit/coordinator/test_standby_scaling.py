@@ -9,7 +9,8 @@ from coordinator_lab import job
 from coordinator_states import Run, settings
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core.io import CapacitySeen, Launch, LaunchRefused, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
+from liver_slurm.coordinator.core.standby_scaling import APART
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
@@ -94,3 +95,52 @@ def test_a_refused_launch_waits() -> None:
     assert Launch(2) not in run.feed(CapacitySeen(run.now, capacity))
     run.now += 31
     assert Launch(2) in run.feed(CapacitySeen(run.now, capacity))
+
+
+def queueing(launch: str = "queue") -> Run:
+    """Two standbys are members of the live world, one job waits in the queue, another was just submitted."""
+    run = Run(recover([], settings(config=config(launch=launch), standby_workers=4), 1000.0))
+    run.train("live-0", "live-1")
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    jobs = (
+        StandbyJob("standby-a", "running", ("n1",)),
+        StandbyJob("7", "pending"),
+        StandbyJob("8", "pending", ("n2",)),
+    )
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs)))
+    run.feed(Launched(run.now, ("9",), 0))
+    return run
+
+
+def deferred(actions: list[Any]) -> list[Defer]:
+    return [action for action in actions if isinstance(action, Defer)]
+
+
+def wanted(run: Run, name: str) -> list[Any]:
+    return run.say(m.Notice(worker=name, reason="SIGTERM", time=run.now, deadline=run.now + 60))
+
+
+def test_what_waits_in_the_queue_stays_off_nodes_that_others_want() -> None:
+    run = queueing()
+    assert deferred(wanted(run, "standby-a")) == [Defer(("7", "9"), APART)]
+    assert deferred(wanted(run, "standby-b")) == [], "it does already"
+    run.tick(APART)
+    run.prepare_all()
+    run.agree()
+    run.actions.clear()
+    run.stream_all()
+    assert deferred(run.actions) == [Defer(("7", "9"), APART)], "only now nodes become free"
+
+
+def test_a_look_shows_what_was_submitted_before_it() -> None:
+    run = queueing()
+    run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("9", "running", ("n3",)),))))
+    assert deferred(wanted(run, "standby-a")) == []
+
+
+def test_without_a_queue_nothing_stays_in_it() -> None:
+    assert deferred(wanted(queueing(launch="probe"), "standby-a")) == []

@@ -17,6 +17,7 @@ from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.coordinator.core.io import (
     CapacitySeen,
+    Defer,
     GiveBack,
     GivenBack,
     GuaranteedJobSeen,
@@ -47,6 +48,7 @@ class Standbys:
         self.jobs: list[str] = []
         self.silent = False
         self.broken: Exception | None = None
+        self.deferred: list[tuple[tuple[str, ...], float]] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
 
@@ -68,6 +70,11 @@ class Standbys:
 
     def release(self, job_id: str) -> None:
         self.jobs.remove(job_id)
+
+    def defer(self, job_ids: Sequence[str], seconds: float) -> None:
+        self.deferred.append((tuple(job_ids), seconds))
+        if self.silent:
+            raise ClusterError("not pending")
 
     def close(self) -> None:
         self.jobs.clear()
@@ -126,6 +133,21 @@ def come(calls: SchedulerCalls, now: float = 5.0) -> list[Input]:
 
 
 # ---- standbys ------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_stay_in_the_queue_although_a_look_is_under_way(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.may_answer.clear()
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    calls.poll(5.0)
+    calls.perform(Defer(("7", "8"), 3.0))
+    until(lambda: standbys.deferred, "the order")
+    assert standbys.deferred == [(("7", "8"), 3.0)]
+    standbys.may_answer.set()
+    standbys.silent = True
+    calls.perform(Defer(("7",), 3.0))
+    calls.close(run_over=True)
+    assert len(standbys.deferred) == 2
 
 
 def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None:

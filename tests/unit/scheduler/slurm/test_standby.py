@@ -140,3 +140,8 @@ def test_what_there_is_no_key_for_is_asked_for_each_standby_job() -> None:
     assert asked["gres"] == "gpu:h100:1"
     assert asked["additional_parameters"]["reservation"] == "night"
     assert asked["additional_parameters"]["exclusive"] is True
+
+
+def test_jobs_in_the_queue_stay_there_for_whole_seconds(slurm: Any) -> None:
+    SlurmStandbys(config(), RUN_DIR, slurm, standby_main).defer(["7", "8"], 2.5)
+    assert slurm.updated == [("7,8", {"StartTime": "now+3"})]
