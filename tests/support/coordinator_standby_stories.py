@@ -58,6 +58,25 @@ def standby_units() -> Story:
 
 
 @story
+def standby_queue_that_makes_way() -> Story:
+    """While a node is taken back, what waits in the queue stays there, and once more when the leave took long."""
+    change = {"standby.partitions": ("p",), "standby.max_jobs": 2, "standby.launch": "queue", "job.lost_after": 100.0}
+    run = two(standby_workers=2, change=change)
+    waiting = StandbyJob("8", "pending", partition="p")
+    run.look(running("7"), waiting, room=(Headroom(0, "p", 0),))
+    with run.quietly("the standby of job 7 grows the world"):
+        run.register("standby-7", job_id="7")
+        run.tick(0.3)
+        run.change_over()
+    run.feed(Launched(run.now, ("9",), 0))
+    run.say(m.Notice(worker="standby-7", reason="SIGTERM", time=run.now, deadline=run.now + 30))
+    run.tick(2.0)
+    run.change_over()
+    run.leave("standby-7")
+    return run
+
+
+@story
 def partition_that_takes_standbys_back_too_soon() -> Story:
     """After three short lives in a row a partition rests."""
     run = two(standby_workers=1, change={"standby.partitions": ("p",), "standby.max_jobs": 1, "job.lost_after": 999.0})
