@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.simulation.account import Account
@@ -62,18 +63,17 @@ class RuleRun:
 
     def follow(self, news: Sequence[News]) -> None:
         """Go through the whole trace."""
-        for one in news:
+        for one, after in zip_longest(news, news[1:]):
             self._pass_until(one.time)
             self._hear(one)
+            if one.kind in ("choice", "ready") and (after is None or (after.time, after.kind) != (one.time, one.kind)):
+                self._grow()  # into all that came at once
         self._pass_until(self._capacity.setting.trace.seconds)
 
     def _hear(self, one: News) -> None:
         rules = self._rules
-        if one.kind == "choice":
-            self._grow()
-        elif one.kind == "ready":
+        if one.kind == "ready":
             self._there[one.node] = None
-            self._grow()
         elif one.kind == "notice" and self._capacity.setting.notice >= rules.needs_notice:
             self._there.pop(one.node, None)
             if one.node in self._used:

@@ -102,13 +102,14 @@ def restart_costs(worlds: Sequence[WorldSteps]) -> dict[str, list[float]]:
 
     A restart is from the checkpoint's end to the first step's, less a usual step; the product's ledger counts so, too.
     """
-    trained = [world for world in worlds if world.steps]
     restarts = []
-    for old, new in itertools.pairwise(trained):
+    for old, new in itertools.pairwise(worlds):
+        if not old.steps or not new.steps:  # one that was broken off, as its nodes were wanted before it trained
+            continue
         last, first = old.steps[-1], new.steps[0]
         if last.save_s > 0.0 and last.step + 1 == first.step:
             restarts.append(first.end - (last.end + last.save_s) - new.usual)
-    saves = [one.save_s for world in trained for one in world.steps if one.save_s > 0.0]
+    saves = [one.save_s for world in worlds for one in world.steps if one.save_s > 0.0]
     return {"restart_s": restarts, "save_s": saves}
 
 

@@ -21,6 +21,7 @@ from liver_slurm.simulation.strategies import (
     data_parallel_only,
     foresight,
     guaranteed_only,
+    restart_from_checkpoints,
     young_daly,
 )
 from liver_slurm.simulation.trace import Span, Trace, from_spans
@@ -66,6 +67,12 @@ def test_a_sudden_loss_goes_back_to_the_last_checkpoint() -> None:
     outcome = checkpoint_restart(of(MADE, notice=0.0))
     steps = 100 + 2 * 400 + (1000 - 661) - 5 * 3
     assert figures(outcome.account) == pytest.approx((steps, 2 + 5 * (4 + 3) + 65 + 61, 13.0))
+
+
+def test_nodes_that_come_at_once_take_one_restart() -> None:
+    made = trace(1000.0, ("a", 100.0, 1000.0), ("b", 100.0, 1000.0))
+    run = restart_from_checkpoints(of(made), grows=True)
+    assert (run.changes, run.account.paused_s) == (1, pytest.approx(2.0 + 65.0 + 5.0 * 7))
 
 
 def test_growing_only_where_it_must_restart_may_be_better() -> None:

@@ -61,6 +61,11 @@ def test_a_world_from_an_older_checkpoint_teaches_nothing() -> None:
     assert restart_costs(worlds)["restart_s"] == []
 
 
+def test_a_restart_that_was_broken_off_is_not_measured() -> None:
+    worlds = [world(2, 1, 0.0, 1.0, 1.0, 1.0, 1.0, save_s=0.5), WorldSteps(4, []), world(2, 5, 19.0, 1.0, 1.0, 1.0)]
+    assert restart_costs(worlds) == {"restart_s": [], "save_s": [0.5]}
+
+
 def test_a_difference_is_a_share_of_the_real_figure() -> None:
     real, simulated = Figures(0.5, 0.4, 1, 1.0, 1), Figures(0.52, 0.38, 1, 1.0, 1)
     assert relative(real, simulated) == {"ettr": pytest.approx(0.04), "capacity_goodput": pytest.approx(-0.05)}
