@@ -9,6 +9,7 @@ from pathlib import Path
 from liver_slurm.config import own_loop, sbatch
 from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
+from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.moments import moment_problems
@@ -86,30 +87,6 @@ def _query_groups(model: ModelSection) -> Iterator[Problem]:
             "model.num_query_groups",
             f"{groups} does not divide num_attention_heads {heads}; allowed: {_divisors(heads)}",
         )
-
-
-def _experts(model: ModelSection) -> Iterator[Problem]:
-    """Find what does not go with experts, and settings of experts where there are none."""
-    experts, chosen = model.num_moe_experts, model.moe_router_topk
-    if experts is None:
-        defaults = ModelSection()
-        for key in _EXPERT_KEYS:
-            if getattr(model, key) != getattr(defaults, key):
-                yield Problem(f"model.{key}", "has no use without experts; allowed: model.num_moe_experts too")
-        return
-    if model.provider is not None or model.extra:
-        other = "provider" if model.provider is not None else "extra"
-        yield Problem("model.num_moe_experts", f"is for models without model.{other}; allowed: one of the two")
-    if chosen > experts:
-        yield Problem("model.moe_router_topk", f"{chosen} is above num_moe_experts; allowed: at most {experts}")
-    if chosen == 1 and not model.moe_router_pre_softmax:
-        text = "false weighs each token's only expert with 1, so that no router is learnt; allowed: true"
-        yield Problem("model.moe_router_pre_softmax", f"{text}, or moe_router_topk >= 2")
-    if model.add_bias_linear:
-        yield Problem("model.add_bias_linear", "true is not possible with experts; allowed: false")
-    if model.moe_shared_expert_gate and model.moe_shared_expert_intermediate_size is None:
-        text = "has no use without a shared expert; allowed: moe_shared_expert_intermediate_size too"
-        yield Problem("model.moe_shared_expert_gate", text)
 
 
 def _positions(model: ModelSection, train: TrainSection) -> Iterator[Problem]:
@@ -337,15 +314,6 @@ def _divisors(number: int) -> str:
 
 _SHAPE = ("model.num_attention_heads", "model.hidden_size")
 _ROTATED = ("model.kv_channels", "model.rotary_percent", "model.provider", "model.position_embedding_type")
-_EXPERT_KEYS = (
-    "moe_router_topk",
-    "moe_router_pre_softmax",
-    "moe_ffn_hidden_size",
-    "moe_aux_loss_coeff",
-    "moe_z_loss_coeff",
-    "moe_shared_expert_intermediate_size",
-    "moe_shared_expert_gate",
-)
 _POSITIONS = ("model.max_position_embeddings", "model.position_embedding_type")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
@@ -363,7 +331,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
     ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
-    (("model",), lambda job: _experts(job.model)),
+    (("model",), lambda job: expert_problems(job.model)),
     ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider", "train.loop"), lambda job: _data_given(job.data, job.train)),

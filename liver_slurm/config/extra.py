@@ -13,7 +13,6 @@ from liver_slurm.config.schema import ModelSection
 
 _LAYOUT = "the layout decides it"
 _EXPERTS = "this product's own layer of experts would not heed it"
-_EXPERT_BIAS = "the bias is state of the router that is no parameter, and changes in each step: it would not be moved"
 _OTHER_MODEL = "the model would not have it; model.provider builds your own"
 _TE = "it needs Transformer Engine, whose layers and scales this product does not move"
 _VALUES = "weights come from train.seed by their names, or from another world"
@@ -35,7 +34,6 @@ _ALWAYS: tuple[tuple[str, str], ...] = (
     (r"(fp8|fp4|tp_comm|use_te|use_kitchen|kitchen)\w*|quant_recipe|gradient_accumulation_fusion", _TE),
 )
 _OF_OUR_MODEL: tuple[tuple[str, str], ...] = (
-    (r"moe_router_enable_expert_bias|moe_router_bias_update_rate", _EXPERT_BIAS),
     (r"moe_\w+", _EXPERTS),
     (r"(mtp|dsa|linear|mamba)_\w+|multi_latent_attention|experimental_attention_variant|is_hybrid_model", _OTHER_MODEL),
     (r"heterogeneous_block_specs|hetereogenous_dist_checkpoint|transformer_impl|mrope_section", _OTHER_MODEL),

@@ -108,6 +108,14 @@ class ModelSection:
     """Experts that each token goes to."""
     moe_router_pre_softmax: Flag = False
     """Weigh experts by a softmax over all of them, and not over the chosen ones alone."""
+    moe_router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    """What makes experts' weights of the router's logits; ``sigmoid``: each by itself, then the chosen ones relative to
+    their sum."""
+    moe_router_enable_expert_bias: Flag = False
+    """Balance the experts' load without a loss: a bias for each expert is added to its score when a token chooses, not
+    to its weight, and after each step rises where the load was below the mean, and falls where it was above."""
+    moe_router_bias_update_rate: Positive = 0.001
+    """How far a step moves these biases."""
     moe_ffn_hidden_size: Count | None = None
     """Width of one expert. Default: ffn_hidden_size."""
     moe_aux_loss_coeff: NonNegative = 0.0

@@ -208,6 +208,13 @@ MIXTURE = {
     "moe_shared_expert_intermediate_size": 16,
     "hidden_dropout": 0.1,
 }
+BIASED = {
+    **MIXTURE,
+    "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "moe_router_bias_update_rate": 0.03,
+}
+"""Balanced by biases of the router that each step moves, too."""
 DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
 """With expert parallelism."""
 
@@ -218,7 +225,7 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=7)
-        model, elastic = replace(config.model, **MIXTURE), replace(config.elastic, initial="tp1pp1ep2dp2")
+        model, elastic = replace(config.model, **BIASED), replace(config.elastic, initial="tp1pp1ep2dp2")
         elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
@@ -228,24 +235,34 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
     changed = run("changed", "4:tp2pp1dp1", "4:tp1pp1ep2dp2")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
+    (biases,) = (each for name, each in tensors(alone[1]).items() if name.endswith("router.expert_bias"))
+    assert biases.any()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("optimizer", "distributed"),
-    [("adam", True), *(pytest.param(each, False, marks=pytest.mark.long) for each in ("adam", "muon"))],
+    ("optimizer", "distributed", "mixture"),
+    [
+        ("adam", True, BIASED),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("adam", False, MIXTURE), ("adam", False, BIASED), ("muon", False, BIASED))
+        ),
+    ],
+    ids=str,
 )
 def test_mixtures_of_experts_train_alike_in_every_layout(
-    optimizer: Literal["adam", "muon"], distributed: bool, tmp_path: Path
+    optimizer: Literal["adam", "muon"], distributed: bool, mixture: dict[str, Any], tmp_path: Path
 ) -> None:
     """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
 
-    def run(name: str, *resizes: str, standbys: int) -> list[tuple[float, float]]:
+    def run(name: str, *resizes: str, standbys: int) -> tuple[list[tuple[float, float]], torch.Tensor | None]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=2 * (len(DIVIDED) + len(FAR)) + 4)
         config = replace(
             config,
-            model=replace(config.model, **MIXTURE),  # type: ignore[arg-type]
+            checkpoint=SAVED,
+            model=replace(config.model, **mixture),
             train=replace(config.train, optimizer=optimizer, global_batch_size=5, distributed_optimizer=distributed),
         )
         lab = WorkerLab(config)
@@ -255,16 +272,22 @@ def test_mixtures_of_experts_train_alike_in_every_layout(
                 lab.real_worker(f"standby-{index}")
             lab.finish()
             assert len(lab.events("reconfiguration_committed")) == len(resizes)
-            return [(line.loss, line.grad_norm) for line in read_metrics(lab.run_dir.metrics)]
+            stored = tensors(newest(lab.run_dir.checkpoints))
+            biases = next((stored[name] for name in stored if name.endswith("router.expert_bias")), None)
+            return [(line.loss, line.grad_norm) for line in read_metrics(lab.run_dir.metrics)], biases
         finally:
             lab.close()
 
-    alone = run("alone", "1:tp1pp1dp1", standbys=0)
-    changed = run(
+    alone, biases = run("alone", "1:tp1pp1dp1", standbys=0)
+    changed, moved = run(
         "changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate((*DIVIDED, *FAR))), standbys=2
     )
     assert [loss for loss, _ in changed] == [pytest.approx(loss, rel=1e-6) for loss, _ in alone]
     assert [norm for _, norm in changed] == [pytest.approx(norm, rel=1e-4) for _, norm in alone]
+    assert (biases is not None) == (mixture is BIASED)
+    if biases is not None and moved is not None:
+        assert torch.equal(moved, biases), "as many tokens went to each expert in each layout"
+        assert len(biases.unique()) > 2
 
 
 TURNS = (

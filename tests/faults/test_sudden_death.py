@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from checkpoint_files import assert_same, newest
@@ -196,6 +196,14 @@ def test_halves_of_muons_matrices_come_from_a_replica(tmp_path: Path, make: Make
     assert_close(run.finish(), expected)
 
 
+BIASED: dict[str, Any] = {
+    "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "moe_router_bias_update_rate": 0.03,
+}
+"""Of experts whose load biases balance, which each step moves."""
+
+
 @pytest.mark.parametrize(
     ("layout", "distributed", "source"),
     [
@@ -215,7 +223,7 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
         found = config_of(tmp_path / name, live=size)
         return replace(
             found,
-            model=replace(found.model, num_query_groups=4, num_moe_experts=4, moe_aux_loss_coeff=0.1),
+            model=replace(found.model, num_query_groups=4, num_moe_experts=4, moe_aux_loss_coeff=0.1, **BIASED),
             train=replace(found.train, distributed_optimizer=distributed),
             elastic=replace(found.elastic, layouts=("tp1pp1dp1", "tp1pp1dp3", layout), initial=layout),
             checkpoint=CheckpointSection(every=0, at_end=False),

@@ -107,8 +107,9 @@ def _experts(config: JobConfig, layout: Layout) -> Experts:
         return Mlp(weight(inner * (2 if gated else 1), hidden), None, weight(hidden, inner), gated, activation)
 
     number, shared = transformer.num_moe_experts, model.moe_shared_expert_intermediate_size
+    bias = torch.nn.Parameter(torch.zeros(number)) if model.moe_router_enable_expert_bias else None
     return Experts(
-        routing_of(weight(number, hidden), transformer),
+        routing_of(weight(number, hidden), bias, transformer),
         tuple(mlp(expert_width(model)) for _ in range(number)),
         0,
         None if shared is None else mlp(shared),

@@ -172,6 +172,12 @@ def test_settings_that_nothing_would_heed() -> None:
     [
         (["model.moe_router_topk=5"], "model.moe_router_topk: 5 is above num_moe_experts; allowed: at most 4"),
         (["model.moe_router_topk=1"], "model.moe_router_pre_softmax: false weighs each token's only expert with 1"),
+        (["model.moe_router_enable_expert_bias=true"], 'false, or moe_router_score_function = "sigmoid"'),
+        (["model.moe_router_bias_update_rate=0.1"], "model.moe_router_bias_update_rate: 0.1 has no use without a bias"),
+        (
+            ["model.moe_router_score_function=sigmoid", "model.moe_router_pre_softmax=true"],
+            "model.moe_router_pre_softmax: true has no meaning without a softmax",
+        ),
         (["model.add_bias_linear=true"], "model.add_bias_linear: true is not possible with experts; allowed: false"),
         (["model.moe_shared_expert_gate=true"], "model.moe_shared_expert_gate: has no use without a shared expert"),
         (["model.extra.softmax_scale=1.0"], "model.num_moe_experts: is for models without model.extra"),
@@ -181,6 +187,13 @@ def test_settings_that_nothing_would_heed() -> None:
 def test_what_does_not_go_with_experts(overrides: list[str], expected: str) -> None:
     (found,) = problems("model.num_moe_experts=4", *overrides)
     assert expected in found
+
+
+def test_biases_of_experts_with_all_that_they_need() -> None:
+    keys = ("num_moe_experts=4", "moe_router_topk=1", "moe_router_score_function=sigmoid")
+    rate = ("moe_router_enable_expert_bias=true", "moe_router_bias_update_rate=0.01")
+    assert load_job(TINY, [f"model.{key}" for key in (*keys, *rate)]).model.moe_router_bias_update_rate == 0.01
+    assert "no use without experts" in problems("model.moe_router_score_function=sigmoid")[0]
 
 
 def test_what_muon_cannot_do() -> None:
