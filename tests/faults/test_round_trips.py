@@ -180,7 +180,7 @@ def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[
     def run(name: str, recompute: Literal["none", "full"], *resizes: str) -> dict[int, float]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=STEPS)
-        model = replace(config.model, hidden_dropout=0.2)
+        model = replace(config.model, hidden_dropout=0.2, attention_dropout=0.1)
         train = replace(config.train, moments_precision="bf16", recompute=recompute)
         losses, _, committed = trained(replace(config, model=model, train=train), *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
@@ -207,6 +207,7 @@ MIXTURE = {
     "moe_z_loss_coeff": 0.01,
     "moe_shared_expert_intermediate_size": 16,
     "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
 }
 BIASED = {
     **MIXTURE,
@@ -310,7 +311,7 @@ def interleaved(
     config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
     config = replace(
         config,
-        model=replace(config.model, num_layers=8, hidden_dropout=0.1),
+        model=replace(config.model, num_layers=8, hidden_dropout=0.1, attention_dropout=0.1),
         elastic=replace(config.elastic, layouts=(initial,), initial=initial),
         validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
         checkpoint=SAVED,
