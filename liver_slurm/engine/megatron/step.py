@@ -109,8 +109,8 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
 
 def _streams(state: RankState, first: int, share: Share, training: bool) -> list[Dropped]:
     """Return those of each of this rank's microbatches; ``first``: number of its first sample."""
-    kinds = (state.dropout, state.attention_dropout)
-    hidden, heads = (kind.streams(first, share.microbatches, training) for kind in kinds)
+    hidden = state.dropout.streams(first, share.microbatches, training)
+    heads = state.attention_dropout.streams(first, share.microbatches, training)
     return list(zip(hidden, heads, strict=True))
 
 

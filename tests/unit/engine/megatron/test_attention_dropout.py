@@ -66,7 +66,8 @@ def test_what_is_dropped_is_a_weight_after_the_softmax(documents: bool) -> None:
     expected = (weights * kept(by) / 0.75) @ wide[1]
     torch.testing.assert_close(found, expected)
     target = torch.randn(found.shape, generator=torch.Generator().manual_seed(4))
-    for mine, theirs in zip(*(torch.autograd.grad((one * target).sum(), (query, key, value)) for one in (found, expected)), strict=True):  # fmt: skip
+    gradients = [torch.autograd.grad((one * target).sum(), (query, key, value)) for one in (found, expected)]
+    for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs)
     plain = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
     assert not torch.allclose(found, plain, atol=0.1)
