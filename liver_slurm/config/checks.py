@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 
 from liver_slurm.config import own_loop, sbatch
@@ -144,10 +145,10 @@ def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
 
 
 def _dropout(model: ModelSection) -> Iterator[Problem]:
-    for key in ("provider", "extra"):
-        if model.hidden_dropout and getattr(model, key):
-            text = f"{model.hidden_dropout} is for this product's own layers, which model.{key} replaces; allowed: 0"
-            yield Problem("model.hidden_dropout", text)
+    for key, other in product(("hidden_dropout", "attention_dropout"), ("provider", "extra")):
+        if (rate := getattr(model, key)) and getattr(model, other):
+            text = f"{rate} is for this product's own layers, which model.{other} replaces; allowed: 0"
+            yield Problem(f"model.{key}", text)
 
 
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
@@ -342,7 +343,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
         ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
         lambda job: moment_problems(job.train),
     ),
-    (("model.hidden_dropout", "model.provider", "model.extra"), lambda job: _dropout(job.model)),
+    (("model",), lambda job: _dropout(job.model)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),

@@ -16,7 +16,6 @@ _EXPERTS = "this product's own layer of experts would not heed it"
 _OTHER_MODEL = "the model would not have it; model.provider builds your own"
 _TE = "it needs Transformer Engine, whose layers and scales this product does not move"
 _VALUES = "weights come from train.seed by their names, or from another world"
-_STREAMS = "its random states do not move with the state: what is dropped would change with every resize"
 _FUNCTION = "it is a function, which a job file cannot hold"
 _SCHEDULE = "the product runs the step, and does it in its own way"
 
@@ -51,8 +50,6 @@ def why_refused(name: str, value: object, own_model: bool) -> str | None:
     """
     if name in _OURS:
         return f"write it as model.{name}"
-    if name == "attention_dropout":
-        return None if value == 0 else _STREAMS
     if name == "calculate_per_token_loss":
         return None if value is True else "replicas may have uneven numbers of microbatches"
     for pattern, reason in _ALWAYS if own_model else (*_ALWAYS, *_OF_OUR_MODEL):

@@ -129,6 +129,9 @@ class ModelSection:
     hidden_dropout: Decay = 0.0
     """Share of the elements of the embedding and of what each layer's halves add to it that a training step drops. By
     seed, sample, layer and place alone, so that no change of layout changes what is dropped."""
+    attention_dropout: Decay = 0.0
+    """Share of the attention weights that a training step drops, likewise by seed, sample, layer, head and places. It
+    takes the place of fused attention: memory and time with the square of the sequence."""
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     from_hf: PathText | None = None

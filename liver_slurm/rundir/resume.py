@@ -43,6 +43,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
         "model.hidden_dropout": model.hidden_dropout,
+        "model.attention_dropout": model.attention_dropout,
         "model.moe_router_topk": model.moe_router_topk,
         "model.moe_router_pre_softmax": model.moe_router_pre_softmax,
         "model.moe_router_score_function": model.moe_router_score_function,
@@ -69,6 +70,7 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
 _NOT_OF_WEIGHTS = (
     "model.extra",
     "model.hidden_dropout",
+    "model.attention_dropout",
     "model.moe_router_bias_update_rate",
     "model.moe_aux_loss_coeff",
     "model.moe_z_loss_coeff",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from checkpoint_files import assert_same, newest, tensors
+from mixtures import BIASES, MIXTURE
 from worker_lab import WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, DataSection, JobConfig, StreamSection
@@ -180,7 +181,7 @@ def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[
     def run(name: str, recompute: Literal["none", "full"], *resizes: str) -> dict[int, float]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=STEPS)
-        model = replace(config.model, hidden_dropout=0.2)
+        model = replace(config.model, hidden_dropout=0.2, attention_dropout=0.1)
         train = replace(config.train, moments_precision="bf16", recompute=recompute)
         losses, _, committed = trained(replace(config, model=model, train=train), *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
@@ -199,22 +200,6 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
 
 
-MIXTURE = {
-    "num_query_groups": 4,
-    "num_moe_experts": 4,
-    "moe_ffn_hidden_size": 32,
-    "moe_aux_loss_coeff": 0.1,
-    "moe_z_loss_coeff": 0.01,
-    "moe_shared_expert_intermediate_size": 16,
-    "hidden_dropout": 0.1,
-}
-BIASED = {
-    **MIXTURE,
-    "moe_router_score_function": "sigmoid",
-    "moe_router_enable_expert_bias": True,
-    "moe_router_bias_update_rate": 0.03,
-}
-"""Balanced by biases of the router that each step moves, too."""
 DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
 """With expert parallelism."""
 
@@ -225,7 +210,7 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=7)
-        model, elastic = replace(config.model, **BIASED), replace(config.elastic, initial="tp1pp1ep2dp2")
+        model, elastic = replace(config.model, **MIXTURE, **BIASES), replace(config.elastic, initial="tp1pp1ep2dp2")
         elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
@@ -261,7 +246,7 @@ def test_mixtures_of_experts_train_alike_in_every_layout(
         config = replace(
             config,
             checkpoint=SAVED,
-            model=replace(config.model, **(BIASED if biased else MIXTURE)),
+            model=replace(config.model, **MIXTURE, **(BIASES if biased else {})),
             train=replace(config.train, optimizer=optimizer, global_batch_size=5, distributed_optimizer=distributed),
         )
         lab = WorkerLab(config)
@@ -309,7 +294,7 @@ def interleaved(
     config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
     config = replace(
         config,
-        model=replace(config.model, num_layers=8, hidden_dropout=0.1),
+        model=replace(config.model, num_layers=8, hidden_dropout=0.1, attention_dropout=0.1),
         elastic=replace(config.elastic, layouts=(initial,), initial=initial),
         validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
         checkpoint=SAVED,

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from checkpoint_files import assert_same, newest
 from coordinator_lab import until
+from mixtures import BIASES, EXPERTS
 from paced_samples import BROKEN
 from worker_lab import STARTUP, WorkerLab, job
 
@@ -196,16 +197,6 @@ def test_halves_of_muons_matrices_come_from_a_replica(tmp_path: Path, make: Make
     assert_close(run.finish(), expected)
 
 
-BIASED: dict[str, Any] = {
-    "num_query_groups": 4,
-    "num_moe_experts": 4,
-    "moe_router_score_function": "sigmoid",
-    "moe_router_enable_expert_bias": True,
-    "moe_router_bias_update_rate": 0.03,
-}
-"""Of experts whose load biases balance, which each step moves."""
-
-
 @pytest.mark.parametrize(
     ("layout", "distributed", "source"),
     [
@@ -225,7 +216,7 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
         found = config_of(tmp_path / name, live=size)
         return replace(
             found,
-            model=replace(found.model, moe_aux_loss_coeff=0.1, **BIASED),
+            model=replace(found.model, moe_aux_loss_coeff=0.1, **EXPERTS, **BIASES),
             train=replace(found.train, distributed_optimizer=distributed),
             elastic=replace(found.elastic, layouts=("tp1pp1dp1", "tp1pp1dp3", layout), initial=layout),
             checkpoint=CheckpointSection(every=0, at_end=False),
@@ -269,7 +260,7 @@ def test_a_standby_gets_what_only_the_dead_held(
             ema_decay=0.9,
         )
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
-        mixture = BIASED if layout == "tp1pp2dp1" else {}
+        mixture = {**EXPERTS, **BIASES} if layout == "tp1pp2dp1" else {}
         model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp, **mixture)
         saved = CheckpointSection(every=0, at_end=True)
         return replace(config, model=model, train=train, elastic=elastic, checkpoint=saved)
@@ -353,7 +344,7 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
         config = job(folder, live=3)
         train = replace(config.train, optimizer=optimizer, distributed_optimizer=distributed, ema_decay=0.9)
         train = replace(train, moments_precision="fp32" if optimizer == "muon" else "bf16")
-        mixture = BIASED if (layout, optimizer) == ("tp1pp3dp1", "adam") else {}
+        mixture = {**EXPERTS, **BIASES} if (layout, optimizer) == ("tp1pp3dp1", "adam") else {}
         model = replace(config.model, num_layers=3, **mixture)
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         recovery = RecoverySection(mirror_every=4, mirror_group=group)

@@ -13,6 +13,7 @@ from liver_slurm.config.layouts import expert_width, padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.attention_dropout import HeadStreams
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import interleaved, sizes
 from liver_slurm.engine.megatron.dropout import EMBEDDING, Streams, drop
@@ -48,7 +49,9 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     reset_attention_mask: bool = False
     """Let tokens attend to those of their own document only."""
     streams: Streams | None = None
-    """What decides what the microbatch whose forward pass runs drops."""
+    """What decides what the microbatch whose forward pass runs drops of hidden states."""
+    head_streams: HeadStreams | None = None
+    """What decides which attention weights it drops."""
     counted: bool = True
     """The tokens of the microbatch whose forward pass runs count, and so do the losses of their routing to experts."""
 

@@ -156,11 +156,10 @@ def test_settings_that_nothing_would_heed() -> None:
     found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
     assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
     for key, value in (("provider", "a:b"), ("extra.qk_layernorm", "true")):
-        found = problems("model.hidden_dropout=0.1", f"model.{key}={value}")
-        assert any(
-            f"model.hidden_dropout: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}" in one
-            for one in found
-        )
+        for rate in ("hidden_dropout", "attention_dropout"):
+            found = problems(f"model.{rate}=0.1", f"model.{key}={value}")
+            expected = f"model.{rate}: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}"
+            assert any(expected in one for one in found)
     assert problems("model.moe_aux_loss_coeff=0.1") == [
         "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
     ]
