@@ -138,6 +138,19 @@ def _documents(data: DataSection, model: ModelSection) -> Iterator[Problem]:
         yield Problem(f"data.{asked[0]}", "is for models without model.extra; allowed: false")
 
 
+def _packing(data: DataSection) -> Iterator[Problem]:
+    if data.packing == "none":
+        if data.packing_window != DataSection().packing_window:
+            text = f'{data.packing_window} has no use without packing; allowed: leave it out, or packing = "best_fit"'
+            yield Problem("data.packing_window", text)
+        return
+    if data.provider is not None:
+        yield Problem("data.packing", 'is for data.paths, and data.provider gives samples; allowed: "none"')
+    elif not data.eod_mask_loss:
+        text = "false would count the loss of what fills up samples, which are ends of documents; allowed: true"
+        yield Problem("data.eod_mask_loss", f'{text}, or packing = "none"')
+
+
 def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
     if train.z_loss_coeff and model.provider is not None:
         text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
@@ -339,6 +352,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (("data",), lambda job: _packing(job.data)),
     (
         ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
         lambda job: moment_problems(job.train),

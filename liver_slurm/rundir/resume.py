@@ -51,6 +51,8 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
         "model.moe_z_loss_coeff": model.moe_z_loss_coeff,
         "data.weights": list(config.data.weights),
+        "data.packing": config.data.packing,
+        "data.packing_window": config.data.packing_window,
         "data.reset_position_ids": config.data.reset_position_ids,
         "data.reset_attention_mask": config.data.reset_attention_mask,
         "data.eod_mask_loss": config.data.eod_mask_loss,

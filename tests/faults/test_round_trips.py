@@ -338,7 +338,7 @@ def test_interleaved_stages_train_alike(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
-    """A blend of short documents, kept apart in each sample."""
+    """A blend of short documents, whole and kept apart in each sample."""
     folder, paths = tmp_path_factory.mktemp("texts"), []
     for name, first in (("small", 65), ("large", 97)):
         documents = (chr(first + number % 7) * (1 + number * 5 % 11) for number in range(60))
@@ -350,6 +350,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
         reset_position_ids=True,
         reset_attention_mask=True,
         eod_mask_loss=True,
+        packing="best_fit",
+        packing_window=16,
     )
 
 

@@ -153,6 +153,11 @@ def test_settings_that_nothing_would_heed() -> None:
     assert "data.eod: is missing; allowed: the token that ends a document, for data.eod_mask_loss" in found[0]
     found = problems("data.reset_attention_mask=true", "model.extra.qk_layernorm=true")
     assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
+    assert 'allowed: true, or packing = "none"' in problems("data.packing=best_fit")[0]
+    assert "data.packing_window: 9 has no use without packing" in problems("data.packing_window=9")[0]
+    found = problems("data.packing=best_fit", "data.provider=a:b")
+    assert 'data.packing: is for data.paths, and data.provider gives samples; allowed: "none"' in found[0]
+    assert load_job(TINY, ["data.packing=best_fit", "data.eod_mask_loss=true"]).data.packing_window == 65536
     found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
     assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
     for key, value in (("provider", "a:b"), ("extra.qk_layernorm", "true")):
