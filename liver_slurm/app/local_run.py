@@ -216,7 +216,7 @@ class _Runner:
                 self._untold[name] = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
         for name, reason in list(self._untold.items()):
             try:
-                request(self._run_dir, WorkerEnded(worker=name, reason=reason), timeout=1.0)
+                request(self._run_dir, WorkerEnded(worker=name, reason=reason, again=False), timeout=1.0)
             except ControlError:
                 return  # it is starting, or ending: asked again at the next look
             del self._untold[name]

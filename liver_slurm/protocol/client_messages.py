@@ -42,6 +42,8 @@ class WorkerEnded(Message, frozen=True, kw_only=True):
     """Reason for users: ``exit code 1``, ``signal 9``."""
     pid: int = 0
     """Its process: another one may have its name by now. 0: not known."""
+    again: bool = True
+    """Another one is started in its place."""
 
 
 class Reply(Message, frozen=True, kw_only=True):

@@ -59,7 +59,7 @@ def make_strips(account: Account, length: float) -> Strips:
     long = _long_segments(account, length / COLUMNS)
     created = account.facts.created
     for one, pieces in zip(account.presences, account.pieces, strict=True):
-        row = rows.setdefault(one.worker, len(rows))
+        row = rows.setdefault(one.place, len(rows))
         for piece in pieces:
             shared = piece.cause is None or one.guaranteed
             own = _kind(Cause.STEP if piece.cause is None else piece.cause)

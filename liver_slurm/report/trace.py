@@ -14,6 +14,7 @@ from liver_slurm.observability.ledger.changes import Change
 from liver_slurm.observability.ledger.sizes import Steps
 from liver_slurm.report.model import Report
 from liver_slurm.rundir.events import Notice, ReconfigurationAborted, ReconfigurationCommitted
+from liver_slurm.rundir.worker_names import place_of
 
 RUN, WORKERS = 1, 2
 WORLDS, CHANGES, STEPS, TIMELINE = 1, 2, 3, 4
@@ -39,7 +40,7 @@ def make_trace(report: Report) -> dict[str, Any]:
 
 
 def _workers(report: Report) -> list[str]:
-    return list(dict.fromkeys(one.worker for one in report.ledger.account.presences))
+    return list(dict.fromkeys(one.place for one in report.ledger.account.presences))
 
 
 def _names(workers: dict[str, int]) -> Iterator[Record]:
@@ -106,7 +107,7 @@ def _pieces(report: Report, workers: dict[str, int]) -> Iterator[Record]:
     for one, pieces in zip(account.presences, account.pieces, strict=True):
         for piece in pieces:
             name = f"world {piece.generation}" if piece.cause is None else text(piece.cause)
-            yield _slice(name, report.since(piece.start), report.since(piece.end), WORKERS, workers[one.worker])
+            yield _slice(name, report.since(piece.start), report.since(piece.end), WORKERS, workers[one.place])
 
 
 def _sizes(report: Report) -> Iterator[Record]:
@@ -130,9 +131,9 @@ def _flows(report: Report, workers: dict[str, int]) -> Iterator[Record]:
         elif isinstance(event, ReconfigurationCommitted | ReconfigurationAborted) and event.cause == "notice":
             change = by_generation.get(event.generation)
             for name in event.leavers:
-                if change is not None and name in notices and name in workers:
+                if change is not None and name in notices and place_of(name) in workers:
                     number += 1
-                    yield from _flow(report, change, number, notices[name], workers[name])
+                    yield from _flow(report, change, number, notices[name], workers[place_of(name)])
 
 
 def _flow(report: Report, change: Change, number: int, noticed: float, track: int) -> Iterator[Record]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_slurm.rundir.worker_names import place_of
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -103,5 +105,5 @@ class RunDir:
         return self.path / "standby"
 
     def worker_log(self, worker: str) -> Path:
-        """Log of one worker."""
-        return self.logs / f"{worker}.log"
+        """Log of one worker, and of all that were before it in its place."""
+        return self.logs / f"{place_of(worker)}.log"

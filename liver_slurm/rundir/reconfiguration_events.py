@@ -46,7 +46,7 @@ class RecoveryPlanned(EventBase, frozen=True, kw_only=True):
     """Of the next world, in rank order."""
     lost: tuple[str, ...]
     state_from: str
-    """``survivors``, ``mirrors``, or ``checkpoint``."""
+    """``survivors``, ``mirrors``, ``checkpoint``, or ``start``: as the run began, since there is no checkpoint yet."""
     checkpoint: str = ""
     """The folder, if state comes from there."""
     step: int

@@ -2,6 +2,7 @@
 
 ``live-3``            task 3 of the guaranteed job that began the run
 ``live-1234-3``       task 3 of guaranteed job 1234, which took the run over from another one
+``live-3.2``          the second process of task 3's place: its first has died, and its parent has started it again
 ``standby-1234-0``    task 0 of standby job 1234
 ``standby-local-2``   the third standby of a run of plain processes
 
@@ -10,6 +11,7 @@ Workers that people start by hand may have any name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
@@ -34,6 +36,26 @@ def standby_prefix(job_id: str) -> str:
 def worker_name(prefix: str, number: int | str) -> str:
     """Return the name of one worker of several with one first part."""
     return f"{prefix}-{number}"
+
+
+def restarted_name(place: str, count: int) -> str:
+    """Return the name of the process that is the ``count``-th in the place of a worker, 1 for the first.
+
+    Names are those of processes: what is said of a dead one is not said of the one that takes its place.
+    """
+    return f"{place}.{count}" if count > 1 else place
+
+
+def place_of(name: str) -> str:
+    """Return the name of the first process that was in this one's place."""
+    return name.partition(".")[0] if is_guaranteed(name) else name
+
+
+def earlier_names(name: str) -> list[str]:
+    """Return the names of all processes that were in this one's place before it."""
+    place = place_of(name)
+    count = name[len(place) + 1 :]
+    return [restarted_name(place, one) for one in range(1, int(count))] if count.isdecimal() else []
 
 
 def of_job(job_id: str, names: Iterable[str]) -> list[str]:
@@ -62,12 +84,12 @@ def task_number(name: str, job_id: str) -> int | None:
 
     None: the name is not of that job's.
     """
-    prefix, _, number = name.rpartition("-")
+    prefix, _, number = place_of(name).rpartition("-")
     of_job = prefix in (guaranteed_prefix(), guaranteed_prefix(job_id))
     return int(number) if of_job and number.isdecimal() else None
 
 
 @lru_cache(maxsize=1 << 15)
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which ``live-2`` comes before ``live-10``."""
-    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in name.split("-"))
+    """Sort key under which ``live-2`` comes before ``live-2.2``, and that before ``live-10``."""
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split("[-.]", name))

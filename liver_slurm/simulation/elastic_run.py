@@ -226,7 +226,7 @@ class ElasticRun:
         elif isinstance(action, Release):
             self._standbys.release(action.job_id)
         elif isinstance(action, FindCheckpoint):
-            at_most = action.at_most
+            at_most = action.at_most if action.at_most is not None else self._progress.completed()
             self._events.after(LATENCY, lambda: self._find_checkpoint(at_most))
         elif isinstance(action, Finish):
             self._end = action.reason

@@ -26,5 +26,5 @@ if __name__ == "__main__":
     name = options.name or task_name(options.role, options.names)
     if options.restart:
         run_dir = RunDir(options.run_dir)
-        sys.exit(supervise(run_dir, name, [str(run_dir.path), "--role", options.role, "--name", name]))
+        sys.exit(supervise(run_dir, name, [str(run_dir.path), "--role", options.role]))
     main(options.run_dir, options.role, name)

@@ -1,12 +1,13 @@
 """The parent of a guaranteed worker: starts it again when it has died, so that its place does not stand empty.
 
 It imports nothing of what could break a worker, tells the coordinator at once that the worker is gone, and begins a new
-one, which registers under the old name as if it had come just now. A worker that was told to leave, or whose node is
-to go away, is not started again, and neither is one that never lives for long.
+one, which registers under a name of its own as if it had come just now. A worker that was told to leave, or whose node
+is to go away, is not started again, and neither is one that never lives for long.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ from liver_slurm.protocol.messages import WorkerEnded
 from liver_slurm.rundir.event_log import read_events
 from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.rundir.worker_names import restarted_name
 from liver_slurm.scheduler.local.process import tie_to_parent
 from liver_slurm.worker.signals import NOTICES, signal_pipe
 
@@ -63,13 +65,18 @@ def judge(code: int, noticed: bool, run_is_over: bool, deaths: int) -> Verdict:
     return Verdict(wait, f"it is started again in {wait:g} s")
 
 
-def supervise(run_dir: RunDir, name: str, arguments: Sequence[str]) -> int:
-    """Run ``python -m liver_slurm.worker`` with these arguments, again and again; returns the last exit code."""
+def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
+    """Run ``python -m liver_slurm.worker`` with these arguments, again and again; returns the last exit code.
+
+    Args:
+        place: name of the first process.
+    """
     signals, deaths = signal_pipe(), 0
-    while True:
-        begun = time.monotonic()
+    for count in itertools.count(1):
+        begun, name = time.monotonic(), restarted_name(place, count)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "liver_slurm.worker", *arguments], preexec_fn=tie_to_parent(signal.SIGKILL)
+            [sys.executable, "-m", "liver_slurm.worker", *arguments, "--name", name],
+            preexec_fn=tie_to_parent(signal.SIGKILL),
         )
         code = worker.wait()
         deaths = 1 if time.monotonic() - begun > WELL else deaths + 1
@@ -80,7 +87,10 @@ def supervise(run_dir: RunDir, name: str, arguments: Sequence[str]) -> int:
         verdict = judge(code, noticed, code != 0 and is_over(run_dir), deaths)
         print(f"{name}, process {worker.pid}, has ended, {how}: {verdict.reason}", file=sys.stderr, flush=True)
         if verdict.wait is None or _noticed(signals, verdict.wait):
+            if code != 0:
+                _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid, again=False))
             return code if code >= 0 else 128 - code
+    raise AssertionError("there is no last number")
 
 
 def is_over(run_dir: RunDir) -> bool:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from liver_slurm.base.errors import ControlError
 from liver_slurm.base.jsonl import read_lines
 from liver_slurm.config.schema import DataSection
 from liver_slurm.protocol.client import request
-from liver_slurm.protocol.messages import StatusRequest
+from liver_slurm.protocol.messages import CheckpointRequest, StatusRequest
 from liver_slurm.rundir.event_log import read_documents
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
@@ -147,8 +148,41 @@ def test_a_live_worker_that_is_killed_comes_back(long_run: LocalRun) -> None:
         worker.kill()
         until(lambda deaths=deaths: long_run.sizes() == [1, 2] * deaths, "one goes on alone, and grows again")
     lost = [line for line in read_documents(long_run.run_dir.events) if line["event"] == "worker_lost"]
-    assert [line["worker"] for line in lost] == ["live-1"] * 2
+    assert [line["worker"] for line in lost] == ["live-1", "live-1.2"]
     assert "killed by SIGKILL" in long_run.run_dir.worker_log("live-1").read_text()
+    runner.terminate()
+    assert runner.wait(PATIENCE) == 143
+    steps = [line["step"] for line in read_lines(long_run.run_dir.metrics)]
+    assert steps == list(range(1, len(steps) + 1)), "every step once"
+    assert long_run.processes() == []
+
+
+def test_all_workers_that_are_killed_at_once_come_back(long_run: LocalRun) -> None:
+    """Before the first checkpoint the run begins again as it did; later it goes on from the newest, in the same run."""
+    # LS-35
+    runner = long_run.start("2", "0")
+
+    def kill_all() -> None:
+        for number in (0, 1):
+            (parent,) = long_run.processes(f"--name live-{number} --restart")
+            for worker in parent.children():
+                worker.kill()
+
+    def planned() -> list[dict[str, Any]]:
+        return [line for line in read_documents(long_run.run_dir.events) if line["event"] == "recovery_planned"]
+
+    until(lambda: long_run.step() > 1, "training")
+    kill_all()
+    until(lambda: long_run.sizes()[-1:] == [2], "both are back")
+    assert {line["state_from"] for line in planned()} <= {"start", "survivors", "mirrors"}, "there is no checkpoint"
+    reached = long_run.step()
+    until(lambda: long_run.step() > reached + 1, "training")
+    request(long_run.run_dir, CheckpointRequest(), timeout=5.0)
+    until(lambda: long_run.count("checkpoint_written") == 1, "a checkpoint")
+    before, worlds = len(planned()), long_run.count("world_live")
+    kill_all()
+    until(lambda: long_run.sizes()[-1] == 2 and long_run.count("world_live") > worlds + 1, "both are back again")
+    assert [line["state_from"] for line in planned()[before:]] == ["checkpoint"]
     runner.terminate()
     assert runner.wait(PATIENCE) == 143
     steps = [line["step"] for line in read_lines(long_run.run_dir.metrics)]

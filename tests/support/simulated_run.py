@@ -257,7 +257,7 @@ class SimulatedRun:
             if isinstance(action, FindCheckpoint) and self.state is not None:
                 found = self.worlds.newest_checkpoint(action.at_most)
                 if found is None:
-                    self._feed(CheckpointFound(self.now, why_none="there is no checkpoint yet"))
+                    self._feed(CheckpointFound(self.now))
                 else:
                     self._feed(CheckpointFound(self.now, f"step-{found}", found))
 

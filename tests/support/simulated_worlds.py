@@ -44,9 +44,9 @@ class SimulatedWorlds:
         """Steps after ``step`` are trained again."""
         self.trained = {before: generation for before, generation in self.trained.items() if before < step}
 
-    def newest_checkpoint(self, at_most: int) -> int | None:
+    def newest_checkpoint(self, at_most: int | None) -> int | None:
         """Step of the newest checkpoint that does not lie ahead; None: there is none."""
-        return max((step for step in self.checkpoints if step <= at_most), default=None)
+        return max((step for step in self.checkpoints if at_most is None or step <= at_most), default=None)
 
     def entered_step(self, worker: Worker) -> None:
         saves = self.saves.get((worker.generation, worker.step))

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import feasible_layouts
-from liver_slurm.coordinator.core import failure_recovery, lifecycle, node_release, resize_queue, step_barrier
+from liver_slurm.coordinator.core import (
+    detection,
+    failure_recovery,
+    lifecycle,
+    node_release,
+    resize_queue,
+    step_barrier,
+)
 from liver_slurm.coordinator.core.io import Action, FromPeer
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.status import document
@@ -15,7 +22,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.engine import why_impossible
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.protocol.messages import Reply, ResizeRequest, WorkerEnded
-from liver_slurm.rundir.worker_names import is_guaranteed
+from liver_slurm.rundir.worker_names import is_guaranteed, place_of
 
 
 def status(t: Transition, given: FromPeer) -> None:
@@ -53,6 +60,8 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     """Handle the end of a worker's process, as the launcher that started it reports it."""
     state, message = t.state, given.message
     assert isinstance(message, WorkerEnded)
+    if not message.again:
+        detection.place_is_empty(t, place_of(message.worker))
     known = state.membership.get(message.worker)
     if known is not None and message.pid not in (0, known.pid):
         t.reject("late")  # another process has its name by now
@@ -62,7 +71,7 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
         if message.worker not in state.damage.lost:
             failure_recovery.give_up_missing(t, [message.worker], message.reason)
     elif state.world.live is None and not state.over and is_guaranteed(message.worker):
-        log = f"{state.settings.run_dir}/logs/{message.worker}.log"
+        log = f"{state.settings.run_dir}/logs/{place_of(message.worker)}.log"
         failure = f"{message.worker} ended before it registered ({message.reason}); see {log}"
         lifecycle.end(t, RunPhase.FAILED, failure)
 

@@ -15,9 +15,10 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
 from liver_slurm.coordinator.core.parts import Worker
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
-from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkerLost, WorldStands, Writer
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol.messages import HeartbeatRequest
+from liver_slurm.rundir.worker_names import place_of
 
 WITNESSED_STALL, STEPS = 0.5, 3.0
 """Training stands still where a connection is closed and another member says that it has completed no step for so many
@@ -43,6 +44,17 @@ def hung_up(t: Transition, given: HungUp) -> None:
             vigil = t.state.vigil
             _write(t, replace(vigil, hung_up={**vigil.hung_up, worker.name: (given.since, given.time)}))
             return
+
+
+def place_is_empty(t: Transition, place: str) -> None:
+    """Note that in the place of a guaranteed worker none is started again."""
+    _write(t, replace(t.state.vigil, empty=t.state.vigil.empty | {place}))
+
+
+def worker_lost(t: Transition, news: WorkerLost) -> None:
+    """Note that a place stays empty whose worker has told of a signal: its parent had the same one."""
+    if news.worker.role == "live" and news.worker.signalled is not None:
+        place_is_empty(t, place_of(news.worker.name))
 
 
 def watch(t: Transition, _: Tick) -> None:

@@ -4,6 +4,9 @@ What is known of the dead is journaled before anybody hears of it. Then the surv
 far they have come, and stand still. When all have, the next world is planned: the best layout of whoever is left and
 whatever standby is warm. It begins with the last update that any survivor has begun, because a rank begins an update
 only when the gradients of all are final; those that have not made it make it now.
+
+Where too few are left for any layout, what is left stands still until workers have come that were started again in the
+place of the dead, or standbys; where nobody is left, the newest checkpoint says how far the run has come.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.reshard.mirrors import Extent, without_holder
 from liver_slurm.reshard.snapshots import Survivor, newest_common
 from liver_slurm.rundir import events
+from liver_slurm.rundir.worker_names import earlier_names
 
 REPEAT = 1.0
 """Seconds after which a member that has not left its collectives is told again."""
@@ -50,13 +54,17 @@ def worker_lost(t: Transition, news: WorkerLost) -> None:
 def registered(t: Transition, news: Registered) -> None:
     """Break the live world when another process has a member's name: the member has died while no coordinator looked.
 
-    A standby job that was started again brings its workers back under the names that they had.
+    A standby job that was started again brings its workers back under the names that they had; a guaranteed worker that
+    was has a name of its own, which says whose place it takes.
     """
     state, name = t.state, news.name
     worker, process = state.membership.workers[name], state.world.processes.get(name)
-    if process in (None, "", worker.process) or name in state.damage.lost:
-        return
-    give_up_missing(t, [name], f"process {worker.pid} on {worker.host} has its name, and was never in this world")
+    lost = [one for one in earlier_names(name) if one in state.world.members]
+    if process not in (None, "", worker.process):
+        lost.append(name)
+    lost = [one for one in lost if one not in state.damage.lost]
+    if lost:
+        give_up_missing(t, lost, f"process {worker.pid} on {worker.host} has its place, and was never in this world")
 
 
 def stands(t: Transition, news: WorldStands) -> None:
@@ -152,7 +160,7 @@ class Source:
     """Where the next world's state comes from, and why."""
 
     kind: str
-    """``survivors``, ``mirrors`` (of them, for what only the dead held), or ``checkpoint``."""
+    """``survivors``, ``mirrors`` (of them, for what only the dead held), ``checkpoint``, or ``start``: as it began."""
     step: int
     reason: str
     redone: tuple[str, ...] = ()
@@ -183,7 +191,7 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         return lifecycle.end(t, RunPhase.FAILED, f"{vain}; mend that first; {state.how_to_continue}")
     seen = replace(seen, leaving=seen.leaving | lost)
     if isinstance(allowed := _allowed(seen, state), str):
-        return _fail(t, allowed)
+        return _wait(t, seen, allowed)
     if not stand:
         return None  # before anything is chosen, which takes its time: of thousands each parks by a message of its own
     chosen = choose_world(seen, allowed, state)
@@ -196,11 +204,28 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
     if source.kind == "checkpoint":
         if damage.checkpoint is None:
-            return _search(t, source)
-        if not damage.checkpoint.path:
+            return _search(t, source.step if left else None)
+        if damage.checkpoint.why_none:
             return _fail(t, f"{source.reason}, and {damage.checkpoint.why_none}", sought=True)
-        source = replace(source, step=damage.checkpoint.step)
+        source = _from(damage.checkpoint, source.reason)
     return _begin(t, source, *chosen)
+
+
+def _from(checkpoint: FoundCheckpoint, reason: str) -> Source:
+    if checkpoint.path:
+        return Source("checkpoint", checkpoint.step, reason)
+    return Source("start", checkpoint.step, f"{reason}, and there is no checkpoint yet")
+
+
+def _wait(t: Transition, seen: api.Snapshot, why: str) -> None:
+    """Wait for workers as long as before the run's first world, unless too few can come."""
+    state, settings = t.state, t.state.settings
+    patience = settings.config.job.start_timeout
+    at_most = settings.live_workers - len(state.vigil.empty) + settings.standby_workers
+    nobody = not api.allowed(seen.pinned, settings.config, at_most)
+    if nobody or t.now > max(state.damage.since, state.lifecycle.started) + patience:
+        return _fail(t, why if nobody else f"{why}, and no others came within {patience:.0f} s")
+    return t.explain(f"{_what(state)}: {why}; training stands until others come, for at most {patience:.0f} s")
 
 
 def _failures(state: RunState, layout: Layout, members: tuple[str, ...]) -> int | None:
@@ -223,11 +248,15 @@ def _why_in_vain(t: Transition) -> str | None:
 
 def _fail(t: Transition, why: str, sought: bool = False) -> None:
     """End the run with one line that says what was missing, and what to do unless checkpoints were ``sought``."""
-    damage = t.state.damage
-    lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
-    what = f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
     then = "" if sought else f"; {t.state.how_to_continue}"
-    lifecycle.end(t, RunPhase.FAILED, f"{what}: {why}{then}")
+    lifecycle.end(t, RunPhase.FAILED, f"{_what(t.state)}: {why}{then}")
+
+
+def _what(state: RunState) -> str:
+    """Say what has happened to the live world."""
+    damage = state.damage
+    lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
+    return f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
 
 
 def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], state: RunState) -> Source:
@@ -237,6 +266,8 @@ def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], s
     has begun; else the newest one that snapshots were put by of, wherever they are needed; else a checkpoint.
     """
     distributed = state.settings.config.train.distributed_optimizer
+    if not parked:
+        return Source("checkpoint", live.step, "no member of the live world is left")
     ranks = [rank for rank, name in enumerate(live.members) if name in lost]
     alone = [live.members[rank] for rank in without_holder(live.layout, ranks, distributed)]
     current = _last_update(live, lost, parked, alone, distributed)
@@ -320,7 +351,8 @@ def choose_world(seen: api.Snapshot, layouts: Sequence[Layout], state: RunState)
 def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ...], why: str) -> None:
     damage, live = t.state.damage, t.state.world.live
     assert live is not None
-    checkpoint = damage.checkpoint.path if source.kind == "checkpoint" and damage.checkpoint is not None else ""
+    loads = source.kind in ("checkpoint", "start") and damage.checkpoint is not None
+    checkpoint = damage.checkpoint.path if loads and damage.checkpoint is not None else None
     t.emit(
         events.RecoveryPlanned(
             source=str(live.layout),
@@ -328,7 +360,7 @@ def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ..
             members=members,
             lost=damage.lost,
             state_from=source.kind,
-            checkpoint=checkpoint,
+            checkpoint=checkpoint or "",
             step=source.step,
             redone=source.redone,
             mirrors=dict(source.mirrors),
@@ -344,11 +376,11 @@ def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ..
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
 
-def _search(t: Transition, source: Source) -> None:
+def _search(t: Transition, at_most: int | None) -> None:
     """Have the newest checkpoint looked for that does not lie ahead of training."""
     if not t.state.damage.searching:
         _write(t, replace(t.state.damage, searching=True))
-        t.actions.append(FindCheckpoint(at_most=source.step))
+        t.actions.append(FindCheckpoint(at_most))
 
 
 def checkpoint_found(t: Transition, given: CheckpointFound) -> None:

@@ -195,7 +195,8 @@ class GiveBack:
 class FindCheckpoint:
     """Look for the newest checkpoint that can be read, of ``at_most`` so many steps."""
 
-    at_most: int
+    at_most: int | None
+    """None: of as many as the metrics have, as nobody is left who would know."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def tell_prepare(t: Transition, receivers: Sequence[str], attempt: Attempt) -> N
     """Tell workers to build their part of the target world."""
     settings, target, rescue = t.state.settings, attempt.target, attempt.rescue
     source = attempt.source if attempt.moves_state else None
-    checkpoint = settings.checkpoint if rescue is None else rescue.checkpoint
+    checkpoint = settings.checkpoint if rescue is None else rescue.checkpoint or ""
     involved = t.state.membership.of(attempt.involved)
     message = Prepare(
         epoch=settings.epoch,

@@ -203,9 +203,10 @@ class FoundCheckpoint:
     """The newest checkpoint that a run could go back to."""
 
     path: str
-    """Empty: there is none."""
+    """Empty: there is none, and the run begins as it did before."""
     step: int
     why_none: str = ""
+    """Why none of those that there are can be used; empty: one can, or there are none."""
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,9 @@ def _await_members(t: Transition) -> None:
     """Go on when every member of the committed world has registered with this coordinator."""
     state, live = t.state, t.state.world.live
     assert live is not None, "a run without a committed world starts, it does not recover"
-    left = [member for member in live.members if member not in state.damage.lost]
-    missing = state.membership.missing(left)
+    missing = state.membership.missing([member for member in live.members if member not in state.damage.lost])
     if missing:
-        _give_up_missing(t, left, missing)
+        _give_up_missing(t, missing)
         return
     if state.phase is RunPhase.FINISHING:
         return
@@ -124,21 +123,15 @@ def _await_members(t: Transition) -> None:
     t.request_replan()
 
 
-def _give_up_missing(t: Transition, left: list[str], missing: list[str]) -> None:
-    """Go on without members that do not come back to a restarted coordinator; without any, the run has failed.
+def _give_up_missing(t: Transition, missing: list[str]) -> None:
+    """Go on without members that do not come back to a restarted coordinator.
 
     Where a collective has failed at those that are there, the others are not waited for long.
     """
     state = t.state
     patience = RETURN if state.damage.parked else state.settings.config.job.lost_after
-    if t.now <= state.lifecycle.started + patience:
-        return
-    names = ", ".join(missing)
-    if len(missing) < len(left):
+    if t.now > state.lifecycle.started + patience:
         failure_recovery.give_up_missing(t, missing, "it did not come back to the restarted coordinator")
-        return
-    failure = f"{names} of the live world did not come back to the restarted coordinator"
-    lifecycle.end(t, RunPhase.FAILED, f"{failure}; {state.how_to_continue}")
 
 
 # ---- steady --------------------------------------------------------------------------------------------------------

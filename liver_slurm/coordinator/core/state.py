@@ -179,6 +179,8 @@ class Vigil:
     """Since when steps have been due, as far as the coordinator has looked."""
     looked: float = 0.0
     """When the coordinator last looked."""
+    empty: frozenset[str] = frozenset()
+    """Places of guaranteed workers in which none is started again."""
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ REACTIONS: dict[type, tuple[Handler, ...]] = {
     WorkerGone: (membership.lose,),
     WorkerLost: (
         standby_scaling.worker_lost,
+        detection.worker_lost,
         abort_causes.worker_lost,
         failure_recovery.worker_lost,
         planning.worker_lost,

@@ -56,8 +56,8 @@ class Rescue:
     """Completed steps that the next world begins with."""
     scribe: str = ""
     """Survivor that adds to the metrics what a lost worker did not write any more; empty: nobody has to."""
-    checkpoint: str = ""
-    """Folder that the next world loads; empty: its state comes from the survivors."""
+    checkpoint: str | None = None
+    """Folder that the next world loads; empty: it begins as the run did; None: its state comes from the survivors."""
     mirrors: Mapping[str, str] = field(default_factory=dict)
     """Lost members whose state comes from a mirror, and the survivor that keeps it."""
     back: bool = False
@@ -66,7 +66,7 @@ class Rescue:
     @property
     def repeats(self) -> bool:
         """Steps behind :attr:`step` may be in the metrics already, and are trained again."""
-        return self.back or bool(self.checkpoint)
+        return self.back or self.checkpoint is not None
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Attempt:
     @property
     def moves_state(self) -> bool:
         """Its state comes from the live world's members: not from the seed, nor from a checkpoint."""
-        return self.source is not None and (self.rescue is None or not self.rescue.checkpoint)
+        return self.source is not None and (self.rescue is None or self.rescue.checkpoint is None)
 
     @property
     def committed(self) -> bool:

@@ -150,17 +150,19 @@ class CheckpointCalls:
         """Wait for a search that is under way."""
         self._lane.close()
 
-    def _find(self, at_most: int) -> tuple[str, int]:
-        """Return the newest checkpoint that can be used and its step; nothing: there is none."""
+    def _find(self, at_most: int | None) -> tuple[str, int]:
+        """Return the newest checkpoint that can be used and its step; nothing and 0: there is none."""
+        last = last_metrics(self._run_dir.metrics) if at_most is None else None
+        reached = last.step if last is not None else at_most or 0
         try:
-            return newest_usable(self._run_dir, at_most, {})
+            return newest_usable(self._run_dir, reached, {})
         except LiverError as error:
             raise ClusterError(str(error)) from error
 
 
 def _found(found: tuple[str, int], now: float) -> Sequence[Input]:
     path, step = found
-    return [CheckpointFound(now, path, step, why_none="" if path else "there is no checkpoint yet")]
+    return [CheckpointFound(now, path, step)]
 
 
 def _not_found(error: str, now: float) -> Sequence[Input]:

@@ -166,11 +166,11 @@ def _workers(account: Account) -> list[dict[str, Any]]:
     sums: dict[str, Seconds] = {}
     for one, spent in zip(account.presences, account.spent, strict=True):
         rows.setdefault(
-            one.worker,
-            {"worker": one.worker, "guaranteed": one.guaranteed, "host": one.host, "partition": one.partition},
+            one.place,
+            {"worker": one.place, "guaranteed": one.guaranteed, "host": one.host, "partition": one.partition},
         )
         for seconds in spent.values():
-            add(sums.setdefault(one.worker, {}), seconds)
+            add(sums.setdefault(one.place, {}), seconds)
     return [{**row, **_sums(sums.get(name, {}))} for name, row in rows.items()]
 
 

@@ -15,7 +15,14 @@ from liver_slurm.observability.ledger.facts import Facts, Job
 from liver_slurm.observability.ledger.gaps import is_new_start
 from liver_slurm.observability.ledger.worlds import WorldSpan
 from liver_slurm.rundir import events as e
-from liver_slurm.rundir.worker_names import guaranteed_prefix, is_guaranteed, natural_key, standby_prefix, worker_name
+from liver_slurm.rundir.worker_names import (
+    guaranteed_prefix,
+    is_guaranteed,
+    natural_key,
+    place_of,
+    standby_prefix,
+    worker_name,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class Presence:
     """From when on it did what while it was in no world, in order."""
     noticed: tuple[tuple[float, bool], ...] = ()
     """When it got a notice (True), and when that was withdrawn (False), in order."""
+
+    @property
+    def place(self) -> str:
+        """Name that all processes on this device have in a table: one that died, and who was started in its place."""
+        return place_of(self.worker)
 
 
 @dataclass
@@ -75,7 +87,7 @@ class _Fold:
         self._owed_since: float | None = facts.created
         """Since when the guaranteed job waits to start, or starts; None: it has a world."""
         self._left: dict[str, float] = {}
-        """When each worker that is gone was last there."""
+        """When a worker that is gone was last there, by place."""
         self._last = facts.created
 
     def take(self, event: e.Event | e.UnknownEvent) -> None:
@@ -138,8 +150,8 @@ class _Fold:
         if known is None:
             guaranteed = is_guaranteed(name)
             since = time
-            if guaranteed and self._owed_since is not None:  # but not while another process had its name
-                since = max(self._owed_since, self._left.get(name, self._owed_since))
+            if guaranteed and self._owed_since is not None:  # but not while another process was in its place
+                since = max(self._owed_since, self._left.get(place_of(name), self._owed_since))
             job = self._jobs.get(job_id)
             if job is not None and not guaranteed:
                 since = job.since
@@ -156,7 +168,7 @@ class _Fold:
     def _close(self, name: str, time: float) -> None:
         one = self._open.pop(name, None)
         if one is not None:
-            self._left[name] = max(time, one.since)
+            self._left[place_of(name)] = max(time, one.since)
             self._closed.append(
                 Presence(
                     one.worker,
@@ -242,6 +254,6 @@ class _Fold:
 
 def guaranteed_partition(job: Job, name: str) -> str:
     """Return the partition of a guaranteed worker by its number."""
-    number = name.rpartition("-")[2]
+    number = place_of(name).rpartition("-")[2]
     inside = number.isdecimal() and int(number) < len(job.partitions)
     return job.partitions[int(number)] if inside else (job.partitions[0] if job.partitions else "")

@@ -569,18 +569,117 @@ def test_mirrors_that_fail_give_way_to_a_checkpoint() -> None:
 def test_without_a_checkpoint_the_run_ends_and_says_what_is_missing() -> None:
     run = training(distributed=True)
     kill(run, "live-1", "live-0", "live-2")
-    run.feed(CheckpointFound(run.now, why_none="there is no checkpoint yet"))
+    run.feed(CheckpointFound(run.now, why_none="none of the checkpoints in /c can be used"))
     assert run.state.lifecycle.phase is RunPhase.FAILED
-    missing = "shards of live-1 have neither a replica nor a mirror at step 5, and there is no checkpoint yet"
-    assert run.state.reason.endswith(missing)
+    missing = "shards of live-1 have neither a replica nor a mirror at step 5, and none of the checkpoints in /c"
+    assert missing in run.state.reason
 
 
-def test_without_a_layout_the_run_ends() -> None:
-    config = plain()
+def test_before_the_first_checkpoint_the_run_begins_again_as_it_did() -> None:
+    run = training(distributed=True)
+    kill(run, "live-1", "live-0", "live-2")
+    run.feed(CheckpointFound(run.now))
+    (planned,) = run.events("recovery_planned")
+    assert (planned["state_from"], planned["step"], planned["checkpoint"]) == ("start", 0, "")
+    assert (prepares(run).source_generation, prepares(run).checkpoint, prepares(run).step) == (-1, "", 0)
+    run.prepare_all()
+    assert run.live.step == 0
+    assert RollBackMetrics(0) in run.actions
+
+
+# ---- too few are left ------------------------------------------------------------------------------------------------
+
+
+def only_together(**changes: Any) -> Run:
+    """Three workers train, and no fewer can."""
+    config = plain(**changes)
     run = Run(config=replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp3",))), workers=3)
     run.train(*LIVE)
+    return run
+
+
+def end_place(run: Run, *names: str) -> None:
+    for name in names:
+        run.say(m.WorkerEnded(worker=name, reason="killed by SIGKILL", again=False))
+        run.tick(0.1)
+
+
+def test_survivors_stand_until_the_dead_ones_successor_comes() -> None:
+    # LS-35
+    run = only_together()
     kill(run, "live-1", "live-0", "live-2")
-    assert "no allowed layout for the 2 workers that are left" in run.state.reason
+    assert "2 workers that are left; training stands until others come, for at most 900 s" in run.state.reason
+    assert run.state.world.attempt is None
+    run.register("live-1.2")
+    assert sorted(prepares(run).members) == ["live-0", "live-1.2", "live-2"]
+    assert (prepares(run).lost, prepares(run).step) == (["live-1"], 5)
+    assert run.events("recovery_planned")[-1]["state_from"] == "survivors"
+    go_on(run)
+
+
+def test_where_nobody_is_left_the_newest_checkpoint_goes_on() -> None:
+    run = training()
+    for name in LIVE:
+        run.say(m.WorkerEnded(worker=name, reason="killed by SIGKILL"))
+    run.tick(0.1)
+    assert "for the 0 workers that are left; training stands" in run.state.reason
+    actions = run.register("live-2.2")
+    assert FindCheckpoint(None) in actions, "as many steps as the metrics have"
+    run.feed(CheckpointFound(run.now, "/c/step-3", 3))
+    (planned,) = run.events("recovery_planned")
+    assert (planned["state_from"], planned["step"], planned["members"]) == ("checkpoint", 3, ["live-2.2"])
+    assert planned["reason"].startswith("no member of the live world is left; ")
+    run.prepare_all()
+    run.enter_all()
+    assert (run.live.members, run.live.step) == (("live-2.2",), 3)
+    for name in ("live-0.2", "live-1.2"):
+        run.register(name)
+    for _ in range(10):
+        beat(run, "live-2.2", "live-0.2", "live-1.2", step=4)
+        run.tick(1.0)
+    assert len(prepares(run).members) == 3, "and it grows again"
+
+
+def test_a_wait_for_others_ends() -> None:
+    run = training()
+    for name in LIVE:
+        run.say(m.WorkerEnded(worker=name, reason="killed by SIGKILL"))
+    run.tick(899.0)
+    assert not run.state.over
+    run.tick(2.0)
+    assert run.state.lifecycle.phase is RunPhase.FAILED
+    assert "0 workers that are left, and no others came within 900 s; there is no checkpoint" in run.state.reason
+
+
+def test_nobody_waits_for_workers_that_cannot_come() -> None:
+    run = training()
+    end_place(run, *LIVE)
+    assert run.state.lifecycle.phase is RunPhase.FAILED
+    assert "no allowed layout for the 0 workers that are left; there is no checkpoint" in run.state.reason
+    run = only_together()
+    run.say(m.Notice(worker="live-1", reason="SIGTERM", time=run.now, deadline=run.now + 30.0))
+    kill(run, "live-1", "live-0", "live-2")
+    assert "no allowed layout for the 2 workers that are left; there is no checkpoint" in run.state.reason
+
+
+def test_all_that_died_with_the_coordinator_may_come_back() -> None:
+    new = restarted(training())
+    new.tick(10.0)
+    assert not new.state.over
+    assert lost(new) == [(name, "absence") for name in LIVE]
+    new.register("live-0.2")
+    new.feed(CheckpointFound(new.now, "/c/step-3", 3))
+    assert prepares(new).checkpoint == "/c/step-3"
+
+
+def test_who_takes_a_place_has_a_dead_one_before_it() -> None:
+    run = training()
+    run.register("live-1.2")
+    assert lost(run) == [("live-1", "its own word")]
+    new = restarted(training())
+    new.register("live-0", 0, 5)
+    new.register("live-1.3")
+    assert lost(new) == [("live-1", "absence")]
 
 
 def train_on(run: Run, step: int) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from liver_slurm.rundir.worker_names import (
+    earlier_names,
     guaranteed_prefix,
     is_guaranteed,
     is_of_successor,
     local_standby_name,
     natural_key,
+    place_of,
+    restarted_name,
     standby_prefix,
     task_number,
     worker_name,
@@ -28,6 +31,8 @@ def test_the_names_that_run_directories_have() -> None:
     [
         ("live-3", True, False, 3),
         ("live-8-3", True, True, 3),
+        ("live-8-3.2", True, True, 3),
+        ("live-3.12", True, False, 3),
         ("live-88-3", True, False, None),
         ("standby-8-3", False, False, None),
         ("guest", False, False, None),
@@ -40,5 +45,15 @@ def test_whose_it_is(name: str, guaranteed: bool, of_8: bool, number: int | None
 
 
 def test_numbers_are_sorted_as_numbers() -> None:
-    names = ["standby-9-0", "live-10", "live-2", "guest", "live-8-1"]
-    assert sorted(names, key=natural_key) == ["guest", "live-2", "live-8-1", "live-10", "standby-9-0"]
+    names = ["standby-9-0", "live-10", "live-2.10", "live-2.9", "live-2", "guest", "live-8-1"]
+    in_order = ["guest", "live-2", "live-2.9", "live-2.10", "live-8-1", "live-10", "standby-9-0"]
+    assert sorted(names, key=natural_key) == in_order
+
+
+def test_who_was_before_in_a_place() -> None:
+    assert [restarted_name("live-3", count) for count in (1, 2, 3)] == ["live-3", "live-3.2", "live-3.3"]
+    assert [place_of(name) for name in ("live-3", "live-3.12", "standby-9-0", "me.2")] == [
+        "live-3", "live-3", "standby-9-0", "me.2",
+    ]  # fmt: skip
+    assert earlier_names("live-3.3") == ["live-3", "live-3.2"]
+    assert earlier_names("live-3") == earlier_names("me.2") == earlier_names("live-3.x") == []
