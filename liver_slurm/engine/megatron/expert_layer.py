@@ -276,7 +276,7 @@ class ExpertLayer(DenseLayer):
         config, mixture = self.config, self.mlp
         shared = mixture.shared_experts
         return Experts(
-            routing_of(mixture.router.weight, mixture.router.expert_bias, config),
+            routing_of(mixture.router.weight, getattr(mixture.router, "expert_bias", None), config),
             tuple(self.mlp_of(expert) for expert in mixture.experts.local_experts),
             mixture.local_expert_indices[0],
             None if shared is None else self.mlp_of(shared),
@@ -299,7 +299,7 @@ def add_biases(model: torch.nn.Module, sequence_parallel: bool) -> None:
             setattr(bias, EXPERT_BIAS, True)
             bias.shared = True  # megatron leaves these out of the norm, as others have them too
             bias.sequence_parallel = sequence_parallel
-            del router.expert_bias
+            router.__dict__.pop("expert_bias", None)  # None, as megatron is not told of them
             router.register_parameter("expert_bias", bias)
 
 
