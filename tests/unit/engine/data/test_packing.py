@@ -30,9 +30,7 @@ SIZES = (7, 3, 0, 30, 1, 5, 2, 8, 16, 4, 12, 6)
 
 @settings(max_examples=200, deadline=None)
 @given(documents=st.lists(st.integers(1, 60), max_size=80), seq_length=st.integers(1, 20), window=st.integers(1, 100))
-def test_each_token_is_predicted_once_and_no_two_samples_of_a_window_fit_into_one(
-    documents: list[int], seq_length: int, window: int
-) -> None:
+def test_each_token_is_predicted_once_and_samples_are_full(documents: list[int], seq_length: int, window: int) -> None:
     packing = pack(np.array(documents, dtype=np.int64), seq_length, window)
     predicted: Counter[int] = Counter()
     begins = np.concatenate([[0], np.cumsum(documents, dtype=np.int64)])
