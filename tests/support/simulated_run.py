@@ -46,6 +46,7 @@ from liver_slurm.coordinator.core.state import RunState, broken_invariants
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.step import step as core_step
 from liver_slurm.protocol import messages as m
+from liver_slurm.rundir.worker_names import natural_key, place_of, restarted_name
 
 BEAT, LOST_AFTER, PREPARE_TIMEOUT = 1.0, 12.0, 25.0
 TICK = 1.0
@@ -143,6 +144,26 @@ class SimulatedRun:
             self.workers[name].gone = True
             if seen:
                 self.later(1.0, lambda: self._hang_up(name, self.now))
+
+    def current(self, place: str) -> str:
+        """Name of the newest process that was started in a place."""
+        return max((name for name in self.workers if place_of(name) == place), key=natural_key, default=place)
+
+    def restart(self, place: str, told: bool) -> None:
+        """A guaranteed worker dies, and another one is started in its place, unless that was given up.
+
+        ``told``: their parent reaches the coordinator.
+        """
+        name = self.current(place)
+        worker = self.workers[name]
+        if worker.gone:
+            return
+        pid = worker.registration().pid
+        self.kill(name)
+        if told:
+            self.ask(m.WorkerEnded(worker=name, reason="killed by SIGKILL", pid=pid))
+        count = sum(place_of(one) == place for one in self.workers) + 1
+        self.later(2.0, lambda: None if self.over else self.join(restarted_name(place, count)))
 
     def _hang_up(self, name: str, since: float) -> None:
         if self.state is not None and self.workers[name].gone:

@@ -46,7 +46,7 @@ CUT_AT = (
 class Faults(RuleBasedStateMachine):
     """What may happen to a run, in any order."""
 
-    # LS-1, LS-5, LS-8, LS-10, LS-15, LS-18, LS-29, LS-34
+    # LS-1, LS-5, LS-8, LS-10, LS-15, LS-18, LS-29, LS-34, LS-35
 
     @initialize(overlap=st.booleans(), steps=st.sampled_from([10**6, 10**6, 60]))
     def begin(self, overlap: bool, steps: int) -> None:
@@ -74,8 +74,9 @@ class Faults(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(ALL), seconds=st.sampled_from([2.0, 9.0]))
     def worker_is_cut_off(self, worker: str, seconds: float) -> None:
-        self.run.unreachable.add(worker)
-        self.run.later(seconds, lambda: self.run.unreachable.discard(worker))
+        name = self.run.current(worker)
+        self.run.unreachable.add(name)
+        self.run.later(seconds, lambda: self.run.unreachable.discard(name))
 
     @rule(record=st.sampled_from(CUT_AT), after=st.integers(0, 12), away=st.sampled_from([0.0, 3.0, 20.0]))
     def coordinator_dies_within_a_turn(self, record: type | None, after: int, away: float) -> None:
@@ -98,9 +99,13 @@ class Faults(RuleBasedStateMachine):
     def worker_dies(self, name: str, seen: bool) -> None:
         self.run.kill(name, seen)
 
+    @rule(place=st.sampled_from(ALL[:2]), told=st.booleans())
+    def guaranteed_worker_is_started_again(self, place: str, told: bool) -> None:
+        self.run.restart(place, told)
+
     @rule(name=st.sampled_from(ALL), seconds=st.sampled_from([2.0, 8.0, 20.0]))
     def worker_is_stopped(self, name: str, seconds: float) -> None:
-        self.run.stop(name, seconds)
+        self.run.stop(self.run.current(name), seconds)
 
     @rule(name=st.sampled_from(STANDBYS))
     def standby_is_wanted_back(self, name: str) -> None:
@@ -158,8 +163,11 @@ FAILED_ONCE: tuple[int, ...] = (17049, 2069362, 2092229)
 """Seeds of stories that did not end well before something was repaired."""
 
 
-def draw(choose: Random, run: SimulatedRun) -> tuple[str, dict[str, object]]:
-    """Draw what happens next, and how: the rules of :class:`Faults`, those that let time pass more often."""
+def draw(choose: Random, run: SimulatedRun, restarts: bool) -> tuple[str, dict[str, object]]:
+    """Draw what happens next, and how: the rules of :class:`Faults`, those that let time pass more often.
+
+    ``restarts``: guaranteed workers are started again; where :data:`FAILED_ONCE` was found they were not.
+    """
     pick = choose.choice
     happens: list[tuple[str, dict[str, object]]] = [
         ("time_passes", {"seconds": pick([1, 3, 8, 20])}),
@@ -187,18 +195,20 @@ def draw(choose: Random, run: SimulatedRun) -> tuple[str, dict[str, object]]:
         ("resize_is_asked_for", {"layout": pick(LAYOUTS), "ahead": pick([-1, 2, 6, 6])}),
         ("two_resizes_at_one_step_are_asked_for", {"first": pick(["tp2pp1dp1", "tp1pp1dp1"])}),
     ]
+    if restarts:
+        happens.append(("guaranteed_worker_is_started_again", {"place": pick(ALL[:2]), "told": pick([True, False])}))
     if run.state is not None:
         happens.append(("coordinator_dies", {"away": pick([0.0, 3.0, 20.0])}))
     return pick(happens)
 
 
-def play(seed: int) -> str:
+def play(seed: int, restarts: bool = True) -> str:
     """Play the story of a seed; returns what went wrong, and the story; empty: nothing did."""
     choose, faults, told = Random(seed), Faults(), list[str]()
     try:
         faults.begin(overlap=choose.choice([True, False]), steps=choose.choice([10**6, 10**6, 60]))
         for _ in range(choose.randrange(5, 26)):
-            what, how = draw(choose, faults.run)
+            what, how = draw(choose, faults.run, restarts)
             told.append(f"  {what}({how})")
             getattr(faults, what)(**how)
         faults.run.settle()
@@ -208,7 +218,11 @@ def play(seed: int) -> str:
 
 
 def test_stories_that_once_ended_badly() -> None:
-    assert [story for seed in (*FAILED_ONCE, *range(40)) if (story := play(seed))] == []
+    assert [story for seed in FAILED_ONCE if (story := play(seed, restarts=False))] == []
+
+
+def test_some_stories_end_in_a_steady_run_or_none() -> None:
+    assert [story for seed in range(40) if (story := play(seed))] == []
 
 
 @pytest.mark.long
