@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,13 +115,17 @@ def test_before_world_0(lab: Lab) -> None:
 
 
 def test_a_member_that_does_not_come_back_fails_the_run(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, job(workers=2, lost_after=2.0))
+    """Where nobody comes in its place, and one worker alone has no layout."""
+    config = job(workers=2, lost_after=2.0, start_timeout=10.0)
+    lab = Lab(tmp_path, replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp2",))))
     try:
         start(lab)
         lab.kill("coordinator")
         lab.kill("live-1")
         assert lab.coordinator().wait(timeout=PATIENCE) == 1
-        assert "live-1" in lab.events("run_ended")[0]["reason"]
+        reason = lab.events("run_ended")[0]["reason"]
+        assert "live-1 of the live world was lost" in reason
+        assert "1 workers that are left, and no others came within 10 s" in reason
         assert lab.processes["live-0"].wait(timeout=PATIENCE) == 0
         assert lab.coordinator().wait(timeout=60) == 1, "a run that is over stays over"
     finally:
