@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 
 from liver_slurm.config import own_loop, sbatch
 from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
+from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.moments import moment_problems
@@ -88,30 +90,6 @@ def _query_groups(model: ModelSection) -> Iterator[Problem]:
         )
 
 
-def _experts(model: ModelSection) -> Iterator[Problem]:
-    """Find what does not go with experts, and settings of experts where there are none."""
-    experts, chosen = model.num_moe_experts, model.moe_router_topk
-    if experts is None:
-        defaults = ModelSection()
-        for key in _EXPERT_KEYS:
-            if getattr(model, key) != getattr(defaults, key):
-                yield Problem(f"model.{key}", "has no use without experts; allowed: model.num_moe_experts too")
-        return
-    if model.provider is not None or model.extra:
-        other = "provider" if model.provider is not None else "extra"
-        yield Problem("model.num_moe_experts", f"is for models without model.{other}; allowed: one of the two")
-    if chosen > experts:
-        yield Problem("model.moe_router_topk", f"{chosen} is above num_moe_experts; allowed: at most {experts}")
-    if chosen == 1 and not model.moe_router_pre_softmax:
-        text = "false weighs each token's only expert with 1, so that no router is learnt; allowed: true"
-        yield Problem("model.moe_router_pre_softmax", f"{text}, or moe_router_topk >= 2")
-    if model.add_bias_linear:
-        yield Problem("model.add_bias_linear", "true is not possible with experts; allowed: false")
-    if model.moe_shared_expert_gate and model.moe_shared_expert_intermediate_size is None:
-        text = "has no use without a shared expert; allowed: moe_shared_expert_intermediate_size too"
-        yield Problem("model.moe_shared_expert_gate", text)
-
-
 def _positions(model: ModelSection, train: TrainSection) -> Iterator[Problem]:
     rows = model.max_position_embeddings
     if model.position_embedding_type == "learned_absolute" and rows is not None and train.seq_length > rows:
@@ -160,6 +138,19 @@ def _documents(data: DataSection, model: ModelSection) -> Iterator[Problem]:
         yield Problem(f"data.{asked[0]}", "is for models without model.extra; allowed: false")
 
 
+def _packing(data: DataSection) -> Iterator[Problem]:
+    if data.packing == "none":
+        if data.packing_window != DataSection().packing_window:
+            text = f'{data.packing_window} has no use without packing; allowed: leave it out, or packing = "best_fit"'
+            yield Problem("data.packing_window", text)
+        return
+    if data.provider is not None:
+        yield Problem("data.packing", 'is for data.paths, and data.provider gives samples; allowed: "none"')
+    elif not data.eod_mask_loss:
+        text = "false would count the loss of what fills up samples, which are ends of documents; allowed: true"
+        yield Problem("data.eod_mask_loss", f'{text}, or packing = "none"')
+
+
 def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
     if train.z_loss_coeff and model.provider is not None:
         text = f"{train.z_loss_coeff} has no effect with model.provider, whose model computes its loss; allowed: 0"
@@ -167,10 +158,10 @@ def _z_loss(train: TrainSection, model: ModelSection) -> Iterator[Problem]:
 
 
 def _dropout(model: ModelSection) -> Iterator[Problem]:
-    for key in ("provider", "extra"):
-        if model.hidden_dropout and getattr(model, key):
-            text = f"{model.hidden_dropout} is for this product's own layers, which model.{key} replaces; allowed: 0"
-            yield Problem("model.hidden_dropout", text)
+    for key, other in product(("hidden_dropout", "attention_dropout"), ("provider", "extra")):
+        if (rate := getattr(model, key)) and getattr(model, other):
+            text = f"{rate} is for this product's own layers, which model.{other} replaces; allowed: 0"
+            yield Problem(f"model.{key}", text)
 
 
 def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
@@ -337,15 +328,6 @@ def _divisors(number: int) -> str:
 
 _SHAPE = ("model.num_attention_heads", "model.hidden_size")
 _ROTATED = ("model.kv_channels", "model.rotary_percent", "model.provider", "model.position_embedding_type")
-_EXPERT_KEYS = (
-    "moe_router_topk",
-    "moe_router_pre_softmax",
-    "moe_ffn_hidden_size",
-    "moe_aux_loss_coeff",
-    "moe_z_loss_coeff",
-    "moe_shared_expert_intermediate_size",
-    "moe_shared_expert_gate",
-)
 _POSITIONS = ("model.max_position_embeddings", "model.position_embedding_type")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
@@ -363,18 +345,19 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
     ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
-    (("model",), lambda job: _experts(job.model)),
+    (("model",), lambda job: expert_problems(job.model)),
     ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider", "train.loop"), lambda job: _data_given(job.data, job.train)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),
     (("validation.paths", "validation.weights"), lambda job: blend_problems("validation", job.validation)),
     (("data", "model.extra", "model.provider"), lambda job: _documents(job.data, job.model)),
+    (("data",), lambda job: _packing(job.data)),
     (
         ("train.optimizer", "train.moments_precision", "train.adam_beta1", "train.adam_beta2", "train.sgd_momentum"),
         lambda job: moment_problems(job.train),
     ),
-    (("model.hidden_dropout", "model.provider", "model.extra"), lambda job: _dropout(job.model)),
+    (("model",), lambda job: _dropout(job.model)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from liver_slurm.config.types import Flag, FunctionName, Natural, PathText, Positive, TokenizerText
+from liver_slurm.config.types import Count, Flag, FunctionName, Natural, PathText, Positive, TokenizerText
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class DataSection:
     """Keep the documents of a sample apart: tokens attend to those of their own document only."""
     eod_mask_loss: Flag = False
     """Leave out the loss of what is predicted from the end of a document, which is the next document's first token."""
+    packing: Literal["none", "best_fit"] = "none"
+    """How documents come into samples. ``none``: they lie end to end, and a sample is what falls on it. ``best_fit``:
+    samples hold whole documents, as many as fit; longer ones are cut. It needs eod_mask_loss."""
+    packing_window: Count = 65536
+    """Documents, one after the other in the data, that are packed together."""
     provider: FunctionName | None = None
     """Function that gives your own data, as ``package.module:function``. See docs/models.md."""
 

@@ -13,11 +13,9 @@ from liver_slurm.config.schema import ModelSection
 
 _LAYOUT = "the layout decides it"
 _EXPERTS = "this product's own layer of experts would not heed it"
-_EXPERT_BIAS = "the bias is state of the router that is no parameter, and changes in each step: it would not be moved"
 _OTHER_MODEL = "the model would not have it; model.provider builds your own"
 _TE = "it needs Transformer Engine, whose layers and scales this product does not move"
 _VALUES = "weights come from train.seed by their names, or from another world"
-_STREAMS = "its random states do not move with the state: what is dropped would change with every resize"
 _FUNCTION = "it is a function, which a job file cannot hold"
 _SCHEDULE = "the product runs the step, and does it in its own way"
 
@@ -35,7 +33,6 @@ _ALWAYS: tuple[tuple[str, str], ...] = (
     (r"(fp8|fp4|tp_comm|use_te|use_kitchen|kitchen)\w*|quant_recipe|gradient_accumulation_fusion", _TE),
 )
 _OF_OUR_MODEL: tuple[tuple[str, str], ...] = (
-    (r"moe_router_enable_expert_bias|moe_router_bias_update_rate", _EXPERT_BIAS),
     (r"moe_\w+", _EXPERTS),
     (r"(mtp|dsa|linear|mamba)_\w+|multi_latent_attention|experimental_attention_variant|is_hybrid_model", _OTHER_MODEL),
     (r"heterogeneous_block_specs|hetereogenous_dist_checkpoint|transformer_impl|mrope_section", _OTHER_MODEL),
@@ -53,8 +50,6 @@ def why_refused(name: str, value: object, own_model: bool) -> str | None:
     """
     if name in _OURS:
         return f"write it as model.{name}"
-    if name == "attention_dropout":
-        return None if value == 0 else _STREAMS
     if name == "calculate_per_token_loss":
         return None if value is True else "replicas may have uneven numbers of microbatches"
     for pattern, reason in _ALWAYS if own_model else (*_ALWAYS, *_OF_OUR_MODEL):

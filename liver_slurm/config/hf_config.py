@@ -46,7 +46,7 @@ _HARMLESS = re.compile(
     r"|exponential_decay_length_penalty"
 )
 """Keys that say nothing of the arithmetic of a forward pass in evaluation: names, numbers of tokens, how text is made
-with the model, and dropout, which this product has none of."""
+with the model, and dropout, which is a setting of training."""
 
 
 class UnknownModelError(ValueError):

@@ -13,6 +13,8 @@ EXPERT_FAMILIES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 """Each ``model_type`` with experts that can be read, with the ``architectures`` that is written for it."""
+_ROUTER = {"moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}
+"""What is the same in all of them."""
 
 
 class Keys(Protocol):
@@ -46,6 +48,7 @@ def read_experts(keys: Keys, family: str) -> dict[str, Any]:
             "num_moe_experts": keys.size("num_local_experts", experts or 8),
             "moe_router_topk": keys.size(chosen, 2),
             "moe_router_pre_softmax": False,
+            **_ROUTER,
             "moe_ffn_hidden_size": keys.size("intermediate_size"),
             "moe_shared_expert_intermediate_size": None,
             "moe_shared_expert_gate": False,
@@ -57,6 +60,7 @@ def read_experts(keys: Keys, family: str) -> dict[str, Any]:
         "num_moe_experts": keys.size("num_local_experts", experts),
         "moe_router_topk": keys.size(chosen),
         "moe_router_pre_softmax": not keys.take("norm_topk_prob", bool, False),
+        **_ROUTER,
         "moe_ffn_hidden_size": keys.size("moe_intermediate_size"),
         "moe_shared_expert_intermediate_size": shared,
         "moe_shared_expert_gate": shared is not None,
@@ -75,6 +79,7 @@ def expert_needs(model: ModelSection) -> list[tuple[str, object]]:
     family = expert_family(model)
     needs: list[tuple[str, object]] = [
         ("add_bias_linear", False),
+        *_ROUTER.items(),
         ("moe_shared_expert_gate", family == "qwen2_moe"),
     ]
     if family == "qwen3_moe":

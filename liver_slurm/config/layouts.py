@@ -148,9 +148,10 @@ def _interleaving_reasons(layout: Layout, model: ModelSection, train: TrainSecti
 
 def _own_layer_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layers, which know of documents and dropout, from being used."""
-    if model.provider is not None or not (data.resets or model.hidden_dropout):
+    dropping = next((key for key in ("hidden_dropout", "attention_dropout") if getattr(model, key)), None)
+    if model.provider is not None or not (data.resets or dropping):
         return
-    needs = "data.reset_position_ids or reset_attention_mask" if data.resets else "model.hidden_dropout"
+    needs = "data.reset_position_ids or reset_attention_mask" if data.resets else f"model.{dropping}"
     groups = model.num_query_groups or model.num_attention_heads
     if groups < tp:
         yield f"with {needs}, tp{tp} may not be more than {groups} query groups"

@@ -108,6 +108,14 @@ class ModelSection:
     """Experts that each token goes to."""
     moe_router_pre_softmax: Flag = False
     """Weigh experts by a softmax over all of them, and not over the chosen ones alone."""
+    moe_router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    """What makes experts' weights of the router's logits; ``sigmoid``: each by itself, then the chosen ones relative to
+    their sum."""
+    moe_router_enable_expert_bias: Flag = False
+    """Balance the experts' load without a loss: a bias for each expert is added to its score when a token chooses, not
+    to its weight, and after each step rises where the load was below the mean, and falls where it was above."""
+    moe_router_bias_update_rate: Positive = 0.001
+    """How far a step moves these biases."""
     moe_ffn_hidden_size: Count | None = None
     """Width of one expert. Default: ffn_hidden_size."""
     moe_aux_loss_coeff: NonNegative = 0.0
@@ -121,6 +129,9 @@ class ModelSection:
     hidden_dropout: Decay = 0.0
     """Share of the elements of the embedding and of what each layer's halves add to it that a training step drops. By
     seed, sample, layer and place alone, so that no change of layout changes what is dropped."""
+    attention_dropout: Decay = 0.0
+    """Share of the attention weights that a training step drops, likewise by seed, sample, layer, head and places. It
+    takes the place of fused attention: memory and time with the square of the sequence."""
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     from_hf: PathText | None = None

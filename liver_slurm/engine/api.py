@@ -177,6 +177,8 @@ class Hyperparameters(NamedTuple):
     eps: float = 0.0
     momentum: float = 0.0
     ema_decay: float = 0.0
+    balance_rate: float = 0.0
+    """Of biases that balance experts' load; 0: the group has none."""
 
 
 Groups = Mapping[GroupSpec, Hyperparameters]

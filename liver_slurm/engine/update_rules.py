@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 
 from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.engine.averages import average
+from liver_slurm.engine.balancing import balance
 from liver_slurm.parallel.torch_private import copy_all
 from liver_slurm.reshard.tensors import ADAM, AVERAGE, MOMENTS
 
@@ -91,6 +92,7 @@ def _update(members: Sequence[Updated], step: int, values: Hyperparameters, mome
         _sgd([masters, *(kept[name] for name in MOMENTS["sgd"])], gradients, step, values)
     else:
         _adamw([masters, *(kept[name] for name in ADAM)], gradients, step, values)
+    balance(masters, gradients, values.balance_rate)
     average(kept.get(AVERAGE, []), masters, values.ema_decay)
     if originals:
         copy_all(originals, [copies[id(tensor)] for tensor in originals])

@@ -43,11 +43,16 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "model.layernorm_epsilon": model.layernorm_epsilon,
         "model.extra": model.extra,
         "model.hidden_dropout": model.hidden_dropout,
+        "model.attention_dropout": model.attention_dropout,
         "model.moe_router_topk": model.moe_router_topk,
         "model.moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "model.moe_router_score_function": model.moe_router_score_function,
+        "model.moe_router_bias_update_rate": model.moe_router_bias_update_rate,
         "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
         "model.moe_z_loss_coeff": model.moe_z_loss_coeff,
         "data.weights": list(config.data.weights),
+        "data.packing": config.data.packing,
+        "data.packing_window": config.data.packing_window,
         "data.reset_position_ids": config.data.reset_position_ids,
         "data.reset_attention_mask": config.data.reset_attention_mask,
         "data.eod_mask_loss": config.data.eod_mask_loss,
@@ -64,7 +69,14 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
     }
 
 
-_NOT_OF_WEIGHTS = ("model.extra", "model.hidden_dropout", "model.moe_aux_loss_coeff", "model.moe_z_loss_coeff")
+_NOT_OF_WEIGHTS = (
+    "model.extra",
+    "model.hidden_dropout",
+    "model.attention_dropout",
+    "model.moe_router_bias_update_rate",
+    "model.moe_aux_loss_coeff",
+    "model.moe_z_loss_coeff",
+)
 """Of the keys of ``[model]``, those that say how it is trained."""
 
 
@@ -98,6 +110,7 @@ def _state_keys(config: JobConfig) -> dict[str, object]:
         "model.kv_channels": model.kv_channels or model.hidden_size // max(heads, 1),
         "model.ffn_hidden_size": None if model.num_moe_experts else model.ffn_hidden_size or 4 * model.hidden_size,
         "model.num_moe_experts": model.num_moe_experts,
+        "model.moe_router_enable_expert_bias": model.moe_router_enable_expert_bias,
         "model.moe_ffn_hidden_size": expert_width(model) if model.num_moe_experts else None,
         "model.moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
         "model.moe_shared_expert_gate": model.moe_shared_expert_gate,

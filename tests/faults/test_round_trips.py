@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from checkpoint_files import assert_same, newest, tensors
+from mixtures import BIASES, MIXTURE
 from worker_lab import WorkerLab, job
 
 from liver_slurm.config.schema import CheckpointSection, DataSection, JobConfig, StreamSection
@@ -180,7 +181,7 @@ def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[
     def run(name: str, recompute: Literal["none", "full"], *resizes: str) -> dict[int, float]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=STEPS)
-        model = replace(config.model, hidden_dropout=0.2)
+        model = replace(config.model, hidden_dropout=0.2, attention_dropout=0.1)
         train = replace(config.train, moments_precision="bf16", recompute=recompute)
         losses, _, committed = trained(replace(config, model=model, train=train), *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
@@ -199,15 +200,6 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
 
 
-MIXTURE = {
-    "num_query_groups": 4,
-    "num_moe_experts": 4,
-    "moe_ffn_hidden_size": 32,
-    "moe_aux_loss_coeff": 0.1,
-    "moe_z_loss_coeff": 0.01,
-    "moe_shared_expert_intermediate_size": 16,
-    "hidden_dropout": 0.1,
-}
 DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
 """With expert parallelism."""
 
@@ -218,7 +210,7 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=7)
-        model, elastic = replace(config.model, **MIXTURE), replace(config.elastic, initial="tp1pp1ep2dp2")
+        model, elastic = replace(config.model, **MIXTURE, **BIASES), replace(config.elastic, initial="tp1pp1ep2dp2")
         elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
@@ -228,24 +220,33 @@ def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
     changed = run("changed", "4:tp2pp1dp1", "4:tp1pp1ep2dp2")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
+    (biases,) = (each for name, each in tensors(alone[1]).items() if name.endswith("router.expert_bias"))
+    assert biases.any()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("optimizer", "distributed"),
-    [("adam", True), *(pytest.param(each, False, marks=pytest.mark.long) for each in ("adam", "muon"))],
+    ("optimizer", "distributed", "biased"),
+    [
+        ("adam", True, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("adam", False, False), ("adam", False, True), ("muon", False, True))
+        ),
+    ],
 )
 def test_mixtures_of_experts_train_alike_in_every_layout(
-    optimizer: Literal["adam", "muon"], distributed: bool, tmp_path: Path
+    optimizer: Literal["adam", "muon"], distributed: bool, biased: bool, tmp_path: Path
 ) -> None:
     """Their load is balanced alike, too: with and without replicas that have a microbatch less than others."""
 
-    def run(name: str, *resizes: str, standbys: int) -> list[tuple[float, float]]:
+    def run(name: str, *resizes: str, standbys: int) -> tuple[list[tuple[float, float]], torch.Tensor | None]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=2 * (len(DIVIDED) + len(FAR)) + 4)
         config = replace(
             config,
-            model=replace(config.model, **MIXTURE),  # type: ignore[arg-type]
+            checkpoint=SAVED,
+            model=replace(config.model, **MIXTURE, **(BIASES if biased else {})),
             train=replace(config.train, optimizer=optimizer, global_batch_size=5, distributed_optimizer=distributed),
         )
         lab = WorkerLab(config)
@@ -255,16 +256,22 @@ def test_mixtures_of_experts_train_alike_in_every_layout(
                 lab.real_worker(f"standby-{index}")
             lab.finish()
             assert len(lab.events("reconfiguration_committed")) == len(resizes)
-            return [(line.loss, line.grad_norm) for line in read_metrics(lab.run_dir.metrics)]
+            stored = tensors(newest(lab.run_dir.checkpoints))
+            biases = next((stored[name] for name in stored if name.endswith("router.expert_bias")), None)
+            return [(line.loss, line.grad_norm) for line in read_metrics(lab.run_dir.metrics)], biases
         finally:
             lab.close()
 
-    alone = run("alone", "1:tp1pp1dp1", standbys=0)
-    changed = run(
+    alone, biases = run("alone", "1:tp1pp1dp1", standbys=0)
+    changed, moved = run(
         "changed", *(f"{2 * number + 2}:{layout}" for number, layout in enumerate((*DIVIDED, *FAR))), standbys=2
     )
     assert [loss for loss, _ in changed] == [pytest.approx(loss, rel=1e-6) for loss, _ in alone]
     assert [norm for _, norm in changed] == [pytest.approx(norm, rel=1e-4) for _, norm in alone]
+    assert (biases is not None) == biased
+    if biases is not None and moved is not None:
+        assert torch.equal(moved, biases), "as many tokens went to each expert in each layout"
+        assert biases.any()
 
 
 TURNS = (
@@ -287,7 +294,7 @@ def interleaved(
     config = job(folder, steps=2 * len(TURNS) + 4, stream=StreamSection(mode=mode))
     config = replace(
         config,
-        model=replace(config.model, num_layers=8, hidden_dropout=0.1),
+        model=replace(config.model, num_layers=8, hidden_dropout=0.1, attention_dropout=0.1),
         elastic=replace(config.elastic, layouts=(initial,), initial=initial),
         validation=ValidationSection(provider="paced_samples:provide", every=3, samples=5),
         checkpoint=SAVED,
@@ -331,7 +338,7 @@ def test_interleaved_stages_train_alike(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
-    """A blend of short documents, kept apart in each sample."""
+    """A blend of short documents, whole and kept apart in each sample."""
     folder, paths = tmp_path_factory.mktemp("texts"), []
     for name, first in (("small", 65), ("large", 97)):
         documents = (chr(first + number % 7) * (1 + number * 5 % 11) for number in range(60))
@@ -343,6 +350,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> DataSection:
         reset_position_ids=True,
         reset_attention_mask=True,
         eod_mask_loss=True,
+        packing="best_fit",
+        packing_window=16,
     )
 
 

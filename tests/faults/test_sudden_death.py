@@ -17,6 +17,7 @@ from typing import Literal
 import pytest
 from checkpoint_files import assert_same, newest
 from coordinator_lab import until
+from mixtures import BIASES, EXPERTS
 from paced_samples import BROKEN
 from worker_lab import STARTUP, WorkerLab, job
 
@@ -86,8 +87,8 @@ def recovered(run: WorkerLab, what: str, at: float, count: int = 1) -> None:
     )
 
 
-def assert_close(losses: dict[int, float], expected: dict[int, float]) -> None:
-    assert losses == {step: pytest.approx(expected[step], rel=1e-6) for step in expected}
+def assert_close(losses: dict[int, float], expected: dict[int, float], rel: float = 1e-6) -> None:
+    assert losses == {step: pytest.approx(expected[step], rel=rel) for step in expected}
 
 
 def test_the_survivors_go_on_without_it(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
@@ -215,7 +216,7 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
         found = config_of(tmp_path / name, live=size)
         return replace(
             found,
-            model=replace(found.model, num_query_groups=4, num_moe_experts=4, moe_aux_loss_coeff=0.1),
+            model=replace(found.model, moe_aux_loss_coeff=0.1, **EXPERTS, **BIASES),
             train=replace(found.train, distributed_optimizer=distributed),
             elastic=replace(found.elastic, layouts=("tp1pp1dp1", "tp1pp1dp3", layout), initial=layout),
             checkpoint=CheckpointSection(every=0, at_end=False),
@@ -230,7 +231,8 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
     with closing(WorkerLab(config("undisturbed"))) as lab:
         lab.begin()
         expected = lab.finish()
-    assert_close(run.finish(), expected)
+    # Where two experts are as good but for rounding, which layouts do differently, a token may go to the other one.
+    assert_close(run.finish(), expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,8 @@ def test_a_standby_gets_what_only_the_dead_held(
             ema_decay=0.9,
         )
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
-        model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp)
+        mixture = {**EXPERTS, **BIASES} if layout == "tp1pp2dp1" else {}
+        model = replace(config.model, num_layers=2 * Layout.parse(layout).vpp, **mixture)
         saved = CheckpointSection(every=0, at_end=True)
         return replace(config, model=model, train=train, elastic=elastic, checkpoint=saved)
 
@@ -342,7 +345,8 @@ def test_all_go_back_to_the_last_refresh_of_mirrors(
         config = job(folder, live=3)
         train = replace(config.train, optimizer=optimizer, distributed_optimizer=distributed, ema_decay=0.9)
         train = replace(train, moments_precision="fp32" if optimizer == "muon" else "bf16")
-        model = replace(config.model, num_layers=3)
+        mixture = {**EXPERTS, **BIASES} if (layout, optimizer) == ("tp1pp3dp1", "adam") else {}
+        model = replace(config.model, num_layers=3, **mixture)
         elastic = replace(config.elastic, layouts=(layout,), initial=layout)
         recovery = RecoverySection(mirror_every=4, mirror_group=group)
         saved = CheckpointSection(every=0, at_end=True)

@@ -63,6 +63,8 @@ def job(
         "moe_aux_loss_coeff": 0.01,
         "moe_shared_expert_intermediate_size": 16,
         "moe_shared_expert_gate": True,
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
     }
     config = JobConfig(
         model=ModelSection(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +16,28 @@ from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.blend import Blend
 from liver_slurm.engine.data.order import sample_numbers
+from liver_slurm.engine.data.packing import Packing, pack
 from liver_slurm.engine.data.tokenizers import end_of_document, load_tokenizer
-from liver_slurm.engine.megatron.indexed_dataset import last_token, open_dataset
+from liver_slurm.engine.megatron.indexed_dataset import document_lengths, last_token, open_dataset
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class SampleSource:
-    """Samples from indexed datasets, laid end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
+class _Source:
+    """Samples from indexed datasets, in an order that is a function of (seed, samples consumed).
 
-    The order is a function of (seed, samples consumed); each epoch is shuffled again. Datasets are read through memory
-    maps; one token after a sample's last is its last label, so neighbours share it.
+    Each epoch is shuffled again. Datasets are read through memory maps.
     """
 
     def __init__(self, prefixes: Sequence[str], seq_length: int, seed: int, key: str = "data.paths") -> None:
         """``key``: where a job file names the prefixes."""
         self._prefixes, self._seq_length, self._seed, self._key = tuple(prefixes), seq_length, seed, key
         self._datasets = [open_dataset(prefix, key) for prefix in prefixes]
-        tokens = [int(dataset.sequence_lengths.sum(dtype="int64")) for dataset in self._datasets]
-        counts = [max(0, number - 1) // seq_length for number in tokens]
-        self._ends = list(accumulate(counts))
+        self._ends = list(accumulate(map(self._count, range(len(prefixes)))))
         if not self._ends or not self._ends[-1]:
-            raise BadInput(f"{key}: fewer than the {seq_length + 1} tokens of one sample in {', '.join(prefixes)}")
+            raise BadInput(f"{key}: {self._too_few()} in {', '.join(prefixes)}")
 
     def __len__(self) -> int:
         """Return the samples of one epoch."""
@@ -49,40 +48,125 @@ class SampleSource:
 
         tokens = np.empty((count, self._seq_length + 1), dtype=np.int64)
         for row, number in enumerate(sample_numbers(first, count, len(self), self._seed)):
-            tokens[row] = self._sample(int(number))
+            self._fill(tokens[row], *self._inside(int(number)))
         return tokens
 
     def place_of(self, consumed: int, place: int) -> str:
         """Say, for people, where a token lies: the ``place``-th of the run's sample ``consumed``."""
-        which, start = self._start(int(sample_numbers(consumed, 1, len(self), self._seed)[0]))
-        return f"{self._key}: {self._prefixes[which]}.bin, token {start + place}"
+        which, inside = self._inside(int(sample_numbers(consumed, 1, len(self), self._seed)[0]))
+        return f"{self._key}: {self._prefixes[which]}.bin, token {self._token(which, inside, place)}"
 
-    def _start(self, number: int) -> tuple[int, int]:
-        """Return which dataset a sample is in, and its first token there."""
+    def _inside(self, number: int) -> tuple[int, int]:
+        """Return which dataset a sample is in, and its number there."""
         which = bisect_right(self._ends, number)
-        return which, (number - (self._ends[which - 1] if which else 0)) * self._seq_length
+        return which, number - (self._ends[which - 1] if which else 0)
 
-    def _sample(self, number: int) -> Any:
-        which, start = self._start(number)
+    def _read(self, which: int, start: int, count: int) -> Any:
+        """Return tokens of a dataset, across ends of documents, which lie end to end in the file."""
         dataset = self._datasets[which]
         dtype = dataset.index.dtype
-        # Not dataset[i]: a sample may span documents, which lie end to end in the file.
         offset = int(dataset.index.sequence_pointers[0]) + start * dtype().itemsize
-        return dataset.bin_reader.read(dtype=dtype, count=self._seq_length + 1, offset=offset)
+        return dataset.bin_reader.read(dtype=dtype, count=count, offset=offset)
+
+    def _count(self, which: int) -> int:
+        """Return the samples of a dataset."""
+        raise NotImplementedError
+
+    def _too_few(self) -> str:
+        """Say what a sample needs that there is not."""
+        raise NotImplementedError
+
+    def _fill(self, tokens: NDArray[np.int64], which: int, inside: int) -> None:
+        """Fill in a sample of a dataset."""
+        raise NotImplementedError
+
+    def _token(self, which: int, inside: int, place: int) -> int:
+        """Return which token of the dataset is at a place of a sample."""
+        raise NotImplementedError
+
+
+class SampleSource(_Source):
+    """Documents laid end to end: sample k of a dataset is ``tokens[k * L : k * L + L + 1]``.
+
+    One token after a sample's last is its last label, so neighbours share it.
+    """
+
+    def _count(self, which: int) -> int:
+        tokens = int(self._datasets[which].sequence_lengths.sum(dtype="int64"))
+        return max(0, tokens - 1) // self._seq_length
+
+    def _too_few(self) -> str:
+        return f"fewer than the {self._seq_length + 1} tokens of one sample"
+
+    def _fill(self, tokens: NDArray[np.int64], which: int, inside: int) -> None:
+        tokens[:] = self._read(which, inside * self._seq_length, self._seq_length + 1)
+
+    def _token(self, which: int, inside: int, place: int) -> int:
+        return inside * self._seq_length + place
+
+
+class PackedSource(_Source):
+    """Whole documents, as many to a sample as fit; see :mod:`liver_slurm.engine.data.packing`."""
+
+    def __init__(
+        self, prefixes: Sequence[str], seq_length: int, seed: int, key: str = "data.paths", *, window: int, eod: int
+    ) -> None:
+        """
+        Args:
+            window: documents that are packed together.
+            eod: what fills a sample up.
+        """
+        self._window, self._eod = window, eod
+        self._packed: list[Packing] = []
+        super().__init__(prefixes, seq_length, seed, key)
+
+    def _count(self, which: int) -> int:
+        self._packed.append(pack(document_lengths(self._datasets[which]), self._seq_length, self._window))
+        return len(self._packed[which].ends)
+
+    def _too_few(self) -> str:
+        return "no document of two tokens"
+
+    def _fill(self, tokens: NDArray[np.int64], which: int, inside: int) -> None:
+        tokens[:] = self._eod
+        place = 0
+        for start, length in self._packed[which].parts(inside):
+            tokens[place : place + length] = self._read(which, start, length)
+            place += length
+
+    def _token(self, which: int, inside: int, place: int) -> int:
+        token = 0
+        for start, length in self._packed[which].parts(inside):
+            if place < 0:
+                break
+            token = start + min(place, length - 1)
+            place -= length
+        return token
 
 
 class BlendedSource:
     """Samples of several indexed datasets, mixed by weight; each is shuffled by itself, in epochs of its own."""
 
     def __init__(
-        self, prefixes: Sequence[str], weights: Sequence[float], seq_length: int, seed: int, key: str = "data.paths"
+        self,
+        prefixes: Sequence[str],
+        weights: Sequence[float],
+        seq_length: int,
+        seed: int,
+        key: str = "data.paths",
+        make: Callable[[Sequence[str], int, int, str], _Source] = SampleSource,
     ) -> None:
-        """``weights``: of each prefix; ``key``: where a job file names the prefixes."""
+        """
+        Args:
+            weights: of each prefix.
+            key: where a job file names the prefixes.
+            make: makes what there is of one of them.
+        """
         self._seq_length = seq_length
         self._blend = Blend(blend_parts(weights))
         # Far from the seeds that people choose for other runs; the first has the run's own.
         self._sources = [
-            SampleSource([prefix], seq_length, seed + (number << 40), key) for number, prefix in enumerate(prefixes)
+            make([prefix], seq_length, seed + (number << 40), key) for number, prefix in enumerate(prefixes)
         ]
 
     def __len__(self) -> int:
@@ -132,7 +216,7 @@ class KnownTokens:
         if strange.any():
             row, place = (int(number) for number in np.argwhere(strange)[0])
             where = f"{self._told}, sample {first + row} of the run"
-            if isinstance(self._samples, (SampleSource, BlendedSource)):
+            if isinstance(self._samples, (_Source, BlendedSource)):
                 where = self._samples.place_of(first + row, place)
             raise RunIsOver(
                 f"{where}: token {int(tokens[row, place])} is not in the vocabulary of {self._vocabulary}; the data is "
@@ -157,10 +241,11 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
     provider, key, train = chosen.provider, f"{section}.provider", config.train
     if provider is None:
         paths = f"{section}.paths"
-        source: SampleSource | BlendedSource = (
-            BlendedSource(prefixes, chosen.weights, train.seq_length, train.seed, paths)
+        make = _maker(config.data)
+        source: _Source | BlendedSource = (
+            BlendedSource(prefixes, chosen.weights, train.seq_length, train.seed, paths, make)
             if chosen.weights
-            else SampleSource(prefixes, train.seq_length, train.seed, paths)
+            else make(prefixes, train.seq_length, train.seed, paths)
         )
         _check_ends(config.data, prefixes, paths)
         return _known(config, source, paths)
@@ -173,6 +258,13 @@ def open_samples(config: JobConfig, prefixes: Sequence[str], section: DataKey = 
         shape = getattr(found, "shape", type(found).__name__)
         raise BadInput(f"{key}: {provider}: batch(0, 1) has shape {shape}; allowed: {expected}")
     return _known(config, samples, f"{key} {provider}")
+
+
+def _maker(data: DataSection) -> Callable[[Sequence[str], int, int, str], _Source]:
+    """Return what makes samples of indexed datasets."""
+    if data.packing == "none":
+        return SampleSource
+    return partial(PackedSource, window=data.packing_window, eod=end_of_document(data))
 
 
 def _check_ends(data: DataSection, prefixes: Sequence[str], key: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.attention_dropout import HeadStreams, attend_dropping
 from liver_slurm.engine.megatron.dropout import Streams, drop
 from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
@@ -52,6 +53,8 @@ class Attention(NamedTuple):
     """Width of one head."""
     norms: tuple[Norm, Norm] | None
     """Of each head's queries, and of its keys; None: they are taken as they are."""
+    streams: HeadStreams | None = None
+    """What decides which of its weights are dropped."""
 
 
 class Mlp(NamedTuple):
@@ -104,9 +107,12 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
     if seen is not None and (ranks := seen.shape[-1] // seen.shape[-2]) > 1:
         key, value = gather_sequence(torch.cat((key, value), 2), ranks, "cp").chunk(2, 2)
     query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
-    mixed = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, is_causal=seen is None, enable_gqa=queries > 1
-    )
+    if part.streams is None:
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, is_causal=seen is None, enable_gqa=queries > 1
+        )
+    else:
+        mixed = attend_dropping(query, key, value, seen, part.streams)
     return F.linear(mixed.permute(2, 0, 1, 3).reshape(sequence, batch, -1), part.proj)
 
 
@@ -231,7 +237,8 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
 
     def parts(self, mlp: Mlp | None) -> Layer:
         """Return this rank's part of the layer's weights."""
-        attention, config, streams = self.self_attention, self.config, self.config.streams
+        attention, config = self.self_attention, self.config
+        streams, heads = config.streams, config.head_streams
         return Layer(
             (_norm_of(self.input_layernorm), _norm_of(self.pre_mlp_layernorm)),
             Attention(
@@ -241,6 +248,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 attention.num_query_groups_per_partition,
                 attention.hidden_size_per_attention_head,
                 (_norm_of(attention.q_layernorm), _norm_of(attention.k_layernorm)) if config.qk_layernorm else None,
+                None if heads is None else heads.of_layer(self.layer_number),
             ),
             mlp,
             (attention.linear_proj.bias, None if mlp is None else self.mlp.linear_fc2.bias),

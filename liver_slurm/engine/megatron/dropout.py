@@ -51,10 +51,10 @@ def drop(x: Tensor, streams: Streams | None, site: int) -> Tensor:
     if streams is None:
         return x
     key = streams.keys[site]
-    one = _mixed(streams.places[:, None] + key[:, 0])
-    other = _mixed(one ^ key[:, 1]) | 1
-    channels = torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) * _signed(_GOLDEN >> 32)
-    numbers = _mixed(one[..., None] + channels, other[..., None])
+    one = mixed(streams.places[:, None] + key[:, 0])
+    other = mixed(one ^ key[:, 1]) | 1
+    channels = torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) * GOLDEN_32
+    numbers = mixed(one[..., None] + channels, other[..., None])
     return torch.where(numbers >= streams.threshold, x * streams.scale, 0.0)
 
 
@@ -64,10 +64,12 @@ def _signed(word: int) -> int:
     return word - (1 << 32) if word >> 31 else word
 
 
+GOLDEN_32 = _signed(_GOLDEN >> 32)
+"""Multiples of it are far apart among 32-bit numbers."""
 _FACTORS = _signed(0x7FEB352D), _signed(0x846CA68B)
 
 
-def _mixed(x: Tensor, factor: Tensor | int = _FACTORS[0]) -> Tensor:
+def mixed(x: Tensor, factor: Tensor | int = _FACTORS[0]) -> Tensor:
     """Hash int32 numbers, to all of int32 (Wellons 2018, ``lowbias32``); ``factor`` is odd."""
     x = (x ^ _shifted(x, 16)) * factor
     x = (x ^ _shifted(x, 15)) * _FACTORS[1]
@@ -102,19 +104,28 @@ class Dropout:
         if not self._rate:
             return [None] * microbatches
         samples = np.arange(first, first + microbatches * self._size, dtype=np.uint64)
-        host = torch.from_numpy(keys(self._seed, samples, self._sites))
-        # A copy from other memory to a card waits for all that was launched before it.
-        host = host.pin_memory() if self._device.type == "cuda" else host
-        found = host.to(self._device, non_blocking=True)
-        rate = self._rate if training else 0.0
-        threshold = torch.full((), round(rate * (1 << 32)) + _LOWEST, dtype=torch.int32, device=self._device)
-        scale = torch.full((), 1 / (1 - rate), device=self._device)
-        return [Streams(threshold, scale, self._places, part) for part in found.split(self._size, 1)]
+        found = to_device(keys(self._seed, samples, self._sites), self._device)
+        by = limits(self._rate if training else 0.0, self._device)
+        return [Streams(*by, self._places, part) for part in found.split(self._size, 1)]
 
 
-def keys(seed: int, samples: NDArray[np.uint64], sites: int) -> NDArray[np.int32]:
-    """Return keys of each site and sample, int32 [sites, samples, 2]."""
-    start = int.from_bytes(hashlib.blake2b(f"dropout/{seed}".encode(), digest_size=8).digest(), "little")
+def to_device(found: NDArray[np.int32], device: torch.device) -> Tensor:
+    """Return keys where they are used."""
+    host = torch.from_numpy(found)
+    # A copy from other memory to a card waits for all that was launched before it.
+    host = host.pin_memory() if device.type == "cuda" else host
+    return host.to(device, non_blocking=True)
+
+
+def limits(rate: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return the number below which one drops, and the factor of what is kept: see :class:`Streams`."""
+    threshold = torch.full((), round(rate * (1 << 32)) + _LOWEST, dtype=torch.int32, device=device)
+    return threshold, torch.full((), 1 / (1 - rate), device=device)
+
+
+def keys(seed: int, samples: NDArray[np.uint64], sites: int, what: str = "dropout") -> NDArray[np.int32]:
+    """Return keys of each site and sample, int32 [sites, samples, 2]; others for each ``what``."""
+    start = int.from_bytes(hashlib.blake2b(f"{what}/{seed}".encode(), digest_size=8).digest(), "little")
     of_samples = _mixed_64(np.uint64(start) + samples * np.uint64(_GOLDEN))
     of_sites = np.arange(1, sites + 1, dtype=np.uint64)[:, None] * np.uint64(_GOLDEN)
     words = _mixed_64(of_samples + of_sites)[..., None]
@@ -132,6 +143,4 @@ def _mixed_64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def dropout_like(config: JobConfig, tokens: int) -> Streams:
     """Make streams of one layer, of their shapes on a rank with so many tokens, which drop nothing."""
     keys = torch.zeros(2, config.train.micro_batch_size, 2, dtype=torch.int32)
-    return Streams(
-        torch.full((), _LOWEST, dtype=torch.int32), torch.ones(()), torch.zeros(tokens, dtype=torch.int32), keys
-    )
+    return Streams(*limits(0.0), torch.zeros(tokens, dtype=torch.int32), keys)

@@ -1,16 +1,18 @@
 """A transformer layer whose MLP is a mixture of experts, with megatron-core's parameters and a forward pass of its own.
 
 As in :mod:`liver_slurm.engine.megatron.dense_layer`, megatron's modules are kept for names, shards and initial values.
-Routing is megatron's: softmax over all experts or over the chosen ones, a load balancing loss for each microbatch
-(Fedus et al. 2021) and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in
-every layout. No token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks
-that experts are divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
+Routing is megatron's: softmax over all experts or over the chosen ones, or sigmoids, with or without biases that
+balance the load (:mod:`liver_slurm.engine.balancing`); a load balancing loss for each microbatch (Fedus et al. 2021)
+and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in every layout. No
+token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks that experts are
+divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
 dispatcher ``allgather``. Attention is one compiled graph and the experts' part another one in bf16 and without expert
 parallelism: with it, how many tokens a rank's experts have is known only when it runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,11 +42,21 @@ with compat.imports():
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
 
+EXPERT_BIAS = "is_expert_bias"
+"""Attribute of the parameters that are biases of experts."""
+_LEAST = 1e-20
+"""Added to sums that are divided by, as in megatron-core."""
+
+
 class Routing(NamedTuple):
     """How tokens find their experts."""
 
     weight: Tensor
     """[experts, hidden]; the same on every rank."""
+    bias: Tensor | None
+    """fp32 [experts]; added to their scores when a token chooses, not to their weights. None: there is none."""
+    sigmoid: bool
+    """A score is a sigmoid of the logit, and a weight the chosen one's part of the chosen ones' sum."""
     chosen: int
     """Experts of each token."""
     before: bool
@@ -90,6 +102,45 @@ class _WithLoss(torch.autograd.Function):  # type: ignore[misc]
         return gradient, torch.ones((), dtype=torch.float32, device=gradient.device)
 
 
+class _WithExcess(torch.autograd.Function):  # type: ignore[misc]
+    """Its first argument; in the backward pass the third one is the gradient of the second, the experts' biases."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, _bias: Tensor, excess: Tensor) -> Tensor:
+        context.save_for_backward(excess)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (excess,) = context.saved_tensors
+        return gradient, excess, None
+
+
+def _choice(logits: Tensor, by: Routing) -> tuple[Tensor, Tensor]:
+    """Return each token's experts and their weights, [..., chosen]: weights, numbers."""
+    if by.sigmoid:
+        scores = logits.sigmoid()
+        chosen = (scores if by.bias is None else scores + by.bias.detach()).topk(by.chosen, -1).indices
+        kept = scores.gather(-1, chosen)
+        return kept / (kept.sum(-1, keepdim=True) + _LEAST) if by.chosen > 1 else kept, chosen
+    if by.before:
+        kept, chosen = logits.softmax(-1).topk(by.chosen, -1)
+        return kept, chosen
+    best, chosen = logits.topk(by.chosen, -1)
+    return best.softmax(-1), chosen
+
+
+def excess(chosen: Tensor, experts: int) -> Tensor:
+    """Return by how much more than the mean went to each expert, fp32 [experts], in a unit that makes it whole numbers.
+
+    Their sums are exact up to 2^24, and so the same in whatever order microbatches and ranks are summed.
+    """
+    tokens, each = chosen.flatten(0, -2).shape
+    unit = math.gcd(experts, each)
+    went = torch.zeros(tokens, experts, device=chosen.device).scatter(-1, chosen.flatten(0, -2), 1.0).sum(0)
+    return went * (experts // unit) - tokens * (each // unit)
+
+
 def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
     """Return the weights of all experts for each token, fp32, [..., experts]: zero where a token does not go.
 
@@ -98,12 +149,12 @@ def route(x: Tensor, by: Routing, losses: Callable[[Tensor, Tensor], Tensor] | N
         losses: makes the losses of the routing from its logits and weights; None: they count for nothing.
     """
     logits = F.linear(x.float(), by.weight.float())
-    if by.before:
-        kept, chosen = logits.softmax(-1).topk(by.chosen, -1)
-    else:
-        best, chosen = logits.topk(by.chosen, -1)
-        kept = best.softmax(-1)
+    kept, chosen = _choice(logits, by)
     weights = torch.zeros_like(logits).scatter(-1, chosen, kept)
+    if by.bias is not None:
+        # of zeros where nothing counts: each microbatch must give each parameter a gradient, before ranks reduce them
+        more = torch.zeros_like(by.bias) if losses is None else excess(chosen, logits.shape[-1])
+        weights = _WithExcess.apply(weights, by.bias, more)
     if losses is None or not (by.balance or by.z_loss):
         return weights
     attached: Tensor = _WithLoss.apply(weights, losses(logits, weights))
@@ -118,11 +169,18 @@ def routing_losses(logits: Tensor, weights: Tensor, part: Experts) -> Tensor:
     by, experts = part.routing, logits.shape[-1]
     loss = torch.zeros((), dtype=torch.float32, device=logits.device)
     if by.balance:
+        if by.bias is not None:  # the loss counts what would be chosen without
+            weights = torch.zeros_like(logits).scatter(-1, logits.topk(by.chosen, -1).indices, 1.0)
         went = (weights.detach() > 0).flatten(0, -2).sum(0, dtype=torch.float32).unsqueeze(0)
         for ranks, axis in ((part.tp, "tp"), (part.cp, "cp")):
             if ranks > 1:
                 went = gather_sequence(went, ranks, axis).sum(0, keepdim=True)  # type: ignore[arg-type]
-        probabilities = logits.softmax(-1).flatten(0, -2).sum(0)
+        if by.sigmoid:
+            scores = logits.sigmoid()
+            shares = scores / (scores.sum(-1, keepdim=True) + _LEAST)
+        else:
+            shares = logits.softmax(-1)
+        probabilities = shares.flatten(0, -2).sum(0)
         loss = loss + by.balance * experts * (probabilities * went[0] / went.sum()).sum()
     if by.z_loss:
         loss = loss + by.z_loss * logits.logsumexp(-1).square().sum()
@@ -166,10 +224,12 @@ def is_one_graph(experts: Experts, x: Tensor) -> bool:
     return experts.ep == 1 and x.dtype is torch.bfloat16
 
 
-def routing_of(weight: Tensor, config: Any) -> Routing:
+def routing_of(weight: Tensor, bias: Tensor | None, config: Any) -> Routing:
     """Return the routing of a model with this transformer config; ``weight`` is [experts, hidden]."""
     return Routing(
         weight,
+        bias,
+        config.moe_router_score_function == "sigmoid",
         config.moe_router_topk,
         config.moe_router_pre_softmax,
         config.moe_aux_loss_coeff,
@@ -216,7 +276,7 @@ class ExpertLayer(DenseLayer):
         config, mixture = self.config, self.mlp
         shared = mixture.shared_experts
         return Experts(
-            routing_of(mixture.router.weight, config),
+            routing_of(mixture.router.weight, getattr(mixture.router, "expert_bias", None), config),
             tuple(self.mlp_of(expert) for expert in mixture.experts.local_experts),
             mixture.local_expert_indices[0],
             None if shared is None else self.mlp_of(shared),
@@ -225,6 +285,22 @@ class ExpertLayer(DenseLayer):
             self.self_attention.pg_collection.cp.size(),
             mixture.ep_group.size(),
         )
+
+
+def add_biases(model: torch.nn.Module, sequence_parallel: bool) -> None:
+    """Give each router of a model a bias for each expert, as a parameter in fp32 by megatron-core's name for it.
+
+    There it is a buffer, which nothing divides or moves. Its gradient is no part of the gradients' norm.
+    """
+    for layer in model.modules():
+        if isinstance(layer, ExpertLayer):
+            router = layer.mlp.router
+            bias = torch.nn.Parameter(torch.empty(router.num_experts, dtype=torch.float32))
+            setattr(bias, EXPERT_BIAS, True)
+            bias.shared = True  # megatron leaves these out of the norm, as others have them too
+            bias.sequence_parallel = sequence_parallel
+            router.__dict__.pop("expert_bias", None)  # None, as megatron is not told of them
+            router.register_parameter("expert_bias", bias)
 
 
 def expert_spec(config: Any) -> Any:

@@ -29,6 +29,14 @@ def open_dataset(prefix: str, key: str) -> Any:
         raise BadInput(f"{key}: {prefix} is not a readable indexed dataset: {error}") from None
 
 
+def document_lengths(dataset: Any) -> Any:
+    """Return the tokens of each document of an indexed dataset, int64, in their order."""
+    import numpy as np
+
+    ends = np.cumsum(dataset.sequence_lengths, dtype=np.int64)
+    return np.diff(np.concatenate([[0], ends])[dataset.document_indices])
+
+
 def last_token(prefix: str, key: str) -> int:
     """Return the last token of the last document; errors as :func:`open_dataset`."""
     dataset = open_dataset(prefix, key)

@@ -13,10 +13,11 @@ from liver_slurm.config.layouts import expert_width, padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.attention_dropout import HeadStreams
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import interleaved, sizes
 from liver_slurm.engine.megatron.dropout import EMBEDDING, Streams, drop
-from liver_slurm.engine.megatron.expert_layer import expert_spec
+from liver_slurm.engine.megatron.expert_layer import add_biases, expert_spec
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
@@ -48,7 +49,9 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     reset_attention_mask: bool = False
     """Let tokens attend to those of their own document only."""
     streams: Streams | None = None
-    """What decides what the microbatch whose forward pass runs drops."""
+    """What decides what the microbatch whose forward pass runs drops of hidden states."""
+    head_streams: HeadStreams | None = None
+    """What decides which attention weights it drops."""
     counted: bool = True
     """The tokens of the microbatch whose forward pass runs count, and so do the losses of their routing to experts."""
 
@@ -122,6 +125,7 @@ def _experts(model: ModelSection) -> dict[str, Any]:
         "num_moe_experts": model.num_moe_experts,
         "moe_router_topk": model.moe_router_topk,
         "moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "moe_router_score_function": model.moe_router_score_function,
         "moe_ffn_hidden_size": expert_width(model),
         "moe_aux_loss_coeff": model.moe_aux_loss_coeff,
         "moe_z_loss_coeff": model.moe_z_loss_coeff,
@@ -176,7 +180,15 @@ def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, sta
         )
     else:
         model = _gpt(config, transformer, groups, layout, stage)
-    return Float16Module(transformer, model) if config.train.precision == "bf16" else model
+    chunk = Float16Module(transformer, model) if config.train.precision == "bf16" else model
+    if balance_rate(config.model):
+        add_biases(chunk, transformer.sequence_parallel)
+    return chunk
+
+
+def balance_rate(model: ModelSection) -> float:
+    """Return how far a step moves the biases of experts; 0: there are none."""
+    return model.moe_router_bias_update_rate if model.moe_router_enable_expert_bias else 0.0
 
 
 def _gpt(config: JobConfig, transformer: Any, groups: Any, layout: Layout, stage: int) -> Any:

@@ -16,6 +16,7 @@ import torch
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.averages import average
+from liver_slurm.engine.balancing import balance
 from liver_slurm.engine.megatron.muon import Muon
 from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.reshard.tensors import AVERAGE, MOMENTS
@@ -42,6 +43,7 @@ class OptimizerState:
             )
         self._optimizer, self._counts_none = optimizer, is_sgd
         self._by_group, self._of_torch = fused or kind is not torch.optim.AdamW, not fused
+        self._by_our_rules = kind in (RoundedMoments, Muon)
         self._matrices = optimizer.matrices if kind is Muon else ()
         self._moments = optimizer.moments if rounded else MOMENTS["sgd" if is_sgd else "adam"]
         self._moment_dtype = torch.bfloat16 if rounded else torch.float32
@@ -69,18 +71,20 @@ class OptimizerState:
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def seed(self, make: Callable[..., torch.Tensor], ema_decay: float = 0.0) -> None:
+    def seed(self, make: Callable[..., torch.Tensor], ema_decay: float = 0.0, balance_rate: float = 0.0) -> None:
         """Create what the optimizer would make in its first step, so that there is storage to receive into.
 
         Args:
             make: makes a tensor like a parameter, in a ``dtype``.
             ema_decay: keep averages of the parameters beside the moments, which follow each update; 0: keep none.
+            balance_rate: of biases that balance experts' load, in the group without a learning rate; 0: there are none.
 
         On a GPU torch's fused kernel is chosen: it has no temporaries, where the other's are as large as a moment, and
         the same result on any slice of a parameter (measured on an H200; on a CPU alignment changes the fused result).
         """
         for group in self._optimizer.param_groups:
             group["ema_decay"] = ema_decay
+            group["balance_rate"] = 0.0 if group.get("lr_mult", 1.0) else balance_rate
             if self._of_torch and all(parameter.is_cuda for parameter in group["params"]):
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
@@ -92,6 +96,8 @@ class OptimizerState:
         self.step = 0
         if self._counts_none:
             self._optimizer.register_step_post_hook(_count)
+        if balance_rate and not self._by_our_rules:
+            self._optimizer.register_step_post_hook(_balance)
         if ema_decay:
             self._optimizer.register_step_post_hook(_average)
 
@@ -144,6 +150,15 @@ def _count(optimizer: Any, *_: object) -> None:
     """Count an update in the groups of an optimizer that does not do so itself; its post-step hook."""
     for group in optimizer.param_groups:
         group["step"] += 1
+
+
+def _balance(optimizer: Any, *_: object) -> None:
+    """Move the biases of experts by the update's gradients, which no other rule moves them by; its post-step hook."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            if group["balance_rate"]:
+                excess = [parameter.grad for parameter in group["params"]]
+                balance([parameter.detach() for parameter in group["params"]], excess, group["balance_rate"])
 
 
 def _average(optimizer: Any, *_: object) -> None:

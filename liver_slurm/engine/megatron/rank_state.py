@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.megatron.attention_dropout import AttentionDropout
 from liver_slurm.engine.megatron.batches import Batches
 from liver_slurm.engine.megatron.dropout import Dropout
 from liver_slurm.engine.megatron.model import named_parameters
@@ -58,6 +59,11 @@ class RankState:
     def dropout(self) -> Dropout:
         """What makes the streams of this rank's microbatches."""
         return Dropout(self.config, self.world, self.device)
+
+    @cached_property
+    def attention_dropout(self) -> AttentionDropout:
+        """What makes the streams of their attention weights."""
+        return AttentionDropout(self.config, self.world, self.device)
 
     @cached_property
     def parameters(self) -> dict[str, torch.nn.Parameter]:

@@ -52,4 +52,5 @@ def hyperparameters(group: dict[str, Any]) -> Hyperparameters:
         group.get("eps", 0.0),
         group.get("momentum", 0.0),
         group.get("ema_decay", 0.0),
+        group.get("balance_rate", 0.0),
     )

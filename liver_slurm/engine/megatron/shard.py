@@ -28,7 +28,7 @@ from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
 from liver_slurm.engine.megatron.dimensions import collection, make_live
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.initial import initialise
-from liver_slurm.engine.megatron.model import build_model, materialise, unwrap
+from liver_slurm.engine.megatron.model import balance_rate, build_model, materialise, unwrap
 from liver_slurm.engine.megatron.muon import Matrix, Muon
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.replay import LiveUpdates, complete, replica_of
@@ -150,9 +150,10 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
         if config.train.moments_precision == "bf16":
             for inner in shard.inner_optimizers():
                 inner.optimizer = RoundedMoments(inner.optimizer, config.train.optimizer)
+        make = torch.zeros_like if fresh else _without_storage
         for each in shard.optimizer_states():
             each.check_mode(config.stream.mode)
-            each.seed(torch.zeros_like if fresh else _without_storage, config.train.ema_decay)
+            each.seed(make, config.train.ema_decay, balance_rate(config.model))
             if fresh:
                 each.begin_averages()
         return shard

@@ -24,6 +24,7 @@ from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.layouts import expert_weights, stage_layers
 from liver_slurm.config.schema import JobConfig, TrainSection
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.expert_layer import EXPERT_BIAS
 from liver_slurm.engine.megatron.model import build_model, named_parameters, unwrap
 from liver_slurm.parallel import c10d
 from liver_slurm.parallel.layout import Axis, Layout, ShardKey
@@ -77,7 +78,8 @@ def parameter_count(config: JobConfig) -> int:
     if model.num_moe_experts is not None and model.provider is None:
         # Thousands of experts take seconds to build, and all but a few are counted without.
         few = min(model.moe_router_topk, model.num_moe_experts)
-        spare = model.num_layers * (model.num_moe_experts - few) * (expert_weights(model) + model.hidden_size)
+        row = model.hidden_size + model.moe_router_enable_expert_bias  # of the router
+        spare = model.num_layers * (model.num_moe_experts - few) * (expert_weights(model) + row)
         config = replace(config, model=replace(model, num_moe_experts=few))
     return spare + sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
 
@@ -155,7 +157,7 @@ def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place
     Raises:
         PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
     """
-    overrides = get_standard_config_overrides(OptimizerConfig())
+    overrides = _standard_overrides()
     chunk_of = {id(each): number for number, chunk in enumerate(chunks) for each in chunk.parameters()}
     boxes = _boxes(chunks)
     return ShardSpec(
@@ -205,20 +207,25 @@ def _is_matrix(parameter: torch.Tensor, tensor: str) -> bool:
     return parameter.dim() == 2 and not outside
 
 
-def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) -> dict[Any, Any] | None:
-    """Return what megatron is told of the groups of a model's parameters; None: what it does by itself.
+def group_overrides(config: JobConfig, layout: Layout, chunks: Sequence[Any]) -> dict[Any, Any]:
+    """Return what megatron is told of the groups of a model's parameters.
 
     Raises:
         BadInput: a pattern of ``train.no_weight_decay`` is the name of no tensor.
     """
     if not config.train.no_weight_decay:
-        return None
+        return _standard_overrides()
     world_spec(config, layout)  # raises
     spec, parameters = shard_spec_of(chunks, config.train), named_parameters(chunks)
     chosen = {id(parameters[one.name]) for one in spec.params if one.group is not None and one.group.wd_mult == 0.0}
     predicate = ParamPredicate(name="no_weight_decay", fn=lambda parameter: id(parameter) in chosen)
+    return {**_standard_overrides(), ParamKey(predicate=predicate): {"wd_mult": 0.0}}
+
+
+def _standard_overrides() -> dict[Any, Any]:
+    """Return what megatron tells itself of groups, and that no gradient descent moves the biases of experts."""
     standard: dict[Any, Any] = get_standard_config_overrides(OptimizerConfig())
-    return {**standard, ParamKey(predicate=predicate): {"wd_mult": 0.0}}
+    return {**standard, ParamKey(attr=EXPERT_BIAS): {"lr_mult": 0.0}}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from liver_slurm.engine.api import Evaluation, Samples, StepFlags, StepResult
 from liver_slurm.engine.data.tokenizers import end_of_document
 from liver_slurm.engine.megatron import compat
+from liver_slurm.engine.megatron.attention_dropout import HeadStreams
 from liver_slurm.engine.megatron.dimensions import interleaved, own_part
 from liver_slurm.engine.megatron.dropout import Streams
 from liver_slurm.engine.megatron.learning_rate import learning_rate
@@ -34,6 +35,10 @@ Item = TypeVar("Item")
 Report = dict[str, torch.Tensor]
 
 
+Dropped = tuple[Streams | None, HeadStreams | None]
+"""What decides what a microbatch drops of hidden states and of attention weights; None: the model drops none."""
+
+
 class Batch(NamedTuple):
     """This rank's part of a microbatch; each [micro batch size, own part of the sequence], but for the last."""
 
@@ -46,8 +51,8 @@ class Batch(NamedTuple):
     """Given to the model as its attention mask; see :func:`_kept_apart`."""
     counted: bool
     """Whether it is a microbatch of the step: a replica without one computes one for nothing."""
-    streams: Streams | None
-    """What decides what is dropped; None: the model drops nothing."""
+    streams: Dropped
+    """What decides what is dropped."""
 
 
 def train_step(
@@ -73,7 +78,7 @@ def train_step(
     start = time.time()
     share = state.batches.share(step)
     read = partial(state.batches.tokens, samples, step)
-    streams = state.dropout.streams(state.batches.first_of(step), share.microbatches, training=True)
+    streams = _streams(state, state.batches.first_of(step), share, training=True)
     reports = _pass(state, waited.over(_microbatches(state, streams, share, read)), share, forward_only=False)
     if before_update is not None:
         before_update(start)
@@ -96,10 +101,17 @@ def evaluate(state: RankState, samples: Samples, first: int, count: int, interru
     """
     share = state.batches.share_of(count)
     read = partial(state.batches.others, samples, first, share)
-    streams = state.dropout.streams(first, share.microbatches, training=False)
+    streams = _streams(state, first, share, training=False)
     reports = _pass(state, _microbatches(state, streams, share, read), share, forward_only=True)
     loss_sum, tokens, interrupted = _total(state, reports, [interrupt])
     return Evaluation(loss_sum, int(tokens), interrupted > 0)
+
+
+def _streams(state: RankState, first: int, share: Share, training: bool) -> list[Dropped]:
+    """Return those of each of this rank's microbatches; ``first``: number of its first sample."""
+    hidden = state.dropout.streams(first, share.microbatches, training)
+    heads = state.attention_dropout.streams(first, share.microbatches, training)
+    return list(zip(hidden, heads, strict=True))
 
 
 def _pass(state: RankState, batches: Iterator[Batch], share: Share, forward_only: bool) -> list[Report]:
@@ -174,7 +186,7 @@ class Waited:
 
 
 def _microbatches(
-    state: RankState, streams: Sequence[Streams | None], share: Share, read: Callable[[], Iterator[torch.Tensor]]
+    state: RankState, streams: Sequence[Dropped], share: Share, read: Callable[[], Iterator[torch.Tensor]]
 ) -> Iterator[Batch]:
     """Yield this rank's part of each microbatch.
 
@@ -214,7 +226,7 @@ def _kept_apart(state: RankState, starts: torch.Tensor) -> torch.Tensor | None:
 def _forward(batch: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:
     tokens, positions, labels, counts, apart, counted, streams = next(batch)
     config = get_model_config(model)
-    config.counted, config.streams = counted, streams
+    config.counted, (config.streams, config.head_streams) = counted, streams
     output = model(tokens, positions, apart, labels=labels)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

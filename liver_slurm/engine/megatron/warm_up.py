@@ -12,6 +12,7 @@ import torch
 
 from liver_slurm.config.layouts import expert_width, feasible_layouts, padded_vocabulary
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.engine.megatron.attention_dropout import head_streams_like
 from liver_slurm.engine.megatron.dense_layer import (
     Attention,
     Layer,
@@ -66,7 +67,7 @@ def _zeros(config: JobConfig, layout: Layout) -> Zeros:
     def bias(size: int, there: bool) -> torch.nn.Parameter | None:
         return weight(size) if there else None
 
-    linear = transformer.add_bias_linear
+    linear, own = transformer.add_bias_linear, train.seq_length // layout.cp
     attention = Attention(
         weight((heads + 2 * groups) * head, hidden),
         bias((heads + 2 * groups) * head, linear or transformer.add_qkv_bias),
@@ -74,6 +75,7 @@ def _zeros(config: JobConfig, layout: Layout) -> Zeros:
         groups,
         head,
         _norms(transformer, head) if transformer.qk_layernorm else None,
+        head_streams_like(config, own, heads) if config.model.attention_dropout else None,
     )
     rows = inner * (2 if transformer.gated_linear_unit else 1)
     mlp = Mlp(
@@ -81,7 +83,6 @@ def _zeros(config: JobConfig, layout: Layout) -> Zeros:
         transformer.activation_func,
     )  # fmt: skip
     width = int(head * config.model.rotary_percent)
-    own = train.seq_length // layout.cp
     positions = _nowhere(config, own, width, dtype)
     outputs = bias(hidden, linear), bias(hidden, linear)
     dense = None if config.model.num_moe_experts else mlp
@@ -107,8 +108,9 @@ def _experts(config: JobConfig, layout: Layout) -> Experts:
         return Mlp(weight(inner * (2 if gated else 1), hidden), None, weight(hidden, inner), gated, activation)
 
     number, shared = transformer.num_moe_experts, model.moe_shared_expert_intermediate_size
+    bias = torch.nn.Parameter(torch.zeros(number)) if model.moe_router_enable_expert_bias else None
     return Experts(
-        routing_of(weight(number, hidden), transformer),
+        routing_of(weight(number, hidden), bias, transformer),
         tuple(mlp(expert_width(model)) for _ in range(number)),
         0,
         None if shared is None else mlp(shared),

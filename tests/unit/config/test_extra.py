@@ -22,10 +22,10 @@ from megatron.core.transformer import TransformerConfig  # noqa: E402
     ("name", "value", "why"),
     [
         ("num_moe_experts", 4, "write it as model.num_moe_experts"),
-        ("moe_router_enable_expert_bias", True, "state of the router that is no parameter"),
+        ("moe_router_enable_expert_bias", True, "write it as model.moe_router_enable_expert_bias"),
         ("moe_expert_capacity_factor", 1.0, "own layer of experts would not heed it"),
         ("hidden_dropout", 0.1, "write it as model.hidden_dropout"),
-        ("attention_dropout", 0.1, "random states do not move"),
+        ("attention_dropout", 0.0, "write it as model.attention_dropout"),
         ("calculate_per_token_loss", False, "uneven numbers of microbatches"),
         ("fp8", "hybrid", "needs Transformer Engine"),
         ("mtp_num_layers", 1, "model.provider builds your own"),
@@ -33,7 +33,6 @@ from megatron.core.transformer import TransformerConfig  # noqa: E402
         ("hidden_size", 64, "write it as model.hidden_size"),
         ("bf16", True, "train.precision decides it"),
         ("recompute_granularity", "full", ""),
-        ("attention_dropout", 0.0, ""),
         ("calculate_per_token_loss", True, ""),
         ("qk_layernorm", True, "write it as model.qk_layernorm"),
         ("softmax_scale", 0.1, ""),
@@ -50,10 +49,10 @@ def test_a_model_of_ones_own_may_read_what_ours_has_no_use_for() -> None:
     assert why_refused("hidden_dropout", 0.1, own_model=True) is not None
 
 
-def test_a_job_file_that_asks_for_a_bias_of_experts_is_refused() -> None:
+def test_a_job_file_that_asks_for_it_is_refused() -> None:
     config = load_job(Path(__file__).parents[3] / "configs" / "gpt-tiny.toml")
-    model = dataclasses.replace(config.model, extra={"moe_router_enable_expert_bias": True})
-    with pytest.raises(BadInput, match=r"model\.extra\.moe_router_enable_expert_bias: is not allowed: the bias is"):
+    model = dataclasses.replace(config.model, extra={"moe_expert_capacity_factor": 1.0})
+    with pytest.raises(BadInput, match=r"model\.extra\.moe_expert_capacity_factor: is not allowed: this product"):
         check_job(dataclasses.replace(config, model=model))
 
 

@@ -277,6 +277,10 @@ def test_what_is_written_is_read_as_the_same_model(model: ModelSection) -> None:
         ({"qk_layernorm": True, "add_qkv_bias": True}, "with rotary positions and qk_layernorm; allowed: false"),
         ({"provider": "a:b"}, "model.provider makes it a model that no family"),
         ({"num_moe_experts": 4, "moe_router_pre_softmax": True}, "model.moe_router_pre_softmax true is not possible"),
+        (
+            {"num_moe_experts": 4, "moe_router_score_function": "sigmoid"},
+            "model.moe_router_score_function",
+        ),
         ({"num_moe_experts": 4, "moe_shared_expert_intermediate_size": 8}, "with rotary positions and experts"),
         (
             {"num_moe_experts": 4, "qk_layernorm": True, "moe_shared_expert_intermediate_size": 8},

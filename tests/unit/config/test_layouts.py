@@ -61,6 +61,8 @@ def test_reasons_of_layers_that_know_of_no_documents() -> None:
     assert impossible(Layout(4, 1, 1), model, apart, TRAIN) == f"{told}tp4 may not be more than 2 query groups"
     dropping, why = dataclasses.replace(model, hidden_dropout=0.1), "tp4 may not be more than 2 query groups"
     assert impossible(Layout(4, 1, 1), dropping, DATA, TRAIN) == f"with model.hidden_dropout, {why}"
+    dropping = dataclasses.replace(model, attention_dropout=0.1)
+    assert impossible(Layout(4, 1, 1), dropping, DATA, TRAIN) == f"with model.attention_dropout, {why}"
     odd = dataclasses.replace(TRAIN, seq_length=9)
     assert impossible(Layout(2, 1, 1), model, DataSection(reset_position_ids=True), odd) == (
         f"{told}tp2 must divide seq_length 9"

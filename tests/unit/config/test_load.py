@@ -153,14 +153,18 @@ def test_settings_that_nothing_would_heed() -> None:
     assert "data.eod: is missing; allowed: the token that ends a document, for data.eod_mask_loss" in found[0]
     found = problems("data.reset_attention_mask=true", "model.extra.qk_layernorm=true")
     assert "data.reset_attention_mask: is for models without model.extra; allowed: false" in found[0]
+    assert 'allowed: true, or packing = "none"' in problems("data.packing=best_fit")[0]
+    assert "data.packing_window: 9 has no use without packing" in problems("data.packing_window=9")[0]
+    found = problems("data.packing=best_fit", "data.provider=a:b")
+    assert 'data.packing: is for data.paths, and data.provider gives samples; allowed: "none"' in found[0]
+    assert load_job(TINY, ["data.packing=best_fit", "data.eod_mask_loss=true"]).data.packing_window == 65536
     found = problems("train.z_loss_coeff=1e-4", "model.provider=a:b")
     assert "train.z_loss_coeff: 0.0001 has no effect with model.provider" in found[0]
     for key, value in (("provider", "a:b"), ("extra.qk_layernorm", "true")):
-        found = problems("model.hidden_dropout=0.1", f"model.{key}={value}")
-        assert any(
-            f"model.hidden_dropout: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}" in one
-            for one in found
-        )
+        for rate in ("hidden_dropout", "attention_dropout"):
+            found = problems(f"model.{rate}=0.1", f"model.{key}={value}")
+            expected = f"model.{rate}: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}"
+            assert any(expected in one for one in found)
     assert problems("model.moe_aux_loss_coeff=0.1") == [
         "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
     ]
@@ -172,6 +176,12 @@ def test_settings_that_nothing_would_heed() -> None:
     [
         (["model.moe_router_topk=5"], "model.moe_router_topk: 5 is above num_moe_experts; allowed: at most 4"),
         (["model.moe_router_topk=1"], "model.moe_router_pre_softmax: false weighs each token's only expert with 1"),
+        (["model.moe_router_enable_expert_bias=true"], 'false, or moe_router_score_function = "sigmoid"'),
+        (["model.moe_router_bias_update_rate=0.1"], "model.moe_router_bias_update_rate: 0.1 has no use without a bias"),
+        (
+            ["model.moe_router_score_function=sigmoid", "model.moe_router_pre_softmax=true"],
+            "model.moe_router_pre_softmax: true has no meaning without a softmax",
+        ),
         (["model.add_bias_linear=true"], "model.add_bias_linear: true is not possible with experts; allowed: false"),
         (["model.moe_shared_expert_gate=true"], "model.moe_shared_expert_gate: has no use without a shared expert"),
         (["model.extra.softmax_scale=1.0"], "model.num_moe_experts: is for models without model.extra"),
@@ -181,6 +191,13 @@ def test_settings_that_nothing_would_heed() -> None:
 def test_what_does_not_go_with_experts(overrides: list[str], expected: str) -> None:
     (found,) = problems("model.num_moe_experts=4", *overrides)
     assert expected in found
+
+
+def test_biases_of_experts_with_all_that_they_need() -> None:
+    keys = ("num_moe_experts=4", "moe_router_topk=1", "moe_router_score_function=sigmoid")
+    rate = ("moe_router_enable_expert_bias=true", "moe_router_bias_update_rate=0.01")
+    assert load_job(TINY, [f"model.{key}" for key in (*keys, *rate)]).model.moe_router_bias_update_rate == 0.01
+    assert "no use without experts" in problems("model.moe_router_score_function=sigmoid")[0]
 
 
 def test_what_muon_cannot_do() -> None:

@@ -15,7 +15,7 @@ from liver_slurm.config.train import TrainSection
 from liver_slurm.engine import update_rules
 from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.engine.megatron.optimizer import OptimizerState
-from liver_slurm.engine.megatron.rounded import RoundedMoments
+from liver_slurm.engine.megatron.rounded import RoundedMoments, hyperparameters
 from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.tensors import moments_of
 from liver_slurm.transfer.checksum import digests
@@ -26,7 +26,7 @@ PLAIN_ADAM = TrainSection()
 class Rank:
     """One tensor as a rank of the source or the target world holds it, with a torch optimizer where it trains."""
 
-    def __init__(self, values: torch.Tensor, train: TrainSection = PLAIN_ADAM) -> None:
+    def __init__(self, values: torch.Tensor, train: TrainSection = PLAIN_ADAM, balance_rate: float = 0.0) -> None:
         self.parameter = torch.nn.Parameter(values.clone())
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             [self.parameter], lr=3e-3, weight_decay=0.1, foreach=False
@@ -36,7 +36,8 @@ class Rank:
         if train.moments_precision == "bf16":
             self.optimizer = RoundedMoments(self.optimizer, train.optimizer)
         state = OptimizerState(self.optimizer)
-        state.seed(torch.zeros_like, train.ema_decay)
+        self.optimizer.param_groups[0]["lr_mult"] = 0.0 if balance_rate else 1.0
+        state.seed(torch.zeros_like, train.ema_decay, balance_rate)
         state.begin_averages()
         self.state, self.moments = self.optimizer.state[self.parameter], moments_of(train)
 
@@ -89,6 +90,31 @@ def test_boxes_follow_bit_for_bit(
             patch.setattr(update_rules, "_BLOCK", block)
             update([box for box in boxes if box[0].numel()], made, values._replace(lr=lr), source.moments)
         source.train(gradient, lr)
+    assert all(torch.equal(*pair) for pair in zip(source.all_state, kept, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd", "rounded"])
+def test_biases_of_experts_follow_bit_for_bit(kind: str) -> None:
+    """By the sign of what more than the mean went to an expert, and by nothing else; averages follow them."""
+    # LS-3
+    precision: Literal["fp32", "bf16"] = "bf16" if kind == "rounded" else "fp32"
+    optimizer: Literal["adam", "sgd"] = "sgd" if kind == "sgd" else "adam"
+    train = TrainSection(optimizer=optimizer, moments_precision=precision, ema_decay=0.5)
+    source = Rank(torch.zeros(9), train, balance_rate=0.125)
+    kept = tuple(state.clone() for state in source.all_state)
+    expected, average = torch.zeros(9), torch.zeros(9)
+    values = hyperparameters(source.optimizer.param_groups[0])._replace(lr=0.0)
+    assert values.balance_rate == 0.125
+    for made in range(4):
+        excess = (torch.arange(9) - 4.0 + made).roll(made) * 1e-3
+        with torch.no_grad():
+            for part in (slice(0, 2), slice(2, 9)):
+                update([tuple(view[part] for view in (*kept, excess))], made, values, source.moments)
+        source.train(excess, 0.0)
+        expected = expected - 0.125 * excess.sign()
+        average = average.lerp(expected, 0.5)
+    assert torch.equal(source.parameter.detach(), expected)
+    assert torch.equal(source.state["ema"], average)
     assert all(torch.equal(*pair) for pair in zip(source.all_state, kept, strict=True))
 
 
