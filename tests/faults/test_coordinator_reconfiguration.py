@@ -112,14 +112,15 @@ def test_a_worker_that_hangs_runs_into_the_time_out(lab: Callable[[JobConfig], L
 def test_losing_a_live_worker_may_fail_the_run_with_a_way_on(
     deeds: tuple[str, ...], lab: Callable[[JobConfig], Lab]
 ) -> None:
-    run = lab(job(workers=2, lost_after=4.0))
+    config = job(workers=2, lost_after=4.0, start_timeout=8.0)
+    run = lab(replace(config, elastic=replace(config.elastic, layouts=("tp1pp1dp2",))))
     run.worker("live-0", *deeds)
     start(run, "live-1")
     run.kill("live-1")
     assert run.ask(WorkerEnded(worker="live-1", reason="killed by SIGKILL")).ok
     assert run.processes["coordinator"].wait(timeout=PATIENCE) == 1
     assert run.processes["live-0"].wait(timeout=PATIENCE) == 0
-    assert "there is no checkpoint" in run.events("run_ended")[0]["reason"]
+    assert "no others came within 8 s; there is no checkpoint" in run.events("run_ended")[0]["reason"]
     assert run.events("worker_lost")[0]["worker"] == "live-1"
 
 
