@@ -16,6 +16,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
+_RESTARTED = re.compile(r"(live-(?:[0-9]+-)?[0-9]+)\.[0-9]{1,9}")
+"""What :func:`restarted_name` makes; what people call a worker may have a dot, too."""
+
 Role = Literal["live", "standby"]
 """Where a worker was started, as messages say it: in the run's guaranteed job, or in a standby job."""
 
@@ -48,14 +51,16 @@ def restarted_name(place: str, count: int) -> str:
 
 def place_of(name: str) -> str:
     """Return the name of the first process that was in this one's place."""
-    return name.partition(".")[0] if is_guaranteed(name) else name
+    restarted = _RESTARTED.fullmatch(name)
+    return restarted[1] if restarted else name
 
 
-def earlier_names(name: str) -> list[str]:
-    """Return the names of all processes that were in this one's place before it."""
+def earlier_in_place(name: str, others: Iterable[str]) -> list[str]:
+    """Choose those of the others that are processes which were in this one's place before it."""
     place = place_of(name)
-    count = name[len(place) + 1 :]
-    return [restarted_name(place, one) for one in range(1, int(count))] if count.isdecimal() else []
+    if name == place:
+        return []
+    return [one for one in others if place_of(one) == place and natural_key(one) < natural_key(name)]
 
 
 def of_job(job_id: str, names: Iterable[str]) -> list[str]:

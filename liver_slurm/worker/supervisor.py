@@ -7,7 +7,6 @@ is to go away, is not started again, and neither is one that never lives for lon
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import signal
@@ -71,8 +70,9 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
     Args:
         place: name of the first process.
     """
-    signals, deaths = signal_pipe(), 0
-    for count in itertools.count(1):
+    signals, deaths, count = signal_pipe(), 0, 0
+    while True:
+        count += 1
         begun, name = time.monotonic(), restarted_name(place, count)
         worker = subprocess.Popen(
             [sys.executable, "-m", "liver_slurm.worker", *arguments, "--name", name],
@@ -90,7 +90,6 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
             if code != 0:
                 _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid, again=False))
             return code if code >= 0 else 128 - code
-    raise AssertionError("there is no last number")
 
 
 def is_over(run_dir: RunDir) -> bool:

@@ -32,7 +32,7 @@ from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.reshard.mirrors import Extent, without_holder
 from liver_slurm.reshard.snapshots import Survivor, newest_common
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import earlier_names
+from liver_slurm.rundir.worker_names import earlier_in_place
 
 REPEAT = 1.0
 """Seconds after which a member that has not left its collectives is told again."""
@@ -59,7 +59,7 @@ def registered(t: Transition, news: Registered) -> None:
     """
     state, name = t.state, news.name
     worker, process = state.membership.workers[name], state.world.processes.get(name)
-    lost = [one for one in earlier_names(name) if one in state.world.members]
+    lost = earlier_in_place(name, state.world.members)
     if process not in (None, "", worker.process):
         lost.append(name)
     lost = [one for one in lost if one not in state.damage.lost]
@@ -172,6 +172,8 @@ class Source:
     """Of these mirrors: see :class:`Parked`."""
     back: bool = False
     """The step is one that snapshots were taken at, and all go back to those."""
+    checkpoint: str | None = None
+    """As :attr:`Rescue.checkpoint`; None also while it is looked for."""
 
 
 def advance(t: Transition, seen: api.Snapshot) -> None:
@@ -213,8 +215,8 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
 
 def _from(checkpoint: FoundCheckpoint, reason: str) -> Source:
     if checkpoint.path:
-        return Source("checkpoint", checkpoint.step, reason)
-    return Source("start", checkpoint.step, f"{reason}, and there is no checkpoint yet")
+        return Source("checkpoint", checkpoint.step, reason, checkpoint=checkpoint.path)
+    return Source("start", checkpoint.step, f"{reason}, and there is no checkpoint yet", checkpoint="")
 
 
 def _wait(t: Transition, seen: api.Snapshot, why: str) -> None:
@@ -351,8 +353,6 @@ def choose_world(seen: api.Snapshot, layouts: Sequence[Layout], state: RunState)
 def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ...], why: str) -> None:
     damage, live = t.state.damage, t.state.world.live
     assert live is not None
-    loads = source.kind in ("checkpoint", "start") and damage.checkpoint is not None
-    checkpoint = damage.checkpoint.path if loads and damage.checkpoint is not None else None
     t.emit(
         events.RecoveryPlanned(
             source=str(live.layout),
@@ -360,7 +360,7 @@ def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ..
             members=members,
             lost=damage.lost,
             state_from=source.kind,
-            checkpoint=checkpoint or "",
+            checkpoint=source.checkpoint or "",
             step=source.step,
             redone=source.redone,
             mirrors=dict(source.mirrors),
@@ -369,7 +369,7 @@ def _begin(t: Transition, source: Source, layout: Layout, members: tuple[str, ..
             known_for_s=t.now - damage.since,
         )
     )
-    rescue = Rescue(damage.lost, source.step, source.scribe, checkpoint, source.mirrors, source.back)
+    rescue = Rescue(damage.lost, source.step, source.scribe, source.checkpoint, source.mirrors, source.back)
     reconfiguration.begin(t, layout, members, "loss", f"{source.reason}; {why}", rescue=rescue)
 
 

@@ -38,7 +38,7 @@ from liver_slurm.protocol.messages import (
     Welcome,
 )
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import earlier_names, of_job
+from liver_slurm.rundir.worker_names import earlier_in_place, of_job
 
 BEATS_A_SECOND = 1000.0
 """Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
@@ -80,7 +80,8 @@ def register(t: Transition, given: Any) -> None:
         if message.role == "standby" and _why_lost(t, message) is not None and not of_job(message.job_id, others):
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return
-    for one in t.state.membership.of([message.worker, *earlier_names(message.worker)]):
+    workers = t.state.membership.workers
+    for one in t.state.membership.of([message.worker, *earlier_in_place(message.worker, workers)]):
         if (one.host, one.pid) != (message.host, message.pid):
             t.signal(WorkerGone(one.name, "another process took its place"))
     t.signal(Admitted(given.peer, message))

@@ -152,10 +152,11 @@ class CheckpointCalls:
 
     def _find(self, at_most: int | None) -> tuple[str, int]:
         """Return the newest checkpoint that can be used and its step; nothing and 0: there is none."""
-        last = last_metrics(self._run_dir.metrics) if at_most is None else None
-        reached = last.step if last is not None else at_most or 0
+        if at_most is None:
+            last = last_metrics(self._run_dir.metrics)
+            at_most = last.step if last is not None else 0
         try:
-            return newest_usable(self._run_dir, reached, {})
+            return newest_usable(self._run_dir, at_most, {})
         except LiverError as error:
             raise ClusterError(str(error)) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from liver_slurm.rundir.worker_names import (
-    earlier_names,
+    earlier_in_place,
     guaranteed_prefix,
     is_guaranteed,
     is_of_successor,
@@ -52,8 +52,9 @@ def test_numbers_are_sorted_as_numbers() -> None:
 
 def test_who_was_before_in_a_place() -> None:
     assert [restarted_name("live-3", count) for count in (1, 2, 3)] == ["live-3", "live-3.2", "live-3.3"]
-    assert [place_of(name) for name in ("live-3", "live-3.12", "standby-9-0", "me.2")] == [
-        "live-3", "live-3", "standby-9-0", "me.2",
-    ]  # fmt: skip
-    assert earlier_names("live-3.3") == ["live-3", "live-3.2"]
-    assert earlier_names("live-3") == earlier_names("me.2") == earlier_names("live-3.x") == []
+    assert [place_of(name) for name in ("live-3", "live-3.12", "live-8-3.2")] == ["live-3", "live-3", "live-8-3"]
+    of_people = ("standby-9-0", "me.2", "live-me.2", "live-3.x", "live-3.2.2", "live-3." + "9" * 99)
+    assert [place_of(name) for name in of_people] == [*of_people]
+    others = ("live-3", "live-3.2", "live-3.10", "live-4", "live-8-3", "live-3.x", "live-me.2")
+    assert earlier_in_place("live-3.3", others) == ["live-3", "live-3.2"]
+    assert earlier_in_place("live-3", others) == earlier_in_place("live-me.3", others) == []
