@@ -19,8 +19,9 @@ from random import Random
 from liver_slurm.app.api import Job, submit_config
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
+from liver_slurm.base.narrator import Narrator
 from liver_slurm.config.load import load_job
-from liver_slurm.demo.story import Narrator, demo_cluster, production
+from liver_slurm.demo.story import demo_cluster, production
 from liver_slurm.rundir.event_log import read_events
 from liver_slurm.rundir.events import Offered, PolicyDecided, RunEnded
 

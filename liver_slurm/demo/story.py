@@ -20,6 +20,7 @@ from liver_slurm.app.api import Job, submit_config
 from liver_slurm.app.local_run import run_local
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import LiverError
+from liver_slurm.base.narrator import Narrator
 from liver_slurm.cli.common import RECONFIGURATION_HEADERS, print_table, reconfiguration_rows, seconds_text
 from liver_slurm.config.load import load_job
 from liver_slurm.devcluster.lifecycle import down, up
@@ -93,17 +94,6 @@ def demo_cluster(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 PRODUCTION = ("--output=/dev/null", "--partition=prod", "--nodes=2", "--exclusive")
-
-
-class Narrator:
-    """Says what happens, with the seconds since the beginning."""
-
-    def __init__(self, begun: float) -> None:
-        self._begun = begun
-
-    def __call__(self, text: str) -> None:
-        """Say it."""
-        print(f"{time.monotonic() - self._begun:6.1f} s  {text}", flush=True)
 
 
 def production(seconds: float) -> list[str]:

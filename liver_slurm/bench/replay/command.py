@@ -16,6 +16,7 @@ import msgspec
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.base.files import replace_file
+from liver_slurm.base.narrator import Narrator
 from liver_slurm.bench.replay.elastic import ledger_of, replay_elastic
 from liver_slurm.bench.replay.measured import Figures, relative, sizes_of_ledger, sizes_of_restarts
 from liver_slurm.bench.replay.page import Panel, render
@@ -34,17 +35,6 @@ PARTS = ("elastic", "restarting")
 CALIBRATION, MODULE = "calibration", "liver_slurm.bench.replay"
 
 
-class Narrator:
-    """Says what happens, with the seconds since the beginning."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        """Say it."""
-        print(f"{time.monotonic() - self._begun:6.1f} s  {text}", flush=True)
-
-
 def calibration_of(replay: Replay, seconds: float) -> Replay:
     """Return the replay that costs are measured on."""
     return replace(replay.named(CALIBRATION), seconds=seconds, seed=replay.seed + OTHER_SEED)
@@ -58,7 +48,7 @@ def play(replay: Replay, other: Replay, part: str) -> None:
         other: what costs are measured on; for the second part of the trace it must have been played.
         part: which.
     """
-    say = Narrator()
+    say = Narrator(time.monotonic())
     stage, _, run = part.rpartition("/")
     played = other if stage else replay
     folder = played.named(run)
@@ -92,7 +82,7 @@ def compare(replay: Replay, other: Replay, words: Sequence[str], together: bool)
     Raises:
         LiverError: a part has failed.
     """
-    say = Narrator()
+    say = Narrator(time.monotonic())
     for played, stage in ((other, f"{CALIBRATION}/"), (replay, "")):
         missing = [part for part in PARTS if not (played.folder / f"{part}.json").exists()]
         for some in [missing] if together else [[part] for part in missing]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.bench.replay.schedule import Reclaim
+from liver_slurm.devcluster.processes import until
 
 TURN = 0.02
 """Seconds between two looks at the clock."""
@@ -95,8 +96,5 @@ def wait_until(holds: Callable[[], bool], failure: str, patience: float = PATIEN
     Raises:
         LiverError: it does not in time.
     """
-    deadline = time.monotonic() + patience
-    while not holds():
-        if time.monotonic() > deadline:
-            raise LiverError(f"{failure} within {patience:.0f} s")
-        time.sleep(TURN)
+    if not until(holds, patience, TURN):
+        raise LiverError(f"{failure} within {patience:.0f} s")

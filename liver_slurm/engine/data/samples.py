@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _Source:
+class _Source(ABC):
     """Samples from indexed datasets, in an order that is a function of (seed, samples consumed).
 
     Each epoch is shuffled again. Datasets are read through memory maps.
@@ -68,21 +69,21 @@ class _Source:
         offset = int(dataset.index.sequence_pointers[0]) + start * dtype().itemsize
         return dataset.bin_reader.read(dtype=dtype, count=count, offset=offset)
 
+    @abstractmethod
     def _count(self, which: int) -> int:
         """Return the samples of a dataset."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _too_few(self) -> str:
         """Say what a sample needs that there is not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fill(self, tokens: NDArray[np.int64], which: int, inside: int) -> None:
         """Fill in a sample of a dataset."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _token(self, which: int, inside: int, place: int) -> int:
         """Return which token of the dataset is at a place of a sample."""
-        raise NotImplementedError
 
 
 class SampleSource(_Source):
