@@ -142,15 +142,22 @@ FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
 MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
 """For a mixture of experts: with and without expert parallelism."""
 LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"
+WHOLE = "tp2pp1dp1,tp2pp1ep2etp1dp1,tp2pp1ep2dp2,tp4pp1ep4etp1dp1"
+"""For a mixture of experts, which are cut as all else is, or not at all."""
+LONGER_WHOLE = f"{WHOLE},tp2pp1etp1dp2,tp1pp1etp2dp2,tp1pp1ep2etp2dp4,tp2pp2ep2etp1dp1,tp2cp2pp1ep4etp1dp1,tp1pp1dp3"
+"""Also in more parts than all else, and without expert parallelism."""
 
 
 @pytest.mark.parametrize(
     ("layouts", "modes"),
     [
         (MIXED, (("bf16", True, True), ("fp32", False, False))),
+        (WHOLE, (("bf16", True, True), ("fp32", False, False))),
         pytest.param(MIXED, (("fp32", True, False), ("fp32", False, True)), marks=pytest.mark.long),
         pytest.param(LONGER_MIXED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
         pytest.param(LONGER_MIXED, (("bf16", False, True),), marks=pytest.mark.long),
+        pytest.param(LONGER_WHOLE, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
+        pytest.param(LONGER_WHOLE, (("fp32", True, False), ("bf16", False, True)), marks=pytest.mark.long),
     ],
 )
 def test_mixtures_of_experts_cross_bitwise(
