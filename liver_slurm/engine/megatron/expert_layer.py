@@ -298,7 +298,7 @@ class ExpertLayer(DenseLayer):
             self.self_attention.linear_proj.tp_group.size(),
             self.self_attention.pg_collection.cp.size(),
             mixture.ep_group.size(),
-            mixture.experts.tp_group.size(),
+            config.expert_tensor_parallel_size,
         )
 
 
