@@ -93,7 +93,7 @@ def test_many_experts_and_few_tokens_are_worth_dividing() -> None:
     assert estimate(divided, few) > estimate(whole, few)
 
 
-def test_whole_experts_cost_what_parts_of_all_do_if_each_rank_has_as_many_weights() -> None:
+def test_whole_experts_cost_as_much_as_parts_of_more() -> None:
     """As many tokens are gathered for them, and as much is reduced, but a shared expert is cut by tp all the same."""
     config = job()
     few = replace(config, model=replace(config.model, num_moe_experts=4))
