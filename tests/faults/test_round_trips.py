@@ -207,12 +207,25 @@ DIVIDED = (
 """With expert parallelism, and experts that are cut otherwise than all else."""
 
 
-def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "distributed"),
+    [
+        ("overlap", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("overlap", False), ("pause", True), ("pause", False), ("flat", True))
+        ),
+    ],
+)
+def test_experts_go_there_and_back_bitwise(
+    mode: Literal["overlap", "pause", "flat"], distributed: bool, tmp_path: Path
+) -> None:
     """Divided, cut, whole where all else is cut, and divided again: in the same layout, the same is trained on."""
 
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
-        config = job(tmp_path / name, steps=7)
+        config = job(tmp_path / name, steps=7, stream=StreamSection(mode=mode))
+        config = replace(config, train=replace(config.train, distributed_optimizer=distributed))
         model, elastic = replace(config.model, **MIXTURE, **BIASES), replace(config.elastic, initial="tp1pp1ep2dp2")
         elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1", "tp2pp1ep2etp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)

@@ -321,7 +321,7 @@ def add_biases(model: torch.nn.Module, sequence_parallel: bool) -> None:
 def reduce_by_themselves(model: torch.nn.Module) -> None:
     """Have megatron reduce gradients of a model's experts over the ranks that hold the same ones.
 
-    It does so by itself with expert parallelism only, and not where experts are cut over other ranks than all else.
+    0.19 does so by itself where experts are cut over other ranks than all else, 0.16 only with expert parallelism.
     """
     for layer in model.modules():
         if isinstance(layer, ExpertLayer):
