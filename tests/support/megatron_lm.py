@@ -11,9 +11,11 @@ import torch.distributed as dist
 from liver_slurm.engine.megatron import compat
 
 with compat.imports():
-    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core import parallel_state
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
     from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer.moe import moe_utils
@@ -101,6 +103,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Their arguments, as far as they are not the usual ones."""
+OPTIMIZERS = {"llama": "distributed", "gpt": "plain", "experts": "plain"}
+"""Those that are trained, and the kind of their optimizer."""
+LR, WEIGHT_DECAY, EPSILON = 1e-3, 0.1, 1e-5
+"""With the usual epsilon, Adam would make much of what rounding leaves of gradients that are zero."""
 
 
 def arguments(name: str, **others: Any) -> argparse.Namespace:
@@ -179,12 +185,62 @@ def build(args: argparse.Namespace) -> Any:
     return model.to(args.params_dtype)
 
 
-def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+def tokens() -> torch.Tensor:
+    """Tokens whose logits are compared."""
+    return torch.randint(VOCABULARY, (2, SEQUENCE), generator=torch.Generator().manual_seed(3))
+
+
+def batch(step: int) -> torch.Tensor:
+    """Samples of a training step, [samples, tokens]."""
+    return torch.randint(VOCABULARY, (2, SEQUENCE + 1), generator=torch.Generator().manual_seed(100 + step))
+
+
+def forward(model: Any, inputs: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+    """Run a model without pipeline stages."""
+    length = inputs.shape[1]
+    positions = torch.arange(length).expand(inputs.shape)
+    return model(inputs, positions, torch.ones(1, 1, length, length).triu(1).bool(), labels=labels)
+
+
+def logits(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Logits [batch, sequence, padded vocabulary] of a model without pipeline stages."""
-    positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+    model.eval()
     with torch.no_grad():
-        mask = torch.ones(1, 1, tokens.shape[1], tokens.shape[1]).triu(1).bool()
-        return gather_from_tensor_model_parallel_region(model(tokens, positions, mask)).float()
+        found = gather_from_tensor_model_parallel_region(forward(model, inputs)).float()
+    model.train()
+    return found
 
 
-__all__ = ["MODELS", "SEQUENCE", "VOCABULARY", "arguments", "begin", "build", "dist_checkpointing", "logits"]
+class Training:
+    """A model on one rank with an optimizer, ``plain`` or ``distributed``."""
+
+    def __init__(self, model: Any, kind: str) -> None:
+        distributed = kind == "distributed"
+        config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=distributed)
+        self._model = DistributedDataParallel(model.config, config, model)
+        adam = OptimizerConfig(
+            optimizer="adam",
+            lr=LR,
+            weight_decay=WEIGHT_DECAY,
+            adam_beta1=0.9,
+            adam_beta2=0.95,
+            adam_eps=EPSILON,
+            clip_grad=1.0,
+            bf16=False,
+            params_dtype=torch.float32,
+            use_distributed_optimizer=distributed,
+        )
+        self.optimizer = get_megatron_optimizer(adam, [self._model])
+        self.content = {"distrib_optim_sharding_type": "fully_reshardable"} if distributed else {}
+        """What Megatron-LM notes down of how its state is saved."""
+
+    def step(self, number: int) -> None:
+        """Train on one batch."""
+        samples = batch(number)
+        self._model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        forward(self._model, samples[:, :-1], samples[:, 1:]).float().mean().backward()
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = LR, WEIGHT_DECAY * group["wd_mult"]
+        done, *_ = self.optimizer.step()
+        assert done

@@ -31,7 +31,7 @@ from liver_slurm.engine.foreign import best_sources, made_whole
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.tensors import Unit
 from liver_slurm.engine.torch_dist.common import COMMON
-from liver_slurm.engine.torch_dist.folder import BACKEND, FORMAT, TRACKER, iteration_folder
+from liver_slurm.engine.torch_dist.folder import BACKEND, FORMAT, RELEASE, TRACKER, iteration_folder
 from liver_slurm.engine.torch_dist.optimizer import optimizer_state, scheduler_state
 from liver_slurm.engine.torch_dist.sources import spellings
 from liver_slurm.engine.torch_dist.table import units_of
@@ -121,7 +121,7 @@ def export_model(
         )
     with made_whole(to) as part:
         _write(checkpoint, part / iteration_folder(iteration), units, kinds, common)
-        replace_file(part / TRACKER, iteration_folder(iteration).removeprefix("iter_").encode())
+        replace_file(part / TRACKER, (RELEASE if iteration is None else str(iteration)).encode())
     whole = {unit.tensor: unit.whole for unit in units}
     return Exported(to, len(names), sum(map(math.prod, whole.values())), iteration, args)
 
