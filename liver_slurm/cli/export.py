@@ -182,6 +182,8 @@ def _export_megatron(
     from liver_slurm.config.megatron_args import options_to_add
     from liver_slurm.engine.torch_dist.exporting import export_model
 
+    if args.ema and args.optimizer:
+        raise BadInput("--ema has no place beside --optimizer: moments are those of the weights; allowed: one of them")
     dtype = args.dtype or config.train.precision
     done = export_model(checkpoint, config, to, dtype, averages=args.ema, optimizer=args.optimizer)
     options = f"--load {done.path} --use-checkpoint-args --ckpt-format torch_dist {options_to_add(done.args)}"

@@ -64,59 +64,58 @@ def run(args: argparse.Namespace) -> int:
     deny_writing_to_others()  # a run does not start from what others can write
     with interrupts.orderly():
         try:
-            return _import_megatron(args, to) if args.kind == "megatron" else _import_hf(args, to)
+            document, text = _import_megatron(args, to) if args.kind == "megatron" else _import_hf(args, to)
         except OSError as error:
             raise LiverError(f"{to} cannot be written: {error.strerror or error}") from None
-
-
-def _import_hf(args: argparse.Namespace, to: Path) -> int:
-    from liver_slurm.engine.hf.importing import import_model
-
-    done = import_model(Path(args.model_dir), to)
     if args.json:
-        print_json(
-            {
-                "path": str(done.path),
-                "dtype": done.dtype,
-                "parameters": done.parameters,
-                "tensors": done.tensors,
-                "longest_sequence": done.window,
-                "files": done.files,
-            }
-        )
-        return 0
-    print(f"{done.parameters:,} parameters in {done.dtype}: {done.path}")
-    if done.window is not None:
-        print(f"its sliding windows change nothing for a train.seq_length of up to {done.window}")
-    print(f'\nin a job file:\n\n[model]\nfrom_hf = "{done.path}"\n\n[train]\nstart_from = "{done.path}"')
+        print_json(document)
+    else:
+        print(text)
     return 0
 
 
-def _import_megatron(args: argparse.Namespace, to: Path) -> int:
+def _import_hf(args: argparse.Namespace, to: Path) -> tuple[dict[str, object], str]:
+    """Import; returns the JSON document, and what people are told."""
+    from liver_slurm.engine.hf.importing import import_model
+
+    done = import_model(Path(args.model_dir), to)
+    document = {
+        "path": str(done.path),
+        "dtype": done.dtype,
+        "parameters": done.parameters,
+        "tensors": done.tensors,
+        "longest_sequence": done.window,
+        "files": done.files,
+    }
+    lines = [f"{done.parameters:,} parameters in {done.dtype}: {done.path}"]
+    if done.window is not None:
+        lines.append(f"its sliding windows change nothing for a train.seq_length of up to {done.window}")
+    job = f'[model]\nfrom_hf = "{done.path}"\n\n[train]\nstart_from = "{done.path}"'
+    return document, "\n".join([*lines, "", "in a job file:", "", job])
+
+
+def _import_megatron(args: argparse.Namespace, to: Path) -> tuple[dict[str, object], str]:
+    """Import; returns the JSON document, and what people are told."""
     from liver_slurm.config.load import load_job
     from liver_slurm.engine.torch_dist.importing import import_model
 
     job = load_job(args.job, files=False) if args.job is not None else None
     done = import_model(Path(args.checkpoint_dir), to, job, args.vocab_size, args.optimizer)
     model, usual = asdict(done.model), asdict(ModelSection())
-    if args.json:
-        print_json(
-            {
-                "path": str(done.path),
-                "dtype": done.dtype,
-                "parameters": done.parameters,
-                "tensors": done.tensors,
-                "steps": done.steps,
-                "model": model,
-            }
-        )
-        return 0
+    document = {
+        "path": str(done.path),
+        "dtype": done.dtype,
+        "parameters": done.parameters,
+        "tensors": done.tensors,
+        "steps": done.steps,
+        "model": model,
+    }
     moments = "" if done.steps is None else f", and moments after {done.steps} steps"
-    print(f"{done.parameters:,} parameters in {done.dtype}{moments}: {done.path}")
-    print("\nin a job file:\n")
+    lines = [f"{done.parameters:,} parameters in {done.dtype}{moments}: {done.path}", "", "in a job file:", ""]
     if job is None:
         written = [f"{key} = {shown(value)}" for key, value in model.items() if value != usual[key]]
-        print("[model]", *written, sep="\n")
-    loaded = "" if done.steps is None else '\nstart_optimizer = "loaded"'
-    print(f'\n[train]\nstart_from = "{done.path}"{loaded}')
-    return 0
+        lines += ["[model]", *written, ""]
+    lines += ["[train]", f'start_from = "{done.path}"']
+    if done.steps is not None:
+        lines.append('start_optimizer = "loaded"')
+    return document, "\n".join(lines)

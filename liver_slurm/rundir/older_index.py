@@ -35,7 +35,12 @@ _DTYPES = {"bfloat16", "bool", "float16", "float32", "float64", "int16", "int32"
 
 
 def read_older_index(path: Path) -> Index:
-    """Read what lies where in a checkpoint, by its ``.metadata``; what is no tensor is left out.
+    """Read what lies where in a checkpoint of an older version; errors as of :func:`read_torch_metadata`."""
+    return read_torch_metadata(path)[0]
+
+
+def read_torch_metadata(path: Path) -> tuple[Index, dict[str, StoredBox]]:
+    """Read which tensors lie where by a checkpoint's ``.metadata``, and where what is no tensor but bytes.
 
     Raises:
         DamagedError: its ``.metadata`` is missing or damaged.
@@ -54,23 +59,23 @@ def _known(module: str, name: str) -> Any:
     return Plain if name in _CLASSES.get(module, ()) else None
 
 
-def _as_index(metadata: Any) -> Index:
-    tensors = (one for one in metadata.storage_data.items() if getattr(one[0], "offset", None) is not None)
-    places = {(key.fqn, _numbers(key.offset)): place for key, place in tensors}
+def _as_index(metadata: Any) -> tuple[Index, dict[str, StoredBox]]:
+    places = {(key.fqn, _numbers(getattr(key, "offset", None))): one for key, one in metadata.storage_data.items()}
     index: Index = {}
-    for name, tensor in metadata.state_dict_metadata.items():
-        if tensor.state is None:
-            continue  # bytes
-        boxes = []
-        for chunk in tensor.chunks:
-            offset = _numbers(chunk.offsets)
-            place = places[name, offset]
-            boxes.append(
-                StoredBox(offset, _numbers(chunk.sizes), str(place.relative_path), place.offset, place.length, "")
-            )
-        index[name] = StoredTensor(str(tensor.properties.state[0]), _numbers(tensor.size), boxes)
-    return index
+    objects: dict[str, StoredBox] = {}
+    for name, entry in metadata.state_dict_metadata.items():
+        if entry.state is None:
+            objects[name] = _box((), (), places[name, ()])
+            continue
+        chunks = [(_numbers(chunk.offsets), _numbers(chunk.sizes)) for chunk in entry.chunks]
+        boxes = [_box(offset, shape, places[name, offset]) for offset, shape in chunks]
+        index[name] = StoredTensor(str(entry.properties.state[0]), _numbers(entry.size), boxes)
+    return index, objects
+
+
+def _box(offset: tuple[int, ...], shape: tuple[int, ...], place: Any) -> StoredBox:
+    return StoredBox(offset, shape, str(place.relative_path), place.offset, place.length, "")
 
 
 def _numbers(size: Any) -> tuple[int, ...]:
-    return tuple(int(number) for number in (size.arguments[0] if size.arguments else ()))
+    return tuple(int(number) for number in (size.arguments[0] if size is not None and size.arguments else ()))

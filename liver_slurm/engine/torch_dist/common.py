@@ -1,14 +1,16 @@
-"""The file ``common.pt`` of a checkpoint of Megatron-LM's: its arguments, and how far the optimizer has come.
+"""What is no tensor in a checkpoint of Megatron-LM's: its arguments, and how far the optimizer has come.
 
-It is a pickle, of whatever objects the arguments had. Nothing is made of those, see
-:mod:`liver_slurm.base.plain_pickle`, and names of modules that no argument is of are refused.
+It is in the file ``common.pt``, or, from megatron-core 0.19 on, in one of those with the tensors. It is a pickle, of
+whatever objects the arguments had. Nothing is made of those, see :mod:`liver_slurm.base.plain_pickle`, and names of
+modules that no argument is of are refused.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from typing import Any
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.plain_pickle import Plain, read_pickle
 from liver_slurm.config.problem import one_line
+from liver_slurm.rundir.checkpoint_index import StoredBox, file_of
 
 COMMON = "common.pt"
+_OBJECT = "common_state/shard_0_1"
+"""What it is called where it lies among tensors."""
 _MODULES = {
     "argparse",
     "collections",
@@ -53,24 +58,42 @@ class Common:
     """That the optimizer has made; None: it does not say."""
 
 
-def read_common(path: Path) -> Common:
-    """Read the file of a checkpoint.
+def read_common(path: Path, objects: Mapping[str, StoredBox]) -> Common:
+    """Read it from a checkpoint.
+
+    Args:
+        objects: what is no tensor, and where it lies.
 
     Raises:
         BadInput: there is none, or it cannot be read without running what it names.
     """
     file = path / COMMON
     try:
-        with zipfile.ZipFile(file) as archive:
-            (name,) = (one for one in archive.namelist() if one.endswith("/data.pkl"))
-            if archive.getinfo(name).file_size > _MOST_BYTES:
-                raise ValueError("it is larger than any such file")
-            found = read_pickle(archive.read(name), _known, persistent=lambda pid: pid)
-            return _common(found, archive, name.removesuffix("data.pkl"))
+        if not file.exists() and _OBJECT in objects:
+            file = file_of(path, objects[_OBJECT].file)
+            return _read(io.BytesIO(_part(file, objects[_OBJECT])))
+        return _read(file)
     except Exception as error:  # noqa: BLE001 - damaged bytes may raise anything
         raise BadInput(
             f"{file} cannot be read: {one_line(error)}; nothing of it was run; --job JOB.toml says which model it is"
         ) from None
+
+
+def _part(file: Path, place: StoredBox) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(place.start)
+        return stream.read(min(place.length, _MOST_BYTES))
+
+
+def _read(file: Path | io.BytesIO) -> Common:
+    with zipfile.ZipFile(file) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith("/data.pkl"))
+        if archive.getinfo(name).file_size > _MOST_BYTES:
+            raise ValueError("it is larger than any such file")
+        found = read_pickle(archive.read(name), _known, persistent=lambda pid: pid)
+        if isinstance(found, list):
+            (found,) = found
+        return _common(found, archive, name.removesuffix("data.pkl"))
 
 
 def _known(module: str, name: str) -> Any:

@@ -9,8 +9,8 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.problem import one_line, shown
-from liver_slurm.rundir.checkpoint_index import DamagedError, Index, check_lengths, uncovered
-from liver_slurm.rundir.older_index import METADATA, read_older_index
+from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox, check_lengths, uncovered
+from liver_slurm.rundir.older_index import METADATA, read_torch_metadata
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
@@ -68,17 +68,17 @@ def _newest(tracker: Path) -> str:
     return name
 
 
-def read_tensors(path: Path) -> Index:
-    """Return what of which tensor lies where in a checkpoint; nothing of it is run.
+def read_places(path: Path) -> tuple[Index, dict[str, StoredBox]]:
+    """Return which tensors lie where in a checkpoint, and where what is no tensor; nothing of it is run.
 
     Raises:
         BadInput: it is damaged or not whole, or its ``.metadata`` names what has no place there.
     """
     try:
-        index = read_older_index(path)
+        index, objects = read_torch_metadata(path)
         if gap := uncovered(index):
             raise DamagedError(f"{path / METADATA} is not of a whole checkpoint: {gap}")
         check_lengths(path, index)
     except DamagedError as error:
         raise BadInput(f"{one_line(error)}; nothing of it was run; take another iteration, or save it again") from None
-    return index
+    return index, objects

@@ -23,8 +23,8 @@ from liver_slurm.engine.data.tokenizers import vocab_size
 from liver_slurm.engine.foreign import publish_import
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.tensors import Shape, Unit
-from liver_slurm.engine.torch_dist.common import COMMON, Common, read_common
-from liver_slurm.engine.torch_dist.folder import find_checkpoint, read_tensors
+from liver_slurm.engine.torch_dist.common import Common, read_common
+from liver_slurm.engine.torch_dist.folder import find_checkpoint, read_places
 from liver_slurm.engine.torch_dist.sources import VOCABULARY, Source, find_sources, sources_of, spellings
 from liver_slurm.engine.torch_dist.table import units_of
 from liver_slurm.reshard.tensors import ADAM, Piece
@@ -78,8 +78,9 @@ def import_model(
         OSError: the checkpoint cannot be written.
     """
     path = find_checkpoint(folder)
-    index = {_CHAINED.sub("", name, count=1): tensor for name, tensor in read_tensors(path).items()}
-    common = read_common(path) if job is None or optimizer else None
+    tensors, objects = read_places(path)
+    index = {_CHAINED.sub("", name, count=1): tensor for name, tensor in tensors.items()}
+    common = read_common(path, objects) if job is None or optimizer else None
     config = _config(path, index, job, common, vocabulary)
     tokens = config.model.vocab_size or 0
     reader = _Reader(path, index, units_of(config), tokens, "the job" if job is not None else "its arguments")
@@ -91,7 +92,7 @@ def import_model(
             reader.check_kind(kind)
     steps = common.steps if optimizer and common is not None else None
     if optimizer and steps is None:
-        raise BadInput(f"{path / COMMON} does not say how many steps its moments have gone through; {_ALONE}")
+        raise BadInput(f"{path} does not say how many steps its moments have gone through; {_ALONE}")
     shapes = {f"{unit.tensor}{ours}": unit.whole for unit in reader.units for ours in kinds}
     boxes = (box for ours, kind in kinds.items() for box in reader.boxes(ours, kind))
     publish_import(to, boxes, shapes, import_meta(config.model, None, optimizer), steps or 0)
@@ -111,11 +112,11 @@ def _config(
         config = replace(job, model=replace(job.model, vocab_size=tokens))
     else:
         if common is None or common.args is None:
-            raise BadInput(f"{path / COMMON} has no arguments: --job JOB.toml says which model it is")
+            raise BadInput(f"{path} has no arguments: --job JOB.toml says which model it is")
         try:
             section = read_args(common.args, vocabulary or index[VOCABULARY[0]].shape[0])
         except (UnknownArgumentsError, RecursionError) as error:
-            raise BadInput(f"{path / COMMON}: {error}") from None
+            raise BadInput(f"{path}: {error}") from None
         model = ModelSection(**section)
         length = model.max_position_embeddings or 1
         config = JobConfig(model=model, train=TrainSection(steps=1, seq_length=length, global_batch_size=1))

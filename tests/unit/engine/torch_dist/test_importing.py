@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import tensors
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.main import main
@@ -25,6 +26,7 @@ from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.torch_dist.exporting import export_model
 from liver_slurm.engine.torch_dist.importing import import_model
 from liver_slurm.engine.torch_dist.table import units_of
+from liver_slurm.parallel.torch_private import place_in_file
 from liver_slurm.reshard.tensors import ADAM
 from liver_slurm.rundir.checkpoints import checkpoint_path, verify
 from liver_slurm.rundir.start import import_meta
@@ -112,6 +114,29 @@ def test_moments_and_their_steps_come_along(tmp_path: Path) -> None:
     assert same(imported.path, source)
     alone = import_model(tmp_path / "exported", tmp_path / "alone", None, 300)
     assert (alone.dtype, alone.steps) == ("bfloat16", None)
+
+
+def test_arguments_may_lie_among_the_tensors(tmp_path: Path) -> None:
+    config = job(DENSE)
+    source = checkpoint(tmp_path / "run", config, moments=True)
+    export_model(source, config, tmp_path / "exported", "fp32", optimizer=True)
+    folder = tmp_path / "exported" / "iter_0000005"
+    torch.save([common_of(folder / "common.pt")], folder / "__2_0.distcp")
+    (folder / "common.pt").unlink()
+    found = pickle.loads((folder / ".metadata").read_bytes())
+    key = "common_state/shard_0_1"
+    found.state_dict_metadata[key] = BytesStorageMetadata()
+    length = (folder / "__2_0.distcp").stat().st_size
+    found.storage_data[MetadataIndex(key)] = place_in_file("__2_0.distcp", 0, length)
+    (folder / ".metadata").write_bytes(pickle.dumps(found))
+    done = import_model(tmp_path / "exported", tmp_path / "imported", None, 300, optimizer=True)
+    assert (done.steps, same(done.path, source)) == (4, True)
+    (folder / "__2_0.distcp").write_bytes(b"\0" * length)
+    with pytest.raises(BadInput, match=r"__2_0\.distcp cannot be read: .*--job JOB\.toml says"):
+        import_model(tmp_path / "exported", tmp_path / "again", None)
+    assert same(
+        import_model(tmp_path / "exported", tmp_path / "again", config).path, checkpoint(tmp_path / "alone", config)
+    )
 
 
 def test_moments_that_are_not_there_are_refused(tmp_path: Path) -> None:
