@@ -221,6 +221,7 @@ class Training:
         adam = OptimizerConfig(
             optimizer="adam",
             lr=LR,
+            min_lr=0.0,
             weight_decay=WEIGHT_DECAY,
             adam_beta1=0.9,
             adam_beta2=0.95,

@@ -25,18 +25,18 @@ from liver_slurm.config.megatron_args import UnknownArgumentsError, write_args
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.checkpoint import PATIENCE
 from liver_slurm.engine.checkpoint_files import Box, finish_folder, gather, write_share
-from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.engine.data.tokenizers import vocab_size
 from liver_slurm.engine.foreign import best_sources, made_whole
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.tensors import Unit
 from liver_slurm.engine.torch_dist.common import COMMON
 from liver_slurm.engine.torch_dist.folder import BACKEND, FORMAT, RELEASE, TRACKER, iteration_folder
+from liver_slurm.engine.torch_dist.layers import LayerReader
 from liver_slurm.engine.torch_dist.optimizer import optimizer_state, scheduler_state
 from liver_slurm.engine.torch_dist.sources import spellings
 from liver_slurm.engine.torch_dist.table import units_of
 from liver_slurm.reshard.tensors import ADAM
-from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox
+from liver_slurm.rundir.checkpoint_index import Index, StoredBox
 from liver_slurm.rundir.checkpoints import read_index, read_meta
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -182,8 +182,9 @@ def _common(config: JobConfig, args: Mapping[str, Any], precision: str) -> dict[
 def _write(
     checkpoint: Path, folder: Path, units: Sequence[Unit], kinds: Sequence[_Kind], common: Mapping[str, Any]
 ) -> None:
+    reader = LayerReader(checkpoint, read_index(checkpoint))
     shapes = {f"{kind.prefix}{unit.tensor}": unit.whole for kind in kinds for unit in units}
-    write_share(folder, 0, (box for kind in kinds for box in _boxes(checkpoint, units, kind)), shapes)
+    write_share(folder, 0, (box for kind in kinds for box in _boxes(reader, units, kind)), shapes)
     index = gather(folder, {0: _NAME}, PATIENCE)
     index |= _other_spellings(index)
     state = _saved([torch.empty(0, dtype=torch.uint8)])
@@ -201,14 +202,11 @@ def _write(
     sync_folder(folder)
 
 
-def _boxes(checkpoint: Path, units: Sequence[Unit], kind: _Kind) -> Iterator[Box]:
+def _boxes(reader: LayerReader, units: Sequence[Unit], kind: _Kind) -> Iterator[Box]:
     for _, group in itertools.groupby(units, key=lambda unit: (unit.tensor, unit.layer)):
         found = [(unit, torch.empty(unit.shape)) for unit in group]
         wanted = [box_of(unit, kind.sources[unit.tensor], values) for unit, values in found]
-        try:
-            read_boxes(checkpoint, wanted, {kind.sources[unit.tensor]: unit.whole for unit, _ in found})
-        except DamagedError as error:
-            raise BadInput(str(error)) from None
+        reader.fill(wanted, {kind.sources[unit.tensor]: unit.whole for unit, _ in found})
         for unit, values in found:
             own = torch.float32 if unit.tensor.endswith(".expert_bias") else kind.dtype
             yield box_of(unit, f"{kind.prefix}{unit.tensor}", values.to(own))

@@ -76,9 +76,20 @@ def read_places(path: Path) -> tuple[Index, dict[str, StoredBox]]:
     """
     try:
         index, objects = read_torch_metadata(path)
-        if gap := uncovered(index):
+        if gap := _outside(index) or uncovered(index):
             raise DamagedError(f"{path / METADATA} is not of a whole checkpoint: {gap}")
         check_lengths(path, index)
     except DamagedError as error:
         raise BadInput(f"{one_line(error)}; nothing of it was run; take another iteration, or save it again") from None
     return index, objects
+
+
+def _outside(index: Index) -> str:
+    """Say which tensor has a box that is not in it; empty: none has."""
+    for name, tensor in index.items():
+        for box in tensor.boxes:
+            sides = zip(box.offset, box.shape, tensor.shape, strict=False)
+            fits = len(box.offset) == len(box.shape) == len(tensor.shape)
+            if not fits or any(a < 0 or b < 1 or a + b > whole for a, b, whole in sides):
+                return f"{name} has shape {tensor.shape}, and a box of shape {box.shape} at {box.offset}"
+    return ""

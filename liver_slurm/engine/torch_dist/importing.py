@@ -18,17 +18,17 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.config.megatron_args import UnknownArgumentsError, read_args
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.checkpoint_files import Box
-from liver_slurm.engine.checkpoint_reading import fill_boxes
 from liver_slurm.engine.data.tokenizers import vocab_size
 from liver_slurm.engine.foreign import publish_import
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.tensors import Shape, Unit
 from liver_slurm.engine.torch_dist.common import Common, read_common
 from liver_slurm.engine.torch_dist.folder import find_checkpoint, read_places
+from liver_slurm.engine.torch_dist.layers import LayerReader
 from liver_slurm.engine.torch_dist.sources import VOCABULARY, Source, find_sources, sources_of, spellings
 from liver_slurm.engine.torch_dist.table import units_of
 from liver_slurm.reshard.tensors import ADAM, Piece
-from liver_slurm.rundir.checkpoint_index import DamagedError, Index
+from liver_slurm.rundir.checkpoint_index import Index
 from liver_slurm.rundir.start import import_meta
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,6 +143,7 @@ class _Reader:
         """``by``: who says which model it is, for people."""
         self.units = units
         self._path, self._index, self._tokens, self._by = path, index, tokens, by
+        self._files = LayerReader(path, index)
 
     def check_weights(self) -> None:
         """Check that there are the model's weights and no others.
@@ -239,15 +240,7 @@ class _Reader:
                 values = torch.zeros(unit.shape, dtype=DTYPES[self.dtype(unit, kind)])
                 read.append((unit, values))
                 wanted += [_box(source, values) for source in self._sources(unit, kind)]
-            try:
-                fill_boxes(
-                    self._path,
-                    self._index,
-                    wanted,
-                    {piece.tensor: self._index[piece.tensor].shape for piece, _ in wanted},
-                )
-            except DamagedError as error:
-                raise BadInput(str(error)) from None
+            self._files.fill(wanted)
             yield from (box_of(unit, f"{unit.tensor}{ours}", values) for unit, values in read)
 
 

@@ -315,6 +315,34 @@ def test_what_is_damaged_or_of_another_model_is_refused(
     assert [one.name for one in tmp_path.iterdir() if one.name != "exported"] == []
 
 
+def test_an_export_of_another_model_than_the_job_says_is_refused(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "run", job(DENSE))
+    for model, says in [
+        (replace(DENSE, hidden_size=64), r"has shape \(32,\) there, \(64,\) here"),
+        (
+            replace(DENSE, qk_layernorm=True),
+            r"is not of the model that its job file describes: it has no .*k_layernorm",
+        ),
+        (replace(DENSE, activation_func="relu"), r"it cannot be exported: model\.activation_func"),
+    ]:
+        with pytest.raises(BadInput, match=says):
+            export_model(source, job(model), tmp_path / "exported", "fp32")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
+
+
+def test_boxes_that_are_not_in_their_tensors_are_refused(exported: Path, tmp_path: Path) -> None:
+    file = exported / "release" / ".metadata"
+    found = pickle.loads(file.read_bytes())
+    chunks, places = found.state_dict_metadata[QKV].chunks, found.storage_data
+    far = torch.Size([10**12, *chunks[0].offsets[1:]])
+    (key,) = (one for one in places if one.fqn == QKV and one.offset == chunks[0].offsets)
+    places[MetadataIndex(QKV, far)] = places.pop(key)
+    chunks[0] = replace(chunks[0], offsets=far)
+    file.write_bytes(pickle.dumps(found))
+    with pytest.raises(BadInput, match=r"and a box of shape \(1, 64, 32\) at \(1000000000000, 0, 0\)"):
+        import_model(exported, tmp_path / "imported", None)
+
+
 def test_further_tensors_are_refused(tmp_path: Path) -> None:
     config = job(replace(DENSE, share_embeddings_and_output_weights=False))
     export_model(checkpoint(tmp_path / "run", config), config, tmp_path / "exported", "fp32")
