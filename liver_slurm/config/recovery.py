@@ -7,10 +7,6 @@ from typing import Literal
 
 from liver_slurm.config.types import Natural
 
-BY_DEFAULT = 50
-"""Steps between two refreshes of mirrors where nothing else is asked for, on cards, where gradients of each step would
-be more than is sent between hosts while a step takes tenths of a second, and where gradients do not suffice."""
-
 
 @dataclass(frozen=True)
 class RecoverySection:
@@ -19,12 +15,15 @@ class RecoverySection:
     mirror: Literal["auto", "on", "off"] = "auto"
     """Keep what no other worker holds, such as shares of the distributed optimizer's state, in a peer's host memory: on
     CPUs current to the last update, 20 bytes for each of its parameters, and on cards, or with ``train.optimizer``
-    muon, refreshed every 50 steps, if ``mirror_every`` says nothing else. ``auto``: on CPUs only."""
+    muon, refreshed every some steps, see ``mirror_every``. ``auto``: on CPUs only."""
     mirror_every: Natural = 0
     """Steps between two refreshes of what is kept; 0, on CPUs: it is current to the last update, for which each step's
     gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and
     those made while it was sent, which all train again; each worker keeps copies of its own state besides: 48 bytes in
-    all for each parameter of its share."""
+    all for each parameter of its share. 0, on cards, or with muon: 50, as gradients of each step would be more than is
+    sent between hosts while a step takes tenths of a second, or do not suffice; but where all cards are in one host,
+    whose workers share its memory, 1, and 24 bytes. On cards no step waits for it: what has not arrived yet puts the
+    next refresh off."""
     mirror_group: Natural = 0
     """Owners of one mirror. 1: each worker's state is kept as a copy. With k above that, parity of the states of k
     workers on different nodes is kept by one more; from it and all others' states that of any one can be had. It is
@@ -35,12 +34,3 @@ class RecoverySection:
     def mirrors(self, on_cards: bool) -> bool:
         """Return whether what no other worker holds is kept, of a run whose workers train on cards, or on CPUs."""
         return self.mirror == "on" or (self.mirror == "auto" and not on_cards)
-
-    def refreshed_every(self, on_cards: bool, replayed: bool) -> int:
-        """Return the steps between two refreshes; 0: see ``mirror_every``.
-
-        Args:
-            on_cards: the run's workers train on cards, and not on CPUs.
-            replayed: see :attr:`liver_slurm.config.train.TrainSection.replayed`.
-        """
-        return self.mirror_every or (BY_DEFAULT if on_cards or not replayed else 0)

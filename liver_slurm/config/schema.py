@@ -46,7 +46,8 @@ class JobSection:
     heartbeat: Seconds = 1.0
     """Time between two heartbeats of a worker to the coordinator; more in a run of over a thousand workers."""
     lost_after: Seconds = 30.0
-    """Time without a heartbeat after which a worker counts as lost."""
+    """Time without a heartbeat after which a worker counts as lost, and after which a step that all members compute is
+    given up, if it has taken twenty usual ones."""
     orphan_timeout: Seconds = 600.0
     """Time without a coordinator after which workers write a checkpoint and end."""
     prepare_timeout: Seconds = 300.0

@@ -277,6 +277,10 @@ class TrainingShard(Protocol):
     def make_live(self) -> None:
         """Make the shard's world the one that this process's torch and the engine's globals refer to."""
 
+    computing: bool
+    """Whether the training thread computes a step right now, or waits for its peers in it: not for samples, for the
+    commit, or for somebody's own code. Any thread may ask."""
+
     def train_step(
         self,
         samples: Samples,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import errno
 import fcntl
 import logging
 import mmap
@@ -62,14 +63,43 @@ class Place(NamedTuple):
     """In the file."""
 
 
+def new_file() -> int:
+    """Return the descriptor of a new file without a name, which others can open and map, and which never shrinks.
+
+    Raises:
+        OSError: there may be none.
+    """
+    number = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    # What somebody has mapped is never cut off: reading it would end him.
+    fcntl.fcntl(number, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return number
+
+
+def open_file(pid: int, number: int, inode: int, write: bool = False) -> int:
+    """Open the file that another process has open at a descriptor; who calls closes it.
+
+    Raises:
+        OSError: that is not allowed, it is not that file any more, or it could be cut off while it is mapped.
+    """
+    # What is no memory may not be ready to be opened.
+    mode = os.O_RDWR if write else os.O_RDONLY
+    file = os.open(f"/proc/{pid}/fd/{number}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if os.fstat(file).st_ino != inode:
+            raise OSError(errno.ESTALE, "its file is not there any more")
+        if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise OSError(errno.EPERM, "its file could be cut off")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
 class _File:
     """No part of it is used twice."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.number = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # What somebody has mapped is never cut off: reading it would end him.
-        fcntl.fcntl(self.number, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        self.pid, self.number = os.getpid(), new_file()
         self.inode = os.fstat(self.number).st_ino
         self.nbytes = 0
 

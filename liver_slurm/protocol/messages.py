@@ -124,6 +124,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The last of these."""
     since_step: float | None = None
     """Seconds since it completed its last step or entered its world; None: a worker of an earlier version."""
+    computing: bool = False
+    """Its training thread computes a step, or waits for its peers in it: not for samples, a commit, or its user."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from liver_slurm.reshard.mirrors import keepers
 
 SEVERAL = 2
 """Owners of the smallest group that parity is kept of."""
-PARITY_EVERY = 50
-"""Steps between two refreshes where none are asked for, and only parity has room."""
+EVERY = 50
+"""Steps between two refreshes where none are asked for, and snapshots are sent."""
 
 
 class Group(NamedTuple):
@@ -61,7 +61,7 @@ class Choice:
         if self.kind == "updates":
             return "copies, current to the last update"
         what = f"parity of {self.group}" if self.kind == "parity" else "copies"
-        return f"{what}, refreshed every {self.every} steps"
+        return f"{what}, refreshed every {self.every} steps" if self.every > 1 else f"{what}, refreshed each step"
 
 
 def groups(hosts: Sequence[str], most: int) -> list[Group]:
@@ -111,37 +111,59 @@ def largest_group(hosts: Sequence[str]) -> int:
     return different - 1 if different > 1 else len(hosts) - 1
 
 
-def takes(choice: Choice, states: Sequence[int], placed: Sequence[Group]) -> list[int]:
+def takes(
+    choice: Choice, states: Sequence[int], placed: Sequence[Group], machines: Sequence[str] | None = None
+) -> list[int]:
     """Return the bytes of host memory that each rank takes.
 
     Args:
         states: bytes of each rank's state: 12 of 16 that a mirror with gradients takes of it.
+        machines: of the ranks; None: each has its own.
     """
     updates = choice.kind == "updates"
     # Gradients on their way, or a snapshot; two where one is sent beside training.
     own = [state // 3 if updates else state * (2 if choice.beside else 1) for state in states]
     for group in placed:
+        if choice.beside and _shared(group, machines):
+            continue
         largest = max(states[rank] for rank in group.owners)
         own[group.keeper] += largest + largest // 3 if updates else 2 * largest
     return own
 
 
+def _shared(group: Group, machines: Sequence[str] | None) -> bool:
+    """Return whether a keeper only maps the snapshots of its owner, see
+    :mod:`liver_slurm.transfer.mirror.shared_place`."""
+    return machines is not None and len(group.owners) == 1 and machines[group.owners[0]] == machines[group.keeper]
+
+
 def choose(
-    ranks: Sequence[Means], hosts: Sequence[str], every: int = 0, group: int = 0, on_cards: bool = False
+    ranks: Sequence[Means],
+    hosts: Sequence[str],
+    every: int = 0,
+    group: int = 0,
+    on_cards: bool = False,
+    replayed: bool = True,
 ) -> Choice:
     """Choose how the mirrors of a world are kept: the way that loses least and fits into half of what is left.
 
     Args:
         ranks, hosts: of the world, by rank.
+            May be empty if ``group`` is not 0.
         every: steps between two refreshes that are asked for; 0: none.
         group: owners of one mirror that are asked for; 0: by what memory there is.
         on_cards: training is not to wait for host memory and the network, whatever is chosen for want of memory.
+        replayed: updates can be made again where only gradients are sent.
     """
-    most = largest_group(hosts)
-    copies = Choice("copies", 1, every, "", beside=True) if every else Choice("updates", 1, 0, "")
+    most, machines = largest_group(hosts), [rank.machine for rank in ranks]
+    if every or on_cards or not replayed:
+        in_one = on_cards and ranks and all(_shared(each, machines) for each in groups(hosts, 1))
+        copies = Choice("copies", 1, every or (1 if in_one else EVERY), "", beside=True)
+    else:
+        copies = Choice("updates", 1, 0, "")
 
     def parity(size: int) -> Choice:
-        return Choice("parity", size, every or PARITY_EVERY, "", beside=on_cards)
+        return Choice("parity", size, every or EVERY, "", beside=on_cards)
 
     if group:
         asked = min(group, most)
@@ -173,7 +195,8 @@ def _named(choice: Choice) -> str:
 
 def _short(choice: Choice, ranks: Sequence[Means], hosts: Sequence[str]) -> str:
     """Return which machine has no room for it; empty: all have."""
-    needed = takes(choice, [rank.state for rank in ranks], groups(hosts, choice.group))
+    machines = [rank.machine for rank in ranks]
+    needed = takes(choice, [rank.state for rank in ranks], groups(hosts, choice.group), machines)
     by_machine: Counter[str] = Counter()
     room: dict[str, int] = {}
     where: dict[str, str] = {}

@@ -31,8 +31,8 @@ class Mirrored:
         """Members whose state each of them keeps; empty where no rank holds state that no other one holds."""
         if recovery.mirrors(on_cards) and needs_mirrors(layout, config.train.distributed_optimizer):
             # Memory is not simulated: there is room for copies.
-            every = recovery.refreshed_every(on_cards, config.train.replayed)
-            choice = choose((), hosts, every, recovery.mirror_group or 1, on_cards)
+            most = recovery.mirror_group or 1
+            choice = choose((), hosts, recovery.mirror_every, most, on_cards, config.train.replayed)
             self._every = choice.every
             for group in groups(hosts, choice.group):
                 owners = tuple(members[rank] for rank in group.owners)

@@ -264,6 +264,16 @@ def hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
+def hung_up(connection: socket.socket) -> bool:
+    """Return whether the other end has hung up, of a connection on which nothing more is due from it."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def _harden(connection: socket.socket) -> None:
     """Notice a host that vanished; send headers at once."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -44,13 +44,13 @@ def agree(
         freed: bytes that the mirrors of the world before take here, which are given back.
     """
     on_cards, group = device.type != "cpu", config.recovery.mirror_group
-    every = config.recovery.refreshed_every(on_cards, config.train.replayed)
+    every, replayed = config.recovery.mirror_every, config.train.replayed
     if group:
-        return choose((), hosts, every, group, on_cards)
+        return choose((), hosts, every, group, on_cards, replayed)
     store.set(f"means/{rank}", msgspec.msgpack.encode(_means(replica, freed)))
     if rank == 0:
         means = [msgspec.msgpack.decode(store.get(f"means/{each}"), type=Means) for each in range(len(hosts))]
-        choice = choose(means, hosts, every, 0, on_cards)
+        choice = choose(means, hosts, every, 0, on_cards, replayed)
         log.log(
             logging.WARNING if choice.kind == "none" else logging.INFO, "mirrors: %s: %s", choice.told, choice.reason
         )

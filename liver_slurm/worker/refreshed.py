@@ -56,7 +56,7 @@ class Refreshed:
         self._lease, self._proofs = lease, proofs
         connection = connections.outgoing(keeper)
         self._owner: SnapshotOwner = (
-            SnapshotSender(connection, choice.every, lease)
+            SnapshotSender(connection, choice.every, lease, alone=len(owners) == 1)
             if choice.beside
             else SnapshotOwner(connection, choice.every)
         )

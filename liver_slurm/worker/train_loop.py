@@ -98,6 +98,12 @@ class TrainLoop:
         return time.monotonic() - self._moved
 
     @property
+    def computing(self) -> bool:
+        """Whether the live shard computes, see :attr:`liver_slurm.engine.api.TrainingShard.computing`."""
+        live = self.live
+        return live is not None and live.computing
+
+    @property
     def generation(self) -> int:
         """Generation of the live world; -1: this worker is in none."""
         return self.live.world.membership.generation if self.live is not None else -1

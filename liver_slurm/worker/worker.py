@@ -85,9 +85,8 @@ class Worker:
         self._identity, self._config, self._engine, self._run_dir = identity, config, engine, run_dir
         self._directives = Directives()
         self._rooms, self._proofs = Rooms(identity.device if identity.device.type == "cuda" else None), Proofs()
-        self._control = ControlThread(
-            run_dir, self, self._directives, signals, config.job.heartbeat, config.job.orphan_timeout
-        )
+        job = config.job
+        self._control = ControlThread(run_dir, self, self._directives, signals, job.heartbeat, job.orphan_timeout)
         self._loop = TrainLoop(identity.name, config, run_dir, self._control)
         self._cutover = Cutover(identity.name, identity.device, self._loop, self._directives, self._control)
         self._survivor = Survivor(identity.name, self._loop, self._directives, self._control)
@@ -132,12 +131,13 @@ class Worker:
             files_error=self._loop.files[1],
             in_vain=self._loop.in_vain,
             mirror=mirrors.word if mirrors is not None else "none",
-            validating=self._loop.validation.under_way if self._loop.validation is not None else None,
             mirror_way=mirrors.way if mirrors is not None else "",
             mirror_bytes=mirrors.nbytes if mirrors is not None else 0,
+            validating=self._loop.validation.under_way if self._loop.validation is not None else None,
             mirror_proofs=self._proofs.counts,
             mirror_differed=self._proofs.last,
             since_step=self._loop.since_step,
+            computing=self._loop.computing,
         )
 
     def engaged(self) -> bool:

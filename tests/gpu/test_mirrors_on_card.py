@@ -41,11 +41,11 @@ class OnCard(Shard):
 
 
 class Pair:
-    def __init__(self) -> None:
+    def __init__(self, alone: bool) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.shard, self.states = OnCard(), dict[int, list[torch.Tensor]]()
-        self.sender = SnapshotSender(self.ours, 2, Rooms(CARD).lease())
-        self.keeper = SnapshotKeeper({"0": self.theirs}, Rooms(None).lease())
+        self.sender = SnapshotSender(self.ours, 2, Rooms(CARD).lease(), alone)
+        self.keeper = SnapshotKeeper({"0": self.theirs}, Rooms(CARD).lease())
         self.keeper.start()
         self.sender.attach(self.shard)  # type: ignore[arg-type]
 
@@ -64,9 +64,9 @@ class Pair:
         self.theirs.close()
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = Pair()
+@pytest.fixture(params=[True, False], ids=["mapped", "sent"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(request.param)
     yield made
     made.close()
 
@@ -78,11 +78,12 @@ def test_a_snapshot_is_proven_on_the_card_and_in_host_memory(pair: Pair) -> None
     pair.sender.all_ready()
     for step in range(1, 6):
         pair.step(step)
+        pair.sender.all_ready()
     pair.sender._arrived.wait(60)
     step = pair.sender.sent
     assert step in pair.keeper.steps()
     digests = pair.keeper.digests_of("0", step)
-    kept = pair.keeper._now if pair.keeper._now.step == step else pair.keeper._before
+    (kept,) = [one for one in pair.keeper._kept() if one.step == step]
     pair.ours.shutdown(socket.SHUT_RDWR)
     found = pair.keeper.state_of("0", step)
     assert same([view.to(CARD) for view in tensors_of(found)], pair.states[step])

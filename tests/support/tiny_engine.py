@@ -202,6 +202,8 @@ class TinyShard:
     def make_live(self) -> None:
         set_default_group(self.world.groups["world"])
 
+    computing = False
+
     def train_step(
         self,
         samples: Samples,

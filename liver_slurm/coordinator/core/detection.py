@@ -31,6 +31,8 @@ SILENT_BEATS, SILENT = 5.0, 2.0
 """A worker is silent that has missed so many heartbeats, and has not been heard of for so many seconds."""
 SLOW_STALL, SLOW_STEPS = 5.0, 10.0
 """As the first two, where a worker is silent but its connection stands: it may only be slow."""
+HUNG_STEPS = 20.0
+"""As the second, where all members answer and say that they compute; and it must be longer than ``job.lost_after``."""
 PARKING = 3.0
 """Seconds that a member has to leave its collectives, once it was told to, before its suspicion counts."""
 
@@ -79,6 +81,9 @@ def watch(t: Transition, _: Tick) -> None:
         elif stands and _silent(state, worker):
             # Whoever is well leaves its collectives and says so: the one that does not is the dead one.
             t.signal(WorldStands(f"{worker.name} is silent, and no step was completed for {_still(state):.1f} s"))
+    if _hangs(state):
+        _write(t, replace(t.state.vigil, hangs=state.vigil.hangs + 1))
+        t.signal(WorldStands(f"all members compute, and none has completed a step for {_still(state):.1f} s"))
 
 
 def watch_joiners(t: Transition, _: Tick) -> None:
@@ -131,6 +136,18 @@ def _still(state: RunState) -> float:
 def _stands(state: RunState, seconds: float, steps: float) -> bool:
     """Return whether training stands still for longer than so many seconds, and so many steps."""
     return _still(state) > max(seconds, steps * state.step_seconds)
+
+
+def _hangs(state: RunState) -> bool:
+    """Return whether a card or a collective hangs: control threads know nothing of it, but no step comes of it.
+
+    In a world's first step layers may be compiled, so there must have been one. Who hangs is seen when all are to leave
+    the world. If all do, then steps may only have become slow, and the next time it takes twice as long.
+    """
+    longest = state.settings.config.job.lost_after * 2**state.vigil.hangs
+    if state.damage.broken or not state.step_seconds or not _stands(state, longest, HUNG_STEPS):
+        return False
+    return all(worker.computing for worker in state.members)
 
 
 def _witnesses(state: RunState) -> list[str]:

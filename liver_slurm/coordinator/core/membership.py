@@ -203,6 +203,13 @@ def beat_seconds(state: RunState) -> float:
     return max(job.heartbeat, wanted)
 
 
+_AS_TOLD = (
+    *("step_seconds", "rejected", "validating", "since_step", "computing"),
+    *("mirror", "mirror_way", "mirror_bytes", "mirror_proofs"),
+)
+"""What a worker's record takes over from a heartbeat."""
+
+
 def heartbeat(t: Transition, message: Heartbeat) -> None:
     """Handle a heartbeat; what the worker may have missed on a broken connection is said again."""
     state, epoch = t.state, t.state.settings.epoch
@@ -216,14 +223,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         # After a return to a checkpoint, one from the world before knows of steps that are to be trained again.
         step=worker.step if message.generation < state.generation else max(worker.step, message.step),
         step_at=t.now,
-        step_seconds=message.step_seconds,
-        rejected=message.rejected,
-        mirror=message.mirror,
-        validating=message.validating,
-        mirror_way=message.mirror_way,
-        mirror_bytes=message.mirror_bytes,
-        mirror_proofs=message.mirror_proofs,
-        since_step=message.since_step,
+        **{name: getattr(message, name) for name in _AS_TOLD},
         outside_since=(worker.outside_since or t.now) if outside else 0.0,
     )
     _put(t, beaten)

@@ -104,6 +104,7 @@ class Worker:
     mirror_proofs: tuple[int, int] = (0, 0)
     since_step: float | None = None
     """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
+    computing: bool = False
     signalled: Eviction | None = None
     """What the worker itself has said."""
     announced: Eviction | None = None

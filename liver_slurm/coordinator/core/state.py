@@ -183,6 +183,8 @@ class Vigil:
     """Since when steps have been due, as far as the coordinator has looked."""
     looked: float = 0.0
     """When the coordinator last looked."""
+    hangs: int = 0
+    """How often a world was broken because all of it computed and none of it completed a step."""
     empty: frozenset[str] = frozenset()
     """Places of guaranteed workers in which none is started again."""
 

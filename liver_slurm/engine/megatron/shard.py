@@ -96,7 +96,11 @@ class MegatronShard(RankState):
         flags: StepFlags = NO_FLAGS,
         before_update: Callable[[float], None] | None = None,
     ) -> StepResult:
-        return train_step(self, samples, step, flags, before_update)
+        self.computing = True
+        try:
+            return train_step(self, samples, step, flags, before_update)
+        finally:
+            self.computing = False
 
     def evaluate(self, samples: Samples, first: int, count: int, interrupt: bool) -> Evaluation:
         return evaluate(self, samples, first, count, interrupt)

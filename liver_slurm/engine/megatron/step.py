@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -74,14 +75,15 @@ def train_step(
         group["weight_decay"] = config.train.weight_decay * group["wd_mult"]
     state.final_norm = None
     state.zero_gradients()
-    waited = Waited()
+    waited = Waited(state)
     start = time.time()
     share = state.batches.share(step)
     read = partial(state.batches.tokens, samples, step)
     streams = _streams(state, state.batches.first_of(step), share, training=True)
     reports = _pass(state, waited.over(_microbatches(state, streams, share, read)), share, forward_only=False)
     if before_update is not None:
-        before_update(start)
+        with not_computing(state):
+            before_update(start)
     norm = _prepare_gradients(state)
     if state.gradients_final is not None:
         state.gradients_final(step, math.isfinite(norm))
@@ -167,18 +169,27 @@ def update(state: RankState) -> bool:
     return True
 
 
-class Waited:
-    """Counts the time that a loop spends in getting its items."""
+@contextmanager
+def not_computing(state: RankState) -> Iterator[None]:
+    """Run a part of a step that may take long without being stuck."""
+    state.computing = False
+    yield
+    state.computing = True
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+
+class Waited:
+    """Counts the time that a step spends in getting its samples."""
+
+    def __init__(self, state: RankState, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._state, self._clock = state, clock
         self.seconds = 0.0
 
     def over(self, items: Iterator[Item]) -> Iterator[Item]:
         """Hand the items on."""
         while True:
             began = self._clock()
-            item = next(items, None)
+            with not_computing(self._state):
+                item = next(items, None)
             self.seconds += self._clock() - began
             if item is None:
                 return

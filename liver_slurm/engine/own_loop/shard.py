@@ -137,6 +137,9 @@ class LoopShard:
     def make_live(self) -> None:
         set_default_group(self._world.groups["world"])
 
+    computing = False
+    """Between two steps anything may be done."""
+
     def train_step(
         self,
         samples: Samples,

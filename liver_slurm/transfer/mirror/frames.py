@@ -50,6 +50,9 @@ class Kind(IntEnum):
     """All of the state after ``step`` completed steps follows: an update of it comes later."""
     PROOF = 7
     """The digests of the state after ``step`` completed steps follow; see :mod:`liver_slurm.transfer.mirror.proof`."""
+    SHARED = 8
+    """The description follows, ``nbytes`` of it, and ``last`` bytes that say where snapshots will lie in memory of this
+    machine. It is acknowledged with 1 if the keeper has mapped them, and with 0 if they are to be sent."""
 
 
 class Header(NamedTuple):

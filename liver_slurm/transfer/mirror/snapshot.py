@@ -185,9 +185,21 @@ def receive_header(connection: socket.socket) -> Header:
     Raises:
         OSError, TransferError: nothing does, or what is no header.
     """
-    data = bytearray(HEADER_BYTES)
+    return Header.decode(receive_bytes(connection, HEADER_BYTES, HEADER_BYTES))
+
+
+def receive_bytes(connection: socket.socket, nbytes: int, most: int) -> bytearray:
+    """Take what comes next, of so many bytes.
+
+    Raises:
+        OSError: the other end is gone.
+        TransferError: these are more than the most that there can be.
+    """
+    if nbytes > most:
+        raise TransferError(f"{nbytes} bytes are to come, where there can be at most {most}")
+    data = bytearray(nbytes)
     receive_exactly(connection, memoryview(data))
-    return Header.decode(data)
+    return data
 
 
 def _chunks(nbytes: int) -> list[tuple[int, int]]:

@@ -3,6 +3,9 @@
 Folding is exclusive or, byte by byte: the parity of the group. Of one owner that is its snapshot itself; of several,
 one that dies is the parity folded with the snapshots of all others. There is room for two steps, so that the last whole
 one stays until the next one is whole everywhere.
+
+A single owner of the same machine may have its snapshots in memory that is mapped here. They are not sent, then, but
+read where they lie when they are needed: see :mod:`liver_slurm.transfer.mirror.shared_place`.
 """
 
 from __future__ import annotations
@@ -10,14 +13,15 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.engine.api import Replica
-from liver_slurm.transfer.connections import hang_up, receive_exactly
+from liver_slurm.transfer.connections import hang_up
 from liver_slurm.transfer.mirror.frames import (
     ACKNOWLEDGEMENT,
     LONGEST_DESCRIPTION,
@@ -26,8 +30,16 @@ from liver_slurm.transfer.mirror.frames import (
     Kind,
     decode_description,
 )
-from liver_slurm.transfer.mirror.host_room import Lease
-from liver_slurm.transfer.mirror.snapshot import parts_of, receive, receive_header, replica_in, room_of
+from liver_slurm.transfer.mirror.host_room import Lease, Places
+from liver_slurm.transfer.mirror.shared_place import SharedPlace
+from liver_slurm.transfer.mirror.snapshot import (
+    parts_of,
+    receive,
+    receive_bytes,
+    receive_header,
+    replica_in,
+    room_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +79,10 @@ class SnapshotKeeper:
         self._connections, self._lease = connections, lease
         self._boxes: dict[str, list[BoxDescription]] = {}
         self._now, self._before = _Folded(), _Folded()
+        self._shared: list[SharedPlace] = []
+        """Where the only owner puts its snapshots by, if that is mapped here."""
+        self._dropped = set[int]()
+        """Steps of those that are not what they are to be."""
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, args=(name,), name="mirror", daemon=True) for name in connections
@@ -95,6 +111,8 @@ class SnapshotKeeper:
     def steps(self) -> tuple[int, ...]:
         """Return the completed steps that the state of any one owner can be had at, given that of all others."""
         with self._lock:
+            if self._shared:
+                return tuple(sorted({each.step for each in self._shared} - self._dropped - {-1}))
             return tuple(each.step for each in (self._before, self._now) if len(each.whole) == len(self._connections))
 
     def state_of(self, owner: str, step: int, fold_others: Callable[[torch.Tensor], None] | None = None) -> Replica:
@@ -110,8 +128,7 @@ class SnapshotKeeper:
         if step not in self.steps() or owner not in self._boxes:
             raise TransferError(f"of {owner} the state after {step} steps is not kept here, but after {self.steps()}")
         with self._lock:
-            folded = self._now if self._now.step == step else self._before
-            data = folded.data
+            data = next(each.data for each in self._kept() if each.step == step)
         if fold_others is not None:
             data = data.clone()  # the attempt that it is for may fail: the next one needs the parity again
             fold_others(data)
@@ -121,11 +138,15 @@ class SnapshotKeeper:
         """Return the digests of an owner's live state after ``step`` completed steps, of which :meth:`state_of` is
         there."""
         with self._lock:
+            for each in self._shared:
+                if each.step == step:
+                    return each.digests
             return next(each.digests[owner] for each in (self._before, self._now) if each.step == step)
 
     def drop(self, step: int) -> None:
         """Keep the state after ``step`` completed steps no more: it is not what it is to be."""
         with self._lock:
+            self._dropped.add(step)
             for each in (self._before, self._now):
                 if each.step == step:
                     each.whole.clear()
@@ -133,6 +154,9 @@ class SnapshotKeeper:
     def boxes_of(self, owner: str) -> list[BoxDescription]:
         """Return what an owner has described."""
         return self._boxes[owner]
+
+    def _kept(self) -> Sequence[_Folded | SharedPlace]:
+        return self._shared or (self._now, self._before)
 
     # ---- the threads
 
@@ -151,8 +175,13 @@ class SnapshotKeeper:
             hang_up(each)
 
     def _take(self, owner: str, connection: socket.socket, header: Header) -> None:
+        if header.kind in (Kind.DESCRIPTION, Kind.SHARED) and owner in self._boxes:
+            raise TransferError("a description came twice")
         if header.kind is Kind.DESCRIPTION:
-            self._describe(owner, connection, header)
+            self._describe(owner, receive_bytes(connection, header.nbytes, LONGEST_DESCRIPTION))
+            return
+        if header.kind is Kind.SHARED:
+            self._map(owner, connection, header)
             return
         if header.kind is not Kind.STATE or owner not in self._boxes:
             raise TransferError("an owner sent what is not due")
@@ -172,11 +201,25 @@ class SnapshotKeeper:
             folded.digests[owner] = digests
         connection.sendall(ACKNOWLEDGEMENT.pack(header.step))
 
-    def _describe(self, owner: str, connection: socket.socket, header: Header) -> None:
-        if owner in self._boxes or header.nbytes > LONGEST_DESCRIPTION:
-            raise TransferError("a description came twice, or is too long")
-        data = bytearray(header.nbytes)
-        receive_exactly(connection, memoryview(data))
+    def _map(self, owner: str, connection: socket.socket, header: Header) -> None:
+        """Map where the snapshots of a single owner will lie, if that can be done here."""
+        description = receive_bytes(connection, header.nbytes, LONGEST_DESCRIPTION)
+        where = receive_bytes(connection, header.last, LONGEST_DESCRIPTION)
+        boxes = decode_description(description)
+        try:
+            if len(self._connections) > 1:
+                raise TransferError("it is one of several owners")
+            rooms = self._lease.map(msgspec.msgpack.decode(where, type=Places))
+            shared = [SharedPlace(boxes, room) for room in rooms]
+        except (OSError, RuntimeError, TransferError, msgspec.DecodeError) as error:
+            log.info("the snapshots of %s are sent, as they cannot be mapped: %s", owner, error)
+            shared = []
+        if shared:
+            with self._lock:
+                self._shared, self._boxes[owner] = shared, boxes
+        connection.sendall(ACKNOWLEDGEMENT.pack(int(bool(shared))))
+
+    def _describe(self, owner: str, data: bytearray) -> None:
         boxes = decode_description(data)
         nbytes = room_of(parts_of(boxes))
         more = 2 * max(0, nbytes - self._now.data.numel())

@@ -2,42 +2,57 @@
 
 When an update has made the state that is to be put by, the card's copy engine takes it into host memory while the next
 step runs forward and backward, which change nothing of it; the next update waits for the copy. From there a thread
-sends it. There is room for two: before an owner joins the reduction after which any rank may begin the next update that
-makes such a state, it waits until its keeper has the last one. So the copy that gives way to the new one is older than
-what all keepers have, whoever dies, whenever.
+sends it, or, where the keeper has mapped that memory, says that it is whole. There is room for two: before an owner
+joins the reduction after which any rank may begin the next update that makes such a state, it waits until its keeper
+has the last one. So the copy that gives way to the new one is older than what all keepers have, whoever dies, whenever.
 
 Where a card is to write to it, getting the room may take seconds, and a world's waits for the end of the one before. So
-a thread does it, and there the first refresh of a world comes as soon as all ranks are ready for it.
+a thread does it, and there a refresh comes only where all ranks have agreed, a step ahead, that it would hold none of
+them up: there is room, and by the time that the last snapshot took, and a step does, it will have arrived.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
 from contextlib import nullcontext
 from queue import SimpleQueue
 
+import msgspec
 import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.transfer.connections import hung_up, receive_exactly
 from liver_slurm.transfer.digest_plan import DigestPlan, PendingDigests
-from liver_slurm.transfer.mirror.frames import BoxDescription, decode_description, describe
+from liver_slurm.transfer.mirror.frames import (
+    ACKNOWLEDGEMENT,
+    BoxDescription,
+    Header,
+    Kind,
+    decode_description,
+    describe,
+)
 from liver_slurm.transfer.mirror.host_room import Lease
 from liver_slurm.transfer.mirror.proof import digests_of, encode
-from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, parts_of, replica_in, room_of, send, tensors_of
+from liver_slurm.transfer.mirror.shared_place import SharedPlace, place_of
+from liver_slurm.transfer.mirror.snapshot import chunks_in, copy, replica_in, send, tensors_of
 from liver_slurm.transfer.mirror.snapshot_owner import SnapshotOwner
 
-_NOT_YET = 1 << 62
-"""Step that no run reaches."""
+_MARGIN = 1.25
+"""Of the time that a snapshot is expected to take."""
 
 
 class _Place:
     """Room for one snapshot."""
 
-    def __init__(self, boxes: list[BoxDescription], data: torch.Tensor) -> None:
-        self.data, self.replica = data, replica_in(data, boxes)
+    def __init__(self, boxes: list[BoxDescription], memory: torch.Tensor) -> None:
+        self.shared = SharedPlace(boxes, memory)
+        self.shared.give_up()  # another world may have used the memory
+        self.data = self.shared.data
+        self.replica = replica_in(self.data, boxes)
         self.step, self.updates = -1, 0
         self.digests: bytes | PendingDigests = b""
         """Of the live state that it is of."""
@@ -53,14 +68,19 @@ class _Place:
 class SnapshotSender(SnapshotOwner):
     """What the training thread calls returns at once, unless the keeper is slower than snapshots come."""
 
-    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+    def __init__(self, connection: socket.socket, every: int, lease: Lease, alone: bool) -> None:
         """
         Args:
             connection, every: see :class:`SnapshotOwner`.
             lease: of host memory; who made it ends it.
+            alone: the keeper keeps what this owner has, and not the parity of several.
         """
         super().__init__(connection, every)
         self._lease = lease
+        self._shares = alone and connection.family == socket.AF_UNIX
+        """Whether the keeper may map it, on the same machine; and"""
+        self._mapped = False
+        """whether it has."""
         self._places: list[_Place] = []
         self._card: torch.device | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -69,8 +89,14 @@ class SnapshotSender(SnapshotOwner):
         self._ready, self._arrived = threading.Event(), threading.Event()
         """There is room, or there will be none; the keeper has what it was sent last, or never will."""
         self._arrived.set()
-        self._waits_for_all = self._all_ready = False
-        """Whether the first refresh waits until all ranks are ready, as room may take seconds; and whether they are."""
+        self._waits_for_all = self._agreed = False
+        """Whether a refresh waits until all ranks are ready for it; and whether they are for the next step's."""
+        self._seen, self._newest = -1, -1
+        """The last step whose gradients were final, and the steps completed in the last state that was put by."""
+        self._since = self._put_at = math.inf
+        """When the gradients of that step were final, and when that state was put by."""
+        self._step_s, self._took_s = math.inf, 0.0
+        """How long the last step took, and the last snapshot until it had arrived."""
         self._work: SimpleQueue[int | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -93,8 +119,10 @@ class SnapshotSender(SnapshotOwner):
         begun = time.perf_counter()
         if self._updates is None:
             self._begin(shard)
-            self._due = _NOT_YET if self._waits_for_all and not self._all_ready else step + 1
-        if finite and step + 1 >= self._due:
+            self._due = step + 1
+        self._step_s, self._since, self._seen = max(0.0, begun - self._since), begun, step
+        agreed, self._agreed = self._agreed or not self._waits_for_all, False
+        if finite and agreed and step + 1 >= self._due:
             self._ready.wait()
             self._arrived.wait()
             self._due, self._pending = step + 1 + self._every, step + 1
@@ -104,11 +132,21 @@ class SnapshotSender(SnapshotOwner):
 
     @property
     def ready(self) -> bool:
-        return self._ready.is_set() or not self._waits_for_all
+        """Whether a refresh after the next step would hold nobody up here; asked before that step.
+
+        What the ranks agree on in that step counts for the one behind it.
+        """
+        if not self._waits_for_all or self.error:
+            return True
+        if not self._ready.is_set():
+            return False
+        coming = self._seen + 2
+        newest = coming if self._agreed and coming >= self._due else self._newest
+        needed = math.ceil(_MARGIN * self._took_s / self._step_s) if self._step_s else 1
+        return newest < 0 or coming + 1 - newest >= needed
 
     def all_ready(self) -> None:
-        if not self._all_ready:
-            self._all_ready, self._due = True, 0
+        self._agreed = True
 
     def state_at(self, step: int) -> Replica:
         place = self._place_of(step)
@@ -174,7 +212,9 @@ class SnapshotSender(SnapshotOwner):
             return
         begun = time.perf_counter()
         step, self._pending, self.own_steps = self._pending, -1, self.own_steps[-1:]
+        self._newest, self._put_at = step, begun
         place = next(one for one in self._places if one.step not in self.own_steps)
+        place.shared.give_up()
         place.step, place.updates = step, self._updates_made()
         if self._stream is None:
             copy(self._live, place.replica)
@@ -186,7 +226,7 @@ class SnapshotSender(SnapshotOwner):
                 for view, into in zip(tensors_of(self._live), tensors_of(place.replica), strict=True):
                     into.copy_(view, non_blocking=True)
                 place.digests = plan.launch(self._stream)
-                place.copied = self._stream.record_event()
+                place.copied = self._stream.record_event(torch.cuda.Event(blocking=True))  # a thread waits for it
         self.own_steps = (*self.own_steps, step)
         self._arrived.clear()
         self._work.put(step)
@@ -209,11 +249,40 @@ class SnapshotSender(SnapshotOwner):
                     self._send(step)
                 except RuntimeError as error:  # of the card
                     self._failed(error)
+                self._took_s = time.perf_counter() - self._put_at
                 self._arrived.set()
 
     def _make_room(self, boxes: list[BoxDescription]) -> None:
         if self._card is not None:
             self._stream = torch.cuda.Stream(self._card)
-        nbytes = room_of(parts_of(boxes))
-        self._places = [_Place(boxes, self._lease.take(nbytes)) for _ in range(2)] if nbytes else []
+        nbytes = place_of(boxes) if boxes else 0
+        self._places = [_Place(boxes, self._lease.take(nbytes, self._shares)) for _ in range(2)] if nbytes else []
         self.nbytes = 2 * nbytes
+
+    def _describe(self, description: bytes) -> None:
+        """Ask the keeper to map the places, or, if it may not or does not, tell it what will be sent."""
+        if self._shares and self._places:
+            where = msgspec.msgpack.encode(self._lease.places())
+            header = Header(Kind.SHARED, nbytes=len(description), last=len(where))
+            answer = bytearray(ACKNOWLEDGEMENT.size)
+            try:
+                self._connection.sendall(header.encode() + description + where)
+                receive_exactly(self._connection, memoryview(answer))
+            except OSError as error:
+                self._failed(error)
+                return
+            self._mapped = ACKNOWLEDGEMENT.unpack(answer) == (1,)
+        if not self._mapped:
+            super()._describe(description)
+
+    def _send(self, step: int) -> None:
+        if not self._mapped:
+            super()._send(step)
+            return
+        place = self._place_of(step)
+        place.wait()
+        place.shared.written(step, self.digests_at(step))
+        if hung_up(self._connection):
+            self._failed(ConnectionResetError("its keeper hung up"))
+        else:
+            self.sent = step

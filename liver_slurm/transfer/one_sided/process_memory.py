@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 import ctypes
 import errno
-import fcntl
 import logging
 import mmap
 import os
@@ -79,8 +78,8 @@ def _map_regions(owner: Description) -> list[_Mapped]:
     """Map the owner's regions, to be read only; in order of their addresses.
 
     Raises:
-        OSError: that is not allowed.
-        Refusal: they are not where it says, or could be cut off while they are read.
+        OSError: that is not allowed, or they could be cut off while they are read.
+        Refusal: they are not where it says.
     """
     found = []
     with ExitStack() as opened:
@@ -90,7 +89,7 @@ def _map_regions(owner: Description) -> list[_Mapped]:
                 raise Refusal("it sent a handle that is none")
             number, inode, offset = _HANDLE.unpack(region.handle)
             if (number, inode) not in files:
-                files[number, inode] = _open_file(owner.pid, number, inode)
+                files[number, inode] = shared_memory.open_file(owner.pid, number, inode)
                 opened.callback(os.close, files[number, inode])
             file = files[number, inode]
             if offset < 0 or not 0 < region.nbytes <= os.fstat(file).st_size - offset:
@@ -98,21 +97,6 @@ def _map_regions(owner: Description) -> list[_Mapped]:
             mapped = shared_memory.map_part(file, offset, region.nbytes)
             found.append(_Mapped(region, mapped, storage_at(mapped.ctypes.data, region.nbytes, _CPU)))
     return found
-
-
-def _open_file(pid: int, number: int, inode: int) -> int:
-    """Open the file that another process has open at that descriptor; see :func:`_map_regions`."""
-    # What is no memory may not be ready to be opened.
-    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if os.fstat(file).st_ino != inode:
-            raise Refusal("its file is not there any more")
-        if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-            raise Refusal("its file could be cut off")
-    except BaseException:
-        os.close(file)
-        raise
-    return file
 
 
 class ProcessReader(Reader):

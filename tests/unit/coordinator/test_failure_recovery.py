@@ -66,6 +66,7 @@ def beat(
     step: int = 5,
     validating: tuple[int, float] | None = None,
     since_step: float | None = None,
+    computing: bool = False,
 ) -> None:
     for name in names:
         generation = run.live.generation
@@ -78,6 +79,7 @@ def beat(
                 warm=True,
                 validating=validating,
                 since_step=since_step,
+                computing=computing,
             )
         )
 
@@ -312,6 +314,55 @@ def test_a_slow_worker_is_not_a_dead_one() -> None:
         run.tick(0.1)
     assert lost(run) == []
     assert not run.sent(m.Halt)
+
+
+def halted_after(run: Run, others: bool, most: float = 300.0) -> float:
+    """Seconds until a world that completes no step is told to leave its collectives; -1: it is not.
+
+    Args:
+        others: whether ``live-1`` computes, as the others do.
+    """
+    begun, told = run.now, len(run.sent(m.Halt))
+    while run.now < begun + most:
+        run.tick(0.5)
+        beat(run, "live-0", "live-2", step=run.state.step, computing=True)
+        beat(run, "live-1", step=run.state.step, computing=others)
+        if len(run.sent(m.Halt)) > told:
+            return run.now - begun
+    return -1.0
+
+
+def test_a_step_that_hangs_ends_the_world_and_who_stays_is_lost() -> None:
+    # LS-32
+    run = training(lost_after=20.0)
+    assert halted_after(run, True) == pytest.approx(20.0, abs=1.0)
+    assert "all members compute, and none has completed a step" in run.sent(m.Halt)[0][1].reason
+    for name in ("live-0", "live-2"):
+        park(run, name)
+    broken = run.now
+    while not lost(run):
+        run.tick(0.5)
+        beat(run, *LIVE, computing=True)
+    assert lost(run) == [("live-1", "stuck")], "its card hangs, and its control thread does not"
+    assert run.now == pytest.approx(broken + 20.0, abs=1.0)
+    assert prepares(run).members == ["live-0", "live-2"]
+    go_on(run)
+
+
+def test_a_step_that_only_takes_long_gets_more_time_each_time() -> None:
+    run = training(lost_after=20.0)
+    for longest in (20.0, 40.0, 80.0):
+        assert halted_after(run, True) == pytest.approx(longest, abs=1.0)
+        for name in LIVE:
+            park(run, name, run.live.step)
+        assert sorted(prepares(run).members) == list(LIVE), "nobody hangs"
+        go_on(run)
+
+
+def test_who_waits_for_samples_does_not_hang() -> None:
+    run = training(lost_after=20.0)
+    assert halted_after(run, False) == -1.0
+    assert lost(run) == []
 
 
 def test_a_world_without_a_death_is_made_again() -> None:

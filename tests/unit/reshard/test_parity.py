@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.reshard.parity import PARITY_EVERY, Choice, Means, choose, groups, largest_group, takes
+from liver_slurm.reshard.parity import EVERY, Choice, Means, choose, groups, largest_group, takes
 
 some_hosts = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=2, max_size=12)
 GB = 1 << 30
@@ -50,6 +50,8 @@ def test_parity_takes_a_part_of_what_copies_take() -> None:
     hosts, states = [f"n{host}" for host in range(9)], [12 * GB] * 9
     assert takes(Choice("updates", 1, 0, ""), states, groups(hosts, 1)) == [20 * GB] * 9
     assert takes(Choice("copies", 1, 9, "", beside=True), states, groups(hosts, 1)) == [48 * GB] * 9
+    in_one = takes(Choice("copies", 1, 1, "", beside=True), states, groups(hosts, 1), ["n0"] * 9)
+    assert in_one == [24 * GB] * 9, "the keeper only maps what its owner has put by"
     of_eight = takes(Choice("parity", 8, 9, ""), states, groups(hosts, 8))
     assert sorted(of_eight) == [12 * GB] * 7 + [36 * GB] * 2
     assert sum(takes(Choice("parity", 3, 9, ""), states, groups(hosts, 3))) == (9 * 12 + 3 * 24) * GB
@@ -67,9 +69,9 @@ def world(hosts: int, ranks: int, available: int) -> tuple[list[Means], list[str
         (400, 0, 0, ("updates", 1, 0)),
         (2 * 384, 20, 0, ("copies", 1, 20)),
         (2 * 160, 0, 0, ("updates", 1, 0)),
-        (2 * 159, 0, 0, ("parity", 4, PARITY_EVERY)),
+        (2 * 159, 0, 0, ("parity", 4, EVERY)),
         (2 * 200, 20, 0, ("parity", 2, 20)),
-        (2 * 144, 0, 0, ("parity", 4, PARITY_EVERY)),
+        (2 * 144, 0, 0, ("parity", 4, EVERY)),
         (2 * 143, 0, 0, ("none", 0, 0)),
         (2 * 95, 0, 0, ("none", 0, 0)),
         (2 * 95, 0, 1, ("updates", 1, 0)),
@@ -107,7 +109,7 @@ def test_what_is_chosen_fits(hosts: list[str], available: int, every: int, group
     assert found.group < len(hosts)
     assert (found.every == 0) == (found.kind == "updates")
     if not group:
-        needed = takes(found, states, groups(hosts, found.group))
+        needed = takes(found, states, groups(hosts, found.group), hosts)
         for host in set(hosts):
             assert 2 * sum(n for n, name in zip(needed, hosts, strict=True) if name == host) <= available
 

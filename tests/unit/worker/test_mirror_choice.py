@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
 import torch.distributed as dist
 from snapshot_shard import Shard
 
-from liver_slurm.config.recovery import BY_DEFAULT
 from liver_slurm.config.schema import JobConfig, RecoverySection, TrainSection
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.reshard.parity import Choice
+from liver_slurm.reshard.parity import EVERY, Choice
 from liver_slurm.worker import mirror_choice
 from liver_slurm.worker.mirror_choice import agree, wanted
 
@@ -27,8 +28,10 @@ def agreed(
     available: int,
     device: torch.device = CPU,
     train: TrainSection = TrainSection(),  # noqa: B008 - immutable
+    machines: Sequence[str] = ("one",),
 ) -> Choice:
-    monkeypatch.setattr(mirror_choice, "machine", lambda: "one")
+    names = cycle(machines)
+    monkeypatch.setattr(mirror_choice, "machine", lambda: next(names))
     monkeypatch.setattr(mirror_choice, "available_memory", lambda: available)
     config, store = JobConfig(recovery=recovery, train=train), dist.HashStore()
     with ThreadPoolExecutor(5) as pool:
@@ -46,21 +49,26 @@ def test_where_there_is_room_they_are_copies(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_on_cards_they_are_refreshed_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD, machines=("one", "another"))
+    assert (found.kind, found.every, found.beside) == ("copies", EVERY, True)
     found = agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD)
-    assert (found.kind, found.every, found.beside) == ("copies", BY_DEFAULT, True)
-    found = agreed(RecoverySection(mirror="on"), monkeypatch, 5000, CARD)
-    assert (found.kind, found.every, found.beside) == ("parity", BY_DEFAULT, True)
+    assert (found.every, found.told) == (1, "copies, refreshed each step"), "where nothing has to be sent"
+    found = agreed(RecoverySection(mirror="on"), monkeypatch, 1 << 20, CARD, TrainSection(optimizer="muon"))
+    assert found.every == 1
 
 
 def test_what_gradients_do_not_suffice_for_is_refreshed(monkeypatch: pytest.MonkeyPatch) -> None:
     train = TrainSection(optimizer="muon", distributed_optimizer=False)
     found = agreed(RecoverySection(), monkeypatch, 1 << 20, train=train)
-    assert (found.kind, found.every, found.beside) == ("copies", BY_DEFAULT, True)
+    assert (found.kind, found.every, found.beside) == ("copies", EVERY, True)
     assert agreed(RecoverySection(mirror_every=5), monkeypatch, 1 << 20, train=train).every == 5
 
 
 def test_where_there_is_less_they_are_parity_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert agreed(RecoverySection(mirror_every=5), monkeypatch, 4000).told == "parity of 2, refreshed every 5 steps"
+    assert (
+        agreed(RecoverySection(mirror_every=5), monkeypatch, 1300, machines=HOSTS).told
+        == "parity of 2, refreshed every 5 steps"
+    )
     none = agreed(RecoverySection(mirror_every=5), monkeypatch, 100)
     assert none.told == "none"
     assert "which has 100 to spare" in none.reason

@@ -24,6 +24,7 @@ from liver_slurm.transfer.mirror.frames import decode_description, describe
 from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.mirror.snapshot import parts_of, tensors_of
+from liver_slurm.transfer.mirror.snapshot_sender import SnapshotSender
 from liver_slurm.worker.mirroring import Meeting, Mirrors
 from liver_slurm.worker.mirrors import open_mirrors
 from liver_slurm.worker.refreshed import Refreshed
@@ -178,7 +179,7 @@ def test_a_bit_that_flips_where_it_lies_is_found_before_it_is_used(group: int, w
         at = part.start + data.draw(st.integers(0, part.nbytes - 1))
         if whose == "the keeper's":
             (kept,) = [one for one in keeper._keepers if world.names[gone] in one.owners]
-            place = (kept._now if kept._now.step == step else kept._before).data
+            place = next(one.data for one in kept._kept() if one.step == step)
         else:
             place = replica_bytes(world.mirrors[harmed], step)
         place[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -199,8 +200,9 @@ def test_a_bit_that_flips_where_it_lies_is_found_before_it_is_used(group: int, w
 def replica_bytes(mirrors: Mirrors, step: int) -> torch.Tensor:
     """The bytes of what a worker has put by of itself, as they lie there."""
     assert isinstance(mirrors, Refreshed)
-    state = mirrors._owner.state_at(step)
-    data = state.trained[0].master
+    if isinstance(mirrors._owner, SnapshotSender):
+        return mirrors._owner._place_of(step).data
+    data = mirrors._owner.state_at(step).trained[0].master
     return torch.empty(0, dtype=torch.uint8).set_(data.untyped_storage())
 
 

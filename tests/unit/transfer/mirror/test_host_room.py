@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 
@@ -110,3 +111,46 @@ def test_who_waits_is_thrown_out_when_its_lease_is_given_up() -> None:
     first.end()
     third.end()
     assert rooms.spare_bytes == PAGE, "to end twice gives nothing back twice"
+
+
+def test_a_room_is_mapped_once_and_goes_after_its_last_world(registered: dict[int, int]) -> None:
+    theirs, ours = Rooms(None), Rooms(CARD)
+    lease = theirs.lease()
+    room = lease.take(PAGE, shared=True)
+    places = lease.places()
+    first = ours.lease()
+    (mapped,) = first.map(places)
+    room[7] = 42
+    assert mapped[7] == 42, "both are the same memory"
+    assert list(registered) == [mapped.data_ptr()]
+    first.end()
+    second = ours.lease()
+    assert [one.data_ptr() for one in second.map(places)] == [mapped.data_ptr()]
+    assert len(registered) == 1, "nothing was registered anew"
+    second.end()
+    assert len(registered) == 1
+    ours.lease().end()
+    assert not registered, "a world went by that did not want it"
+    lease.end()
+    assert mapped[7] == 42, "whoever still looks at it is not thrown out"
+
+
+def test_private_and_shared_rooms_are_not_taken_for_each_other() -> None:
+    rooms = Rooms(None)
+    lease = rooms.lease()
+    private, shared = lease.take(PAGE).data_ptr(), lease.take(PAGE, shared=True).data_ptr()
+    lease.end()
+    lease = rooms.lease()
+    assert lease.take(PAGE, shared=True).data_ptr() == shared
+    assert lease.take(PAGE).data_ptr() == private
+    assert len(lease.places().files) == 1
+
+
+def test_places_that_do_not_fit_are_refused() -> None:
+    lease = Rooms(None).lease()
+    lease.take(PAGE, shared=True)
+    places = lease.places()
+    ((number, inode, nbytes),) = places.files
+    for bad in ((number, inode + 1, nbytes), (number, inode, nbytes + 1), (number, inode, 0), (1 << 20, inode, nbytes)):
+        with pytest.raises(OSError, match=r"not there any more|shorter than it says|No such file"):
+            Rooms(None).lease().map(msgspec.structs.replace(places, files=(bad,)))

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshot_shard import same
 from snapshot_world import World
 
+from liver_slurm.parallel import shared_memory
 from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import host_room
 from liver_slurm.transfer.mirror.frames import BoxDescription, Header, Kind
@@ -27,13 +29,15 @@ class Sender(SnapshotSender):
     """Sends when it may, and breaks off in the midst of it where it is told to."""
 
     def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
-        super().__init__(connection, every, lease)
+        super().__init__(connection, every, lease, alone=True)
         self.may, self.breaks_off = threading.Event(), False
         self.may.set()
 
     def _send(self, step: int) -> None:
         if not self.may.wait(PATIENCE):
             raise RuntimeError("nobody has allowed it")
+        if self.breaks_off and self._mapped:
+            return
         if self.breaks_off:
             with contextlib.suppress(BrokenPipeError):  # the keeper is gone, too
                 self._connection.sendall(Header(Kind.STATE, step, 0).encode() + b"\x55" * 3)
@@ -41,11 +45,35 @@ class Sender(SnapshotSender):
         super()._send(step)
 
 
+class FarSender(Sender):
+    """Its keeper is on another machine."""
+
+    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+        super().__init__(connection, every, lease)
+        self._shares = False
+
+
+SENDERS = (Sender, FarSender)
+
+
+class Paced(Sender):
+    """As on a card: refreshes come where all have agreed that they hold nobody up."""
+
+    def __init__(self, connection: socket.socket, every: int, lease: Lease) -> None:
+        super().__init__(connection, every, lease)
+        self._waits_for_all = True
+
+    def timed(self, took: float, step: float) -> None:
+        """The last snapshot took so long to arrive, and the last step."""
+        assert self._arrived.wait(PATIENCE)
+        self._took_s, self._step_s = took, step
+
+
 class Ring(World):
     """Each rank is kept by the next one."""
 
-    def __init__(self, size: int, every: int) -> None:
-        super().__init__([[rank] for rank in range(size)], [(rank + 1) % size for rank in range(size)], every, Sender)
+    def __init__(self, size: int, every: int, sender: type[Sender] = Sender) -> None:
+        super().__init__([[rank] for rank in range(size)], [(rank + 1) % size for rank in range(size)], every, sender)
         self.step(0)
         self.arrived()
 
@@ -71,13 +99,14 @@ class Ring(World):
     st.integers(1, 3),
     st.lists(st.booleans(), max_size=7),
     st.sampled_from(["between steps", "before the update", "some have begun the update"]),
+    st.sampled_from(SENDERS),
     st.data(),
 )
 def test_whoever_dies_whenever_all_have_one_step(
-    size: int, every: int, steps: list[bool], death: str, data: st.DataObject
+    size: int, every: int, steps: list[bool], death: str, sender: type[Sender], data: st.DataObject
 ) -> None:
     # LS-3, LS-34
-    run = Ring(size, every)
+    run = Ring(size, every, sender)
     everybody = range(size)
     try:
         for number, finite in enumerate(steps, start=1):
@@ -147,9 +176,76 @@ def test_where_room_takes_a_while_the_first_refresh_comes_when_all_are_ready() -
         run.close()
 
 
-@pytest.fixture
-def pair() -> Iterator[Ring]:
-    ring = Ring(2, every=2)
+@pytest.mark.parametrize(
+    ("every", "took", "put_by"),
+    [
+        (1, 0.1, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        (1, 1.1, [2, 4, 6, 8, 10, 12]),
+        (1, 2.9, [2, 6, 10]),
+        (3, 0.1, [2, 5, 8, 11]),
+        (3, 2.9, [2, 6, 10]),
+    ],
+)
+def test_a_refresh_comes_as_often_as_it_holds_nobody_up(every: int, took: float, put_by: list[int]) -> None:
+    """One of two ranks takes longer than a step of one second; the other one is as fast as can be."""
+    run = World([[0], [1]], [1, 0], every, Paced)
+    senders = [owner for owner in run.owners.values() if isinstance(owner, Paced)]
+    found = list[int]()
+    try:
+        for sender in senders:
+            assert sender._ready.wait(PATIENCE)
+        for step in range(12):
+            ready = all(sender.ready for sender in senders)  # as the members of a world agree on it
+            run.step(step)
+            for sender, seconds in zip(senders, (took, 0.0), strict=True):
+                assert sender.own_steps == senders[0].own_steps, "at the same steps"
+                sender.timed(seconds, 1.0)
+                if ready:
+                    sender.all_ready()
+            found += [each for each in senders[0].own_steps if each not in found]
+        assert found == put_by
+    finally:
+        run.close()
+
+
+def test_what_a_keeper_has_mapped_is_not_sent_and_takes_memory_once() -> None:
+    ring = Ring(2, every=1)
+    try:
+        for sender, keeper in zip(map(ring.sender, range(2)), ring.keepers, strict=True):
+            assert sender._mapped
+            assert keeper.nbytes == 0
+            ours, theirs = sender._places[0].shared, keeper._shared[0]
+            assert (ours.step, ours.digests) == (theirs.step, theirs.digests) == (1, sender.digests_at(1))
+            assert torch.equal(ours.data, theirs.data)
+        ring.sender(0).breaks_off = True
+        ring.step(1)
+        assert ring.sender(0)._arrived.wait(PATIENCE)
+        assert ring.keepers[0].steps() == (1,), "what its owner was still writing when it died is not counted"
+        ring.step(2)
+        assert ring.sender(0)._arrived.wait(PATIENCE)
+        assert ring.keepers[0].steps() == (), "nor is what it was writing over"
+    finally:
+        ring.close()
+
+
+def test_what_cannot_be_mapped_is_sent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(shared_memory, "open_file", refuse)
+    caplog.set_level("INFO")
+    ring = Ring(2, every=1)
+    try:
+        assert "the snapshots of 0 are sent, as they cannot be mapped: not yours" in caplog.text
+        assert [keeper.steps() for keeper in ring.keepers] == [(1,), (1,)]
+        assert all(keeper.nbytes for keeper in ring.keepers)
+    finally:
+        ring.close()
+
+
+@pytest.fixture(params=SENDERS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Ring]:
+    ring = Ring(2, every=2, sender=request.param)
     yield ring
     ring.close()
 
