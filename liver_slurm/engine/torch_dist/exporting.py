@@ -218,16 +218,19 @@ def _other_spellings(index: Index) -> Index:
 
 
 def _extra_states(units: Sequence[Unit]) -> Iterator[str]:
-    """Yield the names of the state that linear layers and attention have for fp8: there is none."""
+    """Yield the names of the state that modules have besides, for fp8, in Transformer Engine norms too: it is empty.
+
+    Names that nobody asks for do no harm.
+    """
     for unit in units:
-        module, _, last = unit.tensor.rpartition(".")
-        if last != "weight" or not module.rpartition(".")[2].startswith("linear_"):
-            continue
-        place = ".".join(map(str, unit.place))
-        shape = ".".join(map(str, unit.whole[: len(unit.place)]))
-        yield f"{module}._extra_state/shard_{place}_{shape}"
-        if module.endswith("linear_qkv"):
-            yield f"{module.removesuffix('linear_qkv')}core_attention._extra_state/shard_{place}_{shape}"
+        place = ".".join(map(str, unit.place or (0,)))
+        shape = ".".join(map(str, unit.whole[: len(unit.place)] or (1,)))
+        for name in spellings(unit.tensor):
+            module, _, last = name.rpartition(".")
+            if last == "weight":
+                yield f"{module}._extra_state/shard_{place}_{shape}"
+            if module.endswith("linear_qkv"):
+                yield f"{module.removesuffix('linear_qkv')}core_attention._extra_state/shard_{place}_{shape}"
 
 
 def _saved(value: object) -> bytes:

@@ -103,6 +103,24 @@ def test_there_and_back_bit_for_bit(model: ModelSection, precision: str, tmp_pat
     assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(".")) == []
 
 
+def test_names_that_layers_of_transformer_engine_ask_for_are_there(tmp_path: Path) -> None:
+    config = job(replace(EXPERTS, qk_layernorm=True))
+    export_model(checkpoint(tmp_path / "run", config), config, tmp_path / "exported", "fp32")
+    there = pickle.loads((tmp_path / "exported" / "release" / ".metadata").read_bytes()).state_dict_metadata
+    layers = "decoder.layers"
+    tensors = ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight", "self_attention.q_layernorm.weight")
+    assert {f"{layers}.{name}" for name in tensors} <= there.keys()
+    empty = {
+        f"{layers}.pre_mlp_layernorm._extra_state/shard_0_2",
+        f"{layers}.self_attention.q_layernorm._extra_state/shard_1_2",
+        f"{layers}.self_attention.linear_qkv._extra_state/shard_1_2",
+        f"{layers}.mlp.experts.experts.linear_fc2._extra_state/shard_1.3_2.4",
+        f"{layers}.mlp.shared_experts.linear_fc1._extra_state/shard_0_2",
+        "decoder.final_layernorm._extra_state/shard_0_1",
+    }
+    assert empty <= {name for name, entry in there.items() if isinstance(entry, BytesStorageMetadata)}
+
+
 def test_moments_and_their_steps_come_along(tmp_path: Path) -> None:
     config = job(DENSE)
     source = checkpoint(tmp_path / "run", config, moments=True)
