@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     megatron_lm.add_argument("--job", metavar="JOB.toml", help=help_)
     help_ = "tokens of the model, without padding (default: the job's, or all rows of the embedding)"
     megatron_lm.add_argument("--vocab-size", type=positive, metavar="N", help=help_)
-    help_ = "take fp32 weights and moments of Adam too, which it has in Megatron-LM's format fully_reshardable"
+    help_ = "take fp32 weights and moments of Adam too, where Megatron-LM saved them for any layout"
     megatron_lm.add_argument("--optimizer", action="store_true", help=help_)
     _add_target(megatron_lm, 'print {"path", "dtype", "parameters", "tensors", "steps", "model"}')
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes one of Megatron-LM's, and that the same checkpoint again; what is damaged is refused."""
+"""What would run something, is damaged or is of another model is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 import shutil
 import subprocess
 import zipfile
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,159 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import tensors
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch_dist_lab import DENSE, checkpoint, common_of, job
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.main import main
-from liver_slurm.config.schema import DataSection, JobConfig, ModelSection, TrainSection
-from liver_slurm.engine.foreign import publish_import
-from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.torch_dist.exporting import export_model
 from liver_slurm.engine.torch_dist.importing import import_model
-from liver_slurm.engine.torch_dist.table import units_of
-from liver_slurm.parallel.torch_private import place_in_file
-from liver_slurm.reshard.tensors import ADAM
-from liver_slurm.rundir.checkpoints import checkpoint_path, verify
-from liver_slurm.rundir.start import import_meta
-
-DENSE = ModelSection(
-    num_layers=2, hidden_size=32, num_attention_heads=4, num_query_groups=2, ffn_hidden_size=48, vocab_size=300
-)
-EXPERTS = replace(
-    DENSE,
-    num_moe_experts=4,
-    moe_ffn_hidden_size=16,
-    moe_router_score_function="sigmoid",
-    moe_router_enable_expert_bias=True,
-    moe_shared_expert_intermediate_size=32,
-    moe_shared_expert_gate=True,
-)
-BIASED = replace(
-    DENSE,
-    num_query_groups=None,
-    normalization="LayerNorm",
-    gated_linear_unit=False,
-    activation_func="gelu",
-    add_bias_linear=True,
-    position_embedding_type="learned_absolute",
-    max_position_embeddings=24,
-    share_embeddings_and_output_weights=False,
-)
-
-
-def job(model: ModelSection) -> JobConfig:
-    train = TrainSection(steps=9, seq_length=16, global_batch_size=2)
-    return JobConfig(model=model, data=DataSection(paths=("nowhere",)), train=train)
-
-
-def checkpoint(folder: Path, config: JobConfig, dtype: torch.dtype = torch.float32, moments: bool = False) -> Path:
-    """A checkpoint of step 5, whose every value is another."""
-    torch.manual_seed(1)
-    units, path = units_of(config), checkpoint_path(folder, 5)
-    kinds = ("", *(f"@{name}" for name in ADAM if moments))
-    boxes = []
-    for kind in kinds:
-        for unit in units:
-            fp32 = kind or unit.tensor.endswith("expert_bias")
-            values = torch.randn(unit.shape, dtype=torch.float32).to(torch.float32 if fp32 else dtype)
-            if unit.tensor in ("embedding.word_embeddings.weight", "output_layer.weight"):
-                values[config.model.vocab_size :] = 0.0
-            boxes.append(box_of(unit, f"{unit.tensor}{kind}", values))
-    shapes = {f"{unit.tensor}{kind}": unit.whole for unit in units for kind in kinds}
-    publish_import(path, boxes, shapes, {**import_meta(config.model, None), "step": 5}, steps=4)
-    return path
-
-
-def same(one: Path, other: Path) -> bool:
-    expected, found = tensors(one), tensors(other)
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name]) for name in expected
-    )
-
-
-@pytest.mark.parametrize(("model", "precision"), [(DENSE, "fp32"), (BIASED, "bf16"), (EXPERTS, "bf16")])
-def test_there_and_back_bit_for_bit(model: ModelSection, precision: str, tmp_path: Path) -> None:
-    config = job(model)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    source = checkpoint(tmp_path / "run", config, dtype)
-    export_model(source, config, tmp_path / "exported", precision)
-    assert (tmp_path / "exported" / "latest_checkpointed_iteration.txt").read_text() == "release"
-    done = import_model(tmp_path / "exported", tmp_path / "imported", None, vocabulary=300)
-    verify(done.path)
-    assert same(done.path, source)
-    assert done.model.vocab_size == 300
-    assert done.steps is None
-    again = import_model(tmp_path / "exported" / "release", tmp_path / "again", config)
-    assert same(again.path, source)
-    assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(".")) == []
-
-
-def test_names_that_layers_of_transformer_engine_ask_for_are_there(tmp_path: Path) -> None:
-    config = job(replace(EXPERTS, qk_layernorm=True))
-    export_model(checkpoint(tmp_path / "run", config), config, tmp_path / "exported", "fp32")
-    there = pickle.loads((tmp_path / "exported" / "release" / ".metadata").read_bytes()).state_dict_metadata
-    layers = "decoder.layers"
-    tensors = ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight", "self_attention.q_layernorm.weight")
-    assert {f"{layers}.{name}" for name in tensors} <= there.keys()
-    empty = {
-        f"{layers}.pre_mlp_layernorm._extra_state/shard_0_2",
-        f"{layers}.self_attention.q_layernorm._extra_state/shard_1_2",
-        f"{layers}.self_attention.linear_qkv._extra_state/shard_1_2",
-        f"{layers}.mlp.experts.experts.linear_fc2._extra_state/shard_1.3_2.4",
-        f"{layers}.mlp.shared_experts.linear_fc1._extra_state/shard_0_2",
-        "decoder.final_layernorm._extra_state/shard_0_1",
-    }
-    assert empty <= {name for name, entry in there.items() if isinstance(entry, BytesStorageMetadata)}
-
-
-def test_moments_and_their_steps_come_along(tmp_path: Path) -> None:
-    config = job(DENSE)
-    source = checkpoint(tmp_path / "run", config, moments=True)
-    done = export_model(source, config, tmp_path / "exported", "bf16", optimizer=True)
-    assert done.iteration == 5
-    imported = import_model(tmp_path / "exported", tmp_path / "imported", None, 300, optimizer=True)
-    assert imported.steps == 4
-    assert imported.dtype == "float32", "weights are the masters"
-    assert same(imported.path, source)
-    alone = import_model(tmp_path / "exported", tmp_path / "alone", None, 300)
-    assert (alone.dtype, alone.steps) == ("bfloat16", None)
-
-
-def test_arguments_may_lie_among_the_tensors(tmp_path: Path) -> None:
-    config = job(DENSE)
-    source = checkpoint(tmp_path / "run", config, moments=True)
-    export_model(source, config, tmp_path / "exported", "fp32", optimizer=True)
-    folder = tmp_path / "exported" / "iter_0000005"
-    torch.save([common_of(folder / "common.pt")], folder / "__2_0.distcp")
-    (folder / "common.pt").unlink()
-    found = pickle.loads((folder / ".metadata").read_bytes())
-    key = "common_state/shard_0_1"
-    found.state_dict_metadata[key] = BytesStorageMetadata()
-    length = (folder / "__2_0.distcp").stat().st_size
-    found.storage_data[MetadataIndex(key)] = place_in_file("__2_0.distcp", 0, length)
-    (folder / ".metadata").write_bytes(pickle.dumps(found))
-    done = import_model(tmp_path / "exported", tmp_path / "imported", None, 300, optimizer=True)
-    assert (done.steps, same(done.path, source)) == (4, True)
-    (folder / "__2_0.distcp").write_bytes(b"\0" * length)
-    with pytest.raises(BadInput, match=r"__2_0\.distcp cannot be read: .*--job JOB\.toml says"):
-        import_model(tmp_path / "exported", tmp_path / "again", None)
-    assert same(
-        import_model(tmp_path / "exported", tmp_path / "again", config).path, checkpoint(tmp_path / "alone", config)
-    )
-
-
-def test_moments_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    config, experts = job(DENSE), job(EXPERTS)
-    source = checkpoint(tmp_path / "run", config)
-    with pytest.raises(BadInput, match=r"has no moments of .*; allowed: weights alone"):
-        export_model(source, config, tmp_path / "exported", "fp32", optimizer=True)
-    with pytest.raises(BadInput, match="is for models without experts"):
-        export_model(checkpoint(tmp_path / "other", experts), experts, tmp_path / "exported", "fp32", optimizer=True)
-    export_model(source, config, tmp_path / "exported", "fp32")
-    with pytest.raises(BadInput, match=r"has no moments that any layout can read; leave out --optimizer"):
-        import_model(tmp_path / "exported", tmp_path / "imported", None, optimizer=True)
-    assert not (tmp_path / "imported").exists()
 
 
 class Runs:
@@ -178,12 +31,6 @@ class Runs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return subprocess.call, (["touch", str(self.marker)],)
-
-
-def common_of(file: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals([Namespace]):
-        found: dict[str, Any] = torch.load(file, weights_only=True)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -331,21 +178,6 @@ def test_what_is_damaged_or_of_another_model_is_refused(
     damage(exported)
     assert says in refusal(["import", "megatron", str(exported), "--to", str(tmp_path / "imported")], capsys)
     assert [one.name for one in tmp_path.iterdir() if one.name != "exported"] == []
-
-
-def test_an_export_of_another_model_than_the_job_says_is_refused(tmp_path: Path) -> None:
-    source = checkpoint(tmp_path / "run", job(DENSE))
-    for model, says in [
-        (replace(DENSE, hidden_size=64), r"has shape \(32,\) there, \(64,\) here"),
-        (
-            replace(DENSE, qk_layernorm=True),
-            r"is not of the model that its job file describes: it has no .*k_layernorm",
-        ),
-        (replace(DENSE, activation_func="relu"), r"it cannot be exported: model\.activation_func"),
-    ]:
-        with pytest.raises(BadInput, match=says):
-            export_model(source, job(model), tmp_path / "exported", "fp32")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
 
 
 def test_boxes_that_are_not_in_their_tensors_are_refused(exported: Path, tmp_path: Path) -> None:
