@@ -106,7 +106,8 @@ class Dropout:
         samples = np.arange(first, first + microbatches * self._size, dtype=np.uint64)
         found = to_device(keys(self._seed, samples, self._sites), self._device)
         by = limits(self._rate if training else 0.0, self._device)
-        return [Streams(*by, self._places, part) for part in found.split(self._size, 1)]
+        # Strides that are alike for any number of microbatches: a layer is compiled for each set of strides.
+        return [Streams(*by, self._places, part.contiguous()) for part in found.split(self._size, 1)]
 
 
 def to_device(found: NDArray[np.int32], device: torch.device) -> Tensor:
