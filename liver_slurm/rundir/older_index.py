@@ -31,7 +31,20 @@ _CLASSES = {
     "pathlib": {"Path", "PosixPath"},
     "pathlib._local": {"Path", "PosixPath"},
 }
-_DTYPES = {"bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8"}
+_DTYPES = {
+    "bfloat16",
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "uint8",
+}
 
 
 def read_older_index(path: Path) -> Index:

@@ -9,7 +9,7 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.problem import one_line, shown
-from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox, check_lengths, uncovered
+from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox, check_lengths
 from liver_slurm.rundir.older_index import METADATA, read_torch_metadata
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -76,7 +76,7 @@ def read_places(path: Path) -> tuple[Index, dict[str, StoredBox]]:
     """
     try:
         index, objects = read_torch_metadata(path)
-        if gap := _outside(index) or uncovered(index):
+        if gap := _outside(index):
             raise DamagedError(f"{path / METADATA} is not of a whole checkpoint: {gap}")
         check_lengths(path, index)
     except DamagedError as error:

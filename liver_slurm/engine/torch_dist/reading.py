@@ -16,7 +16,7 @@ from liver_slurm.engine.torch_dist.flattened import is_flattened, put_together
 from liver_slurm.engine.torch_dist.layers import LayerReader
 from liver_slurm.engine.torch_dist.sources import VOCABULARY, Source, find_sources, sources_of, spellings
 from liver_slurm.reshard.tensors import ADAM, Piece
-from liver_slurm.rundir.checkpoint_index import Index
+from liver_slurm.rundir.checkpoint_index import Index, uncovered
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What weights and moments may be stored in."""
@@ -83,6 +83,7 @@ class Reader:
             BadInput: there is not.
         """
         what_to_do = f"; {ALONE}" if kind else ""
+        used: set[str] = set()
         for unit in self.units:
             found = self._sources(unit, kind)
             if not found and not _is_zero(unit, kind):
@@ -90,18 +91,20 @@ class Reader:
                     f"{self._path} has no {kind}{unit.tensor}, which the model has by {self._by}{what_to_do}"
                 )
             for source in found:
-                stored, shape = self._index[source.tensor], self._shape(unit, source)
-                flat = kind and is_flattened(stored.shape[len(source.place) :], self._theirs(unit, source))
-                spare = stored.shape[0] - shape[0] if unit.tensor in VOCABULARY and stored.shape else 0
-                if not flat and stored.shape != (shape[0] + max(spare, 0), *shape[1:]):
-                    raise BadInput(
-                        f"{self._path}: {source.tensor} has shape {stored.shape}, by {self._by} it is "
-                        f"{shape}{what_to_do}"
-                    )
-                if stored.dtype not in DTYPES:
-                    raise BadInput(
-                        f"{self._path}: {source.tensor} is {stored.dtype}; allowed: {', '.join(DTYPES)}{what_to_do}"
-                    )
+                if problem := self._problem(unit, source, kind):
+                    raise BadInput(f"{self._path}: {source.tensor} {problem}{what_to_do}")
+                used.add(source.tensor)
+        if gap := uncovered({name: self._index[name] for name in used}):
+            raise BadInput(f"{self._path} is not whole: {gap}{what_to_do}")
+
+    def _problem(self, unit: Unit, source: Source, kind: str) -> str:
+        """Say why a tensor of theirs is not that of the model; empty: it is."""
+        stored, shape = self._index[source.tensor], self._shape(unit, source)
+        flat = kind and is_flattened(stored.shape[len(source.place) :], self._theirs(unit, source))
+        spare = stored.shape[0] - shape[0] if unit.tensor in VOCABULARY and stored.shape else 0
+        if not flat and stored.shape != (shape[0] + max(spare, 0), *shape[1:]):
+            return f"has shape {stored.shape}, by {self._by} it is {shape}"
+        return "" if stored.dtype in DTYPES else f"is {stored.dtype}; allowed: {', '.join(DTYPES)}"
 
     def _sources(self, unit: Unit, kind: str) -> list[Source]:
         if _is_zero(unit, kind):

@@ -180,6 +180,14 @@ def test_what_is_damaged_or_of_another_model_is_refused(
     assert [one.name for one in tmp_path.iterdir() if one.name != "exported"] == []
 
 
+def test_state_of_optimizers_that_is_not_taken_may_have_any_form(exported: Path, tmp_path: Path) -> None:
+    state = "optimizer.distributed.dp_group_idx_0.gbuf_idx_0.param"
+    edited(lambda all_: all_.update({state: replace(all_[LAST], chunks=[])}))(exported)
+    assert import_model(exported, tmp_path / "imported", None).tensors == 8
+    with pytest.raises(BadInput, match="has no moments that any layout can read; leave out --optimizer"):
+        import_model(exported, tmp_path / "again", None, optimizer=True)
+
+
 def test_boxes_that_are_not_in_their_tensors_are_refused(exported: Path, tmp_path: Path) -> None:
     file = exported / "release" / ".metadata"
     found = pickle.loads(file.read_bytes())
