@@ -34,7 +34,7 @@ CLOSE = 1e-5
 
 def run(script: str, *ranks: tuple[object, ...], logs: Path) -> None:
     """Run a script once for each rank, and wait for all."""
-    paths = [logs / f"{script}-{'-'.join(map(str, rank[:3]))}.log".replace("/", "_") for rank in ranks]
+    paths = [logs / f"{script}-{number}.log" for number in range(len(ranks))]
     processes = []
     try:
         for rank, path in zip(ranks, paths, strict=True):
@@ -49,8 +49,8 @@ def run(script: str, *ranks: tuple[object, ...], logs: Path) -> None:
     assert codes == [0] * len(ranks), "\n".join(f"==== {path.name}\n{path.read_text()[-3000:]}" for path in paths)
 
 
-def theirs(folder: Path, tp: int, pp: int, what: str) -> None:
-    run("megatron_lm_worker.py", *((rank, tp, pp, folder, what) for rank in range(tp * pp)), logs=folder)
+def theirs(folder: Path, ranks: int, *orders: str) -> None:
+    run("megatron_lm_worker.py", *((rank, ranks, folder, *orders) for rank in range(ranks)), logs=folder)
 
 
 def job(imported: Path) -> JobConfig:
@@ -64,16 +64,15 @@ def job(imported: Path) -> JobConfig:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each model: what megatron-core saved, what was imported and exported, and what each makes of it."""
     folder = tmp_path_factory.mktemp("models")
-    theirs(folder, 1, 1, "make")
+    theirs(folder, 1, "tp1pp1:make")
     for name in MODELS:
         here, moments = folder / name, name in OPTIMIZERS
         imported = import_model(here / "tp1pp1", here / "imported", None, optimizer=moments).path
         export_model(imported, job(imported), here / "exported", "fp32")
         if moments and arguments(name).num_experts is None:
             export_model(imported, job(imported), here / "moments", "fp32", optimizer=True)
-    theirs(folder, 1, 1, "check,goon")
-    theirs(folder, 2, 1, "check,again")
-    theirs(folder, 1, 2, "again")
+    theirs(folder, 1, "tp1pp1:check,goon")
+    theirs(folder, 2, "tp2pp1:check,again", "tp1pp2:again")
     run("megatron_lm_ours.py", (folder,), logs=folder)
     return folder
 

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from liver_slurm.engine.megatron import compat
 
@@ -114,11 +113,11 @@ def arguments(name: str, **others: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**_USUAL, **MODELS[name], **others})
 
 
-def begin(store: Any, rank: int, tp: int, pp: int) -> None:
-    """Make this process a rank."""
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=tp * pp)
+def lay_out(tp: int, pp: int) -> None:
+    """Give the ranks of the process group places in a layout."""
+    parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(tp, pp)
-    model_parallel_cuda_manual_seed(1)
+    model_parallel_cuda_manual_seed(1, force_reset_rng=True)
 
 
 def build(args: argparse.Namespace) -> Any:
