@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -14,13 +15,15 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch_dist_lab import BIASED, DENSE, EXPERTS, checkpoint, common_of, job, same
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.config.schema import ModelSection
+from liver_slurm.cli.main import main
+from liver_slurm.config.schema import JobSection, ModelSection
 from liver_slurm.engine.checkpoint_files import finish_folder, gather, write_share
 from liver_slurm.engine.torch_dist.exporting import export_model
 from liver_slurm.engine.torch_dist.importing import import_model
 from liver_slurm.parallel.torch_private import place_in_file
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoints import verify
+from liver_slurm.rundir.registry import create_run
 
 
 @pytest.mark.parametrize(("model", "precision"), [(DENSE, "fp32"), (BIASED, "bf16"), (EXPERTS, "bf16")])
@@ -156,3 +159,21 @@ def test_an_export_of_another_model_than_the_job_says_is_refused(tmp_path: Path)
         with pytest.raises(BadInput, match=says):
             export_model(source, job(model), tmp_path / "exported", "fp32")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
+
+
+def test_the_command_says_what_megatron_lm_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = job(replace(BIASED, layernorm_epsilon=1e-6))
+    run_dir = create_run(replace(config, job=JobSection(run_root=str(tmp_path / "runs"))))
+    path, to = checkpoint(run_dir.checkpoints, config), tmp_path / "exported"
+    command = ["export", "megatron", str(path), "--to", str(to)]
+    assert main([*command, "--ema", "--optimizer"]) == 2
+    assert main([*command, "--optimizer"]) == 2
+    assert not to.exists()
+    assert capsys.readouterr().err.count("\n") == 2
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["options"] == (
+        f"--load {to} --use-checkpoint-args --ckpt-format torch_dist --norm-epsilon 1e-06 --no-bias-gelu-fusion"
+    )
+    assert (document["iteration"], document["dtype"], document["checkpoint"]) == (None, "fp32", str(path))
+    assert main(command) == 2, "it is there already"
