@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from liver_slurm.base.once import OncePer
 from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, ModelSection, TrainSection
@@ -103,25 +103,25 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
 
 def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Iterator[str]:
     """Find what keeps this product's own layer of experts from being used or cut."""
-    tp, ep, experts = layout.tp, layout.ep, model.num_moe_experts
+    tp, ep, etp, experts = layout.tp, layout.ep, layout.etp, model.num_moe_experts
+    own = f"etp{etp}" if etp != tp else f"tp{tp}"
     if experts is None or model.provider is not None:
-        if ep > 1:
-            yield f"ep{ep} is for models of model.num_moe_experts"
+        if ep > 1 or etp != tp:
+            yield f"{f'ep{ep}' if ep > 1 else own} is for models of model.num_moe_experts"
         return
     if experts % ep:
         yield f"ep{ep} does not divide num_moe_experts {experts}"
-    if layout.dense_replicas % ep:
-        yield f"ep{ep} does not divide dp{layout.dp} times cp{layout.cp}"
-    for key, width in (
-        ("moe_ffn_hidden_size", expert_width(model)),
-        ("moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size or 0),
-    ):
-        if width % tp:
-            yield f"tp{tp} does not divide {key} {width}"
+    if layout.uneven_experts:
+        yield layout.uneven_experts
+    if expert_width(model) % etp:
+        yield f"{own} does not divide moe_ffn_hidden_size {expert_width(model)}"
+    shared = model.moe_shared_expert_intermediate_size or 0
+    if shared % tp:
+        yield f"tp{tp} does not divide moe_shared_expert_intermediate_size {shared}"
     unit = GROUPED_BYTES // (2 if train.precision == "bf16" else 4)
-    for key, width in (("hidden_size", model.hidden_size), ("moe_ffn_hidden_size", expert_width(model) // tp)):
+    for key, width in (("hidden_size", model.hidden_size), ("moe_ffn_hidden_size", expert_width(model) // etp)):
         if width % unit:
-            yield f"with experts, {key} must be a multiple of {unit}{f' on each of tp{tp} ranks' if tp > 1 else ''}"
+            yield f"with experts, {key} must be a multiple of {unit}{f' on each of {own} ranks' if etp > 1 else ''}"
     groups = model.num_query_groups or model.num_attention_heads
     if groups < tp:
         yield f"with experts, tp{tp} may not be more than the {groups} query groups"
@@ -234,8 +234,8 @@ _TABLES = OncePer(_Table)
 def feasible_layouts(config: JobConfig, workers: int) -> list[Layout]:
     """List the layouts that the run may take with ``workers`` workers at hand; it need not use all of them.
 
-    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, vpp, dp, ep)
-    order. Never more than ``elastic.max_workers`` workers.
+    Largest first; layouts of the same size in the job file's order, or, with ``auto``, in (tp, cp, pp, vpp, dp, etp,
+    ep) order. Never more than ``elastic.max_workers`` workers.
     """
     return _TABLES(config).up_to(min(workers, config.elastic.max_workers or workers))
 
@@ -253,11 +253,20 @@ def max_tp(config: JobConfig) -> int:
 def _all_layouts(config: JobConfig, bound: int) -> list[Layout]:
     microbatches = config.train.global_batch_size // config.train.micro_batch_size
     return [
-        Layout(tp, pp, dp, cp, ep, vpp)
+        Layout(tp, pp, dp, cp, ep, vpp, etp)
         for tp in range(1, min(max_tp(config), bound) + 1)
         for cp in range(1, min(config.elastic.max_cp, bound // tp) + 1)
         for pp in range(1, min(config.model.num_layers or bound, bound // (tp * cp)) + 1)
         for vpp in range(1, (config.elastic.max_vpp if pp > 1 else 1) + 1)
         for dp in range(1, min(bound // (tp * cp * pp), microbatches) + 1)
-        for ep in range(1, min(config.elastic.max_ep, dp * cp) + 1)
+        for etp in _expert_tensor_sizes(config, tp, tp * cp * dp)
+        for ep in range(1, min(config.elastic.max_ep, tp * cp * dp // etp) + 1)
     ]
+
+
+def _expert_tensor_sizes(config: JobConfig, tp: int, stage: int) -> Iterable[int]:
+    """Return what ``auto`` tries of etp in a layout of this tp, with so many ranks in a pipeline stage."""
+    most = config.elastic.max_etp
+    if most is None or config.model.num_moe_experts is None:
+        return (tp,)
+    return range(1, min(most, stage) + 1)

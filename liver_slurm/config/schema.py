@@ -322,7 +322,10 @@ class ElasticSection:
     max_vpp: Count = 1
     """Most chunks of layers a pipeline stage that `auto` considers: with several, stages idle less and send more."""
     max_ep: Count = 1
-    """Largest expert parallel size that `auto` considers: the data parallel ranks that experts are divided over."""
+    """Largest expert parallel size that `auto` considers: the ranks that experts are divided over."""
+    max_etp: Count | None = None
+    """Largest expert tensor parallel size that `auto` considers, from 1 on: the ranks that each expert is cut over.
+    Default: tp, and no other."""
     settle: Seconds = 1.0
     """Time to wait for further standbys before the world grows, so that several join at once."""
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from liver_slurm.parallel.cuda_driver import recorded_only
+from liver_slurm.parallel.listeners import closed_afterwards
 from liver_slurm.parallel.torch_private import check_names
 
 _REGISTERS = "_register_pg_in_world"
@@ -114,7 +115,8 @@ def make_group(
     scope = dist.PrefixStore(f"{name}/", store)
     group = dist.ProcessGroup(scope, index, members)
     if backend == "gloo":
-        core = dist.ProcessGroupGloo(dist.PrefixStore("cpu/", scope), index, members, timeout=timeout)
+        with closed_afterwards():
+            core = dist.ProcessGroupGloo(dist.PrefixStore("cpu/", scope), index, members, timeout=timeout)
         kind = dist.ProcessGroup.BackendType.GLOO
         devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     else:

@@ -8,12 +8,15 @@ Estimated time of one step, in floating-point operations of one worker (only rat
     compute   = step_flops / (tp·cp·pp·dp) · (mine·dp / m)     replicas with fewer microbatches wait for the busiest
     tp_cost   = BALANCE · 4 all-reduces · 2(tp-1)/tp · hidden · element_size · (layers/pp) · mine · own
     cp_cost   = BALANCE · 2 gathers · 2·keys · element_size · (cp-1)/tp · (layers/pp) · mine · own
-    ep_cost   = BALANCE · 2 gathers, 2 sums · (ep-1) · hidden · element_size · (layers/pp) · mine · own
+    ep_cost   = BALANCE · 2 gathers, 2 sums · (ep·etp/tp-1) · hidden · element_size · (layers/pp) · mine · own
+                                                           tp_cost takes experts to be cut as all else is; a shared
+                                                           one always is, so etp ≠ tp adds (tp-1)/tp where there is
     vpp_cost  = BALANCE · 2 sends · (vpp-1) · hidden · element_size · mine · own        more than without interleaving
     bubble    = 1 + (pp-1)/(vpp·mine)                          1F1B: stages idle while the pipeline fills and drains,
                                                                with interleaving in steps of a chunk each
     dp_cost   = BALANCE · 2(r-1)/r · 4 bytes · parameters/(tp·pp)       r = dp·cp ranks reduce the same gradients;
-                                                           of experts, a part of 1/ep each, r = dp·cp/ep ranks do
+                                                           of experts, a part of 1/(ep·etp) each,
+                                                           r = tp·dp·cp/(ep·etp) ranks do
     estimate  = (compute + tp_cost + cp_cost + ep_cost + vpp_cost) · bubble + dp_cost
 
 With a loop of the user's own nothing is known of the model, and all ranks divide the samples: the estimate is
@@ -88,10 +91,16 @@ def _estimate(layout: Layout, config: JobConfig) -> float:
     cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
     vpp_cost = balance * 2 * (layout.vpp - 1) * hidden * element * mine * own
     bubble = 1 + (layout.pp - 1) / (layout.vpp * mine)
-    ep_cost = balance * 4 * (layout.ep - 1) * hidden * element * layers / layout.pp * mine * own
+    gathered = layout.ep * layout.etp / layout.tp - 1
+    if model.moe_shared_expert_intermediate_size and layout.etp != layout.tp:
+        gathered += ring / 2
+    ep_cost = balance * 4 * gathered * hidden * element * layers / layout.pp * mine * own
     experts = (model.num_moe_experts or 0) * layers * expert_weights(model)
-    reduced = [(layout.dense_replicas, parameters - experts), (layout.edp, experts / layout.ep)]
-    dp_cost = sum(balance * 2 * (ranks - 1) / ranks * 4 * part / (layout.tp * layout.pp) for ranks, part in reduced)
+    reduced = [
+        (layout.dense_replicas, (parameters - experts) / layout.tp),
+        (layout.edp, experts / layout.expert_parts),
+    ]
+    dp_cost = sum(balance * 2 * (ranks - 1) / ranks * 4 * part / layout.pp for ranks, part in reduced)
     return (compute + tp_cost + cp_cost + ep_cost + vpp_cost) * bubble + dp_cost
 
 

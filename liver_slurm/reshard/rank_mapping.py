@@ -3,7 +3,8 @@
 Decided before any shard is built, so from layouts alone: a model is a line of parameters, its depth, that chunks of
 pipeline stages and the distributed optimizer cut into intervals, and that tensor parallel ranks cut across. Members
 are first put into tensor parallel groups, on one host each where the hosts allow it, then groups onto stages and
-replicas. Which experts a rank holds is not in that line: with expert parallelism only the hosts count.
+replicas. Which experts a rank holds is not in that line: where they are divided, or cut otherwise than all else, only
+the hosts count.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def number(
         order = _exchanged(worth, order, place)
     spread, spread_plain = _spread(place[order], target), _spread(place, target)
     share, share_plain = worth.kept_share(order), worth.kept_share(plain)
-    seen = source.ep == target.ep == 1
+    seen = all(world.ep == 1 and world.etp == world.tp for world in (source, target))
     if spread < spread_plain:
         return order.tolist(), f"tensor parallel groups on fewer hosts ({spread} instead of {spread_plain})"
     if seen and spread == spread_plain and share > share_plain + _WORTH:

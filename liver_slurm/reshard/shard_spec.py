@@ -61,7 +61,7 @@ class ParamSpec:
 
     ``name`` is the local one. ``boxes`` are in the order in which they lie in the flat parameter (a gated MLP's first
     matrix is two). ``shared``: an embedding that the first and the last pipeline stage both hold. ``group`` is None
-    for a parameter that is not trained. ``expert``: of an expert that not all data parallel ranks hold. ``chunk``:
+    for a parameter that is not trained. ``expert``: of an expert that other ranks hold alike than all else. ``chunk``:
     which of the stage's chunks of layers it is of; each has gradient buffers of its own. ``moments``: what the
     optimizer keeps of it, see :func:`liver_slurm.reshard.tensors.moments_of`.
     """
@@ -91,17 +91,21 @@ class ParamSpec:
 class ShardSpec:
     """What the model of one shard holds: its parameters, in the model's order.
 
-    ``ep``, ``place``: of how many parts of the experts it has which one.
+    What is no expert may be in other shards of its stage, too: this one is the ``place``-th of ``alike`` of them.
+    ``expert_place`` and ``expert_alike`` say the same of its experts, which are in several shards only where they are
+    cut over other ranks than all else.
     """
 
     params: tuple[ParamSpec, ...]
-    ep: int = 1
+    alike: int = 1
     place: int = 0
+    expert_alike: int = 1
+    expert_place: int = 0
 
     def ranges(self, replicas: int, bucket_size: int | None) -> tuple[tuple[Range, ...], ...]:
         """Return per parameter, the flat ranges that each replica owns with the distributed optimizer.
 
-        What is no expert is cut over the replicas of the other parts of the experts, too.
+        What is in several shards is cut over the replicas of all of them.
         """
         ranges: list[tuple[Range, ...]] = [()] * len(self.params)
         for index, replica, start, end in self.range_table(replicas, bucket_size).tolist():
@@ -111,12 +115,12 @@ class ShardSpec:
     def range_table(self, replicas: int, bucket_size: int | None) -> Ints:
         """Return :meth:`ranges` as rows (parameter, replica, start, end)."""
         tables = [np.zeros((0, 4), dtype=np.int64)]
-        for members, parts, buffer in self._buffers(replicas, bucket_size):
+        for members, (alike, place), buffer in self._buffers(replicas, bucket_size):
             table = owned_table(*buffer).copy()
             table[:, 0] = np.array(members, dtype=np.int64)[table[:, 0]]
-            if parts > 1:
-                table = table[table[:, 1] % parts == self.place]
-                table[:, 1] //= parts
+            if alike > 1:
+                table = table[table[:, 1] % alike == place]
+                table[:, 1] //= alike
             tables.append(table)
         return np.concatenate(tables)
 
@@ -129,18 +133,19 @@ class ShardSpec:
             found[dtype] = found.get(dtype, 0) + buffer_elements(*buffer)
         return found
 
-    def _buffers(self, replicas: int, bucket_size: int | None) -> Iterator[tuple[list[int], int, Buffer]]:
-        """Yield, for each gradient buffer, its parameters, by how many shards of a stage and tp coordinate, and how it
-        is cut."""
+    def _buffers(self, replicas: int, bucket_size: int | None) -> Iterator[tuple[list[int], tuple[int, int], Buffer]]:
+        """Yield, for each gradient buffer, its parameters, how many shards have the same ones and which of them this
+        is, and how it is cut."""
         buffers: dict[tuple[int, str, bool], list[int]] = {}
         for index, param in enumerate(self.params):
             if param.trained:
                 buffers.setdefault((param.chunk, param.dtype, param.expert), []).append(index)
         for (chunk, _, expert), members in buffers.items():
-            params, parts = [self.params[index] for index in members], 1 if expert else self.ep
+            params = [self.params[index] for index in members]
+            alike = (self.expert_alike, self.expert_place) if expert else (self.alike, self.place)
             sizes, shared = tuple(param.size for param in params), tuple(param.shared for param in params)
             # As Megatron trains, gradients of a stage's first chunk alone are cut into buckets.
-            yield members, parts, (sizes, shared, replicas * parts, bucket_size if chunk == 0 else None)
+            yield members, alike, (sizes, shared, replicas * alike[0], bucket_size if chunk == 0 else None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def publish(
         lost: ranks that are gone; each shard must have a replica that is not.
     """
     for rank, shard in held.items():
-        if rank == _first(layout.group(rank, "edp"), lost):
+        if rank == _first(layout.shard_replicas(rank), lost):
             part, pp = layout.shard_key(rank)
             store.set(f"{side}/{part}/{pp}", pack({(part, pp): shard}))
     if _first(range(layout.size), lost) in held:

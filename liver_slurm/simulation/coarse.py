@@ -33,6 +33,8 @@ def group_size(config: JobConfig) -> int:
     on_nodes = [component.tasks_per_node for component in config.live.component]
     on_nodes += [unit.tasks_per_node for unit in standby_units(config.standby)]
     group = math.gcd(*(layout.tp for layout in layouts), *on_nodes)
+    if other := next((layout for layout in layouts if layout.etp != layout.tp), None):
+        raise BadInput(f"--by-node: {other} cuts experts otherwise than tp, across groups; leave --by-node out")
     if group < 2:
         raise BadInput(
             "--by-node: all layouts of elastic.layouts, and tasks_per_node, must have a tensor parallel size in common,"
@@ -69,7 +71,7 @@ def _in_order(config: JobConfig, layouts: Sequence[Layout]) -> list[Layout]:
 
 
 def _reduced(layout: Layout, group: int) -> Layout:
-    return replace(layout, tp=layout.tp // group)
+    return replace(layout, tp=layout.tp // group, etp=0)
 
 
 def _on_node(section: Any, group: int) -> Any:

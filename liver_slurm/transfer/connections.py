@@ -22,6 +22,7 @@ import msgspec
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.network import reachable_host
+from liver_slurm.parallel import listeners
 from liver_slurm.transfer.greeting import introduce
 from liver_slurm.transfer.reception import Reception, Watch
 
@@ -96,7 +97,7 @@ class Connections:
         self._suspects: dict[int, str] = {}
         self._wake = os.eventfd(0)
         self._watch.add(self._wake, select.EPOLLIN, lambda: os.eventfd_read(self._wake))
-        tcp = socket.create_server((host if interface else "", 0), backlog=_BACKLOG)
+        tcp = listeners.create_server((host if interface else "", 0), _BACKLOG)
         unix = socket.socket(socket.AF_UNIX)
         unix.bind("\0liver-slurm-" + secrets.token_hex(16))
         unix.listen(_BACKLOG)

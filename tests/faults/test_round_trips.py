@@ -200,24 +200,40 @@ def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, 
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed[0].items()}
 
 
-DIVIDED = ("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1")
-"""With expert parallelism."""
+DIVIDED = (
+    *("tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp1cp2pp1ep4dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp1"),
+    *("tp2pp1ep2etp1dp2", "tp2pp1etp1dp1", "tp2cp2pp1ep4etp1dp1", "tp1pp1etp2dp4"),
+)
+"""With expert parallelism, and experts that are cut otherwise than all else."""
 
 
-def test_experts_go_there_and_back_bitwise(tmp_path: Path) -> None:
-    """Divided, cut, and divided again: in the same layout, the same is trained on."""
+@pytest.mark.parametrize(
+    ("mode", "distributed"),
+    [
+        ("overlap", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("overlap", False), ("pause", True), ("pause", False), ("flat", True))
+        ),
+    ],
+)
+def test_experts_go_there_and_back_bitwise(
+    mode: Literal["overlap", "pause", "flat"], distributed: bool, tmp_path: Path
+) -> None:
+    """Divided, cut, whole where all else is cut, and divided again: in the same layout, the same is trained on."""
 
     def run(name: str, *resizes: str) -> tuple[dict[int, float], Path]:
         (tmp_path / name).mkdir()
-        config = job(tmp_path / name, steps=7)
+        config = job(tmp_path / name, steps=7, stream=StreamSection(mode=mode))
+        config = replace(config, train=replace(config.train, distributed_optimizer=distributed))
         model, elastic = replace(config.model, **MIXTURE, **BIASES), replace(config.elastic, initial="tp1pp1ep2dp2")
-        elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1"))
+        elastic = replace(elastic, layouts=("tp1pp1ep2dp2", "tp2pp1dp1", "tp2pp1ep2etp1dp1"))
         losses, checkpoint, committed = trained(replace(config, model=model, elastic=elastic), *resizes)
         assert [layout for _, layout in committed] == [resize.partition(":")[2] for resize in resizes]
         return losses, checkpoint
 
     alone = run("alone")
-    changed = run("changed", "4:tp2pp1dp1", "4:tp1pp1ep2dp2")
+    changed = run("changed", "4:tp2pp1dp1", "4:tp2pp1ep2etp1dp1", "4:tp1pp1ep2dp2")
     assert changed[0] == alone[0]
     assert_same(changed[1], alone[1])
     (biases,) = (each for name, each in tensors(alone[1]).items() if name.endswith("router.expert_bias"))

@@ -203,6 +203,9 @@ def test_halves_of_muons_matrices_come_from_a_replica(tmp_path: Path, make: Make
         ("tp1pp1ep2dp2", False, "mirrors"),
         pytest.param("tp1pp1ep2dp4", False, "survivors", marks=pytest.mark.long),
         pytest.param("tp1pp1ep2dp4", True, "mirrors", marks=pytest.mark.long),
+        pytest.param("tp2pp1ep2etp1dp2", False, "survivors", marks=pytest.mark.long),
+        pytest.param("tp2pp1ep2etp1dp1", False, "mirrors", marks=pytest.mark.long),
+        pytest.param("tp2pp1ep2etp1dp2", True, "mirrors", marks=pytest.mark.long),
     ],
 )
 def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(

@@ -17,12 +17,15 @@ WORKER = Path(__file__).with_name("checkpoint_worker.py")
 LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
 MIXED = "tp1pp1dp1,tp2pp1dp1,tp1pp1ep2dp2,tp1cp2pp1dp1"
 """For a mixture of experts."""
+WHOLE = "tp2pp1dp1,tp2pp1ep2etp1dp1,tp1pp1ep2dp2,tp1pp1dp3"
+"""For one whose experts may be whole where all else is cut."""
 INTERLEAVED = "tp1pp1dp1,tp1pp2vpp2dp1,tp2pp1dp1,tp1pp2dp1"
 """For a model of four layers."""
 WITH_MUON = "tp1pp1dp2,tp2pp1dp1,tp1pp2dp1,tp1pp1dp3"
 MODELS = {
     LAYOUTS: {"ema_decay": 0.8},
     MIXED: {"experts": True},
+    WHOLE: {"experts": True},
     INTERLEAVED: {"layers": 4, "moments_precision": "bf16"},
     WITH_MUON: {"optimizer": "muon", "ema_decay": 0.8},
 }
@@ -44,6 +47,8 @@ PATIENCE = 900.0
                 ("fp32", True, LAYOUTS),
                 ("bf16", False, LAYOUTS),
                 ("bf16", True, MIXED),
+                ("bf16", True, WHOLE),
+                ("fp32", False, WHOLE),
                 ("fp32", False, INTERLEAVED),
             )
         ),

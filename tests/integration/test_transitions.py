@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from liver_slurm.parallel.layout import Layout
 from liver_slurm.scheduler.local.process import worker_environment
 
 LAYOUTS = "tp1pp1dp1,tp2pp1dp1,tp1pp2dp1,tp1pp1dp2,tp2pp1dp2,tp1pp2dp2,tp2pp2dp1,tp1pp1dp3,tp4pp1dp1,tp1pp4dp1"
@@ -142,15 +143,33 @@ FEW = "tp1pp1dp3,tp2pp1dp2,tp1pp2dp1"
 MIXED = "tp1pp1ep2dp4,tp1pp1ep4dp4,tp1pp1dp3,tp2pp1ep2dp2,tp1pp2ep2dp2"
 """For a mixture of experts: with and without expert parallelism."""
 LONGER_MIXED = f"{MIXED},tp1pp1ep2dp2,tp1cp2pp1ep2dp1,tp1cp2pp1ep4dp2,tp2pp1dp1,tp1pp3dp1"
+WHOLE = "tp2pp1dp1,tp2pp1ep2etp1dp1,tp2pp1etp1dp1"
+"""For a mixture of experts, which are cut as all else is, or whole where it is cut: some on each rank, or all."""
+LONGER_WHOLE = f"{WHOLE},tp4pp1ep4etp1dp1,tp2cp2pp1etp1dp1,tp1pp1ep2etp2dp4,tp2pp2ep2etp1dp1,tp1pp1ep2dp2,tp1pp1dp3"
+"""Also in more parts than all else."""
+FEWER_TWICE_AS_WIDE = "tp2pp1ep2etp1dp4,tp4pp1ep4etp1dp1,tp2pp1ep2dp4"
+"""Of eight workers and of four."""
 
 
 @pytest.mark.parametrize(
     ("layouts", "modes"),
     [
         (MIXED, (("bf16", True, True), ("fp32", False, False))),
+        (WHOLE, (("bf16", True, True),)),
         pytest.param(MIXED, (("fp32", True, False), ("fp32", False, True)), marks=pytest.mark.long),
         pytest.param(LONGER_MIXED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
         pytest.param(LONGER_MIXED, (("bf16", False, True),), marks=pytest.mark.long),
+        pytest.param(LONGER_WHOLE, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
+        pytest.param(LONGER_WHOLE, (("fp32", True, False), ("bf16", False, True)), marks=pytest.mark.long),
+        *(
+            pytest.param(FEWER_TWICE_AS_WIDE, ((precision, distributed, overlap),), marks=pytest.mark.long)
+            for precision, distributed, overlap in (
+                ("bf16", True, True),
+                ("fp32", False, False),
+                ("fp32", True, False),
+                ("bf16", False, True),
+            )
+        ),
     ],
 )
 def test_mixtures_of_experts_cross_bitwise(
@@ -161,9 +180,10 @@ def test_mixtures_of_experts_cross_bitwise(
         {"precision": precision, "distributed": distributed, "tied": distributed, "experts": True, "overlap": overlap}
         for precision, distributed, overlap in modes
     ]
-    count = len(layouts.split(","))
-    for result in walk(layouts, 4, cases, tmp_path):
-        assert result["transitions"] == count * (count - 1)
+    names = layouts.split(",")
+    workers = max(Layout.parse(name).size for name in names)
+    for result in walk(layouts, workers, cases, tmp_path):
+        assert result["transitions"] == len(names) * (len(names) - 1)
         assert result["boxes"]
 
 
@@ -179,6 +199,7 @@ def test_mixtures_of_experts_cross_bitwise(
                 (LAYOUTS, ({"precision": "fp32", "tied": True},)),
                 (LAYOUTS, ({"precision": "bf16", "overlap": True},)),
                 (LONGER_MIXED, ({"precision": "bf16", "experts": True},)),
+                (LONGER_WHOLE, ({"precision": "fp32", "experts": True, "overlap": True},)),
                 (LONGER_INTERLEAVED, ({"precision": "bf16", "layers": 8},)),
             )
         ),

@@ -19,7 +19,7 @@ ROWS, WIDTH, VOCABULARY = 24, 12, 36
 class Model:
     """Like a GPT: rows or columns split over tp, norms on every tp rank, two halves in one parameter.
 
-    It may have experts: matrices that are split over tp, and whole over ep.
+    It may have experts: matrices that are split over etp, and whole over ep.
     """
 
     def __init__(self, layers: int, tied: bool, dtype: str, frozen: bool, scale: int = 1, experts: int = 0) -> None:
@@ -36,11 +36,12 @@ class Model:
     def shard(self, layout: Layout, stages: list[range], part: int, pp: int) -> ShardSpec:
         chunks = enumerate(layout.chunks(pp))
         params = [param for chunk, stage in chunks for param in self.chunk(layout, stages, part, stage, chunk)]
-        return ShardSpec(tuple(params), layout.ep, part // layout.tp)
+        alike = ((layout.parts // own, part // own) for own in (layout.tp, layout.expert_parts))
+        return ShardSpec(tuple(params), *next(alike), *next(alike))
 
     def chunk(self, layout: Layout, stages: list[range], part: int, stage: int, chunk: int) -> list[ParamSpec]:
-        place, tp = divmod(part, layout.tp)
-        own = self.experts // layout.ep
+        tp, (place, etp) = part % layout.tp, divmod(part % layout.expert_parts, layout.etp)
+        own, cut = self.experts // layout.ep, self.rows // layout.etp
         rows, half, layers = self.rows // layout.tp, self.rows // 2 // layout.tp, self.layers
         words = self.vocabulary // layout.tp
         embedding = ("embedding", (self.vocabulary, self.width), (tp * words, 0), (words, self.width))
@@ -70,9 +71,10 @@ class Model:
                 ),
             ]
             for expert in range(place * own, (place + 1) * own):
-                whole, offset = (layers, self.experts, self.rows, self.width), (layer, expert, tp * rows, 0)
-                box = ("expert", whole, offset, (1, 1, rows, self.width))
-                params.append(self.param(f"{layer}.expert{expert - place * own}", box, expert=layout.ep > 1))
+                whole, offset = (layers, self.experts, self.rows, self.width), (layer, expert, etp * cut, 0)
+                box = ("expert", whole, offset, (1, 1, cut, self.width))
+                apart = layout.ep > 1 or layout.etp != layout.tp
+                params.append(self.param(f"{layer}.expert{expert - place * own}", box, expert=apart))
         if stage == layout.virtual_stages - 1:
             params.append(self.param("last", ("last", (self.width,), (0,), (self.width,))))
             if not self.tied:

@@ -29,6 +29,7 @@ def sizes(layout: Layout, layers: int) -> dict[str, Any]:
         "tensor_model_parallel_size": layout.tp,
         "context_parallel_size": layout.cp,
         "expert_model_parallel_size": layout.ep,
+        "expert_tensor_parallel_size": layout.etp,
         "pipeline_model_parallel_size": layout.pp,
         "virtual_pipeline_model_parallel_size": interleaved(layout),
         # In one batch a stage's messages to the next and to the previous stage would get mixed up where these are one.
@@ -53,10 +54,7 @@ def own_part(sequence: int, ranks: int, rank: int) -> slice:
 
 
 def collection(world: ProcessGroups) -> Any:
-    """Return the world's groups as a ``ProcessGroupCollection``.
-
-    Experts are cut over the tensor parallel ranks, too.
-    """
+    """Return the world's groups as a ``ProcessGroupCollection``."""
     groups = world.groups
     return ProcessGroupCollection(
         tp=groups["tp"],
@@ -73,7 +71,7 @@ def collection(world: ProcessGroups) -> Any:
         tp_ep_pp=groups["tp_ep_pp"],
         tp_dp_cp=groups["world"],
         dp_cp=groups["dp_cp"],
-        expt_tp=groups["tp"],
+        expt_tp=groups["etp"],
         expt_dp=groups["edp"],
         intra_dp_cp=groups["dp_cp"],
         intra_expt_dp=groups["edp"],
@@ -89,13 +87,13 @@ def make_live(world: ProcessGroups, seed: int) -> None:
     which must exist even where there is no dropout.
     """
     set_default_group(world.groups["world"])
-    use_groups({"tp": world.groups["tp"], "cp": world.groups["cp"], "ep": world.groups["ep"]})
-    groups = world.groups
+    groups, layout = world.groups, world.layout
+    use_groups({"tp": groups["tp"], "cp": groups["cp"], "ep": groups["ep"], "tp_ep": groups["tp_ep"]})
     compat.set_globals(groups, {name: dist.get_process_group_ranks(group) for name, group in groups.items()})
     model_parallel_cuda_manual_seed(
         seed,
         tp_rank=world.place.tp,
-        ep_rank=world.layout.coordinate("ep", world.rank),
-        etp_rank=world.place.tp,
+        ep_rank=layout.coordinate("ep", world.rank),
+        etp_rank=layout.coordinate("etp", world.rank),
         force_reset_rng=True,
     )

@@ -6,8 +6,9 @@ balance the load (:mod:`liver_slurm.engine.balancing`); a load balancing loss fo
 and a z-loss of the router (Zoph et al. 2022), both counted by tokens, so that they are the same in every layout. No
 token is dropped. With expert parallelism each rank computes its experts on the tokens of all ranks that experts are
 divided over, which are gathered, and each gets the sum for its own tokens, as with megatron's
-dispatcher ``allgather``. Attention is one compiled graph and the experts' part another one in bf16 and without expert
-parallelism: with it, how many tokens a rank's experts have is known only when it runs.
+dispatcher ``allgather``; so it is where experts are cut over other ranks than all else. Attention is one compiled graph
+and the experts' part another one in bf16 and without expert parallelism: with it, how many tokens a rank's experts have
+is known only when it runs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from liver_slurm.engine.megatron.dense_layer import (
 )
 from liver_slurm.engine.megatron.grouped_experts import apply_experts
 from liver_slurm.engine.megatron.positions import Positions
-from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
+from liver_slurm.engine.megatron.sequence_parallel import Along, gather_sequence, scatter_sequence
 
 with compat.imports():
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -81,6 +82,7 @@ class Experts(NamedTuple):
     tp: int
     cp: int
     ep: int
+    etp: int
 
 
 class Halves(NamedTuple):
@@ -196,22 +198,34 @@ def mix(x: Tensor, part: Experts, counted: bool) -> Tensor:
     losses = (lambda logits, weights: routing_losses(logits, weights, part)) if counted else None
     weights = route(x, part.routing, losses)
     share = None if part.shared_gate is None else F.linear(x, part.shared_gate).sigmoid()
-    if part.tp > 1:
-        x, weights = gather_sequence(x, part.tp), gather_sequence(weights, part.tp)
-    common = None if part.shared is None else transform(x, part.shared)
-    if part.ep > 1:
-        x, weights = gather_sequence(x, part.ep, "ep"), gather_sequence(weights, part.ep, "ep")
-    own = weights[..., part.first : part.first + len(part.own)]
-    mixed = apply_experts(x, own, part.own, part.routing.chosen, part.ep > 1)
-    if part.ep > 1:
-        mixed = scatter_sequence(mixed, part.ep, "ep")
-    if part.tp > 1:
-        mixed = scatter_sequence(mixed, part.tp)
+    cut_alike = part.etp == part.tp
+    whole = gather_sequence(x, part.tp) if part.tp > 1 and (cut_alike or part.shared is not None) else x
+    common = None if part.shared is None else transform(whole, part.shared)
+    if not cut_alike:
+        mixed = _divided(x, weights, part, part.etp * part.ep, "tp_ep")
+    elif part.tp > 1:
+        mixed = scatter_sequence(_divided(whole, gather_sequence(weights, part.tp), part, part.ep, "ep"), part.tp)
+    else:
+        mixed = _divided(x, weights, part, part.ep, "ep")
     if common is None:
         return mixed
     if part.tp > 1:
         common = scatter_sequence(common, part.tp)
     return mixed + (common if share is None else common * share)
+
+
+def _divided(x: Tensor, weights: Tensor, part: Experts, ranks: int, along: Along) -> Tensor:
+    """Return the weighted sum of all experts, each of which is on some of these ranks, or a part of it.
+
+    Args:
+        x, weights: this rank's tokens, and what each expert weighs for them.
+        ranks, along: those that have the experts among them.
+    """
+    if ranks > 1:
+        x, weights = gather_sequence(x, ranks, along), gather_sequence(weights, ranks, along)
+    own = weights[..., part.first : part.first + len(part.own)]
+    mixed = apply_experts(x, own, part.own, part.routing.chosen, part.ep > 1)
+    return scatter_sequence(mixed, ranks, along) if ranks > 1 else mixed
 
 
 def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Tensor:
@@ -221,7 +235,7 @@ def experts_part(x: Tensor, layer: Layer, experts: Experts, counted: bool) -> Te
 
 def is_one_graph(experts: Experts, x: Tensor) -> bool:
     """Return whether the experts' part can be compiled; torch's compiler knows the grouped product of bf16 alone."""
-    return experts.ep == 1 and x.dtype is torch.bfloat16
+    return experts.ep == 1 and experts.etp == experts.tp and x.dtype is torch.bfloat16
 
 
 def routing_of(weight: Tensor, bias: Tensor | None, config: Any) -> Routing:
@@ -284,6 +298,7 @@ class ExpertLayer(DenseLayer):
             self.self_attention.linear_proj.tp_group.size(),
             self.self_attention.pg_collection.cp.size(),
             mixture.ep_group.size(),
+            config.expert_tensor_parallel_size,
         )
 
 
@@ -301,6 +316,17 @@ def add_biases(model: torch.nn.Module, sequence_parallel: bool) -> None:
             bias.sequence_parallel = sequence_parallel
             router.__dict__.pop("expert_bias", None)  # None, as megatron is not told of them
             router.register_parameter("expert_bias", bias)
+
+
+def reduce_by_themselves(model: torch.nn.Module) -> None:
+    """Have megatron reduce gradients of a model's experts over the ranks that hold the same ones.
+
+    0.19 does so by itself where experts are cut over other ranks than all else, 0.16 only with expert parallelism.
+    """
+    for layer in model.modules():
+        if isinstance(layer, ExpertLayer):
+            for parameter in layer.mlp.experts.parameters():
+                parameter.allreduce = False
 
 
 def expert_spec(config: Any) -> Any:

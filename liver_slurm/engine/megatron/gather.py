@@ -33,7 +33,8 @@ class Gather:
         self._parts: dict[int, tuple[list[int], list[Any]]] = {}
         """For each buffer's storage: the first element of each segment, in order, and its pending broadcast."""
         self._hooks: list[Any] = []
-        gathered = state.config.train.distributed_optimizer and state.world.layout.dense_replicas > 1
+        layout = state.world.layout
+        gathered = state.config.train.distributed_optimizer and max(layout.dense_replicas, layout.edp) > 1
         if gathered and state.device.type == "cuda":
             for chunk in state.chunks:
                 chunk.start_param_sync(force_sync=True)

@@ -22,8 +22,9 @@ class Share:
     def microbatches(self) -> int:
         """Number of microbatches to run; of those beyond its own all tokens are masked.
 
-        Without them the others would hang: they wait for a replica's gradient buckets, and with expert parallelism for
-        its experts in each microbatch. Interleaved stages, too, take microbatches in rounds of as many as they are.
+        Without them the others would hang: they wait for a replica's gradient buckets, and where experts are divided
+        over several replicas for its experts in each microbatch. Interleaved stages, too, take microbatches in rounds
+        of as many as they are.
         """
         return max(self.count, self.least)
 
@@ -35,6 +36,6 @@ def share_of(microbatches: int, layout: Layout, replica: int) -> Share:
     """
     base, extra = divmod(microbatches, layout.dp)
     count = base + (replica < extra)
-    least = max(base + bool(extra) if layout.ep > 1 else count, 1)
+    least = max(base + bool(extra) if layout.experts_need_microbatches else count, 1)
     rounds = layout.pp if layout.vpp > 1 else 1
     return Share(replica * base + min(replica, extra), count, -(-least // rounds) * rounds)

@@ -17,7 +17,7 @@ from liver_slurm.engine.megatron.attention_dropout import HeadStreams
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh
 from liver_slurm.engine.megatron.dimensions import interleaved, sizes
 from liver_slurm.engine.megatron.dropout import EMBEDDING, Streams, drop
-from liver_slurm.engine.megatron.expert_layer import add_biases, expert_spec
+from liver_slurm.engine.megatron.expert_layer import add_biases, expert_spec, reduce_by_themselves
 from liver_slurm.engine.megatron.loss import token_losses
 from liver_slurm.parallel.layout import Layout
 
@@ -183,6 +183,8 @@ def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, sta
     chunk = Float16Module(transformer, model) if config.train.precision == "bf16" else model
     if balance_rate(config.model):
         add_biases(chunk, transformer.sequence_parallel)
+    if layout.etp != layout.tp:
+        reduce_by_themselves(chunk)
     return chunk
 
 

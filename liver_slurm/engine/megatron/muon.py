@@ -83,7 +83,7 @@ class Matrix(NamedTuple):
 
         Args:
             param: of the rank's model.
-            group: tensor parallel ranks.
+            group: tensor parallel ranks, of experts their own.
             heads: as in the result, of a matrix that has these.
 
         Raises:

@@ -75,8 +75,8 @@ class RankState:
     def spec(self) -> ShardSpec:
         """Parameters that the model holds; see :func:`liver_slurm.engine.megatron.spec.shard_spec_of`."""
         layout = self.world.layout
-        place = layout.coordinate("ep", self.world.rank)
-        return shard_spec_of(self.chunks, self.config.train, layout.ep, place)
+        part, _ = layout.shard_key(self.world.rank)
+        return shard_spec_of(self.chunks, self.config.train, layout, part)
 
     def inner_optimizers(self) -> Iterator[Any]:
         """Yield megatron's optimizers that hold parameters of this rank."""

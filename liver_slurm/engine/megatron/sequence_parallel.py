@@ -10,7 +10,7 @@ Gathering is the other's backward pass, and the other way round (Korthikanti et 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from torch import Tensor
 from liver_slurm.parallel.c10d import gather_into, sum_scatter_into
 from liver_slurm.parallel.layout import Axis
 
-_groups: Mapping[Axis, Any] = {}
+Along = Axis | Literal["tp_ep"]
+"""An axis, or all ranks that the experts are divided over and cut over."""
+_groups: Mapping[Along, Any] = {}
 
 
-def use_groups(groups: Mapping[Axis, Any]) -> None:
+def use_groups(groups: Mapping[Along, Any]) -> None:
     """Make these the groups of all layers that run from now on.
 
     Along an axis without one, as in the warm-up, the others' parts are like this rank's.
@@ -37,7 +39,7 @@ _library.define("gather_sequence(Tensor x, int ranks, str axis) -> Tensor")
 _library.define("scatter_sequence(Tensor x, int ranks, str axis) -> Tensor")
 
 
-def _gather(x: Tensor, ranks: int, axis: Axis) -> Tensor:
+def _gather(x: Tensor, ranks: int, axis: Along) -> Tensor:
     if axis not in _groups:
         return x.repeat(ranks, *(1 for _ in x.shape[1:]))
     whole = x.new_empty((x.shape[0] * ranks, *x.shape[1:]))
@@ -45,7 +47,7 @@ def _gather(x: Tensor, ranks: int, axis: Axis) -> Tensor:
     return whole
 
 
-def _scatter(x: Tensor, ranks: int, axis: Axis) -> Tensor:
+def _scatter(x: Tensor, ranks: int, axis: Along) -> Tensor:
     if axis not in _groups:
         return x[: x.shape[0] // ranks] * ranks
     part = x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
@@ -68,19 +70,19 @@ def _(x: Tensor, ranks: int, axis: str) -> Tensor:
     return x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
 
 
-def gather_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
+def gather_sequence(x: Tensor, ranks: int, axis: Along = "tp") -> Tensor:
     """Gather each rank's part of the sequence to the whole: [sequence / ranks, …] to [sequence, …]."""
     whole: Tensor = torch.ops.liver_slurm.gather_sequence(x, ranks, axis)
     return whole
 
 
-def scatter_sequence(x: Tensor, ranks: int, axis: Axis = "tp") -> Tensor:
+def scatter_sequence(x: Tensor, ranks: int, axis: Along = "tp") -> Tensor:
     """Return the sum of all ranks' [sequence, …], of which each keeps its part: [sequence / ranks, …]."""
     part: Tensor = torch.ops.liver_slurm.scatter_sequence(x, ranks, axis)
     return part
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, int, Axis], output: Tensor) -> None:
+def _remember(ctx: Any, inputs: tuple[Tensor, int, Along], output: Tensor) -> None:
     _, ctx.ranks, ctx.axis = inputs
 
 

@@ -218,7 +218,8 @@ def _use_muon(state: RankState) -> None:
     for param in state.spec.params:
         if param.trained and not replayable(param.moments):
             parameter = state.parameters[param.name]
-            matrices[getattr(parameter, "main_param", parameter)] = Matrix.of(param, state.groups.tp, heads)
+            group = state.groups.expt_tp if param.expert else state.groups.tp
+            matrices[getattr(parameter, "main_param", parameter)] = Matrix.of(param, group, heads)
     for each in state.inner_optimizers():
         each.optimizer = Muon(each.optimizer.param_groups, matrices, state.config.train)
 

@@ -52,6 +52,7 @@ class _Sizes:
         return self._rank
 
 
+_ALONE = Layout(1, 1, 1)
 compat.fix_replica_of_embeddings()
 
 
@@ -81,7 +82,7 @@ def parameter_count(config: JobConfig) -> int:
         row = model.hidden_size + model.moe_router_enable_expert_bias  # of the router
         spare = model.num_layers * (model.num_moe_experts - few) * (expert_weights(model) + row)
         config = replace(config, model=replace(model, num_moe_experts=few))
-    return spare + sum(math.prod(weight.shape) for weight in world_spec(config, Layout(1, 1, 1)).weights.values())
+    return spare + sum(math.prod(weight.shape) for weight in world_spec(config, _ALONE).weights.values())
 
 
 @lru_cache(maxsize=32)
@@ -144,15 +145,15 @@ def shard_spec(config: JobConfig, layout: Layout, part: int, pp: int) -> ShardSp
     groups = _collection(layout, part, pp)
     with c10d.default_group(groups.tp_dp_cp):
         _, chunks = build_model(config, groups, layout, pp, "meta")
-        return shard_spec_of(chunks, config.train, layout.ep, part // layout.tp)
+        return shard_spec_of(chunks, config.train, layout, part)
 
 
-def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place: int = 0) -> ShardSpec:
+def shard_spec_of(chunks: Sequence[Any], train: TrainSection, layout: Layout = _ALONE, part: int = 0) -> ShardSpec:
     """Return the parameters that the chunks of a model hold, whatever wraps them.
 
     Args:
         train: says how each of them is optimized.
-        ep, place: as in the result.
+        layout, part: of which part of a stage in which layout they are.
 
     Raises:
         PlanError: its ``sharded_state_dict`` lacks a parameter, or has other state.
@@ -165,8 +166,10 @@ def shard_spec_of(chunks: Sequence[Any], train: TrainSection, ep: int = 1, place
             _optimized(_param(name, each, boxes[id(each)], overrides, chunk_of[id(each)]), each, train)
             for name, each in named_parameters(chunks).items()
         ),
-        ep,
-        place,
+        layout.parts // layout.tp,
+        part // layout.tp,
+        layout.parts // layout.expert_parts,
+        part // layout.expert_parts,
     )
 
 
@@ -292,10 +295,10 @@ def _collection(layout: Layout, part: int, pp: int) -> Any:
         cp=one,
         ep=along("ep"),
         tp_cp=tensor,
-        tp_ep=along("tp", "ep"),
-        tp_ep_pp=along("tp", "ep", "pp"),
+        tp_ep=along("etp", "ep"),
+        tp_ep_pp=along("etp", "ep", "pp"),
         tp_dp_cp=along("tp", "pp", "dp"),
         dp_cp=data,
-        expt_tp=tensor,
+        expt_tp=along("etp"),
         expt_dp=along("edp"),
     )

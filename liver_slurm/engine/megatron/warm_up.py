@@ -34,8 +34,8 @@ from liver_slurm.parallel.layout import Layout
 
 def compile_layouts(config: JobConfig, device: torch.device, workers: int) -> None:
     """Compile what layouts of up to ``workers`` workers need; nothing on a CPU, or where the job says so."""
-    layouts = {(layout.tp, layout.cp): layout for layout in feasible_layouts(config, workers)}
-    layouts.pop((1, 1), None)
+    layouts = {(layout.tp, layout.cp, layout.etp): layout for layout in feasible_layouts(config, workers)}
+    layouts.pop((1, 1, 1), None)
     for layout in layouts.values():
         if is_dense(config, layout) and transformer_config(config, layout).compile_layers:
             # Graphs that were compiled with a default device are not taken where there is none, as in training.
@@ -118,6 +118,7 @@ def _experts(config: JobConfig, layout: Layout) -> Experts:
         layout.tp,
         layout.cp,
         1,
+        layout.etp,
     )
 
 

@@ -168,6 +168,8 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
     warnings.filterwarnings("ignore", message=r"absl\.logging is not installed")
     warnings.filterwarnings("ignore", message="full scope is deprecated", module="megatron.core")
+    # Of experts that are whole where all else is cut.
+    warnings.filterwarnings("ignore", message="`sequence_parallel` is set to `True`, but", module="megatron.core")
     # Backslashes in its docstrings.
     warnings.filterwarnings("ignore", message="invalid escape sequence", module=r".*megatron.core")
     for logger, said in _LOGGED.items():

@@ -157,6 +157,17 @@ def test_reasons_of_experts() -> None:
     assert impossible(Layout(1, 1, 4, ep=4), wide, DATA, TRAIN) is None
     assert impossible(Layout(1, 1, 3, ep=3), wide, DATA, TRAIN) == "ep3 does not divide num_moe_experts 4"
     assert impossible(Layout(1, 1, 2, ep=2), MODEL, DATA, TRAIN) == "ep2 is for models of model.num_moe_experts"
+    assert impossible(Layout(4, 1, 1, ep=4, etp=1), wide, DATA, TRAIN) is None
+    assert impossible(Layout(4, 1, 1, etp=1), experts, DATA, TRAIN) is None, "as wide as without tp"
+    assert impossible(Layout(2, 1, 2, etp=4), experts, DATA, TRAIN) == (
+        "with experts, moe_ffn_hidden_size must be a multiple of 4 on each of etp4 ranks"
+    )
+    assert impossible(Layout(1, 1, 4, etp=4), narrow, DATA, TRAIN) == "etp4 does not divide moe_ffn_hidden_size 6"
+    assert impossible(Layout(2, 1, 1, etp=1), MODEL, DATA, TRAIN) == "etp1 is for models of model.num_moe_experts"
+    assert impossible(Layout(2, 1, 1, ep=4, etp=1), wide, DATA, TRAIN) == (
+        "ep4 times etp1 does not divide tp2 times dp1"
+    )
+    assert impossible(Layout(1, 1, 3, ep=2), wide, DATA, TRAIN) == "ep2 does not divide dp3"
     odd = dataclasses.replace(TRAIN, seq_length=6)
     assert impossible(Layout(4, 1, 1), wide, DATA, odd) == "with experts, tp4 must divide seq_length 6"
 
@@ -169,6 +180,21 @@ def test_auto_divides_experts_where_it_may() -> None:
         "tp1pp1ep2dp4", "tp1pp1ep4dp4", "tp1pp2ep2dp2", "tp2pp1ep2dp2", "tp1cp2pp1ep2dp2", "tp1cp2pp1ep4dp2",
         "tp1cp2pp2ep2dp1", "tp2cp2pp1ep2dp1",
     }  # fmt: skip
+
+
+def test_auto_cuts_experts_otherwise_where_it_may() -> None:
+    model = dataclasses.replace(MODEL, num_moe_experts=4)
+
+    def found(**elastic: int) -> set[str]:
+        wider = dataclasses.replace(CONFIG, model=model, elastic=ElasticSection(max_tp=2, **elastic))
+        return {str(one) for one in feasible_layouts(wider, 2) if one.size == 2 and one.pp == 1}
+
+    assert found(max_ep=2) == {"tp1pp1dp2", "tp1pp1ep2dp2", "tp2pp1dp1"}
+    whole = {"tp1pp1dp2", "tp1pp1ep2dp2", "tp2pp1etp1dp1", "tp2pp1ep2etp1dp1"}
+    assert found(max_ep=2, max_etp=1) == whole
+    assert found(max_ep=2, max_etp=2) == whole | {"tp1pp1etp2dp2", "tp2pp1dp1"}
+    dense = dataclasses.replace(CONFIG, elastic=ElasticSection(max_tp=2, max_etp=1))
+    assert Layout(2, 1, 1) in feasible_layouts(dense, 2), "there are no experts to be cut"
 
 
 def test_auto_takes_context_parallelism_where_it_may() -> None:

@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 
 from liver_slurm.parallel.layout import EXPERT_ORDER, RANK_ORDER, Axis, Coordinates, Layout
 
+
+def expert_sizes(layout: Layout) -> list[tuple[int, int]]:
+    """Every ep and etp that go with a layout; more of those whose etp is tp."""
+    whole = layout.tp * layout.dense_replicas
+    found = [(ep, etp) for ep in range(1, 17) for etp in range(1, 9) if whole % (ep * etp) == 0]
+    return found + 2 * [(ep, etp) for ep, etp in found if etp == layout.tp]
+
+
 sizes = st.integers(1, 4)
 layouts = (
     st.builds(Layout, sizes, sizes, sizes, sizes)
     .flatmap(
-        lambda layout: st.sampled_from([ep for ep in range(1, 17) if layout.dense_replicas % ep == 0]).map(
-            lambda ep: replace(layout, ep=ep)
-        )
+        lambda layout: st.sampled_from(expert_sizes(layout)).map(lambda two: replace(layout, ep=two[0], etp=two[1]))
     )
     .flatmap(lambda layout: st.integers(1, 3 if layout.pp > 1 else 1).map(lambda vpp: replace(layout, vpp=vpp)))
 )
@@ -34,11 +40,33 @@ def test_text() -> None:
     assert str(Layout(2, 2, 8, ep=4, vpp=3)) == "tp2pp2vpp3ep4dp8"
     assert Layout.parse("tp2pp2vpp3dp1") == Layout(tp=2, pp=2, dp=1, vpp=3)
     assert Layout.parse("tp2pp2vpp3dp1").size == 4, "nor do chunks"
+    assert str(Layout(4, 1, 1, ep=4, etp=1)) == "tp4pp1ep4etp1dp1"
+    assert Layout.parse("tp4pp1ep4etp1dp1") == Layout(tp=4, pp=1, dp=1, ep=4, etp=1)
+    assert str(Layout(1, 1, 2, etp=2)) == "tp1pp1etp2dp2"
+
+
+def test_experts_are_cut_as_all_else_is_unless_it_is_said() -> None:
+    """So layouts that earlier versions have written are read as they were meant."""
+    assert Layout.parse("tp2pp1ep2dp2").etp == 2
+    assert Layout.parse("tp2pp1ep2dp2") == Layout.parse("tp2pp1ep2etp2dp2") == Layout(2, 1, 2, ep=2)
+    assert str(Layout.parse("tp2pp1ep2etp2dp2")) == "tp2pp1ep2dp2"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "tp2", "tp2dp1pp1", "tp0pp1dp1", "tp2pp1dp3x", "TP2PP1DP3", "tp2pp1cp2dp1", "tp2cp0pp1dp1", "tp2vpp2pp2dp1"],
+    [
+        "",
+        "tp2",
+        "tp2pp1etp1ep2dp1",
+        "tp2pp1etp0dp1",
+        "tp2dp1pp1",
+        "tp0pp1dp1",
+        "tp2pp1dp3x",
+        "TP2PP1DP3",
+        "tp2pp1cp2dp1",
+        "tp2cp0pp1dp1",
+        "tp2vpp2pp2dp1",
+    ],
 )
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write one as tp2pp1dp2"):
@@ -50,6 +78,12 @@ def test_experts_are_divided_over_all_replicas_alike() -> None:
         Layout.parse("tp1pp1ep3dp4")
     with pytest.raises(ValueError, match="its ep4 does not divide cp2 times dp3"):
         Layout.parse("tp1cp2pp1ep4dp3")
+    with pytest.raises(
+        ValueError, match="'tp2pp1ep4etp1dp3' is not a layout: its ep4 times etp1 does not divide tp2 times dp3"
+    ):
+        Layout.parse("tp2pp1ep4etp1dp3")
+    with pytest.raises(ValueError, match="its ep1 times etp3 does not divide tp2 times cp2 times dp1"):
+        Layout.parse("tp2cp2pp1etp3dp1")
 
 
 def test_chunks_are_those_of_a_pipeline() -> None:
@@ -99,6 +133,13 @@ def test_ranks_are_megatrons() -> None:
     assert layout.groups("ep").tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]], "order tp, ep, dp, pp of experts"
     assert layout.replica_groups().tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert replace(layout, ep=4).groups("ep").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    layout = replace(layout, etp=1)
+    assert layout.groups("ep").tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]], "whole experts, beside each other"
+    assert layout.groups("edp").tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]] == layout.replica_groups().tolist()
+    layout = Layout(tp=1, pp=1, dp=4, etp=2)
+    assert layout.groups("etp").tolist() == [[0, 1], [2, 3]]
+    assert (layout.parts, layout.replica_groups().tolist()) == (2, [[0, 2], [1, 3]])
+    assert Layout(tp=4, pp=1, dp=3, etp=6).parts == 12, "no two ranks hold the same of both"
 
 
 @given(layouts)
@@ -127,7 +168,7 @@ def test_groups_partition_the_ranks(layout: Layout, axes: list[Axis]) -> None:
     assert sorted(groups.reshape(-1).tolist()) == list(range(layout.size))
     for group in groups.tolist():
         assert group == sorted(group)
-        order = EXPERT_ORDER if {"ep", "edp"} & set(axes) else RANK_ORDER
+        order = EXPERT_ORDER if {"ep", "etp", "edp"} & set(axes) else RANK_ORDER
         others = [tuple(layout.coordinate(axis, rank) for axis in order if axis not in axes) for rank in group]
         assert len(set(others)) == 1
         assert all(layout.group(rank, *axes) == group for rank in group)
@@ -142,3 +183,24 @@ def test_rows_of_replicas_are_the_shards(layout: Layout) -> None:
             assert (layout.shard_key(rank), layout.replica(rank)) == (key, number)
             place = layout.coordinates(rank)
             assert (key[0] % layout.tp, key[1]) == (place.tp, place.pp)
+            experts = layout.coordinate("ep", rank) * layout.etp + layout.coordinate("etp", rank)
+            assert key[0] % layout.expert_parts == experts
+            assert layout.shard_replicas(rank) == row
+
+
+@given(layouts)
+def test_shards_are_as_few_as_there_are_different_ones(layout: Layout) -> None:
+    """Two ranks are replicas of one shard if they hold the same experts, and the same of all else."""
+    holds = [
+        (place.pp, place.tp, layout.coordinate("ep", rank), layout.coordinate("etp", rank))
+        for rank, place in ((rank, layout.coordinates(rank)) for rank in range(layout.size))
+    ]
+    assert len(set(holds)) == len(layout.shards())
+
+
+@given(layouts)
+def test_experts_have_their_own_microbatches_only_within_a_replica(layout: Layout) -> None:
+    together = layout.groups("ep", "etp")
+    assert layout.experts_need_microbatches == any(
+        len({layout.coordinates(rank).dp for rank in row}) > 1 for row in together.tolist()
+    )

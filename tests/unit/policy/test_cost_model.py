@@ -93,6 +93,19 @@ def test_many_experts_and_few_tokens_are_worth_dividing() -> None:
     assert estimate(divided, few) > estimate(whole, few)
 
 
+def test_whole_experts_cost_as_much_as_parts_of_more() -> None:
+    """As many tokens are gathered for them, and as much is reduced, but a shared expert is cut by tp all the same."""
+    config = job()
+    few = replace(config, model=replace(config.model, num_moe_experts=4))
+    cut, whole, divided = Layout(2, 1, 2), Layout(2, 1, 2, etp=1), Layout(2, 1, 2, ep=2, etp=1)
+    assert estimate(divided, few) == estimate(cut, few)
+    shared = replace(few, model=replace(few.model, moe_shared_expert_intermediate_size=16))
+    assert estimate(divided, shared) > estimate(cut, shared)
+    assert estimate(whole, few) > estimate(divided, few), "all ranks reduce them where all have all"
+    long = replace(few, train=replace(few.train, seq_length=8 * few.train.seq_length))
+    assert estimate(whole, long) < estimate(divided, long), "and then none sends a token"
+
+
 def test_the_choice_names_the_runner_up() -> None:
     layout, reason = choose([TP1DP2, DP4], job(), None, lambda one: ())
     assert layout == DP4

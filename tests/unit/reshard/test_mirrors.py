@@ -12,7 +12,9 @@ from liver_slurm.reshard.mirrors import Extent, keepers, needs_mirrors, without_
 
 small = st.integers(1, 3)
 layouts = st.builds(Layout, small, small, small, small).flatmap(
-    lambda layout: st.sampled_from([1, layout.dp, layout.dense_replicas]).map(lambda ep: replace(layout, ep=ep))
+    lambda layout: st.sampled_from(
+        [(1, layout.tp), (layout.dp, layout.tp), (layout.dense_replicas, layout.tp), (1, 1), (layout.tp, 1)]
+    ).map(lambda two: replace(layout, ep=two[0], etp=two[1]))
 )
 
 

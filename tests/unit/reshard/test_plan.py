@@ -39,8 +39,9 @@ def worlds(draw: st.DrawFn, model: Model) -> WorldSpec:
     layout = Layout(*(draw(st.integers(1, 4)) for _ in range(3)), cp=draw(st.integers(1, 2)))
     layout = replace(layout, vpp=draw(st.integers(1, 3)) if layout.pp > 1 else 1)
     if model.experts:
-        parts = [ep for ep in (1, 2, 3, 4) if layout.dense_replicas % ep == 0 and model.experts % ep == 0]
-        layout = replace(layout, ep=draw(st.sampled_from(parts)))
+        layout = replace(layout, etp=draw(st.sampled_from([layout.tp, 1, 2, 3, 4, 6])))
+        parts = [ep for ep in (1, 2, 3, 4) if not replace(layout, ep=ep).uneven_experts and model.experts % ep == 0]
+        layout = replace(layout, ep=draw(st.sampled_from(parts))) if parts else replace(layout, etp=0)
     distributed = draw(st.booleans())
     return model.world(layout, distributed, draw(st.sampled_from([None, 200, 700])))
 

@@ -50,3 +50,8 @@ def test_figures_are_those_of_all_workers(notice: float) -> None:
 def test_a_job_that_has_no_groups() -> None:
     with pytest.raises(BadInput, match="--by-node: all layouts"):
         group_size(elastic_job())
+    job = tensor_parallel_job()
+    model = replace(job.model, num_moe_experts=4, moe_ffn_hidden_size=32)
+    job = replace(job, model=model, elastic=replace(job.elastic, layouts=("tp2pp1ep2etp1dp1",)))
+    with pytest.raises(BadInput, match="--by-node: tp2pp1ep2etp1dp1 cuts experts otherwise than tp"):
+        group_size(job)

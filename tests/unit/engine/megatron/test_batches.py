@@ -120,6 +120,14 @@ def test_replicas_that_need_each_other_run_as_many_microbatches() -> None:
     assert {share_of(2, layout, replica).microbatches for replica in range(4)} == {1}
 
 
+def test_experts_within_a_replica_ask_no_other_for_microbatches() -> None:
+    """Among its context parallel ranks, or its tensor parallel ones, where experts are whole."""
+    for layout in (Layout(1, 1, 2, cp=2, ep=2), Layout(2, 1, 2, ep=2, etp=1), Layout(2, 1, 2, etp=1)):
+        assert [share_of(5, layout, replica).microbatches for replica in range(2)] == [3, 2]
+    for layout in (Layout(2, 1, 2, ep=4, etp=1), Layout(1, 1, 2, etp=2)):
+        assert [share_of(5, layout, replica).microbatches for replica in range(2)] == [3, 3]
+
+
 def test_interleaved_stages_take_as_many_microbatches_at_a_time_as_they_are() -> None:
     layout = Layout(1, 3, 2, vpp=2)
     shares = [share_of(7, layout, replica) for replica in range(2)]

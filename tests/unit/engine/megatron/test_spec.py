@@ -38,11 +38,12 @@ def job(precision: str = "fp32", **model: Any) -> JobConfig:
     return JobConfig(model=dataclasses.replace(TINY, **model), train=train)
 
 
-def real_ranges(config: JobConfig, layout: Layout, pp: int, dp: int, bucket_size: int | None) -> dict[str, Any]:
-    """Ranges of rank ``dp``, as megatron's distributed optimizer derives them from megatron's buffers."""
-    groups = _collection(layout, dp % layout.ep * layout.tp, pp)
-    groups.dp = groups.dp_cp = groups.intra_dp_cp = _Sizes(layout.dp, dp)
-    groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.edp, dp // layout.ep)
+def real_ranges(config: JobConfig, layout: Layout, rank: int, bucket_size: int | None) -> dict[str, Any]:
+    """Ranges of a rank, as megatron's distributed optimizer derives them from megatron's buffers."""
+    part, pp = layout.shard_key(rank)
+    groups = _collection(layout, part, pp)
+    groups.dp = groups.dp_cp = groups.intra_dp_cp = _Sizes(layout.dp, layout.coordinates(rank).dp)
+    groups.expt_dp = groups.intra_expt_dp = _Sizes(layout.edp, layout.coordinate("edp", rank))
     groups.intra_dist_opt = groups.tp_dp_cp
     with c10d.default_group(groups.tp_dp_cp), torch.device("meta"):
         transformer, models = build_model(config, groups, layout, pp, "meta")
@@ -84,32 +85,43 @@ def test_ranges_are_those_of_the_distributed_optimizer(
     world = dataclasses.replace(world_spec(config, layout), bucket_size=bucket_size)
     for pp in range(layout.pp):
         for rank in range(dp):
-            ours = {
-                param.name: (owned.start, owned.end)
-                for param, ranges in zip(world.shards[0, pp].params, world.ranges(0, pp), strict=True)
-                for owned in ranges
-                if owned.replica == rank
-            }
-            assert ours == real_ranges(config, layout, pp, rank, bucket_size)
+            place = layout.rank(tp=0, pp=pp, dp=rank)
+            assert our_ranges(world, place) == real_ranges(config, layout, place, bucket_size)
 
 
 @pytest.mark.parametrize("bucket_size", [None, 3000])
-@pytest.mark.parametrize(("dp", "ep"), [(2, 2), (4, 2), (6, 2), (6, 3)])
-def test_ranges_of_experts_are_those_of_the_distributed_optimizer(dp: int, ep: int, bucket_size: int | None) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tp2pp1ep2dp2",
+        "tp2pp1ep2dp4",
+        "tp2pp1ep2dp6",
+        "tp2pp1ep3dp6",
+        "tp2pp1etp1dp1",
+        "tp2pp1ep2etp1dp2",
+        "tp4pp1ep2etp1dp1",
+        "tp1pp1etp2dp4",
+        "tp2pp1ep3etp1dp3",
+    ],
+)
+def test_ranges_of_experts_are_those_of_the_distributed_optimizer(text: str, bucket_size: int | None) -> None:
     config = job(num_query_groups=4, num_moe_experts=6, moe_ffn_hidden_size=24)
-    layout = Layout(2, 1, dp, ep=ep)
+    layout = Layout.parse(text)
     world = dataclasses.replace(world_spec(config, layout), bucket_size=bucket_size)
-    for rank in range(dp):
-        part, owner = rank % ep * layout.tp, rank // ep
-        params = world.shards[part, 0].params
-        assert {param.expert for param in params} == {True, False}
-        ours = {
-            param.name: (owned.start, owned.end)
-            for param, ranges in zip(params, world.ranges(part, 0), strict=True)
-            for owned in ranges
-            if owned.replica == owner
-        }
-        assert ours == real_ranges(config, layout, 0, rank, bucket_size)
+    assert {param.expert for param in world.shards[0, 0].params} == {True, False}
+    for rank in range(layout.size):
+        assert our_ranges(world, rank) == real_ranges(config, layout, rank, bucket_size)
+
+
+def our_ranges(world: WorldSpec, rank: int) -> dict[str, Any]:
+    """Ranges of a rank, as the product has them without a rank."""
+    key, replica = world.layout.shard_key(rank), world.layout.replica(rank)
+    return {
+        param.name: (owned.start, owned.end)
+        for param, ranges in zip(world.shards[key].params, world.ranges(*key), strict=True)
+        for owned in ranges
+        if owned.replica == replica
+    }
 
 
 def test_experts_are_whole_and_numbered_over_the_ranks_that_they_are_divided_over() -> None:
@@ -118,6 +130,23 @@ def test_experts_are_whole_and_numbered_over_the_ranks_that_they_are_divided_ove
     found = [(place, offset[:2]) for place, offset, _ in held(world_spec(config, Layout(1, 2, 2, ep=2)), name)]
     assert found[:4] == [((0, 0), (0, 0)), ((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 0), (1, 1))]
     assert found[-2:] == [((1, 1), (3, 2)), ((1, 1), (3, 3))]
+
+
+@pytest.mark.parametrize("layout", ["tp2pp1etp1dp1", "tp2pp1ep2etp1dp1", "tp1pp1etp2dp2", "tp4pp2ep2etp1dp2"])
+def test_experts_that_are_cut_otherwise_make_up_the_same_tensors(layout: str) -> None:
+    config = job(num_query_groups=4, num_moe_experts=4, moe_ffn_hidden_size=24, moe_shared_expert_intermediate_size=8)
+    world, whole = world_spec(config, Layout.parse(layout)), world_spec(config, Layout(1, 1, 1))
+    assert world.tensors == whole.tensors
+    for (part, _), shard in world.shards.items():
+        experts = [param for param in shard.params if ".local_experts." in param.name]
+        assert [param for param in shard.params if param.expert] == experts
+        assert len(experts) == 2 * 4 // world.layout.pp * 4 // world.layout.ep, part
+        assert all(param.size * world.layout.etp in (24 * 32, 2 * 24 * 32) for param in experts)
+    for name, info in world.weights.items():
+        covered = torch.zeros(info.shape, dtype=torch.int32)
+        for offset, shape in {box[1:] for box in held(world, name)}:  # replicas once
+            covered[tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))] += 1
+        assert bool((covered == 1).all()), name
 
 
 def test_the_layers_are_the_products_own_whatever_form_specs_have() -> None:
