@@ -12,12 +12,13 @@ from liver_slurm.cli.common import Subparsers, add_job, add_json, complete, new_
 
 if TYPE_CHECKING:
     from liver_slurm.app.trackers import Tracker
+    from liver_slurm.config.schema import JobConfig
     from liver_slurm.rundir.paths import RunDir
 
 DESCRIPTION = """\
-Hand a run's steps and changes on to TensorBoard or to Weights & Biases, or its model to Hugging Face's libraries. They
-are read from the run's files: training knows nothing of it, and it works for runs that are over as for those that go
-on."""
+Hand a run's steps and changes on to TensorBoard or to Weights & Biases, or its model to Hugging Face's libraries or to
+Megatron-LM. They are read from the run's files: training knows nothing of it, and it works for runs that are over as
+for those that go on."""
 TENSORBOARD = """\
 Write event files of TensorBoard: loss, gradient norm, learning rate, speed and world of each step at the time when it
 was trained, and what reconfigurations cost. Needs the extra [tensorboard]."""
@@ -29,13 +30,24 @@ Write the weights of a run's newest checkpoint, or of one, as a folder that tran
 config.json, and the tokenizer. Weights are taken from the fp32 masters, whatever layout wrote them."""
 
 
+MEGATRON = """\
+Write a run's newest checkpoint, or one, as Megatron-LM itself saves it with --ckpt-format torch_dist, for any layout
+there. Weights alone are a release, with which Megatron-LM begins at iteration 0; with --optimizer it goes on. It prints
+which options Megatron-LM needs."""
+
+
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``export`` to the commands."""
     parser = new_parser(
         subparsers,
         "export",
         DESCRIPTION,
-        ("export tensorboard 1234", "export wandb 1234 --offline", "export hf 1234 --to models/mine"),
+        (
+            "export tensorboard 1234",
+            "export wandb 1234 --offline",
+            "export hf 1234 --to models/mine",
+            "export megatron 1234 --to checkpoints/mine",
+        ),
         see_also=("events", "top"),
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -53,6 +65,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         one.add_argument("--follow", action="store_true", help="go on until the run is over")
         add_json(one, 'print {"run_dir", "where", "steps", "changes"} at the end')
     _add_hf(kinds)
+    _add_megatron(kinds)
 
 
 def _add_hf(kinds: Subparsers[argparse.ArgumentParser]) -> None:
@@ -61,22 +74,41 @@ def _add_hf(kinds: Subparsers[argparse.ArgumentParser]) -> None:
         "export hf runs/gpt-1/checkpoints/step-00000500 --to models/mine --dtype bf16": "one of them",
     }
     parser = new_parser(kinds, "hf", HF, examples, files={"DIR/": "where the model goes; it must not be there yet"})
+    _add_checkpoint(parser)
+    like = "folder of the same model whose config.json and tokenizer are taken (default: the job's model.from_hf)"
+    parser.add_argument("--like", metavar="MODEL_DIR", help=like)
+    add_json(parser, 'print {"path", "checkpoint", "dtype", "parameters", "tensors", "files"}')
+
+
+def _add_megatron(kinds: Subparsers[argparse.ArgumentParser]) -> None:
+    examples = {
+        "export megatron 1234 --to checkpoints/mine": "weights of the newest checkpoint of a run",
+        "export megatron 1234 --to checkpoints/mine --optimizer": "and what Adam keeps, to go on with",
+    }
+    parser = new_parser(
+        kinds, "megatron", MEGATRON, examples, files={"DIR/": "for --load there; it must not be there yet"}
+    )
+    _add_checkpoint(parser)
+    help_ = "fp32 weights and moments of Adam too; for models without experts"
+    parser.add_argument("--optimizer", action="store_true", help=help_)
+    add_json(parser, 'print {"path", "checkpoint", "dtype", "parameters", "tensors", "iteration", "options"}')
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add what is exported, and as what."""
     what = "Slurm job id, run name, run directory, or the folder of a checkpoint"
     complete(parser.add_argument("run_or_checkpoint", metavar="RUN|CHECKPOINT", help=what), "runs")
     parser.add_argument("--to", metavar="DIR", required=True, help="folder to make")
-    like = "folder of the same model whose config.json and tokenizer are taken (default: the job's model.from_hf)"
-    parser.add_argument("--like", metavar="MODEL_DIR", help=like)
     help_ = "precision of the weights (default: the job's train.precision)"
     parser.add_argument("--dtype", choices=("fp32", "bf16"), help=help_)
     help_ = "the moving average of the weights in their place, see train.ema_decay"
     parser.add_argument("--ema", action="store_true", help=help_)
-    add_json(parser, 'print {"path", "checkpoint", "dtype", "parameters", "tensors", "files"}')
 
 
 def run(args: argparse.Namespace) -> int:
     """Hand the run on."""
-    if args.kind == "hf":
-        return _export_hf(args)
+    if args.kind in ("hf", "megatron"):
+        return _export_model(args)
     from liver_slurm.app.api import find
     from liver_slurm.app.trackers import feed
 
@@ -100,7 +132,7 @@ def _tracker(args: argparse.Namespace, run_dir: RunDir) -> Tracker:
     return WeightsAndBiases(run_dir, args.project, args.entity, args.offline)
 
 
-def _export_hf(args: argparse.Namespace) -> int:
+def _export_model(args: argparse.Namespace) -> int:
     from liver_slurm.app.evaluation import find_checkpoints
     from liver_slurm.cli.common import new_folder
     from liver_slurm.config import own_loop
@@ -109,30 +141,62 @@ def _export_hf(args: argparse.Namespace) -> int:
     to = new_folder("--to", args.to)
     run_dir, (checkpoint,) = find_checkpoints(args.run_or_checkpoint, every=False)
     config = read_job(run_dir.job_file)
-    own_loop.refuse(config, "export hf")
-    like = _like(args.like, config.model.from_hf)
-    dtype = args.dtype or config.train.precision
-    from liver_slurm.engine.hf.exporting import export_model
-
+    own_loop.refuse(config, f"export {args.kind}")
     with interrupts.orderly():
         try:
-            done = export_model(checkpoint, config, to, like, dtype, averages=args.ema)
+            export = _export_hf if args.kind == "hf" else _export_megatron
+            document, more = export(args, checkpoint, config, to)
         except OSError as error:
             raise LiverError(f"{to} cannot be written: {error.strerror or error}") from None
     if args.json:
-        print_json(
-            {
-                "path": str(done.path),
-                "checkpoint": str(checkpoint),
-                "dtype": dtype,
-                "parameters": done.parameters,
-                "tensors": done.tensors,
-                "files": [*done.weight_files, *done.files],
-            }
-        )
+        print_json(document)
     else:
-        print(f"{done.parameters:,} parameters in {dtype} of {checkpoint}: {done.path}")
+        print(f"{document['parameters']:,} parameters in {document['dtype']} of {checkpoint}: {to}{more}")
     return 0
+
+
+def _export_hf(
+    args: argparse.Namespace, checkpoint: Path, config: JobConfig, to: Path
+) -> tuple[dict[str, object], str]:
+    """Write the folder; returns the JSON document, and what else people are told."""
+    from liver_slurm.engine.hf.exporting import export_model
+
+    like = _like(args.like, config.model.from_hf)
+    dtype = args.dtype or config.train.precision
+    done = export_model(checkpoint, config, to, like, dtype, averages=args.ema)
+    document = {
+        "path": str(done.path),
+        "checkpoint": str(checkpoint),
+        "dtype": dtype,
+        "parameters": done.parameters,
+        "tensors": done.tensors,
+        "files": [*done.weight_files, *done.files],
+    }
+    return document, ""
+
+
+def _export_megatron(
+    args: argparse.Namespace, checkpoint: Path, config: JobConfig, to: Path
+) -> tuple[dict[str, object], str]:
+    """Write the folder; returns the JSON document, and what else people are told."""
+    from liver_slurm.config.megatron_args import options_to_add
+    from liver_slurm.engine.torch_dist.exporting import export_model
+
+    if args.ema and args.optimizer:
+        raise BadInput("--ema has no place beside --optimizer: moments are those of the weights; allowed: one of them")
+    dtype = args.dtype or config.train.precision
+    done = export_model(checkpoint, config, to, dtype, averages=args.ema, optimizer=args.optimizer)
+    options = f"--load {done.path} --use-checkpoint-args --ckpt-format torch_dist {options_to_add(done.args)}"
+    document = {
+        "path": str(done.path),
+        "checkpoint": str(checkpoint),
+        "dtype": dtype,
+        "parameters": done.parameters,
+        "tensors": done.tensors,
+        "iteration": done.iteration,
+        "options": options,
+    }
+    return document, f"\n\nfor Megatron-LM:\n\n{options}"
 
 
 def _like(given: str | None, imported: str | None) -> Path | None:

@@ -19,6 +19,7 @@ import msgspec
 import torch
 import xxhash
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -233,22 +234,30 @@ def _whole(shares: Iterable[Index]) -> Index:
     return index
 
 
-def finish_folder(part: Path, index: Index, ranks: Iterable[int]) -> None:
-    """Write torch's own metadata, and remove the receipts; all is on disk when this returns."""
-    replace_file(part / METADATA, pickle.dumps(_metadata(index)))
+def finish_folder(part: Path, index: Index, ranks: Iterable[int], objects: Mapping[str, StoredBox] = {}) -> None:
+    """Write torch's own metadata, and remove the receipts; all is on disk when this returns.
+
+    Args:
+        objects: what is no tensor but bytes, by name, and where these lie.
+    """
+    replace_file(part / METADATA, pickle.dumps(_metadata(index, objects)))
     for rank in ranks:
         (part / _RECEIPT.format(rank)).unlink(missing_ok=True)
     (part / _WAITING).unlink(missing_ok=True)
     sync_folder(part)
 
 
-def _metadata(index: Index) -> Metadata:
-    tensors, places = {}, {}
+def _metadata(index: Index, objects: Mapping[str, StoredBox]) -> Metadata:
+    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    places = {}
     for name, tensor in index.items():
         chunks = [ChunkStorageMetadata(torch.Size(box.offset), torch.Size(box.shape)) for box in tensor.boxes]
         properties = TensorProperties(dtype=getattr(torch, tensor.dtype))
-        tensors[name] = TensorStorageMetadata(properties, torch.Size(tensor.shape), chunks)
+        entries[name] = TensorStorageMetadata(properties, torch.Size(tensor.shape), chunks)
         for number, box in enumerate(tensor.boxes):
             place = place_in_file(box.file, box.start, box.length)
             places[MetadataIndex(name, torch.Size(box.offset), number)] = place
-    return Metadata(tensors, {name: (name,) for name in index}, places)
+    for name, one in objects.items():
+        entries[name] = BytesStorageMetadata()
+        places[MetadataIndex(name)] = place_in_file(one.file, one.start, one.length)
+    return Metadata(entries, {name: (name,) for name in entries}, places)

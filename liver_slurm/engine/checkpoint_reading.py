@@ -26,7 +26,15 @@ def read_boxes(path: Path, boxes: Boxes, shapes: Mapping[str, tuple[int, ...]]) 
         DamagedError: a file of it is damaged.
         BadInput: it does not have what is asked for.
     """
-    index = read_index(path)
+    fill_boxes(path, read_index(path), boxes, shapes)
+
+
+def fill_boxes(path: Path, index: Index, boxes: Boxes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Fill boxes from files of torch's, by an index of them; otherwise as :func:`read_boxes`.
+
+    Args:
+        path: folder of the files.
+    """
     wanted: dict[str, list[tuple[Piece, torch.Tensor]]] = {}
     for piece, view in boxes:
         if piece.tensor not in index:

@@ -123,16 +123,31 @@ def check_files(path: Path, index: Mapping[str, StoredTensor], *, contents: bool
     Raises:
         DamagedError: one is missing, too short, or has other bytes than were written.
     """
-    by_file: dict[str, list[StoredBox]] = {}
-    for tensor in index.values():
-        for box in tensor.boxes:
-            by_file.setdefault(box.file, []).append(box)
-    for file, boxes in by_file.items():
+    by_file = _by_file(index)
+    for file in by_file:
         check_trust(file_of(path, file))
-        _check_length(file_of(path, file), max(box.start + box.length for box in boxes))
+    check_lengths(path, index)
     if contents:
         with ThreadPoolExecutor(_READERS) as readers:
             list(readers.map(lambda one: _check_contents(path / one[0], one[1]), by_file.items()))
+
+
+def check_lengths(path: Path, index: Mapping[str, StoredTensor]) -> None:
+    """Check that the files which an index speaks of are there, and are not cut short.
+
+    Raises:
+        DamagedError: one is missing or too short.
+    """
+    for file, boxes in _by_file(index).items():
+        _check_length(file_of(path, file), max(box.start + box.length for box in boxes))
+
+
+def _by_file(index: Mapping[str, StoredTensor]) -> dict[str, list[StoredBox]]:
+    found: dict[str, list[StoredBox]] = {}
+    for tensor in index.values():
+        for box in tensor.boxes:
+            found.setdefault(box.file, []).append(box)
+    return found
 
 
 def check_trust(path: Path) -> None:

@@ -16,14 +16,14 @@ from liver_slurm.rundir.checkpoints import read_meta, verify
 from liver_slurm.rundir.paths import RunDir
 
 log = logging.getLogger(__name__)
-_MODEL, _WINDOW = "model", "window"
-"""Keys of an import's ``liver.json``: the keys of ``[model]`` that it is of, and the longest sequence that it can be
-trained with."""
+_MODEL, _WINDOW, _MOMENTS = "model", "window", "moments"
+"""Keys of an import's ``liver.json``: the keys of ``[model]`` that it is of, the longest sequence that it can be
+trained with, and whether it has moments."""
 
 
-def import_meta(model: ModelSection, window: int | None) -> dict[str, Any]:
-    """Return what ``liver.json`` of imported weights says of their model."""
-    return {_MODEL: asdict(model), _WINDOW: window}
+def import_meta(model: ModelSection, window: int | None, moments: bool = False) -> dict[str, Any]:
+    """Return what ``liver.json`` of imported weights says of their model, and whether it has moments, too."""
+    return {_MODEL: asdict(model), _WINDOW: window, _MOMENTS: moments}
 
 
 def check_start(config: JobConfig) -> None:
@@ -41,7 +41,7 @@ def check_start(config: JobConfig) -> None:
         known = {field.name for field in fields(ModelSection)}
         model = ModelSection(**{key: value for key, value in imported.items() if key in known})
         problems += resume.other_model(config, JobConfig(model=model), f"in {path}")
-        if config.train.start_optimizer == "loaded":
+        if config.train.start_optimizer == "loaded" and not meta.get(_MOMENTS):
             problems.append(
                 f'train.start_optimizer: "loaded" is not allowed: {path} has weights alone; allowed: "fresh"'
             )

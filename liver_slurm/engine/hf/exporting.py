@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,22 +13,20 @@ import msgspec
 import torch
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.base.files import replace_file, sync_file, sync_folder
+from liver_slurm.base.files import replace_file, sync_file
 from liver_slurm.config.from_hf import CONFIG, TOKENIZER, read_hf_config, read_hf_model
 from liver_slurm.config.hf_config import UnknownModelError, write_config
 from liver_slurm.config.schema import JobConfig, ModelSection
-from liver_slurm.engine.checkpoint import check_averages
 from liver_slurm.engine.checkpoint_files import Box
 from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.engine.data.tokenizers import load_tokenizer, vocab_size
+from liver_slurm.engine.foreign import best_sources, made_whole
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.side_files import copy_side_files
 from liver_slurm.engine.hf.tensors import Part, Unit, units
 from liver_slurm.engine.hf.weights import INDEX, SINGLE, check_installed
-from liver_slurm.reshard.tensors import AVERAGE
 from liver_slurm.rundir import resume
 from liver_slurm.rundir.checkpoint_index import DamagedError
-from liver_slurm.rundir.checkpoints import read_index
 
 FILE_BYTES = 2 << 30
 """Bytes of tensors in a file at most, but for a tensor that is larger."""
@@ -77,19 +74,11 @@ def export_model(
     document = _config(config, like, PRECISIONS[precision])
     positions = config.model.max_position_embeddings or config.train.seq_length
     table = list(units(config.model, vocabulary, positions))
-    sources = _sources(checkpoint, table, averages)
-    part = to.with_name(f".{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    sources = best_sources(checkpoint, {unit.tensor for unit in table}, averages)
+    with made_whole(to) as part:
         names = _write_weights(checkpoint, table, sources, part, PRECISIONS[precision], file_bytes)
         files = _side_files(config, like, part)
         replace_file(part / CONFIG, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-        sync_folder(part)
-        os.rename(part, to)
-        sync_folder(to.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     parts = [one for unit in table for one in unit.parts]
     return Exported(to, len(parts), sum(math.prod(one.shape) for one in parts), names, files)
 
@@ -108,25 +97,6 @@ def _config(config: JobConfig, like: Path | None, dtype: torch.dtype) -> dict[st
         document = read_hf_config(like)
     key = "dtype" if "dtype" in document else "torch_dtype"
     return {**document, key: str(dtype).removeprefix("torch.")}
-
-
-def _sources(checkpoint: Path, table: Sequence[Unit], averages: bool) -> dict[str, str]:
-    """Map each tensor of ours to the checkpoint's that has it, or its average, in full precision."""
-    try:
-        index = read_index(checkpoint)
-    except DamagedError as error:
-        raise BadInput(str(error)) from None
-    there = {name for name in index if "@" not in name}
-    wanted = {unit.tensor for unit in table}
-    if different := sorted(there ^ wanted):
-        raise BadInput(
-            f"{checkpoint} is not of the model that its job file describes: "
-            f"it has {'a' if different[0] in there else 'no'} {different[0]}"
-        )
-    if averages:
-        check_averages(checkpoint, index)
-    kinds = (AVERAGE, "master") if averages else ("master",)
-    return {name: next((f"{name}@{kind}" for kind in kinds if f"{name}@{kind}" in index), name) for name in wanted}
 
 
 def _write_weights(

@@ -7,11 +7,9 @@ starts.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,19 +17,15 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
 from liver_slurm.config.from_hf import CONFIG, read_hf_model
 from liver_slurm.config.schema import ModelSection
-from liver_slurm.engine.checkpoint import FORMAT, PATIENCE
-from liver_slurm.engine.checkpoint_files import Box, finish_folder, gather, write_share
+from liver_slurm.engine.checkpoint_files import Box
+from liver_slurm.engine.foreign import publish_import
 from liver_slurm.engine.hf.side_files import copy_side_files
 from liver_slurm.engine.hf.tensors import Unit, units
 from liver_slurm.engine.hf.weights import DTYPES, Weights, opened
-from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.tensors import Piece
-from liver_slurm.rundir.checkpoint_index import write_index
-from liver_slurm.rundir.checkpoints import part_path, publish_checkpoint
 from liver_slurm.rundir.start import import_meta
-from liver_slurm.rundir.trust import close_to_writers
 
-_OUTPUT, _NAME = "lm_head.weight", "import"
+_OUTPUT = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -67,26 +61,18 @@ def import_model(folder: Path, to: Path) -> Imported:
         raise BadInput(f"{folder / CONFIG}: it has no vocab_size")
     table = list(units(model, model.vocab_size, model.max_position_embeddings or 0))
     prefix = table[0].parts[0].name.partition(".")[0] + "."
-    part = part_path(to, _NAME)
+
+    def beside(part: Path) -> list[str]:
+        replace_file(part / CONFIG, (folder / CONFIG).read_bytes())
+        return copy_side_files(folder, part)
+
     with opened(folder, prefix) as weights:
         _check(folder, weights, table, tied=model.share_embeddings_and_output_weights)
         kinds = {weights.dtype(one.name) for unit in table for one in unit.parts}
         dtype = DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-            close_to_writers(part)
-            shapes = {unit.tensor: unit.whole for unit in table}
-            write_share(part, 0, _boxes(table, weights, dtype), shapes)
-            replace_file(part / CONFIG, (folder / CONFIG).read_bytes())
-            files = copy_side_files(folder, part)
-            index = gather(part, {0: _NAME}, PATIENCE)
-            digest = write_index(part, index)
-            finish_folder(part, index, [0])
-            meta: dict[str, Any] = {"format": FORMAT, "layout": str(Layout(1, 1, 1)), "step": 0, "adam_step": 0}
-            publish_checkpoint(to, part, {**meta, **import_meta(model, found.window)}, digest)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        shapes = {unit.tensor: unit.whole for unit in table}
+        boxes = _boxes(table, weights, dtype)
+        files = publish_import(to, boxes, shapes, import_meta(model, found.window), beside=beside)
     parts = [one for unit in table for one in unit.parts]
     size = sum(math.prod(one.shape) for one in parts)
     return Imported(to, len(parts), size, str(dtype).removeprefix("torch."), found.window, files)

@@ -20,14 +20,14 @@ from liver_slurm.rundir.start import check_start, import_meta
 MODEL = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=4, vocab_size=300, rotary_base=500000)
 
 
-def imported(folder: Path) -> Path:
+def imported(folder: Path, moments: bool = False) -> Path:
     """Weights of MODEL as an import leaves them, but for the tensors."""
     part = part_path(folder)
     part.mkdir(parents=True)
     (part / "rank-0").write_bytes(b"state")
     box = StoredBox((0,), (1,), "rank-0", 0, 5, digest_of(b"state"))
     digest = write_index(part, {"weight": StoredTensor("float32", (1,), [box])})
-    publish_checkpoint(folder, part, {"step": 0, **import_meta(MODEL, 64)}, digest)
+    publish_checkpoint(folder, part, {"step": 0, **import_meta(MODEL, 64, moments)}, digest)
     return folder
 
 
@@ -43,6 +43,10 @@ def test_the_same_model_in_any_precision(tmp_path: Path) -> None:
     check_start(starting(path))
     check_start(starting(path, precision="bf16"))
     check_start(starting(path, replace(MODEL, kv_channels=16, ffn_hidden_size=256, init_method_std=0.5)))
+
+
+def test_moments_that_an_import_has_can_be_loaded(tmp_path: Path) -> None:
+    check_start(starting(imported(tmp_path / "imported", moments=True), start_optimizer="loaded"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Megatron-LM's own checkpoints, in its format torch_dist, in and out."""
