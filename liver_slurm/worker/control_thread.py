@@ -6,6 +6,7 @@ In steady state it only sends heartbeats and writes metrics.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from liver_slurm.protocol.messages import FromWorker, Leaving, Notice
+from liver_slurm.protocol.messages import FromWorker, Heartbeat, Leaving, Notice
 from liver_slurm.protocol.worker_channel import WorkerChannel
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker import fault_injection
@@ -23,6 +24,15 @@ from liver_slurm.worker.orders import Orders, WorkerPort
 from liver_slurm.worker.signals import NOTICES, RESUMED, SUSPEND_DELAY, SUSPENDED
 
 log = logging.getLogger(__name__)
+
+STUCK, STUCK_STEPS = 10.0, 20.0
+"""Seconds, and usual steps, that a step may take after the worker was told to leave."""
+
+
+def is_stuck(beat: Heartbeat, leaving_for: float) -> bool:
+    """Return whether a worker that was told to leave so many seconds ago is in a step that does not end."""
+    enough = max(STUCK, STUCK_STEPS * beat.step_seconds)
+    return beat.computing and leaving_for > enough and (beat.since_step or 0.0) > enough
 
 
 class ControlThread(threading.Thread):
@@ -52,6 +62,8 @@ class ControlThread(threading.Thread):
         os.set_blocking(self._wake_read, False)
         self._closing = threading.Event()
         self._suspended = False
+        self._told = math.inf
+        """When it was first seen that this worker is to leave."""
         self.failure: BaseException | None = None
 
     def post(self, message: FromWorker) -> None:
@@ -110,7 +122,9 @@ class ControlThread(threading.Thread):
                 self._read_signals(channel)
                 self._do_work(channel)
                 if time.monotonic() >= next_beat:
-                    channel.send(self._worker.heartbeat(channel.rejected, channel.voted))
+                    beat = self._worker.heartbeat(channel.rejected, channel.voted)
+                    channel.send(beat)
+                    self._end_if_stuck(beat)
                     next_beat = time.monotonic() + max(self._heartbeat, channel.every)
                 if time.monotonic() - begun > wait + self._orphan_timeout / 2:
                     channel.excuse_silence()  # this process was stalled, not the coordinator
@@ -120,6 +134,18 @@ class ControlThread(threading.Thread):
             self._do_work(channel)
         finally:
             channel.close()
+
+    def _end_if_stuck(self, beat: Heartbeat) -> None:
+        """End this process where it was told to leave and its training thread cannot: a card, or a collective, hangs.
+
+        Whoever started it starts another one, which can have the card.
+        """
+        if self._directives.leaving:
+            self._told = min(self._told, time.monotonic())
+        if is_stuck(beat, time.monotonic() - self._told):
+            log.error("told to leave, and step %d, which it is in, does not end: this process ends itself", beat.step)
+            logging.shutdown()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _do_work(self, channel: WorkerChannel) -> None:
         while True:

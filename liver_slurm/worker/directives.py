@@ -199,6 +199,11 @@ class Directives:
             self._leave = reason
             self._changed.notify_all()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the worker was told to exit."""
+        return self._leave is not None
+
     def alone(self) -> None:
         """Go on without a coordinator: what it has not confirmed or committed by now, it never will."""
         with self._changed:

@@ -108,6 +108,21 @@ def test_the_survivors_go_on_without_it(tmp_path: Path, make: Make, undisturbed:
     assert_close(run.finish(), undisturbed)
 
 
+@pytest.mark.long
+def test_a_step_that_never_ends_costs_its_worker(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
+    """The training thread hangs, as where a card does; all others of the process go on."""
+    # LS-1, LS-4, LS-34
+    config = config_of(tmp_path)
+    data = replace(config.data, provider="hanging_samples:provide")
+    run = make(replace(config, job=replace(config.job, lost_after=10.0), data=data))
+    event = run.wait_event("worker_lost", 1, STARTUP)
+    assert (event["worker"], event["in_world"], event["detected_by"]) == ("live-1", True, "stuck")
+    assert run.committed_to("tp1pp1dp2")["generation"] == 1
+    assert run.processes["live-1"].wait(timeout=STARTUP) == -signal.SIGKILL, "it makes room for another process"
+    run.killed.add("live-1")
+    assert_close(run.finish(), undisturbed)
+
+
 def test_a_warm_standby_takes_its_place(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
     # LS-4, LS-34
     config = config_of(tmp_path)

@@ -31,8 +31,8 @@ SILENT_BEATS, SILENT = 5.0, 2.0
 """A worker is silent that has missed so many heartbeats, and has not been heard of for so many seconds."""
 SLOW_STALL, SLOW_STEPS = 5.0, 10.0
 """As the first two, where a worker is silent but its connection stands: it may only be slow."""
-HUNG_STEPS = 20.0
-"""As the second, where all members answer and say that they compute; and it must be longer than ``job.lost_after``."""
+HUNG_STALL, HUNG_STEPS = 10.0, 20.0
+"""As the first two, where all members answer and say that they compute; and it must be longer than ``lost_after``."""
 PARKING = 3.0
 """Seconds that a member has to leave its collectives, once it was told to, before its suspicion counts."""
 
@@ -144,7 +144,7 @@ def _hangs(state: RunState) -> bool:
     In a world's first step layers may be compiled, so there must have been one. Who hangs is seen when all are to leave
     the world. If all do, then steps may only have become slow, and the next time it takes twice as long.
     """
-    longest = state.settings.config.job.lost_after * 2**state.vigil.hangs
+    longest = max(HUNG_STALL, state.settings.config.job.lost_after) * 2**state.vigil.hangs
     if state.damage.broken or not state.step_seconds or not _stands(state, longest, HUNG_STEPS):
         return False
     return all(worker.computing for worker in state.members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -34,7 +35,7 @@ from liver_slurm.protocol.server import ControlServer
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.worker import control_thread
-from liver_slurm.worker.control_thread import ControlThread
+from liver_slurm.worker.control_thread import ControlThread, is_stuck
 from liver_slurm.worker.directives import Directives, Due, Enter, Leave, Train
 
 PATIENCE = 90.0
@@ -473,3 +474,29 @@ def test_a_message_of_another_epoch_changes_nothing_and_is_counted(server: tuple
     assert isinstance(directives.at_boundary(0), Train)
     thread.close()
     assert thread.failure is None
+
+
+@pytest.mark.parametrize(
+    ("computing", "since_step", "step_seconds", "leaving_for", "stuck"),
+    [
+        (True, 60.0, 0.3, 11.0, True),
+        (True, 60.0, 0.3, 9.0, False),
+        (True, 60.0, 1.0, 19.0, False),
+        (True, 9.0, 0.3, 60.0, False),
+        (False, 60.0, 0.3, 60.0, False),
+        (True, 60.0, 0.3, -math.inf, False),
+    ],
+)
+def test_who_cannot_leave_a_step_is_stuck(
+    computing: bool, since_step: float, step_seconds: float, leaving_for: float, stuck: bool
+) -> None:
+    beat = Heartbeat(
+        worker="live-0",
+        generation=0,
+        step=5,
+        step_seconds=step_seconds,
+        warm=True,
+        since_step=since_step,
+        computing=computing,
+    )
+    assert is_stuck(beat, leaving_for) == stuck
