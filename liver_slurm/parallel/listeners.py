@@ -57,8 +57,8 @@ def closed_afterwards() -> Iterator[None]:
     with _lock:
         ours = {server.fileno() for server in _ours}
     for number in {tag for each, link in new.items() if "eventpoll" in link for tag in _watched(each)}:
-        if number in new and number not in ours and _listens(number):
-            _take_nothing(number)
+        if new.get(number, "").startswith("socket:") and number not in ours:
+            _close_if_it_listens(number)
 
 
 def _descriptors() -> dict[int, str]:
@@ -77,13 +77,14 @@ def _watched(epoll: int) -> list[int]:
     return []
 
 
-def _listens(number: int) -> bool:
-    with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
-        return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    return False
-
-
-def _take_nothing(number: int) -> None:
-    with socket.socket(fileno=os.dup(number)) as copy:
-        program = struct.pack("HL", 1, ctypes.addressof(_TAKE_NOTHING))
-        copy.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+def _close_if_it_listens(number: int) -> None:
+    copy = os.dup(number)
+    try:
+        with socket.socket(fileno=copy) as one:
+            copy = -1
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                program = struct.pack("HL", 1, ctypes.addressof(_TAKE_NOTHING))
+                one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    finally:
+        if copy >= 0:
+            os.close(copy)

@@ -65,9 +65,14 @@ def test_nobody_reaches_gloo_once_a_group_is_made(one_host: str, monkeypatch: py
     assert theirs, "gloo listens"
     assert all(takes(port, one_host) for port in theirs), "and takes whoever calls"
     server = listeners.create_server((one_host, 0), 8)
+    held = psutil.Process().num_fds()
+    more = both("more")
+    each = psutil.Process().num_fds() - held
+    held += each
     with listeners.closed_afterwards():
         groups = both("closed")
         ours = listeners.create_server((one_host, 0), 8)
+    assert psutil.Process().num_fds() == held + each + 1, "of its own it leaves none open"
     closed = ports() - before - theirs - {one.getsockname()[1] for one in (server, ours)}
     assert closed
     assert not any(takes(port, one_host) for port in closed)
@@ -76,7 +81,8 @@ def test_nobody_reaches_gloo_once_a_group_is_made(one_host: str, monkeypatch: py
     assert summed(groups) == [2.0, 2.0], "its own connections stay"
     assert summed(open_ones) == [2.0, 2.0]
     with listeners.closed_afterwards():
-        assert summed(both("more")) == [2.0, 2.0], "more groups can be made"
+        assert summed(both("others")) == [2.0, 2.0], "more groups can be made"
+    assert summed(more) == [2.0, 2.0]
     for one in (server, ours):
         one.close()
 
