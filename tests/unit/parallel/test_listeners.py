@@ -68,12 +68,12 @@ def test_nobody_reaches_gloo_once_a_group_is_made(one_host: str, monkeypatch: py
     held = psutil.Process().num_fds()
     more = both("more")
     each = psutil.Process().num_fds() - held
-    held += each
+    held, known = held + each, ports()
     with listeners.closed_afterwards():
         groups = both("closed")
         ours = listeners.create_server((one_host, 0), 8)
     assert psutil.Process().num_fds() == held + each + 1, "of its own it leaves none open"
-    closed = ports() - before - theirs - {one.getsockname()[1] for one in (server, ours)}
+    closed = ports() - known - {ours.getsockname()[1]}
     assert closed
     assert not any(takes(port, one_host) for port in closed)
     assert takes(server.getsockname()[1], one_host)
