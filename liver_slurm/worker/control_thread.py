@@ -30,9 +30,12 @@ STUCK, STUCK_STEPS = 10.0, 20.0
 
 
 def is_stuck(beat: Heartbeat, leaving_for: float) -> bool:
-    """Return whether a worker that was told to leave so many seconds ago is in a step that does not end."""
+    """Return whether a worker that was told to leave so many seconds ago is in a step that does not end.
+
+    A world's first step is not judged: its layers may be compiled in it.
+    """
     enough = max(STUCK, STUCK_STEPS * beat.step_seconds)
-    return beat.computing and leaving_for > enough and (beat.since_step or 0.0) > enough
+    return beat.computing and beat.step_seconds > 0 and leaving_for > enough and (beat.since_step or 0.0) > enough
 
 
 class ControlThread(threading.Thread):

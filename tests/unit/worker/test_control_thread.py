@@ -482,6 +482,7 @@ def test_a_message_of_another_epoch_changes_nothing_and_is_counted(server: tuple
         (True, 60.0, 0.3, 11.0, True),
         (True, 60.0, 0.3, 9.0, False),
         (True, 60.0, 1.0, 19.0, False),
+        (True, 60.0, 0.0, 60.0, False),
         (True, 9.0, 0.3, 60.0, False),
         (False, 60.0, 0.3, 60.0, False),
         (True, 60.0, 0.3, -math.inf, False),
