@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, LiverError
@@ -155,6 +155,12 @@ def _export_model(args: argparse.Namespace) -> int:
     return 0
 
 
+def _document(done: Any, checkpoint: Path, dtype: str) -> dict[str, object]:
+    """Return what the JSON document says of any model that was exported."""
+    counts = {"parameters": done.parameters, "tensors": done.tensors}
+    return {"path": str(done.path), "checkpoint": str(checkpoint), "dtype": dtype, **counts}
+
+
 def _export_hf(
     args: argparse.Namespace, checkpoint: Path, config: JobConfig, to: Path
 ) -> tuple[dict[str, object], str]:
@@ -164,15 +170,7 @@ def _export_hf(
     like = _like(args.like, config.model.from_hf)
     dtype = args.dtype or config.train.precision
     done = export_model(checkpoint, config, to, like, dtype, averages=args.ema)
-    document = {
-        "path": str(done.path),
-        "checkpoint": str(checkpoint),
-        "dtype": dtype,
-        "parameters": done.parameters,
-        "tensors": done.tensors,
-        "files": [*done.weight_files, *done.files],
-    }
-    return document, ""
+    return _document(done, checkpoint, dtype) | {"files": [*done.weight_files, *done.files]}, ""
 
 
 def _export_megatron(
@@ -187,15 +185,7 @@ def _export_megatron(
     dtype = args.dtype or config.train.precision
     done = export_model(checkpoint, config, to, dtype, averages=args.ema, optimizer=args.optimizer)
     options = f"--load {done.path} --use-checkpoint-args --ckpt-format torch_dist {options_to_add(done.args)}"
-    document = {
-        "path": str(done.path),
-        "checkpoint": str(checkpoint),
-        "dtype": dtype,
-        "parameters": done.parameters,
-        "tensors": done.tensors,
-        "iteration": done.iteration,
-        "options": options,
-    }
+    document = _document(done, checkpoint, dtype) | {"iteration": done.iteration, "options": options}
     return document, f"\n\nfor Megatron-LM:\n\n{options}"
 
 

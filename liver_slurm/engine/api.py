@@ -55,7 +55,7 @@ class StepFlags:
     saving: bool = False
     """The last checkpoint is still being written."""
     unready: bool = False
-    """The rank's mirror cannot begin yet."""
+    """A refresh of the rank's mirror after the next step would hold that up."""
 
 
 NO_FLAGS = StepFlags()

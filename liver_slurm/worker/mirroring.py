@@ -63,7 +63,7 @@ class Mirrors(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether it can begin; a world's begin together, see :meth:`all_ready`."""
+        """Whether a refresh after the next step would hold nobody up here; see :meth:`all_ready`."""
 
     def prime(self, step: int) -> None:
         """Have the keeper take the state after ``step`` completed steps, if it is small: the world will begin with it.
@@ -72,7 +72,7 @@ class Mirrors(Protocol):
         """
 
     def all_ready(self) -> None:
-        """Learn, after a step, that all members of the world were ready when it began; may be called again."""
+        """Learn, after a step, that all members of the world were ready when it began: so the next one may refresh."""
 
     def holds(self) -> Holds:
         """Return what is kept here of a world that is broken; nothing is kept current any more."""

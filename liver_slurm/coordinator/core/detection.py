@@ -4,6 +4,9 @@ A connection that was closed and has not come back is a suspicion, and so is a w
 training stands. Neither is a death: networks fail, and a slow worker is no dead one. It takes a second witness: a
 collective that has failed at a survivor, or training that stands still for longer than its last steps explain, as
 other members say that are asked: their heartbeats may be far apart, and say too late that a step was completed.
+
+Where nobody is silent and no connection is closed, a step that all compute and none completes may hang in a card or in
+a collective. Then the world is broken up, and who cannot leave it is the one.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class SnapshotOwner:
         return True
 
     def all_ready(self) -> None:
-        """Learn that all ranks are ready; may be called again."""
+        """Learn that all ranks are ready for a refresh after the next step."""
 
     def state_at(self, step: int) -> Replica:
         """Return the state of this rank after ``step`` completed steps: as it is put by here, or alive, if that is
