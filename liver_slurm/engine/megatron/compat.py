@@ -75,7 +75,9 @@ _NEEDED = (
     (_STATE, "_set_global_memory_buffer"),
     ("datasets.indexed_dataset", "_INDEX_HEADER"),
     ("models.common.language_module.language_module", "parallel_state"),
+    *(("optimizer", name) for name in ("Adam", "SGD", "USING_PYTORCH_OPTIMIZER")),
     (_OPTIMIZER, "Adam"),
+    (_OPTIMIZER, "HAVE_APEX_OR_TE"),
     (_OPTIMIZER, "DistributedOptimizer._get_model_param_range_map"),
     (_OPTIMIZER, "DistributedOptimizer._get_main_param_and_optimizer_states"),
     (_OPTIMIZER, "DistributedOptimizer._copy_main_params_to_model_params"),
@@ -215,25 +217,27 @@ def copy_masters_to_weights(optimizer: Any) -> None:
         optimizer._copy_main_params_to_model_params()
 
 
-def distribute_sgd() -> None:
-    """Let megatron-core's distributed optimizer take torch's SGD, which it refuses only for its own checkpoints."""
+def use_torch_optimizers() -> None:
+    """Have megatron-core make torch's AdamW and SGD, where it would take Transformer Engine's or Apex' as well.
+
+    Receivers of state and mirrors make updates again, bit for bit, by torch's rules. megatron-core refuses torch's SGD
+    to its distributed optimizer only for its own checkpoints.
+    """
     import torch
+    from megatron.core import optimizer
     from megatron.core.optimizer import distrib_optimizer
 
-    if not isinstance(distrib_optimizer.Adam, tuple):
-        distrib_optimizer.Adam = (distrib_optimizer.Adam, torch.optim.SGD)
+    optimizer.Adam, optimizer.SGD, optimizer.USING_PYTORCH_OPTIMIZER = torch.optim.AdamW, torch.optim.SGD, True
+    distrib_optimizer.Adam, distrib_optimizer.HAVE_APEX_OR_TE = (torch.optim.AdamW, torch.optim.SGD), False
 
 
 def norm_in_few_launches() -> None:
-    """Have megatron-core norm and scale all gradients in one call each, where neither Apex nor Transformer Engine is.
+    """Have megatron-core norm and scale all gradients in one call each, the same whatever is installed.
 
-    Its own replacement for their kernels launches two for each parameter.
+    Its own replacement for kernels of Apex or Transformer Engine launches two for each parameter.
     """
     import torch
     from megatron.core.optimizer import clip_grads
-
-    if getattr(clip_grads.l2_norm_impl, "__name__", "") != "local_multi_tensor_l2_norm":
-        return
 
     def applier(operation: Any, overflow: Any, tensors: Any, *arguments: Any) -> Any:
         return operation(overflow, tensors, *arguments)

@@ -1,9 +1,8 @@
 """Where an optimizer keeps its moments and its step counter, and how it is made to keep them where we look.
 
-megatron-core takes Transformer Engine's or Apex' ``FusedAdam`` wherever one can be imported, and torch's ``AdamW``
-elsewhere. torch counts steps for each parameter, the other two for each group of parameters: whoever reads the wrong
-place finds a counter that stands at 0, and the bias correction of a moved or resumed run begins again without a word.
-torch's ``SGD`` counts none; it is made to, in the groups, as a world's updates are numbered by that. So does ``Muon``.
+torch's ``AdamW`` counts steps for each parameter; whoever read another place would find a counter that stands at 0, and
+the bias correction of a moved or resumed run would begin again without a word. torch's ``SGD`` counts none; it is made
+to, in the groups, as a world's updates are numbered by that. So does ``Muon``.
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ from liver_slurm.engine.megatron.muon import Muon
 from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.reshard.tensors import AVERAGE, MOMENTS
 
-_FUSED = ("transformer_engine.", "apex.")
-"""Packages whose ``FusedAdam`` counts steps in the parameter group."""
-
 
 class OptimizerState:
     """The state of one inner optimizer: moments of each parameter, one step counter for all."""
@@ -34,32 +30,17 @@ class OptimizerState:
             LiverError: it is an optimizer whose state nobody here knows.
         """
         kind = type(optimizer)
-        fused, is_sgd = kind.__name__ == "FusedAdam" and kind.__module__.startswith(_FUSED), kind is torch.optim.SGD
-        rounded = kind is RoundedMoments
-        if not fused and not rounded and kind not in (torch.optim.SGD, torch.optim.AdamW, Muon):
+        is_sgd, rounded = kind is torch.optim.SGD, kind is RoundedMoments
+        if kind not in (torch.optim.SGD, torch.optim.AdamW, RoundedMoments, Muon):
             raise LiverError(
                 f"optimizer {kind.__module__}.{kind.__qualname__} is not known here, so its state could be moved wrong "
-                "without a sign; known are torch's AdamW and SGD, and FusedAdam of Transformer Engine and of Apex"
+                "without a sign; known are torch's AdamW and SGD"
             )
-        self._optimizer, self._counts_none = optimizer, is_sgd
-        self._by_group, self._of_torch = fused or kind is not torch.optim.AdamW, not fused
+        self._optimizer, self._counts_none, self._by_group = optimizer, is_sgd, kind is not torch.optim.AdamW
         self._by_our_rules = kind in (RoundedMoments, Muon)
         self._matrices = optimizer.matrices if kind is Muon else ()
         self._moments = optimizer.moments if rounded else MOMENTS["sgd" if is_sgd else "adam"]
         self._moment_dtype = torch.bfloat16 if rounded else torch.float32
-
-    def check_mode(self, mode: str) -> None:
-        """Refuse ``stream.mode`` overlap where a receiver cannot make the updates again bit for bit: it uses torch's.
-
-        Raises:
-            LiverError: each change of layout would be aborted, for digests that differ.
-        """
-        if mode == "overlap" and not self._of_torch:
-            kind = type(self._optimizer)
-            raise LiverError(
-                f"stream.mode 'overlap' replays torch's AdamW, and megatron-core has chosen {kind.__module__}."
-                f'{kind.__qualname__} here; set stream.mode = "pause"'
-            )
 
     def gather(self) -> None:
         """Have what the next update needs of other ranks here, once gradients are final; all of them must call this."""
@@ -85,7 +66,7 @@ class OptimizerState:
         for group in self._optimizer.param_groups:
             group["ema_decay"] = ema_decay
             group["balance_rate"] = 0.0 if group.get("lr_mult", 1.0) else balance_rate
-            if self._of_torch and all(parameter.is_cuda for parameter in group["params"]):
+            if all(parameter.is_cuda for parameter in group["params"]):
                 group.update(fused=True, foreach=False)
             for parameter in group["params"]:
                 names = MOMENTS["muon"] if parameter in self._matrices else self._moments

@@ -46,7 +46,7 @@ with compat.imports():
     from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 
-compat.distribute_sgd()
+compat.use_torch_optimizers()
 
 
 class MegatronShard(RankState):
@@ -156,7 +156,6 @@ def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *
                 inner.optimizer = RoundedMoments(inner.optimizer, config.train.optimizer)
         make = torch.zeros_like if fresh else _without_storage
         for each in shard.optimizer_states():
-            each.check_mode(config.stream.mode)
             each.seed(make, config.train.ema_decay, balance_rate(config.model))
             if fresh:
                 each.begin_averages()

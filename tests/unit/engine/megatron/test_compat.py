@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.engine.megatron import compat
@@ -132,3 +133,35 @@ def test_a_name_that_torch_lacks_is_named() -> None:
         BadInput, match=r"^torch \S+ has no torch\.Tensor\._of_old, which is needed here; known to work"
     ):
         torch_private.check_names("Tensor.view", "Tensor._of_old")
+
+
+def test_optimizers_are_those_of_torch_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Transformer Engine is, megatron-core takes its own: whose updates are not replayed bit for bit."""
+    from megatron.core import optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    class Fused(torch.optim.Optimizer):
+        """Stands for those of Transformer Engine."""
+
+    for module, name, value in (
+        (optimizer, "Adam", Fused),
+        (optimizer, "SGD", Fused),
+        (optimizer, "USING_PYTORCH_OPTIMIZER", False),
+        (distrib_optimizer, "Adam", Fused),
+        (distrib_optimizer, "HAVE_APEX_OR_TE", True),
+    ):
+        monkeypatch.setattr(module, name, value)
+    compat.use_torch_optimizers()
+
+    class Made(Exception):
+        """Ends the construction once the inner optimizer is there."""
+
+    def wrap(inner: torch.optim.Optimizer, *_: object) -> None:
+        raise Made(type(inner))
+
+    monkeypatch.setattr(optimizer, "FP32Optimizer", wrap)
+    for name, expected in (("adam", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        config = optimizer.OptimizerConfig(optimizer=name, lr=0.1, use_distributed_optimizer=False)
+        with pytest.raises(Made) as caught:
+            optimizer._get_megatron_optimizer_based_on_param_groups(config, [], [{"params": [torch.zeros(3)]}])
+        assert caught.value.args == (expected,)

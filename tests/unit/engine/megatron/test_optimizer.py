@@ -1,4 +1,4 @@
-"""State of the optimizers that megatron-core may choose, with a stand-in for those that need a card."""
+"""State of the optimizers that megatron-core makes for us."""
 
 from __future__ import annotations
 
@@ -9,31 +9,6 @@ import torch
 
 from liver_slurm.base.errors import LiverError
 from liver_slurm.engine.megatron.optimizer import OptimizerState
-
-
-class FusedAdam(torch.optim.Optimizer):
-    """Keeps its state as Apex and Transformer Engine do: the step counter in the group (apex/optimizers/fused_adam)."""
-
-    def __init__(self, parameters: Any, lr: float = 1e-2) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            for parameter in group["params"]:
-                state, gradient = self.state[parameter], parameter.grad
-                if not state:
-                    state.update(exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
-                one, two = group["betas"]
-                state["exp_avg"].mul_(one).add_(gradient, alpha=1 - one)
-                state["exp_avg_sq"].mul_(two).addcmul_(gradient, gradient, value=1 - two)
-                first = state["exp_avg"] / (1 - one ** group["step"])
-                second = (state["exp_avg_sq"] / (1 - two ** group["step"])).sqrt() + group["eps"]
-                parameter.add_(first / second + group["weight_decay"] * parameter, alpha=-group["lr"])
-
-
-FusedAdam.__module__ = "apex.optimizers.fused_adam"
 
 
 def weights() -> list[torch.nn.Parameter]:
@@ -57,7 +32,7 @@ def train(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) ->
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.75])
-@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+@pytest.mark.parametrize("make", [adamw, sgd])
 def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any, decay: float) -> None:
     """Also its bias correction, which depends on the counter alone, and the average of its parameters."""
     stayed, moved = weights(), weights()
@@ -80,7 +55,7 @@ def test_a_moved_optimizer_goes_on_as_if_it_had_stayed(make: Any, decay: float) 
             assert torch.equal(new.state[mine][name], old.state[theirs][name])
 
 
-@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+@pytest.mark.parametrize("make", [adamw, sgd])
 def test_averages_follow_each_update_by_the_textbook(make: Any) -> None:
     parameters = weights()
     optimizer, expected = make(parameters), [parameter.detach().clone() for parameter in parameters]
@@ -113,7 +88,7 @@ def test_counters_that_differ_are_an_error() -> None:
         _ = OptimizerState(optimizer).step
 
 
-@pytest.mark.parametrize("make", [adamw, FusedAdam, sgd])
+@pytest.mark.parametrize("make", [adamw, sgd])
 def test_where_nothing_is_trained_no_updates_are_counted(make: Any) -> None:
     """Not 0 of them: a counter of 0 would be taken for one that was reset."""
     optimizer = make(weights())
@@ -126,19 +101,3 @@ def test_where_nothing_is_trained_no_updates_are_counted(make: Any) -> None:
 def test_any_other_optimizer_is_refused_by_its_name(make: Any) -> None:
     with pytest.raises(LiverError, match=rf"{make.__name__} is not known here.*known are torch's AdamW"):
         OptimizerState(make(weights(), lr=0.1))
-
-
-def test_a_fused_adam_of_somebody_else_is_refused() -> None:
-    class FusedAdam(torch.optim.AdamW):
-        pass
-
-    with pytest.raises(LiverError, match="FusedAdam is not known here"):
-        OptimizerState(FusedAdam(weights()))
-
-
-def test_only_torch_is_replayed() -> None:
-    OptimizerState(adamw(weights())).check_mode("overlap")
-    OptimizerState(sgd(weights())).check_mode("overlap")
-    OptimizerState(FusedAdam(weights())).check_mode("pause")
-    with pytest.raises(LiverError, match=r'FusedAdam here; set stream.mode = "pause"'):
-        OptimizerState(FusedAdam(weights())).check_mode("overlap")
