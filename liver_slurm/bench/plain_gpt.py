@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ class Shape:
     steps: int
     tied: bool
     bf16: bool
+    fp8: bool = False
+    """In FP8 what can be, in what is compared; plain PyTorch stays in bf16."""
 
 
 class Norm(nn.Module):  # type: ignore[misc]
@@ -106,7 +109,7 @@ class Gpt(nn.Module):  # type: ignore[misc]
 
 
 def train(shape: Shape) -> dict[str, Any]:
-    """Return the seconds of each step, and the number of parameters."""
+    """Return the seconds of each step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if shape.bf16 else torch.float32
     torch.manual_seed(0)
@@ -114,10 +117,9 @@ def train(shape: Shape) -> dict[str, Any]:
         model = Gpt(shape, dtype)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
     loss_of = torch.compile(model) if device.type == "cuda" else model
-    count, times = shape.global_batch // shape.micro_batch, []
-    for _ in range(shape.steps):
-        _synchronize(device)
-        begun = time.perf_counter()
+    count = shape.global_batch // shape.micro_batch
+
+    def step() -> None:
         for _ in range(count):
             size = (shape.micro_batch, shape.sequence + 1)
             tokens = torch.randint(0, shape.vocabulary, size, device=device)
@@ -127,9 +129,20 @@ def train(shape: Shape) -> dict[str, Any]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    return {"seconds": timed_steps(step, shape.steps, device)}
+
+
+def timed_steps(step: Callable[[], None], steps: int, device: torch.device) -> list[float]:
+    """Return the seconds of each of so many steps, to its end on the device."""
+    times = []
+    for _ in range(steps):
+        _synchronize(device)
+        begun = time.perf_counter()
+        step()
         _synchronize(device)
         times.append(time.perf_counter() - begun)
-    return {"seconds": times, "parameters": sum(each.numel() for each in model.parameters())}
+    return times
 
 
 def _synchronize(device: torch.device) -> None:

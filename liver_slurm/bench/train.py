@@ -1,11 +1,13 @@
-"""``bench train``: tokens a second of a whole run of ours, beside plain compiled PyTorch of the same model.
+"""``bench train``: tokens a second of a whole run of ours, beside what else would train the same model.
 
-The baseline is :mod:`liver_slurm.bench.plain_gpt` on one device, in the same call, before and after ours. For a layout
-of several workers the ratio is per worker: what one of them trains beside what one device trains with plain PyTorch.
+That is plain compiled PyTorch (:mod:`~liver_slurm.bench.plain_gpt`) and Megatron
+(:mod:`~liver_slurm.bench.megatron_gpt`), each on one device, in the same call. For a layout of several workers a ratio
+is per worker: what one of them trains beside what one device trains with the other.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -63,7 +65,13 @@ def cases(quick: bool, cards: int) -> list[Case]:
     """Return what is measured here."""
     if not cards:
         return [Case("15M", replace(_SMALL, steps=6 if quick else 20), ONE)]
-    one = [Case("1.3B", _BILLION, ONE)] + ([] if quick else [Case("7B", _SEVEN, ONE)])
+    one = [Case("1.3B", _BILLION, ONE)]
+    if not quick:
+        one += [
+            Case("7B", _SEVEN, ONE),
+            Case("1.3B FP8", replace(_BILLION, fp8=True), ONE),
+            Case("7B FP8", replace(_SEVEN, fp8=True), ONE),
+        ]
     two = [Case(f"1.3B {text}", _BILLION, Layout.parse(text)) for text in ("tp2pp1dp1", "tp1pp2dp1", "tp1pp1dp2")]
     # Four microbatches leave the host too little time for what it has to launch.
     two.append(Case("1.3B tp2pp1dp1, micro batch 16", replace(_BILLION, micro_batch=16), two[0].layout))
@@ -79,25 +87,22 @@ def measure(todo: Sequence[Case]) -> dict[str, Any]:
     """Measure these cases; the document."""
     begun = time.monotonic()
     document: dict[str, Any] = {"bench": "train", "machine": machine.describe(machine.has_gpu())}
-    found, references = [], dict[Shape, dict[str, Any] | None]()
+    found, others = [], Others()
     for number, case in enumerate(todo, start=1):
         print(f"{number}/{len(todo)} {case.name}", file=sys.stderr)
-        if case.shape not in references:
-            references[case.shape] = _plain(case.shape)
-        found.append(_case(case, references[case.shape], document["machine"]["device"]))
+        found.append(_case(case, others, document["machine"]["device"]))
         print(f"    {found[-1]['tokens_per_s']:,.0f} tokens/s, ratio {found[-1]['ratio']}", file=sys.stderr)
     return document | {"cases": found, "seconds": time.monotonic() - begun}
 
 
-def _case(case: Case, plain: dict[str, Any] | None, device: str) -> dict[str, Any]:
+def _case(case: Case, others: Others, device: str) -> dict[str, Any]:
     shape = case.shape
+    plain, megatron = others.plain(shape), others.megatron(shape)
     with machine.memory_folder() as folder:
         seconds, parameters = _ours(case, folder)
-    tokens = shape.global_batch * shape.sequence
-    rate = tokens / statistics.median(seconds) / case.layout.size
+    rate = shape.global_batch * shape.sequence / statistics.median(seconds) / case.layout.size
     peak = peak_tflops(device)
     flops = token_flops(parameters, shape.layers, shape.hidden, shape.sequence)
-    reference = tokens / statistics.median(plain["seconds"][WARM:]) if plain is not None else None
     return {
         "name": case.name,
         "parameters": parameters,
@@ -107,25 +112,56 @@ def _case(case: Case, plain: dict[str, Any] | None, device: str) -> dict[str, An
         "tflops": rate * flops / 1e12,
         "mfu": rate * flops / (peak * 1e12) if peak else None,
         "reference": "torch.compile, one device" if peak else "PyTorch, one device",
-        "reference_tokens_per_s": reference,
-        "ratio": rate / reference if reference else None,
+        "reference_tokens_per_s": plain,
+        "ratio": rate / plain if plain else None,
+        "megatron": f"megatron-core with{'' if _has_engine() else 'out'} Transformer Engine, one device",
+        "megatron_tokens_per_s": megatron,
+        "ratio_to_megatron": rate / megatron if megatron else None,
         "step_s": statistics.median(seconds),
         "each_s": seconds,
     }
 
 
-def _plain(shape: Shape) -> dict[str, Any] | None:
-    """Return the baseline, in a process of its own; None: it does not fit on this device."""
+class Others:
+    """What else trains a model, measured once for each shape."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[str, Shape], float | None] = {}
+
+    def plain(self, shape: Shape) -> float | None:
+        """Return plain PyTorch's tokens a second, in bf16 where ours are in FP8; None: it does not fit."""
+        return self._rate("plain_gpt", replace(shape, fp8=False))
+
+    def megatron(self, shape: Shape) -> float | None:
+        """Return Megatron's, likewise; without Transformer Engine it has no FP8."""
+        return self._rate("megatron_gpt", shape if _has_engine() else replace(shape, fp8=False))
+
+    def _rate(self, module: str, shape: Shape) -> float | None:
+        if (module, shape) not in self._rates:
+            seconds = _seconds(module, shape)
+            tokens = shape.global_batch * shape.sequence
+            self._rates[module, shape] = tokens / statistics.median(seconds[WARM:]) if seconds else None
+        return self._rates[module, shape]
+
+
+def _has_engine() -> bool:
+    """Return whether Transformer Engine is there for Megatron."""
+    return importlib.util.find_spec("transformer_engine") is not None
+
+
+def _seconds(module: str, shape: Shape) -> list[float] | None:
+    """Return the steps of a baseline, in a process of its own; None: it does not fit on this device."""
     done = subprocess.run(
-        [sys.executable, "-m", "liver_slurm.bench.plain_gpt"], input=json.dumps(asdict(shape)), capture_output=True,
+        [sys.executable, "-m", f"liver_slurm.bench.{module}"], input=json.dumps(asdict(shape)), capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     if done.returncode == 0:
-        document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return document
+        seconds: list[float] = json.loads(done.stdout.splitlines()[-1])["seconds"]
+        return seconds
     if "OutOfMemoryError" in done.stderr:
         return None
-    raise LiverError(f"the baseline failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    raise LiverError(f"the baseline {module} failed: {said}")
 
 
 def _ours(case: Case, folder: Path) -> tuple[list[float], int]:
@@ -165,6 +201,7 @@ def _job(case: Case, folder: Path) -> JobConfig:
             lr=1e-4,
             lr_decay_style="constant",
             precision="bf16" if shape.bf16 else "fp32",
+            fp8=shape.fp8,
         ),
         live=LiveSection(component=(ComponentSection(tasks_per_node=case.layout.size, gpus_per_task=gpus),)),
         standby=StandbySection(max_jobs=0, gpus_per_task=gpus),
@@ -181,9 +218,16 @@ def table(document: dict[str, Any]) -> str:
             case["layout"],
             f"{case['tokens_per_s']:,.0f}",
             f"{case['mfu']:.3f}" if case["mfu"] is not None else "-",
-            f"{case['reference_tokens_per_s']:,.0f}" if case["reference_tokens_per_s"] else "does not fit",
-            f"{case['ratio']:.3f}" if case["ratio"] is not None else "-",
+            *_compared(case["reference_tokens_per_s"], case["ratio"]),
+            *_compared(case["megatron_tokens_per_s"], case["ratio_to_megatron"]),
         ]
         for case in document["cases"]
     ]
-    return tabulate(rows, ["model", "layout", "tokens/s", "MFU", "plain PyTorch", "ratio a worker"])
+    heads = ["model", "layout", "tokens/s", "MFU", "plain PyTorch", "ratio a worker", "Megatron", "ratio a worker"]
+    return tabulate(rows, heads)
+
+
+def _compared(rate: float | None, ratio: float | None) -> tuple[str, str]:
+    if rate is None or ratio is None:
+        return "does not fit", "-"
+    return f"{rate:,.0f}", f"{ratio:.3f}"

@@ -23,7 +23,8 @@ def test_training_is_of_both_models_and_without_pipelines(monkeypatch: pytest.Mo
     monkeypatch.setattr(train, "measure", lambda cases: {"cases": [case.name for case in cases]})
     run, _ = parts(False, 2)["train"]
     more = "1.3B tp2pp1dp1, micro batch 16"
-    assert run() == {"cases": ["1.3B", "7B", "1.3B tp2pp1dp1", "1.3B tp1pp1dp2", more]}
+    alone = ["1.3B", "7B", "1.3B FP8", "7B FP8"]
+    assert run() == {"cases": [*alone, "1.3B tp2pp1dp1", "1.3B tp1pp1dp2", more]}
 
 
 def part(name: str) -> on_cards.Part:
