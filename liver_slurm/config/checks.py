@@ -12,6 +12,7 @@ from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import why_refused
+from liver_slurm.config.fp8 import fp8_problems
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
@@ -358,6 +359,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
         lambda job: moment_problems(job.train),
     ),
     (("model",), lambda job: _dropout(job.model)),
+    (("model", "train.fp8", "train.precision"), lambda job: fp8_problems(job.model, job.train)),
     (("train.z_loss_coeff", "model.provider"), lambda job: _z_loss(job.train, job.model)),
     (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),

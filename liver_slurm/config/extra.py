@@ -14,7 +14,7 @@ from liver_slurm.config.schema import ModelSection
 _LAYOUT = "the layout decides it"
 _EXPERTS = "this product's own layer of experts would not heed it"
 _OTHER_MODEL = "the model would not have it; model.provider builds your own"
-_TE = "it needs Transformer Engine, whose layers and scales this product does not move"
+_TE = "it needs Transformer Engine, whose layers and scales this product does not move; for FP8 see train.fp8"
 _VALUES = "weights come from train.seed by their names, or from another world"
 _FUNCTION = "it is a function, which a job file cannot hold"
 _SCHEDULE = "the product runs the step, and does it in its own way"

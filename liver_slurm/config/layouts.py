@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from liver_slurm.base.once import OncePer
+from liver_slurm.config.fp8 import fp8_reasons
 from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, ModelSection, TrainSection
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
@@ -45,6 +46,8 @@ def impossible(layout: Layout, model: ModelSection, data: DataSection, train: Tr
     for reason in _interleaving_reasons(layout, model, train):
         return reason
     for reason in _own_layer_reasons(layout.tp, model, data, train):
+        return reason
+    for reason in fp8_reasons(layout, head_width(model), model, train):
         return reason
     if model.num_layers and layout.pp > model.num_layers:
         return f"pp{layout.pp} is more than num_layers {model.num_layers}"
@@ -147,11 +150,15 @@ def _interleaving_reasons(layout: Layout, model: ModelSection, train: TrainSecti
 
 
 def _own_layer_reasons(tp: int, model: ModelSection, data: DataSection, train: TrainSection) -> Iterator[str]:
-    """Find what keeps this product's own layers, which know of documents and dropout, from being used."""
-    dropping = next((key for key in ("hidden_dropout", "attention_dropout") if getattr(model, key)), None)
-    if model.provider is not None or not (data.resets or dropping):
+    """Find what keeps this product's own layers, which know of documents, dropout and FP8, from being used."""
+    needing = [f"model.{key}" for key in ("hidden_dropout", "attention_dropout") if getattr(model, key)]
+    if data.resets:
+        needing.insert(0, "data.reset_position_ids or reset_attention_mask")
+    if train.fp8:
+        needing.append("train.fp8")
+    if model.provider is not None or not needing:
         return
-    needs = "data.reset_position_ids or reset_attention_mask" if data.resets else f"model.{dropping}"
+    needs = needing[0]
     groups = model.num_query_groups or model.num_attention_heads
     if groups < tp:
         yield f"with {needs}, tp{tp} may not be more than {groups} query groups"

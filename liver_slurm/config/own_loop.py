@@ -31,6 +31,7 @@ _UNUSED = (
     ("validation", "provider"),
     ("train", "start_from"),
     ("train", "ema_decay"),
+    ("train", "fp8"),
     ("stream", "memory_limit"),
 )
 """Keys that mean something else than was wished for where a loop does not heed them."""

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.attention_dropout import HeadStreams, attend_dropping
 from liver_slurm.engine.megatron.dropout import Streams, drop
+from liver_slurm.engine.megatron.fp8 import linear
 from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
 
@@ -55,6 +56,8 @@ class Attention(NamedTuple):
     """Of each head's queries, and of its keys; None: they are taken as they are."""
     streams: HeadStreams | None = None
     """What decides which of its weights are dropped."""
+    fp8: bool = False
+    """Whether its linear layers are computed in FP8."""
 
 
 class Mlp(NamedTuple):
@@ -65,6 +68,8 @@ class Mlp(NamedTuple):
     down: Tensor
     gated: bool
     activation: Callable[[Tensor], Tensor]
+    fp8: bool = False
+    """Whether it is computed in FP8."""
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -96,7 +101,7 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
     With context parallelism a rank's queries meet all ranks' keys and values, which are gathered.
     """
     sequence, batch, _ = x.shape
-    mixed = F.linear(x, part.qkv, part.qkv_bias).view(sequence, batch, part.groups, -1, part.head)
+    mixed = linear(x, part.qkv, part.qkv_bias, part.fp8).view(sequence, batch, part.groups, -1, part.head)
     queries = mixed.shape[3] - 2
     query, key, value = mixed.split((queries, 1, 1), 3)
     query, key, value = (each.reshape(sequence, batch, -1, part.head) for each in (query, key, value))
@@ -113,18 +118,18 @@ def attend(x: Tensor, part: Attention, positions: Positions) -> Tensor:
         )
     else:
         mixed = attend_dropping(query, key, value, seen, part.streams)
-    return F.linear(mixed.permute(2, 0, 1, 3).reshape(sequence, batch, -1), part.proj)
+    return linear(mixed.permute(2, 0, 1, 3).reshape(sequence, batch, -1), part.proj, None, part.fp8)
 
 
 def transform(x: Tensor, part: Mlp) -> Tensor:
     """Return the MLP on normalized states; with tp > 1 this rank's summand."""
-    inner = F.linear(x, part.up, part.up_bias)
+    inner = linear(x, part.up, part.up_bias, part.fp8)
     if part.gated:
-        gate, linear = inner.chunk(2, -1)
-        inner = part.activation(gate) * linear
+        gate, value = inner.chunk(2, -1)
+        inner = part.activation(gate) * value
     else:
         inner = part.activation(inner)
-    return F.linear(inner, part.down)
+    return linear(inner, part.down, None, part.fp8)
 
 
 class Layer(NamedTuple):
@@ -249,6 +254,7 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
                 attention.hidden_size_per_attention_head,
                 (_norm_of(attention.q_layernorm), _norm_of(attention.k_layernorm)) if config.qk_layernorm else None,
                 None if heads is None else heads.of_layer(self.layer_number),
+                config.linear_in_fp8,
             ),
             mlp,
             (attention.linear_proj.bias, None if mlp is None else self.mlp.linear_fc2.bias),
@@ -259,7 +265,8 @@ class DenseLayer(TransformerLayer):  # type: ignore[misc]
     def mlp_of(self, module: Any) -> Mlp:
         """Return this rank's part of the weights of one of megatron-core's MLPs."""
         up, down, config = module.linear_fc1, module.linear_fc2, self.config
-        return Mlp(up.weight, up.bias, down.weight, config.gated_linear_unit, config.activation_func)
+        gated, activation = config.gated_linear_unit, config.activation_func
+        return Mlp(up.weight, up.bias, down.weight, gated, activation, config.linear_in_fp8)
 
 
 def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -13,6 +13,7 @@ from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
 from liver_slurm.engine.data.samples import open_samples
+from liver_slurm.engine.megatron.fp8 import check_device
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
 from liver_slurm.engine.megatron.spec import gradient_bucket, parameter_count, shard_spec
 from liver_slurm.engine.megatron.warm_up import compile_layouts
@@ -30,6 +31,8 @@ class MegatronEngine:
         """What was found, by sizes and place, with the job that it was found for: survivors wait for each of them."""
 
     def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
+        if config.train.fp8:
+            check_device(device)
         shard = build_shard(config, world, device, fresh=fresh)
         self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
         return shard
@@ -39,6 +42,8 @@ class MegatronEngine:
         return replace(config, model=replace(config.model, num_layers=1), train=train)
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
+        if config.train.fp8:
+            check_device(device)
         compile_layouts(config, device, live_workers(config.live) + most_workers(config.standby))
 
     def token_flops(self, config: JobConfig) -> float | None:

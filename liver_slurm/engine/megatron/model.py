@@ -44,6 +44,8 @@ class DecoderConfig(TransformerConfig):  # type: ignore[misc]
     """Compile the layers' forward passes, and with them their backward passes."""
     recompute_layers: Literal["none", "selective", "full"] = "none"
     """What of a layer's activations is computed again in the backward pass: nothing, the MLP's, or all."""
+    linear_in_fp8: bool = False
+    """Compute the layers' matrix products in FP8, but for attention's own and those of experts."""
     reset_position_ids: bool = False
     """Count positions from the beginning of each document."""
     reset_attention_mask: bool = False
@@ -94,6 +96,7 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "sequence_parallel": layout.tp > 1 and is_dense(config, layout),
             "compile_layers": train.compile and torch.cuda.is_available(),
             "recompute_layers": train.recompute,
+            "linear_in_fp8": train.fp8,
             "reset_position_ids": config.data.reset_position_ids,
             "reset_attention_mask": config.data.reset_attention_mask,
             "params_dtype": dtype,

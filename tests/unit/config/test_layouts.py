@@ -71,6 +71,35 @@ def test_reasons_of_layers_that_know_of_no_documents() -> None:
     assert impossible(Layout(4, 1, 1), own, apart, TRAIN) is None, "its own business"
 
 
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        ("tp1pp1dp1", None),
+        ("tp2pp1dp1", None),
+        ("tp4pp1dp1", "the width of all queries, keys and values over tp4 must be a multiple of 16, and is 40"),
+        ("tp1cp2pp1dp1", "the tokens of a microbatch over cp2 must be a multiple of 16, and is 8"),
+    ],
+)
+def test_reasons_of_products_in_fp8(layout: str, reason: str | None) -> None:
+    model = dataclasses.replace(MODEL, hidden_size=96, num_attention_heads=12, num_query_groups=4)
+    train = dataclasses.replace(TRAIN, precision="bf16", fp8=True)  # 16 tokens
+    expected = reason and f"with train.fp8, {reason}"
+    assert impossible(Layout.parse(layout), model, DATA, train) == expected
+    assert impossible(Layout.parse(layout), model, DATA, dataclasses.replace(train, fp8=False)) is None
+
+
+def test_reasons_of_fp8_with_experts_and_few_groups() -> None:
+    train = dataclasses.replace(TRAIN, precision="bf16", fp8=True, seq_length=32)
+    few = dataclasses.replace(MODEL, num_query_groups=2)
+    assert impossible(Layout(4, 1, 1), few, DATA, train) == "with train.fp8, tp4 may not be more than 2 query groups"
+    experts = dataclasses.replace(MODEL, num_moe_experts=4, moe_ffn_hidden_size=40)
+    assert impossible(Layout(1, 1, 1), experts, DATA, train) is None, "experts are not computed in FP8"
+    shared = dataclasses.replace(experts, moe_shared_expert_intermediate_size=40)
+    assert impossible(Layout(1, 1, 1), shared, DATA, train) == (
+        "with train.fp8, the width of the MLP over tp1 must be a multiple of 16, and is 40"
+    )
+
+
 def test_reasons_of_the_vocabulary() -> None:
     model = dataclasses.replace(MODEL, num_attention_heads=24, hidden_size=384, num_query_groups=None)
     tp3 = Layout(3, 1, 1)

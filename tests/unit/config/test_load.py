@@ -165,6 +165,12 @@ def test_settings_that_nothing_would_heed() -> None:
             found = problems(f"model.{rate}=0.1", f"model.{key}={value}")
             expected = f"model.{rate}: 0.1 is for this product's own layers, which model.{key.partition('.')[0]}"
             assert any(expected in one for one in found)
+    said = '--set: train.fp8: true is for bf16; allowed: train.precision = "bf16" too, or false'
+    assert said in problems("train.fp8=true", "train.precision=fp32")
+    found = problems("train.fp8=true", "train.precision=bf16", "model.provider=a:b")
+    assert any(
+        "train.fp8: true is for this product's own layers, which model.provider replaces" in one for one in found
+    )
     assert problems("model.moe_aux_loss_coeff=0.1") == [
         "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
     ]
