@@ -153,6 +153,50 @@ def test_round_trip(
     assert found == pytest.approx(expected, rel=1e-6 if precision == "fp32" else 2e-3)
 
 
+EXPERTS = {
+    "model.num_moe_experts": 4,
+    "model.moe_router_topk": 2,
+    "model.moe_ffn_hidden_size": 256,
+    "model.moe_aux_loss_coeff": 0.01,
+}
+FP8: dict[str, object] = {"train.fp8": "true"}
+MUON: dict[str, object] = {"train.optimizer": "muon"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "distributed", "initial", "layouts", "more", "close"),
+    [
+        (FP8, True, "tp2pp1dp1", ("tp1pp2dp1", "tp2pp1dp1", "tp1pp1dp2"), 0, 4e-3),
+        (FP8, False, "tp1pp1dp2", ("tp2pp1dp2", "tp1pp1dp2", "tp2pp2dp1"), 2, 4e-3),
+        (EXPERTS, True, "tp2pp1ep2etp1dp1", ("tp1pp1ep2dp2", "tp2pp1ep2etp1dp1", "tp2pp1dp1"), 0, 2e-3),
+        (EXPERTS, True, "tp2pp1dp1", ("tp2pp1ep2etp1dp2", "tp2pp1dp1", "tp1pp1ep4dp4"), 2, 2e-3),
+        (EXPERTS | FP8, True, "tp2pp1dp1", ("tp1pp1ep2dp2", "tp2pp1dp1", "tp2pp1ep2etp1dp1"), 0, 4e-3),
+        (MUON, False, "tp2pp1dp1", ("tp1pp2dp1", "tp2pp1dp1", "tp1pp1dp2"), 0, 4e-3),
+        (MUON | EXPERTS, False, "tp2pp1dp1", ("tp2pp1ep2etp1dp2", "tp2pp1dp1", "tp1pp1ep2dp2"), 2, 4e-3),
+    ],
+    ids=["fp8", "fp8-more", "etp", "etp-more", "experts-fp8", "muon", "muon-etp-more"],
+)
+def test_round_trip_of_what_else_is_trained(
+    settings: dict[str, object],
+    distributed: bool,
+    initial: str,
+    layouts: tuple[str, str, str],
+    more: int,
+    close: float,
+    tmp_path: Path,
+) -> None:
+    """To the first layout, back to the initial one at the same step, and to the third to stay there."""
+    undisturbed = run(tmp_path / "undisturbed", initial, "bf16", distributed, [], 2, 0, settings)
+    expected = losses(undisturbed)
+    resizes = [f"{at}:{layout}" for at, layout in zip((THERE_AND_BACK, THERE_AND_BACK, AWAY), layouts, strict=True)]
+    resized = run(tmp_path / "resized", initial, "bf16", distributed, resizes, 2, more, settings)
+    report_and_check("resized", resized)
+    found = losses(resized)
+    print("furthest", max(abs(one / other - 1) for one, other in zip(found, expected, strict=True)))
+    assert found[:AWAY] == expected[:AWAY]
+    assert found == pytest.approx(expected, rel=close)
+
+
 def test_a_billion_parameters_in_overlap_as_in_a_pause(tmp_path: Path) -> None:
     found = {}
     for mode in ("overlap", "pause"):

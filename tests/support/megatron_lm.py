@@ -13,7 +13,11 @@ with compat.imports():
     from megatron.core import parallel_state
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
     from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_block_spec,
+        get_gpt_layer_local_spec,
+        get_gpt_layer_with_transformer_engine_spec,
+    )
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
     from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
@@ -120,8 +124,11 @@ def lay_out(tp: int, pp: int) -> None:
     model_parallel_cuda_manual_seed(1, force_reset_rng=True)
 
 
-def build(args: argparse.Namespace) -> Any:
-    """Build this rank's part of a model, whose values are those of no other parameter, and the same in every layout."""
+def build(args: argparse.Namespace, engine: bool = False) -> Any:
+    """Build this rank's part of a model, whose values are those of no other parameter, and the same in every layout.
+
+    With ``engine`` its layers are Transformer Engine's; they have no experts.
+    """
     experts = args.num_experts is not None
     config = TransformerConfig(
         num_layers=args.num_layers,
@@ -164,6 +171,8 @@ def build(args: argparse.Namespace) -> Any:
     spec = (
         get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization=args.normalization)
         if experts
+        else get_gpt_layer_with_transformer_engine_spec(qk_layernorm=args.qk_layernorm)
+        if engine
         else get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization=args.normalization)
     )
     model = GPTModel(

@@ -76,7 +76,7 @@ def disturb(model: Any) -> None:
     torch.manual_seed(3)
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if torch.is_tensor(value) and "local_tokens" not in name:
+            if torch.is_tensor(value) and value.is_floating_point() and "local_tokens" not in name:
                 value.add_(torch.randn_like(value) * 0.1)
 
 
