@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import expert_width, padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
@@ -181,6 +182,7 @@ def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, sta
             pg_collection=groups,
             job=config,
         )
+        _refuse_histories(model)
     else:
         model = _gpt(config, transformer, groups, layout, stage)
     chunk = Float16Module(transformer, model) if config.train.precision == "bf16" else model
@@ -189,6 +191,20 @@ def _chunk(config: JobConfig, transformer: Any, groups: Any, layout: Layout, sta
     if layout.etp != layout.tp:
         reduce_by_themselves(chunk)
     return chunk
+
+
+def _refuse_histories(model: Any) -> None:
+    """Check that a model of the user's own keeps no scales from step to step, which are no parameters.
+
+    Raises:
+        BadInput: it is in Transformer Engine's FP8 with delayed scaling.
+    """
+    its = getattr(model, "config", None)
+    if getattr(its, "fp8", None) and getattr(its, "fp8_recipe", "delayed") == "delayed":
+        raise BadInput(
+            'model.provider: its model has fp8_recipe "delayed", whose histories of scales are no parameters, so that '
+            'nothing would move them; allowed: "tensorwise" or "blockwise", which keep none'
+        )
 
 
 def balance_rate(model: ModelSection) -> float:

@@ -7,6 +7,7 @@ memory, so every rank knows every other rank's pieces without asking.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from liver_slurm.reshard.tensors import ITEMSIZE, moment_dtype_of, moments_of
 
 with compat.imports():
     from megatron.core.dist_checkpointing.dict_utils import nested_values
-    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
     from megatron.core.optimizer import get_standard_config_overrides
     from megatron.core.optimizer.optimizer_config import OptimizerConfig, ParamKey, ParamPredicate
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -53,6 +54,7 @@ class _Sizes:
 
 
 _ALONE = Layout(1, 1, 1)
+_NO_PARAMETER = "is state of the model but no parameter; only parameters can be moved"
 compat.fix_replica_of_embeddings()
 
 
@@ -183,12 +185,20 @@ def _boxes(chunks: Sequence[Any]) -> dict[int, list[BoxSpec]]:
     with _some_default_group():
         for inner in map(unwrap, chunks):
             for entry in nested_values(inner.sharded_state_dict(metadata={"dp_cp_group": _Sizes(1, 0)})):
+                if isinstance(entry, ShardedObject) and _says_something(entry.data):
+                    raise PlanError(f"{entry.key} {_NO_PARAMETER}")
                 for parameter, part in _parts(entry):
                     if id(parameter) not in boxes:
-                        text = "is state of the model but no parameter; only parameters can be moved"
-                        raise PlanError(f"{part.key} {text}")
+                        raise PlanError(f"{part.key} {_NO_PARAMETER}")
                     boxes[id(parameter)].append(_box(parameter, part))
     return boxes
+
+
+def _says_something(extra: Any) -> bool:
+    """Return whether a module's extra state is more than what Transformer Engine has of layers that are not in FP8."""
+    if isinstance(extra, torch.Tensor):
+        return bool(extra.numel())
+    return bool(extra.getvalue() if isinstance(extra, io.BytesIO) else extra)
 
 
 def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -> ParamSpec:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+from contextlib import nullcontext
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,6 +280,43 @@ def test_state_that_is_no_parameter_is_refused() -> None:
     model.decoder.final_layernorm.register_buffer("seen", torch.zeros(3, device="meta"))
     with pytest.raises(PlanError, match="seen is state of the model but no parameter"):
         shard_spec_of([model], job().train)
+
+
+@pytest.mark.parametrize(
+    ("extra", "refused"),
+    [
+        (torch.empty(0, dtype=torch.uint8), False),
+        (None, False),
+        (io.BytesIO(), False),
+        (io.BytesIO(b"amax"), True),
+        (torch.zeros(3), True),
+        ({"seen": 3}, True),
+    ],
+    ids=["empty", "none", "no-bytes", "bytes", "tensor", "table"],
+)
+def test_extra_state_that_says_something_is_refused(extra: Any, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformer Engine's layers have one each, in which there is nothing without FP8."""
+    monkeypatch.setattr(SequenceNorm, "get_extra_state", lambda _self: extra)
+    groups = _collection(Layout(1, 1, 1), 0, 0)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, (model,) = build_model(job(), groups, Layout(1, 1, 1), 0, "meta")
+    with pytest.raises(PlanError, match="_extra_state is state of the model but no") if refused else nullcontext():
+        shard_spec_of([model], job().train)
+
+
+@pytest.mark.parametrize(("recipe", "refused"), [("delayed", True), ("tensorwise", False)])
+def test_a_model_with_histories_of_scales_is_refused(
+    recipe: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: Any, **_: Any) -> torch.nn.Module:
+        model = torch.nn.Linear(2, 2)
+        model.config = SimpleNamespace(fp8="hybrid", fp8_recipe=recipe)
+        return model
+
+    monkeypatch.setattr("liver_slurm.engine.megatron.model.load_function", lambda _name: build)
+    groups = _collection(Layout(1, 1, 1), 0, 0)
+    with pytest.raises(BadInput, match='"delayed", whose histories') if refused else nullcontext():
+        build_model(job(provider="a:b"), groups, Layout(1, 1, 1), 0, "meta")
 
 
 def test_outside_any_world_the_groups_of_the_model_count() -> None:
