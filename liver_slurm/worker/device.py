@@ -28,6 +28,8 @@ def choose_device(config: JobConfig) -> torch.device:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # Large tensors on large pages: a step allocates many, and each page costs a fault.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        # megatron-core puts state on a card wherever torch finds one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return torch.device("cpu")
     if torch.cuda.device_count() == 0:
         raise BadInput("live.component.gpus_per_task is 1, but torch sees no GPU here; set it to 0")

@@ -68,9 +68,9 @@ def product(left: Scaled, right: Scaled, dtype: torch.dtype, fast: bool = False)
         left, right: [rows, inner] and [columns, inner], contiguous; ``inner`` and ``columns`` are multiples of 16.
         fast: sums up with some 14 bits instead of fp32's 24, as is usual in the forward pass.
     """
-    whole = F.ScalingType.TensorWise
-    made: Tensor = F.scaled_mm(
-        left.values, right.values.t(), left.factor, whole, right.factor, whole, output_dtype=dtype, use_fast_accum=fast
+    # What torch.nn.functional.scaled_mm calls of one scale a tensor; torch 2.11's compiler does not know that one.
+    made: Tensor = torch._scaled_mm(
+        left.values, right.values.t(), left.factor, right.factor, out_dtype=dtype, use_fast_accum=fast
     )
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from worker_lab import job
 
 from liver_slurm.base.flops import FlopsMeter
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.worker.device import flops_meter
+from liver_slurm.worker.device import choose_device, flops_meter
 
 
 @pytest.fixture
@@ -54,3 +55,11 @@ def test_a_users_own_model(config: JobConfig, card: Any) -> None:
     card("NVIDIA H200")
     engine: Any = SimpleNamespace(token_flops=lambda config: None)
     assert flops_meter(config, engine, CUDA) == FlopsMeter(None, 989.0)
+
+
+def test_a_job_without_gpus_sees_no_card(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has some, Slurm may leave them visible to it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _number: None)
+    assert choose_device(config) == torch.device("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
