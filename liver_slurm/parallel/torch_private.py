@@ -35,6 +35,7 @@ check_names(
     "_foreach_copy_",
     "_foreach_norm",
     "_foreach_mul_",
+    "_scaled_mm",
     "Tensor._make_wrapper_subclass",
     "_C._construct_storage_from_data_pointer",
 )
@@ -43,6 +44,17 @@ check_names(
 def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy each source to its target; on a GPU in a few launches where they lie alike."""
     torch._foreach_copy_(list(targets), list(sources))
+
+
+def scaled_product(
+    left: torch.Tensor, right: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype, fast: bool
+) -> torch.Tensor:
+    """Return ``left @ right`` of matrices in FP8, times their factors.
+
+    What ``torch.nn.functional.scaled_mm`` calls for factors of whole matrices; torch 2.11 cannot compile that one.
+    """
+    made: torch.Tensor = torch._scaled_mm(left, right, *factors, out_dtype=dtype, use_fast_accum=fast)
+    return made
 
 
 def wrapper_tensor(cls: type[Any], shape: torch.Size, dtype: torch.dtype) -> Any:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liver_slurm.base.errors import LiverError
+from liver_slurm.parallel import torch_private
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 _SMALLEST = 2.0**-100
@@ -68,11 +69,8 @@ def product(left: Scaled, right: Scaled, dtype: torch.dtype, fast: bool = False)
         left, right: [rows, inner] and [columns, inner], contiguous; ``inner`` and ``columns`` are multiples of 16.
         fast: sums up with some 14 bits instead of fp32's 24, as is usual in the forward pass.
     """
-    # What torch.nn.functional.scaled_mm calls of one scale a tensor; torch 2.11's compiler does not know that one.
-    made: Tensor = torch._scaled_mm(
-        left.values, right.values.t(), left.factor, right.factor, out_dtype=dtype, use_fast_accum=fast
-    )
-    return made
+    factors = (left.factor, right.factor)
+    return torch_private.scaled_product(left.values, right.values.t(), factors, dtype, fast)
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
