@@ -281,8 +281,8 @@ class StandbySection:
     job that has been idle this long is cancelled, and one that Slurm takes back sooner counts towards ``back_off``."""
     back_off: Seconds = 30.0
     """Time for which a partition is left alone after it has taken back three standby jobs in a row within ``hold``, if
-    the mean life of all that run and were taken meanwhile is below that, too. It doubles with each further one, up to
-    an hour."""
+    the mean life of all that run and were taken meanwhile is below that, too; and after three in a row have ended by
+    themselves before a worker was ready. It doubles with each further one, up to an hour."""
     expected_life: Seconds = 900.0
     """Time that policy ``cost-aware`` expects a standby job to stay, until it has seen one go."""
     explore: Decay = 0.2

@@ -125,6 +125,10 @@ def _of_run(event: events.Event | events.UnknownEvent) -> Happening | None:
             found = Happening(event.time, f"{event.worker} lost", event.reason, bad=True)
         case events.LaunchRefused():
             found = Happening(event.time, "standby jobs refused", event.reason, bad=True)
+        case events.StandbyFailed():
+            alone = f", the next is tried in {event.alone_s:.0f} s" if event.alone_s else ""
+            why = f"before a worker was ready, {event.in_a_row} in a row in {event.partition}{alone}; see its log"
+            found = Happening(event.time, f"standby job {event.job_id} failed", why, bad=True)
         case events.CheckpointFailed():
             found = Happening(event.time, "checkpoint failed", event.error, event.step, event.stall_s, bad=True)
         case events.CheckpointRefused():

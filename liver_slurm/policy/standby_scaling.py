@@ -19,7 +19,7 @@ from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
 from liver_slurm.policy.cost_model import choose
-from liver_slurm.policy.survival import Life, resting
+from liver_slurm.policy.survival import Life, failing, resting
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
@@ -114,7 +114,8 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     if view.capacity.blind is not None:
         return Decision(useless_since=view.useless_since), f"the scheduler could not be asked: {view.capacity.blind}"
     rests = resting(view.spans, view.now, config.standby.hold, config.standby.back_off)
-    closed = frozenset(rests) | frozenset(view.left_alone)
+    fails = failing(view.spans, view.now, config.standby.back_off)
+    closed = frozenset(rests) | frozenset(fails) | frozenset(view.left_alone)
     stock = _stock(view, config, closed)
     start = _start(view, config, stock, closed)
     end, useless_since = _end(view, config, stock, closed, start)
@@ -125,6 +126,9 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     )
     for partition, (until, count) in rests.items():
         reason += f"; {partition} took {count} in a row too soon, left alone for {until - view.now:.0f} s"
+    for partition, (until, count) in fails.items():
+        reason += f"; {count} standby jobs in a row failed in {partition} before a worker was ready, see their logs; "
+        reason += f"the next is tried in {until - view.now:.0f} s"
     for partition, until in view.left_alone.items():
         reason += f"; the policy leaves {partition} alone for {until - view.now:.0f} s"
     return Decision(tuple(start), end, useless_since), reason

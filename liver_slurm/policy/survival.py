@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 EDGES = (0.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 """Ages in seconds at which an interval begins; the last one has no end."""
@@ -39,6 +40,8 @@ class Life:
     """When word came that it goes away, or it was gone; None: it is still there."""
     taken: bool = False
     """It ended without our doing."""
+    failed: bool = False
+    """It ended without our doing before a worker of it was ready."""
 
     def seconds(self, now: float) -> float:
         """Return how long it has lasted."""
@@ -98,6 +101,33 @@ def resting(lives: Sequence[Life], now: float, hold: float, back_off: float) -> 
             if now < until:
                 rests[partition] = (until, len(row))
     return rests
+
+
+def failing(lives: Sequence[Life], now: float, back_off: float) -> dict[str, tuple[float, int]]:
+    """Return the partitions in which standby jobs fail as they start: until when they are left alone, and how many
+    failed in a row.
+
+    After :data:`OFTEN` since the last that came to have a worker, one is tried after ``back_off`` seconds, the next
+    after twice as many, up to :data:`LONGEST_REST`.
+
+    Args:
+        lives: in the order in which they began.
+    """
+    found = {}
+    for partition in sorted({life.partition for life in lives if life.failed}):
+        count = failed_in_a_row(lives, partition)
+        if count >= OFTEN:
+            last = max(life.began for life in lives if life.failed and life.partition == partition)
+            until = last + min(back_off * 2.0 ** min(count - OFTEN, 30), LONGEST_REST)
+            if now < until:
+                found[partition] = (until, count)
+    return found
+
+
+def failed_in_a_row(lives: Sequence[Life], partition: str) -> int:
+    """Count the newest in a partition, up to one that came to have a worker."""
+    of_it = (life for life in reversed(lives) if life.partition == partition)
+    return sum(1 for _ in takewhile(lambda life: life.failed, of_it))
 
 
 def _short_in_a_row(lives: Sequence[Life], now: float, hold: float) -> tuple[list[float], float]:

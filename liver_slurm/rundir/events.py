@@ -27,6 +27,7 @@ from liver_slurm.rundir.reconfiguration_events import RecoveryPlanned as Recover
 from liver_slurm.rundir.reconfiguration_events import Route as Route
 from liver_slurm.rundir.standby_events import CapacityChanged as CapacityChanged
 from liver_slurm.rundir.standby_events import LaunchRefused as LaunchRefused
+from liver_slurm.rundir.standby_events import StandbyFailed as StandbyFailed
 from liver_slurm.rundir.standby_events import StandbyJobChanged as StandbyJobChanged
 from liver_slurm.rundir.standby_events import StandbyLaunch as StandbyLaunch
 from liver_slurm.rundir.standby_events import StandbyReady as StandbyReady
@@ -332,6 +333,7 @@ Event = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pytho
     NotificationFailed,
     StandbyLaunch,
     LaunchRefused,
+    StandbyFailed,
     StandbyRelease,
     StandbyJobChanged,
     CapacityChanged,

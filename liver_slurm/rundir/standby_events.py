@@ -20,6 +20,17 @@ class LaunchRefused(EventBase, frozen=True, kw_only=True):
     reason: str
 
 
+class StandbyFailed(EventBase, frozen=True, kw_only=True):
+    """A standby job has ended by itself before a worker of it was ready; its log says why."""
+
+    job_id: str
+    partition: str
+    in_a_row: int
+    """How many have, in this partition, since one came to have a worker."""
+    alone_s: float
+    """Seconds for which no other is started there."""
+
+
 class StandbyRelease(EventBase, frozen=True, kw_only=True):
     """A standby job of no use is ended."""
 

@@ -221,8 +221,8 @@ class ElasticRun:
             self._heard_event(msgspec.structs.replace(action.event, time=self._events.now()))
         elif isinstance(action, Launch):
             ids = tuple(self._standbys.launch(action.count, action.unit, action.partition))
-            unit = action.unit
-            self._events.after(LATENCY, lambda: self._feed(Launched(self._events.now(), ids, unit)))
+            unit, place = action.unit, action.partition
+            self._events.after(LATENCY, lambda: self._feed(Launched(self._events.now(), ids, unit, place)))
         elif isinstance(action, Release):
             self._standbys.release(action.job_id)
         elif isinstance(action, FindCheckpoint):

@@ -156,3 +156,28 @@ def test_two_unlike_components_are_one_world(tmp_path: Path, client: CommandClie
     assert job.wait(timeout=90)["state"] == "finished", job.status()
     assert [line.step for line in job.metrics()] == [1, 2, 3, 4, 5]
     assert client.jobs(ids=[str(job.job_id)]) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_standby_jobs_that_die_as_they_start_are_not_started_all_the_time(
+    tmp_path: Path, client: CommandClient, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node without the program, say. Once it is repaired, the run grows."""
+    broken = tmp_path / "broken" / "sitecustomize.py"
+    broken.parent.mkdir()
+    broken.write_text("import os\nif os.environ.get('SLURM_JOB_PARTITION') == 'scavenger':\n    os._exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(paced_samples.FOLDER)]))
+    job = submit(config(tmp_path, 10_000, **{"standby.back_off": 8.0, "standby.poll": 1.0}))
+    try:
+        eventually(lambda: len(events(job, "standby_failed")) >= 5, "5 failures", 240)
+        failures, launches = events(job, "standby_failed"), events(job, "standby_launch")
+        assert [one["in_a_row"] for one in failures] == list(range(1, len(failures) + 1))
+        assert [one["alone_s"] for one in failures[:5]] == [0.0, 0.0, 8.0, 16.0, 32.0]
+        for one in failures:
+            assert not any(one["time"] < each["time"] < one["time"] + one["alone_s"] for each in launches)
+        broken.unlink()
+        eventually(lambda: to(job, "tp2pp1dp2"), "grown once it was repaired", 240)
+    finally:
+        job.cancel()
+    eventually(lambda: all(each.is_over for each in client.jobs()), "an empty queue", 60)

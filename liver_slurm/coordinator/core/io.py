@@ -42,6 +42,7 @@ class Launched:
     time: float
     job_ids: tuple[str, ...]
     unit: int
+    partition: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from liver_slurm.coordinator.core.records import (
     Record,
     RequestClosed,
     RequestTaken,
+    StartFailed,
     WindowTold,
 )
 from liver_slurm.parallel.layout import Layout
@@ -380,6 +381,9 @@ class History:
                 for span in self.spans
             )
             return replace(self, spans=spans)
+        if isinstance(record, StartFailed):
+            failed = Life(record.job_id, record.partition, record.time, record.time, failed=True)
+            return replace(self, spans=(*_remembered(self.spans), failed))
         if isinstance(record, Measurement):
             one = Measured(record.generation, record.added, record.prepare_s, record.exposed_s)
             return replace(self, measured=(*self.measured, one)[-REMEMBERED:], steady_since=record.time)

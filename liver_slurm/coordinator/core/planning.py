@@ -298,7 +298,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         step_seconds=state.step_seconds,
         steps_left=max(0, state.settings.config.train.steps - step),
         measured=history.measured,
-        lives=history.spans,
+        lives=tuple(span for span in history.spans if not span.failed),
         run_id=state.settings.run_id,
         unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
         limit=state.handover.job.end_time if state.handover.job is not None else None,

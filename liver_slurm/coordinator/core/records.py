@@ -163,6 +163,14 @@ class LifeEnded(_Record, frozen=True, kw_only=True):
     taken: bool
 
 
+class StartFailed(_Record, frozen=True, kw_only=True):
+    """A standby job ended before a worker of it was ready, and not by our doing."""
+
+    job_id: str
+    partition: str
+    time: float
+
+
 class Measurement(_Record, frozen=True, kw_only=True):
     """What a reconfiguration took, in seconds."""
 
@@ -247,6 +255,7 @@ Record = Union[  # noqa: UP007 - msgspec wants a Union it can take apart on Pyth
     StandbyLaunched,
     LifeBegan,
     LifeEnded,
+    StartFailed,
     Measurement,
     OfferDecided,
     WindowTold,

@@ -7,7 +7,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import standby_units, workers_per_job
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
-from liver_slurm.coordinator.core.records import StandbyLaunched
+from liver_slurm.coordinator.core.records import StandbyLaunched, StartFailed
 from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
 from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
@@ -18,6 +18,7 @@ from liver_slurm.coordinator.core.transition import (
     Writer,
 )
 from liver_slurm.policy.standby_scaling import View, decide
+from liver_slurm.policy.survival import failed_in_a_row, failing
 from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import CapacitySnapshot
 
@@ -37,6 +38,7 @@ def observe(t: Transition, given: CapacitySeen) -> None:
     _write(t, replace(t.state.standbys, capacity=given.capacity, unseen=() if seen else t.state.standbys.unseen))
     if given.capacity.blind is None:
         _tell_changes(t, before, given.capacity)
+        _note_failures(t, before, given.capacity)
         t.signal(CapacityObserved(before, given.capacity))
 
 
@@ -60,6 +62,31 @@ def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacityS
         t.emit(events.CapacityChanged(workers=free))
 
 
+def _note_failures(t: Transition, before: CapacitySnapshot | None, now: CapacitySnapshot) -> None:
+    """Record which jobs are gone without a worker of theirs having been ready, and not by our doing.
+
+    Each look would start them again; :func:`liver_slurm.policy.survival.failing` says how long not to. The first look
+    after a job was submitted may have been under way then, so one that it does not find is only overdue.
+    """
+    pool, known = t.state.standbys, {job.job_id for job in (before.jobs if before is not None else ())}
+    missing = pool.starting.keys() - {job.job_id for job in now.jobs}
+    gone = {job for job in missing if job in known or job in pool.overdue}
+    lived = {span.job_id for span in t.state.history.spans}
+    for job, partition in pool.starting.items():
+        if job in gone and job not in lived:
+            _failed(t, job, partition)
+    starting = {job: partition for job, partition in pool.starting.items() if job not in gone}
+    _write(t, replace(t.state.standbys, starting=starting, overdue=frozenset(missing - gone)))
+
+
+def _failed(t: Transition, job: str, partition: str) -> None:
+    t.journal(StartFailed(job_id=job, partition=partition, time=t.now))
+    spans, back_off = t.state.history.spans, t.state.settings.config.standby.back_off
+    until, _ = failing(spans, t.now, back_off).get(partition, (t.now, 0))
+    count = failed_in_a_row(spans, partition)
+    t.emit(events.StandbyFailed(job_id=job, partition=partition, in_a_row=count, alone_s=until - t.now))
+
+
 def room(seen: CapacitySnapshot, config: JobConfig) -> int:
     """Count the workers that would start at once in all partitions, of the unit that brings the most in each."""
     return sum(_room(seen, tuple(workers_per_job(unit) for unit in standby_units(config.standby))).values())
@@ -77,7 +104,9 @@ def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
 def launched(t: Transition, given: Launched) -> None:
     """Note which jobs are ours, for coordinators to come."""
     t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
-    _write(t, replace(t.state.standbys, unseen=(*t.state.standbys.unseen, *given.job_ids)))
+    pool = t.state.standbys
+    starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
+    _write(t, replace(pool, unseen=(*pool.unseen, *given.job_ids), starting=starting))
 
 
 def launch_refused(t: Transition, given: LaunchRefused) -> None:
@@ -165,6 +194,8 @@ def _make_way(t: Transition) -> None:
 def _release(t: Transition, job_id: str, reason: str) -> None:
     """End a standby job: its workers are told to leave, and the scheduler ends what is left of it."""
     t.emit(events.StandbyRelease(job_id=job_id, reason=reason))
+    pool = t.state.standbys
+    _write(t, replace(pool, starting={job: place for job, place in pool.starting.items() if job != job_id}))
     for worker in t.state.membership.of_job(job_id, "standby"):
         if not worker.dismissed:
             membership.dismiss(t, worker.name, "of no use any more")

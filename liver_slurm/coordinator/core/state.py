@@ -141,6 +141,10 @@ class StandbyPool:
     """Since when each standby job that is of no use has been so, seconds since the epoch."""
     unseen: tuple[str, ...] = ()
     """Jobs that were submitted since the last look."""
+    starting: Mapping[str, str] = field(default_factory=dict)
+    """Jobs that were submitted and neither ended by us nor gone, and the partition of each."""
+    overdue: frozenset[str] = frozenset()
+    """Those that the last look did not find."""
     deferred_until: float = 0.0
     """Until when jobs that wait in the queue were told to stay there, seconds since the epoch."""
 

@@ -236,7 +236,7 @@ class SchedulerCalls:
             log.warning("there is nobody to do %s", order)
         elif isinstance(order, Launch):
             launch = partial(standbys.launch, order.count, order.unit, order.partition)
-            self._standbys.ask(launch, partial(_launched, order.unit), lambda error, now: [LaunchRefused(now, error)])
+            self._standbys.ask(launch, partial(_launched, order), lambda error, now: [LaunchRefused(now, error)])
         elif isinstance(order, Defer):  # which waits for no look that is under way
             self._deferral.ask(partial(standbys.defer, order.job_ids, order.seconds), _nothing, _not_deferred)
         else:
@@ -311,9 +311,9 @@ def meaning(fate: Fate, reason: str, now: float) -> Input:
     return StopAsked(now, "cancelled by a signal" if fate == "running" else f"cancelled: {reason}")
 
 
-def _launched(unit: int, job_ids: list[str], now: float) -> list[Input]:
+def _launched(order: Launch, job_ids: list[str], now: float) -> list[Input]:
     log.info("standby jobs started: %s", ", ".join(job_ids))
-    return [Launched(now, tuple(job_ids), unit)] if job_ids else []
+    return [Launched(now, tuple(job_ids), order.unit, order.partition)] if job_ids else []
 
 
 def _nothing(_answer: None, _now: float) -> list[Input]:

@@ -144,3 +144,43 @@ def test_a_look_shows_what_was_submitted_before_it() -> None:
 
 def test_without_a_queue_nothing_stays_in_it() -> None:
     assert deferred(wanted(queueing(launch="probe"), "standby-a")) == []
+
+
+def look(run: Run, *jobs: StandbyJob) -> list[Launch]:
+    """Feed one look at a queue with these jobs of ours and room for more; returns what is started."""
+    run.tick(5.0)
+    capacity = CapacitySnapshot(run.now, jobs, (Headroom(0, "a", 1),))
+    return [action for action in run.feed(CapacitySeen(run.now, capacity)) if isinstance(action, Launch)]
+
+
+def wishing() -> Run:
+    """A run that is asked to grow by one worker, which a standby job in partition a would bring."""
+    run = waiting_run(("tp1pp1dp2", "tp1pp1dp3"))
+    assert reply(run, m.ResizeRequest(layout="tp1pp1dp3")).ok
+    return run
+
+
+def test_jobs_that_fail_as_they_start_are_tried_ever_less_often() -> None:
+    """Seen running, seen waiting, and never seen at all: each is gone at the second look at the latest."""
+    run = wishing()
+    for job_id, states in (("1", ("running",)), ("2", ("pending", "running")), ("3", ())):
+        assert look(run) == [Launch(1, 0, "a")], job_id
+        run.feed(Launched(run.now, (job_id,), 0, "a"))
+        for state in states or (None,):
+            look(run, *([StandbyJob(job_id, state, partition="a")] if state else []))
+    assert look(run) == []
+    *_, last = run.events("standby_failed")
+    assert (last["job_id"], last["partition"], last["in_a_row"], last["alone_s"]) == ("3", "a", 3, 30.0)
+    run.tick(30.0)
+    assert look(run) == [Launch(1, 0, "a")]
+
+
+def test_a_job_that_had_a_worker_did_not_fail() -> None:
+    run = wishing()
+    for job_id in "12":  # a third short life would have the partition rest
+        assert look(run) == [Launch(1, 0, "a")], job_id
+        run.feed(Launched(run.now, (job_id,), 0, "a"))
+        look(run, StandbyJob(job_id, "running", partition="a"))
+        run.register(f"standby-{job_id}-0", job_id=job_id)
+        run.say(m.WorkerEnded(worker=f"standby-{job_id}-0", reason="killed by SIGKILL"))
+    assert run.events("standby_failed") == []

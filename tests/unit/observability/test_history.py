@@ -72,6 +72,7 @@ def test_further_turns() -> None:
         events.Interrupted(step=9, reason="preempted"),
         events.HandedOver(step=10, reason="time limit"),
         events.LaunchRefused(reason="QOS"),
+        events.StandbyFailed(job_id="7", partition="p", in_a_row=3, alone_s=30.0),
         events.CheckpointFailed(step=11, seconds=1.0, stall_s=0.5, error="disk full"),
         events.CheckpointRefused(path="step-8", error="a file is missing"),
         events.StrangersRefused(control=3, store=0),
@@ -82,6 +83,10 @@ def test_further_turns() -> None:
         ("interrupted", "preempted"),
         ("handed over to the successor job", "time limit"),
         ("standby jobs refused", "QOS"),
+        (
+            "standby job 7 failed",
+            "before a worker was ready, 3 in a row in p, the next is tried in 30 s; see its log",
+        ),
         ("checkpoint failed", "disk full"),
         ("checkpoint refused", "step-8: a file is missing"),
         ("callers without the run's key refused", "3 at the control channel, 0 at the store, since its start"),

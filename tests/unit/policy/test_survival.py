@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.policy.survival import LONGEST_REST, Life, hazards, resting, until_first_leaves
+from liver_slurm.policy.survival import LONGEST_REST, Life, failing, hazards, resting, until_first_leaves
 
 
 def life(began: float, ended: float | None, taken: bool = True, partition: str = "p") -> Life:
@@ -75,3 +75,30 @@ def test_some_of_many_that_run_are_always_taken() -> None:
 
 def test_a_crowd_counts_once() -> None:
     assert resting([life(0.0, 20.0 + index) for index in range(4)], 30.0, 60.0, 30.0) == {}
+
+
+def failed(at: float, partition: str = "p") -> Life:
+    return Life(f"{at}", partition, at, at, failed=True)
+
+
+def test_a_partition_where_jobs_fail_as_they_start_is_tried_ever_less_often() -> None:
+    assert failing([failed(1.0), failed(2.0)], 2.0, 30.0) == {}
+    row = [failed(1.0), failed(2.0), failed(3.0)]
+    assert failing(row, 4.0, 30.0) == {"p": (33.0, 3)}
+    assert failing(row, 33.0, 30.0) == {}, "one may be tried"
+    assert failing([*row, failed(40.0)], 41.0, 30.0) == {"p": (100.0, 4)}
+    many = [failed(float(at)) for at in range(40)]
+    assert failing(many, 40.0, 30.0) == {"p": (39.0 + LONGEST_REST, 40)}
+
+
+def test_one_that_starts_makes_a_partition_good_again() -> None:
+    row = [failed(1.0), failed(2.0), failed(3.0)]
+    assert failing([*row, life(4.0, None)], 5.0, 30.0) == {}
+    assert failing([life(0.0, None), *row], 5.0, 30.0) == {"p": (33.0, 3)}, "one that has run all along does not"
+    assert failing([*row, life(4.0, None, partition="q")], 5.0, 30.0) == {"p": (33.0, 3)}
+
+
+def test_failed_starts_say_nothing_of_how_long_others_stay() -> None:
+    row = [failed(float(at)) for at in range(200)]
+    assert hazards(row, 900.0, 300.0) == hazards([], 900.0, 300.0)
+    assert resting(row, 300.0, 60.0, 30.0) == {}

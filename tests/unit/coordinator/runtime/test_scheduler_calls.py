@@ -155,7 +155,7 @@ def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None
     calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
     assert come(calls) == [CapacitySeen(5.0, CapacitySnapshot(1.0, ()))]
     calls.perform(Launch(2, 0, "a"))
-    assert come(calls) == [Launched(5.0, ("j0", "j1"), 0)]
+    assert come(calls) == [Launched(5.0, ("j0", "j1"), 0, "a")]
     clock.advance(4.0)
     (seen,) = come(calls)
     assert isinstance(seen, CapacitySeen)
@@ -237,7 +237,7 @@ def test_the_budget_spaces_the_looks_and_is_told(clock: FakeClock) -> None:
     # A launch, which is no question, is not held up; when it is done, no further look was taken.
     clock.advance(179.0)
     calls.perform(Launch(1, 0, "a"))
-    assert come(calls, 6.0) == [Launched(6.0, ("j0",), 0)]
+    assert come(calls, 6.0) == [Launched(6.0, ("j0",), 0, "a")]
     assert calls.poll(6.0) == []
     clock.advance(1.0)
     assert come(calls)
