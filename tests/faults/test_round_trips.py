@@ -197,19 +197,17 @@ def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[
 def test_every_layout_trains_alike_in_fp8(tmp_path: Path) -> None:
     """But for bf16's rounding, which depends on how a layout sums up."""
 
-    def run(name: str, steps: int, fp8: bool, *resizes: str) -> dict[int, float]:
+    def run(name: str, *resizes: str) -> dict[int, float]:
         (tmp_path / name).mkdir()
-        config = job(tmp_path / name, steps=steps)
-        train = replace(config.train, precision="bf16", fp8=fp8, seq_length=32)
+        config = job(tmp_path / name, steps=10)
+        train = replace(config.train, precision="bf16", fp8=True, seq_length=32)
         config = replace(config, model=replace(config.model, ffn_hidden_size=64), train=train)
         losses, _, committed = trained(config, *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
         return losses
 
-    resizes = (f"{2 * number + 2}:{layout}" for number, layout in enumerate((*LONG, "tp2pp1dp1")))
-    changed, alone = run("changed", STEPS, True, *resizes), run("alone", STEPS, True)
+    changed, alone = run("changed", "2:tp2pp1dp1", "4:tp1cp2pp1dp2", "6:tp1pp2dp1"), run("alone")
     assert changed == {step: pytest.approx(loss, rel=1e-4) for step, loss in alone.items()}
-    assert run("other", 2, False)[2] != pytest.approx(alone[2], rel=1e-6)
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:

@@ -264,6 +264,19 @@ def test_bf16_has_masters() -> None:
     assert not any(name.endswith("@master") for name in world_spec(job(), Layout(1, 1, 1)).tensors)
 
 
+@pytest.mark.parametrize("fp8", [True, False])
+def test_layers_are_in_fp8_where_the_job_says_so(fp8: bool) -> None:
+    config = job("bf16")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, fp8=fp8))
+    groups = _collection(Layout(1, 1, 1), 0, 0)
+    with c10d.default_group(groups.tp_dp_cp):
+        _, (model,) = build_model(config, groups, Layout(1, 1, 1), 0, "meta")
+    (layer, *_) = (module for module in model.modules() if isinstance(module, DenseLayer))
+    parts = layer.parts(layer.mlp_of(layer.mlp))
+    assert parts.mlp is not None
+    assert (parts.attention.fp8, parts.mlp.fp8) == (fp8, fp8)
+
+
 def test_a_frozen_parameter_has_no_optimizer_state() -> None:
     groups = _collection(Layout(1, 1, 1), 0, 0)
     with c10d.default_group(groups.tp_dp_cp):
