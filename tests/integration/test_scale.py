@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import scale_lab
-from scale_lab import BUSY, MOST_ADDED, QUERIES, Measured, draw, in_a_minute, measure
+from scale_lab import BUSY, MOST_ADDED, Measured, draw, measure
 from scale_log import Wait, hostnames, read, wait_of
+from scale_slurmctld import QUERIES, cycles, in_a_minute
 from scale_workers import Crew
 
 from liver_slurm.rundir.registry import create_run
@@ -63,6 +64,16 @@ def test_queries_are_counted_by_slurms_own_statistics() -> None:
         "\tREQUEST_JOB_INFO_SINGLE                 ( 2021) count:2      ave_time:100    total_time:200\n"
     )
     assert sorted(int(count) for _, count in QUERIES.findall(text)) == [2, 5, 7]
+
+
+def test_looks_at_the_queue_are_told_of_both_schedulers() -> None:
+    text = (
+        "Jobs pending:   12\n\nMain schedule statistics (microseconds):\n\tLast cycle:   30\n\tMax cycle:    250000\n"
+        "\tTotal cycles: 9\n\tMean cycle:   31000\n\tLast queue length: 3\n\nBackfilling stats\n\tTotal cycles: 4\n"
+        "\tLast cycle: 7\n\tMax cycle:  1200000\n\tMean cycle: 400000\n\tLast depth cycle: 1\n"
+    )
+    assert cycles(text) == {"Main": (0.031, 0.25), "Backfilling": (0.4, 1.2)}
+    assert cycles("Main schedule statistics (microseconds):\n\tMax cycle:    0\n") == {}
 
 
 def test_a_delay_is_counted_beyond_what_production_has_alone() -> None:

@@ -6,17 +6,16 @@ import json
 import math
 import os
 import random
-import re
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scale_log import Log, Wait, read, wait_of
-from scale_plain import PlainJobs, command
+from scale_log import Wait, wait_of
+from scale_plain import PlainJobs
+from scale_slurmctld import Slurmctld, cycles, in_a_minute, queries
 
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import JobConfig
@@ -34,7 +33,6 @@ MOST_ADDED = 2.0
 """Seconds by which the run may delay a production start, in the 99th percentile."""
 BUSY, MOST = 0.75, 0.9
 """Share of the nodes that production has in the mean, and at most."""
-QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*|REQUEST_\w*STATS\w*)\s.*count:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -195,28 +193,6 @@ class ElasticRun:
             process.wait(timeout=60)
 
 
-def queries() -> int:
-    """Queries that slurmctld has counted so far, by its own statistics; those of sdiag itself are left out."""
-    by_type = command("sdiag").partition("by message type")[2].partition("by user")[0]
-    return sum(int(count) for name, count in QUERIES.findall(by_type) if name != "REQUEST_STATS_INFO")
-
-
-def in_a_minute(counted: list[tuple[float, int]]) -> int:
-    """Return the most queries that came between two looks at the count which are a minute apart at most."""
-    most = first = 0
-    for moment, count in counted:
-        while counted[first][0] < moment - 60.0:
-            first += 1
-        most = max(most, count - counted[first][1])
-    return most
-
-
-def settings() -> dict[str, str]:
-    """Slurm's settings."""
-    pairs = (line.partition("=") for line in command("scontrol", "show", "config").splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 @dataclass(frozen=True)
 class Measured:
     """What came of it."""
@@ -247,6 +223,8 @@ class Measured:
     """Of all starts, the slowest first."""
     updates: tuple[float, ...] = ()
     """Seconds that each update of a job took slurmctld, with its wait for locks."""
+    looks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that slurmctld's schedulers took for a look at the queue, in the mean and at most."""
 
     @property
     def slow(self) -> list[Wait]:
@@ -281,6 +259,10 @@ class Measured:
                 f"one of {len(self.slow)} that are delayed by more than {MOST_ADDED:g} s: {one}"
                 for one in self.slow[:8]
             ),
+            *(
+                f"{name}: {mean:.3f} s a look at the queue, {most:.3f} at most"
+                for name, (mean, most) in self.looks.items()
+            ),
             f"updates of jobs: {len(took)}, {sum(took):.1f} s in all, {max(took, default=0.0):.2f} s at most",
         ]
 
@@ -309,30 +291,6 @@ class Nobody:
 
     def close(self) -> None:
         pass
-
-
-class Slurmctld:
-    """What slurmctld writes down meanwhile."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._log = Path(settings()["SlurmctldLogFile"])
-        command("scontrol", "setdebug", "debug")  # only there it says who is taken for whom
-
-    def begin(self) -> None:
-        """Count anew."""
-        command("sdiag", "--reset")
-        self.note("sdiag-before.txt")
-
-    def note(self, name: str) -> None:
-        """Keep its statistics."""
-        (self._root / name).write_text(command("sdiag"))
-
-    def close(self) -> Log:
-        """Keep the log, and read it."""
-        shutil.copyfile(self._log, self._root / "slurmctld.log")
-        with (self._root / "slurmctld.log").open(errors="replace") as lines:
-            return read(lines)
 
 
 def measure(
@@ -372,7 +330,7 @@ def measure(
         play(ramp, beside)
         slurmctld.begin()
         since, until = play(seconds, beside, count=True)
-        slurmctld.note("sdiag-after.txt")
+        looks = cycles(slurmctld.note("sdiag-after.txt"))
         play(15.0, beside)  # those that were submitted last have started, too
     finally:
         log = slurmctld.close()
@@ -388,5 +346,5 @@ def measure(
         queries_per_minute=60 * (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0]),
         queries_in_a_minute=in_a_minute(counted), company=company,
         waits=tuple(sorted(waits, key=lambda one: -one.total)),
-        updates=tuple(took for moment, took in log.updates if since <= moment < until), **seen,
+        looks=looks, updates=tuple(took for moment, took in log.updates if since <= moment < until), **seen,
     )  # fmt: skip

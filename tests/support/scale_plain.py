@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
+
+from scale_slurmctld import command
 
 SCRIPT = Path(__file__).with_name("scale_plain.sh")
 NAME = "scale-plain"
 EVERY = 5.0
 """Seconds between two looks at how many there are."""
-
-
-def command(*argv: str) -> str:
-    """Run one of Slurm's commands and return what it says."""
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 class PlainJobs:
