@@ -75,9 +75,12 @@ def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
 
 
 def launched(t: Transition, given: Launched) -> None:
-    """Note which jobs are ours, for coordinators to come."""
+    """Note which jobs are ours, for coordinators to come; one that came after a notice stays in the queue as others."""
     t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
-    _write(t, replace(t.state.standbys, unseen=(*t.state.standbys.unseen, *given.job_ids)))
+    pool = t.state.standbys
+    _write(t, replace(pool, unseen=(*pool.unseen, *given.job_ids)))
+    if t.now < pool.deferred_until:
+        t.actions.append(Defer(given.job_ids, pool.deferred_until - t.now))
 
 
 def launch_refused(t: Transition, given: LaunchRefused) -> None:
@@ -97,8 +100,9 @@ def scale(t: Transition, _: CapacitySeen) -> None:
         _release(t, job_id, reason)
     if t.now < state.standbys.launch_after:
         return
+    after = max(0.0, state.standbys.deferred_until - t.now)
     for order in decision.start:
-        t.actions.append(Launch(order.count, order.unit, order.partition))
+        t.actions.append(Launch(order.count, order.unit, order.partition, after))
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
 
 

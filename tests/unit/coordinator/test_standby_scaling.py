@@ -136,6 +136,17 @@ def test_what_waits_in_the_queue_stays_off_nodes_that_others_want() -> None:
     assert deferred(run.actions) == [Defer(("7", "9"), APART)], "only now nodes become free"
 
 
+def test_what_is_submitted_meanwhile_stays_in_the_queue_too() -> None:
+    run = queueing()
+    wanted(run, "standby-a")
+    run.now += 1.0
+    assert deferred(run.feed(Launched(run.now, ("10", "11"), 0))) == [Defer(("10", "11"), APART - 1.0)]
+    actions = run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-a", "running", ("n1",)),))))
+    assert {action.after for action in actions if isinstance(action, Launch)} == {APART - 1.0}
+    run.now += APART
+    assert deferred(run.feed(Launched(run.now, ("12",), 0))) == []
+
+
 def test_a_look_shows_what_was_submitted_before_it() -> None:
     run = queueing()
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("9", "running", ("n3",)),))))
