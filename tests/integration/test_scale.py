@@ -80,13 +80,13 @@ def test_a_delay_is_counted_beyond_what_production_has_alone() -> None:
     found = Measured(
         seconds=60.0, nodes=10, starts=4, alone=[0.4, 0.5, 0.6], delays=[0.5, 0.7, 0.9, 2.5], used=0.95, trained=0.9,
         idle=2.5, queries_per_minute=11.0, queries_in_a_minute=12, generations=3,
-        waits=(Wait("7", 4, 1.0, 1.0, 0.5), Wait("8", 1, 0.2, 0.5, 0.2)),
+        waits=(Wait("7", 4, 1.0, 1.0, 0.25, 0.25), Wait("8", 1, 0.2, 0.5, 0.1, 0.1)),
     )  # fmt: skip
     assert found.added(0.99) == pytest.approx(2.0)
     assert found.added(0.5) == pytest.approx(0.4)
     assert "p99 2.00 s" in "\n".join(found.lines())
     assert found.slow == []
-    assert replace(found, alone=[0.1]).slow == [Wait("7", 4, 1.0, 1.0, 0.5)]
+    assert replace(found, alone=[0.1]).slow == [Wait("7", 4, 1.0, 1.0, 0.25, 0.25)]
 
 
 def test_no_minute_hides_behind_the_mean() -> None:
@@ -108,6 +108,8 @@ LOG = """\
 [2026-12-01T04:00:11.250] _slurm_rpc_submit_batch_job: JobId=9 InitPrio=4294901739 usec=310
 [2026-12-01T04:00:11.300] sched/backfill: _start_job: Started JobId=9 in prod on n3
 [2026-12-01T04:00:11.500] _job_complete: JobId=4 done
+[2026-12-01T04:00:11.600] TRACE_JOBS: cleanup_completing: JobId=3
+[2026-12-01T04:00:11.750] TRACE_JOBS: cleanup_completing: JobId=4
 [2026-12-01T04:00:25.600] debug:  setting 60 sec preemption grace time for JobId=5 to reclaim resources for JobId=8
 a line without a time
 [2026-12-01T04:00:26.000] _job_complete: JobId=5 done
@@ -119,8 +121,8 @@ def test_what_a_slow_start_has_waited_for_is_told() -> None:
     log = read(LOG.splitlines())
     wait = wait_of(log, log.job("8"), frozenset({"8", "9"}))
     assert wait == Wait(
-        "8", 8, slurm=pytest.approx(0.5), run=pytest.approx(1.0), start=pytest.approx(14.75), turns=2, others=1, ours=2,
-        ahead=0, updates=1,
+        "8", 8, slurm=pytest.approx(0.5), run=pytest.approx(1.0), free=pytest.approx(0.25),
+        start=pytest.approx(14.5), turns=2, others=1, ours=2, ahead=0, updates=1,
     )  # fmt: skip
     assert wait.total == pytest.approx(16.25)
     assert [took for _, took in log.updates] == [0.25]

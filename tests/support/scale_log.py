@@ -12,6 +12,7 @@ LINE = re.compile(r"^\[(\d{4}-\d\d-\d\dT[\d:.]+)\]\s+(.*)")
 SUBMITTED = re.compile(r"_slurm_rpc_submit_batch_job: JobId=(\d+)")
 TAKEN = re.compile(r"preemption grace time for JobId=(\d+) to reclaim resources for JobId=(\d+)")
 ENDED = re.compile(r"_job_complete: JobId=(\d+) (?:done|WEXITSTATUS|WTERMSIG|WIFSIGNALED|OOM)")
+FREED = re.compile(r"cleanup_completing: JobId=(\d+)")
 STARTED = re.compile(r"(?:sched: Allocate|Started) JobId=(\d+) .*?(?:NodeList=|\bon )(\S+)")
 ORDERED = re.compile(r"_slurm_rpc_update_job: complete JobId=\S+ .*usec=(\d+)")
 """An update of a job; how long it took, with the wait for locks, microseconds."""
@@ -37,6 +38,8 @@ class Job:
     by_backfill: bool = False
     nodes: frozenset[str] = frozenset()
     ended: float | None = None
+    freed: float | None = None
+    """When all its nodes had said that nothing of it is left."""
     taken: dict[str, float] = field(default_factory=dict)
     """Jobs whose nodes Slurm wants for it, and since when."""
 
@@ -54,7 +57,7 @@ class Log:
 
 
 def read(lines: Iterable[str]) -> Log:
-    """Read slurmctld's log at level ``debug``: only there it says who is taken for whom."""
+    """Read slurmctld's log at level ``debug``, which says who is taken for whom, with ``TraceJobs``."""
     log = Log()
     for line in lines:
         if (stamped := LINE.match(line)) is None:
@@ -68,6 +71,9 @@ def read(lines: Iterable[str]) -> Log:
         elif found := ENDED.search(text):
             job = log.job(found[1])
             job.ended = now if job.ended is None else job.ended
+        elif found := FREED.search(text):
+            job = log.job(found[1])
+            job.freed = now if job.freed is None else job.freed
         elif found := STARTED.search(text):
             job = log.job(found[1])
             job.started, job.nodes, job.by_backfill = now, frozenset(hostnames(found[2])), "Started JobId" in text
@@ -78,7 +84,7 @@ def read(lines: Iterable[str]) -> Log:
 
 @dataclass(frozen=True)
 class Wait:
-    """What one production start has waited for, seconds. ``slurm``, ``run`` and ``start`` are one after the other."""
+    """What one production start has waited for, seconds: ``slurm``, ``run``, ``free`` and ``start``, in this order."""
 
     job_id: str
     nodes: int
@@ -86,6 +92,8 @@ class Wait:
     """From its submission until Slurm took the first job for it. All of it where none was taken."""
     run: float = 0.0
     """From there until the last of those that were taken in the first turn had ended: what giving back takes."""
+    free: float = 0.0
+    """From there until Slurm had all their nodes."""
     start: float = 0.0
     """From there until Slurm started it."""
     turns: int = 0
@@ -101,7 +109,7 @@ class Wait:
 
     @property
     def total(self) -> float:
-        return self.slurm + self.run + self.start
+        return self.slurm + self.run + self.free + self.start
 
     def __str__(self) -> str:
         where = f"JobId={self.job_id}, {self.nodes} nodes: {self.total:.2f} s"
@@ -109,9 +117,9 @@ class Wait:
             return f"{where}, nothing was taken for it; {self.ahead} were ahead of it"
         return (
             f"{where}: {self.slurm:.2f} s until Slurm took jobs for it, {self.run:.2f} s until those had left, "
-            f"{self.start:.2f} s until it began; {self.turns} turn(s), {self.others} of its nodes went to other "
-            f"production jobs and {self.ours} to preemptible ones, {self.ahead} were ahead of it, "
-            f"{self.updates} updates meanwhile"
+            f"{self.free:.2f} s until their nodes were free, {self.start:.2f} s until it began; "
+            f"{self.turns} turn(s), {self.others} of its nodes went to other production jobs and {self.ours} to "
+            f"preemptible ones, {self.ahead} were ahead of it, {self.updates} updates meanwhile"
         )
 
 
@@ -138,6 +146,8 @@ def wait_of(log: Log, job: Job, production: frozenset[str]) -> Wait:
     turns = 1 + sum(later - earlier > TURN for earlier, later in itertools.pairwise(told))
     first_turn = [log.job(name) for name, moment in job.taken.items() if moment <= told[0] + TURN]
     left = max((one.ended for one in first_turn if one.ended is not None and one.ended <= started), default=told[0])
+    over = [one.freed for one in first_turn if one.freed is not None and one.freed <= started]
+    free = max(left, max(over, default=left))
     vacated: dict[str, float] = {}
     for one in map(log.job, job.taken):  # a node that was vacated twice counts from the first time
         vacated = dict.fromkeys(one.nodes, one.ended if one.ended is not None else started) | vacated
@@ -147,6 +157,6 @@ def wait_of(log: Log, job: Job, production: frozenset[str]) -> Wait:
             lost = sum(vacated.get(node, started) < one.started for node in one.nodes)
             given["others" if one.job_id in production else "ours"] += lost
     return Wait(
-        job.job_id, size, told[0] - job.submitted, left - told[0], started - left, turns, **given,
+        job.job_id, size, told[0] - job.submitted, left - told[0], free - left, started - free, turns, **given,
         ahead=len(ahead), updates=updates,
     )  # fmt: skip

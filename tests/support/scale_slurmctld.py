@@ -51,7 +51,9 @@ class Slurmctld:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._log = Path(settings()["SlurmctldLogFile"])
-        command("scontrol", "setdebug", "debug")  # only there it says who is taken for whom
+        # Without these it does not say who is taken for whom, nor when a node is free.
+        command("scontrol", "setdebug", "debug")
+        command("scontrol", "setdebugflags", "+TraceJobs")
 
     def begin(self) -> None:
         """Count anew."""
