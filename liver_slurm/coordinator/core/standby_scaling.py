@@ -157,12 +157,11 @@ def _make_way(t: Transition) -> None:
     wants them all cannot start. Jobs of ours that wait could: it would have to take those as well, and wait for them.
     """
     pool = t.state.standbys
-    if t.state.settings.config.standby.launch != "queue" or t.now < pool.deferred_until - APART / 2:
+    if t.now < pool.deferred_until - APART / 2:
         return
+    _write(t, replace(pool, deferred_until=t.now + APART))
     seen = (job.job_id for job in pool.jobs if job.state == "pending" and not job.nodes)
-    waiting = tuple(dict.fromkeys((*seen, *pool.unseen)))
-    if waiting:
-        _write(t, replace(pool, deferred_until=t.now + APART))
+    if waiting := tuple(dict.fromkeys((*seen, *pool.unseen))):
         t.actions.append(Defer(waiting, APART))
 
 

@@ -153,5 +153,9 @@ def test_a_look_shows_what_was_submitted_before_it() -> None:
     assert deferred(wanted(run, "standby-a")) == []
 
 
-def test_without_a_queue_nothing_stays_in_it() -> None:
-    assert deferred(wanted(queueing(launch="probe"), "standby-a")) == []
+def test_a_probe_stays_in_the_queue_too() -> None:
+    run = queueing(launch="probe")
+    assert deferred(wanted(run, "standby-a")) == [Defer(("7", "9"), APART)]
+    jobs = (StandbyJob("standby-a", "running", ("n1",)),)
+    actions = run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs, (Headroom(0, "p", 1),))))
+    assert {action.after for action in actions if isinstance(action, Launch)} == {APART}, "room that others wait for"
