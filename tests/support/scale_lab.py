@@ -254,6 +254,7 @@ class Measured:
             f"{self.nodes} nodes, {self.seconds:.0f} s, {COMPANY[self.company]}",
             *(self.lines_of_run() if self.company == "run" else ()),
             f"production alone: {self.usual:.2f} s from sbatch to the job's first line (median of {len(self.alone)})",
+            f"the slowest of those: {self.alone[-1]:.2f} s",
             f"added to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
             *(
                 f"one of {len(self.slow)} that are delayed by more than {MOST_ADDED:g} s: {one}"
