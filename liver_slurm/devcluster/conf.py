@@ -115,7 +115,7 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core",
         "SchedulerType=sched/backfill",
-        f"SchedulerParameters={','.join(_FAST)}",
+        f"SchedulerParameters={','.join(_scheduler(spec))}",
         "PriorityType=priority/basic",
         f"PreemptType=preempt/{'qos' if spec.preempt_type == 'qos' else 'partition_prio'}",
         f"PreemptMode={spec.preempt_mode.upper()}",
@@ -123,6 +123,11 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "JobRequeue=1",
     ]
     return [*lines, "GresTypes=gpu"] if spec.gpus_per_node else lines
+
+
+def _scheduler(spec: ClusterSpec) -> list[str]:
+    """One word for each name, the later one of two."""
+    return list({word.partition("=")[0]: word for word in (*_FAST, *spec.scheduler)}.values())
 
 
 def _version_dependent(spec: ClusterSpec, version: Version) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import scale_lab
-from scale_lab import BUSY, MOST_ADDED, Measured, draw, measure
+from scale_lab import BUSY, MOST_ADDED, SITE, Measured, draw, measure
 from scale_log import Wait, hostnames, read, wait_of
 from scale_slurmctld import QUERIES, cycles, in_a_minute
 from scale_workers import Crew
@@ -28,7 +28,7 @@ USED, QUERIES_A_MINUTE = 0.9, 12
 
 pytestmark = [
     pytest.mark.timeout(2 * SECONDS + 900),
-    pytest.mark.cluster(nodes=NODES, cpus_per_node=1, gpus_per_node=0, grace=60, send_user_signal=True),
+    pytest.mark.cluster(nodes=NODES, cpus_per_node=1, gpus_per_node=0, grace=60, send_user_signal=True, **SITE),
 ]
 
 

@@ -26,6 +26,12 @@ SUPPORT = Path(__file__).parent
 PATH = (SUPPORT, SUPPORT.parents[1])
 """Where the programs of the run find each other and the package, also where it is not installed."""
 JOB_FILE = SUPPORT.parents[1] / "configs" / "gpt-tiny.toml"
+SITE: dict[str, Any] = {"scheduler": ("bf_interval=30",), "extra": ("Epilog=/bin/true",)}
+"""What a site has that a development cluster has not: backfill each 30 s, which is Slurm's default, and an epilog.
+
+Without an epilog slurmctld hears that a node is free in an answer, and looks at its queue in its next round, up to a
+second later; with one it is told, and looks at once. What backfill does each second says docs/benchmarks.md.
+"""
 GUARANTEED = 2
 SIZES, WEIGHTS = (1, 2, 4, 8, 16, 32, 64), (10, 10, 20, 20, 20, 15, 5)
 """Nodes of production jobs, and how frequent they are: most are small, most node-hours are in large ones."""

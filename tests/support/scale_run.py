@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 import msgspec
-from scale_lab import COMPANY, measure
+from scale_lab import COMPANY, SITE, measure
 
 from liver_slurm.base import interrupts
 from liver_slurm.devcluster.lifecycle import down, up
@@ -27,14 +27,17 @@ def main() -> int:
     parser.add_argument("--company", choices=COMPANY, default="run", help="what is beside production")
     parser.add_argument("--alone", type=float, default=90.0, help="seconds before there is any")
     parser.add_argument("--ramp", type=float, default=60.0, help="seconds from then until anything counts")
-    parser.add_argument("--setting", action="append", default=[], help="a line of slurm.conf that comes last")
+    parser.add_argument("--scheduler", action="append", help="one of SchedulerParameters, in place of the site's")
+    parser.add_argument("--setting", action="append", help="a line of slurm.conf, in place of the site's")
     options = parser.parse_args()
+    asked = {"scheduler": options.scheduler, "extra": options.setting}
+    changes = {key: tuple(value) for key, value in asked.items() if value is not None}
     folder: Path = options.folder.absolute()
     folder.mkdir(parents=True)
     with interrupts.temporary_folder("liver-scale-", keep_failed=True) as temporary:
         spec = ClusterSpec(
             directory=temporary / "cluster", nodes=options.nodes, cpus_per_node=1, gpus_per_node=0, grace=60,
-            send_user_signal=True, extra=tuple(options.setting),
+            send_user_signal=True, **{**SITE, **changes},
         )  # fmt: skip
         os.environ["SLURM_CONF"] = str(up(spec).slurm_conf)
         try:
