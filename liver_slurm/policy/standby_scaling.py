@@ -102,12 +102,12 @@ class _Stock:
 
     @property
     def may_wait(self) -> int:
-        """Further jobs that may wait: half as many as run, or :data:`FEW`.
+        """Further jobs that may wait: as many as run, or :data:`FEW`.
 
         What they are for is the time to the next look, which sees the nodes that are idle then. Each one more costs
         Slurm's scheduler time, at each of its looks at the queue and whenever it is to stay there for a while.
         """
-        return max(FEW, len(self.running) // 2) - (len(self.waiting) - len(self.starting))
+        return max(FEW, len(self.running)) - (len(self.waiting) - len(self.starting))
 
     @property
     def missing(self) -> int:
