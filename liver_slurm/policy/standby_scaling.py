@@ -23,7 +23,7 @@ from liver_slurm.policy.survival import Life, resting
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
-FEW = 16
+FEW = 64
 """Jobs that may wait in the queue, however few run."""
 
 

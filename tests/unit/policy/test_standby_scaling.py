@@ -65,16 +65,16 @@ def test_queueing_lets_the_rest_wait() -> None:
 
 
 def test_a_large_run_lets_as_many_wait_as_run() -> None:
-    wanted = config(tuple(f"tp1pp1dp{number}" for number in range(1, 201)), launch="queue", max_jobs=198)
+    wanted = config(tuple(f"tp1pp1dp{number}" for number in range(1, 401)), launch="queue", max_jobs=398)
     wanted = replace(wanted, train=replace(wanted.train, global_batch_size=2 * 65536))
-    assert decided(look([], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 16),)
-    assert decided(look([], Headroom(0, "a", 60)), wanted).start == (Order(0, "a", 60), Order(0, "a", 16))
-    run = [standby(number) for number in range(50)]
-    queued = [standby(number, "pending") for number in range(50, 80)]
+    assert decided(look([], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 64),)
+    assert decided(look([], Headroom(0, "a", 60)), wanted).start == (Order(0, "a", 60), Order(0, "a", 64))
+    run = [standby(number) for number in range(100)]
+    queued = [standby(number, "pending") for number in range(100, 180)]
     assert decided(look([*run, *queued], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 20),)
-    found = decided(look([*run, *queued], Headroom(0, "a", 30)), wanted)
-    assert found.start == (Order(0, "a", 50),), "all that wait are about to start"
-    many = [standby(number, "pending") for number in range(50, 140)]
+    found = decided(look([*run, *queued], Headroom(0, "a", 80)), wanted)
+    assert found.start == (Order(0, "a", 100),), "all that wait are about to start"
+    many = [standby(number, "pending") for number in range(100, 240)]
     assert decided(look([*run, *many], Headroom(0, "a", 0)), wanted) == Decision(), "what waits stays"
 
 
