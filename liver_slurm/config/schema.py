@@ -240,10 +240,10 @@ class StandbySection:
     reclaimable node is held that does not make the run faster."""
     launch: Literal["probe", "queue"] = "probe"
     """When standby jobs are submitted. ``probe`` submits only where nodes are idle right now and cancels a job that
-    does not start; it suits partitions that are often idle, and sites that limit waiting jobs. ``queue`` lets as many
-    jobs as are useful wait in the queue, and Slurm starts each as soon as there is room; it suits partitions where
-    other jobs wait too, so that no node is ever seen idle. While others take nodes back, what waits stays in the queue
-    for some seconds (its StartTime is set), so that it takes none of them first."""
+    does not start; it suits partitions that are often idle, and sites that limit waiting jobs. ``queue`` lets jobs
+    that are useful wait in the queue, 64 at most or as many as run, and Slurm starts each as soon as there is room; it
+    suits partitions where other jobs wait too, so that no node is ever seen idle. While others take nodes back, what
+    waits stays in the queue for some seconds (its StartTime is set), so that it takes none of them first."""
     nodes_per_job: Count = 1
     """Nodes of each standby job."""
     tasks_per_node: Count = 1

@@ -10,14 +10,14 @@ from liver_slurm.devcluster.spec import ClusterDir, ClusterSpec
 
 Version = tuple[int, int]
 
-# sbatch to running in about half a second, and the youngest standby taken first.
+# sbatch to running in about half a second, and the youngest standby taken first. No word here may have `defer` in it:
+# slurmctld looks for these letters alone, and then a job waits for its next round, up to 1 s, when nodes become free.
 _FAST = (
     "sched_interval=5",
     "sched_min_interval=0",
     "bf_interval=1",
     "bf_continue",
     "batch_sched_delay=0",
-    "defer_batch=0",
     "preempt_youngest_first",
 )
 
@@ -115,7 +115,7 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core",
         "SchedulerType=sched/backfill",
-        f"SchedulerParameters={','.join(_FAST)}",
+        f"SchedulerParameters={','.join(_scheduler(spec))}",
         "PriorityType=priority/basic",
         f"PreemptType=preempt/{'qos' if spec.preempt_type == 'qos' else 'partition_prio'}",
         f"PreemptMode={spec.preempt_mode.upper()}",
@@ -123,6 +123,11 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
         "JobRequeue=1",
     ]
     return [*lines, "GresTypes=gpu"] if spec.gpus_per_node else lines
+
+
+def _scheduler(spec: ClusterSpec) -> list[str]:
+    """One word for each name, the later one of two."""
+    return list({word.partition("=")[0]: word for word in (*_FAST, *spec.scheduler)}.values())
 
 
 def _version_dependent(spec: ClusterSpec, version: Version) -> list[str]:

@@ -40,6 +40,8 @@ class ClusterSpec:
     """Run slurmdbd on a MariaDB of its own."""
     port: int | None = None
     """First port of the cluster's block; None: a free block is looked for."""
+    scheduler: tuple[str, ...] = ()
+    """SchedulerParameters that differ from those of a small cluster, which are to be fast."""
     extra: tuple[str, ...] = ()
     """Further lines of slurm.conf, put last."""
 

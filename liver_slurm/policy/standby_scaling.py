@@ -23,6 +23,9 @@ from liver_slurm.policy.survival import Life, failing, resting
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
+FEW = 64
+"""Jobs that may wait in the queue, however few run."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -96,6 +99,15 @@ class _Stock:
             - self.workers(self.running)
             - self.workers(tuple(job for job in self.waiting if job.job_id in self.starting))
         )
+
+    @property
+    def may_wait(self) -> int:
+        """Further jobs that may wait: as many as run, or :data:`FEW`.
+
+        What they are for is the time to the next look, which sees the nodes that are idle then. Each one more costs
+        Slurm's scheduler time, at each of its looks at the queue and whenever it is to stay there for a while.
+        """
+        return max(FEW, len(self.running)) - (len(self.waiting) - len(self.starting))
 
     @property
     def missing(self) -> int:
@@ -229,7 +241,7 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
         open_units = {index for index, partitions in wide.items() if partitions and slots_of[index] > 0}
         if open_units:
             unit = stock.best_unit(missing, open_units)
-            order(unit, wide[unit][0], missing, missing)
+            order(unit, wide[unit][0], missing, stock.may_wait)
     return orders
 
 

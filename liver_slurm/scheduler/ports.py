@@ -75,8 +75,12 @@ class StandbyProvider(Protocol):
     def observe(self) -> CapacitySnapshot:
         """Look at capacity and at our own jobs, with a bounded number of queries."""
 
-    def launch(self, count: int, unit: int, partition: str) -> list[str]:
-        """Start ``count`` standby jobs of a unit in a partition; returns their ids."""
+    def launch(self, count: int, unit: int, partition: str, after: float) -> list[str]:
+        """Start ``count`` standby jobs of a unit in a partition, in ``after`` seconds at the earliest.
+
+        Returns:
+            their ids.
+        """
 
     def release(self, job_id: str) -> None:
         """End one standby job."""

@@ -149,6 +149,7 @@ class SimulatedCluster:
         """Submit standby jobs, as :func:`liver_slurm.scheduler.slurm.submitit_launcher.launch` does."""
         asked = request.parameters
         limit = parse_duration(str(asked["additional_parameters"]["time"]))
+        begin = float(str(asked["additional_parameters"].get("begin", "now+0")).removeprefix("now+"))
         ids = []
         for _ in range(request.count):
             self._numbers += 1
@@ -160,7 +161,7 @@ class SimulatedCluster:
                 width=int(asked["nodes"]),
                 tasks=int(asked["ntasks_per_node"]),
                 limit=math.inf if limit is None else limit,
-                eligible=self._events.now() + self._conditions.queue_wait(),
+                eligible=self._events.now() + max(self._conditions.queue_wait(), begin),
             )
             self._jobs[job.job_id] = job
             self._events.at(job.eligible, self._schedule)

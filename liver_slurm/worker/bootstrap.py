@@ -15,7 +15,7 @@ from liver_slurm.base.open_files import allow_many_files
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.trust import deny_writing_to_others
 from liver_slurm.rundir.worker_names import Role, guaranteed_prefix, standby_prefix, worker_name
-from liver_slurm.worker.signals import signal_pipe
+from liver_slurm.worker.signals import signal_pipe, started, while_starting
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ def main(path: Path, role: Role, name: str) -> None:
     allow_many_files()
     run_dir = RunDir(path)
     _log_to(run_dir.worker_log(name))
+    if role == "standby":  # nobody counts on it yet, and whoever wants its node waits for nothing
+        while_starting(_leave_early)
     code = 0
     try:
         _work(run_dir, role, name, signals)
@@ -86,7 +88,14 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
         device=device,
     )
     worker = Worker(identity, config, engine, run_dir, signals)
+    started()
     log.info("%s leaves: %s", name, worker.run())
+
+
+def _leave_early(reason: str) -> None:
+    """Exit while starting. It is called by a signal's handler, where the log may be in use."""
+    os.write(2, f"{reason}: this worker leaves before it has started\n".encode())
+    os._exit(0)
 
 
 def engine_of(config: JobConfig) -> tuple[torch.device, Engine]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 """Signals that say that the worker will go away: a cluster may send any of them before it takes a node."""
@@ -30,3 +31,18 @@ def signal_pipe() -> int:
     for number in (*NOTICES, SUSPENDED, RESUMED):
         signal.signal(number, lambda *_: None)
     return read
+
+
+def while_starting(leave: Callable[[str], None]) -> None:
+    """Have a notice signal call ``leave`` with its name, for as long as nobody reads the pipe; see :func:`started`.
+
+    Imports take seconds, in which the main thread comes back to Python often.
+    """
+    for number in NOTICES:
+        signal.signal(number, lambda got, _: leave(signal.Signals(got).name))
+
+
+def started() -> None:
+    """Let notice signals be bytes in the pipe again, and nothing else."""
+    for number in NOTICES:
+        signal.signal(number, lambda *_: None)

@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import scale_lab
-from scale_lab import BUSY, MOST_ADDED, QUERIES, Measured, Wait, draw, in_a_minute, measure, wait_of
+from scale_lab import BUSY, MOST_ADDED, SITE, Measured, draw, measure
+from scale_log import Wait, hostnames, read, wait_of
+from scale_slurmctld import QUERIES, cycles, in_a_minute
 from scale_workers import Crew
 
 from liver_slurm.rundir.registry import create_run
@@ -26,7 +28,7 @@ USED, QUERIES_A_MINUTE = 0.9, 12
 
 pytestmark = [
     pytest.mark.timeout(2 * SECONDS + 900),
-    pytest.mark.cluster(nodes=NODES, cpus_per_node=1, gpus_per_node=0, grace=60, send_user_signal=True),
+    pytest.mark.cluster(nodes=NODES, cpus_per_node=1, gpus_per_node=0, grace=60, send_user_signal=True, **SITE),
 ]
 
 
@@ -64,17 +66,27 @@ def test_queries_are_counted_by_slurms_own_statistics() -> None:
     assert sorted(int(count) for _, count in QUERIES.findall(text)) == [2, 5, 7]
 
 
+def test_looks_at_the_queue_are_told_of_both_schedulers() -> None:
+    text = (
+        "Jobs pending:   12\n\nMain schedule statistics (microseconds):\n\tLast cycle:   30\n\tMax cycle:    250000\n"
+        "\tTotal cycles: 9\n\tMean cycle:   31000\n\tLast queue length: 3\n\nBackfilling stats\n\tTotal cycles: 4\n"
+        "\tLast cycle: 7\n\tMax cycle:  1200000\n\tMean cycle: 400000\n\tLast depth cycle: 1\n"
+    )
+    assert cycles(text) == {"Main": (0.031, 0.25), "Backfilling": (0.4, 1.2)}
+    assert cycles("Main schedule statistics (microseconds):\n\tMax cycle:    0\n") == {}
+
+
 def test_a_delay_is_counted_beyond_what_production_has_alone() -> None:
     found = Measured(
         seconds=60.0, nodes=10, starts=4, alone=[0.4, 0.5, 0.6], delays=[0.5, 0.7, 0.9, 2.5], used=0.95, trained=0.9,
         idle=2.5, queries_per_minute=11.0, queries_in_a_minute=12, generations=3,
-        waits=(Wait(1.0, 1.0, 0.5), Wait(0.2, 0.5, 0.2)),
+        waits=(Wait("7", 4, 1.0, 1.0, 0.25, 0.25), Wait("8", 1, 0.2, 0.5, 0.1, 0.1)),
     )  # fmt: skip
     assert found.added(0.99) == pytest.approx(2.0)
     assert found.added(0.5) == pytest.approx(0.4)
     assert "p99 2.00 s" in "\n".join(found.lines())
     assert found.slow == []
-    assert replace(found, alone=[0.1]).slow == [Wait(1.0, 1.0, 0.5)]
+    assert replace(found, alone=[0.1]).slow == [Wait("7", 4, 1.0, 1.0, 0.25, 0.25)]
 
 
 def test_no_minute_hides_behind_the_mean() -> None:
@@ -82,11 +94,49 @@ def test_no_minute_hides_behind_the_mean() -> None:
     assert in_a_minute([(0.0, 5)]) == 0
 
 
+LOG = """\
+[2026-12-01T04:00:00.000] _slurm_rpc_submit_batch_job: JobId=3 InitPrio=4294901750 usec=310
+[2026-12-01T04:00:00.100] sched: Allocate JobId=3 NodeList=n[1-4] #CPUs=4 Partition=scavenger
+[2026-12-01T04:00:00.200] sched/backfill: _start_job: Started JobId=4 in scavenger on n[5-7,9]
+[2026-12-01T04:00:10.000] _slurm_rpc_submit_batch_job: JobId=8 InitPrio=4294901740 usec=310
+[2026-12-01T04:00:10.500] debug:  setting 60 sec preemption grace time for JobId=3 to reclaim resources for JobId=8
+[2026-12-01T04:00:10.500] debug:  setting 60 sec preemption grace time for JobId=4 to reclaim resources for JobId=8
+[2026-12-01T04:00:10.700] _slurm_rpc_update_job: complete JobId=5 uid=0 usec=250000
+[2026-12-01T04:00:11.000] _job_complete: JobId=3 WEXITSTATUS 0
+[2026-12-01T04:00:11.000] _job_complete: JobId=3 done
+[2026-12-01T04:00:11.200] sched/backfill: _start_job: Started JobId=5 in scavenger on n[1-2]
+[2026-12-01T04:00:11.250] _slurm_rpc_submit_batch_job: JobId=9 InitPrio=4294901739 usec=310
+[2026-12-01T04:00:11.300] sched/backfill: _start_job: Started JobId=9 in prod on n3
+[2026-12-01T04:00:11.500] _job_complete: JobId=4 done
+[2026-12-01T04:00:11.600] TRACE_JOBS: cleanup_completing: JobId=3
+[2026-12-01T04:00:11.750] TRACE_JOBS: cleanup_completing: JobId=4
+[2026-12-01T04:00:25.600] debug:  setting 60 sec preemption grace time for JobId=5 to reclaim resources for JobId=8
+a line without a time
+[2026-12-01T04:00:26.000] _job_complete: JobId=5 done
+[2026-12-01T04:00:26.250] sched: Allocate JobId=8 NodeList=n[1-2,4-9] #CPUs=8 Partition=prod
+"""
+
+
 def test_what_a_slow_start_has_waited_for_is_told() -> None:
-    notices, leavings = [90.0, 101.5, 102.0, 120.0], [99.0, 103.0, 104.5, 130.0]
-    assert wait_of((100.0, 105.0), notices, leavings) == Wait(slurm=1.5, run=3.0, start=0.5)
-    assert wait_of((110.0, 112.0), notices, leavings) == Wait(0.0, 0.0, 2.0), "nobody was taken for it"
-    assert wait_of((119.0, 125.0), notices, leavings) == Wait(1.0, 0.0, 5.0), "nobody has left"
+    log = read(LOG.splitlines())
+    wait = wait_of(log, log.job("8"), frozenset({"8", "9"}))
+    assert wait == Wait(
+        "8", 8, slurm=pytest.approx(0.5), run=pytest.approx(1.0), free=pytest.approx(0.25),
+        start=pytest.approx(14.5), turns=2, others=1, ours=2, ahead=0, updates=1,
+    )  # fmt: skip
+    assert wait.total == pytest.approx(16.25)
+    assert [took for _, took in log.updates] == [0.25]
+
+
+def test_a_start_for_which_nothing_was_taken_waited_for_slurm() -> None:
+    log = read(LOG.replace("for JobId=8", "for JobId=7").splitlines())
+    log.job("7").submitted, log.job("7").started = log.job("8").submitted - 1.0, log.job("8").submitted + 1.0
+    wait = wait_of(log, log.job("8"), frozenset({"7", "8"}))
+    assert (wait.turns, wait.ahead, wait.run, wait.slurm) == (0, 1, 0.0, pytest.approx(16.25))
+
+
+def test_names_of_hosts_are_expanded() -> None:
+    assert list(hostnames("n[1-3,7],m2")) == ["n1", "n2", "n3", "n7", "m2"]
 
 
 def test_the_run_takes_any_number_of_replicas(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def standby_queue_that_makes_way() -> Story:
         run.change_over()
     run.feed(Launched(run.now, ("9",), 0))
     run.say(m.Notice(worker="standby-7", reason="SIGTERM", time=run.now, deadline=run.now + 30))
-    run.tick(2.0)
+    run.tick(5.0)
     run.change_over()
     run.leave("standby-7")
     return run

@@ -218,10 +218,10 @@ class FakeWorker:
     def see_signals(self) -> None:
         while self.signals:
             self.signals.pop()
-            if self.generation < 0:
-                self.leave("SIGTERM")
             self.noticed = True
             self.channel.send(m.Notice(worker=self.name, reason="SIGTERM", time=time.time()))
+            if self.generation < 0:
+                self.leave("SIGTERM")
 
     def leave(self, reason: str) -> None:
         self.channel.send(m.Leaving(worker=self.name, reason=reason))

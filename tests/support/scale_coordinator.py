@@ -27,6 +27,8 @@ def launch_shells(request: LaunchRequest) -> list[str]:
         # The batch shell alone is told of a preemption, where the cluster sends the job's own signal.
         "--signal=B:USR2@60", "--output=/dev/null", str(SCRIPT), f"{request.argument}/told",
     ]  # fmt: skip
+    if begin := told["additional_parameters"].get("begin"):
+        command.insert(1, f"--begin={begin}")
     found = []
     for _ in range(request.count):
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)

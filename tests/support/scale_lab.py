@@ -6,13 +6,16 @@ import json
 import math
 import os
 import random
-import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from scale_log import Wait, wait_of
+from scale_plain import PlainJobs
+from scale_slurmctld import Slurmctld, cycles, in_a_minute, queries
 
 from liver_slurm.config.load import load_job
 from liver_slurm.config.schema import JobConfig
@@ -23,6 +26,12 @@ SUPPORT = Path(__file__).parent
 PATH = (SUPPORT, SUPPORT.parents[1])
 """Where the programs of the run find each other and the package, also where it is not installed."""
 JOB_FILE = SUPPORT.parents[1] / "configs" / "gpt-tiny.toml"
+SITE: dict[str, Any] = {"scheduler": ("bf_interval=30",), "extra": ("Epilog=/bin/true",)}
+"""What a site has that a development cluster has not: backfill each 30 s, which is Slurm's default, and an epilog.
+
+Without an epilog slurmctld hears that a node is free in an answer, and looks at its queue in its next round, up to a
+second later; with one it is told, and looks at once. What backfill does each second says docs/benchmarks.md.
+"""
 GUARANTEED = 2
 SIZES, WEIGHTS = (1, 2, 4, 8, 16, 32, 64), (10, 10, 20, 20, 20, 15, 5)
 """Nodes of production jobs, and how frequent they are: most are small, most node-hours are in large ones."""
@@ -30,7 +39,6 @@ MOST_ADDED = 2.0
 """Seconds by which the run may delay a production start, in the 99th percentile."""
 BUSY, MOST = 0.75, 0.9
 """Share of the nodes that production has in the mean, and at most."""
-QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*|REQUEST_\w*STATS\w*)\s.*count:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ class ElasticRun:
     """The coordinator and the process with all workers."""
 
     def __init__(self, root: Path, nodes: int, nodes_per_job: int) -> None:
+        self._nodes = nodes
         self.run_dir: RunDir = create_run(configure(root, nodes, nodes_per_job))
         os.mkfifo(self.run_dir.path / "told")
         self._processes = [
@@ -171,58 +180,23 @@ class ElasticRun:
         rows = [json.loads(line) for line in (self.run_dir.path / "samples.jsonl").read_text().splitlines()]
         return [row for row in rows if since <= row["time"] < until]
 
+    def seen(self, since: float, until: float, production: Production) -> dict[str, Any]:
+        """What it had of the idle nodes, and how often its world changed."""
+        rows = self.samples(since, until)
+        idle = [self._nodes - busy for busy in production.busy([row["time"] for row in rows])]
+        told = [json.loads(line) for line in self.run_dir.events.read_text().splitlines()]
+        return {
+            "used": sum(row["held"] for row in rows) / sum(idle),
+            "trained": sum(row["members"] for row in rows) / sum(idle),
+            "idle": sum(idle) / len(idle),
+            "generations": sum(since <= one["time"] < until for one in told if one["event"] == "world_live"),
+        }
+
     def close(self) -> None:
         """End both processes, with the run's standby jobs."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait(timeout=60)
-
-
-def queries() -> int:
-    """Queries that slurmctld has counted so far, by its own statistics; those of sdiag itself are left out."""
-    text = subprocess.run(["sdiag"], check=True, capture_output=True, text=True, timeout=30).stdout
-    by_type = text.partition("by message type")[2].partition("by user")[0]
-    return sum(int(count) for name, count in QUERIES.findall(by_type) if name != "REQUEST_STATS_INFO")
-
-
-def in_a_minute(counted: list[tuple[float, int]]) -> int:
-    """Return the most queries that came between two looks at the count which are a minute apart at most."""
-    most = first = 0
-    for moment, count in counted:
-        while counted[first][0] < moment - 60.0:
-            first += 1
-        most = max(most, count - counted[first][1])
-    return most
-
-
-@dataclass(frozen=True)
-class Wait:
-    """What a production start has waited for, seconds; as far as the run's event log tells."""
-
-    slurm: float
-    """From sbatch to the first notice that came of it: Slurm looks at jobs in turns, and signals those it takes."""
-    run: float
-    """From there until the last worker had left by then: what giving back takes us."""
-    start: float
-    """From there to the script's first line: Slurm ends our jobs, and starts theirs. All of it where none was taken."""
-
-    def __str__(self) -> str:
-        return f"{self.slurm:.2f} s to the first notice, {self.run:.2f} s to leave, {self.start:.2f} s to start"
-
-
-def wait_of(start: tuple[float, float], notices: list[float], leavings: list[float]) -> Wait:
-    """Say what one start has waited for. What others are given at the same time counts with it.
-
-    Args:
-        start: when it was submitted, and when its first line ran.
-        notices, leavings: when workers said that they are wanted, and when they left.
-    """
-    submitted, started = start
-    told = min((one for one in notices if submitted <= one < started), default=None)
-    if told is None:
-        return Wait(0.0, 0.0, started - submitted)
-    left = max((one for one in leavings if told <= one < started), default=told)
-    return Wait(told - submitted, left - told, started - left)
 
 
 @dataclass(frozen=True)
@@ -237,25 +211,31 @@ class Measured:
     """Delays of production before the run began."""
     delays: list[float]
     """Those beside it."""
-    used: float
-    """Share of the idle node-hours that standby jobs had."""
-    trained: float
-    """Share in which their workers were members of the live world."""
-    idle: float
-    """Nodes that production left idle, in the mean."""
     queries_per_minute: float
     """In the mean."""
     queries_in_a_minute: int
     """The most in any."""
-    generations: int
+    used: float = 0.0
+    """Share of the idle node-hours that standby jobs had."""
+    trained: float = 0.0
+    """Share in which their workers were members of the live world."""
+    idle: float = 0.0
+    """Nodes that production left idle, in the mean."""
+    generations: int = 0
     """Worlds in that time."""
+    company: str = "run"
+    """What was beside production: see :data:`COMPANY`."""
     waits: tuple[Wait, ...] = ()
     """Of all starts, the slowest first."""
+    updates: tuple[float, ...] = ()
+    """Seconds that each update of a job took slurmctld, with its wait for locks."""
+    looks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that slurmctld's schedulers took for a look at the queue, in the mean and at most."""
 
     @property
     def slow(self) -> list[Wait]:
-        """What starts have waited for that the run delays by more than :data:`MOST_ADDED`, the slowest first."""
-        return [one for one in self.waits if one.slurm + one.run + one.start - self.usual > MOST_ADDED]
+        """What starts have waited for that are delayed by more than :data:`MOST_ADDED`, the slowest first."""
+        return [one for one in self.waits if one.total - self.usual > MOST_ADDED]
 
     @property
     def usual(self) -> float:
@@ -275,62 +255,103 @@ class Measured:
         """The figures, for people."""
         most = self.delays[-1] - self.usual
         quantiles = ", ".join(f"p{round(100 * one)} {self.added(one):.2f} s" for one in (0.5, 0.9, 0.99))
+        took = self.updates
         return [
-            f"{self.nodes} nodes, {self.idle:.0f} of them idle in the mean, {self.seconds:.0f} s",
-            f"idle node-hours used: {self.used:.1%} by standby jobs, {self.trained:.1%} as members of the live world",
+            f"{self.nodes} nodes, {self.seconds:.0f} s, {COMPANY[self.company]}",
+            *(self.lines_of_run() if self.company == "run" else ()),
             f"production alone: {self.usual:.2f} s from sbatch to the job's first line (median of {len(self.alone)})",
-            f"the run adds to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
-            *(f"one of {len(self.slow)} that it delays by more than {MOST_ADDED:g} s: {one}" for one in self.slow[:5]),
+            f"the slowest of those: {self.alone[-1]:.2f} s",
+            f"added to that: {quantiles}, at most {most:.2f} s, of {self.starts} starts",
+            *(
+                f"one of {len(self.slow)} that are delayed by more than {MOST_ADDED:g} s: {one}"
+                for one in self.slow[:8]
+            ),
+            *(
+                f"{name}: {mean:.3f} s a look at the queue, {most:.3f} at most"
+                for name, (mean, most) in self.looks.items()
+            ),
+            f"updates of jobs: {len(took)}, {sum(took):.1f} s in all, {max(took, default=0.0):.2f} s at most",
+        ]
+
+    def lines_of_run(self) -> list[str]:
+        """Those that there are only of an elastic run."""
+        return [
+            f"idle nodes: {self.idle:.0f} in the mean",
+            f"idle node-hours used: {self.used:.1%} by standby jobs, {self.trained:.1%} as members of the live world",
             f"queries to slurmctld: {self.queries_in_a_minute} a minute at most, {self.queries_per_minute:.1f} in mean",
             f"{self.generations} worlds",
         ]
 
 
+COMPANY = {
+    "run": "beside an elastic run",
+    "plain": "beside ordinary preemptible jobs that end at once when they are taken",
+    "none": "production alone",
+}
+
+
+class Nobody:
+    """No company."""
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def measure(
-    root: Path, nodes: int, seconds: float, nodes_per_job: int = 4, alone: float = 90.0, ramp: float = 60.0
+    root: Path,
+    nodes: int,
+    seconds: float,
+    nodes_per_job: int = 4,
+    alone: float = 90.0,
+    ramp: float = 60.0,
+    company: str = "run",
 ) -> Measured:
-    """Play a load alone, then with an elastic run beside it, on the cluster that SLURM_CONF names."""
+    """Play a load alone, then with ``company`` beside it, on the cluster that SLURM_CONF names."""
+    slurmctld = Slurmctld(root)
     production = Production(root / "production", draw(nodes, alone + ramp + seconds, seed=7), nodes)
 
     counted: list[tuple[float, int]] = []
     """Queries by a moment."""
 
-    def play(duration: float, run: ElasticRun | None, count: bool = False) -> tuple[float, float]:
+    def play(duration: float, beside: ElasticRun | PlainJobs | Nobody, count: bool = False) -> tuple[float, float]:
         begun = time.time()
         while time.time() < begun + duration:
             production.turn()
-            if run is not None:
-                run.check()
+            beside.check()
             if count and time.time() > (counted[-1][0] if counted else 0.0) + 1.0:
                 counted.append((time.time(), queries()))
             time.sleep(0.05)
         return begun, time.time()
 
-    before = play(alone, None)
+    before = play(alone, Nobody())
     settled = before[0] + alone / 4  # the first jobs came all at once
-    run = ElasticRun(root, nodes, nodes_per_job)
+    beside: ElasticRun | PlainJobs | Nobody = Nobody()
+    if company == "run":
+        beside = ElasticRun(root, nodes, nodes_per_job)
+    elif company == "plain":
+        beside = PlainJobs(nodes, nodes_per_job)
     try:
-        play(ramp, run)
-        since, until = play(seconds, run, count=True)
-        play(15.0, run)  # those that were submitted last have started, too
+        play(ramp, beside)
+        slurmctld.begin()
+        since, until = play(seconds, beside, count=True)
+        looks = cycles(slurmctld.note("sdiag-after.txt"))
+        play(15.0, beside)  # those that were submitted last have started, too
     finally:
-        run.close()
-    rows = run.samples(since, until)
-    idle = [nodes - busy for busy in production.busy([row["time"] for row in rows])]
-    told = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]
-    worlds, notices, leavings = (
-        [event["time"] for event in told if event["event"] == name] for name in ("world_live", "notice", "worker_left")
-    )
+        log = slurmctld.close()
+        beside.close()
     alone_delays = production.delays(settled, before[1]) or production.delays(*before)
-    starts = sorted(production.starts(since, until), key=lambda one: one[0] - one[1])
+    counted_jobs = [log.job(one.job_id) for one in production.jobs if since <= one.submitted < until]
+    ours = frozenset(one.job_id for one in production.jobs)
+    waits = [wait_of(log, job, ours) for job in counted_jobs if job.started is not None]
+    seen = beside.seen(since, until, production) if isinstance(beside, ElasticRun) else {}
+    delays = production.delays(since, until)
     return Measured(
-        seconds=until - since, nodes=nodes, starts=len(production.delays(since, until)),
-        alone=alone_delays,
-        delays=production.delays(since, until),
-        used=sum(row["held"] for row in rows) / sum(idle), trained=sum(row["members"] for row in rows) / sum(idle),
-        idle=sum(idle) / len(idle),
+        seconds=until - since, nodes=nodes, starts=len(delays), alone=alone_delays, delays=delays,
         queries_per_minute=60 * (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0]),
-        queries_in_a_minute=in_a_minute(counted),
-        generations=sum(since <= moment < until for moment in worlds),
-        waits=tuple(wait_of(one, notices, leavings) for one in starts),
+        queries_in_a_minute=in_a_minute(counted), company=company,
+        waits=tuple(sorted(waits, key=lambda one: -one.total)),
+        looks=looks, updates=tuple(took for moment, took in log.updates if since <= moment < until), **seen,
     )  # fmt: skip

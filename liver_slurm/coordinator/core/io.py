@@ -170,6 +170,8 @@ class Launch:
     unit: int = 0
     """Which of the job file's units."""
     partition: str = ""
+    after: float = 0.0
+    """Seconds for which they stay in the queue."""
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class SchedulerCalls:
         elif standbys is None:
             log.warning("there is nobody to do %s", order)
         elif isinstance(order, Launch):
-            launch = partial(standbys.launch, order.count, order.unit, order.partition)
+            launch = partial(standbys.launch, order.count, order.unit, order.partition, order.after)
             self._standbys.ask(launch, partial(_launched, order), lambda error, now: [LaunchRefused(now, error)])
         elif isinstance(order, Defer):  # which waits for no look that is under way
             self._deferral.ask(partial(standbys.defer, order.job_ids, order.seconds), _nothing, _not_deferred)

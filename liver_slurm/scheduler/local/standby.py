@@ -67,7 +67,7 @@ class LocalStandbys:
         jobs = tuple(StandbyJob(one.job_id, "running", (os.uname().nodename,)) for one in self._alive())
         return CapacitySnapshot(time=time.time(), jobs=jobs, room=(Headroom(0, "", self._count - len(jobs)),))
 
-    def launch(self, count: int, unit: int, partition: str) -> list[str]:
+    def launch(self, count: int, unit: int, partition: str, after: float = 0.0) -> list[str]:
         """Start standbys as processes; there is one unit, and one place for it."""
         return [self._launch() for _ in range(count)]
 

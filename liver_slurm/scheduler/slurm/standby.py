@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from liver_slurm.base.errors import ClusterError
@@ -35,6 +36,9 @@ SETTINGS_EVERY = 300.0
 UNSEEN = 300.0
 """Seconds for which a job that sbatch has named counts as pending although Slurm does not show it. After that it must
 have come and gone between two looks, and Slurm has forgotten it."""
+AT_ONCE = 8
+"""Orders that Slurm is given side by side. It looks at its queue after each, and once after all that have come by then:
+one after another, a hundred of them keep it busy for seconds in which no job starts."""
 UNIT_MARK = " unit="
 """In a standby job's comment, between the run directory and the number of its unit; absent for the first."""
 SCRIPT_MARK = "# liver_slurm.worker --role standby: a site's job_submit filter knows standbys by this line."
@@ -122,8 +126,8 @@ class SlurmStandbys:
         self._last = CapacitySnapshot(self._clock(), tuple(jobs), room)
         return self._last
 
-    def launch(self, count: int, unit: int = 0, partition: str = "") -> list[str]:
-        """Submit standby jobs; without a partition in the unit's best one.
+    def launch(self, count: int, unit: int = 0, partition: str = "", after: float = 0.0) -> list[str]:
+        """Submit standby jobs, which stay in the queue for ``after`` seconds; without a partition in the unit's best.
 
         Those that were submitted before one is refused stay; :meth:`observe` shows them.
         """
@@ -133,7 +137,12 @@ class SlurmStandbys:
             folder=str(self._run_dir.standby),
             python=shlex.quote(self._config.live.python or sys.executable),
             parameters=submitit_parameters(
-                self._config, section, self._name, _comment(self._run_dir, unit), partition or section.partitions[0]
+                self._config,
+                section,
+                self._name,
+                _comment(self._run_dir, unit),
+                partition or section.partitions[0],
+                after,
             ),
             task=task_path(self._task),
             argument=str(self._run_dir.path),
@@ -148,7 +157,18 @@ class SlurmStandbys:
         self._client.cancel([job_id])
 
     def defer(self, job_ids: Sequence[str], seconds: float) -> None:
-        self._client.update_job(",".join(job_ids), {"StartTime": f"now+{math.ceil(seconds)}"})
+        """Set when jobs may start at the earliest.
+
+        Raises:
+            ClusterError: Slurm has refused it for one, because it has started, or more; the others were told.
+        """
+        start = {"StartTime": f"now+{math.ceil(seconds)}"}
+        # To Slurm a list is as many orders as it names jobs.
+        lists = [",".join(job_ids[first::AT_ONCE]) for first in range(min(AT_ONCE, len(job_ids)))]
+        with ThreadPoolExecutor(AT_ONCE, "deferral") as threads:
+            told = [threads.submit(self._client.update_job, one, start) for one in lists]
+        for one in told:
+            one.result()
 
     def close(self) -> None:
         """End all standby jobs, also those that an earlier coordinator of the run started."""
@@ -216,9 +236,12 @@ class SlurmStandbys:
 
 
 def submitit_parameters(
-    config: JobConfig, standby: StandbySection, job_name: str, comment: str, partition: str
+    config: JobConfig, standby: StandbySection, job_name: str, comment: str, partition: str, after: float = 0.0
 ) -> dict[str, Any]:
-    """Return what ``submitit.SlurmExecutor`` is told of a job of the size ``standby`` in ``partition``."""
+    """Return what ``submitit.SlurmExecutor`` is told of a job of the size ``standby`` in ``partition``.
+
+    ``after``: seconds for which it stays in the queue.
+    """
     return {
         "job_name": job_name,
         "comment": comment,
@@ -247,7 +270,10 @@ def submitit_parameters(
             "--kill-on-bad-exit=0",
             "--wait=0",
         ],
-        "additional_parameters": _header_lines(standby),
+        "additional_parameters": {
+            **_header_lines(standby),
+            **({"begin": f"now+{math.ceil(after)}"} if after > 0.0 else {}),
+        },
     }
 
 

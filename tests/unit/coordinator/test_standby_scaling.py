@@ -136,14 +136,21 @@ def test_what_waits_in_the_queue_stays_off_nodes_that_others_want() -> None:
     assert deferred(run.actions) == [Defer(("7", "9"), APART)], "only now nodes become free"
 
 
+def test_what_is_submitted_meanwhile_stays_in_the_queue_too() -> None:
+    run = queueing()
+    wanted(run, "standby-a")
+    run.now += 1.0
+    assert deferred(run.feed(Launched(run.now, ("10", "11"), 0))) == [Defer(("10", "11"), APART - 1.0)]
+    actions = run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("standby-a", "running", ("n1",)),))))
+    assert {action.after for action in actions if isinstance(action, Launch)} == {APART - 1.0}
+    run.now += APART
+    assert deferred(run.feed(Launched(run.now, ("12",), 0))) == []
+
+
 def test_a_look_shows_what_was_submitted_before_it() -> None:
     run = queueing()
     run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, (StandbyJob("9", "running", ("n3",)),))))
     assert deferred(wanted(run, "standby-a")) == []
-
-
-def test_without_a_queue_nothing_stays_in_it() -> None:
-    assert deferred(wanted(queueing(launch="probe"), "standby-a")) == []
 
 
 def look(run: Run, *jobs: StandbyJob) -> list[Launch]:
@@ -184,3 +191,11 @@ def test_a_job_that_had_a_worker_did_not_fail() -> None:
         run.register(f"standby-{job_id}-0", job_id=job_id)
         run.say(m.WorkerEnded(worker=f"standby-{job_id}-0", reason="killed by SIGKILL"))
     assert run.events("standby_failed") == []
+
+
+def test_a_probe_stays_in_the_queue_too() -> None:
+    run = queueing(launch="probe")
+    assert deferred(wanted(run, "standby-a")) == [Defer(("7", "9"), APART)]
+    jobs = (StandbyJob("standby-a", "running", ("n1",)),)
+    actions = run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs, (Headroom(0, "p", 1),))))
+    assert {action.after for action in actions if isinstance(action, Launch)} == {APART}, "room that others wait for"

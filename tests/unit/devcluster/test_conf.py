@@ -102,3 +102,10 @@ def test_a_large_cluster_takes_the_first_port_of_each_block() -> None:
     assert {10240, 10240 + 512, 10240 + 1024} <= set(large.fixed)
     assert max(large.fixed) < large.end
     assert not set(large.fixed) & set(range(large.srun[0], large.srun[1] + 1))
+
+
+def test_a_later_parameter_of_the_scheduler_replaces_one() -> None:
+    files = render(spec(scheduler=("bf_interval=30", "bf_max_job_test=50")), machine(), PORTS)
+    (line,) = [one for one in files["slurm.conf"].splitlines() if one.startswith("SchedulerParameters=")]
+    assert "bf_interval=30,bf_continue" in line
+    assert line.endswith(",preempt_youngest_first,bf_max_job_test=50")

@@ -64,6 +64,20 @@ def test_queueing_lets_the_rest_wait() -> None:
     assert decided(look(queued, Headroom(0, "a", 0)), wanted) == Decision()
 
 
+def test_a_large_run_lets_as_many_wait_as_run() -> None:
+    wanted = config(tuple(f"tp1pp1dp{number}" for number in range(1, 401)), launch="queue", max_jobs=398)
+    wanted = replace(wanted, train=replace(wanted.train, global_batch_size=2 * 65536))
+    assert decided(look([], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 64),)
+    assert decided(look([], Headroom(0, "a", 60)), wanted).start == (Order(0, "a", 60), Order(0, "a", 64))
+    run = [standby(number) for number in range(100)]
+    queued = [standby(number, "pending") for number in range(100, 180)]
+    assert decided(look([*run, *queued], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 20),)
+    found = decided(look([*run, *queued], Headroom(0, "a", 80)), wanted)
+    assert found.start == (Order(0, "a", 100),), "all that wait are about to start"
+    many = [standby(number, "pending") for number in range(100, 240)]
+    assert decided(look([*run, *many], Headroom(0, "a", 0)), wanted) == Decision(), "what waits stays"
+
+
 def test_no_more_wait_than_are_useful() -> None:
     wanted = config(("tp1pp1dp2", "tp1pp1dp3"), launch="queue")
     assert decided(look([], Headroom(0, "a", 0)), wanted).start == (Order(0, "a", 1),)

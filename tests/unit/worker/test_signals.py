@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,22 @@ def test_signals_can_be_lost_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None
     worker = Worker(engaged=True)
     worker.get(signal.SIGTERM)
     assert worker.channel.sent == []
+
+
+STARTING = """
+import os, signal, time
+from liver_slurm.worker.signals import signal_pipe, started, while_starting
+pipe = signal_pipe()
+while_starting(lambda name: os._exit(3 if name == "SIGTERM" else 4))
+if {ready}:
+    started()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.01)
+os._exit(5 if os.read(pipe, 8)[0] == signal.SIGTERM else 6)
+"""
+
+
+@pytest.mark.parametrize(("ready", "code"), [(False, 3), (True, 5)])
+def test_a_standby_that_is_taken_while_it_starts_leaves_at_once(ready: bool, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTING.format(ready=ready)], check=False, timeout=60)
+    assert done.returncode == code, "a worker that has started reads it from the pipe"

@@ -60,7 +60,7 @@ class Standbys:
             raise ClusterError("slurmctld does not answer")
         return CapacitySnapshot(time=1.0, jobs=tuple(StandbyJob(one, "running") for one in self.jobs))
 
-    def launch(self, count: int, unit: int, partition: str) -> list[str]:
+    def launch(self, count: int, unit: int, partition: str, after: float) -> list[str]:
         if self.broken is not None:
             raise self.broken
         if self.silent:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm import standby
@@ -143,5 +144,27 @@ def test_what_there_is_no_key_for_is_asked_for_each_standby_job() -> None:
 
 
 def test_jobs_in_the_queue_stay_there_for_whole_seconds(slurm: Any) -> None:
-    SlurmStandbys(config(), RUN_DIR, slurm, standby_main).defer(["7", "8"], 2.5)
-    assert slurm.updated == [("7,8", {"StartTime": "now+3"})]
+    SlurmStandbys(config(), RUN_DIR, slurm, standby_main).defer([str(number) for number in range(10)], 2.5)
+    assert {name: wanted["StartTime"] for name, wanted in slurm.updated} == dict.fromkeys(
+        ["0,8", "1,9", "2", "3", "4", "5", "6", "7"], "now+3"
+    )
+
+
+def test_a_refused_order_does_not_keep_the_others_back(slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def update_job(job_id: str, changes: Mapping[str, str]) -> None:
+        told.append(job_id)
+        if job_id == "0":
+            raise ClusterError("job is not pending")
+
+    monkeypatch.setattr(slurm, "update_job", update_job)
+    with pytest.raises(ClusterError, match="not pending"):
+        SlurmStandbys(config(), RUN_DIR, slurm, standby_main).defer(["0", "1", "2"], 3.0)
+    assert sorted(told) == ["0", "1", "2"]
+
+
+def test_a_job_that_is_to_stay_in_the_queue_says_so() -> None:
+    wanted = StandbySection()
+    asked = submitit_parameters(JobConfig(standby=wanted), wanted, "x-standby", "/runs/x", "scavenger", 2.2)
+    assert asked["additional_parameters"]["begin"] == "now+3"
