@@ -126,7 +126,7 @@ def _scheduling(spec: ClusterSpec) -> list[str]:
 
 
 def _scheduler(spec: ClusterSpec) -> list[str]:
-    """One word for each name, the later one of two."""
+    """Return one word for each name, the later one of two."""
     return list({word.partition("=")[0]: word for word in (*_FAST, *spec.scheduler)}.values())
 
 
