@@ -168,12 +168,12 @@ def test_standby_jobs_that_die_as_they_start_are_not_started_all_the_time(
     broken.parent.mkdir()
     broken.write_text("import os\nif os.environ.get('SLURM_JOB_PARTITION') == 'scavenger':\n    os._exit(3)\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(paced_samples.FOLDER)]))
-    job = submit(config(tmp_path, 10_000, **{"standby.back_off": 8.0, "standby.poll": 1.0}))
+    job = submit(config(tmp_path, 10_000, **{"standby.back_off": 2.0, "standby.poll": 1.0}))
     try:
         eventually(lambda: len(events(job, "standby_failed")) >= 5, "5 failures", 240)
         failures, launches = events(job, "standby_failed"), events(job, "standby_launch")
         assert [one["in_a_row"] for one in failures] == list(range(1, len(failures) + 1))
-        assert [one["alone_s"] for one in failures[:5]] == [0.0, 0.0, 8.0, 16.0, 32.0]
+        assert [one["alone_s"] for one in failures[:5]] == [0.0, 0.0, 2.0, 4.0, 8.0]
         for one in failures:
             assert not any(one["time"] < each["time"] < one["time"] + one["alone_s"] for each in launches)
         broken.unlink()
