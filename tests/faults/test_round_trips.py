@@ -174,7 +174,7 @@ def test_every_layout_trains_alike_with_muon(tmp_path: Path, undisturbed_muon: t
     assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in undisturbed_muon[0].items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:
     """With all activations computed again in the run that changes, and with none in the other."""
 

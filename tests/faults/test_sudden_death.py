@@ -259,7 +259,7 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
         ("tp1pp1dp2", "bf16", True),
         ("tp1pp2dp1", "bf16", False),
         ("tp2pp1dp1", "fp32", True),
-        ("tp1pp2vpp2dp1", "fp32", True),
+        pytest.param("tp1pp2vpp2dp1", "fp32", True, marks=pytest.mark.long),
     ],
 )
 def test_a_standby_gets_what_only_the_dead_held(

@@ -192,10 +192,10 @@ def test_mixtures_of_experts_cross_bitwise(
     [
         (FEW, ({"precision": "fp32"}, {"precision": "bf16", "tied": True, "overlap": True, "ema_decay": 0.8})),
         ("tp1pp1ep2dp4,tp2pp1ep2dp2,tp1pp3dp1", ({"precision": "fp32", "experts": True, "overlap": True},)),
-        ("tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1", ({"precision": "fp32", "layers": 8, "overlap": True},)),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in (
+                ("tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1", ({"precision": "fp32", "layers": 8, "overlap": True},)),
                 (LAYOUTS, ({"precision": "fp32", "tied": True},)),
                 (LAYOUTS, ({"precision": "bf16", "overlap": True},)),
                 (LONGER_MIXED, ({"precision": "bf16", "experts": True},)),
