@@ -149,7 +149,9 @@ def disturbed(job: Path, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(3 * PATIENCE)
-@pytest.mark.parametrize("name", ["llama3", "qwen3", "mixtral", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["llama3", "mixtral", *(pytest.param(name, marks=pytest.mark.long) for name in ("qwen3", "gpt2"))]
+)
 def test_an_import_is_trained_through_live_changes_and_a_sudden_death(name: str, tmp_path: Path) -> None:
     import transformers
 

@@ -284,7 +284,11 @@ NARROW = "tp1pp1dp2,tp2pp1dp1,tp1pp3dp1"
             (("fp32", False, {"overlap": True} | AVERAGED), ("bf16", True, AVERAGED), ("fp32", True, ROUNDED)),
             marks=pytest.mark.long,
         ),
-        (NARROW, (("bf16", True, {"overlap": True, "limited": True, "optimizer": "sgd"} | AVERAGED | ROUNDED),)),
+        pytest.param(
+            NARROW,
+            (("bf16", True, {"overlap": True, "limited": True, "optimizer": "sgd"} | AVERAGED | ROUNDED),),
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             NARROW,
             (("fp32", False, {"limited": True} | AVERAGED), ("bf16", False, {"limited": True} | ROUNDED)),
