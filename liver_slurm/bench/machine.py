@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from liver_slurm.base import interrupts
 MEMORY_DISK = Path("/dev/shm")
 PREFIX = "liver-bench-"
 """How names of our folders there begin; the process's number follows."""
+
+
+def has_transformer_engine() -> bool:
+    """Return whether Transformer Engine is installed."""
+    return importlib.util.find_spec("transformer_engine") is not None
 
 
 def has_gpu() -> bool:

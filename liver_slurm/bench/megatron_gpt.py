@@ -7,7 +7,6 @@ It reads a JSON document with the shape on its standard input and prints one wit
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from liver_slurm.bench.machine import has_transformer_engine
 from liver_slurm.bench.plain_gpt import EPSILON, Shape, timed_steps
 from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.engine.megatron import compat
@@ -35,11 +35,6 @@ with compat.imports():
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer.module import Float16Module
     from megatron.core.transformer.transformer_config import TransformerConfig
-
-
-def has_engine() -> bool:
-    """Return whether Transformer Engine is installed."""
-    return importlib.util.find_spec("transformer_engine") is not None
 
 
 def train(shape: Shape) -> dict[str, Any]:
@@ -83,8 +78,8 @@ def train(shape: Shape) -> dict[str, Any]:
 
 
 def _config(shape: Shape, device: torch.device) -> Any:
-    fused = device.type == "cuda"
-    eight = {"fp8": "hybrid", "fp8_recipe": "tensorwise"} if shape.fp8 and has_engine() else {}
+    fused, engine = device.type == "cuda", has_transformer_engine()
+    eight = {"fp8": "hybrid", "fp8_recipe": "tensorwise"} if shape.fp8 else {}
     return TransformerConfig(
         num_layers=shape.layers,
         hidden_size=shape.hidden,
@@ -105,19 +100,18 @@ def _config(shape: Shape, device: torch.device) -> Any:
         masked_softmax_fusion=False,
         bias_activation_fusion=fused,
         bias_dropout_fusion=fused,
-        apply_rope_fusion=has_engine(),
+        apply_rope_fusion=engine,
         cross_entropy_loss_fusion=fused,
-        cross_entropy_fusion_impl="te" if has_engine() else "native",
+        cross_entropy_fusion_impl="te" if engine else "native",
         **eight,
     )
 
 
 def _model(shape: Shape, config: Any, device: torch.device) -> Any:
-    engine = has_engine()
     inner = GPTModel(
         config,
         get_gpt_layer_with_transformer_engine_spec()
-        if engine
+        if has_transformer_engine()
         else get_gpt_layer_local_spec(normalization=config.normalization),
         vocab_size=padded_vocabulary(shape.vocabulary),
         max_sequence_length=shape.sequence,

@@ -7,7 +7,6 @@ is per worker: what one of them trains beside what one device trains with the ot
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -103,6 +102,7 @@ def _case(case: Case, others: Others, device: str) -> dict[str, Any]:
     rate = shape.global_batch * shape.sequence / statistics.median(seconds) / case.layout.size
     peak = peak_tflops(device)
     flops = token_flops(parameters, shape.layers, shape.hidden, shape.sequence)
+    engine = machine.has_transformer_engine()
     return {
         "name": case.name,
         "parameters": parameters,
@@ -114,7 +114,7 @@ def _case(case: Case, others: Others, device: str) -> dict[str, Any]:
         "reference": "torch.compile, one device" if peak else "PyTorch, one device",
         "reference_tokens_per_s": plain,
         "ratio": rate / plain if plain else None,
-        "megatron": f"megatron-core with{'' if _has_engine() else 'out'} Transformer Engine, one device",
+        "megatron": f"megatron-core with{'' if engine else 'out'} Transformer Engine, one device",
         "megatron_tokens_per_s": megatron,
         "ratio_to_megatron": rate / megatron if megatron else None,
         "step_s": statistics.median(seconds),
@@ -134,7 +134,7 @@ class Others:
 
     def megatron(self, shape: Shape) -> float | None:
         """Return Megatron's, likewise; without Transformer Engine it has no FP8."""
-        return self._rate("megatron_gpt", shape if _has_engine() else replace(shape, fp8=False))
+        return self._rate("megatron_gpt", shape if machine.has_transformer_engine() else replace(shape, fp8=False))
 
     def _rate(self, module: str, shape: Shape) -> float | None:
         if (module, shape) not in self._rates:
@@ -142,11 +142,6 @@ class Others:
             tokens = shape.global_batch * shape.sequence
             self._rates[module, shape] = tokens / statistics.median(seconds[WARM:]) if seconds else None
         return self._rates[module, shape]
-
-
-def _has_engine() -> bool:
-    """Return whether Transformer Engine is there for Megatron."""
-    return importlib.util.find_spec("transformer_engine") is not None
 
 
 def _seconds(module: str, shape: Shape) -> list[float] | None:

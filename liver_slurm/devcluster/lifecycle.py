@@ -89,9 +89,10 @@ def down(path: Path) -> None:
             _cancel_jobs(directory)
         # A slurmd with live steps would linger and hit same-numbered jobs of the next cluster: hence jobs first, and
         # daemons found by their environment, as such a slurmd has removed its pid file.
-        survivors = processes.end(processes.cluster_processes(directory.slurm_conf), patience=5.0)
-        if survivors:
-            raise ClusterError(f"processes {[process.pid for process in survivors]} of {path} could not be ended")
+        # Looked for again until there is none: one may be forked, for an epilog say, after the others were found.
+        while found := processes.cluster_processes(directory.slurm_conf):
+            if survivors := processes.end(found, patience=5.0):
+                raise ClusterError(f"processes {[process.pid for process in survivors]} of {path} could not be ended")
         _remove_files(directory)
 
 

@@ -28,8 +28,7 @@ def signal_pipe() -> int:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    for number in (*NOTICES, SUSPENDED, RESUMED):
-        signal.signal(number, lambda *_: None)
+    _leave_to_the_pipe(*NOTICES, SUSPENDED, RESUMED)
     return read
 
 
@@ -44,5 +43,9 @@ def while_starting(leave: Callable[[str], None]) -> None:
 
 def started() -> None:
     """Let notice signals be bytes in the pipe again, and nothing else."""
-    for number in NOTICES:
+    _leave_to_the_pipe(*NOTICES)
+
+
+def _leave_to_the_pipe(*numbers: signal.Signals) -> None:
+    for number in numbers:
         signal.signal(number, lambda *_: None)

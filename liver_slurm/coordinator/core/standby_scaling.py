@@ -39,8 +39,7 @@ _write = Writer(StandbyPool, __name__)
 def observe(t: Transition, given: CapacitySeen) -> None:
     """Note one look at the standby jobs and the capacity for more."""
     before = t.state.standbys.capacity
-    seen = given.capacity.blind is None
-    _write(t, replace(t.state.standbys, capacity=given.capacity, unseen=() if seen else t.state.standbys.unseen))
+    _write(t, replace(t.state.standbys, capacity=given.capacity))
     if given.capacity.blind is None:
         _tell_changes(t, before, given.capacity)
         _note_failures(t, before, given.capacity)
@@ -111,7 +110,7 @@ def launched(t: Transition, given: Launched) -> None:
     t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
     pool = t.state.standbys
     starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
-    _write(t, replace(pool, unseen=(*pool.unseen, *given.job_ids), starting=starting))
+    _write(t, replace(pool, starting=starting))
     if t.now < pool.deferred_until:
         t.actions.append(Defer(given.job_ids, pool.deferred_until - t.now))
 

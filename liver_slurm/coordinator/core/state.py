@@ -139,8 +139,6 @@ class StandbyPool:
     launch_after: float = 0.0
     useless_since: Mapping[str, float] = field(default_factory=dict)
     """Since when each standby job that is of no use has been so, seconds since the epoch."""
-    unseen: tuple[str, ...] = ()
-    """Jobs that were submitted since the last look."""
     starting: Mapping[str, str] = field(default_factory=dict)
     """Jobs that were submitted and neither ended by us nor gone, and the partition of each."""
     overdue: frozenset[str] = frozenset()
@@ -152,6 +150,12 @@ class StandbyPool:
     def jobs(self) -> tuple[StandbyJob, ...]:
         """Our standby jobs, as last seen."""
         return self.capacity.jobs if self.capacity is not None else ()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Jobs that were submitted since the last look."""
+        seen = {job.job_id for job in self.jobs} | self.overdue
+        return tuple(job for job in self.starting if job not in seen)
 
 
 @dataclass(frozen=True)

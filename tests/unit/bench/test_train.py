@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.bench import train
+from liver_slurm.bench import machine, train
 from liver_slurm.bench.plain_gpt import Shape
-from liver_slurm.bench.train import ONE, WARM, Case, Others, cases, table
+from liver_slurm.bench.train import ONE, WARM, Others, cases, table
 
 TINY = Shape(1, 32, 2, 1, 48, 128, 16, 1, 2, WARM + 2, tied=True, bf16=True)
 
@@ -36,13 +36,13 @@ def test_each_shape_is_measured_once_and_in_bf16_where_there_is_no_fp8(monkeypat
         return [9.0] * WARM + [0.5] if module == "plain_gpt" else None
 
     monkeypatch.setattr(train, "_seconds", seconds)
-    monkeypatch.setattr(train, "_has_engine", lambda: False)
+    monkeypatch.setattr(machine, "has_transformer_engine", lambda: False)
     others, tokens = Others(), TINY.global_batch * TINY.sequence
     for shape in (TINY, replace(TINY, fp8=True), TINY):
         assert others.plain(shape) == tokens / 0.5
         assert others.megatron(shape) is None, "it does not fit"
     assert measured == [("plain_gpt", False), ("megatron_gpt", False)]
-    monkeypatch.setattr(train, "_has_engine", lambda: True)
+    monkeypatch.setattr(machine, "has_transformer_engine", lambda: True)
     others.megatron(replace(TINY, fp8=True))
     assert measured[2:] == [("megatron_gpt", True)]
 
@@ -57,4 +57,3 @@ def test_the_table_has_both_ratios() -> None:
     plain = {"reference_tokens_per_s": 1000.0, "ratio": 1.234}
     lines = table({"cases": [case | plain | {"megatron_tokens_per_s": None, "ratio_to_megatron": None}]}).splitlines()
     assert lines[-1].split() == ["a", "tp1pp1dp1", "1,234", "-", "1,000", "1.234", "does", "not", "fit", "-"]
-    assert Case("a", TINY, ONE).layout.size == 1
