@@ -105,16 +105,21 @@ class Lab:
 
     def wait_event(self, name: str, count: int = 1, timeout: float = PATIENCE) -> dict[str, Any]:
         """The ``count``-th event of a name, once it is there."""
-        return until(lambda: len(self.events(name)) >= count and self.events(name), f"event {name}", timeout)[count - 1]
 
-    def steady(self, layout: str) -> dict[str, Any]:
+        def there() -> list[dict[str, Any]]:
+            events = self.events(name)
+            return events if len(events) >= count else []
+
+        return self.until(there, f"event {name}", timeout)[count - 1]
+
+    def steady(self, layout: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """The status once the run trains in ``layout``."""
 
         def there() -> dict[str, Any]:
             status = self.status()
             return status if (status.get("phase"), status.get("layout")) == ("steady", layout) else {}
 
-        return until(there, f"steady in {layout}; last: {self.status()}")
+        return self.until(there, f"steady in {layout}; last: {self.status()}", timeout)
 
     def trace(self, name: str) -> list[tuple[int, int]]:
         """(generation, step) of each step that a fake worker made."""
@@ -132,6 +137,19 @@ class Lab:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+    def until(self, condition: Callable[[], T], what: str, timeout: float) -> T:
+        """Wait for what a coordinator brings about: once it has ended, nothing more will come."""
+
+        def there() -> T:
+            ended = self.processes["coordinator"].poll()
+            value = condition()
+            assert value or ended is None, (
+                f"the coordinator ended with {ended} before {what}: {self.events('run_ended')}"
+            )
+            return value
+
+        return until(there, what, timeout)
 
     def _start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self.run_dir.logs / f"{name}.log").open("ab") as log:

@@ -12,7 +12,7 @@ from typing import Any
 
 import paced_samples
 import psutil
-from coordinator_lab import Lab, until
+from coordinator_lab import Lab
 
 from liver_slurm.config.schema import (
     CheckpointSection,
@@ -101,12 +101,7 @@ class WorkerLab(Lab):
 
     def committed_to(self, layout: str) -> dict[str, Any]:
         """The status once the run trains in the layout."""
-
-        def there() -> dict[str, Any]:
-            status = self.status()
-            return status if (status.get("phase"), status.get("layout")) == ("steady", layout) else {}
-
-        return until(there, f"steady in {layout}", STARTUP)
+        return self.steady(layout, STARTUP)
 
     def finish(self, code: int = 0) -> dict[int, float]:
         """Let the run go at full speed to its end; checks what holds for every run. Returns each step's loss."""
@@ -127,7 +122,7 @@ class WorkerLab(Lab):
 
     def wait_step(self, step: int) -> None:
         """Wait until so many steps are trained."""
-        until(lambda: self.status().get("step", -1) >= step, f"step {step}", STARTUP)
+        self.until(lambda: self.status().get("step", -1) >= step, f"step {step}", STARTUP)
 
     def left(self) -> list[str]:
         """Command lines of the run's processes that still live."""
