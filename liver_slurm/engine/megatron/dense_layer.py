@@ -54,9 +54,9 @@ class Attention(NamedTuple):
     """Width of one head."""
     norms: tuple[Norm, Norm] | None
     """Of each head's queries, and of its keys; None: they are taken as they are."""
-    streams: HeadStreams | None = None
+    streams: HeadStreams | None
     """What decides which of its weights are dropped."""
-    fp8: bool = False
+    fp8: bool
     """Whether its linear layers are computed in FP8."""
 
 
@@ -68,7 +68,7 @@ class Mlp(NamedTuple):
     down: Tensor
     gated: bool
     activation: Callable[[Tensor], Tensor]
-    fp8: bool = False
+    fp8: bool
     """Whether it is computed in FP8."""
 
 

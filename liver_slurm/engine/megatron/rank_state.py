@@ -44,9 +44,10 @@ class RankState:
     torn: bool = False
     """An update has begun and has not ended: some of the state has it, some may not."""
     gradients_final: Callable[[int, bool], None] | None = None
-    computing: bool = False
     """Called in each step between clipping and the update; see
     :meth:`liver_slurm.engine.api.TrainingShard.when_gradients_are_final`."""
+    computing: bool = False
+    """See :attr:`liver_slurm.engine.api.TrainingShard.computing`."""
     before_zeroing: Callable[[], None] | None = None
     """Called by a step that begins, before it zeroes the gradients."""
 

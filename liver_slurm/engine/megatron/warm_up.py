@@ -76,11 +76,12 @@ def _zeros(config: JobConfig, layout: Layout) -> Zeros:
         head,
         _norms(transformer, head) if transformer.qk_layernorm else None,
         head_streams_like(config, own, heads) if config.model.attention_dropout else None,
+        transformer.linear_in_fp8,
     )
     rows = inner * (2 if transformer.gated_linear_unit else 1)
     mlp = Mlp(
         weight(rows, hidden), bias(rows, linear), weight(hidden, inner), transformer.gated_linear_unit,
-        transformer.activation_func,
+        transformer.activation_func, transformer.linear_in_fp8,
     )  # fmt: skip
     width = int(head * config.model.rotary_percent)
     positions = _nowhere(config, own, width, dtype)
@@ -103,17 +104,17 @@ def _experts(config: JobConfig, layout: Layout) -> Experts:
     def weight(*shape: int) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
 
-    def mlp(width: int) -> Mlp:
-        inner = width // layout.tp
-        return Mlp(weight(inner * (2 if gated else 1), hidden), None, weight(hidden, inner), gated, activation)
+    def mlp(inner: int) -> Mlp:
+        up, down = weight(inner * (2 if gated else 1), hidden), weight(hidden, inner)
+        return Mlp(up, None, down, gated, activation, transformer.linear_in_fp8)
 
     number, shared = transformer.num_moe_experts, model.moe_shared_expert_intermediate_size
     bias = torch.nn.Parameter(torch.zeros(number)) if model.moe_router_enable_expert_bias else None
     return Experts(
         routing_of(weight(number, hidden), bias, transformer),
-        tuple(mlp(expert_width(model)) for _ in range(number)),
+        tuple(mlp(expert_width(model) // layout.etp) for _ in range(number)),
         0,
-        None if shared is None else mlp(shared),
+        None if shared is None else mlp(shared // layout.tp),
         weight(1, hidden) if model.moe_shared_expert_gate else None,
         layout.tp,
         layout.cp,

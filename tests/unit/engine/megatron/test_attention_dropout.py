@@ -78,7 +78,7 @@ def test_the_layer_takes_it_in_the_place_of_fused_attention() -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(SEQUENCE, SAMPLES, HEADS * WIDTH, generator=generator)
     qkv = torch.randn((HEADS + 2 * GROUPS) * WIDTH, HEADS * WIDTH, generator=generator) / 8
-    part = Attention(qkv, None, torch.eye(HEADS * WIDTH), GROUPS, WIDTH, None)
+    part = Attention(qkv, None, torch.eye(HEADS * WIDTH), GROUPS, WIDTH, None, None, False)
     plain = attend(x, part, Positions(None, None, None))
     nothing = part._replace(streams=head_streams_like(job(), SEQUENCE, HEADS))
     torch.testing.assert_close(attend(x, nothing, Positions(None, None, None)), plain)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.distributed as dist  # noqa: E402
+from one_rank import shard_of  # noqa: E402
 
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection  # noqa: E402
 from liver_slurm.engine.balancing import balance  # noqa: E402
@@ -20,12 +17,7 @@ from liver_slurm.engine.megatron import compat  # noqa: E402
 from liver_slurm.engine.megatron.engine import MegatronEngine  # noqa: E402
 from liver_slurm.engine.megatron.expert_layer import excess, mix  # noqa: E402
 from liver_slurm.engine.megatron.model import unwrap  # noqa: E402
-from liver_slurm.engine.megatron.shard import MegatronShard, build_shard  # noqa: E402
 from liver_slurm.engine.megatron.spec import parameter_count  # noqa: E402
-from liver_slurm.parallel.c10d import set_default_group  # noqa: E402
-from liver_slurm.parallel.groups import build_world  # noqa: E402
-from liver_slurm.parallel.layout import Layout  # noqa: E402
-from liver_slurm.parallel.membership import Membership  # noqa: E402
 
 with compat.imports():
     from megatron.core.transformer.moe import moe_utils
@@ -60,18 +52,6 @@ def job(**model: Any) -> JobConfig:
         model=dataclasses.replace(MODEL, **model),
         train=TrainSection(steps=1, seq_length=16, micro_batch_size=2, global_batch_size=2),
     )
-
-
-@contextmanager
-def shard_of(config: JobConfig) -> Iterator[MegatronShard]:
-    """The model in a world of one."""
-    members = Membership(0, Layout(1, 1, 1), ("me",))
-    world = build_world(members, "me", dist.HashStore(), "gloo", torch.device("cpu"), timedelta(minutes=5))
-    made = build_shard(config, world, torch.device("cpu"), fresh=True)
-    made.make_live()
-    yield made
-    set_default_group(None)
-    world.destroy()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,9 @@ def experts(gated: bool) -> tuple[Mlp, ...]:
 
     rows = INNER * (2 if gated else 1)
     activation = torch.nn.functional.silu if gated else torch.nn.functional.gelu
-    return tuple(Mlp(weight(rows, HIDDEN), None, weight(HIDDEN, INNER), gated, activation) for _ in range(EXPERTS))
+    return tuple(
+        Mlp(weight(rows, HIDDEN), None, weight(HIDDEN, INNER), gated, activation, False) for _ in range(EXPERTS)
+    )
 
 
 def routed(idle: int) -> tuple[Any, Any]:

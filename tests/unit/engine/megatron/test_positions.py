@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-import torch.distributed as dist  # noqa: E402
+from one_rank import shard_of  # noqa: E402
 
 from liver_slurm.config.schema import DataSection, JobConfig, ModelSection, TrainSection  # noqa: E402
 from liver_slurm.engine.megatron.model import DecoderConfig, unwrap  # noqa: E402
@@ -23,11 +22,7 @@ from liver_slurm.engine.megatron.positions import (  # noqa: E402
     positions_of,
     seen_from,
 )
-from liver_slurm.engine.megatron.shard import MegatronShard, build_shard  # noqa: E402
-from liver_slurm.parallel.c10d import set_default_group  # noqa: E402
-from liver_slurm.parallel.groups import build_world  # noqa: E402
-from liver_slurm.parallel.layout import Layout  # noqa: E402
-from liver_slurm.parallel.membership import Membership  # noqa: E402
+from liver_slurm.engine.megatron.shard import MegatronShard  # noqa: E402
 
 LENGTH, EOD = 24, 7
 CONFIG = JobConfig(
@@ -108,13 +103,8 @@ def test_positions_in_the_embeddings_are_seen_by_the_same_tokens(
 @pytest.fixture(scope="module")
 def shard() -> Iterator[MegatronShard]:
     """A small model in a world of one."""
-    members = Membership(0, Layout(1, 1, 1), ("me",))
-    world = build_world(members, "me", dist.HashStore(), "gloo", torch.device("cpu"), timedelta(minutes=5))
-    made = build_shard(CONFIG, world, torch.device("cpu"), fresh=True)
-    made.make_live()
-    yield made
-    set_default_group(None)
-    world.destroy()
+    with shard_of(CONFIG) as made:
+        yield made
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 from contextlib import nullcontext
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from one_rank import shard_of
 
 from liver_slurm.base.errors import BadInput, PlanError
 from liver_slurm.config.schema import ComponentSection, JobConfig, LiveSection, ModelSection, TrainSection
@@ -19,12 +18,9 @@ from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.dense_layer import DenseLayer, SequenceNorm
 from liver_slurm.engine.megatron.engine import MegatronEngine
 from liver_slurm.engine.megatron.model import build_model, named_parameters
-from liver_slurm.engine.megatron.shard import build_shard
 from liver_slurm.engine.megatron.spec import _collection, _Sizes, parameter_count, shard_spec, shard_spec_of, world_spec
 from liver_slurm.parallel import c10d
-from liver_slurm.parallel.groups import build_world
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.shard_spec import GroupSpec, WorldSpec
 
 with compat.imports():
@@ -385,21 +381,15 @@ def test_tensors_without_weight_decay_are_in_a_group_of_their_own(tied: bool, pr
         "embedding.word_embeddings.weight",
         "decoder.layers.self_attention.linear_proj.weight",
     }
-    world = build_world(
-        Membership(0, Layout(1, 1, 1), ("me",)),
-        "me",
-        dist.HashStore(),
-        "gloo",
-        torch.device("cpu"),
-        timedelta(minutes=5),
-    )
-    shard = build_shard(config, world, torch.device("cpu"), fresh=True)
-    counts = {group["wd_mult"]: sum(one.numel() for one in group["params"]) for group in shard.optimizer.param_groups}
-    sizes = {
-        mult: sum(param.size for param in shard.spec.params if param.group == GroupSpec(mult)) for mult in (0.0, 1.0)
-    }
-    assert counts == sizes
-    world.destroy()
+    with shard_of(config) as shard:
+        counts = {
+            group["wd_mult"]: sum(one.numel() for one in group["params"]) for group in shard.optimizer.param_groups
+        }
+        sizes = {
+            mult: sum(param.size for param in shard.spec.params if param.group == GroupSpec(mult))
+            for mult in (0.0, 1.0)
+        }
+        assert counts == sizes
 
 
 def test_a_pattern_that_is_the_name_of_no_tensor_is_refused() -> None:

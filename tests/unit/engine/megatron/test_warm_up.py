@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from one_rank import ONE, shard_of
 
 from liver_slurm.config.schema import ElasticSection, JobConfig, ModelSection, TrainSection
 from liver_slurm.engine.megatron import warm_up
 from liver_slurm.engine.megatron.dense_layer import attention_part, compiled, usual_strides, whole_layer
 from liver_slurm.engine.megatron.expert_layer import experts_part, is_one_graph
 from liver_slurm.engine.megatron.loss import token_losses
+from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.parallel.layout import Layout
 
 CPU = torch.device("cpu")
@@ -95,6 +98,45 @@ def test_a_later_world_compiles_nothing_of_its_experts(graphs: list[Any]) -> Non
     attended = compiled(attention_part)(x, layer, positions)
     compiled(experts_part)(attended, layer, experts, True).sum().backward()
     assert len(graphs) == known
+
+
+def skeleton(part: Any) -> Any:
+    """What a compiled graph is chosen by: everything but the numbers in tensors."""
+    if isinstance(part, torch.Tensor):
+        return type(part), part.dtype, tuple(part.shape), part.requires_grad
+    if isinstance(part, tuple):
+        return type(part), [skeleton(each) for each in part]
+    return part
+
+
+MIXTURE = {"num_moe_experts": 2, "moe_ffn_hidden_size": 32}
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gpt-2": {"normalization": "LayerNorm", "add_bias_linear": True, "gated_linear_unit": False,
+              "activation_func": "gelu", "position_embedding_type": "learned_absolute"},
+    "qwen": {"add_qkv_bias": True, "qk_layernorm": True, "num_query_groups": 2},
+    "experts": MIXTURE,
+    "shared": {**MIXTURE, "moe_shared_expert_intermediate_size": 16, "moe_shared_expert_gate": True},
+    "biased": {**MIXTURE, "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+               "moe_router_bias_update_rate": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_parts_that_are_compiled_are_a_models(kind: str, fp8: bool) -> None:
+    """Else a world's first step would compile others."""
+    model = ModelSection(num_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=256, ffn_hidden_size=48)
+    config = JobConfig(
+        model=replace(model, **MODELS[kind]),
+        train=TrainSection(seq_length=16, micro_batch_size=1, global_batch_size=1, precision="bf16", fp8=fp8),
+    )
+    with shard_of(config) as shard:
+        layer = unwrap(shard.chunks[0]).decoder.layers[0]
+        mixture = config.model.num_moe_experts
+        real = layer.parts(None if mixture else layer.mlp_of(layer.mlp)), layer._experts() if mixture else None
+        made = warm_up._zeros(config, ONE).layer, warm_up._experts(config, ONE) if mixture else None
+        assert skeleton(made) == skeleton(real)
 
 
 def test_usual_strides() -> None:
