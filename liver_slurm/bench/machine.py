@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from liver_slurm.base import interrupts
+from liver_slurm.config.fp8 import FP8_SINCE
 
 MEMORY_DISK = Path("/dev/shm")
 PREFIX = "liver-bench-"
@@ -21,8 +22,15 @@ PREFIX = "liver-bench-"
 
 
 def has_transformer_engine() -> bool:
-    """Return whether Transformer Engine is installed."""
-    return importlib.util.find_spec("transformer_engine") is not None
+    """Return whether Transformer Engine is installed, and has a card to run on."""
+    return importlib.util.find_spec("transformer_engine") is not None and has_gpu()
+
+
+def has_fp8() -> bool:
+    """Return whether torch's first card has matrix products in FP8."""
+    import torch
+
+    return has_gpu() and torch.cuda.get_device_capability(0) >= FP8_SINCE
 
 
 def has_gpu() -> bool:
@@ -53,6 +61,7 @@ def describe(gpu: bool) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "megatron_core": importlib.metadata.version("megatron-core"),
+        "transformer_engine": importlib.metadata.version("transformer_engine") if has_transformer_engine() else None,
         "load_before": round(os.getloadavg()[0], 2),
     }
 

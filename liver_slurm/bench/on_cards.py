@@ -33,7 +33,7 @@ def parts(quick: bool, cards: int) -> dict[str, Part]:
 
     ``quick``: the smallest cases, on any machine.
     """
-    from liver_slurm.bench import reconfigure, train, transfer
+    from liver_slurm.bench import machine, reconfigure, train, transfer
 
     if quick:
         return {
@@ -41,7 +41,7 @@ def parts(quick: bool, cards: int) -> dict[str, Part]:
             "transfer": (partial(transfer.run, True), transfer.table),
             "reconfigure": (partial(reconfigure.run, True), reconfigure.table),
         }
-    cases = [case for case in train.cases(False, cards) if _wanted(case)]
+    cases = [case for case in train.cases(False, cards, machine.has_fp8()) if _wanted(case)]
     changes = {
         f"{pair.one}-{pair.other}": (partial(reconfigure.measure, [pair]), reconfigure.table)
         for pair in reconfigure.card_pairs(cards)

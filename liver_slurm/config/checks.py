@@ -180,9 +180,10 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
     if not workers:
         return
     if elastic.initial is None:
-        # With "auto" there is always one: a single worker.
-        if elastic.layouts != "auto" and not feasible_layouts(config, workers):
-            yield Problem("elastic.layouts", f"no layout is possible with the {workers} live workers")
+        if not feasible_layouts(config, workers):
+            alone = impossible(Layout(1, 1, 1), config.model, config.data, config.train)
+            why = f": {alone}" if alone and elastic.layouts == "auto" else ""
+            yield Problem("elastic.layouts", f"no layout is possible with the {workers} live workers{why}")
         return
     initial = Layout.parse(elastic.initial)
     if elastic.layouts != "auto" and elastic.initial not in elastic.layouts:

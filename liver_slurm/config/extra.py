@@ -14,7 +14,8 @@ from liver_slurm.config.schema import ModelSection
 _LAYOUT = "the layout decides it"
 _EXPERTS = "this product's own layer of experts would not heed it"
 _OTHER_MODEL = "the model would not have it; model.provider builds your own"
-_TE = "it needs Transformer Engine, whose layers and scales this product does not move; for FP8 see train.fp8"
+_TE = "it is of Transformer Engine's layers, which this product's own are not; for FP8 set train.fp8"
+_OWN_TE = "a model of your own sets it in its own config, as examples/transformer_engine does"
 _VALUES = "weights come from train.seed by their names, or from another world"
 _FUNCTION = "it is a function, which a job file cannot hold"
 _SCHEDULE = "the product runs the step, and does it in its own way"
@@ -54,5 +55,5 @@ def why_refused(name: str, value: object, own_model: bool) -> str | None:
         return None if value is True else "replicas may have uneven numbers of microbatches"
     for pattern, reason in _ALWAYS if own_model else (*_ALWAYS, *_OF_OUR_MODEL):
         if re.fullmatch(pattern, name):
-            return reason
+            return _OWN_TE if own_model and reason is _TE else reason
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -35,7 +36,6 @@ check_names(
     "_foreach_copy_",
     "_foreach_norm",
     "_foreach_mul_",
-    "_scaled_mm",
     "Tensor._make_wrapper_subclass",
     "_C._construct_storage_from_data_pointer",
 )
@@ -44,6 +44,20 @@ check_names(
 def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy each source to its target; on a GPU in a few launches where they lie alike."""
     torch._foreach_copy_(list(targets), list(sources))
+
+
+def compile_without_limit() -> None:
+    """Let torch compile a function as often as it is called with other shapes, in all of this process.
+
+    It takes more than eight times for a mistake; a run with as many layouts has a graph for each.
+
+    Raises:
+        BadInput: this version of torch calls its limits otherwise.
+    """
+    limits = ("recompile_limit", "accumulated_recompile_limit")
+    check_names(*(f"_dynamo.config.{limit}" for limit in limits))
+    for limit in limits:
+        setattr(torch._dynamo.config, limit, sys.maxsize)
 
 
 def scaled_product(

@@ -197,10 +197,10 @@ def test_every_layout_drops_and_rounds_alike(tmp_path: Path, undisturbed: tuple[
 def test_every_layout_trains_alike_in_fp8(tmp_path: Path) -> None:
     """But for bf16's rounding, which depends on how a layout sums up."""
 
-    def run(name: str, *resizes: str) -> dict[int, float]:
+    def run(name: str, *resizes: str, fp8: bool = True) -> dict[int, float]:
         (tmp_path / name).mkdir()
         config = job(tmp_path / name, steps=10)
-        train = replace(config.train, precision="bf16", fp8=True, seq_length=32)
+        train = replace(config.train, precision="bf16", fp8=fp8, seq_length=32)
         config = replace(config, model=replace(config.model, ffn_hidden_size=64), train=train)
         losses, _, committed = trained(config, *resizes, standbys=2 * bool(resizes))
         assert len(committed) == len(resizes)
@@ -208,6 +208,9 @@ def test_every_layout_trains_alike_in_fp8(tmp_path: Path) -> None:
 
     changed, alone = run("changed", "2:tp2pp1dp1", "4:tp1cp2pp1dp2", "6:tp1pp2dp1"), run("alone")
     assert changed == {step: pytest.approx(loss, rel=1e-4) for step, loss in alone.items()}
+    in_bf16 = run("bf16", fp8=False)
+    assert all(loss != in_bf16[step] for step, loss in alone.items()), "else nothing was computed in FP8"
+    assert alone == pytest.approx(in_bf16, rel=1e-2)
 
 
 def test_every_layout_trains_alike(tmp_path: Path, undisturbed: tuple[dict[int, float], Path]) -> None:

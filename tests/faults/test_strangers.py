@@ -115,6 +115,7 @@ def test_random_bytes_at_every_port(lab: WorkerLab, count: int) -> None:
     assert not lab.events("worker_lost")
 
 
+@pytest.mark.slow
 def test_silent_strangers_do_not_hold_a_reconfiguration_up(lab: WorkerLab) -> None:
     # LS-33
     lab.committed_to("tp1pp1dp2")

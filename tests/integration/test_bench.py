@@ -66,6 +66,7 @@ def test_a_restart_and_both_modes_are_measured_in_one_run() -> None:
         assert document[f"ratio_{mode}_median"] == case[f"ratio_{mode}"]
 
 
+@pytest.mark.long
 def test_a_death_is_measured_with_mirrors_and_without_beside_a_restart() -> None:
     document = bench("recovery")
     (case,) = document["cases"]
@@ -77,6 +78,7 @@ def test_a_death_is_measured_with_mirrors_and_without_beside_a_restart() -> None
     assert 0 < case["mirror_held_up_s"] < case["mirror_step_s"]
 
 
+@pytest.mark.long
 def test_the_cost_of_a_run_that_is_never_resized_is_measured() -> None:
     document = bench("overhead")
     (case,) = document["cases"]

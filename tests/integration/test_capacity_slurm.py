@@ -200,6 +200,7 @@ def grow(run: Job, eventually: Eventually) -> dict[str, Any]:
     return eventually(lambda: events(run, "reconfiguration_committed"), "grown", 120)[0]  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_policy_of_another_package_joins_two_sizes(
     run: Job, tmp_path: Path, client: CommandClient, eventually: Eventually
 ) -> None:

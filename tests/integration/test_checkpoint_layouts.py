@@ -39,10 +39,10 @@ PATIENCE = 900.0
     [
         ("bf16", True, LAYOUTS),
         ("fp32", False, MIXED),
-        ("bf16", False, WITH_MUON),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in (
+                ("bf16", False, WITH_MUON),
                 ("bf16", True, INTERLEAVED),
                 ("fp32", True, LAYOUTS),
                 ("bf16", False, LAYOUTS),

@@ -24,6 +24,7 @@ from liver_slurm.engine.megatron.dropout import Streams, drop
 from liver_slurm.engine.megatron.fp8 import linear
 from liver_slurm.engine.megatron.positions import Positions, in_embeddings, positions_of
 from liver_slurm.engine.megatron.sequence_parallel import gather_sequence, scatter_sequence
+from liver_slurm.parallel import torch_private
 
 with compat.imports():
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -191,6 +192,7 @@ def usual_strides(x: Tensor) -> Tensor:
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, compiled once in this process for each set of shapes."""
+    torch_private.compile_without_limit()
     # Else each process times variants of a kernel and takes the fastest: replicas and runs sum in different orders.
     options = {"deterministic": True}
     made: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True, options=options)

@@ -31,8 +31,6 @@ class MegatronEngine:
         """What was found, by sizes and place, with the job that it was found for: survivors wait for each of them."""
 
     def build(self, config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
-        if config.train.fp8:
-            check_device(device)
         shard = build_shard(config, world, device, fresh=fresh)
         self._specs[_key(config, world.layout, world.rank)] = config, shard.spec
         return shard

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liver_slurm.base.errors import LiverError
+from liver_slurm.config.fp8 import FP8_SINCE
 from liver_slurm.parallel import torch_private
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -27,15 +28,18 @@ _EXPONENT = 0x7F800000
 
 
 def check_device(device: torch.device) -> None:
-    """Check that a device has matrix products in FP8; CPUs do, slow ones.
+    """Check that a device and torch have matrix products in FP8; CPUs do, slow ones.
 
     Raises:
         LiverError: it is a card of before 2023.
+        BadInput: this version of torch has none.
     """
-    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < (8, 9):
-        name, capability = torch.cuda.get_device_name(device), ".".join(map(str, found))
+    torch_private.check_names("_scaled_mm")
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_SINCE:
+        name = torch.cuda.get_device_name(device)
+        capability, since = (".".join(map(str, each)) for each in (found, FP8_SINCE))
         text = f"train.fp8: {name} has no matrix products in FP8, as its compute capability is {capability}"
-        raise LiverError(f"{text}; use cards of 8.9 and above, or false")
+        raise LiverError(f"{text}; use cards of {since} and above, or false")
 
 
 class Scaled(NamedTuple):
@@ -53,7 +57,10 @@ class Scaled(NamedTuple):
 def scaled(x: Tensor, dtype: torch.dtype) -> Scaled:
     """Round a matrix to FP8. What is not finite in it stays so, or is not a number."""
     most = torch.finfo(dtype).max
-    scale = _power_of_two(most / x.abs().amax().float().clamp(min=_SMALLEST))
+    return _rounded(x, _power_of_two(most / x.abs().amax().float().clamp(min=_SMALLEST)), dtype)
+
+
+def _rounded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Scaled:
     return Scaled((x.float() * scale).to(dtype), scale.reciprocal())
 
 
@@ -74,18 +81,22 @@ def product(left: Scaled, right: Scaled, dtype: torch.dtype, fast: bool = False)
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
-    """``x @ weight.T`` and its two derivatives; keeps FP8 for the backward pass."""
+    """``x @ weight.T`` and its two derivatives.
+
+    For the backward pass inputs are kept in FP8. Weights are rounded again there: each microbatch under way would keep
+    a copy of them.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         left, right = scaled(x, E4M3), scaled(weight, E4M3)
-        ctx.save_for_backward(*left, *right)
+        ctx.save_for_backward(*left, weight, right.factor)
         return product(left, right, x.dtype, fast=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (gradient,), saved = gradients, ctx.saved_tensors
-        x, weight = Scaled(*saved[:2]), Scaled(*saved[2:])
+        x, weight = Scaled(*saved[:2]), _rounded(saved[2], saved[3].reciprocal(), E4M3)
         above = scaled(gradient, E5M2)
         return (
             product(above, weight.transposed(), gradient.dtype),

@@ -199,8 +199,8 @@ def _refuse_histories(model: Any) -> None:
     Raises:
         BadInput: it is in Transformer Engine's FP8 with delayed scaling.
     """
-    its = getattr(model, "config", None)
-    if getattr(its, "fp8", None) and getattr(its, "fp8_recipe", "delayed") == "delayed":
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    if any(getattr(its, "fp8", None) and getattr(its, "fp8_recipe", "delayed") == "delayed" for its in configs):
         raise BadInput(
             'model.provider: its model has fp8_recipe "delayed", whose histories of scales are no parameters, so that '
             'nothing would move them; allowed: "tensorwise" or "blockwise", which keep none'

@@ -26,6 +26,7 @@ from liver_slurm.engine.api import (
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
 from liver_slurm.engine.megatron.dimensions import collection, make_live
+from liver_slurm.engine.megatron.fp8 import check_device
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.initial import initialise
 from liver_slurm.engine.megatron.model import balance_rate, build_model, materialise, unwrap
@@ -130,6 +131,8 @@ class MegatronShard(RankState):
 
 def build_shard(config: JobConfig, world: ProcessGroups, device: torch.device, *, fresh: bool) -> MegatronShard:
     """Build this rank's model and optimizer; see :meth:`liver_slurm.engine.api.Engine.build`."""
+    if config.train.fp8:
+        check_device(device)
     with world.scope():
         groups = collection(world)
         transformer, modules = build_model(config, groups, world.layout, world.place.pp)

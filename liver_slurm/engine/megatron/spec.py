@@ -198,7 +198,9 @@ def _says_something(extra: Any) -> bool:
     """Return whether a module's extra state is more than what Transformer Engine has of layers that are not in FP8."""
     if isinstance(extra, torch.Tensor):
         return bool(extra.numel())
-    return bool(extra.getvalue() if isinstance(extra, io.BytesIO) else extra)
+    if isinstance(extra, io.BytesIO):
+        return bool(extra.getvalue())
+    return bool(len(extra)) if hasattr(extra, "__len__") else extra is not None
 
 
 def _optimized(param: ParamSpec, parameter: torch.Tensor, train: TrainSection) -> ParamSpec:

@@ -10,7 +10,7 @@ import pytest
 from liver_slurm.base.errors import LiverError
 from liver_slurm.bench import machine, train
 from liver_slurm.bench.plain_gpt import Shape
-from liver_slurm.bench.train import ONE, WARM, Others, cases, table
+from liver_slurm.bench.train import ONE, WARM, Case, Others, cases, table
 
 TINY = Shape(1, 32, 2, 1, 48, 128, 16, 1, 2, WARM + 2, tied=True, bf16=True)
 
@@ -48,12 +48,31 @@ def test_each_shape_is_measured_once_and_in_bf16_where_there_is_no_fp8(monkeypat
 
 
 def test_the_job_is_in_fp8_where_the_case_is(tmp_path: Any) -> None:
-    found = {case.name: train._job(case, tmp_path).train.fp8 for case in cases(False, 1)}
+    found = {case.name: train._job(case, tmp_path).train.fp8 for case in cases(False, 1, True)}
     assert found == {"1.3B": False, "7B": False, "1.3B FP8": True, "7B FP8": True}
+    assert [case.name for case in cases(False, 1, False)] == ["1.3B", "7B"], "a card before FP8"
+    assert [case.name for case in cases(True, 1, True)] == ["1.3B"]
+
+
+def test_a_case_that_fails_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(case: Case, _others: Others, _device: str) -> dict[str, Any]:
+        if case.name == "bad":
+            raise LiverError("no room")
+        return measured(case.name)
+
+    monkeypatch.setattr(train, "_case", one)
+    document = train.measure([Case(name, TINY, ONE) for name in ("bad", "good")])
+    assert [case.get("failed") for case in document["cases"]] == ["no room", None]
+    assert table(document).splitlines()[-1] == "bad in tp1pp1dp1 failed: no room"
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What is found of a case that Megatron has no room for."""
+    case = {"name": name, "layout": str(ONE), "tokens_per_s": 1234.0, "mfu": None}
+    plain = {"reference_tokens_per_s": 1000.0, "ratio": 1.234}
+    return case | plain | {"megatron_tokens_per_s": None, "ratio_to_megatron": None, "megatron_precision": "bf16"}
 
 
 def test_the_table_has_both_ratios() -> None:
-    case = {"name": "a", "layout": str(ONE), "tokens_per_s": 1234.0, "mfu": None}
-    plain = {"reference_tokens_per_s": 1000.0, "ratio": 1.234}
-    lines = table({"cases": [case | plain | {"megatron_tokens_per_s": None, "ratio_to_megatron": None}]}).splitlines()
-    assert lines[-1].split() == ["a", "tp1pp1dp1", "1,234", "-", "1,000", "1.234", "does", "not", "fit", "-"]
+    lines = table({"cases": [measured("a")]}).splitlines()
+    assert lines[-1].split() == ["a", "tp1pp1dp1", "1,234", "-", "1,000", "1.234", "does", "not", "fit", "-", "bf16"]

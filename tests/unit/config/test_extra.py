@@ -27,7 +27,7 @@ from megatron.core.transformer import TransformerConfig  # noqa: E402
         ("hidden_dropout", 0.1, "write it as model.hidden_dropout"),
         ("attention_dropout", 0.0, "write it as model.attention_dropout"),
         ("calculate_per_token_loss", False, "uneven numbers of microbatches"),
-        ("fp8", "hybrid", "needs Transformer Engine"),
+        ("fp8", "hybrid", "for FP8 set train.fp8"),
         ("mtp_num_layers", 1, "model.provider builds your own"),
         ("tensor_model_parallel_size", 2, "the layout decides it"),
         ("hidden_size", 64, "write it as model.hidden_size"),

@@ -96,7 +96,7 @@ def test_reasons_of_fp8_with_experts_and_few_groups() -> None:
     assert impossible(Layout(1, 1, 1), experts, DATA, train) is None, "experts are not computed in FP8"
     shared = dataclasses.replace(experts, moe_shared_expert_intermediate_size=40)
     assert impossible(Layout(1, 1, 1), shared, DATA, train) == (
-        "with train.fp8, the width of the MLP over tp1 must be a multiple of 16, and is 40"
+        "with train.fp8, moe_shared_expert_intermediate_size over tp1 must be a multiple of 16, and is 40"
     )
 
 

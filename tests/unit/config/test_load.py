@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.checks import cross_check
 from liver_slurm.config.keys import known_keys
 from liver_slurm.config.load import check_job, load_job, read_job, save_job
 from liver_slurm.config.problem import join
-from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.schema import ElasticSection, JobConfig
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 
@@ -171,10 +172,27 @@ def test_settings_that_nothing_would_heed() -> None:
     assert any(
         "train.fp8: true is for this product's own layers, which model.provider replaces" in one for one in found
     )
+    found = problems("train.fp8=true", "train.precision=bf16", "model.provider=a:b", "model.extra.fp8=hybrid")
+    assert [one for one in found if "model.extra replaces" in one] == [], "one reason is enough"
+    assert any("model.extra.fp8: is not allowed: a model of your own sets it in its own config" in one for one in found)
+    assert "for FP8 set train.fp8" in problems("model.extra.fp8=hybrid")[0]
+    found = problems("train.fp8=true", "train.precision=bf16", "model.extra.recompute_granularity=full")
+    assert "which model.extra replaces; allowed: false; write train.recompute" in found[0]
     assert problems("model.moe_aux_loss_coeff=0.1") == [
         "--set: model.moe_aux_loss_coeff: has no use without experts; allowed: model.num_moe_experts too"
     ]
     assert load_job(TINY, ["data.eod_mask_loss=true", "data.provider=a:b", "data.eod=0"]).data.eod == 0
+
+
+def test_a_model_that_no_layout_of_auto_can_have() -> None:
+    config = load_job(TINY, ["train.fp8=true", "train.precision=bf16"])
+    model = dataclasses.replace(config.model, ffn_hidden_size=200)
+    config = dataclasses.replace(config, model=model, elastic=ElasticSection())
+    (found,) = cross_check(config, set())
+    assert found.text == (
+        "no layout is possible with the 2 live workers: with train.fp8, ffn_hidden_size over tp1 must be a multiple of "
+        "16, and is 200"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from one_rank import shard_of
@@ -300,8 +301,10 @@ def test_state_that_is_no_parameter_is_refused() -> None:
         (io.BytesIO(b"amax"), True),
         (torch.zeros(3), True),
         ({"seen": 3}, True),
+        (np.zeros(2), True),
+        (0.5, True),
     ],
-    ids=["empty", "none", "no-bytes", "bytes", "tensor", "table"],
+    ids=["empty", "none", "no-bytes", "bytes", "tensor", "table", "array", "number"],
 )
 def test_extra_state_that_says_something_is_refused(extra: Any, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transformer Engine's layers have one each, in which there is nothing without FP8."""
@@ -313,13 +316,14 @@ def test_extra_state_that_says_something_is_refused(extra: Any, refused: bool, m
         shard_spec_of([model], job().train)
 
 
+@pytest.mark.parametrize("inner", [True, False], ids=["of-a-layer", "of-the-model"])
 @pytest.mark.parametrize(("recipe", "refused"), [("delayed", True), ("tensorwise", False)])
 def test_a_model_with_histories_of_scales_is_refused(
-    recipe: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+    recipe: str, refused: bool, inner: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(config: Any, **_: Any) -> torch.nn.Module:
-        model = torch.nn.Linear(2, 2)
-        model.config = SimpleNamespace(fp8="hybrid", fp8_recipe=recipe)
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        (model[0] if inner else model).config = SimpleNamespace(fp8="hybrid", fp8_recipe=recipe)
         return model
 
     monkeypatch.setattr("liver_slurm.engine.megatron.model.load_function", lambda _name: build)

@@ -81,6 +81,18 @@ def test_a_later_world_compiles_nothing(micro_batch: int, graphs: list[Any]) -> 
     assert len(graphs) == known
 
 
+def test_a_run_may_have_many_layouts(graphs: list[Any]) -> None:
+    """torch refuses to compile a function more than eight times, unless it is told to."""
+    layouts = [Layout(tp, 1, 1, cp) for tp in (1, 2, 4, 8) for cp in (1, 2, 4)]
+    config = JobConfig(
+        model=ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8, vocab_size=2048),
+        train=TrainSection(seq_length=32, micro_batch_size=1, global_batch_size=1, precision="bf16"),
+        elastic=ElasticSection(layouts=tuple(map(str, layouts))),
+    )
+    warm_up.compile_layouts(config, CPU, 32)
+    assert len(graphs) > len(layouts)
+
+
 def test_a_later_world_compiles_nothing_of_its_experts(graphs: list[Any]) -> None:
     config = JobConfig(
         model=ModelSection(
