@@ -185,9 +185,9 @@ def test_settings_that_nothing_would_heed() -> None:
 
 
 def test_a_model_that_no_layout_of_auto_can_have() -> None:
-    config = load_job(TINY, ["train.fp8=true", "train.precision=bf16"])
-    model = dataclasses.replace(config.model, ffn_hidden_size=200)
-    config = dataclasses.replace(config, model=model, elastic=ElasticSection())
+    config = load_job(TINY, ["train.precision=bf16"])
+    model, train = dataclasses.replace(config.model, ffn_hidden_size=200), dataclasses.replace(config.train, fp8=True)
+    config = dataclasses.replace(config, model=model, train=train, elastic=ElasticSection())
     (found,) = cross_check(config, set())
     assert found.text == (
         "no layout is possible with the 2 live workers: with train.fp8, ffn_hidden_size over tp1 must be a multiple of "
