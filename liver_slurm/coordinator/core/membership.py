@@ -9,7 +9,6 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import Release, Tick
 from liver_slurm.coordinator.core.lifecycle import end, must_go
-from liver_slurm.coordinator.core.parts import Eviction, Membership, Worker, process
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import (
     OWN_WORD,
@@ -23,6 +22,7 @@ from liver_slurm.coordinator.core.transition import (
     WorldCommitted,
     Writer,
 )
+from liver_slurm.coordinator.core.workers import Eviction, Membership, Worker, process
 from liver_slurm.protocol.messages import (
     PROTOCOL,
     Alive,
