@@ -1,4 +1,4 @@
-"""The parts of the state that outlive a coordinator, but for the worlds: each folds the journal's records into itself.
+"""The parts of the state that outlive a coordinator, but for worlds and barriers: each folds the journal into itself.
 
 ``apply(record)`` is the only way in which what a record says comes into the state, in the coordinator that writes the
 record as in the one that recovers from it. Fields that no record changes are the memory of one coordinator process.
