@@ -28,9 +28,6 @@ from liver_slurm.rundir.events import CommitStats, ReconfigurationCommitted
 Cause = Literal["start", "notice", "request", "capacity", "successor", "loss"]
 
 
-# ---- worlds --------------------------------------------------------------------------------------------------------
-
-
 class ReconfigurationPhase(str, Enum):
     """The phase of the reconfiguration to the next world."""
 
