@@ -33,8 +33,7 @@ def fp8_reasons(layout: Layout, width: int, model: ModelSection, train: TrainSec
     if not train.fp8 or model.provider is not None:
         return
     heads, tp = model.num_attention_heads, layout.tp
-    groups = model.num_query_groups or heads
-    inner = model.ffn_hidden_size or 4 * model.hidden_size
+    groups, inner = model.query_groups, model.ffn_width
     if model.num_moe_experts is not None:
         inner = model.moe_shared_expert_intermediate_size or 0
     tokens = train.micro_batch_size * train.seq_length // layout.cp

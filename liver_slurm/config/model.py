@@ -92,3 +92,13 @@ class ModelSection:
     """Function ``package.module:function`` that builds your own model of the keys above. See docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of megatron-core's TransformerConfig, passed on unchanged."""
+
+    @property
+    def query_groups(self) -> int:
+        """Groups of query heads, each with a key and value head of its own; without grouping one for each head."""
+        return self.num_query_groups or self.num_attention_heads
+
+    @property
+    def ffn_width(self) -> int:
+        """Width inside a layer's MLP, where experts do not take its place."""
+        return self.ffn_hidden_size or 4 * self.hidden_size
