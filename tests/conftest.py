@@ -102,12 +102,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A real cluster for the module, SLURM_CONF pointing at it; the mark ``cluster`` says what kind.
 
-    It is taken down whatever happens; if a test of the module failed, the ends of its logs are printed first.
+    It is taken down whatever happens; if a test of the module failed, the ends of its logs are printed first. Its files
+    stay where a daemon could not be ended, as daemons are found by them.
     """
     if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin") is None:
         pytest.skip("no slurmctld on this machine; `make setup` installs it")
     from liver_slurm.devcluster.lifecycle import down, up
-    from liver_slurm.devcluster.spec import ClusterSpec
+    from liver_slurm.devcluster.spec import ClusterDir, ClusterSpec
 
     marker = request.node.get_closest_marker("cluster")
     options = {"nodes": 3, "grace": 5, **(marker.kwargs if marker is not None else {})}
@@ -120,8 +121,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             yield running
         if request.node.stash.get(_failed, False):
             _print_logs(path)
-        down(path)
     finally:
+        if ClusterDir(path).slurm_conf.is_file():
+            down(path)
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from liver_slurm.base import interrupts
-from liver_slurm.config.fp8 import FP8_SINCE
+from liver_slurm.config.fp8 import CAPABILITY
 
 MEMORY_DISK = Path("/dev/shm")
 PREFIX = "liver-bench-"
@@ -30,7 +30,7 @@ def has_fp8() -> bool:
     """Return whether torch's first card has matrix products in FP8."""
     import torch
 
-    return has_gpu() and torch.cuda.get_device_capability(0) >= FP8_SINCE
+    return has_gpu() and torch.cuda.get_device_capability(0) >= CAPABILITY
 
 
 def has_gpu() -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from liver_slurm.config.problem import Problem
 from liver_slurm.config.schema import ModelSection, TrainSection
 from liver_slurm.parallel.layout import Layout
 
-FP8_SINCE = (8, 9)
-"""Compute capability of the first cards that have matrix products in FP8."""
+CAPABILITY = (8, 9)
+"""Compute capability from which on cards have matrix products in FP8: those of 2022 and later."""
 _UNIT = 16
 """Each dimension of a matrix product in FP8 is a multiple of this, as each is summed over in one of its derivatives."""
+
+
+def dotted(capability: Sequence[int]) -> str:
+    """Return a compute capability as NVIDIA writes it, e.g. ``8.9``."""
+    return ".".join(map(str, capability))
 
 
 def fp8_problems(model: ModelSection, train: TrainSection) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,14 @@ def up(spec: ClusterSpec) -> Cluster:
             try:
                 _make_folders(spec, directory)
                 return _start(spec, directory, programs, ports)
-            except KeyboardInterrupt:
-                processes.end(processes.cluster_processes(directory.slurm_conf), patience=0.0)
+            except KeyboardInterrupt as error:
+                if left := _end_processes(directory, patience=0.0):
+                    raise interrupts.Interrupted(interrupts.number_of(error), left) from error
                 _remove_files(directory)  # nobody has to read the logs of it
                 raise
-            except BaseException:
-                processes.end(processes.cluster_processes(directory.slurm_conf), patience=3.0)
+            except BaseException as error:
+                if left := _end_processes(directory, patience=3.0):
+                    raise ClusterError(f"{error}; {left}") from error
                 raise
 
 
@@ -81,7 +83,7 @@ def down(path: Path) -> None:
 
     Raises:
         BadInput: there is no cluster in ``path``.
-        ClusterError: a process could not be ended.
+        ClusterError: a process could not be ended; the files stay, so that it can be tried again.
     """
     directory = _existing(path)
     with _locked(directory):
@@ -89,11 +91,17 @@ def down(path: Path) -> None:
             _cancel_jobs(directory)
         # A slurmd with live steps would linger and hit same-numbered jobs of the next cluster: hence jobs first, and
         # daemons found by their environment, as such a slurmd has removed its pid file.
-        # Looked for again until there is none: one may be forked, for an epilog say, after the others were found.
-        while found := processes.cluster_processes(directory.slurm_conf):
-            if survivors := processes.end(found, patience=5.0):
-                raise ClusterError(f"processes {[process.pid for process in survivors]} of {path} could not be ended")
+        if left := _end_processes(directory, patience=5.0):
+            raise ClusterError(left)
         _remove_files(directory)
+
+
+def _end_processes(directory: ClusterDir, patience: float) -> str:
+    """End the cluster's processes; returns what to say of those that are left, nothing where none is."""
+    if not (left := processes.end_all(directory.slurm_conf, patience)):
+        return ""
+    path = directory.path
+    return f"processes {left} of {path} could not be ended: liver-slurm cluster down --dir {path} tries again"
 
 
 def _remove_files(directory: ClusterDir) -> None:
@@ -265,9 +273,10 @@ def _failure(directory: ClusterDir, what: str) -> str:
 def _environment(directory: ClusterDir) -> dict[str, str]:
     """Return what daemons and commands get.
 
-    It is nothing of the caller's that could reach jobs, and the mark that they are found by.
+    It is nothing of the caller's that could reach jobs and be an option there, and the mark that they are found by.
+    Logs have times without a zone, so that daemons and readers must have the same.
     """
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TZ", "USER", "LOGNAME") if name in os.environ}
     return {**kept, "PATH": SEARCH_PATH, "SLURM_CONF": str(directory.slurm_conf)}
 
 
@@ -278,19 +287,20 @@ def _is_up(directory: ClusterDir) -> bool:
 
 
 def _cancel_jobs(directory: ClusterDir) -> None:
-    """Cancel every job and wait until they are gone."""
+    """Cancel every job and wait until they are gone, if Slurm answers."""
     environment = _environment(directory)
 
     def queue_is_empty() -> bool:
         jobs = run_once(["squeue", "-h", "-o", "%A"], 10, environment).split()
         if jobs:
-            subprocess.run(["scancel", *jobs], env=environment, timeout=10, capture_output=True, check=False)
+            with suppress(
+                ClusterError
+            ):  # some of them have ended meanwhile, or it is slow: the queue says what is left
+                run_once(["scancel", *jobs], 10, environment)
         return not jobs
 
-    try:
+    with suppress(ClusterError):  # the daemons and what their jobs have left are ended by process id
         processes.until(queue_is_empty, _KILL_WAIT, interval=0.2)
-    except NotAnswering:
-        return  # the daemons and what their jobs have left are ended by process id
 
 
 def _refuse_occupied(directory: ClusterDir) -> None:

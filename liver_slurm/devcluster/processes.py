@@ -11,6 +11,8 @@ import psutil
 
 DAEMONS = frozenset({"slurmctld", "slurmd", "slurmstepd", "slurmdbd", "munged", "mariadbd"})
 POLL = 0.05
+END = 60.0
+"""Seconds after which processes that are still there are not tried to be ended again."""
 
 
 def until(check: Callable[[], bool], timeout: float, interval: float = POLL) -> bool:
@@ -66,6 +68,17 @@ def end(processes: list[psutil.Process], patience: float) -> list[psutil.Process
                 getattr(process, signal_name)()
         _wait_for_end(processes, wait)
     return [process for process in processes if is_alive(process)]
+
+
+def end_all(slurm_conf: Path, patience: float) -> list[int]:
+    """End the processes of a cluster, as :func:`end` does, until there are none; returns the ids of those left.
+
+    They are looked for again each time: one may be forked, for an epilog say, after the others were found.
+    """
+    deadline = time.monotonic() + END
+    while (found := cluster_processes(slurm_conf)) and time.monotonic() < deadline:
+        end(found, patience)
+    return sorted(process.pid for process in found)
 
 
 def _wait_for_end(processes: list[psutil.Process], timeout: float) -> None:

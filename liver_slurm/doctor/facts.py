@@ -46,6 +46,16 @@ class DirectoryReport:
 
 
 @dataclass(frozen=True)
+class Card:
+    """One GPU."""
+
+    name: str
+    """e.g. ``NVIDIA H100 80GB HBM3``."""
+    capability: tuple[int, int]
+    """Its compute capability."""
+
+
+@dataclass(frozen=True)
 class TorchReport:
     """What torch said when a process of its own imported it."""
 
@@ -53,7 +63,7 @@ class TorchReport:
     """Why it could not be imported; empty: it could."""
     cuda: str | None = None
     """CUDA version that it was built for."""
-    devices: int = 0
+    cards: Sequence[Card] = ()
     """GPUs that it can use."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from liver_slurm.doctor.facts import Facts, Finding, Look, Report, wanted_partitions
+from liver_slurm.config.fp8 import CAPABILITY, dotted
+from liver_slurm.doctor.facts import Facts, Finding, Look, Report, TorchReport, wanted_partitions
 
 CLOCK_LIMIT = 1.0
 """Seconds that clocks may differ: deadlines of notices are compared across nodes, and a grace time has few."""
@@ -187,17 +188,18 @@ def _interface(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _gpus(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
+    config = facts.config
     asking = [look for look in seen if look.gpus_asked and look.report is not None]
     for look in asking:
         assert look.report is not None
-        yield _node_gpus(look, look.report)
+        yield _node_gpus(look, look.report, config.train.fp8)
     if asking:
         return
-    config = facts.config
     if any(wanted_partitions(config.live, config.standby).values()) and facts.slurm is not None:
         yield Finding("gpus", "warn", "not looked: no node with GPUs was seen", "see the lines on nodes above")
     elif facts.here.gpus or facts.here.gpu_error:
-        yield _gpus_here(facts.here)
+        # Workers run here only where there is no Slurm.
+        yield _gpus_here(facts.here, config.train.fp8 and facts.slurm is None)
     elif facts.slurm is not None and any(node.gpus for nodes in facts.slurm.nodes.values() for node in nodes):
         text = "the partitions have GPUs, and the job asks for none"
         yield Finding("gpus", "ok", f"{text} (gpus_per_task = 1 does, in [[live.component]] and [standby])")
@@ -205,7 +207,7 @@ def _gpus(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
         yield Finding("gpus", "ok", "the job asks for none, and there are none here: workers run on CPUs")
 
 
-def _node_gpus(look: Look, report: Report) -> Finding:
+def _node_gpus(look: Look, report: Report, fp8: bool) -> Finding:
     asked = f"{look.host}: {look.gpus_asked} GPU asked of Slurm"
     if report.gpus is None:
         text = f"{asked}, and there is no nvidia-smi"
@@ -216,23 +218,37 @@ def _node_gpus(look: Look, report: Report) -> Finding:
     if report.torch is None or report.torch.error:
         why = report.torch.error if report.torch else "torch was not tried"
         return Finding("gpus", "fail", f"{asked}; torch: {why}", "install a torch that imports on the nodes")
-    if report.torch.devices < look.gpus_asked:
+    if len(report.torch.cards) < look.gpus_asked:
         cuda = report.torch.cuda
-        text = f"{asked}; torch can use {report.torch.devices}"
+        text = f"{asked}; torch can use {len(report.torch.cards)}"
         advice = (
             "install a torch for CUDA" if cuda is None else f"torch is built for CUDA {cuda}: is the driver too old?"
         )
         return Finding("gpus", "fail", text, advice)
-    return Finding("gpus", "ok", f"{asked}; nvidia-smi lists {report.gpus}, torch can use {report.torch.devices}")
+    if fp8 and (older := _without_fp8(look.host, report.torch)):
+        return older
+    return Finding("gpus", "ok", f"{asked}; nvidia-smi lists {report.gpus}, torch can use {len(report.torch.cards)}")
 
 
-def _gpus_here(here: Report) -> Finding:
+def _without_fp8(host: str, torch: TorchReport) -> Finding | None:
+    """Judge cards that are to compute in FP8: workers would end in their warm-up on older ones."""
+    for card in torch.cards:
+        if card.capability < CAPABILITY:
+            text = f"{host} has {card.name}, of compute capability {dotted(card.capability)}, and train.fp8 is true"
+            advice = f"use cards of {dotted(CAPABILITY)} and above, such as H100, or train.fp8 = false"
+            return Finding("gpus", "fail", text, advice)
+    return None
+
+
+def _gpus_here(here: Report, fp8: bool) -> Finding:
     if here.gpu_error:
         return Finding("gpus", "warn", f"nvidia-smi here: {here.gpu_error}", "look at the driver")
-    devices = here.torch.devices if here.torch else 0
+    devices = len(here.torch.cards) if here.torch else 0
     if devices < (here.gpus or 0):
         text = f"nvidia-smi lists {here.gpus} here, torch can use {devices}"
         return Finding("gpus", "warn", text, "install a torch for CUDA, or a newer driver")
+    if fp8 and here.torch and (older := _without_fp8(here.host, here.torch)):
+        return older
     return Finding("gpus", "ok", f"nvidia-smi lists {here.gpus} here, torch can use {devices}")
 
 

@@ -32,8 +32,13 @@ CONNECT_TIMEOUT = 5.0
 TOOL_TIMEOUT = 60.0
 """Seconds for nvidia-smi, and for importing torch: both are slow on a cold node."""
 _TORCH = """
-import json, torch
-print(json.dumps({"cuda": torch.version.cuda, "devices": torch.cuda.device_count()}))
+import contextlib, json, torch
+cards = []
+for number in range(torch.cuda.device_count()):
+    with contextlib.suppress(RuntimeError):  # one that it lists and cannot use
+        one = {"name": torch.cuda.get_device_name(number), "capability": torch.cuda.get_device_capability(number)}
+        cards.append(one)
+print(json.dumps({"cuda": torch.version.cuda, "cards": cards}))
 """
 
 

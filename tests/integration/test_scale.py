@@ -7,15 +7,27 @@ LIVER_SCALE_NODES says of how many nodes, and LIVER_SCALE_OUT names a folder tha
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import scale_lab
-from scale_lab import BUSY, MOST_ADDED, SITE, Measured, draw, measure
+import scale_production
+import scale_slurmctld
+from scale_lab import SITE, ElasticRun, Spans, evaluate, measure
 from scale_log import Wait, hostnames, read, wait_of
-from scale_slurmctld import QUERIES, cycles, in_a_minute
+from scale_measured import MOST_ADDED, Measured
+from scale_production import BUSY, Arrival, Production, ProductionJob, delays, draw
+from scale_repeat import Repeated
+from scale_slurmctld import QUERIES, QueryCount, cycles, in_a_minute
 from scale_workers import Crew
 
 from liver_slurm.rundir.registry import create_run
@@ -23,8 +35,8 @@ from liver_slurm.rundir.registry import create_run
 SECONDS = float(os.environ.get("LIVER_SCALE") or 0)
 NODES = int(os.environ.get("LIVER_SCALE_NODES") or 1000)
 KEPT = os.environ.get("LIVER_SCALE_OUT")
-USED, QUERIES_A_MINUTE = 0.9, 12
-"""Share of the idle node-hours, and queries to slurmctld in any minute."""
+USED, TRAINED, QUERIES_A_MINUTE = 0.9, 0.85, 12
+"""Shares of the idle node-hours, of standby jobs and of members of the world; queries to slurmctld in any minute."""
 
 pytestmark = [
     pytest.mark.timeout(2 * SECONDS + 900),
@@ -45,6 +57,7 @@ def test_idle_nodes_are_used_and_production_hardly_waits(tmp_path: Path, capsys:
         print("\n" + "\n".join(found.lines()))
     assert found.queries_in_a_minute <= QUERIES_A_MINUTE
     assert found.used >= USED
+    assert found.trained >= TRAINED
     assert found.added(0.99) <= MOST_ADDED
 
 
@@ -120,6 +133,7 @@ a line without a time
 def test_what_a_slow_start_has_waited_for_is_told() -> None:
     log = read(LOG.splitlines())
     wait = wait_of(log, log.job("8"), frozenset({"8", "9"}))
+    assert "JobId=8, 8 nodes: 16.25 s" in str(wait)
     assert wait == Wait(
         "8", 8, slurm=pytest.approx(0.5), run=pytest.approx(1.0), free=pytest.approx(0.25),
         start=pytest.approx(14.5), turns=2, others=1, ours=2, ahead=0, updates=1,
@@ -152,3 +166,195 @@ def test_a_thin_worker_does_all_that_a_turn_asks_of_it(tmp_path: Path) -> None:
     worker.generation = 0
     worker.turn(0.0)
     assert worker.step == 1
+
+
+@pytest.mark.parametrize(("shell_ends", "signals"), [(True, 0), (False, 1)])
+def test_a_job_that_has_ended_is_dropped_and_no_other_signalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell_ends: bool, signals: int
+) -> None:
+    run_dir = create_run(scale_lab.configure(tmp_path, 100, 4))
+    os.mkfifo(run_dir.path / "told")
+    crew = Crew(run_dir, guaranteed=2)
+    told = []
+    send = signal.pidfd_send_signal
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *of: (told.append(of), send(*of)))
+    with subprocess.Popen(["sleep", "1000"]) as shell, (run_dir.path / "told").open("w", buffering=1) as fifo:
+        fifo.write(f"begun 7 {shell.pid} 1 n1\n")
+        crew.hear()
+        assert [worker.name for worker in crew.jobs["7"].workers] == ["standby-7-0"]
+        crew.end_jobs()
+        assert list(crew.jobs) == ["7"]
+        crew.jobs["7"].workers[0].left = True
+        if shell_ends:
+            shell.kill()
+            shell.wait()
+        crew.end_jobs()
+        assert (crew.jobs, len(told)) == ({}, signals)
+        assert shell.wait(60) == -(signal.SIGKILL if shell_ends else signal.SIGTERM)
+        fifo.write(f"begun 8 {shell.pid} 1 n1\n")
+        crew.hear()
+        assert crew.jobs == {}
+
+
+def test_a_standby_job_sleeps_once_and_leaves_nothing(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    os.mkfifo(tmp_path / "told")
+    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n1"}
+    fifo = os.open(tmp_path / "told", os.O_RDWR)
+    script = scale_lab.SUPPORT / "scale_standby.sh"
+    with subprocess.Popen(["sh", str(script), str(tmp_path / "told")], env={**os.environ, **job}) as shell:
+        children, asleep = psutil.Process(shell.pid).children, []
+        try:
+            assert os.read(fifo, 1000).decode() == f"begun 7 {shell.pid} 1 n1\n"
+            asleep = eventually(children, "it sleeps")
+            for _ in range(2):
+                shell.send_signal(signal.SIGUSR2)
+                assert os.read(fifo, 1000).decode() == f"notice 7 {shell.pid} 1 n1\n"
+            assert children() == asleep
+            shell.terminate()
+            assert shell.wait(60) == 0
+            eventually(lambda: not any(map(psutil.Process.is_running, asleep)), "nothing is left of it")
+        finally:
+            left = [*asleep, *(children() if shell.poll() is None else ())]
+            for process in filter(psutil.Process.is_running, left):
+                process.kill()
+            shell.kill()
+            os.close(fifo)
+
+
+def started(folder: Path, job_id: str, due: float, at: float | None) -> ProductionJob:
+    if at is not None:
+        (folder / f"{job_id}.start").write_text(f"{at}\n")
+    return ProductionJob(job_id, 1, due, folder)
+
+
+def test_a_start_that_was_not_seen_is_no_fast_one(tmp_path: Path) -> None:
+    jobs = [started(tmp_path, *one) for one in [("1", 10.0, 10.5), ("2", 20.0, None), ("3", 29.9, 50.0)]]
+    assert delays(jobs, last=45.0) == pytest.approx([0.5, 15.1, 25.0])
+    production = Production(tmp_path / "production", [], 10)
+    production.jobs = jobs
+    log = read([])
+    log.job("1").submitted, log.job("1").started = 10.125, 10.25
+    found = evaluate(
+        log, production, Spans((0.0, 15.0), (5.0, 30.0), 45.0), nodes=10, looks={}, company="none",
+        queries_per_minute=0.0, queries_in_a_minute=0,
+    )  # fmt: skip
+    assert (found.starts, found.unseen) == (3, 2)
+    assert "2 starts were not seen" in "\n".join(found.lines())
+    assert found.waits == (Wait("1", 0, slurm=0.125, submit=0.125, launch=0.25),)
+    assert found.waits[0].total == found.usual, "both from when it was due to its first line"
+
+
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrivals: list[Arrival], nodes: int) -> Production:
+    """A load, in which each sbatch takes three seconds of a clock that stands still otherwise."""
+    clock = SimpleNamespace(now=1000.0)
+
+    def sbatch(*_: Any, **__: Any) -> Any:
+        clock.now += 3.0
+        return SimpleNamespace(stdout=f"{clock.now}\n")
+
+    monkeypatch.setattr(scale_production, "time", SimpleNamespace(time=lambda: clock.now))
+    production = Production(tmp_path / "production", arrivals, nodes)
+    monkeypatch.setattr(subprocess, "run", sbatch)
+    clock.now = 1002.0
+    production.turn()
+    return production
+
+
+def test_a_job_waits_from_when_it_is_due(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = play(monkeypatch, tmp_path, [Arrival(0.5, 1, 1.0), Arrival(1.0, 1, 1.0), Arrival(9.0, 1, 1.0)], 100)
+    assert [job.due for job in found.jobs] == [1000.5, 1001.0]
+    assert found.due(1001.0, 1002.0) == found.jobs[1:]
+
+
+def test_production_that_would_wait_for_itself_is_not_due(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = play(monkeypatch, tmp_path, [Arrival(0.5, 8, 1.0), Arrival(1.0, 8, 1.0), Arrival(2.0, 1, 1.0)], 10)
+    assert [job.due for job in found.jobs] == [1000.5]
+    assert [one.at for one in found._waiting] == pytest.approx([7.0, 8.0])  # it was found to be full at 5 s
+
+
+def test_what_is_repeated_holds_up_nobody_and_its_error_is_told(eventually: Callable[..., Any]) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def action() -> None:
+        began.set()
+        assert go_on.wait(60)
+        raise ValueError("sdiag has failed")
+
+    repeated = Repeated(action, every=0.0)
+    assert began.wait(60)
+    repeated.check()
+    go_on.set()
+    with pytest.raises(ValueError, match="sdiag has failed"):
+        eventually(repeated.check, "it is told")
+    repeated.close()
+
+
+def test_queries_are_counted_from_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    counts = iter(range(5, 1000))
+    monkeypatch.setattr(scale_slurmctld, "queries", lambda: next(counts))
+    count = QueryCount()
+    assert count.counted[0][1] == 5
+    eventually(lambda: len(count.counted) > 2, "it goes on counting")
+    count.close()
+    first, *_, last = count.counted
+    assert count.per_minute(first[0], last[0]) == pytest.approx(60 * (last[1] - 5) / (last[0] - first[0]))
+
+
+def test_the_end_of_a_run_leaves_no_process_and_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not heed SIGTERM is killed, and told of."""
+    said: list[tuple[str, ...]] = []
+    monkeypatch.setattr(scale_lab, "command", lambda *argv: said.append(argv))
+    monkeypatch.setattr(scale_lab, "PATIENCE", 1.0)
+    run = ElasticRun(tmp_path, 100, 4)
+    with (
+        subprocess.Popen(["sleep", "1000"]) as workers,
+        subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 1000"], stdout=subprocess.PIPE) as coordinator,
+    ):
+        assert coordinator.stdout is not None
+        coordinator.stdout.read(1)
+        run._processes = [workers, coordinator]
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.close()
+        assert (workers.returncode, coordinator.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
+    assert said == [("scancel", f"--name={run.run_dir.path.name}-standby")]
+
+
+@pytest.mark.parametrize("breaks", ["start", "check", "close"])
+def test_whatever_breaks_all_is_ended_and_the_log_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    called: list[str] = []
+
+    def part(what: str, failing: str = "") -> Any:
+        def method(name: str) -> Callable[..., Any]:
+            def call(*_: Any) -> None:
+                called.append(f"{what} {name}")
+                if name == failing:
+                    raise ValueError(f"{what} breaks")
+
+            return call
+
+        return SimpleNamespace(**{name: method(name) for name in ("start", "check", "close", "begin", "keep_log")})
+
+    production = SimpleNamespace(turn=lambda: None, due=lambda *_: ["a job"])
+    monkeypatch.setattr(scale_lab, "Slurmctld", lambda _root: part("slurmctld"))
+    monkeypatch.setattr(scale_lab, "Production", lambda *_: production)
+    monkeypatch.setattr(scale_lab, "QueryCount", lambda: part("queries", "close"))
+    monkeypatch.setattr(scale_lab, "company_of", lambda *_: part("run", breaks))
+    with pytest.raises(ValueError, match="breaks"):
+        measure(tmp_path, 10, 0.1, alone=0.1, ramp=0.1)
+    assert called[-3:] == ["run close", "queries close", "slurmctld keep_log"]
+
+
+def test_without_a_start_of_production_alone_nothing_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    slurmctld = SimpleNamespace(keep_log=lambda: kept.append("log"))
+    monkeypatch.setattr(scale_lab, "Slurmctld", lambda _root: slurmctld)
+    monkeypatch.setattr(scale_lab, "Production", lambda *_: SimpleNamespace(turn=lambda: None, due=lambda *_: []))
+    with pytest.raises(ValueError, match="no job of production came"):
+        measure(tmp_path, 10, 0.1, alone=0.1, ramp=0.1)
+    assert kept == ["log"]

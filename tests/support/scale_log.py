@@ -35,7 +35,6 @@ class Job:
     job_id: str
     submitted: float = 0.0
     started: float | None = None
-    by_backfill: bool = False
     nodes: frozenset[str] = frozenset()
     ended: float | None = None
     freed: float | None = None
@@ -76,7 +75,7 @@ def read(lines: Iterable[str]) -> Log:
             job.freed = now if job.freed is None else job.freed
         elif found := STARTED.search(text):
             job = log.job(found[1])
-            job.started, job.nodes, job.by_backfill = now, frozenset(hostnames(found[2])), "Started JobId" in text
+            job.started, job.nodes = now, frozenset(hostnames(found[2]))
         elif found := ORDERED.search(text):
             log.updates.append((now, int(found[1]) / 1e6))
     return log
@@ -84,7 +83,7 @@ def read(lines: Iterable[str]) -> Log:
 
 @dataclass(frozen=True)
 class Wait:
-    """What one production start has waited for, seconds: ``slurm``, ``run``, ``free`` and ``start``, in this order."""
+    """What one production start has waited for, seconds: ``submit`` to ``launch``, in this order."""
 
     job_id: str
     nodes: int
@@ -96,6 +95,10 @@ class Wait:
     """From there until Slurm had all their nodes."""
     start: float = 0.0
     """From there until Slurm started it."""
+    launch: float = 0.0
+    """From there until its script's first line ran."""
+    submit: float = 0.0
+    """Before all that: from the moment at which it was due until slurmctld had it."""
     turns: int = 0
     """How often Slurm took jobs for it, a second and more apart."""
     others: int = 0
@@ -109,15 +112,18 @@ class Wait:
 
     @property
     def total(self) -> float:
-        return self.slurm + self.run + self.free + self.start
+        """From the moment at which it was due to its script's first line."""
+        return self.submit + self.slurm + self.run + self.free + self.start + self.launch
 
     def __str__(self) -> str:
         where = f"JobId={self.job_id}, {self.nodes} nodes: {self.total:.2f} s"
+        where += f", {self.submit:.2f} s until slurmctld had it, {self.slurm:.2f} s until Slurm"
+        begun = f"{self.launch:.2f} s until it began"
         if not self.turns:
-            return f"{where}, nothing was taken for it; {self.ahead} were ahead of it"
+            return f"{where} started it and had taken nothing for it, {begun}; {self.ahead} were ahead of it"
         return (
-            f"{where}: {self.slurm:.2f} s until Slurm took jobs for it, {self.run:.2f} s until those had left, "
-            f"{self.free:.2f} s until their nodes were free, {self.start:.2f} s until it began; "
+            f"{where} took jobs for it, {self.run:.2f} s until those had left, "
+            f"{self.free:.2f} s until their nodes were free, {self.start:.2f} s until Slurm started it, {begun}; "
             f"{self.turns} turn(s), {self.others} of its nodes went to other production jobs and {self.ours} to "
             f"preemptible ones, {self.ahead} were ahead of it, {self.updates} updates meanwhile"
         )
@@ -128,35 +134,50 @@ TURN = 1.0
 
 
 def wait_of(log: Log, job: Job, production: frozenset[str]) -> Wait:
-    """Say what a job of production that has started has waited for."""
+    """Say what a job of production that has started has waited for between its submission and its start."""
     started = job.started
-    assert started is not None
-    ahead = [
-        one
-        for name in production
-        if (one := log.job(name)) is not job
-        and one.started is not None
-        and one.submitted < job.submitted < one.started < started
-    ]
-    updates = sum(job.submitted <= moment <= started for moment, _ in log.updates)
+    assert started is not None, f"slurmctld's log does not say that JobId={job.job_id} has started"
     told = sorted(moment for moment in job.taken.values() if moment <= started)
-    size = len(job.nodes)
+    same = {
+        "ahead": sum(job.submitted < one < started for one in _starts_of_earlier(log, job, production)),
+        "updates": sum(job.submitted <= moment <= started for moment, _ in log.updates),
+    }
     if not told:
-        return Wait(job.job_id, size, started - job.submitted, ahead=len(ahead), updates=updates)
-    turns = 1 + sum(later - earlier > TURN for earlier, later in itertools.pairwise(told))
-    first_turn = [log.job(name) for name, moment in job.taken.items() if moment <= told[0] + TURN]
-    left = max((one.ended for one in first_turn if one.ended is not None and one.ended <= started), default=told[0])
+        return Wait(job.job_id, len(job.nodes), started - job.submitted, **same)
+    left, free = _vacated(log, job, told[0], started)
+    return Wait(
+        job.job_id, len(job.nodes), told[0] - job.submitted, left - told[0], free - left, started - free,
+        turns=1 + sum(later - earlier > TURN for earlier, later in itertools.pairwise(told)),
+        **_given_away(log, job, production, told[0], started), **same,
+    )  # fmt: skip
+
+
+def _starts_of_earlier(log: Log, job: Job, production: frozenset[str]) -> Iterator[float]:
+    """When each job of production that was submitted before this one has started."""
+    for one in map(log.job, production):
+        if one is not job and one.started is not None and one.submitted < job.submitted:
+            yield one.started
+
+
+def _vacated(log: Log, job: Job, since: float, started: float) -> tuple[float, float]:
+    """When the last of the jobs that were taken for it in the first turn had ended, and when all were off their nodes.
+
+    ``since``: when the first was taken.
+    """
+    first_turn = [log.job(name) for name, moment in job.taken.items() if moment <= since + TURN]
+    left = max((one.ended for one in first_turn if one.ended is not None and one.ended <= started), default=since)
     over = [one.freed for one in first_turn if one.freed is not None and one.freed <= started]
-    free = max(left, max(over, default=left))
+    return left, max(left, max(over, default=left))
+
+
+def _given_away(log: Log, job: Job, production: frozenset[str], since: float, started: float) -> dict[str, int]:
+    """How many of the nodes that were vacated for it others were given before it started."""
     vacated: dict[str, float] = {}
     for one in map(log.job, job.taken):  # a node that was vacated twice counts from the first time
         vacated = dict.fromkeys(one.nodes, one.ended if one.ended is not None else started) | vacated
     given = {"others": 0, "ours": 0}
     for one in log.jobs.values():
-        if one is not job and one.started is not None and told[0] <= one.started <= started:
+        if one is not job and one.started is not None and since <= one.started <= started:
             lost = sum(vacated.get(node, started) < one.started for node in one.nodes)
             given["others" if one.job_id in production else "ours"] += lost
-    return Wait(
-        job.job_id, size, told[0] - job.submitted, left - told[0], free - left, started - free, turns, **given,
-        ahead=len(ahead), updates=updates,
-    )  # fmt: skip
+    return given

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 
 import msgspec
-from scale_lab import COMPANY, SITE, measure
+from scale_lab import SITE, measure
+from scale_measured import COMPANY
 
 from liver_slurm.base import interrupts
 from liver_slurm.devcluster.lifecycle import down, up

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from scale_log import Log, read
+from scale_repeat import Repeated
 
 QUERIES = re.compile(r"^\s*(REQUEST_\w*INFO\w*|REQUEST_\w*STATS\w*)\s.*count:(\d+)", re.MULTILINE)
 CYCLES = re.compile(r"^(Main|Backfilling) .*?Max cycle: +(\d+).*?Mean cycle: +(\d+)", re.MULTILINE | re.DOTALL)
@@ -32,6 +34,33 @@ def in_a_minute(counted: list[tuple[float, int]]) -> int:
             first += 1
         most = max(most, count - counted[first][1])
     return most
+
+
+class QueryCount:
+    """Looks once a second, from now on, how many queries slurmctld has counted."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[float, int]] = []
+        """When it was looked, and how many there were by then."""
+        self._look()
+        self._looks = Repeated(self._look, 1.0)
+
+    def _look(self) -> None:
+        self.counted.append((time.time(), queries()))
+
+    def check(self) -> None:
+        """Fail if it does not look any more."""
+        self._looks.check()
+
+    def per_minute(self, since: float, until: float) -> float:
+        """Queries a minute in between, in the mean."""
+        counted = [(moment, count) for moment, count in self.counted if since <= moment <= until]
+        (first, before), (last, after) = counted[0], counted[-1]
+        return 60 * (after - before) / (last - first)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._looks.close()
 
 
 def cycles(text: str) -> dict[str, tuple[float, float]]:
@@ -66,8 +95,11 @@ class Slurmctld:
         (self._root / name).write_text(text)
         return text
 
-    def close(self) -> Log:
-        """Keep the log, and read it."""
+    def keep_log(self) -> None:
+        """Keep the log, which goes with the cluster."""
         shutil.copyfile(self._log, self._root / "slurmctld.log")
+
+    def read_log(self) -> Log:
+        """Read what was kept of it."""
         with (self._root / "slurmctld.log").open(errors="replace") as lines:
             return read(lines)

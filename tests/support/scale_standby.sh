@@ -5,9 +5,10 @@ tell() {
 }
 fifo=$1
 trap 'tell notice' USR2
-trap 'exit 0' TERM
+trap 'kill $!; exit 0' TERM
 tell begun
-while :; do
-    sleep 100000 &
+sleep 100000 &
+# A signal ends the wait, and not what is waited for.
+while kill -0 $! 2> /dev/null; do
     wait $!
 done

@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import os
+import select
 import signal
 import time
 from contextlib import suppress
@@ -104,7 +105,8 @@ class Job:
     """A standby job of which we have heard."""
 
     job_id: str
-    pid: int
+    shell: int
+    """Descriptor of its process, which stands for no other one, as a process id may when the shell has ended."""
     nodes: int
     workers: list[ThinWorker] = field(default_factory=list)
 
@@ -122,6 +124,8 @@ class Crew:
         self.guaranteed = [ThinWorker(self, name, None, "guaranteed") for name in names]
         self._told = os.open(run_dir.path / "told", os.O_RDWR | os.O_NONBLOCK)
         self._rest = b""
+        self._shells = select.poll()
+        """Says which shells have ended."""
         self._samples = (run_dir.path / "samples.jsonl").open("a", buffering=1)
 
     def workers(self) -> list[ThinWorker]:
@@ -154,26 +158,35 @@ class Crew:
         for line in lines:
             what, job_id, pid, nodes, host = line.decode().split()
             if what == "begun":
-                job = self.jobs[job_id] = Job(job_id, int(pid), int(nodes))
-                names = [worker_name(standby_prefix(job_id), number) for number in range(job.nodes)]
-                job.workers = [ThinWorker(self, name, job, host) for name in names]
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    self.begin(Job(job_id, os.pidfd_open(int(pid)), int(nodes)), host)
             elif job_id in self.jobs:
                 for worker in self.jobs[job_id].workers:
                     if not worker.left:
                         worker.signals.append(signal.SIGTERM)
 
+    def begin(self, job: Job, host: str) -> None:
+        """Begin a job's workers."""
+        self.jobs[job.job_id] = job
+        self._shells.register(job.shell, select.POLLIN)
+        names = [worker_name(standby_prefix(job.job_id), number) for number in range(job.nodes)]
+        job.workers = [ThinWorker(self, name, job, host) for name in names]
+
     def end_jobs(self) -> None:
         """End jobs whose workers have all left, and drop those of jobs that were killed."""
-        for job_id, job in list(self.jobs.items()):
-            gone = not Path(f"/proc/{job.pid}").exists()
-            if gone:
+        ended = {shell for shell, _ in self._shells.poll(0)}
+        for job in list(self.jobs.values()):
+            if job.shell in ended:
                 for worker in job.workers:
                     worker.channel.close(0.0)
             elif all(worker.left for worker in job.workers):
-                os.kill(job.pid, signal.SIGTERM)
-                gone = True
-            if gone:
-                del self.jobs[job_id]
+                with suppress(ProcessLookupError):  # it has ended since it was looked
+                    signal.pidfd_send_signal(job.shell, signal.SIGTERM)
+            else:
+                continue
+            self._shells.unregister(job.shell)
+            os.close(job.shell)
+            del self.jobs[job.job_id]
 
     def sample(self, took: float) -> None:
         members = sum(worker.generation >= 0 for job in self.jobs.values() for worker in job.workers)

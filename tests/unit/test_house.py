@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -170,3 +171,52 @@ def test_a_run_of_the_tests_leaves_nothing_in_the_root(tmp_path: Path, name: str
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, f"{name}: a test writes" in done.stdout) == (code, bool(code)), done.stdout
+
+
+HARD_CLUSTER = """
+from types import SimpleNamespace
+from liver_slurm.base.errors import ClusterError
+from liver_slurm.devcluster import lifecycle, spec
+
+def up(spec):
+    (spec.directory / "etc").mkdir()
+    (spec.directory / "etc" / "slurm.conf").touch()
+    if not {comes_up}:
+        raise ClusterError("it did not come up")
+    return SimpleNamespace(slurm_conf=spec.directory / "etc" / "slurm.conf")
+
+def down(path):
+    if {stays}:
+        raise ClusterError("a slurmd is left")
+    (path / "etc" / "slurm.conf").unlink()
+
+lifecycle.up, lifecycle.down = up, down
+spec.ClusterSpec = lambda directory, **_: SimpleNamespace(directory=directory)
+
+def test(cluster):
+    pass
+"""
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_tests_cluster_keeps_its_files_while_a_daemon_is_left(tmp_path: Path, comes_up: bool, stays: bool) -> None:
+    """Its daemons are found by them."""
+    for name in ("tests", "tmp", "bin"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "bin" / "slurmctld").touch(mode=0o755)
+    (tmp_path / "tests" / "test_uses.py").write_text(HARD_CLUSTER.format(comes_up=comes_up, stays=stays))
+    environment = {
+        **os.environ, "TMPDIR": str(tmp_path / "tmp"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ("a slurmd is left" in done.stdout) == stays, done.stdout
+    assert len(list((tmp_path / "tmp").glob("liver-cluster-*/etc/slurm.conf"))) == stays
+    assert len(list((tmp_path / "tmp").glob("liver-cluster-*"))) == stays

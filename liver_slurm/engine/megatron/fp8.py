@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liver_slurm.base.errors import LiverError
-from liver_slurm.config.fp8 import FP8_SINCE
+from liver_slurm.config.fp8 import CAPABILITY, dotted
 from liver_slurm.parallel import torch_private
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -31,15 +31,14 @@ def check_device(device: torch.device) -> None:
     """Check that a device and torch have matrix products in FP8; CPUs do, slow ones.
 
     Raises:
-        LiverError: it is a card of before 2023.
+        LiverError: it is a card of before 2022.
         BadInput: this version of torch has none.
     """
     torch_private.check_names("_scaled_mm")
-    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_SINCE:
-        name = torch.cuda.get_device_name(device)
-        capability, since = (".".join(map(str, each)) for each in (found, FP8_SINCE))
-        text = f"train.fp8: {name} has no matrix products in FP8, as its compute capability is {capability}"
-        raise LiverError(f"{text}; use cards of {since} and above, or false")
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < CAPABILITY:
+        text = f"train.fp8: {torch.cuda.get_device_name(device)} has no matrix products in FP8"
+        text += f", as its compute capability is {dotted(found)}"
+        raise LiverError(f"{text}; use cards of {dotted(CAPABILITY)} and above, or false")
 
 
 class Scaled(NamedTuple):

@@ -14,9 +14,11 @@ from liver_slurm.config.schema import (
     LiveSection,
     StandbySection,
     StreamSection,
+    TrainSection,
 )
 from liver_slurm.doctor.cluster_checks import cluster_findings
 from liver_slurm.doctor.facts import (
+    Card,
     DirectoryReport,
     Facts,
     Finding,
@@ -115,7 +117,10 @@ def with_look(**changes: Any) -> Facts:
 
 LIVE, SCAVENGER = SLURM.partitions
 GPU = replace(CONFIG, live=replace(CONFIG.live, component=(ComponentSection(gpus_per_task=1),)))
-TORCH = TorchReport(cuda="12.8", devices=1)
+FP8 = replace(GPU, train=TrainSection(fp8=True))
+H100, A100 = Card("NVIDIA H100", (9, 0)), Card("NVIDIA A100", (8, 0))
+TORCH = TorchReport(cuda="12.8", cards=(H100,))
+OLDER = TorchReport(cuda="12.8", cards=(H100, A100))
 
 
 @pytest.mark.parametrize(
@@ -185,13 +190,16 @@ TORCH = TorchReport(cuda="12.8", devices=1)
         (replace(with_look(gpus_asked=1), config=GPU), [("gpus", "fail")]),
         (replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=TORCH)), config=GPU), []),
         (
-            replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=TorchReport(devices=0))), config=GPU),
+            replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=TorchReport())), config=GPU),
             [("gpus", "fail")],
         ),
         (
             replace(with_look(gpus_asked=1, report=report("n1", gpus=0, gpu_error="driver", torch=TORCH)), config=GPU),
             [("gpus", "fail")],
         ),
+        (replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=TORCH)), config=FP8), []),
+        (replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=OLDER)), config=GPU), []),
+        (replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=OLDER)), config=FP8), [("gpus", "fail")]),
         (replace(FACTS, config=GPU), [("gpus", "warn")]),
         (with_look(report=report("n1", versions={**VERSIONS, "torch": "2.12.0"})), [("packages", "fail")]),
         (with_look(report=report("n1", python="3.12.1")), [("packages", "fail")]),
@@ -220,6 +228,19 @@ def test_no_slurm_is_no_failure_but_one_that_does_not_answer_is() -> None:
     alone = replace(alone, not_looked="Slurm does not answer")
     assert bad(alone) == [("slurm", "warn")]
     assert bad(replace(alone, slurm_missing=False)) == [("slurm", "fail"), ("munge", "fail")]
+
+
+def test_a_node_whose_card_has_no_fp8_is_named() -> None:
+    node = replace(with_look(gpus_asked=1, report=report("n1", gpus=8, torch=OLDER)), config=FP8)
+    said = [one.text for one in findings(node) if one.check == "gpus"]
+    assert said == ["n1 has NVIDIA A100, of compute capability 8.0, and train.fp8 is true"]
+
+
+def test_cards_here_need_fp8_only_where_workers_would_run_here() -> None:
+    login = replace(FACTS, here=report("login", gpus=1, torch=TorchReport(cards=(A100,))), config=FP8, looks=())
+    assert ("gpus", "fail") not in bad(login)
+    alone = replace(login, slurm=None, slurm_error="no sinfo on this machine", slurm_missing=True)
+    assert ("gpus", "fail") in bad(alone)
 
 
 def test_wrong_versions_here() -> None:
