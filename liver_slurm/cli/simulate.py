@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.simulation.seeds import simulate
 
     config = load_job(args.job_file, args.overrides, files=False)
+    if not config.standby.partitions:  # a site file has them, and the simulated cluster has one, of whatever name
+        config = replace(config, standby=replace(config.standby, partitions=("scavenger",)))
     if config.train.rampup_batch_size:
         raise BadInput(
             "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "

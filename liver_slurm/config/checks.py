@@ -43,9 +43,9 @@ def cross_check(config: JobConfig, bad_keys: set[str], files: bool = True) -> li
 
     Args:
         bad_keys: keys that are wrong by themselves; a check that reads one is left out, as it would only echo that.
-        files: also look at data and tokenizer files.
+        files: also look at what only a run needs: data and tokenizer files, and a partition for standbys.
     """
-    checks = _CHECKS if not files else (*_CHECKS, *_FILE_CHECKS)
+    checks = _CHECKS if not files else (*_CHECKS, *_RUN_CHECKS)
     return [
         problem
         for keys, check in checks
@@ -237,7 +237,7 @@ def _one_device(live: LiveSection, standby: StandbySection) -> Iterator[Problem]
 def _standby_partitions(standby: StandbySection) -> Iterator[Problem]:
     if not standby.max_jobs:
         return
-    text = f"is missing; allowed: at least one partition, as standby.max_jobs is {standby.max_jobs}"
+    text = f"is missing; allowed: at least one, here or in the site file, as standby.max_jobs is {standby.max_jobs}"
     for key, unit in _unit_keys(standby):
         if not unit.partitions:
             yield Problem(f"{key}.partitions", text)
@@ -367,7 +367,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),
     (("live.component",), lambda job: _components(job.live)),
     (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
-    (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
     (("live.sbatch",), lambda job: sbatch.problems("live.sbatch", job.live.sbatch)),
     (("standby.sbatch",), lambda job: sbatch.problems("standby.sbatch", job.standby.sbatch)),
     (("standby.spares", "standby.max_jobs", "standby.unit"), lambda job: _spares(job.standby)),
@@ -378,7 +377,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("prometheus.port", "prometheus.interface"), _interface_of_nothing),
     (("train", "stream", "recovery", "model", "data", "validation"), own_loop.problems),
 )
-_FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+_RUN_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
     (("data.paths[]",), lambda job: _data_files("data", job.data)),
     (("validation.paths[]",), lambda job: _data_files("validation", job.validation)),
     (("data.tokenizer",), lambda job: _tokenizer_file(job.data)),

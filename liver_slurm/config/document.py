@@ -122,6 +122,18 @@ def read_toml(path: Path) -> Table:
         raise BadInput(f"{path}: not TOML: {one_line(error)}") from None
 
 
+def different_keys(first: Mapping[str, Any], second: Mapping[str, Any], section: str = "") -> list[str]:
+    """List the dotted keys that two files' tables both have, with different values."""
+    found = []
+    for name in first:
+        key, mine, other = join(section, name), first[name], second.get(name, first[name])
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += different_keys(mine, other, key)
+        elif mine != other:
+            found.append(key)
+    return found
+
+
 def parse_value(text: str) -> Any:
     """Read a TOML value, or else take the text itself; likewise what TOML would take for a date or a time of day."""
     try:

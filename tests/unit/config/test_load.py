@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.keys import known_keys
-from liver_slurm.config.load import check_job, load_job, read_job, save_job
+from liver_slurm.config.load import check_job, load_job, overridden, read_job, save_job
 from liver_slurm.config.problem import join
 from liver_slurm.config.schema import JobConfig
 
@@ -276,6 +276,23 @@ def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
     assert problems() == ["site.toml: stream.interfaec: no such key; the nearest is stream.interface"]
     monkeypatch.setenv("LIVER_SITE", str(tmp_path / "gone.toml"))
     assert problems() == [f"{tmp_path}/gone.toml: no such file"]
+
+
+def test_keys_of_the_site_file_that_a_job_file_overrides(tmp_path: Path) -> None:
+    site, job = tmp_path / "site.toml", tmp_path / "job.toml"
+    site.write_text(
+        '[job]\nrun_root = "/a"\n[live]\npartition = "gpu"\naccount = "physics"\n[standby]\ngrace = "30s"\n'
+    )
+    job.write_text('[job]\nrun_root = "/b"\n[live]\npartition = "gpu"\n[standby]\ngrace = "60s"\nmax_jobs = 1\n')
+    assert overridden(job, site) == ["job.run_root", "standby.grace"]
+    assert overridden(job) == []
+    assert overridden(tmp_path / "job.json", site) == []
+
+
+def test_a_plan_needs_no_partition_for_standbys() -> None:
+    with pytest.raises(BadInput, match="at least one, here or in the site file"):
+        load_job(TINY, ["standby.partitions=[]"])
+    assert load_job(TINY, ["standby.partitions=[]"], files=False).standby.partitions == ()
 
 
 def test_the_example_site_file_is_valid_with_its_lines_uncommented(tmp_path: Path) -> None:
