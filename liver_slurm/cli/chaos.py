@@ -118,7 +118,7 @@ def _check(run_dir: RunDir, over: bool, yes: bool) -> None:
     if not supported():
         raise BadInput(f"chaos needs Linux 5.6 or newer, and {sys.platform} or its kernel is something else")
     if not is_own(run_dir):
-        raise BadInput(f"{run_dir.path} is another user's; faults are done to runs of your own only")
+        raise BadInput(f"{run_dir.path} is another user's; faults are injected into runs of your own only")
     if over:
         raise BadInput(f"{name} is over: there is nothing to inject faults into")
     if not yes and not read_job(run_dir.job_file).job.staging:
