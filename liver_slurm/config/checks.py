@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
+from liver_slurm.base.errors import BadInput
 from liver_slurm.config import own_loop, sbatch
 from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
+from liver_slurm.config.data_files import read_tokenizer, unreadable_data
 from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.fp8 import fp8_problems
 from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
 from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
-from liver_slurm.config.problem import Problem, join, shown
+from liver_slurm.config.problem import Problem, join, one_line, shown
 from liver_slurm.config.schema import (
     DataSection,
     JobConfig,
@@ -191,7 +193,9 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
     elif reason := impossible(initial, config.model, config.data, config.train):
         yield Problem("elastic.initial", f'"{initial}" is impossible for this model: {reason}')
     if initial.size > workers:
-        yield Problem("elastic.initial", f'"{initial}" needs {initial.size} workers; allowed: at most {workers}, live')
+        text = f'"{initial}" needs {initial.size} workers, and the guaranteed job has {workers}'
+        more = "more workers, by nodes and tasks_per_node of [[live.component]] (run: --workers)"
+        yield Problem("elastic.initial", f"{text}; allowed: a smaller layout, or {more}")
     if elastic.max_workers is not None and initial.size > elastic.max_workers:
         yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
 
@@ -300,27 +304,16 @@ def _data_files(key: DataKey, data: DataSection | ValidationSection) -> Iterator
 
 
 def _tokenizer_file(data: DataSection) -> Iterator[Problem]:
-    text = data.tokenizer
-    if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
-        yield Problem(
-            "data.tokenizer",
-            f'{shown(text, LONGEST_PATH)} is not a readable file; allowed: "byte", or a tokenizer.json',
-        )
-
-
-def unreadable_data(path: Path) -> str | None:
-    """Say why a path of ``data.paths`` cannot be read; None: it is a readable file, folder or .bin/.idx prefix."""
-    pair = [Path(f"{path}{suffix}") for suffix in (".bin", ".idx")]
-    if path.is_dir():
-        return None if os.access(path, os.R_OK | os.X_OK) else "is a folder that you may not read"
-    if path.is_file():
-        return None if os.access(path, os.R_OK) else "is a file that you may not read"
-    missing = [one.name for one in pair if not one.is_file()]
-    if len(missing) == 2:
-        return "is no file, no folder and no .bin/.idx prefix"
-    if missing:
-        return f"is a .bin/.idx prefix without its {missing[0]}"
-    return None if all(os.access(one, os.R_OK) for one in pair) else "is a .bin/.idx prefix that you may not read"
+    text, allowed = data.tokenizer, 'allowed: "byte", or a tokenizer.json'
+    if text == "byte":
+        return
+    if not (os.path.isfile(text) and os.access(text, os.R_OK)):
+        yield Problem("data.tokenizer", f"{shown(text, LONGEST_PATH)} is not a readable file; {allowed}")
+        return
+    try:
+        read_tokenizer(Path(text))
+    except BadInput as error:
+        yield Problem("data.tokenizer", f"{one_line(error, LONGEST_PATH)}; {allowed}")
 
 
 def _divisors(number: int) -> str:

@@ -148,7 +148,8 @@ def _checked(document: Document, name: str, files: bool, own: Any) -> JobConfig:
     unread = any(one.key == "model.from_hf" for one in different)
     if unread or config.model.provider is not None or config.train.loop is not None:  # it may know them by itself
         problems = [one for one in problems if not (one.missing and one.key.startswith("model."))]
-    bad = {problem.key for problem in problems if problem.spoils}
+    # A key that is misspelt is not missing as well.
+    bad = {problem.key for problem in problems if problem.spoils} | {one.meant for one in problems if one.meant}
     problems = [*problems, *cross_check(config, bad, files)]
     if problems:
         raise BadInput("\n".join(document.line(one, name) for one in problems))
