@@ -336,7 +336,7 @@ def test_the_example_site_file_is_valid_with_its_lines_uncommented(tmp_path: Pat
     assert load_job(TINY, site=TINY.parent / "site.toml") == load_job(TINY)
     lines = [line.removeprefix("# ") if re.match(r"# \w+ = ", line) else line for line in example.splitlines()]
     (tmp_path / "site.toml").write_text("\n".join(lines).replace("$USER", "me"))
-    assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load cuda/12.4",)
+    assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load python/3.12 gcc",)
 
 
 def test_keys_and_values_that_cannot_be_printed_stay_on_one_line(tmp_path: Path) -> None:
