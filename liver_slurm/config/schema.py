@@ -55,7 +55,7 @@ class JobSection:
     start_timeout: Seconds = 900.0
     """Time that guaranteed workers may take to register when the run starts; after it the run fails."""
     staging: Flag = False
-    """The run is there to be tried: ``liver-slurm chaos`` does faults to it without being told ``--yes``."""
+    """The run is there to be tried: ``liver-slurm chaos`` injects faults into it without ``--yes``."""
 
 
 @dataclass(frozen=True)
