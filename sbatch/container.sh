@@ -18,7 +18,8 @@ IMAGE=${LIVER_IMAGE:-/shared/images/liver-slurm.sif}
 # The interpreters in the image and outside.
 PYTHON_INSIDE=${LIVER_PYTHON_INSIDE:-python3}
 PYTHON_OUTSIDE=${LIVER_PYTHON_OUTSIDE:-python3}
-# Further folders that the job file names: data, tokenizer, a model of your own.
+# Further folders that the job file names (data, tokenizer, a model of your own), and those of PYTHONPATH and of caches
+# such as TRITON_CACHE_DIR. The folder in which you submit is there, too.
 FOLDERS=("${RUN_DIR:?container.sh: RUN_DIR is not set; it is in the jobs of liver-slurm}")
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -34,14 +35,18 @@ if command -v apptainer > /dev/null; then
     exec apptainer exec "${options[@]}" "$IMAGE" "$PYTHON_INSIDE" "$@"
 elif command -v enroot > /dev/null; then
     options=()
-    for folder in "${FOLDERS[@]}"; do options+=(--mount "$folder:$folder"); done
+    for folder in "${FOLDERS[@]}" "$PWD"; do options+=(--mount "$folder:$folder"); done
     # Enroot starts with the image's environment; a worker wants what Slurm and the job file's setup say.
     for name in $(compgen -e); do
         case $name in
         SLURM* | SUBMITIT* | LIVER_* | RUN_DIR | OMP_* | CUDA_* | NCCL_* | GLOO_* | UCX_*) options+=(--env "$name") ;;
+        PYTHONPATH | PYTORCH_* | TORCHINDUCTOR_* | TRITON_*) options+=(--env "$name") ;;
         esac
     done
-    exec enroot start "${options[@]}" "$IMAGE" "$PYTHON_INSIDE" "$@"
+    # It starts in the image's folder; modules of your own may lie in the one of the job.
+    # shellcheck disable=SC2016 # the words are for the inner shell
+    exec enroot start "${options[@]}" "$IMAGE" \
+        sh -c 'cd "$0" && exec "$@"' "$PWD" "$PYTHON_INSIDE" "$@"
 fi
 echo "container.sh: neither apptainer nor enroot is on $(hostname); install one, or use Pyxis (see single.sh)" >&2
 exit 127

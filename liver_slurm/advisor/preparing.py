@@ -116,7 +116,7 @@ def _usable(rows: Rows, notes: list[str]) -> tuple[Row, ...]:
         notes.append(f"{len(followed) - len(drawn)} decisions were certain, and are left out")
     actions = {row.action for row in drawn}
     if actions != set(ACTIONS):
-        only = f"always does the same ({', '.join(actions)})" if actions else "decides nothing by lot"
+        only = f"always does the same ({', '.join(actions)})" if actions else "decides nothing at random"
         raise BadInput(f"policy {policies[0]} {only}: nothing to compare; {advice}")
     return drawn
 

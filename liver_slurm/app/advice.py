@@ -20,7 +20,7 @@ def explain(model: Model) -> Iterator[str]:
     where = f", for {model.target_decisions} offers elsewhere" if model.target_decisions else ""
     yield f"from:     {model.decisions} decisions of {model.runs} runs{where}"
     if model.effect is not None:
-        yield f"taking:   gains {_told(model.effect)} against leaving, in the mean"
+        yield f"taking:   gains {_told(model.effect)} against leaving, on average"
     if model.gain is not None:
         yield f"the rule: gains {_told(model.gain)} against taking always, judged by runs that it was not learned from"
     yield from _worth(model)
@@ -49,7 +49,7 @@ def _windows(model: Model) -> Iterator[str]:
     if not model.horizons:
         return
     yield ""
-    yield "what taking gains against leaving, in the mean, by how far one looks:"
+    yield "what taking gains against leaving, on average, by how far one looks:"
     for one in model.horizons:
         gains = _told(one.effect) if one.effect is not None else "too few were seen"
         chosen = "  <- counts" if one.window_s == model.window_s else ""

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -28,6 +28,9 @@ from liver_slurm.rundir.events import Document
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, read_run_info, record_run
+
+if TYPE_CHECKING:
+    from liver_slurm.scheduler.slurm.submit import Submission
 
 
 def submit(job: JobConfig | str | Path, /, *, resume: str | Path | None = None, **sections: Any) -> Job:
@@ -59,12 +62,21 @@ def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
 
 def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Make a run directory with the batch script in it and submit nothing: for sbatch by hand. As :func:`submit`."""
+    submission = check_config(config)
+    return _create(submission.config, resume, submission.write)
+
+
+def check_config(config: JobConfig) -> Submission:
+    """Check of a validated config what else needs no cluster: its policy, and whether a batch script can say it.
+
+    Raises:
+        BadInput: the job is at fault; one line for each thing that is wrong.
+    """
     from liver_slurm.policy import engine
     from liver_slurm.scheduler.slurm.submit import Submission
 
     engine.check(config.standby.policy, config)
-    submission = Submission.by_hand(config)
-    return _create(submission.config, resume, submission.write)
+    return Submission.by_hand(config)
 
 
 def _create(config: JobConfig, resume: str | Path | None, hand_on: Callable[[RunDir], str | None]) -> Job:

@@ -48,7 +48,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="when which nodes are to be had, to simulate on, too, as simulate reads it; several (bench policies)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of all that is drawn by lot (bench policies; default: 0)"
+        "--seed", type=int, metavar="N", help="of all that is drawn at random (bench policies; default: 0)"
     )
     parser.add_argument(
         "--seeds",

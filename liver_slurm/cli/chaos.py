@@ -1,4 +1,4 @@
-"""``liver-slurm chaos``: do faults to a run of a staging cluster, at a rate and from a seed."""
+"""``liver-slurm chaos``: inject faults into a run of a staging cluster, at a rate and from a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from liver_slurm.rundir.paths import RunDir
 
 DESCRIPTION = """\
-Do faults to a run of your own, at a rate and from a seed, to see on a staging cluster that it survives them. Each fault
+Inject faults into a run of your own, at a rate and from a seed, to see on a staging cluster that it survives them. Each
 hits one process, which is first proven to be the run's: its coordinator's word, and the moment at which the process
 began. Ctrl-C ends it and undoes what is in force. Every fault is a line of chaos.jsonl in the run directory."""
 
@@ -118,9 +118,9 @@ def _check(run_dir: RunDir, over: bool, yes: bool) -> None:
     if not supported():
         raise BadInput(f"chaos needs Linux 5.6 or newer, and {sys.platform} or its kernel is something else")
     if not is_own(run_dir):
-        raise BadInput(f"{run_dir.path} is another user's; faults are done to runs of your own only")
+        raise BadInput(f"{run_dir.path} is another user's; faults are injected into runs of your own only")
     if over:
-        raise BadInput(f"{name} is over: there is nothing to do faults to")
+        raise BadInput(f"{name} is over: there is nothing to inject faults into")
     if not yes and not read_job(run_dir.job_file).job.staging:
         raise BadInput(f"{name} is no staging run (job.staging in its job file); if it is really meant, add --yes")
 

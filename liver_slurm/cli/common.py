@@ -18,7 +18,8 @@ from liver_slurm.base.errors import BadInput
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
-EXIT_CODES = "0 done, 1 failed, 2 bad input, 130 interrupted"
+ENDED = "130 and 143 ended by Ctrl-C and by SIGTERM"
+EXIT_CODES = f"0 done, 1 failed, 2 bad input, {ENDED}"
 RUN_FILES = {"runs/NAME-*/": "run directories, in job.run_root"}
 JOB_FILES = {
     "~/.config/liver-slurm/site.toml": "defaults of all jobs; LIVER_SITE names another",

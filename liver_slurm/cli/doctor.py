@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, new_parser, print_json
+from liver_slurm.cli.common import ENDED, JOB_FILES, Subparsers, add_job_file, add_json, new_parser, print_json
 
 if TYPE_CHECKING:
     from liver_slurm.doctor.facts import Finding
@@ -34,7 +34,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "doctor",
         DESCRIPTION,
         EXAMPLES,
-        exit_codes="0 nothing failed, 1 something failed, 2 bad input, 130 interrupted",
+        exit_codes=f"0 nothing failed, 1 something failed, 2 bad input, {ENDED}",
         files=JOB_FILES,
         see_also=("submit", "cluster"),
     )

@@ -16,6 +16,7 @@ from liver_slurm.base.errors import ExitCode, LiverError
 
 COMMANDS = {
     "submit": "submit a job file to Slurm",
+    "check": "check a job file without a cluster",
     "run": "run a job file as plain processes of this machine, without Slurm",
     "status": "what a run is doing; without a run: all of them",
     "top": "watch a run: world, speed, loss, nodes, notices, changes",
@@ -30,7 +31,7 @@ COMMANDS = {
     "checkpoint": "write a checkpoint soon",
     "evaluate": "the validation loss of checkpoints, on this machine",
     "cancel": "end a run and everything that it started",
-    "chaos": "do faults to a run of a staging cluster",
+    "chaos": "inject faults into a run of a staging cluster",
     "plan": "what a change of layout would move, with no cluster and no weights",
     "simulate": "what a run would make of a cluster's capacity, in simulated time",
     "advisor": "learn from logged decisions when to take reclaimable nodes",
@@ -49,7 +50,8 @@ examples:
   liver-slurm submit job.toml
   liver-slurm status
 
-`liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+`liver-slurm COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 bad input,
+130 and 143 ended by Ctrl-C and by SIGTERM."""
 
 
 class _Version(argparse.Action):

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--deaths", type=_seconds, metavar="RATE", default=0.0, help="sudden deaths per 1,000 node-days (default: 0)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of all that is drawn by lot (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of all that is drawn at random (default: 0)")
     parser.add_argument(
         "--seeds",
         type=positive,
@@ -139,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.simulation.seeds import simulate
 
     config = load_job(args.job_file, args.overrides, files=False)
+    if not config.standby.partitions:  # a site file has them, and the simulated cluster has one, of whatever name
+        config = replace(config, standby=replace(config.standby, partitions=("scavenger",)))
     if config.train.rampup_batch_size:
         raise BadInput(
             "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "
@@ -266,7 +269,7 @@ def _headline(settings: list[Setting], config: JobConfig) -> Iterator[tuple[str,
         yield "load", trace.note
     yield (
         "capacity",
-        (f"{guaranteed} guaranteed workers, and nodes of {each}: {mean:.1f} in the mean, {trace.most} at most"),
+        (f"{guaranteed} guaranteed workers, and nodes of {each}: {mean:.1f} on average, {trace.most} at most"),
     )
     told = f"{first.notice:g} s" if first.notice else "none: each end is a sudden death"
     seeds = f"seed {first.seed}" if first is last else f"seeds {first.seed} to {last.seed}, what is above of the first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from liver_slurm.base import interrupts
@@ -17,7 +18,7 @@ from liver_slurm.cli.common import (
     new_parser,
     print_json,
 )
-from liver_slurm.config.load import load_job
+from liver_slurm.config.load import load_job, overridden
 from liver_slurm.rundir.registry import new_run_dir
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         DESCRIPTION,
         EXAMPLES,
         files={**JOB_FILES, **RUN_FILES, "sbatch/live.sh.j2": "the batch script's template"},
-        see_also=("doctor", "status", "events", "resize", "cancel"),
+        see_also=("check", "doctor", "status", "events", "resize", "cancel"),
     )
     add_job_file(parser, resumable=True)
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
@@ -61,14 +62,15 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Submit the job; with --wait the exit code says how the run ended."""
-    config = load_job(job_file(args), args.overrides)
+    from liver_slurm.app.api import check_config, prepare_config, submit_config
+
+    file = job_file(args)
+    config = load_job(file, args.overrides)
+    if keys := overridden(file):
+        print(f"{Path(file).name} overrides the site file: {', '.join(keys)}", file=sys.stderr)
     if args.dry_run:
-        from liver_slurm.scheduler.slurm.submit import Submission
-
-        sys.stdout.write(Submission.by_hand(config).script(new_run_dir(config)))
+        sys.stdout.write(check_config(config).script(new_run_dir(config)))
         return 0
-    from liver_slurm.app.api import prepare_config, submit_config
-
     if args.prepare:
         prepared = prepare_config(config, args.resume).run_dir.path
         if args.json:

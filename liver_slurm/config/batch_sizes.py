@@ -64,7 +64,8 @@ def batch_problems(train: TrainSection) -> Iterator[Problem]:
     """Find what is wrong with the sizes of batches."""
     full, micro, ramp = train.global_batch_size, train.micro_batch_size, train.rampup_batch_size
     if full % micro:
-        text = f"{full} is not a multiple of micro_batch_size {micro}; allowed: a multiple"
+        near = max(full // micro, 1) * micro
+        text = f"{full} is not a multiple of micro_batch_size {micro}; allowed: a multiple of {micro}, such as {near}"
         yield Problem("train.global_batch_size", text)
     if not ramp:
         return

@@ -41,9 +41,9 @@ def cross_check(config: JobConfig, bad_keys: set[str], files: bool = True) -> li
 
     Args:
         bad_keys: keys that are wrong by themselves; a check that reads one is left out, as it would only echo that.
-        files: also look at data and tokenizer files.
+        files: also look at what only a run needs: data and tokenizer files, and a partition for standbys.
     """
-    checks = _CHECKS if not files else (*_CHECKS, *_FILE_CHECKS)
+    checks = _CHECKS if not files else (*_CHECKS, *_RUN_CHECKS)
     return [
         problem
         for keys, check in checks
@@ -190,7 +190,9 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
     elif reason := impossible(initial, config.model, config.data, config.train):
         yield Problem("elastic.initial", f'"{initial}" is impossible for this model: {reason}')
     if initial.size > workers:
-        yield Problem("elastic.initial", f'"{initial}" needs {initial.size} workers; allowed: at most {workers}, live')
+        text = f'"{initial}" needs {initial.size} workers, and the guaranteed job has {workers}'
+        more = "more workers, by nodes and tasks_per_node of [[live.component]] (run: --workers)"
+        yield Problem("elastic.initial", f"{text}; allowed: a smaller layout, or {more}")
     if elastic.max_workers is not None and initial.size > elastic.max_workers:
         yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
 
@@ -236,7 +238,7 @@ def _one_device(live: LiveSection, standby: StandbySection) -> Iterator[Problem]
 def _standby_partitions(standby: StandbySection) -> Iterator[Problem]:
     if not standby.max_jobs:
         return
-    text = f"is missing; allowed: at least one partition, as standby.max_jobs is {standby.max_jobs}"
+    text = f"is missing; allowed: at least one, here or in the site file, as standby.max_jobs is {standby.max_jobs}"
     for key, unit in _unit_keys(standby):
         if not unit.partitions:
             yield Problem(f"{key}.partitions", text)
@@ -335,7 +337,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("model.extra", "model.provider"), lambda job: _extra(job.model)),
     (("live.component",), lambda job: _components(job.live)),
     (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
-    (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
     (("live.sbatch",), lambda job: sbatch.problems("live.sbatch", job.live.sbatch)),
     (("standby.sbatch",), lambda job: sbatch.problems("standby.sbatch", job.standby.sbatch)),
     (("standby.spares", "standby.max_jobs", "standby.unit"), lambda job: _spares(job.standby)),
@@ -346,7 +347,8 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("prometheus.port", "prometheus.interface"), _interface_of_nothing),
     (("train", "stream", "recovery", "model", "data", "validation"), own_loop.problems),
 )
-_FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+_RUN_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("standby.partitions", "standby.max_jobs", "standby.unit"), lambda job: _standby_partitions(job.standby)),
     (("data.paths[]",), lambda job: file_problems("data", job.data)),
     (("validation.paths[]",), lambda job: file_problems("validation", job.validation)),
     (("data.tokenizer",), lambda job: tokenizer_problems(job.data)),

@@ -31,6 +31,8 @@ def decode(table: Mapping[str, Any]) -> tuple[JobConfig, list[Problem]]:
     deepest = [path for path in errors if not any(other[: len(path)] == path != other for other in errors)]
     # Keys that nobody knows come first: a wrong value beside one may be what was meant for another key.
     problems = sorted((_problem(path, errors[path], table) for path in deepest), key=lambda one: one.spoils)
+    meant = {one.meant for one in problems}
+    problems = [one for one in problems if not (one.missing and one.key in meant)]
     return _validated(_without(filled, set(deepest))), problems
 
 
@@ -82,12 +84,15 @@ def _problem(path: Path, error: Mapping[str, Any], table: Mapping[str, Any]) -> 
         known = known if isinstance(part, int) else join(known, part)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = nearest(known, known_keys())
-        return Problem(key, "no such key" + (f"; the nearest is {near}" if near else ""), spoils=False)
+        text = "no such key" + (f"; the nearest is {near}" if near else "")
+        return Problem(key, text, spoils=False, meant=near)
     if error["type"] == "dataclass_type":
         header = f"[[{known}]]" if isinstance(path[-1], int) else f"[{known}]"
         return Problem(key, f"{shown(error['input'])} is not a table; write {header} and its keys below it")
     if known in required_keys() and _inner(table.get(str(path[0]), {}), path[1]) is _ABSENT:
         return Problem(key, f"is missing; allowed: {allowed_values()[known]}", missing=True)
+    if isinstance(error["input"], Mapping) and allowed_values()[known] == "a list of tables":
+        return Problem(key, f"is a single table; write [[{known}]], in two brackets, above the keys of each")
     reason = str(error.get("ctx", {}).get("error", ""))
     allowed = allowed_values()[f"{known}[]" if isinstance(path[-1], int) else known]
     value = "its value" if key.startswith(SECRET_KEYS) else shown(error["input"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import tomli
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.outside import SECRET_KEYS
-from liver_slurm.config.problem import Problem, join, one_line
+from liver_slurm.config.problem import Problem, join, one_line, shown
 
 Table = dict[str, Any]
+_LINE = re.compile(r"\(at line (\d+), ")
 
 
 class Document:
@@ -110,8 +112,10 @@ def read_toml(path: Path) -> Table:
     Raises:
         BadInput: it cannot be read, or is not TOML.
     """
+    text = ""
     try:
-        return tomli.loads(path.read_bytes().decode())
+        text = path.read_bytes().decode()
+        return tomli.loads(text)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:
@@ -119,7 +123,32 @@ def read_toml(path: Path) -> Table:
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (tomli.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise BadInput(f"{path}: not TOML: {one_line(error)}") from None
+        raise BadInput(f"{path}: not TOML: {one_line(error)}{_advice(str(error), text)}") from None
+
+
+def _advice(message: str, text: str) -> str:
+    """Say what helps against the usual mistakes in TOML; nothing where it is none of them."""
+    if (at := _LINE.search(message)) is None:
+        return ""
+    line = text.split("\n")[int(at[1]) - 1].strip()
+    key, _, value = (part.strip() for part in line.partition("="))
+    if message.startswith(("Cannot declare", "Cannot overwrite")):
+        return f"; {one_line(key, 60)} is there twice: merge them"
+    if re.match(r"[\w.:/$~-]", value) and message.startswith(("Invalid value", "Expected newline")):
+        return f"; text needs quotes: {one_line(key, 60)} = {shown(value.partition('#')[0].strip())}"
+    return ""
+
+
+def different_keys(first: Mapping[str, Any], second: Mapping[str, Any], section: str = "") -> list[str]:
+    """List the dotted keys that two files' tables both have, with different values."""
+    found = []
+    for name in first:
+        key, mine, other = join(section, name), first[name], second.get(name, first[name])
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += different_keys(mine, other, key)
+        elif mine != other:
+            found.append(key)
+    return found
 
 
 def parse_value(text: str) -> Any:

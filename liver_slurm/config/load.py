@@ -14,7 +14,7 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
 from liver_slurm.config import own_loop
 from liver_slurm.config.checks import cross_check
-from liver_slurm.config.document import Document, read_toml, without_none
+from liver_slurm.config.document import Document, different_keys, read_toml, without_none
 from liver_slurm.config.from_hf import filled
 from liver_slurm.config.problem import one_line
 from liver_slurm.config.schema import JobConfig, JobSection, ModelSection
@@ -42,7 +42,7 @@ def load_job(
         site: site file; default: ``$LIVER_SITE``, else ``~/.config/liver-slurm/site.toml`` where it exists.
         workers: number of guaranteed workers of a run as plain processes; they and ``standbys`` standbys take the
             place of the Slurm resources.
-        files: also check that data and tokenizer can be read; a plan needs neither.
+        files: also check what only a run needs: that data and tokenizer can be read, that standbys have a partition.
         sections: further overrides, as tables: ``{"train": {"steps": 5}}``.
 
     Raises:
@@ -75,6 +75,18 @@ def load_site(site: Path | None = None) -> JobConfig:
     if lines := [document.line(one, "site file") for one in problems if not one.missing]:
         raise BadInput("\n".join(lines))
     return config
+
+
+def overridden(path: str | Path, site: Path | None = None) -> list[str]:
+    """List the keys of the site file to which a job file gives another value.
+
+    Raises:
+        BadInput: one of them cannot be read.
+    """
+    path, place = Path(path), _site_path(site)
+    if place is None or path.suffix == ".json":  # what is resolved has all keys
+        return []
+    return different_keys(read_toml(place), read_toml(path))
 
 
 def check_job(config: JobConfig, *, files: bool = True, sections: Mapping[str, Any] | None = None) -> JobConfig:
@@ -136,7 +148,8 @@ def _checked(document: Document, name: str, files: bool, own: Any) -> JobConfig:
     unread = any(one.key == "model.from_hf" for one in different)
     if unread or config.model.provider is not None or config.train.loop is not None:  # it may know them by itself
         problems = [one for one in problems if not (one.missing and one.key.startswith("model."))]
-    bad = {problem.key for problem in problems if problem.spoils}
+    # A key that is misspelt is not missing as well.
+    bad = {problem.key for problem in problems if problem.spoils} | {one.meant for one in problems if one.meant}
     problems = [*problems, *cross_check(config, bad, files)]
     if problems:
         raise BadInput("\n".join(document.line(one, name) for one in problems))

@@ -24,6 +24,8 @@ class Problem:
     """The key's value is not the one that was meant, so no other check may conclude anything from it."""
     missing: bool = False
     """The job file must have the key and does not."""
+    meant: str | None = None
+    """Of a key that nobody knows: the one that it is likely to be."""
 
 
 def join(section: str, name: str) -> str:

@@ -15,7 +15,8 @@ HEADER = """\
 #     liver-slurm config reference > configs/reference.toml
 #
 # A site file has the same sections and keys. Commented keys are shown with their defaults; those without a value have
-# none that could be written down, and their text says what happens when they are left out.
+# none that could be written down, and their text says what happens when they are left out. Required keys of [model] are
+# not with model.provider, model.from_hf or train.loop, and train.seq_length is not with train.loop.
 """
 
 

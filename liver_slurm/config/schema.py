@@ -53,7 +53,7 @@ class JobSection:
     start_timeout: Seconds = 900.0
     """Time that guaranteed workers may take to register when the run starts; after it the run fails."""
     staging: Flag = False
-    """The run is there to be tried: ``liver-slurm chaos`` does faults to it without being told ``--yes``."""
+    """The run is there to be tried: ``liver-slurm chaos`` injects faults into it without ``--yes``."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,9 @@ class StreamSection:
     both worlds, staging and staged gradients. Layers that do not fit move in the pause. Default: what the card has
     beside training; on CPUs no limit."""
     interface: Text | None = None
-    """Network interface for collectives and state, such as ``ib0``. Default: the choice of gloo and NCCL."""
+    """Network interface of sockets, such as ``ib0``: of the control channel, gloo, NCCL's start and state over TCP. The
+    coordinator's node must have it, too. RDMA devices are chosen by NCCL_IB_HCA and UCX_NET_DEVICES. Variables
+    NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME override it. Default: the choice of gloo and NCCL."""
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,9 @@ def probe_script(config: JobConfig, token_file: str | None, torch: bool) -> str:
     if torch:
         arguments.append("--torch")
     command = [config.live.python or sys.executable, "-m", "liver_slurm.doctor.probe", *arguments]
-    # What the setup lines print is not part of the dialogue.
-    return "\n".join(["exec 3>&1 1>&2", *config.live.setup, f"exec {shlex.join(command)} 1>&3 3>&-"])
+    # container.sh takes RUN_DIR into its container. What the setup lines print is not part of the dialogue.
+    place = f"export RUN_DIR={shlex.quote(str(probe.nearest_folder(config.job.run_root)))}"
+    return "\n".join(["exec 3>&1 1>&2", place, *config.live.setup, f"exec {shlex.join(command)} 1>&3 3>&-"])
 
 
 def _talk(dialogue: NodeDialogue, hello: dict[str, object], peers: dict[str, list[object]]) -> Look | None:

@@ -195,11 +195,15 @@ def _gpus(facts: Facts, seen: Sequence[Look]) -> Iterator[Finding]:
         yield _node_gpus(look, look.report, config.train.fp8)
     if asking:
         return
-    if any(wanted_partitions(config.live, config.standby).values()) and facts.slurm is not None:
+    wanted = any(wanted_partitions(config.live, config.standby).values())
+    if wanted and facts.slurm is not None:
         yield Finding("gpus", "warn", "not looked: no node with GPUs was seen", "see the lines on nodes above")
     elif facts.here.gpus or facts.here.gpu_error:
         # Workers run here only where there is no Slurm.
         yield _gpus_here(facts.here, config.train.fp8 and facts.slurm is None)
+    elif wanted:
+        text = "not looked: the job asks for GPUs, this machine has none, and Slurm cannot be asked"
+        yield Finding("gpus", "warn", text, "see the line on Slurm above")
     elif facts.slurm is not None and any(node.gpus for nodes in facts.slurm.nodes.values() for node in nodes):
         text = "the partitions have GPUs, and the job asks for none"
         yield Finding("gpus", "ok", f"{text} (gpus_per_task = 1 does, in [[live.component]] and [standby])")

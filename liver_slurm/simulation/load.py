@@ -208,7 +208,7 @@ def describe(load: Load, requests: Sequence[Request], served: Sequence[Served], 
     wait = statistics.fmean(one.start - one.request.submitted for one in served) if served else 0.0
     return (
         f"{len(requests)} jobs that ask for {asked:.1%} of {load.nodes} nodes and have {used:.1%}; sizes up to "
-        f"{max(sizes)}, {statistics.fmean(sizes):.1f} in the mean; runtimes {statistics.median(runtimes):.0f} s in the "
+        f"{max(sizes)}, {statistics.fmean(sizes):.1f} on average; runtimes {statistics.median(runtimes):.0f} s in the "
         f"median, {runtimes[int(0.99 * (len(runtimes) - 1))]:.0f} s in the 99th percentile; gaps vary by "
         f"{variation:.1f}, {together:.0%} under a second; mean wait {wait:.0f} s"
     )

@@ -42,7 +42,7 @@ class QueueWait:
 
     def __str__(self) -> str:
         if self.kind == "exp":
-            return f"exponential, {self.mean:g} s in the mean"
+            return f"exponential, {self.mean:g} s on average"
         return f"{self.low:g} to {self.high:g} s" if self.kind == "uniform" else f"{self.low:g} s"
 
 

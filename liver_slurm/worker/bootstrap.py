@@ -69,8 +69,9 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
 
     config = read_job(run_dir.job_file)
     info = read_run_info(run_dir)
-    if config.stream.interface:
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = config.stream.interface
+    if config.stream.interface:  # what the environment says goes first
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, config.stream.interface)
     log = logging.getLogger(__name__)
     log.info("%s: pid %d on %s", name, os.getpid(), socket.gethostname())
 

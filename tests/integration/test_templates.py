@@ -238,16 +238,19 @@ def test_a_python_in_a_container(place: Path, monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
     for name, value in {"RUN_DIR": "/runs/a b", "LIVER_IMAGE": "i", "SLURM_PROCID": "3", "SECRET": "s"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for name in ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTORCH_ALLOC_CONF", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "0")
     argv = [str(place / "container.sh"), "-m", "liver_slurm.worker", "/runs/a b"]
     lines = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
-    assert lines[-5:] == ["i", "python3", "-m", "liver_slurm.worker", "/runs/a b"]
+    assert lines[-4:] == ["python3", "-m", "liver_slurm.worker", "/runs/a b"]
     if runtime == "apptainer":
-        assert lines[1:-5] == ["exec", "--bind", "/runs/a b", "--nv"]
+        assert lines[1:-4] == ["exec", "--bind", "/runs/a b", "--nv", "i"]
     else:
-        assert lines[1:4] == ["start", "--mount", "/runs/a b:/runs/a b"]
-        passed = lines[4:-5][1::2]
+        assert lines[1:6] == ["start", "--mount", "/runs/a b:/runs/a b", "--mount", f"{place}:{place}"]
+        assert lines[-9:-4] == ["i", "sh", "-c", 'cd "$0" && exec "$@"', str(place)]
+        passed = lines[6:-9][1::2]
         assert {"SLURM_PROCID", "CUDA_VISIBLE_DEVICES", "RUN_DIR"} <= set(passed)
+        assert {"PYTHONPATH", "PYTORCH_ALLOC_CONF", "TRITON_CACHE_DIR"} <= set(passed)
         assert "SECRET" not in passed
     outside = [str(place / "container.sh"), "-c", "print('out')", "liver_slurm.coordinator"]
     monkeypatch.setenv("LIVER_PYTHON_OUTSIDE", sys.executable)

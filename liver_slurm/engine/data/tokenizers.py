@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.data import DataSection
+from liver_slurm.config.data_files import read_tokenizer
 from liver_slurm.config.layouts import BYTE_VOCABULARY
 
 if TYPE_CHECKING:
@@ -53,12 +54,10 @@ class FileTokenizer:
     """
 
     def __init__(self, path: Path) -> None:
-        import tokenizers
-
         try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - the library raises plain Exception
-            raise BadInput(f"data.tokenizer: {path} is not a tokenizer.json: {' '.join(str(error).split())}") from None
+            self._tokenizer: Any = read_tokenizer(path)
+        except BadInput as error:
+            raise BadInput(f"data.tokenizer: {error}") from None
         # For batches of short texts; here a document is its tokens, all of them and no others.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

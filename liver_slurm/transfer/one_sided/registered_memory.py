@@ -39,7 +39,9 @@ class Agent:
         Raises:
             Refusal: nixl is not there, or cannot be used.
         """
-        if interface is not None:  # before UCX looks; what the environment says goes first
+        # A socket's interface is to UCX a device for TCP: with its name UCX would leave RDMA out. UCX is told of the
+        # loopback alone, before it looks; what the environment says goes first.
+        if interface == "lo":
             os.environ.setdefault("UCX_NET_DEVICES", interface)
         try:
             from nixl._api import nixl_agent, nixl_agent_config

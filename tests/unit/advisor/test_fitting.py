@@ -146,7 +146,7 @@ def changed(**changes: object) -> Rows:
     [
         (changed(reason=NOT_FOLLOWED, policy="greedy"), "policy greedy states no chance"),
         (changed(action="take"), "policy explore always does the same .take."),
-        (changed(propensity=1.0), "policy explore decides nothing by lot"),
+        (changed(propensity=1.0), "policy explore decides nothing at random"),
         (changed(gain_s=(None, None)), "no outcome was seen for both actions"),
         (changed(features={"life": 1.0}), "no feature differs between decisions"),
         (replace(made(10), rows=(*made(5).rows, *changed(policy="mine").rows)), "of policies explore, mine are mixed"),

@@ -142,6 +142,30 @@ def test_a_dry_run_prints_the_script_and_makes_nothing(liver: Liver, home: Path)
     assert list(home.iterdir()) == []
 
 
+def test_a_check_needs_no_cluster_and_makes_nothing(liver: Liver, home: Path) -> None:
+    assert liver("check", TINY) == (0, "ok: gpt-tiny, 2 guaranteed workers and up to 4 more, 200 steps\n", "")
+    code, out, err = liver("check", TINY, "--set", "train.lr=0", "--set", "live.time=x")
+    assert (code, out, len(err.splitlines())) == (2, "", 2)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("check",), ("submit", "--dry-run"), ("submit", "--prepare")])
+def test_what_needs_no_cluster_checks_the_policy(liver: Liver, home: Path, command: tuple[str, ...]) -> None:
+    code, out, err = liver(command[0], TINY, *command[1:], "--set", "standby.policy=greddy")
+    assert (code, out) == (2, "")
+    assert "greddy" in err
+
+
+def test_submit_names_keys_of_the_site_file_that_the_job_file_overrides(
+    liver: Liver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text('[live]\npartition = "gpu"\naccount = "physics"\n')
+    monkeypatch.setenv("LIVER_SITE", str(site))
+    code, _, err = liver("submit", TINY, "--dry-run")
+    assert (code, err) == (0, "gpt-tiny.toml overrides the site file: live.partition\n")
+
+
 def test_submitting(liver: Liver, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from liver_slurm.scheduler.slurm import submit
     from liver_slurm.scheduler.slurm.client import CommandClient

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.checks import cross_check
 from liver_slurm.config.keys import known_keys
-from liver_slurm.config.load import check_job, load_job, read_job, save_job
+from liver_slurm.config.load import check_job, load_job, overridden, read_job, save_job
 from liver_slurm.config.problem import join
 from liver_slurm.config.schema import ElasticSection, JobConfig
 
@@ -86,6 +86,36 @@ def test_every_problem_is_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[live.component]\nnodes = 2\n", "live.component: is a single table; write [[live.component]]"),
+        ("[train]\nsteps = 3\n[job]\n[train]\n", "(at line 4, column 7); [train] is there twice: merge them"),
+        ("[train]\nsteps = 3\nsteps = 4\n", "(at line 3, column 10); steps is there twice: merge them"),
+        ("[live]\npartition = live # ours\n", '; text needs quotes: partition = "live"'),
+        ("[live]\ntime = 24:00:00\n", '; text needs quotes: time = "24:00:00"'),
+        ("[model]\nnum_layer = 2\n", "model.num_layer: no such key; the nearest is model.num_layers"),
+        ('[data]\npath = ["x"]\n', "data.path: no such key; the nearest is data.paths"),
+    ],
+)
+def test_usual_mistakes_are_said_once_with_what_to_write(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "job.toml").write_text(content)
+    with pytest.raises(BadInput) as caught:
+        load_job(tmp_path / "job.toml")
+    lines = str(caught.value).splitlines()
+    assert sum(expected in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("key", ["model.num_layers", "data.paths", "train.steps"])
+def test_a_key_that_is_misspelt_is_not_missing_as_well(tmp_path: Path, key: str) -> None:
+    section, _, name = key.partition(".")
+    (tmp_path / "job.toml").write_text(f"[{section}]\n{name[:-1]} = 2\n")
+    with pytest.raises(BadInput) as caught:
+        load_job(tmp_path / "job.toml")
+    lines = str(caught.value).splitlines()
+    assert [line for line in lines if key in line] == [f"job.toml: {key[:-1]}: no such key; the nearest is {key}"]
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("model.hidden_size=65", "model.hidden_size: 65 is not a multiple of num_attention_heads 8"),
@@ -97,11 +127,17 @@ def test_every_problem_is_reported_at_once() -> None:
             "model.kv_channels=7",
             "model.kv_channels: 7 makes heads of width 7, all of it rotated in pairs; allowed: an even width",
         ),
-        ("train.global_batch_size=15", "train.global_batch_size: 15 is not a multiple of micro_batch_size 2"),
+        (
+            "train.global_batch_size=15",
+            "train.global_batch_size: 15 is not a multiple of micro_batch_size 2; allowed: a multiple of 2, such as 14",
+        ),
         ('elastic.layouts=["tp1pp1dp2", "tp1pp5dp1"]', "impossible for this model: pp5 is more than num_layers 4"),
         ('elastic.layouts=["tp1pp1dp2", "tp3pp1dp1"]', "tp3 does not divide num_attention_heads 8"),
         ('elastic.layouts=["tp1pp1dp2", "tp1pp1dp9"]', "dp9 is more than the 8 microbatches"),
-        ("elastic.initial=tp2pp1dp2", '"tp2pp1dp2" needs 4 workers; allowed: at most 2'),
+        (
+            "elastic.initial=tp2pp1dp2",
+            '"tp2pp1dp2" needs 4 workers, and the guaranteed job has 2; allowed: a smaller layout, or more',
+        ),
         ("elastic.initial=tp1pp1dp7", "is not in elastic.layouts"),
         ("standby.partitions=[]", "standby.partitions: is missing"),
         ("standby.gpus_per_task=1", "standby.gpus_per_task: 1 differs from live.component.0's 0"),
@@ -296,12 +332,29 @@ def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
     assert problems() == [f"{tmp_path}/gone.toml: no such file"]
 
 
+def test_keys_of_the_site_file_that_a_job_file_overrides(tmp_path: Path) -> None:
+    site, job = tmp_path / "site.toml", tmp_path / "job.toml"
+    site.write_text(
+        '[job]\nrun_root = "/a"\n[live]\npartition = "gpu"\naccount = "physics"\n[standby]\ngrace = "30s"\n'
+    )
+    job.write_text('[job]\nrun_root = "/b"\n[live]\npartition = "gpu"\n[standby]\ngrace = "60s"\nmax_jobs = 1\n')
+    assert overridden(job, site) == ["job.run_root", "standby.grace"]
+    assert overridden(job) == []
+    assert overridden(tmp_path / "job.json", site) == []
+
+
+def test_a_plan_needs_no_partition_for_standbys() -> None:
+    with pytest.raises(BadInput, match="at least one, here or in the site file"):
+        load_job(TINY, ["standby.partitions=[]"])
+    assert load_job(TINY, ["standby.partitions=[]"], files=False).standby.partitions == ()
+
+
 def test_the_example_site_file_is_valid_with_its_lines_uncommented(tmp_path: Path) -> None:
     example = (TINY.parent / "site.toml").read_text()
     assert load_job(TINY, site=TINY.parent / "site.toml") == load_job(TINY)
     lines = [line.removeprefix("# ") if re.match(r"# \w+ = ", line) else line for line in example.splitlines()]
     (tmp_path / "site.toml").write_text("\n".join(lines).replace("$USER", "me"))
-    assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load cuda/12.4",)
+    assert load_job(TINY, site=tmp_path / "site.toml").live.setup == ("module load python/3.12 gcc",)
 
 
 def test_keys_and_values_that_cannot_be_printed_stay_on_one_line(tmp_path: Path) -> None:
@@ -355,7 +408,7 @@ def test_plain_processes_take_the_place_of_slurm_resources() -> None:
     config = load_job(TINY, ["elastic.initial=tp1pp1dp1"], workers=1, standbys=3)
     assert [(one.nodes, one.tasks_per_node) for one in config.live.component] == [(1, 1)]
     assert (config.standby.max_jobs, config.standby.nodes_per_job, config.standby.tasks_per_node) == (3, 1, 1)
-    with pytest.raises(BadInput, match="needs 2 workers; allowed: at most 1"):
+    with pytest.raises(BadInput, match="needs 2 workers, and the guaranteed job has 1"):
         load_job(TINY, workers=1)
 
 

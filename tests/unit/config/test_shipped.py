@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from liver_slurm.config.layouts import feasible_layouts, live_workers
-from liver_slurm.config.load import load_job
+from liver_slurm.config.load import load_job, overridden
 from liver_slurm.engine.megatron.spec import world_spec
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.lower_bound import remote_minimum
@@ -43,9 +44,12 @@ PLANS = {
 
 
 @pytest.fixture(autouse=True)
-def no_site_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "site.toml").write_text("")
-    monkeypatch.setenv("LIVER_SITE", str(tmp_path / "site.toml"))
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A site file as the documents tell people to make it: a copy, with its lines uncommented."""
+    site = tmp_path / "site.toml"
+    site.write_text(re.sub(r"(?m)^# (\w+ = )", r"\1", (CONFIGS / "site.toml").read_text()).replace("$USER", "me"))
+    monkeypatch.setenv("LIVER_SITE", str(site))
+    return site
 
 
 def test_every_job_file_is_tested() -> None:
@@ -62,6 +66,14 @@ def test_it_validates_as_it_is(name: str) -> None:
     layouts = feasible_layouts(config, most)
     assert len(layouts) == len(config.elastic.layouts), "layouts that the job can never have"
     assert name == "gpt-tiny.toml" or layouts[0].size == most, "the largest layout uses every standby"
+
+
+@pytest.mark.parametrize("name", sorted({*JOBS} - {"gpt-tiny.toml"}))
+def test_a_copy_of_it_heeds_the_site_file(name: str) -> None:
+    assert overridden(CONFIGS / name) == []
+    config = load_job(CONFIGS / name)
+    assert (config.live.partition, config.live.coordinator_partition) == ("gpu", "cpu")
+    assert (config.standby.partitions, config.standby.time, config.standby.grace) == (("scavenger",), "4:00:00", 30.0)
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -15,6 +15,8 @@ import documents
 import pytest
 from documents import CodeBlock
 
+from liver_slurm.chaos.schedule import gap
+from liver_slurm.cli.chaos import _program
 from liver_slurm.cli.main import full_parser
 from liver_slurm.config.load import load_job
 
@@ -75,6 +77,15 @@ def test_the_command_line_knows_each_command(block: CodeBlock) -> None:
             parser.parse_args(arguments)
 
 
+CHAOS = [arguments for block in SHELL for arguments in commands(block.text) if arguments[:1] == ["chaos"]]
+
+
+@pytest.mark.parametrize("arguments", CHAOS, ids=" ".join)
+def test_chaos_strikes_within_its_duration(arguments: list[str]) -> None:
+    program, duration = _program(full_parser().parse_args(arguments))
+    assert gap(program, 0) < duration
+
+
 @pytest.mark.timeout(600)  # a plan imports megatron-core, which takes long on a busy machine
 @pytest.mark.parametrize("block", RUN, ids=name)
 def test_marked_commands_run(block: CodeBlock, tmp_path: Path) -> None:
@@ -106,7 +117,7 @@ def test_make_targets_exist(document: Path) -> None:
 
 
 def test_there_is_something_of_each_kind() -> None:
-    assert all((SHELL, PYTHON, TOML, RUN))
+    assert all((SHELL, PYTHON, TOML, RUN, CHAOS))
 
 
 def test_what_does_not_resolve_is_found() -> None:

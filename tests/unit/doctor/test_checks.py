@@ -213,6 +213,12 @@ def test_what_is_wrong_is_said_with_advice(facts: Facts, expected: list[tuple[st
     assert all(one.advice for one in findings(facts) if one.status != "ok")
 
 
+def test_where_slurm_cannot_be_asked_nothing_is_said_of_gpus_that_nobody_saw() -> None:
+    silent = replace(FACTS, config=GPU, slurm=None, slurm_error="timed out", looks=())
+    [found] = [one for one in findings(silent) if one.check == "gpus"]
+    assert (found.status, found.text.partition(":")[0]) == ("warn", "not looked")
+
+
 def test_a_busy_partition_is_no_failure_and_a_broken_job_is() -> None:
     busy = with_look(report=None, reason="no free node within 5 s", busy=True)
     assert ("nodes", "fail") not in bad(busy)

@@ -114,7 +114,7 @@ def test_too_little_text_or_none(tmp_path: Path) -> None:
     made = prepare([tmp_path / "a.txt"], tmp_path / "a", ByteTokenizer())
     with pytest.raises(BadInput, match="fewer than the 65 tokens"):
         SampleSource([made.prefix], 64, 0)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").touch()
     with pytest.raises(BadInput, match="there is no text in"):
         prepare([tmp_path / "empty"], tmp_path / "e", ByteTokenizer())
     with pytest.raises(BadInput, match="is no file"):

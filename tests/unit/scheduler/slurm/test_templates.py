@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ GIVEN_TO_SBATCH = [name for name in PLAIN if name != "container.sh"]
 
 def test_they_are_all_here() -> None:
     assert PLAIN == ["chain.sh", "container.sh", "single.sh", "standby.sh"]
+
+
+def test_a_python_in_a_container_can_be_executed() -> None:
+    assert os.access(Path(__file__).parents[4] / "sbatch/container.sh", os.X_OK)
 
 
 @pytest.mark.parametrize("name", PLAIN)
