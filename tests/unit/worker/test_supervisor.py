@@ -51,7 +51,8 @@ def test_one_that_exits_by_itself_is_started_again_whatever_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes, told = [0, DECIDED], list[Any]()
-    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda *_, **__: SimpleNamespace(pid=9, wait=lambda: codes.pop(0)))
+    worker = SimpleNamespace(pid=9, wait=lambda: codes.pop(0))
+    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda *_, **__: worker)
     monkeypatch.setattr(supervisor, "signal_pipe", lambda: os.open(os.devnull, os.O_RDONLY))
     monkeypatch.setattr(supervisor, "_noticed", lambda signals, seconds: False)
     monkeypatch.setattr(supervisor, "_tell", lambda run_dir, message: told.append(message))
