@@ -10,7 +10,7 @@ from types import TracebackType
 import msgspec
 
 from liver_slurm.app import processes
-from liver_slurm.base.errors import ControlError, LiverError
+from liver_slurm.base.errors import ControlError, LiverError, first_line
 from liver_slurm.observability.history import RunHistory
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.status import RunStatus, WorkerStatus, from_status
@@ -107,7 +107,11 @@ class Watch:
 
     def _ask_on(self) -> None:
         while not self._stop.is_set():
-            self.ask()
+            try:
+                self.ask()
+            except Exception as error:  # noqa: BLE001 - a thread's edge: it is shown, and asked again
+                with self._lock:
+                    self._contact = replace(self._contact, error=first_line(error))
             self._stop.wait(ASK)
 
 

@@ -60,3 +60,14 @@ class RunIsOver(LiverError):
 
 class TransferError(LiverError):
     """State did not arrive: a peer went away, or bytes differ from what was sent."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's type, and the first line of what it says if it says anything."""
+    said = str(error).splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def traceback_of(error: BaseException) -> BaseException | None:
+    """Return what a log's ``exc_info`` is to be; None: errors of ours, and those of files and sockets, say it all."""
+    return None if isinstance(error, LiverError | OSError) else error

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from liver_slurm.base.errors import first_line
 from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.shard import MegatronShard
@@ -119,7 +120,7 @@ def probe(name: str, state: MegatronShard, folder: Path, step: int) -> tuple[tup
         loaded = time.perf_counter()
         clear(state, folder)
     except Exception as error:  # noqa: BLE001 - whatever it is, the format is no candidate, and the document says why
-        return (0.0, 0.0), f"{type(error).__name__}: {error}".splitlines()[0]
+        return (0.0, 0.0), first_line(error)
     return (between - begun, loaded - between), ""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from liver_slurm.base.errors import LiverError
+from liver_slurm.base.errors import LiverError, first_line
 
 PATIENCE = 120.0
 """Seconds that a call may take."""
@@ -104,7 +104,7 @@ def _serve(orders: Connection) -> None:
         try:
             answer = "", getattr(importlib.import_module(module), name)(*arguments)
         except Exception as error:  # noqa: BLE001 - it goes to whoever called, who raises it
-            answer = f"{type(error).__name__}: {error}".splitlines()[0], None
+            answer = first_line(error), None
         orders.send(answer)
 
 

@@ -26,7 +26,7 @@ def load_function(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         whose = "" if error.name and module_name.startswith(error.name) else f" that {module_name} imports"
         raise BadInput(f"{name}: there is no module {error.name!r}{whose}; is its folder in PYTHONPATH?") from error
-    except Exception as error:  # someone else's module may raise anything when it is imported
+    except (Exception, SystemExit) as error:  # someone else's module may raise anything when it is imported
         raise BadInput(f"{name}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         if not hasattr(found, part):

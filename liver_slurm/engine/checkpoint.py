@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, first_line, traceback_of
 from liver_slurm.engine.api import TrainingShard
-from liver_slurm.engine.checkpoint_files import finish_folder, gather, one_line, refuse_share, write_share
+from liver_slurm.engine.checkpoint_files import finish_folder, gather, refuse_share, write_share
 from liver_slurm.engine.checkpoint_reading import read_boxes
 from liver_slurm.engine.replica import Boxes
 from liver_slurm.parallel.layout import Layout
@@ -162,8 +162,9 @@ class Checkpointer:
             try:
                 left = self._write(path, share, counters)
                 error = ""
-            except Exception as caught:  # noqa: BLE001 - a thread's edge: the run goes on, and the failure is reported
-                error = one_line(caught)
+            except Exception as caught:  # a thread's edge: the run goes on, and the failure is reported
+                error = first_line(caught)
+                log.error("checkpoint of step %d: %s", step, error, exc_info=traceback_of(caught))
             finally:
                 seconds = time.perf_counter() - begun
                 done(Written(step, path, error, seconds, stall if self._asynchronous else seconds, left))
@@ -211,7 +212,7 @@ class Checkpointer:
             if rank == 0:
                 shutil.rmtree(part, ignore_errors=True)  # what stays is removed with the old ones
             else:
-                refuse_share(part, rank, one_line(error))
+                refuse_share(part, rank, first_line(error))
             raise
 
     def _publish(self, path: Path, part: Path, counters: dict[str, int]) -> str:

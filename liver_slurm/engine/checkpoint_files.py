@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from liver_slurm.base.errors import LiverError, first_line
 from liver_slurm.base.files import replace_file, sync_folder
 from liver_slurm.parallel.torch_private import place_in_file
 from liver_slurm.reshard.tensors import Piece
@@ -41,13 +42,8 @@ _LOOK, _SLOW_LOOK = 0.02, 1.0
 """Seconds between looks into the folder, at the beginning and later."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(LiverError):
     """A checkpoint could not be made; the message is one line."""
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +100,7 @@ def write_share(part: Path, rank: int, share: Iterable[Box], shapes: Mapping[str
         index = _write_boxes(file, share, shapes)
         _write_receipt(part, rank, Receipt(index=index))
     except Exception as error:
-        refuse_share(part, rank, one_line(error))
+        refuse_share(part, rank, first_line(error))
         raise
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, first_line
 from liver_slurm.engine.replica import Boxes
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox, checked, file_of
@@ -85,14 +85,17 @@ def _read(file: Path, stream: BinaryIO, box: StoredBox) -> torch.Tensor:
     try:
         stream.seek(box.start)
         content = checked(file, box, stream.read(box.length))
-        value: torch.Tensor = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
         raise DamagedError(f"{file} cannot be read: {error.strerror}") from None
-    except DamagedError:
+    try:
+        value: torch.Tensor = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
         raise
     except Exception as error:
-        # Without a digest: a file of an older version. Damaged bytes may raise anything.
-        raise DamagedError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+        if box.digest or "can't allocate memory" in str(error):  # these bytes are those that were written
+            raise
+        # A file of an older version, which has no digests. Damaged bytes may raise anything.
+        raise DamagedError(f"{file} is damaged: {first_line(error)}") from error
     if tuple(value.shape) != box.shape:
         raise DamagedError(f"{file} is damaged: a box of shape {tuple(value.shape)} where {box.shape} was written")
     return value

@@ -6,6 +6,7 @@ neither training nor the coordinator's loop ever waits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -16,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, first_line, traceback_of
 from liver_slurm.base.files import replace_file
 from liver_slurm.base.network import reachable_host
 from liver_slurm.config.outside import PrometheusSection
@@ -115,11 +116,18 @@ class TextFile:
             try:
                 replace_file(self.path, self._figures.text("prometheus").encode())
                 self._failing = False
-            except OSError as error:
-                if not self._failing:
-                    log.warning("prometheus.textfile: %s cannot be written: %s", self.path, error.strerror)
-                self._failing = True
+            except Exception as error:  # noqa: BLE001 - a thread's edge: it is logged, and tried again
+                self._failed(error)
             self._stop.wait(self._every)
+
+    def _failed(self, error: Exception) -> None:
+        """Say so once, and remove the file."""
+        if not self._failing:
+            said, defect = first_line(error), traceback_of(error)
+            log.warning("prometheus.textfile: %s cannot be written: %s", self.path, said, exc_info=defect)
+        self._failing = True
+        with contextlib.suppress(OSError):  # where it cannot be written, it may be that it cannot be removed
+            self.path.unlink(missing_ok=True)
 
 
 class _Server(ThreadingHTTPServer):

@@ -117,10 +117,10 @@ class Notifier:
 
     def _run_command(self, command: Sequence[str], given: str, told: Mapping[str, str]) -> str:
         """Run a command in a process group of its own; returns why it failed, empty: it did not."""
-        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-            stdin.write(given.encode())
-            stdin.seek(0)
-            try:
+        try:
+            with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
+                stdin.write(given.encode())
+                stdin.seek(0)
                 self._child = subprocess.Popen(
                     command,
                     stdin=stdin,
@@ -129,17 +129,17 @@ class Notifier:
                     env={**os.environ, **told},
                     start_new_session=True,
                 )
-            except OSError as error:
-                return f"it cannot be run: {error.strerror}"
-            try:
-                code = self._child.wait(timeout=self._config.timeout)
-            except subprocess.TimeoutExpired:
-                _end(self._child)
-                return f"no end after {self._config.timeout:g} s"
-            finally:
-                self._child = None
-            stderr.seek(0)
-            return "" if code == 0 else f"exit code {code}: {_last_line(stderr.read())}".rstrip(": ")
+                try:
+                    code = self._child.wait(timeout=self._config.timeout)
+                except subprocess.TimeoutExpired:
+                    _end(self._child)
+                    return f"no end after {self._config.timeout:g} s"
+                stderr.seek(0)
+                return "" if code == 0 else f"exit code {code}: {_last_line(stderr.read())}".rstrip(": ")
+        except OSError as error:  # there is no such command, or no room for what it is given
+            return f"it cannot be run: {error.strerror}"
+        finally:
+            self._child = None
 
     def _not_told(self, channel: str, event: str, error: str) -> None:
         """Count a failure; the event log has it when the error is another than the last one."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, first_line
 from liver_slurm.config.layouts import impossible
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
@@ -95,8 +96,9 @@ def _chosen(name: str, snapshot: Snapshot, config: JobConfig) -> tuple[Decision,
     """Return a policy's word, if it can be followed."""
     try:
         decision, reason = (_GIVEN.get(name) or named(name))(snapshot, config)
-    except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; training goes on without it
-        return Stay(), f"policy {name} failed: {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody else's code: training goes on without it
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Stay(), f"policy {name} failed: {first_line(error)} ({last.filename}:{last.lineno})"
     if isinstance(decision, Change) and (fault := _fault(decision, snapshot, config)) is not None:
         return Stay(), f"policy {name} wanted a world that cannot be: {fault}"
     if isinstance(decision, Leave):
@@ -141,7 +143,7 @@ def named(name: str) -> Policy:
     if name in theirs:
         try:
             found = theirs[name].load()
-        except Exception as error:  # somebody else's module may raise anything when it is imported
+        except (Exception, SystemExit) as error:  # somebody else's module may raise anything when it is imported
             value = theirs[name].value
             raise BadInput(
                 f"standby.policy: {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}"

@@ -42,7 +42,8 @@ class RendezvousServer:
         self._socket.setsockopt(zmq.RCVHWM, 10_000)
         self.port = self._socket.bind_to_random_port(f"tcp://{bind}")
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="rendezvous", daemon=True)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
         self._thread.start()
 
     @property
@@ -50,11 +51,28 @@ class RendezvousServer:
         """Callers without the run's key."""
         return self._gate.strangers
 
+    def check(self) -> None:
+        """Look whether it still serves; without it no world can be made.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if self._failure is not None:
+            raise RuntimeError("the rendezvous store has broken down") from self._failure
+
     def close(self) -> None:
         """Stop serving; whoever waits is not answered any more."""
         self._closing.set()
         self._thread.join()
         self._context.term()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001 - a thread's edge: the coordinator raises it
+            self._failure = error
+        finally:
+            self._gate.close()
 
     def _serve(self) -> None:
         next_look = 0.0
@@ -67,7 +85,6 @@ class RendezvousServer:
                 next_look = now + _LOOK
                 for peer, answer in self._table.expire(now):
                     self._socket.send_multipart([peer, encode(answer)])
-        self._gate.close()
 
     def _answer(self, frames: list[bytes]) -> None:
         try:

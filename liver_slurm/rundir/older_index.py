@@ -62,6 +62,8 @@ def read_torch_metadata(path: Path) -> tuple[Index, dict[str, StoredBox]]:
     content = read_file(file)
     try:
         return _as_index(read_pickle(content, _known))
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - damaged bytes may raise anything
         raise DamagedError(f"{file} is damaged: {type(error).__name__}: {error}") from None
 

@@ -6,7 +6,7 @@ model. Whoever can write there acts as the user who runs it.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -50,9 +50,16 @@ def check_trusted(paths: Iterable[Path]) -> None:
 
 
 def close_to_writers(folder: Path) -> None:
-    """Have nobody else write in a folder of ours, whatever the umask and the folder around it grant."""
-    with contextlib.suppress(OSError):  # it has none, or the file system knows none
+    """Have nobody else write in a folder of ours, whatever the umask and the folder around it grant.
+
+    Raises:
+        OSError: others may still write there.
+    """
+    try:
         os.removexattr(folder, "system.posix_acl_default")
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):  # it has none, or the file system knows none
+            raise
     folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~_OTHERS_MAY_WRITE)
 
 

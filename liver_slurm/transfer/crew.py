@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, traceback_of
 from liver_slurm.transfer import threads
+
+log = logging.getLogger(__name__)
 
 
 class Crew:
@@ -80,7 +83,9 @@ class Crew:
         try:
             threads.alone()
             work()
-        except BaseException as error:  # noqa: BLE001 - a thread's edge: whoever waits raises it
+        except BaseException as error:  # a thread's edge: whoever waits raises it, with its first line alone
+            if (defect := traceback_of(error)) is not None:
+                log.error("a thread of a transfer failed", exc_info=defect)
             self.fail(error)
             if not self._awaited:
                 self._give_up()

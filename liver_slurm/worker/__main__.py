@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from liver_slurm.base.errors import DECIDED
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker.bootstrap import main, task_name
 from liver_slurm.worker.supervisor import supervise
@@ -18,6 +19,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="unique in the run")
     parser.add_argument("--names", metavar="PREFIX", help="PREFIX-N, with the Slurm task's number; default: the role")
     parser.add_argument("--restart", action="store_true", help="start it again when it has died")
+    parser.add_argument("--decided-codes", action="store_true", help="add 10 to the exit code if it was told to leave")
     return parser.parse_args()
 
 
@@ -27,4 +29,4 @@ if __name__ == "__main__":
     if options.restart:
         run_dir = RunDir(options.run_dir)
         sys.exit(supervise(run_dir, name, [str(run_dir.path), "--role", options.role]))
-    main(options.run_dir, options.role, name)
+    main(options.run_dir, options.role, name, left=DECIDED if options.decided_codes else 0)

@@ -40,8 +40,8 @@ def task_name(role: Role, first: str | None = None) -> str:
     return worker_name(first or standard, task)
 
 
-def main(path: Path, role: Role, name: str) -> None:
-    """Run a worker until it is told to leave, then exit with 0, or with 1 if it failed. Does not return."""
+def main(path: Path, role: Role, name: str, left: int = 0) -> None:
+    """Run a worker until it is told to leave, then exit with ``left``, or with 1 if it failed. Does not return."""
     # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
     deny_writing_to_others()
@@ -50,10 +50,10 @@ def main(path: Path, role: Role, name: str) -> None:
     _log_to(run_dir.worker_log(name))
     if role == "standby":  # nobody counts on it yet, and whoever wants its node waits for nothing
         while_starting(_leave_early)
-    code = 0
+    code = left
     try:
         _work(run_dir, role, name, signals)
-    except Exception:
+    except BaseException:  # sys.exit() in code of the user's, too: nobody has told this worker to leave
         logging.getLogger(__name__).exception("%s failed", name)
         code = 1
     logging.shutdown()

@@ -1,6 +1,6 @@
 """Control thread of a worker: talks to the coordinator, reads signals, and starts the preparation of target worlds.
 
-In steady state it only sends heartbeats and writes metrics.
+In steady state it only sends heartbeats.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_stuck(beat: Heartbeat, leaving_for: float) -> bool:
 
 
 class ControlThread(threading.Thread):
-    """Owns the control channel; training reaches it through :meth:`post` and :meth:`run_soon`."""
+    """Owns the control channel; training reaches it through :meth:`post` and :meth:`beat`."""
 
     def __init__(
         self,
@@ -72,10 +72,6 @@ class ControlThread(threading.Thread):
     def post(self, message: FromWorker) -> None:
         """Send a message to the coordinator; messages keep the order of the calls."""
         self._soon(lambda channel: channel.send(message))
-
-    def run_soon(self, work: Callable[[], None]) -> None:
-        """Run work that must not hold up training, such as appending a line to a file."""
-        self._soon(lambda _channel: work())
 
     def beat(self) -> None:
         """Send a heartbeat now, because something that it carries has changed."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from liver_slurm.base.errors import ControlError
+from liver_slurm.base.errors import DECIDED, ControlError
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
 from liver_slurm.rundir.event_log import read_events
@@ -47,12 +47,12 @@ def judge(code: int, noticed: bool, run_is_over: bool, deaths: int) -> Verdict:
     """Decide about a worker that has ended.
 
     Args:
-        code: its exit code; of a signal the negative number.
+        code: its exit code; of a signal the negative number; :data:`DECIDED`: it was told to leave.
         noticed: it or its parent was sent a signal that announces the end of its node or job.
         run_is_over: the run has ended, well or not.
         deaths: how often it has died in a row, this time included.
     """
-    if code == 0:
+    if code == DECIDED:
         return Verdict(None, "it was told to leave")
     if noticed:
         return Verdict(None, "its node or job was announced to go away")
@@ -75,20 +75,22 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
         count += 1
         begun, name = time.monotonic(), restarted_name(place, count)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "liver_slurm.worker", *arguments, "--name", name],
+            [sys.executable, "-m", "liver_slurm.worker", *arguments, "--name", name, "--decided-codes"],
             preexec_fn=tie_to_parent(signal.SIGKILL),
         )
         code = worker.wait()
+        died = code != DECIDED
         deaths = 1 if time.monotonic() - begun > WELL else deaths + 1
         how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
         noticed = _noticed(signals, 0.0)
-        if code != 0 and not noticed:
+        if died and not noticed:
             _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid))
-        verdict = judge(code, noticed, code != 0 and is_over(run_dir), deaths)
+        verdict = judge(code, noticed, died and is_over(run_dir), deaths)
         print(f"{name}, process {worker.pid}, has ended, {how}: {verdict.reason}", file=sys.stderr, flush=True)
         if verdict.wait is None or _noticed(signals, verdict.wait):
-            if code != 0:
-                _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid, again=False))
+            if not died:
+                return 0
+            _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid, again=False))
             return code if code >= 0 else 128 - code
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, first_line
 from liver_slurm.parallel import c10d
 from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.worker.control_thread import ControlThread
@@ -57,7 +57,7 @@ class Survivor:
         """
         if not (self._directives.halted or c10d.is_broken_group(error)):
             raise error
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         log.warning("generation %d is broken: %s", self._loop.generation, text)
         self._why = self._why or text
         self._directives.halt(self._loop.generation)

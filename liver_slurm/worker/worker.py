@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.base.errors import RunIsOver
+from liver_slurm.base.errors import RunIsOver, first_line
 from liver_slurm.base.faults import started
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine
@@ -37,12 +37,12 @@ from liver_slurm.transfer import requirements
 from liver_slurm.transfer.mirror.host_room import Rooms
 from liver_slurm.transfer.mirror.proof import Proofs
 from liver_slurm.transfer.reception import strangers
-from liver_slurm.transfer.transfer import Transfer
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import Cutover, Outcome, retire_in_background
 from liver_slurm.worker.device import flops_meter
 from liver_slurm.worker.directives import Directives, Due, Enter, Halted, Leave, Train
+from liver_slurm.worker.early_transfer import EarlyTransfer
 from liver_slurm.worker.preparation import Preparation
 from liver_slurm.worker.survivor import Survivor
 from liver_slurm.worker.target_world import TargetWorld, prepare
@@ -91,10 +91,7 @@ class Worker:
         self._cutover = Cutover(identity.name, identity.device, self._loop, self._directives, self._control)
         self._survivor = Survivor(identity.name, self._loop, self._directives, self._control)
         self._targets: dict[int, TargetWorld] = {}
-        self._prepared: TargetWorld | None = None
-        """The newest target world whose state leaves while training runs."""
-        self._watching: Transfer | None = None
-        """The transfer that has hooks on the live world's optimizer; touched by the training thread only."""
+        self._early = EarlyTransfer(identity.name, self._loop)
         self._orphaned = self._warm = False
 
     # ---- called by the control thread
@@ -162,24 +159,18 @@ class Worker:
 
     def confirmed(self, message: ConfirmBoundary) -> None:
         target = self._targets.get(message.generation)
-        overlap = target.overlap if target is not None else None
-        if message.begin >= 0 and target is not None and overlap is not None:
-            overlap.start()
-            target.leaves_from, target.cutover_step = message.begin, message.step
-            # This may come when that step has begun already; while training stands still, it is not opened any more.
-            if self._loop.step < message.step:
-                self._let_state_leave(target)
+        if target is not None:
+            self._early.confirmed(target, message.begin, message.step)
 
     def give_up(self, generation: int) -> bool:
         waited_for = False
         for number, target in list(self._targets.items()):
             if generation in (-1, number):
                 waits = target.give_up()
+                self._early.forget(target)
                 waited_for |= waits
                 if not waits:
                     del self._targets[number]
-        if self._prepared is not None and self._prepared.given_up:
-            self._prepared = None
         return waited_for
 
     def orphaned(self) -> None:
@@ -189,46 +180,56 @@ class Worker:
         if self._loop.live is None:
             self._directives.leave("the coordinator has gone")
 
+    # ---- the thread that prepares
+
     def _prepare(self, target: TargetWorld, message: Prepare) -> None:
         begun = time.perf_counter()
-        error = ""
+        error = "the thread that prepares has ended without a word"
         try:
-            fault_injection.reach("prepare", self.name)
-            prepare(
-                target,
-                Preparation(
-                    message,
-                    self.name,
-                    self._config,
-                    self._engine,
-                    self._loop.live,
-                    self._identity.device,
-                    self._open_store,
-                    self._rooms,
-                    self._loop.mirrors,
-                    self._proofs,
-                ),
-            )
-            fault_injection.reach("prepared", self.name)
-        except Exception as caught:
+            self._build(target, message)
+            error = ""
+        except (Exception, SystemExit) as caught:  # a thread's edge, and code of the user's may call sys.exit()
             log.error("generation %d cannot be prepared", message.generation, exc_info=caught)
-            error = f"{type(caught).__name__}: {caught}".splitlines()[0]
+            error = first_line(caught)
             target.discard()  # what is built of it is of no use, whenever word comes that it is given up
-        if target.prepared():
-            overlap = target.overlap
-            if overlap is not None:
-                self._prepared = target
-            self._control.post(
-                Prepared(
-                    worker=self.name,
-                    generation=message.generation,
-                    ok=not error,
-                    error=error,
-                    seconds=time.perf_counter() - begun,
-                    state_bytes=overlap.state_bytes if overlap is not None else 0,
-                    rate=target.rate,
-                )
+        finally:
+            self._answer(target, message.generation, error, time.perf_counter() - begun)
+
+    def _build(self, target: TargetWorld, message: Prepare) -> None:
+        fault_injection.reach("prepare", self.name)
+        preparation = Preparation(
+            message=message,
+            worker=self.name,
+            config=self._config,
+            engine=self._engine,
+            live=self._loop.live,
+            device=self._identity.device,
+            open_store=self._open_store,
+            rooms=self._rooms,
+            mirrors=self._loop.mirrors,
+            proofs=self._proofs,
+        )
+        prepare(target, preparation)
+        fault_injection.reach("prepared", self.name)
+
+    def _answer(self, target: TargetWorld, generation: int, error: str, seconds: float) -> None:
+        """Report that a target world is built, or why not, unless it has been given up meanwhile."""
+        if not target.prepared():
+            return
+        overlap = target.overlap if not error else None
+        if overlap is not None:
+            self._early.offer(target)
+        self._control.post(
+            Prepared(
+                worker=self.name,
+                generation=generation,
+                ok=not error,
+                error=error,
+                seconds=seconds,
+                state_bytes=overlap.state_bytes if overlap is not None else 0,
+                rate=target.rate,
             )
+        )
 
     def _open_store(self, message: Prepare, patience: timedelta) -> RendezvousStore:
         return RendezvousStore(self._run_dir, message.store_host, message.store_port, patience)
@@ -251,14 +252,13 @@ class Worker:
             self._warm = True
             self._control.beat()
             return self._follow_directives()
-        except Exception as caught:
-            error = f"{type(caught).__name__}: {caught}".splitlines()[0]
+        except (Exception, SystemExit) as caught:  # code of the user's may call sys.exit()
             loop = self._loop
             last_word = Failed(
                 worker=self.name,
                 generation=loop.generation,
                 step=loop.step,
-                error=error,
+                error=first_line(caught),
                 for_good=isinstance(caught, RunIsOver),
             )
             self._control.post(last_word)
@@ -300,7 +300,7 @@ class Worker:
         """Train one step; False: the world has agreed to end because its coordinator is gone."""
         live, loop = self._loop.live, self._loop
         assert live is not None
-        self._watch_updates()
+        self._early.watch_updates()
         try:
             result = loop.train(live, loop.step, self._orphaned)
         except RuntimeError as error:
@@ -323,36 +323,8 @@ class Worker:
 
     def _park(self) -> Leave | Enter | Due:
         """Wait for the world after a broken one."""
-        self._watch_nothing()
+        self._early.watch_nothing()
         return self._survivor.park()
-
-    def _watch_updates(self) -> None:
-        """Install optimizer hooks for a prepared transfer, and remove those of a transfer that is given up.
-
-        Only this thread may do so, because it is the one that runs them.
-        """
-        target = self._prepared
-        overlap = target.overlap if target is not None and not target.given_up else None
-        if overlap is not self._watching:
-            self._watch_nothing()
-            if overlap is not None:
-                overlap.attach()
-            self._watching = overlap
-        if overlap is not None and target is not None:
-            self._let_state_leave(target)
-
-    def _watch_nothing(self) -> None:
-        """Remove the hooks of the transfer that is watched, if there is one."""
-        if self._watching is not None:
-            self._watching.detach()
-            self._watching = None
-
-    def _let_state_leave(self, target: TargetWorld) -> None:
-        """Open the transfer for the step that training is in, if that is late enough; called by either thread."""
-        overlap, loop = target.overlap, self._loop
-        if loop.live is not None and overlap is not None and 0 <= target.leaves_from <= loop.step:
-            fault_injection.reach("overlap", self.name)
-            overlap.open(last=loop.step == target.cutover_step - 1)
 
     def _enter_first(self, generation: int, step: int) -> None:
         """Start in a committed world without a source: the first one, or one from a checkpoint after a broken one."""
@@ -385,9 +357,8 @@ class Worker:
             self._survivor.failed(error)
             outcome = Outcome.ENTERED
         self._targets.pop(generation, None)
-        self._watch_nothing()
-        if self._prepared is target:
-            self._prepared = None
+        self._early.watch_nothing()
+        self._early.forget(target)
         if outcome is Outcome.LEFT:
             self._control.beat()
         return outcome is not Outcome.EXIT

@@ -97,14 +97,17 @@ def read_unless_held(path: Path) -> list[Record] | None:
 
     Raises:
         LiverError: it is damaged.
+        sqlite3.OperationalError: it cannot be read now, for another reason.
     """
     if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as database:
             rows = database.execute("SELECT record FROM records ORDER BY id").fetchall()
-    except sqlite3.OperationalError:
-        return None
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "no such table" in str(error):
+            return None
+        raise
     except sqlite3.DatabaseError as error:
         raise LiverError(f"{path} is damaged: {error}") from None
     return _decoded(rows)
@@ -123,6 +126,8 @@ LOOK = 0.5
 """Seconds between looks at the journal: training has no coordinator in that time."""
 ASK = 5.0
 """Seconds between questions to Slurm, asked only while nobody holds the journal."""
+SAY_AGAIN = 60.0
+"""Seconds between two lines that say that the journal cannot be read."""
 FENCE_LOOK = 1.0
 """Seconds between looks at the fencing token; a new coordinator waits several times as long for the journal."""
 
@@ -154,6 +159,8 @@ class FencingToken:
         self._file, self._start, self._clock = file, start, clock
         self._next_look = 0.0
         self._epoch = 0
+        self._trouble = ""
+        """Why the file cannot be read; empty: it can."""
 
     def take(self) -> None:
         """Write that this start of the job may act.
@@ -186,8 +193,11 @@ class FencingToken:
         """Return the epoch that the file names; 0: it cannot be read, or there is none."""
         try:
             content = self._file.read_bytes()
-        except OSError:  # a file system that is away fences nobody; nor can anything be decided without it
+        except OSError as error:  # a file system that is away fences nobody; nor can anything be decided without it
+            first = isinstance(error, FileNotFoundError) and not self._epoch
+            self._note("" if first else str(error.strerror))
             return 0
+        self._note("")
         held = msgspec.json.decode(content, type=_Token)
         if held.job_id and held.job_id == self._start.job_id and held.restarts > self._start.restarts:
             raise Fenced(f"job {held.job_id} was started again ({held.restarts} times): the run is not ours any more")
@@ -198,6 +208,13 @@ class FencingToken:
                 "option flock"
             )
         return held.epoch
+
+    def _note(self, trouble: str) -> None:
+        """Say once that the file cannot be read, and once that it can be again."""
+        if trouble != self._trouble:
+            now = f"cannot be read ({trouble}), so nobody is fenced" if trouble else "can be read again"
+            log.warning("%s %s", self._file, now)
+            self._trouble = trouble
 
 
 @dataclass(frozen=True)
@@ -272,9 +289,15 @@ def open_journal(
 
 def _wait_for_turn(journal: Path, job_id: str, has_ended: Callable[[str], bool], clock: Clock) -> str:
     """Return the job in whose place that of ``job_id`` may act, once it may; its own if it was handed over to."""
-    next_question = 0.0
+    next_question = next_word = 0.0
     while True:
-        records = read_unless_held(journal)
+        records = None
+        try:
+            records = read_unless_held(journal)
+        except sqlite3.OperationalError as error:
+            if clock.now() >= next_word:
+                next_word = clock.now() + SAY_AGAIN
+                log.warning("%s cannot be read, and is tried again: %s", journal, error)
         if records is not None:
             now = holder(records)
             if now in ("", job_id) or last_outcome(records) is not None:

@@ -103,10 +103,12 @@ class Loop:
 
         Raises:
             Fenced: Slurm has started the guaranteed job again, and this coordinator is of an earlier start.
+            RuntimeError: the rendezvous store has broken down.
         """
         next_tick = 0.0
         while self._finish is None:
             self._lease.fence.check()
+            self._store.check()
             postponed, self._postponed = self._postponed, []
             messages = [*postponed, *self._server.receive(0.0 if postponed else TICK)]
             for peer, message in messages:

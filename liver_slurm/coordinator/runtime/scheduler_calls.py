@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from liver_slurm.base.clock import Clock
-from liver_slurm.base.errors import ClusterError
+from liver_slurm.base.errors import ClusterError, first_line
 from liver_slurm.base.query_budget import QueryBudget
 from liver_slurm.coordinator.core.io import (
     CapacitySeen,
@@ -117,7 +117,7 @@ def _answer(done: Done[T], failed: Failed, call: Future[T], now: float) -> Seque
         return failed(str(error), now)
     except Exception as error:  # a watcher that breaks makes the coordinator blind; it must not end it
         log.exception("a call to the scheduler broke down")
-        return failed(f"{type(error).__name__}: {error}".splitlines()[0], now)
+        return failed(first_line(error), now)
     return done(value, now)
 
 

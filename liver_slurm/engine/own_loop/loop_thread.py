@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from liver_slurm.base.errors import RunIsOver
+
 log = logging.getLogger(__name__)
 
 Word = Literal["registered", "gradients", "completed", "ended"]
@@ -108,6 +110,9 @@ class LoopThread:
             self._body()
         except WorldOver:
             log.debug("a loop has unwound")
+        except SystemExit as caught:  # in a worker's thread it would end that thread without a word
+            error = RunIsOver(f"train.loop called sys.exit({caught.code!r}); a loop that is over returns")
+            error.__cause__ = caught
         except BaseException as caught:  # noqa: BLE001 - a thread's edge: whoever waits for its word raises it
             error = caught
         self._words.put(_Ended(error))

@@ -73,6 +73,8 @@ def read_common(path: Path, objects: Mapping[str, StoredBox]) -> Common:
             file = file_of(path, objects[_OBJECT].file)
             return _read(io.BytesIO(_part(file, objects[_OBJECT])))
         return _read(file)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - damaged bytes may raise anything
         raise BadInput(
             f"{file} cannot be read: {one_line(error)}; nothing of it was run; --job JOB.toml says which model it is"

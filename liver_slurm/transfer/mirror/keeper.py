@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, traceback_of
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.engine.replica import Groups, Replica, TrainedBox
 from liver_slurm.engine.update_rules import Updated, update
@@ -134,8 +134,8 @@ class MirrorKeeper:
                 self._take(self._header())
         except OSError as error:
             log.info("the mirror of %s is not updated any more: %s", self.owner, error)
-        except TransferError as error:
-            log.warning("the mirror of %s is not updated any more: %s", self.owner, error)
+        except Exception as error:  # a thread's edge: damaged messages may raise anything
+            log.warning("the mirror of %s is not updated any more: %s", self.owner, error, exc_info=traceback_of(error))
             self._connection.shutdown(socket.SHUT_RDWR)  # the owner is not to wait for an answer
 
     def _header(self) -> Header:

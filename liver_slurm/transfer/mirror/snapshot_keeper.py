@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import torch
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, traceback_of
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.engine.replica import Replica
 from liver_slurm.transfer.connections import hang_up
@@ -160,9 +160,9 @@ class SnapshotKeeper:
                 self._take(owner, connection, receive_header(connection))
         except OSError as error:
             log.info("the mirror of %s is not refreshed any more: %s", owner, error)
-        except TransferError as error:
-            news = logging.INFO if self._lease.given_up else logging.WARNING
-            log.log(news, "the mirror of %s is not refreshed any more: %s", owner, error)
+        except Exception as error:  # a thread's edge: damaged messages may raise anything
+            news, defect = logging.INFO if self._lease.given_up else logging.WARNING, traceback_of(error)
+            log.log(news, "the mirror of %s is not refreshed any more: %s", owner, error, exc_info=defect)
         # Without one of them the parity is of no use to the others: they are not to wait for answers.
         for each in self._connections.values():
             hang_up(each)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, traceback_of
 from liver_slurm.engine.api import TrainingShard
 from liver_slurm.engine.replica import Replica, Updates
 from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
@@ -177,4 +177,4 @@ class SnapshotOwner:
     def _failed(self, error: Exception) -> None:
         self.error = str(error) or type(error).__name__
         if not self._given_up:
-            log.warning("the state of this worker has no mirror any more: %s", error)
+            log.warning("the state of this worker has no mirror any more: %s", self.error, exc_info=traceback_of(error))

@@ -238,20 +238,25 @@ class SnapshotSender(SnapshotOwner):
     def _run(self, description: bytes) -> None:
         with torch.cuda.device(self._card) if self._card is not None else nullcontext():
             try:
-                self._make_room(decode_description(description))
-            except (RuntimeError, OSError, TransferError) as error:
-                self._give_back()
-                self._failed(error)
-            self._ready.set()
-            if not self.error:
-                self._describe(description)
-            while (step := self._work.get()) is not None:
                 try:
-                    self._send(step)
-                except RuntimeError as error:  # of the card
-                    self._failed(error)
-                self._took_s = time.perf_counter() - self._put_at
-                self._arrived.set()
+                    self._make_room(decode_description(description))
+                finally:
+                    self._ready.set()
+                self._describe(description)
+            except Exception as error:  # noqa: BLE001 - a thread's edge: it is logged, and there is no mirror
+                self._failed(error)
+            while (step := self._work.get()) is not None:
+                self._deliver(step)
+
+    def _deliver(self, step: int) -> None:
+        """Send a snapshot; whatever fails, training does not wait for it."""
+        try:
+            self._send(step)
+        except Exception as error:  # noqa: BLE001 - a thread's edge: it is logged, and there is no mirror
+            self._failed(error)
+        finally:
+            self._took_s = time.perf_counter() - self._put_at
+            self._arrived.set()
 
     def _make_room(self, boxes: list[BoxDescription]) -> None:
         if self._card is not None:

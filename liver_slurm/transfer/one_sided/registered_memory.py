@@ -18,17 +18,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, first_line
 from liver_slurm.transfer.one_sided.description import Description, Refusal, View, dtype_of, view_of
 from liver_slurm.transfer.one_sided.line import Line
 from liver_slurm.transfer.one_sided.memory_ranges import Ranges, contiguous_run, ranges
 from liver_slurm.transfer.one_sided.network import NetworkReader
 from liver_slurm.transfer.one_sided.staging import Staging
 
+log = logging.getLogger(__name__)
+
 _ASK_AGAIN = 20e-6
 """Seconds; 16 MiB take 3 milliseconds at 5 GB/s."""
 _TRIAL = 20.0
 """Seconds in which the first word must have been read."""
+
+
+def _refusal(what: str, error: Exception) -> Refusal:
+    """Return why a peer is read otherwise; that is news where nixl is installed."""
+    said = f"{what}: {first_line(error)}"
+    if not isinstance(error, ImportError):
+        log.warning("%s", said)
+    return Refusal(said)
 
 
 class Agent:
@@ -50,7 +60,7 @@ class Agent:
             config = nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
             self._agent: Any = nixl_agent(f"liver-slurm-{secrets.token_hex(8)}", config)
         except Exception as error:
-            raise Refusal(f"nixl cannot be used: {error}".splitlines()[0]) from error
+            raise _refusal("nixl cannot be used", error) from error
         self._kind, self._number = ("VRAM", device.index or 0) if device.type == "cuda" else ("DRAM", 0)
         self._lock = threading.Lock()
         self._known: dict[int, int] = {}
@@ -71,7 +81,7 @@ class Agent:
                 places = [(place, size, self._number, "") for place, size in new.items()]
                 self._registered.append(self._agent.register_memory(places, self._kind))
             except Exception as error:
-                raise Refusal(f"memory cannot be registered: {error}".splitlines()[0]) from error
+                raise _refusal("memory cannot be registered", error) from error
             self._known |= new
 
     def metadata(self) -> bytes:
@@ -93,7 +103,7 @@ class Agent:
         try:
             return self._agent.add_remote_agent(metadata)
         except Exception as error:
-            raise Refusal(f"its nixl agent cannot be met: {error}".splitlines()[0]) from error
+            raise _refusal("its nixl agent cannot be met", error) from error
 
     def read(self, peer: Any, device_number: int, there: Ranges, here: Ranges, go_on: Any) -> None:
         """Read ranges into ranges, [n, 2] each, that are as long pair by pair.

@@ -101,6 +101,7 @@ class Service:
         except LiverError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the thread's edge: whoever waits for the receiver raises it
+            _log.exception("worker %d could not be answered", self.peer)
             failure = TransferError(f"worker {self.peer} could not be answered: {error!r}")
         if failure is not None:
             _log.info("%s", failure)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.base.errors import TransferError
+from liver_slurm.base.errors import TransferError, first_line, traceback_of
 from liver_slurm.engine.api import TrainingShard
 from liver_slurm.engine.storage import release
 from liver_slurm.protocol.messages import Abort, Commit, Handover, Leaving, Streamed, TransferReport, WorldEntered
@@ -139,14 +139,14 @@ class Participant:
         Raises:
             TransferError: state of the old world has been freed, so this worker cannot go on.
         """
-        log.error("generation %d: %s", target.membership.generation, error)
+        log.error("generation %d: %s", target.membership.generation, error, exc_info=traceback_of(error))
         if not target.no_way_back:
             self.control.post(
                 Streamed(
                     worker=self.name,
                     generation=target.membership.generation,
                     ok=False,
-                    error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    error=first_line(error),
                 )
             )
             self.control.drain()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coordinator_lab import until
 
 from liver_slurm.app import processes
 from liver_slurm.app.watch import Watch
@@ -32,11 +33,13 @@ class Coordinator:
     """Stands for the coordinator, and for whoever is asked about its process."""
 
     def __init__(self) -> None:
-        self.away = ""
+        self.away: str | Exception = ""
         self.found: processes.Found | Exception = processes.Found(True, "")
         self.looks = 0
 
     def request(self, *_: Any) -> Reply:
+        if isinstance(self.away, Exception):
+            raise self.away
         if self.away:
             raise ControlError(self.away)
         return Reply(ok=True, result=ANSWER.document())
@@ -129,3 +132,12 @@ def test_it_asks_on_beside_those_who_look(watch: Watch) -> None:
         watch._thread.join(timeout=0.0)
         while not watch.view().contact.answered:
             watch._stop.wait(0.01)
+
+
+def test_it_goes_on_asking_whatever_goes_wrong(watch: Watch, coordinator: Coordinator) -> None:
+    coordinator.away = FileNotFoundError(2, "No such file or directory", "run.json")
+    with watch:
+        until(lambda: "FileNotFoundError: " in watch.view().contact.error, "what is wrong is said")
+        coordinator.away = ""
+        until(lambda: watch.view().contact.answered, "it is asked again")
+        assert watch.view().contact.error == ""

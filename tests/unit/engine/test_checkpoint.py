@@ -18,7 +18,7 @@ from checkpoint_files import tensors
 from tiny_engine import LAYERS, WIDTH, tiny_spec
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.engine import checkpoint_files
+from liver_slurm.engine import checkpoint_files, checkpoint_reading
 from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint, load_start, own_share
 from liver_slurm.engine.checkpoint_files import CheckpointError, gather, refuse_share
 from liver_slurm.parallel.layout import Layout
@@ -334,6 +334,27 @@ def test_damage_of_older_ones_is_named(folder: Path, name: str, kind: Callable[[
     kind(path / name)
     with pytest.raises(DamagedError, match=name):
         verify(path)
+
+
+NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("error", [MemoryError(), NO_MEMORY, EOFError()])
+@pytest.mark.parametrize("with_digests", [True, False])
+def test_only_damage_is_called_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, with_digests: bool
+) -> None:
+    """Where there is no memory, another checkpoint helps as little as restoring this one."""
+    path = Ranks(folder).save(7)[0].path if with_digests else older(folder, 7)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint_reading.torch, "load", fails)
+    damage = isinstance(error, EOFError) and not with_digests
+    with pytest.raises(BadInput if damage else type(error), match=": EOFError$" if damage else None):
+        load_checkpoint(Shard(1, 0.0), path)  # type: ignore[arg-type]
 
 
 class Executed:

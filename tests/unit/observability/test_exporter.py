@@ -144,6 +144,26 @@ def test_a_file_for_node_exporter(run_dir: RunDir, tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_figures_that_cannot_be_made_leave_no_old_ones(
+    run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: object) -> str:
+        raise KeyError("a figure")
+
+    made = exporter(run_dir, PrometheusSection(textfile=str(tmp_path), every=0.01))
+    file = tmp_path / f"liver-slurm-{run_dir.path.name}.prom"
+    eventually(file.exists)
+    with monkeypatch.context() as broken:
+        broken.setattr(Figures, "text", breaks)
+        eventually(lambda: bool(caplog.messages))
+        eventually(lambda: not file.exists())
+    eventually(file.exists)
+    made.close()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("cannot be written: KeyError: 'a figure'")
+    assert record.exc_info, "a defect has its traceback"
+
+
 def test_a_folder_that_is_not_there_is_said_once(run_dir: RunDir, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         made = exporter(run_dir, PrometheusSection(textfile="/nonexistent", every=0.001))

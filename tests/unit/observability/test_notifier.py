@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -112,6 +113,30 @@ def test_a_failure_is_counted_and_said_once(command: tuple[str, ...], error: str
     teller.notifier.close()
     assert teller.counts == (0, 2)
     assert teller.said == [NotificationFailed(channel="command", about="started", error=error, failures=1)]
+
+
+def no_files() -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_disk() -> Any:
+    return open("/dev/full", "w+b")
+
+
+@pytest.mark.parametrize("temporary", [no_files, full_disk])
+def test_without_room_in_tmp_it_is_said_and_the_next_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Callable[[], Any]
+) -> None:
+    kept = tmp_path / "kept"
+    teller = Teller(command=python(KEEP, str(kept)))
+    with monkeypatch.context() as full:
+        full.setattr(notifier_module.tempfile, "TemporaryFile", temporary)
+        teller.hear(FIRST)
+        eventually(lambda: bool(teller.said))
+    assert teller.said[0].error == "it cannot be run: No space left on device"
+    teller.hear(END)
+    teller.notifier.close()
+    assert teller.counts == (1, 1)
 
 
 def test_a_webhook_that_refuses_is_said_without_its_url() -> None:

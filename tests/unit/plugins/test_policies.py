@@ -210,7 +210,9 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
         (lambda seen, wanted: (Change(Layout(1, 1, 3), ("l0", "l1"), "capacity"), ""), "3 workers, not 2"),
         (lambda seen, wanted: (Change(Layout(3, 1, 1), ("l0", "l1", "s0"), "capacity"), ""), "not allowed now"),
         (lambda seen, wanted: ("grow", ""), "returned str"),
-        (lambda seen, wanted: 1 / 0, "policy theirs failed: ZeroDivisionError"),
+        (lambda seen, wanted: 1 / 0, "policy theirs failed: ZeroDivisionError: division by zero ("),
+        (lambda seen, wanted: {}["x"], f"policy theirs failed: KeyError: 'x' ({__file__}:"),
+        (lambda seen, wanted: sys.exit(2), "policy theirs failed: SystemExit: 2 ("),
     ],
 )
 def test_a_policy_of_others_cannot_break_the_run(theirs: Callable[[Any], None], function: Any, word: str) -> None:

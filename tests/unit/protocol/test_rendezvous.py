@@ -193,6 +193,22 @@ def test_a_store_that_is_gone_is_said_at_once(run_dir: RunDir) -> None:
             waiting.result(PATIENCE)
 
 
+def test_a_store_that_breaks_down_ends_who_has_it(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyError("peer")
+
+    with closing(RendezvousServer(run_dir, "127.0.0.1")) as server:
+        server.check()
+        monkeypatch.setattr(server._table, "handle", breaks)
+        with closing(RendezvousStore(run_dir, "127.0.0.1", server.port, LONG)) as store:
+            with pytest.raises(StoreError):
+                store.set("a", "b")
+            until(lambda: not server._thread.is_alive(), "it has ended")
+        with pytest.raises(RuntimeError, match="the rendezvous store has broken down") as caught:
+            server.check()
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_nothing_stays(run_dir: RunDir) -> None:
     def round_trip() -> None:
         server = RendezvousServer(run_dir, "127.0.0.1")

@@ -106,11 +106,14 @@ def test_nobody_waits_so_peers_are_hung_up_on(crew: Watched) -> None:
         (KeyError(3), "3"),
     ],
 )
-def test_whatever_goes_wrong_is_said_in_a_line(crew: Watched, error: Exception, said: str) -> None:
+def test_whatever_goes_wrong_is_said_in_a_line(
+    crew: Watched, caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
     crew.start([lambda: fails(error)])
     with pytest.raises(TransferError, match=rf"^{said}") as raised:
         crew.wait(lambda: False)
     assert raised.value.__cause__ is error
+    assert "in fails\n    raise error" in caplog.text, "and where, in the log"
 
 
 def test_what_has_failed_does_not_start(crew: Watched) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from liver_slurm.base.errors import DECIDED
 from liver_slurm.config.schema import JobConfig, JobSection
 from liver_slurm.rundir.event_log import EventLog
 from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
-from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, is_over, judge
+from liver_slurm.worker import supervisor
+from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, is_over, judge, supervise
 
 ENDED = RunEnded(outcome="failed", exit_code=1, reason="so", step=3)
 STARTED = CoordinatorStarted(epoch=1, host="here")
@@ -23,7 +28,7 @@ STARTED = CoordinatorStarted(epoch=1, host="here")
 @pytest.mark.parametrize(
     ("code", "noticed", "over", "deaths", "why"),
     [
-        (0, False, False, 1, "told to leave"),
+        (DECIDED, False, False, 1, "told to leave"),
         (-9, True, False, 1, "announced"),
         (1, False, True, 1, "the run is over"),
         (1, False, False, IN_A_ROW, "8 times in a row"),
@@ -39,6 +44,38 @@ def test_who_is_started_again() -> None:
     waits = [judge(-9, False, False, deaths).wait for deaths in range(1, IN_A_ROW)]
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, LONGEST_WAIT]
     assert judge(1, False, False, 1).reason == "it is started again in 1 s"
+    assert judge(0, False, False, 1).wait == 1.0, "nobody told it to leave"
+
+
+def test_one_that_exits_by_itself_is_started_again_whatever_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, told = [0, DECIDED], list[Any]()
+    worker = SimpleNamespace(pid=9, wait=lambda: codes.pop(0))
+    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda *_, **__: worker)
+    monkeypatch.setattr(supervisor, "signal_pipe", lambda: os.open(os.devnull, os.O_RDONLY))
+    monkeypatch.setattr(supervisor, "_noticed", lambda signals, seconds: False)
+    monkeypatch.setattr(supervisor, "_tell", lambda run_dir, message: told.append(message))
+    assert supervise(RunDir(tmp_path), "live-0", []) == 0
+    assert not codes
+    assert [(one.worker, one.reason, one.again) for one in told] == [("live-0", "exit code 0", True)]
+
+
+@pytest.mark.parametrize(
+    ("work", "code"), [("raise SystemExit(0)", 1), ("raise KeyError('x')", 1), ("return None", DECIDED)]
+)
+def test_a_worker_that_was_told_to_leave_says_so_by_its_code(tmp_path: Path, work: str, code: int) -> None:
+    program = f"""
+from pathlib import Path
+from liver_slurm.worker import bootstrap
+
+def work(*_):
+    {work}
+
+bootstrap._work = work
+bootstrap.main(Path({str(tmp_path)!r}), "live", "live-0", left={DECIDED})
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == code
 
 
 def test_a_run_is_over_by_its_log(tmp_path: Path) -> None:

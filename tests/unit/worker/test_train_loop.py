@@ -37,7 +37,7 @@ class Slow:
 @pytest.fixture
 def training(tmp_path: Path) -> TrainLoop:
     config = job(tmp_path, checkpoint=CheckpointSection(every=EVERY, at_end=False))
-    training = TrainLoop("live-0", config, RunDir(tmp_path), SimpleNamespace(run_soon=lambda work: None))  # type: ignore[arg-type]
+    training = TrainLoop("live-0", config, RunDir(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
     world = SimpleNamespace(
         rank=0,
         is_last_stage=False,
@@ -64,7 +64,7 @@ def saved(training: TrainLoop) -> list[int]:
 
 def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    training = TrainLoop("live-0", job(tmp_path), run_dir, SimpleNamespace(run_soon=lambda work: work()))  # type: ignore[arg-type]
+    training = TrainLoop("live-0", job(tmp_path), run_dir, SimpleNamespace())  # type: ignore[arg-type]
     world = SimpleNamespace(
         is_last_stage=True,
         place=SimpleNamespace(tp=0),

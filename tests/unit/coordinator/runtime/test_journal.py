@@ -188,6 +188,29 @@ def test_the_successor_waits_for_the_journal_and_for_the_record_in_it(tmp_path: 
     assert journals.open_journal(path, "7", lambda job: False, clock, wait=False)[0] is None
 
 
+def test_a_journal_that_cannot_be_read_is_waited_for_and_spoken_of_each_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.mkdir()  # as where a file system is away
+    with pytest.raises(sqlite3.OperationalError):
+        read_unless_held(path)
+
+    class Until(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.now() > 1.5 * journals.SAY_AGAIN:
+                path.rmdir()
+                write(path, SEVEN, HandedOver(job_id="8"))
+
+    journal, _ = journals.open_journal(path, "8", lambda job: False, Until(), wait=True)
+    assert journal is not None
+    journal.close()
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        f"{path} cannot be read, and is tried again"
+    ] * 2
+
+
 def test_a_successor_goes_on_when_the_job_before_is_over(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     write(path, SEVEN, committed("live-0"))
@@ -260,6 +283,31 @@ def test_a_coordinator_that_lost_its_journal_without_noticing_ends(tmp_path: Pat
     with pytest.raises(Fenced, match=r"epoch 2, ours is 1\) though we hold its journal: file locks do not hold here"):
         first.check()
     second.check()
+
+
+def test_a_token_that_cannot_be_read_fences_nobody_and_is_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock(100.0)
+    mine = FencingToken(tmp_path / "claim.json", JobStart("7", 0), clock)
+
+    def look() -> list[str]:
+        clock.advance(FENCE_LOOK)
+        mine.check()
+        return [record.getMessage().partition("claim.json ")[2] for record in caplog.records]
+
+    mine.take()
+    mine.hold(1)
+    assert look() == []
+    (tmp_path / "claim.json").rename(tmp_path / "kept")
+    (tmp_path / "claim.json").mkdir()
+    said = ["cannot be read (Is a directory), so nobody is fenced"]
+    assert (look(), look()) == (said, said)
+    (tmp_path / "claim.json").rmdir()
+    said.append("cannot be read (No such file or directory), so nobody is fenced")
+    assert look() == said
+    (tmp_path / "kept").rename(tmp_path / "claim.json")
+    assert look() == [*said, "can be read again"]
 
 
 def test_the_token_is_looked_at_once_a_second(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Lab:
     def __init__(self, folder: Path, run: Run, failures: int = 0) -> None:
         self.server, self.disk, self.events = Server(), Disk(failures), folder / "events.jsonl"
         lease: Any = SimpleNamespace(journal=self.disk, fence=SimpleNamespace(check=lambda: None))
-        store: Any = SimpleNamespace(strangers=0, malformed=0)
+        store: Any = SimpleNamespace(strangers=0, malformed=0, check=lambda: None)
         server: Any = self.server
         calls: Any = SimpleNamespace(poll=lambda _now: [])
         clock = SystemClock()

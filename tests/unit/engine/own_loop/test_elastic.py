@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,17 @@ Loop = Callable[[Elastic], None]
 
 def no_loop(elastic: Elastic) -> None:
     elastic.register(weight=torch.zeros(1))
+
+
+def parses_the_command_line(elastic: Elastic) -> None:
+    del elastic
+    sys.exit(2)  # as argparse does with arguments that are ours
+
+
+def leaves_in_a_step(elastic: Elastic) -> None:
+    elastic.register(one=torch.zeros(1))
+    for _ in elastic.steps():
+        sys.exit()
 
 
 def undeclared_parameter(elastic: Elastic) -> None:
@@ -108,6 +120,8 @@ def opaque(elastic: Elastic) -> None:
     ("loop", "line"),
     [
         (no_loop, r"^a:loop has returned without a loop over elastic.steps\(\)$"),
+        (parses_the_command_line, r"^train.loop called sys.exit\(2\); a loop that is over returns$"),
+        (leaves_in_a_step, r"^train.loop called sys.exit\(None\)"),
         (undeclared_parameter, r"^optimizer trains a tensor of shape \(2, 3\) that nobody declared; register the mod"),
         (undeclared_tensor, r"^model.0.mask is a tensor that nobody declared; make it a parameter or a buffer"),
         (twice, r"^elastic.register: there is a one already"),

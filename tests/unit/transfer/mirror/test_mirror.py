@@ -327,6 +327,20 @@ def test_a_mirror_that_has_no_room_is_refused(
     assert lab.owner.error
 
 
+def test_a_defect_in_the_keeper_lets_its_owner_go(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks() -> int:
+        raise KeyError("memory")
+
+    monkeypatch.setattr(keeping, "available_memory", breaks)
+    shard = Shard()
+    shard.step(0)
+    lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]
+    assert lab.owner.error
+    assert "in breaks\n" in caplog.text, "it has its traceback"
+
+
 def test_a_rank_that_trains_nothing_has_a_mirror_of_nothing(lab: Lab) -> None:
     shard = Shard((), fixed=False)
     lab.owner.ship(shard, 0, True)  # type: ignore[arg-type]

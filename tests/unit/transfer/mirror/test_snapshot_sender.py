@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from snapshot_shard import same
 from snapshot_world import World
 
+from liver_slurm.base.errors import TransferError
 from liver_slurm.parallel import shared_memory
 from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import host_room
@@ -306,6 +308,49 @@ def test_without_room_there_is_no_mirror_and_training_goes_on(
         assert "no mirror any more: can't allocate memory" in caplog.text
     finally:
         ring.close()
+
+
+class Defective(Sender):
+    """A defect in the thread that sends, where it makes room or later."""
+
+    where = ""
+
+    def _make_room(self, boxes: list[BoxDescription]) -> None:
+        if self.where == "room":
+            raise msgspec.DecodeError("a box that there is not")
+        super()._make_room(boxes)
+
+    def _describe(self, description: bytes) -> None:
+        if self.where == "describe":
+            raise KeyError(7)
+        super()._describe(description)
+
+    def _send(self, step: int) -> None:
+        if self.where == "send":
+            raise TransferError(f"the state after {step} steps is not put by here")
+        super()._send(step)
+
+
+@pytest.mark.parametrize("where", ["room", "describe", "send"])
+def test_no_defect_makes_training_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    monkeypatch.setattr(Defective, "where", where)
+    run = World([[0], [1]], [1, 0], 1, Defective)
+    try:
+        done = threading.Thread(target=lambda: [run.step(number) for number in range(3)], daemon=True)
+        done.start()
+        done.join(PATIENCE)
+        assert not done.is_alive()
+        (owner, _) = run.owners.values()
+        assert isinstance(owner, Defective)
+        assert owner._arrived.wait(PATIENCE)
+        assert owner.error
+        traces = [record.exc_info for record in caplog.records if "no mirror any more" in record.getMessage()]
+        assert all(bool(trace) is (where != "send") for trace in traces), "a message of ours says it all"
+        assert traces
+    finally:
+        run.close()
 
 
 def test_connections_that_are_given_up_are_no_news(pair: Ring, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,25 @@ def test_an_interface_of_sockets_keeps_ucx_from_no_device(
     with pytest.raises(Refusal):
         Agent(CPU, interface)
     assert os.environ.get("UCX_NET_DEVICES") == devices
+
+
+def test_a_nixl_that_does_not_work_is_news_and_one_that_is_not_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "nixl._api", None)
+    with pytest.raises(Refusal):
+        Agent(CPU, None)
+    assert caplog.messages == []
+
+    def breaks(*_: object, **__: object) -> None:
+        raise KeyError("UCX")
+
+    api = SimpleNamespace(nixl_agent=breaks, nixl_agent_config=dict)
+    monkeypatch.setitem(sys.modules, "nixl", SimpleNamespace(_api=api))
+    monkeypatch.setitem(sys.modules, "nixl._api", api)
+    with pytest.raises(Refusal, match="nixl cannot be used: KeyError: 'UCX'"):
+        Agent(CPU, None)
+    assert caplog.messages == ["nixl cannot be used: KeyError: 'UCX'"]
 
 
 def test_memory_that_is_not_registered_is_refused() -> None:
