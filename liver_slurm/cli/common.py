@@ -250,6 +250,18 @@ def new_folder(option: str, text: str) -> Path:
     return path
 
 
+def not_negative(text: str) -> int:
+    """Read a number that counts from 0, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is below 0.
+    """
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
 def positive(text: str) -> int:
     """Read a number of things, for argparse.
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from liver_slurm.cli.common import Subparsers, add_json, new_parser, print_json
+from liver_slurm.cli.common import Subparsers, add_json, new_parser, not_negative, print_json
 
 DESCRIPTION = "Make training data from text: megatron's indexed datasets, PREFIX.bin and PREFIX.idx."
 PREPARE = """\
@@ -29,6 +29,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     prepare.add_argument(
         "--tokenizer", default="byte", metavar="T", help="byte, or a Hugging Face tokenizer.json (default: byte)"
     )
+    prepare.add_argument(
+        "--eod", type=not_negative, metavar="ID", help="token that ends a document (default: the tokenizer's)"
+    )
     add_json(prepare, 'print {"prefix", "documents", "tokens", "vocab_size"}')
 
 
@@ -38,10 +41,13 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.engine.data.tokenizers import load_tokenizer
 
     paths = [Path(text).absolute() for text in args.files]
-    made = prepare(paths, Path(args.output).absolute(), load_tokenizer(args.tokenizer))
+    tokenizer = load_tokenizer(args.tokenizer)
+    made = prepare(paths, Path(args.output).absolute(), tokenizer, args.eod)
     if args.json:
         print_json(dataclasses.asdict(made))
     else:
         print(f"{made.documents} documents, {made.tokens} tokens, vocabulary {made.vocab_size}: {made.prefix}.bin")
         print(f'\nIn a job file:\n\n  [data]\n  paths = ["{made.prefix}"]\n  tokenizer = "{args.tokenizer}"')
+        if args.eod is not None:
+            print(f"  eod = {args.eod}")
     return 0

@@ -221,7 +221,7 @@ def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
     found = resuming.problems(config, resumed, step)
     if found:
         raise BadInput("\n".join(found))
-    for note in resuming.notes(config, resumed):
+    for note in resuming.notes(config, resumed, step):
         log.warning("%s", note)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.layouts import expert_width
 from liver_slurm.config.schema import JobConfig
 
@@ -22,10 +23,17 @@ def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
     return found
 
 
-def notes(config: JobConfig, resumed: JobConfig) -> list[str]:
-    """Say what is allowed and may still surprise: the same weights compute something else, or learn at another rate."""
+def notes(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
+    """Say what is allowed and may still surprise, from step ``step`` on.
+
+    The same weights compute something else, learn at another rate, or see other samples.
+    """
     before = _meaning_keys(resumed)
-    return [
+    old, new = (samples_before(one.train, step) for one in (resumed, config))
+    what = f"skipped: {new - old} samples" if new > old else f"trained again: {old - new} samples"
+    why = "which samples a step has follows from its number and this job's batches"
+    moved = f"{why}; {what} from number {min(old, new)} on"
+    return [moved] * (old != new) + [
         f"{key}: {value}, where the run that is resumed had {before[key]}; training goes on with the new value"
         for key, value in _meaning_keys(config).items()
         if value != before[key]
@@ -64,6 +72,11 @@ def _meaning_keys(config: JobConfig) -> dict[str, object]:
         "train.lr_decay_steps": train.lr_decay_steps or train.steps,
         "train.lr_wsd_decay_steps": train.lr_wsd_decay_steps,
         "train.lr_wsd_decay_style": train.lr_wsd_decay_style,
+        "data.paths": list(config.data.paths),
+        "data.provider": config.data.provider,
+        "data.eod": config.data.eod,
+        "train.seed": train.seed,
+        "train.seq_length": train.seq_length,
         "train.global_batch_size": train.global_batch_size,
         "train.rampup_batch_size": list(train.rampup_batch_size),
     }

@@ -39,6 +39,11 @@ def check_start(config: JobConfig) -> None:
     problems, imported = [], meta.get(_MODEL)
     if isinstance(imported, dict):
         known = {field.name for field in fields(ModelSection)}
+        problems += [
+            f"train.start_from: {path} is of a newer version of liver-slurm, whose model.{key} is not known here"
+            for key, value in imported.items()
+            if key not in known and value
+        ]
         model = ModelSection(**{key: value for key, value in imported.items() if key in known})
         problems += resume.other_model(config, JobConfig(model=model), f"in {path}")
         if config.train.start_optimizer == "loaded" and not meta.get(_MOMENTS):

@@ -18,7 +18,7 @@ from liver_slurm.config.data_files import unreadable_data
 from liver_slurm.config.schema import DataSection, JobConfig
 from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.data.documents import documents
-from liver_slurm.engine.data.tokenizers import Tokenizer, load_tokenizer
+from liver_slurm.engine.data.tokenizers import Tokenizer, end_of_document, load_tokenizer
 from liver_slurm.engine.megatron.indexed_dataset import dataset_builder
 from liver_slurm.rundir.paths import RunDir
 
@@ -38,10 +38,13 @@ class PreparedData:
     """Size of the tokenizer's vocabulary; a model that trains on the data has at least as many tokens."""
 
 
-def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> PreparedData:
+def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer, eod: int | None = None) -> PreparedData:
     """Tokenize all documents at ``paths``, in order, into ``prefix.bin`` and ``prefix.idx``.
 
     The files appear whole or not at all, the .idx last; files of the same names are replaced. Their folder is made.
+
+    Args:
+        eod: token that ends each document; None: the tokenizer's.
 
     Raises:
         BadInput: a path cannot be read, holds no text, or the output cannot be written.
@@ -57,7 +60,7 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
         raise BadInput(f"cannot make the folder {prefix.parent}: {error.strerror}") from None
     try:
         with interrupts.temporary(bin_file, idx_file):
-            count, tokens = _write(paths, bin_file, idx_file, tokenizer)
+            count, tokens = _write(paths, bin_file, idx_file, tokenizer, tokenizer.eod if eod is None else eod)
             if not tokens:
                 raise BadInput(f"there is no text in {', '.join(str(path) for path in paths)}")
             move_into_place(bin_file, Path(f"{prefix}.bin"))
@@ -67,16 +70,16 @@ def prepare(paths: Sequence[Path], prefix: Path, tokenizer: Tokenizer) -> Prepar
     return PreparedData(str(prefix), count, tokens, tokenizer.vocab_size)
 
 
-def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tokenizer) -> tuple[int, int]:
+def _write(paths: Sequence[Path], bin_file: Path, idx_file: Path, tokenizer: Tokenizer, eod: int) -> tuple[int, int]:
     """Write the files; returns the number of documents and of tokens."""
     import numpy as np
 
-    builder = dataset_builder(bin_file, tokenizer.vocab_size)
+    builder = dataset_builder(bin_file, max(tokenizer.vocab_size, eod + 1))
     count = tokens = 0
     try:
         for path in paths:
             for text in documents(path):
-                document = np.append(tokenizer.encode(text), tokenizer.eod)
+                document = np.append(tokenizer.encode(text), eod)
                 builder.add_document(document, [len(document)])
                 count += 1
                 tokens += len(document)
@@ -120,7 +123,7 @@ def _prepared(config: JobConfig, texts: Sequence[Path], prefix: Path) -> str:
         prefix.parent.mkdir(exist_ok=True)
         with _one_at_a_time(prefix.parent / ".lock"):
             if not is_prefix(prefix):
-                prepare(texts, prefix, load_tokenizer(config.data.tokenizer))
+                prepare(texts, prefix, load_tokenizer(config.data.tokenizer), end_of_document(config.data))
     return str(prefix)
 
 

@@ -61,11 +61,11 @@ class FileTokenizer:
         # For batches of short texts; here a document is its tokens, all of them and no others.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
         known = [self._tokenizer.token_to_id(token) for token in _END_TOKENS]
-        self.eod: int = next((token for token in known if token is not None), size)
-        # Numbers of added tokens may leave gaps, so the count alone would be too small.
-        self.vocab_size: int = 1 + max(self.eod, size - 1, *self._tokenizer.get_vocab().values())
+        # Numbers of tokens may leave gaps, so that their count is less than the next number.
+        following = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.eod: int = next((token for token in known if token is not None), following)
+        self.vocab_size: int = max(following, self.eod + 1)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Return the tokens of the text; the file's template (begin and end tokens) is not applied."""

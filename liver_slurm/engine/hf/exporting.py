@@ -19,7 +19,7 @@ from liver_slurm.config.hf_config import UnknownModelError, write_config
 from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.engine.checkpoint_files import Box
 from liver_slurm.engine.checkpoint_reading import read_boxes
-from liver_slurm.engine.data.tokenizers import load_tokenizer, vocab_size
+from liver_slurm.engine.data.tokenizers import end_of_document, vocab_size
 from liver_slurm.engine.foreign import best_sources, made_whole
 from liver_slurm.engine.hf.importing import box_of
 from liver_slurm.engine.hf.side_files import copy_side_files
@@ -86,7 +86,7 @@ def export_model(
 def _config(config: JobConfig, like: Path | None, dtype: torch.dtype) -> dict[str, Any]:
     """Make the ``config.json``: that of ``like``, which must be the same model, or one of the section ``[model]``."""
     try:
-        end = load_tokenizer(config.data.tokenizer).eod
+        end = end_of_document(config.data)
         document = write_config(config.model, config.model.vocab_size or 0, config.train.seq_length, end)
     except UnknownModelError as error:
         raise BadInput(f"it cannot be exported: {error}") from None

@@ -90,9 +90,12 @@ def opened(folder: Path, prefix: str) -> Iterator[Weights]:
 
 
 def _paths(folder: Path) -> list[Path]:
+    """Return the files of a folder's weights; where there are some both in one and in several, those in one, as
+    transformers does.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        if (folder / SINGLE).is_file():
-            return [folder / SINGLE]
         raise BadInput(f"{folder} has neither {SINGLE} nor {INDEX}: weights in other formats are not read")
     try:
         document = msgspec.json.decode((folder / INDEX).read_bytes(), type=dict[str, Any])

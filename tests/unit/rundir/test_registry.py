@@ -120,6 +120,17 @@ def test_resuming_says_what_means_something_else_now(config: JobConfig, caplog: 
     ]
 
 
+@pytest.mark.parametrize(("size", "says"), [(128, "skipped: 6400 samples"), (32, "trained again: 3200 samples")])
+def test_resuming_with_another_batch_says_which_samples_come(
+    size: int, says: str, config: JobConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = dataclasses.replace(config, train=TrainSection(steps=150, global_batch_size=64, micro_batch_size=1))
+    run_dir = create_run(config)
+    saved(run_dir, 100)
+    create_run(dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch_size=size)), run_dir)
+    assert f"{says} from number {min(size, 64) * 100} on" in caplog.messages[0]
+
+
 def test_resuming_needs_the_same_experts(config: JobConfig, caplog: pytest.LogCaptureFixture) -> None:
     model = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=8, num_moe_experts=4)
     before = dataclasses.replace(config, model=model, train=TrainSection(steps=100))

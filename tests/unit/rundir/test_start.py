@@ -20,14 +20,14 @@ from liver_slurm.rundir.start import check_start, import_meta
 MODEL = ModelSection(num_layers=2, hidden_size=64, num_attention_heads=4, vocab_size=300, rotary_base=500000)
 
 
-def imported(folder: Path, moments: bool = False) -> Path:
+def imported(folder: Path, moments: bool = False, meta: dict[str, Any] | None = None) -> Path:
     """Weights of MODEL as an import leaves them, but for the tensors."""
     part = part_path(folder)
     part.mkdir(parents=True)
     (part / "rank-0").write_bytes(b"state")
     box = StoredBox((0,), (1,), "rank-0", 0, 5, digest_of(b"state"))
     digest = write_index(part, {"weight": StoredTensor("float32", (1,), [box])})
-    publish_checkpoint(folder, part, {"step": 0, **import_meta(MODEL, 64, moments)}, digest)
+    publish_checkpoint(folder, part, {"step": 0, **(meta or import_meta(MODEL, 64, moments))}, digest)
     return folder
 
 
@@ -47,6 +47,18 @@ def test_the_same_model_in_any_precision(tmp_path: Path) -> None:
 
 def test_moments_that_an_import_has_can_be_loaded(tmp_path: Path) -> None:
     check_start(starting(imported(tmp_path / "imported", moments=True), start_optimizer="loaded"))
+
+
+def test_what_a_newer_version_says_of_the_model_is_not_passed_over(tmp_path: Path) -> None:
+    meta = import_meta(MODEL, 64, False)
+    for name, value in (("unused", None), ("sliding", 4096)):
+        model = {**dict(meta["model"]), name: value}
+        path = imported(tmp_path / name, meta={**meta, "model": model})
+        if value is None:
+            check_start(starting(path))
+        else:
+            with pytest.raises(BadInput, match=r"of a newer version of liver-slurm, whose model\.sliding is not known"):
+                check_start(starting(path))
 
 
 @pytest.mark.parametrize(

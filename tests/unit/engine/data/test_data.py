@@ -154,9 +154,22 @@ def test_a_hugging_face_tokenizer(tokenizer_file: Path, tmp_path: Path) -> None:
     tokenizer_file.write_text(json.dumps(content))
     without = load_tokenizer(str(tokenizer_file))
     assert (without.eod, without.vocab_size) == (3, 4)
+    content["model"]["vocab"] |= {"far": 9}
+    tokenizer_file.write_text(json.dumps(content))
+    gaps = load_tokenizer(str(tokenizer_file))
+    assert (gaps.eod, gaps.vocab_size) == (10, 11), "a token of its own"
     tokenizer_file.write_text("{}")
     with pytest.raises(BadInput, match=r"is not a tokenizer.json"):
         load_tokenizer(str(tokenizer_file))
+
+
+def test_documents_end_as_the_job_says(tokenizer_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello world hello")
+    config = JobConfig(data=DataSection(paths=(str(tmp_path / "a.txt"),), tokenizer=str(tokenizer_file), eod=1))
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    (prefix,) = resolve_data(config, run_dir)
+    assert SampleSource([prefix], 3, 0).batch(0, 1).tolist() == [[0, 1, 0, 1]]
 
 
 def test_the_models_vocabulary_may_be_larger_not_smaller() -> None:
@@ -185,7 +198,7 @@ def test_of_several_workers_one_prepares(tree: Path, tmp_path: Path, monkeypatch
     run_dir.path.mkdir()
     call = "import sys\nfrom pathlib import Path\nfrom liver_slurm.config.load import read_job\n"
     call += "from liver_slurm.rundir.paths import RunDir\nfrom liver_slurm.engine.data import prepare as module\n"
-    call += "def prepare(paths, prefix, tokenizer):\n    print('prepared', flush=True)\n"
+    call += "def prepare(paths, prefix, tokenizer, eod):\n    print('prepared', flush=True)\n"
     call += "    [Path(f'{prefix}{s}').touch() for s in ('.bin', '.idx')]\n"
     call += "module.prepare = prepare\nrun_dir = RunDir(Path(sys.argv[1]))\n"
     call += "module.resolve_data(read_job(run_dir.job_file), run_dir)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def test_a_folder_that_was_made_from_the_job_alone_loads_in_transformers(name: s
     with torch.no_grad():
         assert torch.equal(again(tokens).logits, model(tokens).logits)
     assert again.config.eos_token_id == 256
+    other = job(tmp_path / "source")
+    other = replace(other, data=replace(other.data, eod=7))
+    export_model(tmp_path / "imported", other, tmp_path / "other", None, "fp32")
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["eos_token_id"] == 7
 
 
 def rewritten(folder: Path, change: Any) -> Path:
@@ -101,6 +106,19 @@ def test_files_of_a_bare_model_with_buffers_of_old_versions(tmp_path: Path) -> N
         tensors["lm_head.weight"] = tensors["wte.weight"].clone()
 
     import_model(rewritten(source, bare), tmp_path / "imported")
+    export_model(tmp_path / "imported", job(source), tmp_path / "exported", None, "fp32")
+    assert same(weights(tmp_path / "exported"), expected)
+
+
+def test_weights_in_one_file_count_where_others_lie_beside(tmp_path: Path) -> None:
+    """As for transformers: a merge may have been saved into the folder of a model in several files."""
+    source = tmp_path / "source"
+    save_model("llama3", source)
+    names = dict.fromkeys(weights(source), "old.safetensors")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in weights(source).items()}, source / "old.safetensors")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    expected = load_file(source / "model.safetensors")
+    import_model(source, tmp_path / "imported")
     export_model(tmp_path / "imported", job(source), tmp_path / "exported", None, "fp32")
     assert same(weights(tmp_path / "exported"), expected)
 
@@ -129,6 +147,12 @@ def test_files_that_are_not_of_the_model_are_refused(change: Any, says: str, tmp
     assert [one.name for one in tmp_path.iterdir()] == ["source"], "nothing is left"
 
 
+def indexed(folder: Path, index: str) -> None:
+    """Give the folder an index of files in the place of its one file of weights."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -136,10 +160,10 @@ def test_files_that_are_not_of_the_model_are_refused(change: Any, says: str, tmp
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\1" * 20), "model.safetensors cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "is no folder of a Hugging Face model"),
         (
-            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}'),
+            lambda folder: indexed(folder, '{"weight_map": {"a": "../../x"}}'),
             "names '../../x', which is no file of",
         ),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("[]"), "index.json cannot be read"),
+        (lambda folder: indexed(folder, "[]"), "index.json cannot be read"),
     ],
 )
 def test_damaged_folders_are_refused(damage: Any, says: str, tmp_path: Path) -> None:
