@@ -19,7 +19,7 @@ from torch import nn
 
 from liver_slurm.advisor.arrays import Array
 from liver_slurm.advisor.estimators import Effects
-from liver_slurm.advisor.stages import CLIP, Nuisances, on_own_arm
+from liver_slurm.advisor.stages import CLIP, Nuisances
 from liver_slurm.advisor.table import DecisionTable
 
 _KERNEL_ROWS = 256
@@ -79,23 +79,6 @@ def balanced_weights(table: DecisionTable, nuisances: Nuisances, training: Train
         scores=np.clip(scores, CLIP, 1.0),
         clipped=np.column_stack([nuisances.clipped[:, 0], scores < CLIP]),
     )
-
-
-def imbalance(table: DecisionTable, nuisances: Nuisances) -> float:
-    """Return what reading W keeps small: of all stages and both actions, and with any weights."""
-    x = _standard(table.covariates, np.ones(len(table), dtype=bool))
-    weights = nuisances.weights(table)
-    reference = np.ones((len(table), table.arms))
-    found = 0.0
-    features = [np.ones((len(table), 1)), x, x**2]
-    for stage in range(weights.shape[1]):
-        own = on_own_arm(table, weights[:, stage])
-        if stage >= 2:
-            features.append(_standard(table.outcomes[:, [stage - 2]], table.seen[:, stage - 2]))
-        gap = (own - reference).T @ np.hstack(features) / len(table)
-        found += float((gap**2).sum())
-        reference = own
-    return found
 
 
 def balanced_representation(table: DecisionTable, training: Training) -> tuple[Effects, float]:

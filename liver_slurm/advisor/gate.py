@@ -20,7 +20,7 @@ from liver_slurm.advisor.diagnostics import Support, support
 from liver_slurm.advisor.folds import by_group, one_fold
 from liver_slurm.advisor.intervals import Estimated
 from liver_slurm.advisor.learners import Learner, Learners, linear_learners, logistic
-from liver_slurm.advisor.rules import Learn, Rule, always, both, chances, linear
+from liver_slurm.advisor.rules import Learn, Rule, always, both, linear
 from liver_slurm.advisor.shift import Ratio, density_ratio
 from liver_slurm.advisor.stages import Nuisances, fit_nuisances
 from liver_slurm.advisor.table import DecisionTable
@@ -103,14 +103,6 @@ def judge(table: DecisionTable, way: Way, target: Domain | None = None) -> Verdi
     rule = _learned(table, way, target)
     opens, words = _verdict(table, way, gain, differing, supported)
     return Verdict(opens, rule, gain, differing, supported, words)
-
-
-def naive_gain(table: DecisionTable, way: Way, target: Domain | None = None) -> Estimated:
-    """Return the gain of the learned rule on the data that it was learned from: too high, for comparisons only."""
-    folds, target_folds = by_group(table.groups, way.folds), _target_folds(target, way.folds)
-    judged, _, _ = _contributions(table, way, target, folds, target_folds)
-    rows = _rows(table, target)
-    return judged.gain(chances(_learned(table, way, target), rows), chances(way.baseline, rows))
 
 
 def too_few(table: DecisionTable) -> str:

@@ -45,8 +45,6 @@ SHARE = 0.1
 class Behind:
     """What taking gains between the ends of two windows."""
 
-    until_s: float
-    """The farther one."""
     rest: Estimated
     """In the mean."""
     told: Estimated
@@ -157,19 +155,17 @@ def _look(table: DecisionTable, stage: int, last: int, windows: Sequence[float],
     if min(found.seen) < FEW_COMPLETE or len(np.unique(table.groups)) < FEW_RUNS:
         return found
     found = replace(found, effect=_terms(table.until(stage), how).effect())
-    behind = (_behind(table, stage, later, windows, how) for later in range(stage + 1, last + 1))
+    behind = (_behind(table, stage, later, how) for later in range(stage + 1, last + 1))
     return replace(found, behind=tuple(behind))
 
 
-def _behind(
-    table: DecisionTable, stage: int, later: int, windows: Sequence[float], how: tuple[Learners, int]
-) -> Behind:
+def _behind(table: DecisionTable, stage: int, later: int, how: tuple[Learners, int]) -> Behind:
     whole = table.until(later)
     outcomes = whole.outcomes.copy()
     outcomes[:, later] -= outcomes[:, stage]
     terms = _terms(replace(whole, outcomes=outcomes), how)
     expected = np.sign(terms.plug_in[:, 1] - terms.plug_in[:, 0])
-    return Behind(windows[later], terms.effect(), terms.value(np.column_stack([-expected, expected])))
+    return Behind(terms.effect(), terms.value(np.column_stack([-expected, expected])))
 
 
 def _terms(table: DecisionTable, how: tuple[Learners, int]) -> Contributions:

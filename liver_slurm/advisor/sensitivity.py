@@ -23,26 +23,6 @@ def lost_shares(table: DecisionTable, nuisances: Nuisances) -> Array:
     return np.asarray((entry.T @ lost) / entry.sum(axis=0)[:, None], dtype=np.float64)
 
 
-def with_unseen(effect: float, shares: Array, shift: Array) -> float:
-    """Return the effect of action 1 against 0 if the lost are, on average, better than the regressions say.
-
-    Args:
-        effect: As estimated.
-        shares: Of :func:`lost_shares`: [2, K].
-        shift: By how much the mean outcome of those lost at each stage is above the regression's: [2, K].
-    """
-    moved = (shares * shift).sum(axis=1)
-    return effect + float(moved[1] - moved[0])
-
-
-def tipping_one(effect: float, shares: Array) -> float:
-    """Return the shift of the lost with action 1 alone, the same at each stage, that makes the effect 0.
-
-    Infinite, with the sign that it would have, if nobody was lost.
-    """
-    return _divided(-effect, float(shares[1].sum()))
-
-
 def tipping_both(effect: float, shares: Array) -> float:
     """Return the shift of the lost with action 1, and its opposite for action 0, that makes the effect 0."""
     return _divided(-effect, float(shares.sum()))

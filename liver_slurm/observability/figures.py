@@ -55,11 +55,6 @@ def families() -> list[Family]:
     return figures(Moment("", 0, status, RunHistory(), RunCounters(), (), {}))
 
 
-def exported_names() -> set[str]:
-    """Return the names of all samples that there can be."""
-    return {family.exported for family in families()}
-
-
 def _state(moment: Moment) -> Iterable[Family]:
     status = moment.status
     name = status.name if status.name is not UNSET else ""

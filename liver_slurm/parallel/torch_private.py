@@ -36,7 +36,6 @@ check_names(
     "_foreach_copy_",
     "_foreach_norm",
     "_foreach_mul_",
-    "Tensor._make_wrapper_subclass",
     "_C._construct_storage_from_data_pointer",
 )
 
@@ -69,11 +68,6 @@ def scaled_product(
     """
     made: torch.Tensor = torch._scaled_mm(left, right, *factors, out_dtype=dtype, use_fast_accum=fast)
     return made
-
-
-def wrapper_tensor(cls: type[Any], shape: torch.Size, dtype: torch.dtype) -> Any:
-    """Return an instance of ``cls``, a subclass of Tensor, that has a shape and a dtype but no data."""
-    return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
 
 
 def place_in_file(file: str, start: int, length: int) -> Any:

@@ -47,7 +47,7 @@ class Snapshot:
     backoff: Backoff | None = None
     arrived: Mapping[str, float] = field(default_factory=dict)
     """When each worker of ``ready`` became so."""
-    unit_of: Mapping[str, str] = field(default_factory=dict)
+    job_of: Mapping[str, str] = field(default_factory=dict)
     """Job of each worker of ``ready``: those of one job go away together."""
     live_since: float = 0.0
     """When the last reconfiguration was over; 0.0: there was none."""
@@ -135,7 +135,7 @@ def pick(snapshot: Snapshot, size: int) -> tuple[str, ...]:
 def offered_jobs(snapshot: Snapshot, change: Change) -> tuple[str, ...]:
     """Return the standby jobs that a change adds workers of, sorted; those of the guaranteed job are nobody's offer."""
     added = set(change.members) & set(snapshot.ready) - snapshot.guaranteed
-    return tuple(sorted({snapshot.unit_of.get(worker, worker) for worker in added}))
+    return tuple(sorted({snapshot.job_of.get(worker, worker) for worker in added}))
 
 
 def allowed(goal: ResizeGoal | None, config: JobConfig, workers: int) -> list[Layout]:

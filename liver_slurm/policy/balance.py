@@ -78,7 +78,7 @@ def ages(snapshot: Snapshot, change: Change) -> list[float]:
     arrived: dict[str, float] = {}
     for worker in change.members:
         if worker in snapshot.ready and worker not in snapshot.guaranteed:
-            job = snapshot.unit_of.get(worker, worker)
+            job = snapshot.job_of.get(worker, worker)
             came = snapshot.arrived.get(worker, snapshot.last_arrival)
             arrived[job] = min(came, arrived.get(job, came))
     return [max(0.0, snapshot.now - came) for came in arrived.values()]

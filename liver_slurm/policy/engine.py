@@ -102,7 +102,7 @@ def _chosen(name: str, snapshot: Snapshot, config: JobConfig) -> tuple[Decision,
     if isinstance(decision, Change) and (fault := _fault(decision, snapshot, config)) is not None:
         return Stay(), f"policy {name} wanted a world that cannot be: {fault}"
     if isinstance(decision, Leave):
-        idle = {snapshot.unit_of.get(worker, worker) for worker in set(snapshot.ready) - snapshot.guaranteed}
+        idle = {snapshot.job_of.get(worker, worker) for worker in set(snapshot.ready) - snapshot.guaranteed}
         if strangers := sorted(set(decision.jobs) - idle):
             return Stay(), f"policy {name} wanted to give back jobs that are not on offer: {', '.join(strangers)}"
     if not isinstance(decision, Change | Leave | Wait | Stay):

@@ -103,14 +103,3 @@ def owned_table(sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int,
     start = np.maximum(first[param], owner * part[param]) - first[param]
     end = np.minimum(last[param], (owner + 1) * part[param]) - first[param]
     return np.stack([param, owner, start, end], axis=1)
-
-
-@lru_cache(maxsize=256)
-def owned_ranges(
-    sizes: tuple[int, ...], shared: tuple[bool, ...], replicas: int, bucket_size: int | None
-) -> tuple[tuple[Range, ...], ...]:
-    """Return :func:`owned_table` by parameter: the ranges that cover it, by replica."""
-    ranges: list[list[Range]] = [[] for _ in sizes]
-    for param, owner, start, end in owned_table(sizes, shared, replicas, bucket_size).tolist():
-        ranges[param].append(Range(owner, start, end))
-    return tuple(map(tuple, ranges))

@@ -58,12 +58,6 @@ def _is_name(name: str) -> bool:
     return name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdecimal()
 
 
-def newest_checkpoint(folder: Path, at_most: int | None = None) -> Path | None:
-    """Return the newest complete checkpoint; ``at_most``: of those with so many steps or fewer. None: there is none."""
-    found = [one for one in list_checkpoints(folder) if at_most is None or checkpoint_step(one) <= at_most]
-    return found[-1] if found else None
-
-
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 

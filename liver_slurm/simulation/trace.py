@@ -125,12 +125,6 @@ def cut(trace: Trace, seconds: float) -> Trace:
     return replace(trace, seconds=length, spans=tuple(kept))
 
 
-def limited(trace: Trace, nodes: int) -> Trace:
-    """Return the trace of a cluster of which at most ``nodes`` are on offer: those that come beyond them stay away."""
-    counts = [(time, min(count, nodes)) for time, count in trace.counts()]
-    return trace if trace.most <= nodes else from_counts(trace.name, trace.seconds, counts, Random(0))
-
-
 def with_deaths(trace: Trace, per_1000_node_days: float, repair: float, random: Random) -> Trace:
     """Return the trace with sudden deaths of nodes, at a constant rate, that are back ``repair`` seconds later."""
     rate = per_1000_node_days / 1000.0 / 86400.0

@@ -14,7 +14,7 @@ from worker_lab import STARTUP, WorkerLab, job
 from liver_slurm.config.schema import CheckpointSection, JobConfig
 from liver_slurm.coordinator.core.reminders import PATIENCE
 from liver_slurm.protocol.messages import CancelRequest, ResizeRequest
-from liver_slurm.rundir.checkpoints import checkpoint_step, newest_checkpoint
+from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -151,9 +151,7 @@ def test_a_resumed_run_goes_on_in_another_layout(tmp_path: Path, make: Make, und
     assert first.ask(CancelRequest()).ok
     assert all(undisturbed[step] == loss for step, loss in first.finish(code=3).items())
 
-    saved = newest_checkpoint(first.run_dir.checkpoints)
-    assert saved is not None
-    step = checkpoint_step(saved)
+    step = checkpoint_step(list_checkpoints(first.run_dir.checkpoints)[-1])
     second = make(replace(config, elastic=replace(config.elastic, layouts=("tp2pp1dp1",))), first)
     losses = second.finish()
     assert list(losses) == list(range(step + 1, config.train.steps + 1))

@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+from figure_names import exported_names
 from interrupting import default_signals
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from terminal import Terminal
 from web import WebServer
 
 from liver_slurm import find
-from liver_slurm.observability.figures import exported_names
 from liver_slurm.rundir.paths import RunDir
 
 TINY = Path(__file__).parents[2] / "configs" / "gpt-tiny.toml"

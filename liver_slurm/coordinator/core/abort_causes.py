@@ -82,7 +82,7 @@ def _leaves_with(t: Transition, name: str, notice: Eviction) -> None:
 
 
 def last_step_trained(t: Transition, news: LastStepTrained) -> None:
-    """Give the next world up when the run ends in this one, and let nobody wait at a boundary."""
+    """Give the next world up when the run ends in this one, and let nobody wait at a barrier."""
     attempt = t.state.world.attempt
     if news.by_all or (attempt is not None and attempt.committed):
         return

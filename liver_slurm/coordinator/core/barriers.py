@@ -21,7 +21,7 @@ from liver_slurm.coordinator.core.records import (
 
 
 @dataclass(frozen=True)
-class Boundary:
+class StepBarrier:
     """A step at which the live world's members agree to stop."""
 
     number: int
@@ -45,14 +45,14 @@ class Boundary:
 
 
 @dataclass(frozen=True)
-class Barriers:
+class StepBarriers:
     """The step barriers: one for a cutover and one for a checkpoint at most."""
 
-    cutover: Boundary | None = None
-    checkpoint: Boundary | None = None
+    cutover: StepBarrier | None = None
+    checkpoint: StepBarrier | None = None
     checkpoint_wanted: bool = False
     """One is wanted whose step is not final yet."""
-    agreed_checkpoint: Boundary | None = None
+    agreed_checkpoint: StepBarrier | None = None
     """The last checkpoint's, once it is final; members of the live world may still be on their way to it."""
     not_before: int = 0
     """A member has said that it cannot stop at an earlier step: heartbeats are older news."""
@@ -73,11 +73,11 @@ class Barriers:
     """Those that the last coordinator left unclosed; workers are told to forget them."""
 
     @property
-    def open(self) -> tuple[Boundary, ...]:
+    def open(self) -> tuple[StepBarrier, ...]:
         """All of which a member may have to be told."""
         return tuple(one for one in (self.cutover, self.checkpoint, self.agreed_checkpoint) if one is not None)
 
-    def apply(self, record: Record, members: tuple[str, ...]) -> Barriers:
+    def apply(self, record: Record, members: tuple[str, ...]) -> StepBarriers:
         """Fold one record in.
 
         Args:
@@ -98,11 +98,11 @@ class Barriers:
             return self._cleared(record)
         return self
 
-    def _proposed(self, record: BoundaryProposed, members: tuple[str, ...]) -> Barriers:
+    def _proposed(self, record: BoundaryProposed, members: tuple[str, ...]) -> StepBarriers:
         noted = replace(self, next_number=record.boundary + 1, unclosed=self.unclosed | {record.boundary})
         if record.step < 0:
             return noted
-        proposed = Boundary(
+        proposed = StepBarrier(
             record.boundary,
             record.purpose,
             record.step,
@@ -112,9 +112,9 @@ class Barriers:
         )
         return replace(noted, cutover=proposed) if record.purpose == "cutover" else replace(noted, checkpoint=proposed)
 
-    def _confirmed(self, record: BoundaryConfirmed, members: tuple[str, ...]) -> Barriers:
+    def _confirmed(self, record: BoundaryConfirmed, members: tuple[str, ...]) -> StepBarriers:
         voters = frozenset(members)
-        final = Boundary(
+        final = StepBarrier(
             record.boundary,
             record.purpose,
             record.step,
@@ -129,14 +129,14 @@ class Barriers:
         unclosed = self.unclosed - {record.boundary}
         return replace(self, checkpoint=None, agreed_checkpoint=final, checkpoint_wanted=False, unclosed=unclosed)
 
-    def _closed(self, number: int) -> Barriers:
+    def _closed(self, number: int) -> StepBarriers:
         cutover, checkpoint = (
             None if one is not None and one.number == number else one for one in (self.cutover, self.checkpoint)
         )
         return replace(self, cutover=cutover, checkpoint=checkpoint, unclosed=self.unclosed - {number})
 
-    def _cleared(self, record: Committed | BegunAnew) -> Barriers:
-        """Forget the boundaries of the world before; the new one may be held where it begins."""
+    def _cleared(self, record: Committed | BegunAnew) -> StepBarriers:
+        """Forget the barriers of the world before; the new one may be held where it begins."""
         wanted = self.checkpoint_wanted and isinstance(record, Committed)
         cleared = replace(self, cutover=None, checkpoint=None, agreed_checkpoint=None, unclosed=frozenset())
         fresh = replace(cleared, checkpoint_wanted=wanted, not_before=0)
@@ -145,7 +145,7 @@ class Barriers:
         held = BoundaryProposed(boundary=record.held, step=record.step, purpose="cutover", request=record.held_for)
         return fresh.apply(held, record.members)
 
-    def left(self, requests: Iterable[tuple[int, int]]) -> Barriers:
+    def left(self, requests: Iterable[tuple[int, int]]) -> StepBarriers:
         """Return what a coordinator that takes over goes on with: what holds training for a request that waits.
 
         All others are left open, and members are told to forget them.

@@ -123,12 +123,12 @@ def _follow(t: Transition) -> None:
 
 
 def _trains(state: RunState) -> bool:
-    """Return whether steps are due: no world has yet to be entered, and training has not come to a boundary."""
+    """Return whether steps are due: no world has yet to be entered, and training has not come to a barrier."""
     barriers, attempt = state.barriers, state.world.attempt
-    boundaries = (barriers.cutover, barriers.checkpoint, barriers.agreed_checkpoint)
+    standing = (barriers.cutover, barriers.checkpoint, barriers.agreed_checkpoint)
     if state.lifecycle.phase is not RunPhase.TRAINING or (attempt is not None and attempt.committed):
         return False
-    return all(boundary is None or boundary.step != state.step for boundary in boundaries)
+    return all(barrier is None or barrier.step != state.step for barrier in standing)
 
 
 def _still(state: RunState) -> float:

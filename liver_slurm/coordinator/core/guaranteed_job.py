@@ -37,7 +37,7 @@ KILLED = 5.0
 ASSUMED_SAVE = 120.0
 """Seconds that a checkpoint takes while none was written yet."""
 SPARE = 30.0
-"""Seconds beside the checkpoint itself: a boundary to agree on, and workers that end before Slurm ends them."""
+"""Seconds beside the checkpoint itself: a barrier to agree on, and workers that end before Slurm ends them."""
 LONGEST_MARGIN = 0.25
 """Share of the time limit that is kept for the last checkpoint at most."""
 SHORTEST_LEAD, LEAD_SHARE, LONGEST_LEAD = 600.0, 0.1, 0.5

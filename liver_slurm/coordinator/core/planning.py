@@ -293,7 +293,7 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         first=_first(state),
         backoff=state.world.backoff,
         arrived={worker.name: worker.arrived for worker in ready},
-        unit_of={worker.name: worker.job_id for worker in ready},
+        job_of={worker.name: worker.job_id for worker in ready},
         live_since=history.steady_since,
         step_seconds=state.step_seconds,
         steps_left=max(0, state.settings.config.train.steps - step),

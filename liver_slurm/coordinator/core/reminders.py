@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from liver_slurm.coordinator.core import eviction, membership, orders, reconfiguration, resize_queue, step_barrier
-from liver_slurm.coordinator.core.barriers import Boundary
+from liver_slurm.coordinator.core.barriers import StepBarrier
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition
 from liver_slurm.coordinator.core.workers import Worker
@@ -61,7 +61,7 @@ def heard(t: Transition, news: Heard) -> None:
         _have_leave(t, worker.name, why)
     else:
         _targets(t, beat, beat.targets)
-        _boundaries(t, beat)
+        _barriers(t, beat)
 
 
 def _is_news(worker: Worker, notice: Notice) -> bool:
@@ -154,30 +154,30 @@ def _awaited(t: Transition, beat: Heartbeat, pending: Attempt, stage: str) -> No
             step_barrier.tell_final(t, [name], held, begin)
 
 
-# ---- boundaries ----------------------------------------------------------------------------------------------------
+# ---- barriers ----------------------------------------------------------------------------------------------------
 
 
-def _boundaries(t: Transition, beat: Heartbeat) -> None:
+def _barriers(t: Transition, beat: Heartbeat) -> None:
     """Say again where the worker is to stop, and where not."""
     barriers = t.state.barriers
-    known = {boundary.number: boundary for boundary in barriers.open}
+    known = {barrier.number: barrier for barrier in barriers.open}
     for number in beat.boundaries:
         if number not in known:
             step_barrier.tell_withdrawn(t, [beat.worker], number)
-    for boundary in known.values():
-        if beat.worker not in boundary.voters:
+    for barrier in known.values():
+        if beat.worker not in barrier.voters:
             continue
-        if not boundary.confirmed:
-            _proposed(t, beat, boundary)
-        elif boundary.purpose == "checkpoint" and beat.step <= boundary.step:
-            at = beat.boundaries.get(boundary.number)
+        if not barrier.confirmed:
+            _proposed(t, beat, barrier)
+        elif barrier.purpose == "checkpoint" and beat.step <= barrier.step:
+            at = beat.boundaries.get(barrier.number)
             # One that it does not hold at that step, it has taken.
-            if beat.step < boundary.step if at is None else not at[1]:
-                step_barrier.tell_final(t, [beat.worker], boundary)
+            if beat.step < barrier.step if at is None else not at[1]:
+                step_barrier.tell_final(t, [beat.worker], barrier)
 
 
-def _proposed(t: Transition, beat: Heartbeat, boundary: Boundary) -> None:
+def _proposed(t: Transition, beat: Heartbeat, barrier: StepBarrier) -> None:
     """Ask a voter again that has not answered, or does not hold what it has accepted."""
-    step, _ = beat.boundaries.get(boundary.number, (-1, False))
-    if step != boundary.step or beat.worker not in boundary.accepted:
-        step_barrier.tell_proposed(t, [beat.worker], boundary)
+    step, _ = beat.boundaries.get(barrier.number, (-1, False))
+    if step != barrier.step or beat.worker not in barrier.accepted:
+        step_barrier.tell_proposed(t, [beat.worker], barrier)

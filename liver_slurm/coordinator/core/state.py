@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Union
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core.barriers import Barriers
+from liver_slurm.coordinator.core.barriers import StepBarriers
 from liver_slurm.coordinator.core.parts import Damage, History, NodeRelease, ResizeQueue
 from liver_slurm.coordinator.core.records import BegunAnew, Record
 from liver_slurm.coordinator.core.workers import Membership, Worker
@@ -223,7 +223,7 @@ class RunState:
     world: WorldState = field(default_factory=WorldState)
     damage: Damage = field(default_factory=Damage)
     vigil: Vigil = field(default_factory=Vigil)
-    barriers: Barriers = field(default_factory=Barriers)
+    barriers: StepBarriers = field(default_factory=StepBarriers)
     resizes: ResizeQueue = field(default_factory=ResizeQueue)
     standbys: StandbyPool = field(default_factory=StandbyPool)
     handover: Handover = Handover()
@@ -335,7 +335,7 @@ PARTS: dict[type[Any], Part] = {
     WorldState: Part("world", "reconfiguration"),
     Damage: Part("damage", "failure_recovery"),
     Vigil: Part("vigil", "detection"),
-    Barriers: Part("barriers", "step_barrier"),
+    StepBarriers: Part("barriers", "step_barrier"),
     ResizeQueue: Part("resizes", "resize_queue"),
     StandbyPool: Part("standbys", "standby_scaling"),
     Handover: Part("handover", "guaranteed_job"),
@@ -374,7 +374,7 @@ def broken_invariants(state: RunState) -> list[str]:
         "only the live world is broken": not state.damage.broken or state.damage.generation == world.generation,
         "what follows a broken world has no member that is lost": pending is None
         or not set(state.damage.lost) & set(pending.involved),
-        "a broken world has no boundary but its end": not state.damage.broken
+        "a broken world has no barrier but its end": not state.damage.broken
         or (checkpoint is None and (held is None or held.confirmed)),
         "a proposal is in the journal": proposed <= barriers.unclosed,
         "training waits for a request that waits": not waits

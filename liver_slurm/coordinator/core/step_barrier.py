@@ -1,10 +1,10 @@
 """Step barrier: all members of the live world agree on a step to stop at, without a training collective.
 
-A boundary is proposed ahead of where training is now, so that the proposal arrives in time; one member that can no
+A barrier is proposed ahead of where training is now, so that the proposal arrives in time; one member that can no
 longer stop there makes it be proposed again, further ahead, under the same number. What is proposed or withdrawn is
 journaled, so that a coordinator that takes over can release members that wait.
 
-No boundary outlives the world whose members vote on it: what that world does not reach is asked of the next one.
+No barrier outlives the world whose members vote on it: what that world does not reach is asked of the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.tally import Tally
-from liver_slurm.coordinator.core.barriers import Barriers, Boundary
+from liver_slurm.coordinator.core.barriers import StepBarrier, StepBarriers
 from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryConfirmed, BoundaryProposed, CheckpointWanted
 from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
@@ -33,13 +33,13 @@ REACTION = 0.15
 
 Slot = Literal["cutover", "checkpoint"]
 
-_write = Writer(Barriers, __name__)
+_write = Writer(StepBarriers, __name__)
 
 
-def _put(t: Transition, boundary: Boundary) -> None:
+def _put(t: Transition, barrier: StepBarrier) -> None:
     barriers = t.state.barriers
-    cutover = boundary.purpose == "cutover"
-    _write(t, replace(barriers, cutover=boundary) if cutover else replace(barriers, checkpoint=boundary))
+    cutover = barrier.purpose == "cutover"
+    _write(t, replace(barriers, cutover=barrier) if cutover else replace(barriers, checkpoint=barrier))
 
 
 # ---- proposals and votes -------------------------------------------------------------------------------------------
@@ -65,17 +65,17 @@ def propose(t: Transition, slot: Slot, step: int, *, generation: int = -1, reque
     """Ask the live world's members to stop before beginning ``step`` + 1 steps."""
     number = t.state.barriers.next_number
     t.journal(BoundaryProposed(boundary=number, step=step, purpose=slot, generation=generation, request=request))
-    boundary = _find(t, number)
-    assert boundary is not None
-    tell_proposed(t, sorted(boundary.voters), boundary)
+    barrier = _find(t, number)
+    assert barrier is not None
+    tell_proposed(t, sorted(barrier.voters), barrier)
 
 
 def vote(t: Transition, message: BoundaryVote) -> None:
     """Handle one member's vote on a proposal."""
-    boundary = _find(t, message.boundary)
-    if boundary is None or boundary.confirmed or message.step != boundary.step:
+    barrier = _find(t, message.boundary)
+    if barrier is None or barrier.confirmed or message.step != barrier.step:
         return t.reject("late")
-    if message.worker not in boundary.voters:
+    if message.worker not in barrier.voters:
         return t.reject("impossible")
     if not message.accepted:
         earliest = max(t.state.barriers.not_before, message.current_step + 1)
@@ -83,25 +83,25 @@ def vote(t: Transition, message: BoundaryVote) -> None:
         # Twice the usual lead: the usual one was too short just now.
         ahead = next_step(t, at_least=message.current_step + 1)
         step = ahead + max(1, ahead - max(t.state.step, message.current_step))
-        boundary = replace(boundary, step=step, accepted=Tally(), reached=0.0)
-    elif message.worker in boundary.accepted:
+        barrier = replace(barrier, step=step, accepted=Tally(), reached=0.0)
+    elif message.worker in barrier.accepted:
         return t.reject("duplicate")
     else:
-        boundary = replace(boundary, accepted=boundary.accepted.plus(message.worker, None))
-    _put(t, boundary)
-    if boundary.purpose == "checkpoint" and _gives_way(t, boundary):
+        barrier = replace(barrier, accepted=barrier.accepted.plus(message.worker, None))
+    _put(t, barrier)
+    if barrier.purpose == "checkpoint" and _gives_way(t, barrier):
         return None
     if not message.accepted:
-        tell_proposed(t, sorted(boundary.voters), boundary)
-    if boundary.purpose == "cutover":
+        tell_proposed(t, sorted(barrier.voters), barrier)
+    if barrier.purpose == "cutover":
         t.signal(BarrierMoved())
-    elif boundary.agreed:
-        _confirm(t, boundary, sorted(boundary.voters), boundary.generation)
+    elif barrier.agreed:
+        _confirm(t, barrier, sorted(barrier.voters), barrier.generation)
     return None
 
 
-def _gives_way(t: Transition, checkpoint: Boundary) -> bool:
-    """Take a checkpoint's boundary back if something else comes first; returns whether it does."""
+def _gives_way(t: Transition, checkpoint: StepBarrier) -> bool:
+    """Take a checkpoint's barrier back if something else comes first; returns whether it does."""
     cutover = t.state.barriers.cutover
     if checkpoint.step > t.state.settings.config.train.steps:
         withdraw(t, "checkpoint")  # the run's end comes first, and may write one of its own
@@ -114,7 +114,7 @@ def _gives_way(t: Transition, checkpoint: Boundary) -> bool:
 
 
 def confirm_cutover(t: Transition, receivers: Sequence[str], generation: int, begin: int) -> None:
-    """Make the cutover's boundary final: all have accepted it.
+    """Make the cutover's barrier final: all have accepted it.
 
     Args:
         t: the transition.
@@ -127,20 +127,20 @@ def confirm_cutover(t: Transition, receivers: Sequence[str], generation: int, be
     _confirm(t, held, receivers, generation, begin)
 
 
-def _confirm(t: Transition, boundary: Boundary, receivers: Sequence[str], generation: int, begin: int = -1) -> None:
-    number, purpose = boundary.number, boundary.purpose
-    t.journal(BoundaryConfirmed(boundary=number, step=boundary.step, purpose=purpose, generation=generation))
-    tell_final(t, receivers, replace(boundary, generation=generation), begin)
+def _confirm(t: Transition, barrier: StepBarrier, receivers: Sequence[str], generation: int, begin: int = -1) -> None:
+    number, purpose = barrier.number, barrier.purpose
+    t.journal(BoundaryConfirmed(boundary=number, step=barrier.step, purpose=purpose, generation=generation))
+    tell_final(t, receivers, replace(barrier, generation=generation), begin)
 
 
-def tell_final(t: Transition, receivers: Sequence[str], boundary: Boundary, begin: int = -1) -> None:
-    """Tell workers, perhaps once more, that a boundary is final."""
+def tell_final(t: Transition, receivers: Sequence[str], barrier: StepBarrier, begin: int = -1) -> None:
+    """Tell workers, perhaps once more, that a barrier is final."""
     message = ConfirmBoundary(
         epoch=t.state.settings.epoch,
-        boundary=boundary.number,
-        step=boundary.step,
-        purpose=boundary.purpose,
-        generation=boundary.generation,
+        boundary=barrier.number,
+        step=barrier.step,
+        purpose=barrier.purpose,
+        generation=barrier.generation,
         begin=begin,
     )
     t.send(receivers, message)
@@ -149,19 +149,19 @@ def tell_final(t: Transition, receivers: Sequence[str], boundary: Boundary, begi
 def withdraw(t: Transition, slot: Slot) -> None:
     """Take back what is proposed or confirmed, if anything; members that wait there train on."""
     barriers = t.state.barriers
-    boundary = barriers.cutover if slot == "cutover" else barriers.checkpoint
-    if boundary is None:
+    barrier = barriers.cutover if slot == "cutover" else barriers.checkpoint
+    if barrier is None:
         return
-    tell_withdrawn(t, sorted(boundary.voters), boundary.number)
-    t.journal(BoundaryClosed(boundary=boundary.number))
+    tell_withdrawn(t, sorted(barrier.voters), barrier.number)
+    t.journal(BoundaryClosed(boundary=barrier.number))
 
 
 def tell_withdrawn(t: Transition, receivers: Sequence[str], number: int) -> None:
-    """Tell workers, perhaps once more, that they are not to stop at a boundary."""
+    """Tell workers, perhaps once more, that they are not to stop at a barrier."""
     t.send(receivers, WithdrawBoundary(epoch=t.state.settings.epoch, boundary=number))
 
 
-def forget(t: Transition, old: Barriers) -> None:
+def forget(t: Transition, old: StepBarriers) -> None:
     """Have the next world write the checkpoint that the live one would have, as that is broken.
 
     Args:
@@ -180,34 +180,34 @@ def end_here(t: Transition, step: int, receivers: Sequence[str], generation: int
 
 
 def serve(t: Transition, request: int) -> None:
-    """Let the cutover's boundary hold training for another request at the same step."""
+    """Let the cutover's barrier hold training for another request at the same step."""
     held = t.state.barriers.cutover
     assert held is not None
     _put(t, replace(held, request=request, reached=0.0))
 
 
 def reached(t: Transition) -> None:
-    """Note that training stands at the cutover's boundary from now on."""
+    """Note that training stands at the cutover's barrier from now on."""
     held = t.state.barriers.cutover
     assert held is not None
     _put(t, replace(held, reached=t.now))
 
 
-def _find(t: Transition, number: int) -> Boundary | None:
-    for boundary in (t.state.barriers.cutover, t.state.barriers.checkpoint):
-        if boundary is not None and boundary.number == number:
-            return boundary
+def _find(t: Transition, number: int) -> StepBarrier | None:
+    for barrier in (t.state.barriers.cutover, t.state.barriers.checkpoint):
+        if barrier is not None and barrier.number == number:
+            return barrier
     return None
 
 
-def tell_proposed(t: Transition, receivers: Sequence[str], boundary: Boundary) -> None:
-    """Ask members, perhaps once more, to stop at a boundary; a vote counts once."""
+def tell_proposed(t: Transition, receivers: Sequence[str], barrier: StepBarrier) -> None:
+    """Ask members, perhaps once more, to stop at a barrier; a vote counts once."""
     message = ProposeBoundary(
         epoch=t.state.settings.epoch,
-        boundary=boundary.number,
-        step=boundary.step,
-        purpose=boundary.purpose,
-        generation=boundary.generation,
+        boundary=barrier.number,
+        step=barrier.step,
+        purpose=barrier.purpose,
+        generation=barrier.generation,
     )
     t.send(receivers, message)
 
@@ -223,13 +223,13 @@ def repeat(t: Transition, workers: Sequence[str]) -> None:
 
 
 def tell_left_open(t: Transition, news: Registered) -> None:
-    """Tell a worker to forget the boundaries that the last coordinator left open."""
+    """Tell a worker to forget the barriers that the last coordinator left open."""
     for number in t.state.barriers.left_open if news.first else ():
         tell_withdrawn(t, [news.name], number)
 
 
 def run_ending(t: Transition, _: RunEnding) -> None:
-    """Forget all boundaries: the members are told to leave."""
+    """Forget all barriers: the members are told to leave."""
     _write(t, replace(t.state.barriers, cutover=None, checkpoint=None, agreed_checkpoint=None))
 
 
@@ -261,13 +261,13 @@ def propose_checkpoint(t: Transition) -> None:
         propose(t, "checkpoint", at, generation=t.state.generation)
 
 
-def after_checkpoints(barriers: Barriers) -> int:
+def after_checkpoints(barriers: StepBarriers) -> int:
     """Return the first step beyond those at which the live world's members are to write a checkpoint; 0: none."""
-    boundaries = (barriers.checkpoint, barriers.agreed_checkpoint)
-    return max((boundary.step + 1 for boundary in boundaries if boundary is not None), default=0)
+    checkpoints = (barriers.checkpoint, barriers.agreed_checkpoint)
+    return max((barrier.step + 1 for barrier in checkpoints if barrier is not None), default=0)
 
 
-def displace_checkpoints(t: Transition, old: Barriers, step: int) -> None:
+def displace_checkpoints(t: Transition, old: StepBarriers, step: int) -> None:
     """Have the new world write the checkpoints that the old one has not come to by ``step``, where it ended.
 
     Only some of the new world's members have heard of them, and a voter may not be in it: nobody must stop there. The
@@ -278,20 +278,20 @@ def displace_checkpoints(t: Transition, old: Barriers, step: int) -> None:
         old: the barriers before it.
         step: steps completed at the cutover.
     """
-    for boundary in (old.agreed_checkpoint, old.checkpoint):
-        if boundary is not None and (boundary.step > step or not boundary.confirmed):
-            tell_withdrawn(t, sorted(boundary.voters), boundary.number)
+    for barrier in (old.agreed_checkpoint, old.checkpoint):
+        if barrier is not None and (barrier.step > step or not barrier.confirmed):
+            tell_withdrawn(t, sorted(barrier.voters), barrier.number)
             want_checkpoint(t)
 
 
 def watch_checkpoint(t: Transition, _: Tick) -> None:
-    """Propose a checkpoint's boundary again if training has stood there too long: a proposal or a vote was lost."""
-    boundary = t.state.barriers.checkpoint
-    if boundary is None or t.state.step < boundary.step:
+    """Propose a checkpoint's barrier again if training has stood there too long: a proposal or a vote was lost."""
+    barrier = t.state.barriers.checkpoint
+    if barrier is None or t.state.step < barrier.step:
         return
-    if not boundary.reached:
-        _put(t, replace(boundary, reached=t.now))
-    elif t.now > boundary.reached + t.state.settings.config.job.lost_after:
+    if not barrier.reached:
+        _put(t, replace(barrier, reached=t.now))
+    elif t.now > barrier.reached + t.state.settings.config.job.lost_after:
         withdraw(t, "checkpoint")  # it stays wanted, and is proposed again when it can be
 
 

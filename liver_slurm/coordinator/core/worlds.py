@@ -142,7 +142,7 @@ class WorldState:
     processes: Mapping[str, str] = field(default_factory=dict)
     """Which process each member of the live world is; none: the record is of an earlier version."""
     held_at_start: int = -1
-    """Number of the boundary with which the live world was committed to stand at its first step; -1: none."""
+    """Number of the barrier with which the live world was committed to stand at its first step; -1: none."""
     next_generation: int = 0
     lost_below: int = 0
     """Worlds of generations below this one are lost: the run was restarted since."""

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from bounded_design import BOUNDED_SPREAD, bounded
 from misspecified import CASES, blurred, learners
 
 from liver_slurm.advisor import contributions
 from liver_slurm.advisor.estimators import FITTED, Effects, ipw, seq_dr, seq_ri
-from liver_slurm.advisor.learners import Learners, linear_learners, logistic, ridge, through, with_squares
+from liver_slurm.advisor.learners import Learners, linear_learners, logistic, ridge, through
 from liver_slurm.advisor.stages import fit_nuisances
-from liver_slurm.advisor.synthetic import BOUNDED_SPREAD, Drawn, bounded, dropping_out
+from liver_slurm.advisor.synthetic import Drawn, dropping_out
 
-SQUARES = through(with_squares, logistic)
+SQUARES = through(lambda features: np.hstack([features, features**2]), logistic)
 BOUNDED = Learners(logistic, (SQUARES,), (ridge,))
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from liver_slurm.advisor import gate
 from liver_slurm.advisor.arrays import Array
 from liver_slurm.advisor.folds import by_group
-from liver_slurm.advisor.gate import Domain, Verdict, Way, judge, naive_gain, too_few
+from liver_slurm.advisor.gate import Domain, Verdict, Way, judge, too_few
+from liver_slurm.advisor.intervals import Estimated
 from liver_slurm.advisor.learners import Learners, logistic, ridge, through
-from liver_slurm.advisor.rules import Rule, always, linear, never
+from liver_slurm.advisor.rules import Rule, always, chances, linear, never
 from liver_slurm.advisor.synthetic_partition import REGIMES, away, goodput, interactions, log
 from liver_slurm.advisor.table import DecisionTable
 from liver_slurm.base.errors import BadInput
@@ -69,6 +71,14 @@ def test_another_baseline_may_be_beaten() -> None:
     assert verdict.opens
     assert verdict.gain is not None
     assert verdict.gain.value == pytest.approx(1.0, abs=0.2)
+
+
+def naive_gain(table: DecisionTable, way: Way, target: Domain | None = None) -> Estimated:
+    """The gain of the learned rule on the data that it was learned from: too high."""
+    folds, target_folds = by_group(table.groups, way.folds), gate._target_folds(target, way.folds)
+    judged, _, _ = gate._contributions(table, way, target, folds, target_folds)
+    rows = gate._rows(table, target)
+    return judged.gain(chances(gate._learned(table, way, target), rows), chances(way.baseline, rows))
 
 
 def test_a_rule_is_judged_by_runs_that_it_was_not_learned_from() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from liver_slurm.advisor.learners import from_estimator, hinges, logistic, ridge, sigmoid
+from liver_slurm.advisor.learners import hinges, logistic, ridge, sigmoid
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(400, 3)) * [1.0, 10.0, 0.01] + [0.0, 100.0, 5.0]
@@ -41,8 +41,6 @@ def test_weighted_residuals_sum_to_zero() -> None:
 def test_where_all_labels_are_equal_the_chance_is_that_label(label: float) -> None:
     labels = np.full(400, label)
     assert (logistic(X, labels, WEIGHTS)(X[:7]) == np.full(7, label)).all()
-    tree = pytest.importorskip("sklearn.tree")
-    assert (from_estimator(tree.DecisionTreeClassifier)(X, labels, WEIGHTS)(X[:7]) == np.full(7, label)).all()
 
 
 def test_classes_that_are_apart_are_told_apart_without_an_overflow() -> None:
@@ -55,14 +53,6 @@ def test_a_constant_feature_says_nothing() -> None:
     constant = np.column_stack([X, np.full(400, 3.0)])
     other = np.column_stack([X, np.full(400, 5.0)])
     assert (ridge(constant, Y, WEIGHTS)(other) == ridge(X, Y, WEIGHTS)(X)).all()
-
-
-def test_an_estimator_of_scikit_learn_is_a_learner() -> None:
-    tree = pytest.importorskip("sklearn.tree")
-    mean = from_estimator(lambda: tree.DecisionTreeRegressor(max_depth=4, random_state=0))(X, Y, WEIGHTS)(X)
-    chance = from_estimator(lambda: tree.DecisionTreeClassifier(max_depth=3, random_state=0))(X, LABELS, WEIGHTS)(X)
-    assert np.corrcoef(mean, Y)[0, 1] > 0.7
-    assert 0.0 <= chance.min() < chance.max() <= 1.0
 
 
 def test_hinges_bend_at_their_knots() -> None:

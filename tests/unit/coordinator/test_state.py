@@ -12,7 +12,7 @@ import pytest
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator import core
-from liver_slurm.coordinator.core.barriers import Boundary
+from liver_slurm.coordinator.core.barriers import StepBarrier
 from liver_slurm.coordinator.core.parts import ResizeQueue
 from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings, broken_invariants
 from liver_slurm.coordinator.core.step import recover
@@ -119,7 +119,7 @@ def test_a_broken_state_is_named(broken: str, rule: str) -> None:
         "resizes": replace(state, resizes=ResizeQueue((ResizeGoal(1, None, 2, 9), ResizeGoal(0, None, 2, 5)))),
         "barriers": replace(state, barriers=replace(state.barriers, unclosed=frozenset())),
         "checkpoint": replace(
-            state, barriers=replace(state.barriers, checkpoint=Boundary(0, "checkpoint", 1, frozenset({"live-0"})))
+            state, barriers=replace(state.barriers, checkpoint=StepBarrier(0, "checkpoint", 1, frozenset({"live-0"})))
         ),
     }
     assert rule in broken_invariants(changed[broken])

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from event_samples import committed
+from figure_names import exported_names
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from top_samples import training
 
 from liver_slurm.observability.counters import RunCounters
-from liver_slurm.observability.figures import Moment, exported_names, figures
+from liver_slurm.observability.figures import Moment, figures
 from liver_slurm.observability.history import RunHistory
 from liver_slurm.observability.openmetrics import exposition
 from liver_slurm.rundir.events import Event, Notice, to_document

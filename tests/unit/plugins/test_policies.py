@@ -257,7 +257,7 @@ def test_exploring_leaves_with_the_chance_that_it_states(chance: float, run: int
 
 
 def explored(number: int, run_id: str, chance: float) -> Leave | Change:
-    seen = look({"s0": 60.0}, unit_of={"s0": str(number)}, run_id=run_id)
+    seen = look({"s0": 60.0}, job_of={"s0": str(number)}, run_id=run_id)
     decision, _ = explore.policy(seen, config("explore", explore=chance, commit=600.0))
     assert isinstance(decision, Leave | Change)
     if isinstance(decision, Leave):

@@ -24,7 +24,7 @@ def seen(**more: object) -> Snapshot:
     fields: dict[str, object] = {
         "now": NOW, "live": World(1, Layout(1, 1, 2), ("l0", "l1"), 10), "leaving": frozenset(), "ready": ("s0", "s1"),
         "guaranteed": frozenset({"l0", "l1"}), "last_arrival": NOW - 5.0, "step_seconds": 2.0, "steps_left": 500,
-        "arrived": {"s0": NOW - 60.0, "s1": NOW - 5.0}, "unit_of": {"s0": "7", "s1": "8"}, "unsaved_steps": 30,
+        "arrived": {"s0": NOW - 60.0, "s1": NOW - 5.0}, "job_of": {"s0": "7", "s1": "8"}, "unsaved_steps": 30,
     }  # fmt: skip
     return Snapshot(**{**fields, **more})  # type: ignore[arg-type]
 
