@@ -207,11 +207,11 @@ class StandbySection:
     """Sizes of standby jobs, one [[standby.unit]] each. The largest that is still useful is started first; of equal
     ones the one that is listed first. Default: one size, that of [standby]."""
     poll: Seconds = 2.0
-    """Time between two looks at idle capacity and at the state of standby jobs, if ``queries_per_minute`` allows."""
+    """Least time between two polls of idle capacity and of standby jobs' state, if ``queries_per_minute`` allows."""
     queries_per_minute: Positive = 12.0
-    """Maximum number of queries to slurmctld in a minute, however many standby jobs there are. A look at capacity takes
+    """Maximum number of queries to slurmctld in a minute, however many standby jobs there are. A poll of capacity takes
     four queries, and two more for each further partition; watching the guaranteed job takes two a minute. The default
-    gives one look in 24 seconds."""
+    gives one poll in 24 seconds."""
     grace: Seconds | None = None
     """Time that a worker has after a notice that names no deadline. Default: from the cluster's GraceTime and
     KillWait."""
