@@ -107,6 +107,18 @@ def test_without_nixl_there_is_no_agent(monkeypatch: pytest.MonkeyPatch) -> None
         Agent(CPU, None)
 
 
+@pytest.mark.parametrize(("interface", "devices"), [("ib0", None), (None, None), ("lo", "lo")])
+def test_an_interface_of_sockets_keeps_ucx_from_no_device(
+    monkeypatch: pytest.MonkeyPatch, interface: str | None, devices: str | None
+) -> None:
+    monkeypatch.setenv("UCX_NET_DEVICES", "")  # so that it is as before in the end
+    monkeypatch.delenv("UCX_NET_DEVICES")
+    monkeypatch.setitem(sys.modules, "nixl._api", None)
+    with pytest.raises(Refusal):
+        Agent(CPU, interface)
+    assert os.environ.get("UCX_NET_DEVICES") == devices
+
+
 def test_a_nixl_that_does_not_work_is_news(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "nixl._api", None)
     with pytest.raises(Refusal):
