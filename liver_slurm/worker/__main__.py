@@ -1,4 +1,8 @@
-"""What srun starts: ``python -m liver_slurm.worker RUN_DIR --role ROLE [--name NAME | --names PREFIX] [--restart]``."""
+"""What srun starts: ``python -m liver_slurm.worker RUN_DIR --role ROLE [--name NAME | --names PREFIX] [--restart]``.
+
+With ``--restart`` it starts a worker as a child, with ``--decided-codes``: only if that was told to leave is its exit
+code 10, whatever the user's code does.
+"""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class WorkerLab(Lab):
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
+            "GLOO_SOCKET_IFNAME": self.config.stream.interface or "lo",
             "PYTHONPATH": paced_samples.PYTHON_PATH,
             "LIVER_FAULT": value,
         }
