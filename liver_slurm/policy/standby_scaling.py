@@ -183,13 +183,12 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
     running = tuple(job for job in here if job not in waiting)
     starting: set[str] = set()
     room = []
-    tried = _tried(view)
     for place in capacity.room:
         for job in waiting:
             if (job.unit, job.partition) == (place.unit, place.partition) and place.jobs:
                 place = replace(place, jobs=place.jobs - 1)
                 starting.add(job.job_id)
-        room.append(replace(place, jobs=min(place.jobs, tried.get(place.partition, place.jobs))))
+        room.append(place)
     # Units compete for the same nodes: while one is about to take some, the others' room is not to be relied on.
     taken = {(job.unit, job.partition) for job in waiting if job.job_id in starting}
     idle = [place for place in room if place.jobs > 0 and place.partition not in rests]
@@ -206,7 +205,7 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
         reach += sum(place.jobs * sizes[min(place.unit, len(sizes) - 1)] for place in idle)
     useful = useful_workers(config, view.guaranteed, view.asked, view.size_ceiling, reach)
     need = max(0, useful - view.guaranteed) + config.standby.spares
-    return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need, tried)
+    return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need, _tried(view))
 
 
 def _tried(view: View) -> dict[str, int]:

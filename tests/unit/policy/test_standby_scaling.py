@@ -271,6 +271,12 @@ def test_after_failures_one_is_tried() -> None:
     assert decided(replace(tried, spans=(*lives, Life("7", "a", 1070.0))), config()).start == (Order(0, "a", 3),)
 
 
+def test_one_is_tried_where_two_are_needed() -> None:
+    lives = tuple(Life(str(n), "a", 1000.0 + 10 * n, 1000.0 + 10 * n, failed=True) for n in range(3))
+    view = look([], Headroom(0, "a", 2), now=1060.0, spans=lives)
+    assert decided(view, config(("tp1pp1dp2", "tp2pp1dp2"))).start == (Order(0, "a", 1),)
+
+
 @pytest.mark.parametrize("jobs", [[], [standby(7)]])
 def test_where_jobs_wait_one_is_tried_and_the_rest_wait_elsewhere(jobs: list[StandbyJob]) -> None:
     lives = tuple(Life(str(n), "a", 1000.0 + 10 * n, 1000.0 + 10 * n, failed=True) for n in range(3))
