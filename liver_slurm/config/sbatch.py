@@ -34,6 +34,8 @@ _OURS = frozenset(
     | {"parsable", "test-only", "wait", "chdir", "mem-per-cpu", "mem-per-gpu", "export-file", "quiet", "usage", "help"}
 )
 """Options that the product needs for itself, and those that would make another kind of submission."""
+_NOT_OF_STANDBYS = {"begin": "jobs in the queue are told when they may start, and would not keep to it"}
+"""Options that hold for the guaranteed job alone, and why."""
 _FORM = re.compile(r"--([a-z][a-z-]*)(?:=(.+))?")
 
 
@@ -53,3 +55,5 @@ def problems(key: str, texts: Sequence[str]) -> Iterator[Problem]:
             yield Problem(place, f"{shown(text)} is not allowed: {_SAID[match[1]]} says that")
         elif match[1] in _OURS:
             yield Problem(place, f"{shown(text)} is not allowed: the run needs --{match[1]} for itself")
+        elif key != "live.sbatch" and match[1] in _NOT_OF_STANDBYS:
+            yield Problem(place, f"{shown(text)} is not allowed: {_NOT_OF_STANDBYS[match[1]]}")

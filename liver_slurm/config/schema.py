@@ -51,7 +51,8 @@ class JobSection:
     prepare_timeout: Seconds = 300.0
     """Time that a target world may take to prepare; after it the reconfiguration is aborted."""
     start_timeout: Seconds = 900.0
-    """Time that guaranteed workers may take to register when the run starts; after it the run fails."""
+    """Time that guaranteed workers may take to register when the run starts; after it the run fails. A standby job that
+    runs for so long without a worker that is ready is ended, and counts as one that failed."""
     staging: Flag = False
     """The run is there to be tried: ``liver-slurm chaos`` injects faults into it without ``--yes``."""
 
@@ -193,8 +194,9 @@ class StandbySection:
     job that has been idle this long is cancelled, and one that Slurm takes back sooner counts towards ``back_off``."""
     back_off: Seconds = 30.0
     """Time for which a partition is left alone after it has taken back three standby jobs in a row within ``hold``, if
-    the mean life of all that run and were taken meanwhile is below that, too; and after three in a row have ended by
-    themselves before a worker was ready. It doubles with each further one, up to an hour."""
+    the mean life of all that run and were taken meanwhile is below that, too; and after some have ended by themselves
+    before a worker was ready, three times in a row. It doubles with each further time, up to an hour; after failures
+    one job at a time is tried."""
     expected_life: Seconds = 900.0
     """Time that policy ``cost-aware`` expects a standby job to stay, until it has seen one go."""
     explore: Decay = 0.2

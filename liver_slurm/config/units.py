@@ -1,10 +1,14 @@
-"""The sizes that standby jobs may have. Pure."""
+"""The sizes that standby jobs may have, and how long before their time limit they are warned. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from liver_slurm.config.schema import StandbySection
+
+WARNING = 30.0
+"""Seconds before its time limit that a standby job is warned, unless ``standby.signal`` or ``standby.grace`` says."""
 
 
 def standby_units(standby: StandbySection) -> tuple[StandbySection, ...]:
@@ -29,3 +33,11 @@ def most_workers(standby: StandbySection) -> int:
         reverse=True,
     )
     return sum(sizes[: standby.max_jobs])
+
+
+def warning_seconds(standby: StandbySection) -> float:
+    """Return how long before its time limit a standby job is warned."""
+    if standby.signal is not None:
+        _, at, seconds = standby.signal.partition("@")
+        return float(seconds) if at else 60.0  # Slurm's own default
+    return float(max(1, math.ceil(standby.grace if standby.grace is not None else WARNING)))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from liver_slurm.base.clock import SystemClock
+from liver_slurm.base.clock import Clock, SystemClock
 from liver_slurm.base.errors import DECIDED, BadInput, ExitCode, LiverError
 from liver_slurm.base.network import reachable_host
 from liver_slurm.base.open_files import allow_many_files
@@ -132,7 +132,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         first_actions += requested
     budget = QueryBudget(config.standby.queries_per_minute, clock.now)
     calls = SchedulerCalls(
-        _scheduler(options.source, settings, run_dir, lease.records, budget), clock, config.standby.poll, budget
+        _scheduler(options.source, settings, run_dir, lease.records, budget, clock), clock, config.standby.poll, budget
     )
     server = ControlServer(run_dir, settings.epoch, host, bind)
     outside = Outside(config, run_dir, read_run_info(run_dir))
@@ -244,7 +244,7 @@ def _serve(loop: Loop, server: ControlServer, calls: SchedulerCalls, run_dir: Ru
 
 
 def _scheduler(
-    source: str, settings: Settings, run_dir: RunDir, records: Sequence[Record], budget: QueryBudget
+    source: str, settings: Settings, run_dir: RunDir, records: Sequence[Record], budget: QueryBudget, clock: Clock
 ) -> Scheduler:
     """Compose the adapters of the scheduler that starts standbys."""
     standby = settings.config.standby
@@ -252,10 +252,12 @@ def _scheduler(
         from liver_slurm.scheduler.local.standby import LocalStandbys
 
         return Scheduler(standbys=LocalStandbys(run_dir, standby.max_jobs) if standby.max_jobs > 0 else None)
-    return _slurm(settings, run_dir, records, budget) if source == "slurm" else Scheduler()
+    return _slurm(settings, run_dir, records, budget, clock) if source == "slurm" else Scheduler()
 
 
-def _slurm(settings: Settings, run_dir: RunDir, records: Sequence[Record], budget: QueryBudget) -> Scheduler:
+def _slurm(
+    settings: Settings, run_dir: RunDir, records: Sequence[Record], budget: QueryBudget, clock: Clock
+) -> Scheduler:
     from liver_slurm.scheduler.slurm.connect import connect
     from liver_slurm.scheduler.slurm.guaranteed_job import SlurmGuaranteedJob
     from liver_slurm.scheduler.slurm.job_fate import job_fate
@@ -270,7 +272,7 @@ def _slurm(settings: Settings, run_dir: RunDir, records: Sequence[Record], budge
         units = [(record.unit, record.job_ids) for record in records if isinstance(record, StandbyLaunched)]
         launched = {job_id: unit for unit, job_ids in units for job_id in job_ids}
         client = connect(budget=budget, may_wait=False)
-        standbys = SlurmStandbys(config, run_dir, client, standby_main, launched=launched)
+        standbys = SlurmStandbys(config, run_dir, client, standby_main, clock.now, launched)
     if not job_id:
         return Scheduler(standbys=standbys)
     earlier = {record.job_id for record in records if isinstance(record, EpochStarted)}

@@ -19,7 +19,7 @@ from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers, standby_units, workers_per_job
 from liver_slurm.policy.cost_model import choose
-from liver_slurm.policy.survival import Life, failing, resting
+from liver_slurm.policy.survival import Life, failing, on_trial, resting
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
 
@@ -87,6 +87,8 @@ class _Stock:
     """Those of ``waiting`` that have room."""
     need: int
     """Workers of standby jobs that are useful, spares included."""
+    tried: Mapping[str, int]
+    """Further jobs that may be started in each partition that is on trial."""
 
     def workers(self, jobs: tuple[StandbyJob, ...]) -> int:
         return sum(self.sizes[job.unit] for job in jobs)
@@ -139,8 +141,10 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     for partition, (until, count) in rests.items():
         reason += f"; {partition} took {count} in a row too soon, left alone for {until - view.now:.0f} s"
     for partition, (until, count) in fails.items():
-        reason += f"; {count} standby jobs in a row failed in {partition} before a worker was ready, see their logs; "
-        reason += f"the next is tried in {until - view.now:.0f} s"
+        reason += f"; standby jobs failed {count} times in a row in {partition} before a worker was ready, see their "
+        reason += f"logs; the next is tried in {until - view.now:.0f} s"
+    for partition in sorted(stock.tried.keys() - closed):
+        reason += f"; {partition}, where standby jobs failed before a worker was ready, is tried with one"
     for partition, until in view.left_alone.items():
         reason += f"; the policy leaves {partition} alone for {until - view.now:.0f} s"
     return Decision(tuple(start), end, useless_since), reason
@@ -201,12 +205,20 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
         reach += sum(place.jobs * sizes[min(place.unit, len(sizes) - 1)] for place in idle)
     useful = useful_workers(config, view.guaranteed, view.asked, view.size_ceiling, reach)
     need = max(0, useful - view.guaranteed) + config.standby.spares
-    return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need)
+    return _Stock(sizes, running, tuple(waiting), tuple(free), contended, frozenset(starting), need, _tried(view))
+
+
+def _tried(view: View) -> dict[str, int]:
+    """Count the further jobs that may be started in each partition on trial: one, if there is none without a life."""
+    lived = {span.job_id for span in view.spans if not span.failed}
+    under_way = {job.partition for job in view.capacity.jobs if job.job_id not in lived}
+    return {partition: int(partition not in under_way) for partition in on_trial(view.spans)}
 
 
 def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) -> list[Order]:
     """Choose jobs to start where there is headroom and, with ``launch = "queue"``, jobs that wait for the rest."""
     orders: list[Order] = []
+    tried = dict(stock.tried)
     units = standby_units(config.standby)
     in_slurm = view.capacity.jobs  # also those that are ending: Slurm still counts them, and so does max_jobs
     slots = config.standby.max_jobs - len(in_slurm)
@@ -215,12 +227,14 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
     def order(unit: int, partition: str, missing: int, most: int) -> int:
         """Order jobs; return how many workers they bring."""
         nonlocal slots
-        count = min(slots, slots_of[unit], most, max(1, missing // stock.sizes[unit]))
+        count = min(slots, slots_of[unit], most, max(1, missing // stock.sizes[unit]), tried.get(partition, slots))
         if count <= 0:
             return 0
         orders.append(Order(unit, partition, count))
         slots -= count
         slots_of[unit] -= count
+        if partition in tried:
+            tried[partition] -= count
         return count * stock.sizes[unit]
 
     missing = stock.missing_now
@@ -237,7 +251,8 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
                     ordered += order(unit, place.partition, missing - ordered, place.jobs)
     missing = stock.missing - ordered
     if config.standby.launch == "queue" and missing > 0:
-        wide = {index: [one for one in unit.partitions if one not in rests] for index, unit in enumerate(units)}
+        closed = rests | {partition for partition, left in tried.items() if left == 0}
+        wide = {index: [one for one in unit.partitions if one not in closed] for index, unit in enumerate(units)}
         open_units = {index for index, partitions in wide.items() if partitions and slots_of[index] > 0}
         if open_units:
             unit = stock.best_unit(missing, open_units)

@@ -107,8 +107,8 @@ def failing(lives: Sequence[Life], now: float, back_off: float) -> dict[str, tup
     """Return the partitions in which standby jobs fail as they start: until when they are left alone, and how many
     failed in a row.
 
-    After :data:`OFTEN` since the last that came to have a worker, one is tried after ``back_off`` seconds, the next
-    after twice as many, up to :data:`LONGEST_REST`.
+    After :data:`OFTEN` since the last that came to have a worker, one is tried after ``back_off`` seconds, see
+    :func:`on_trial`, the next after twice as many, up to :data:`LONGEST_REST`.
 
     Args:
         lives: in the order in which they began.
@@ -125,9 +125,21 @@ def failing(lives: Sequence[Life], now: float, back_off: float) -> dict[str, tup
 
 
 def failed_in_a_row(lives: Sequence[Life], partition: str) -> int:
-    """Count the newest in a partition, up to one that came to have a worker."""
+    """Count the newest in a partition, up to one that came to have a worker; a crowd counts once."""
     of_it = (life for life in reversed(lives) if life.partition == partition)
-    return sum(1 for _ in takewhile(lambda life: life.failed, of_it))
+    occasions: list[float] = []
+    for life in takewhile(lambda life: life.failed, of_it):
+        if not occasions or occasions[-1] - life.began > CROWD:
+            occasions.append(life.began)
+    return len(occasions)
+
+
+def on_trial(lives: Sequence[Life]) -> frozenset[str]:
+    """Return the partitions in which standby jobs failed :data:`OFTEN` as they started, and none has come to have a
+    worker since: those that do not rest are tried with one job at a time.
+    """
+    failed = {life.partition for life in lives if life.failed}
+    return frozenset(partition for partition in failed if failed_in_a_row(lives, partition) >= OFTEN)
 
 
 def _short_in_a_row(lives: Sequence[Life], now: float, hold: float) -> tuple[list[float], float]:

@@ -26,7 +26,7 @@ class StandbyFailed(EventBase, frozen=True, kw_only=True):
     job_id: str
     partition: str
     in_a_row: int
-    """How many have, in this partition, since one came to have a worker."""
+    """How often some have, in this partition, since one came to have a worker; those that fail together count once."""
     alone_s: float
     """Seconds for which no other is started there."""
 

@@ -5,9 +5,11 @@ Slurm's adapter is :mod:`liver_slurm.scheduler.slurm`, that of plain processes :
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from liver_slurm.base.errors import ClusterError
 
 DEFAULT_GRACE = 30.0
 """Seconds between a signal and the end where nobody says otherwise: Slurm's own default of KillWait."""
@@ -67,6 +69,17 @@ class CapacitySnapshot:
     """Why the scheduler could not be asked; then the rest is the last known state, and nothing is concluded from it."""
     queries: int | None = None
     """What Slurm was asked in the last minute; None where nobody counts."""
+    over: Mapping[str, Literal["taken", "ended"]] = field(default_factory=dict)
+    """Our jobs that are over, as long as the scheduler shows them: preempted or cancelled, or ended by themselves."""
+
+
+class LaunchStopped(ClusterError):
+    """The scheduler has refused a standby job after it had taken others of the same order."""
+
+    def __init__(self, job_ids: Sequence[str], why: str) -> None:
+        super().__init__(why)
+        self.job_ids = tuple(job_ids)
+        """Those that it has taken."""
 
 
 class StandbyProvider(Protocol):
@@ -80,6 +93,9 @@ class StandbyProvider(Protocol):
 
         Returns:
             their ids.
+
+        Raises:
+            LaunchStopped: one was refused, and those before it were not.
         """
 
     def release(self, job_id: str) -> None:

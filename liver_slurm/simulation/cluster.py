@@ -236,7 +236,7 @@ class SimulatedCluster:
 
     # ---- what the product asks
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         """Return jobs; one that is over is forgotten at once."""
         return [_info(job) for job in self._jobs.values() if job.job_id in ids or job.name in names]
 

@@ -220,9 +220,11 @@ class ElasticRun:
                 self._causes[action.event.cause] += 1
             self._heard_event(msgspec.structs.replace(action.event, time=self._events.now()))
         elif isinstance(action, Launch):
-            ids = tuple(self._standbys.launch(action.count, action.unit, action.partition, action.after))
+            after = max(0.0, action.until - self._events.now())
+            ids = tuple(self._standbys.launch(action.count, action.unit, action.partition, after))
             unit, place = action.unit, action.partition
-            self._events.after(LATENCY, lambda: self._feed(Launched(self._events.now(), ids, unit, place)))
+            # In no time: portions that follow each other come together, as one order did.
+            self._events.after(0.0, lambda: self._feed(Launched(self._events.now(), ids, unit, place)))
         elif isinstance(action, Release):
             self._standbys.release(action.job_id)
         elif isinstance(action, FindCheckpoint):

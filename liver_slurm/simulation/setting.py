@@ -11,8 +11,7 @@ from random import Random
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.config.units import most_workers, standby_units
-from liver_slurm.scheduler.slurm.notices import warning_seconds
+from liver_slurm.config.units import most_workers, standby_units, warning_seconds
 from liver_slurm.simulation.cluster import Conditions
 from liver_slurm.simulation.trace import Trace
 

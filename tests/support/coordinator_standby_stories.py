@@ -80,7 +80,7 @@ def standby_queue_that_makes_way() -> Story:
 def partition_that_takes_standbys_back_too_soon() -> Story:
     """After three short lives in a row a partition rests."""
     run = two(standby_workers=1, change={"standby.partitions": ("p",), "standby.max_jobs": 1, "job.lost_after": 999.0})
-    for number in ("7", "8", "9"):
+    for number, following in (("7", "8"), ("8", "9"), ("9", "")):
         run.look(running(number), after=10.0)
         with run.quietly(f"the standby of job {number} comes, grows the world, gets a notice, and leaves with it"):
             run.register(f"standby-{number}", job_id=number)
@@ -91,6 +91,8 @@ def partition_that_takes_standbys_back_too_soon() -> Story:
             run.change_over()
             run.leave(f"standby-{number}")
         run.look(room=(Headroom(0, "p", 1),), after=1.0)
+        if following:
+            run.feed(Launched(run.now, (following,), 0, "p"))
     run.look(room=(Headroom(0, "p", 1),), after=20.0)
     run.look(room=(Headroom(0, "p", 1),), after=20.0)
     return run

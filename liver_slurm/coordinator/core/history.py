@@ -69,7 +69,7 @@ def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
         released = any(worker.dismissed for worker in (*earlier, *workers) if worker.job_id == job)
         noticed = any(worker.eviction is not None for worker in workers if worker.job_id == job)
         t.journal(LifeEnded(job_id=job, time=t.now, taken=noticed or not released))
-    partitions = {job.job_id: job.partition for job in state.standbys.jobs}
+    partitions = {**state.standbys.starting, **{job.job_id: job.partition for job in state.standbys.jobs}}
     for job in begun:
         came = min(worker.arrived for worker in staying if worker.job_id == job)
         t.journal(LifeBegan(job_id=job, partition=partitions.get(job, ""), time=came))

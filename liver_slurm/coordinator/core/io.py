@@ -37,7 +37,7 @@ class CapacitySeen:
 
 @dataclass(frozen=True)
 class Launched:
-    """The scheduler has accepted standby jobs."""
+    """The scheduler has accepted standby jobs; if it refused others of the same order, that is said first."""
 
     time: float
     job_ids: tuple[str, ...]
@@ -170,8 +170,8 @@ class Launch:
     unit: int = 0
     """Which of the job file's units."""
     partition: str = ""
-    after: float = 0.0
-    """Seconds for which they stay in the queue."""
+    until: float = 0.0
+    """Until when they stay in the queue, seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ class Defer:
     """Let standby jobs that wait in the queue not start for a while."""
 
     job_ids: tuple[str, ...]
-    seconds: float
+    until: float
+    """Seconds since the epoch; once it has passed, the order is void."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.config.units import standby_units, workers_per_job
+from liver_slurm.config.units import standby_units, warning_seconds, workers_per_job
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
 from liver_slurm.coordinator.core.records import StandbyLaunched, StartFailed
@@ -12,15 +14,17 @@ from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
 from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
     EvictionChanged,
+    Registered,
     Transition,
     WorkerLost,
     WorldCommitted,
     Writer,
 )
-from liver_slurm.policy.standby_scaling import View, decide
+from liver_slurm.coordinator.core.workers import Worker
+from liver_slurm.policy.standby_scaling import Order, View, decide
 from liver_slurm.policy.survival import failed_in_a_row, failing
 from liver_slurm.rundir import events
-from liver_slurm.scheduler.ports import CapacitySnapshot
+from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
 LAUNCH_RETRY = 30.0
 """Seconds until standby jobs are started again after the scheduler refused."""
@@ -33,6 +37,17 @@ default: if others are given the nodes meanwhile, it waits for so long. Where 14
 4 to 5 % of the idle time.
 """
 
+STRETCH = 6 * APART
+"""Seconds for which notices that follow each other keep the queue back at most. Then it is let go for :data:`APART` at
+least, whatever comes: where notices never end, it would else never start a job."""
+
+EARLY = 60.0
+"""Seconds by which Slurm may warn of a time limit before it is due to."""
+
+PORTION = 8
+"""Jobs that the scheduler is asked for in one call. Between two of them it is looked at, jobs are released, and what
+is submitted next stays in the queue if a notice has come."""
+
 _write = Writer(StandbyPool, __name__)
 
 
@@ -43,6 +58,7 @@ def observe(t: Transition, given: CapacitySeen) -> None:
     if given.capacity.blind is None:
         _tell_changes(t, before, given.capacity)
         _note_failures(t, before, given.capacity)
+        _note_there(t, given.capacity)
         t.signal(CapacityObserved(before, given.capacity))
 
 
@@ -72,15 +88,34 @@ def _note_failures(t: Transition, before: CapacitySnapshot | None, now: Capacity
     Each look would start them again; :func:`liver_slurm.policy.survival.failing` says how long not to. The first look
     after a job was submitted may have been under way then, so one that it does not find is only overdue.
     """
-    pool, known = t.state.standbys, {job.job_id for job in (before.jobs if before is not None else ())}
+    pool, known = t.state.standbys, {job.job_id: job for job in (before.jobs if before is not None else ())}
     missing = pool.starting.keys() - {job.job_id for job in now.jobs}
-    gone = {job for job in missing if job in known or job in pool.overdue}
-    lived = {span.job_id for span in t.state.history.spans}
+    gone = {job for job in missing if job in known or job in pool.overdue or job in now.over}
     for job, partition in pool.starting.items():
-        if job in gone and job not in lived:
+        if job in gone and _has_failed(known.get(job), now.over.get(job)):
             _failed(t, job, partition)
     starting = {job: partition for job, partition in pool.starting.items() if job not in gone}
     _write(t, replace(t.state.standbys, starting=starting, overdue=frozenset(missing - gone)))
+
+
+def _has_failed(last: StandbyJob | None, how: str | None) -> bool:
+    """Return whether a job failed that is over, given when it was last seen and how it ended; None: nobody knows."""
+    if last is not None and last.notice is not None and last.notice.kind != "ending":
+        return False
+    if how is None:
+        return last is None or last.state not in ("pending", "ending")  # else it may never have run, or was taken
+    return how == "ended"
+
+
+def _note_there(t: Transition, now: CapacitySnapshot) -> None:
+    """Note since when jobs run without a worker that is ready, and which of those that were told to end have not."""
+    pool, members = t.state.standbys, {*t.state.world.members, *t.state.world.next_members}
+    standbys = t.state.membership.with_role("standby")
+    ready = {worker.job_id for worker in standbys if worker.warm or worker.name in members}
+    unready = [job.job_id for job in now.jobs if job.state == "running" and job.job_id not in ready]
+    since = {job: pool.unready_since.get(job, t.now) for job in unready}
+    released = pool.released & {job.job_id for job in now.jobs}
+    _write(t, replace(pool, unready_since=since, released=released))
 
 
 def _failed(t: Transition, job: str, partition: str) -> None:
@@ -106,36 +141,75 @@ def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
 
 
 def launched(t: Transition, given: Launched) -> None:
-    """Note which jobs are ours, for coordinators to come; one that came after a notice stays in the queue as others."""
+    """Note which jobs are ours, for coordinators to come, and order the next ones.
+
+    One that came after a notice stays in the queue as others.
+    """
     t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
     pool = t.state.standbys
     starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
-    _write(t, replace(pool, starting=starting))
+    _write(t, replace(pool, starting=starting, orders=pool.orders[1:] if _may_scale(t.state) else ()))
     if t.now < pool.deferred_until:
-        t.actions.append(Defer(given.job_ids, pool.deferred_until - t.now))
+        t.actions.append(Defer(given.job_ids, pool.deferred_until))
+    _launch_next(t)
 
 
 def launch_refused(t: Transition, given: LaunchRefused) -> None:
     """Wait before standby jobs are started again."""
-    _write(t, replace(t.state.standbys, launch_after=t.now + LAUNCH_RETRY))
+    _write(t, replace(t.state.standbys, launch_after=t.now + LAUNCH_RETRY, orders=()))
     t.emit(events.LaunchRefused(reason=given.error))
+
+
+def _launch_next(t: Transition) -> None:
+    pool = t.state.standbys
+    for order in pool.orders[:1]:
+        until = pool.deferred_until if t.now < pool.deferred_until else 0.0
+        t.actions.append(Launch(order.count, order.unit, order.partition, until))
+
+
+def _may_scale(state: RunState) -> bool:
+    return state.lifecycle.phase in (RunPhase.STARTING, RunPhase.TRAINING) and not state.interruption.reason
 
 
 def scale(t: Transition, _: CapacitySeen) -> None:
     """Start and end standby jobs as the scheduler's answer suggests."""
     state = t.state
-    if state.lifecycle.phase not in (RunPhase.STARTING, RunPhase.TRAINING) or state.interruption.reason:
+    if not _may_scale(state):
         return
     decision, reason = decide(view(state), state.settings.config)
     _write(t, replace(state.standbys, useless_since=decision.useless_since))
     for job_id in decision.end:
         _release(t, job_id, reason)
-    if t.now < state.standbys.launch_after:
-        return
-    after = max(0.0, state.standbys.deferred_until - t.now)
-    for order in decision.start:
-        t.actions.append(Launch(order.count, order.unit, order.partition, after))
+    if state.standbys.capacity is not None and state.standbys.capacity.blind is None:
+        _give_up_unready(t)
+    pool = t.state.standbys
+    if pool.orders:  # what they bring is not to be ordered twice
+        _write(t, replace(pool, orders=pool.orders if decision.start else pool.orders[:1]))
+    elif t.now >= pool.launch_after and decision.start:
+        _order(t, decision.start, reason)
+
+
+def _order(t: Transition, wanted: Sequence[Order], reason: str) -> None:
+    portions = tuple(
+        replace(order, count=min(PORTION, order.count - ordered))
+        for order in wanted
+        for ordered in range(0, order.count, PORTION)
+    )
+    _write(t, replace(t.state.standbys, orders=portions))
+    _launch_next(t)
+    for order in wanted:
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
+
+
+def _give_up_unready(t: Transition) -> None:
+    """End jobs that have run for too long without a worker that is ready: they hold nodes and bring nothing."""
+    limit = t.state.settings.config.job.start_timeout
+    for job_id, since in t.state.standbys.unready_since.items():
+        if t.now - since > limit and job_id not in t.state.standbys.released:
+            partition = t.state.standbys.starting.get(job_id)
+            if partition is not None:
+                _failed(t, job_id, partition)
+            _release(t, job_id, f"no worker of it was ready within {limit:g} s")
 
 
 def view(state: RunState) -> View:
@@ -169,17 +243,40 @@ def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
             _release(t, job_id, reason)
 
 
+def registered(t: Transition, news: Registered) -> None:
+    """Turn a worker away whose job was told to end before it came."""
+    worker = t.state.membership.workers[news.name]
+    if worker.role == "standby" and worker.job_id in t.state.standbys.released and not worker.dismissed:
+        membership.dismiss(t, worker.name, "of no use any more")
+
+
 def eviction_changed(t: Transition, news: EvictionChanged) -> None:
     """Keep what waits in the queue off the nodes that others want back."""
-    if news.worker.role == "standby" and news.now is not None and news.now.kind in ("signal", "preemption"):
+    if _is_wanted_by_others(t.state, t.state.membership.workers[news.worker.name]):
         _make_way(t)
 
 
 def world_committed(t: Transition, _: WorldCommitted) -> None:
     """Do so once more where the leave took long: nodes become free only now, one after another."""
+    members = t.state.world.members
     standbys = t.state.membership.with_role("standby")
-    if any(one.eviction is not None and one.name not in t.state.world.members for one in standbys):
+    if any(worker.name not in members and _is_wanted_by_others(t.state, worker) for worker in standbys):
         _make_way(t)
+
+
+def _is_wanted_by_others(state: RunState, worker: Worker) -> bool:
+    """Return whether a standby worker goes away because others want its node.
+
+    A job that we end gets the same signal, and one whose time limit comes is warned by one.
+    """
+    notice = worker.eviction
+    if worker.role != "standby" or notice is None or worker.job_id in state.standbys.released:
+        return False
+    if notice.kind != "signal":
+        return notice.kind == "preemption"
+    ends_at = next((job.ends_at for job in state.standbys.jobs if job.job_id == worker.job_id), None)
+    warned = warning_seconds(state.settings.config.standby) + EARLY
+    return ends_at is None or notice.at < ends_at - warned
 
 
 def _make_way(t: Transition) -> None:
@@ -190,29 +287,39 @@ def _make_way(t: Transition) -> None:
     ours could start on those: then it would have to take them as well, and wait for them.
     """
     pool = t.state.standbys
-    if t.now < pool.deferred_until - APART / 2:
+    since = pool.deferred_since if t.now < pool.deferred_until + APART else t.now
+    until = min(t.now + APART, since + STRETCH)
+    if until <= max(t.now, pool.deferred_until + APART / 2):
         return
-    _write(t, replace(pool, deferred_until=t.now + APART))
+    _write(t, replace(pool, deferred_since=since, deferred_until=until))
     seen = (job.job_id for job in pool.jobs if job.state == "pending" and not job.nodes)
     if waiting := tuple(dict.fromkeys((*seen, *pool.unseen))):
-        t.actions.append(Defer(waiting, APART))
+        t.actions.append(Defer(waiting, until))
 
 
 def _release(t: Transition, job_id: str, reason: str) -> None:
     """End a standby job: its workers are told to leave, and the scheduler ends what is left of it."""
     t.emit(events.StandbyRelease(job_id=job_id, reason=reason))
-    pool = t.state.standbys
-    _write(t, replace(pool, starting={job: place for job, place in pool.starting.items() if job != job_id}))
     for worker in t.state.membership.of_job(job_id, "standby"):
         if not worker.dismissed:
             membership.dismiss(t, worker.name, "of no use any more")
+    _end(t, job_id)
+
+
+def _end(t: Transition, job_id: str) -> None:
+    """Have the scheduler end a job, whose workers are not to be taken in any more."""
+    pool = t.state.standbys
+    starting = {job: place for job, place in pool.starting.items() if job != job_id}
+    _write(t, replace(pool, starting=starting, released=pool.released | {job_id}))
     t.actions.append(Release(job_id))
 
 
 def worker_lost(t: Transition, news: WorkerLost) -> None:
     """End the standby job of a lost worker if that was its last one: it would only hold nodes."""
-    job_id = news.worker.job_id
+    job_id, pool = news.worker.job_id, t.state.standbys
     if news.worker.role != "standby" or any(one.job_id == job_id for one in t.state.membership.workers.values()):
         return
-    if any(job.job_id == job_id for job in t.state.standbys.jobs):
-        t.actions.append(Release(job_id))
+    if any(job.job_id == job_id for job in pool.jobs):
+        if job_id in pool.starting and news.worker.eviction is None:
+            _failed(t, job_id, pool.starting[job_id])
+        _end(t, job_id)

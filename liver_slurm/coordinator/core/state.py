@@ -15,9 +15,10 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core.barriers import StepBarriers
 from liver_slurm.coordinator.core.parts import Damage, History, NodeRelease, ResizeQueue
-from liver_slurm.coordinator.core.records import BegunAnew, Record
+from liver_slurm.coordinator.core.records import BegunAnew, LifeBegan, Record, StartFailed
 from liver_slurm.coordinator.core.workers import Membership, Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase, WorldState
+from liver_slurm.policy.standby_scaling import Order
 from liver_slurm.rundir.events import PolicyDecided
 from liver_slurm.scheduler.ports import CapacitySnapshot, GuaranteedJob, StandbyJob
 
@@ -143,9 +144,16 @@ class StandbyPool:
     useless_since: Mapping[str, float] = field(default_factory=dict)
     """Since when each standby job that is of no use has been so, seconds since the epoch."""
     starting: Mapping[str, str] = field(default_factory=dict)
-    """Jobs that were submitted and neither ended by us nor gone, and the partition of each."""
+    """Jobs that were submitted, and the partition of each, until a worker is ready, we end them or they are gone."""
     overdue: frozenset[str] = frozenset()
     """Those that the last look did not find."""
+    orders: tuple[Order, ...] = ()
+    """Jobs that are still to be started, in portions; the scheduler has not answered to the first one yet."""
+    unready_since: Mapping[str, float] = field(default_factory=dict)
+    """Since when jobs are seen running without a worker that is ready, seconds since the epoch."""
+    released: frozenset[str] = frozenset()
+    """Jobs that were told to end and are still there."""
+    deferred_since: float = 0.0
     deferred_until: float = 0.0
     """Until when jobs that wait in the queue were told to stay there, seconds since the epoch."""
 
@@ -159,6 +167,13 @@ class StandbyPool:
         """Jobs that were submitted since the last look."""
         seen = {job.job_id for job in self.jobs} | self.overdue
         return tuple(job for job in self.starting if job not in seen)
+
+    def apply(self, record: Record) -> StandbyPool:
+        """Fold one record in: a job that has come to have a worker, or is known to have failed, starts no more."""
+        if isinstance(record, LifeBegan | StartFailed):
+            starting = {job: partition for job, partition in self.starting.items() if job != record.job_id}
+            return replace(self, starting=starting)
+        return self
 
 
 @dataclass(frozen=True)
@@ -316,6 +331,7 @@ class RunState:
             resizes=self.resizes.apply(record),
             release=self.release.apply(record, self.settings.job_id),
             history=self.history.apply(record),
+            standbys=self.standbys.apply(record),
         )
 
 
@@ -350,11 +366,10 @@ def broken_invariants(state: RunState) -> list[str]:
     world, barriers, lifecycle = state.world, state.barriers, state.lifecycle
     checkpoint = barriers.checkpoint
     attempt, pending, held, goals = world.attempt, world.pending, barriers.cutover, state.resizes.goals
-    streams = world.phase is ReconfigurationPhase.STREAM
     starting = lifecycle.phase is RunPhase.STARTING
     numbers = [goal.number for goal in goals]
     members = set(world.members)
-    waits = held is not None and not held.confirmed
+    waited_for = held.request if held is not None and not held.confirmed else -1
     proposed = {one.number for one in (held, checkpoint) if one is not None and not one.confirmed}
     rules = {
         "a committed world is the live one": attempt is None or attempt is pending or attempt.target == world.live,
@@ -362,7 +377,7 @@ def broken_invariants(state: RunState) -> list[str]:
         "a target world has the newest generation": pending is None
         or pending.target.generation == world.next_generation - 1,
         "a target world is in the journal": pending is None or pending.target.generation in world.unresolved,
-        "state streams once all are prepared and have stopped": not streams
+        "state streams once all are prepared and have stopped": world.phase is not ReconfigurationPhase.STREAM
         or (attempt is not None and attempt.ready and held is not None and held.confirmed),
         "there is a live world unless the run starts": state.over or starting == (world.live is None),
         "a run that finishes begins no other world": lifecycle.phase is not RunPhase.FINISHING or attempt is None,
@@ -377,10 +392,7 @@ def broken_invariants(state: RunState) -> list[str]:
         "a broken world has no barrier but its end": not state.damage.broken
         or (checkpoint is None and (held is None or held.confirmed)),
         "a proposal is in the journal": proposed <= barriers.unclosed,
-        "training waits for a request that waits": not waits
-        or held is None
-        or held.request < 0
-        or held.request in numbers,
+        "training waits for a request that waits": waited_for < 0 or waited_for in numbers,
         "requests are in their order": list(goals) == sorted(goals, key=lambda goal: max(goal.at_step, -1)),
         "numbers of requests are used once": len({*numbers}) == len(numbers)
         and max(numbers, default=-1) < state.resizes.next_number,

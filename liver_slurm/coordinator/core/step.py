@@ -119,6 +119,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
 REACTIONS: dict[type, tuple[Handler, ...]] = {
     Admitted: (membership.admit,),
     Registered: (
+        standby_scaling.registered,
         failure_recovery.registered,
         reminders.tell_left_attempt,
         resize_queue.hold_at_start,

@@ -1,4 +1,4 @@
-"""S"""
+"""Calls to the scheduler in threads of their own: the core's orders go out, and looks and answers come back."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from liver_slurm.scheduler.ports import (
     Fate,
     GuaranteedJob,
     GuaranteedJobSource,
+    LaunchStopped,
     NodeReleaser,
     StandbyProvider,
 )
@@ -59,13 +60,15 @@ class BackgroundCalls:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._clock = clock
         self._pending: deque[tuple[Future[Any], Callable[[Future[Any], float], Sequence[Input]]]] = deque()
-        self._look: Callable[[], None] | None = None
+        self._look: Callable[[], object] | None = None
         self._hold: Callable[[], float] = lambda: 0.0
         self._next_look = 0.0
 
-    def ask(self, call: Callable[[], T], done: Done[T], failed: Failed) -> None:
-        """Make a call after those that were asked for before it."""
-        self._pending.append((self._thread.submit(call), partial(_answer, done, failed)))
+    def ask(self, call: Callable[[], T], done: Done[T], failed: Failed) -> Future[T]:
+        """Make a call after those that were asked for before it; until its turn it can be cancelled."""
+        future = self._thread.submit(call)
+        self._pending.append((future, partial(_answer, done, failed)))
+        return future
 
     def repeat(
         self, look: Callable[[], T], done: Done[T], failed: Failed, hold: Callable[[], float] = lambda: 0.0
@@ -186,6 +189,10 @@ class SchedulerCalls:
         self._lanes = tuple(BackgroundCalls(name, clock) for name in names)
         self._job, self._standbys, self._fate, self._nodes, self._deferral = self._lanes
         self._capacity = CapacitySnapshot(time=0.0, jobs=())
+        self._clock = clock
+        self._launching: Future[Any] | None = None
+        self._deferrals: deque[Defer] = deque()
+        """Those that the scheduler has not been told of; its thread takes them out."""
         self._submitting = self._asking = False
         self._signal: str | None = None
         looks: list[_Metered[Any]] = []
@@ -235,13 +242,26 @@ class SchedulerCalls:
         elif standbys is None:
             log.warning("there is nobody to do %s", order)
         elif isinstance(order, Launch):
-            launch = partial(standbys.launch, order.count, order.unit, order.partition, order.after)
-            self._standbys.ask(launch, partial(_launched, order), lambda error, now: [LaunchRefused(now, error)])
+            self._launching = self._standbys.ask(
+                partial(_launch, standbys, order, self._clock),
+                partial(_launched, order),
+                lambda error, now: [LaunchRefused(now, error)],
+            )
         elif isinstance(order, Defer):  # which waits for no look that is under way
-            self._deferral.ask(partial(standbys.defer, order.job_ids, order.seconds), _nothing, _not_deferred)
+            self._deferrals.append(order)
+            self._deferral.ask(partial(self._defer, standbys), _nothing, _not_deferred)
         else:
             # One that could not be ended is ended by its time limit.
             self._standbys.ask(partial(standbys.release, order.job_id), _nothing, _not_released)
+
+    def _defer(self, standbys: StandbyProvider) -> None:
+        """Tell the scheduler of all deferrals that have come by now as of one; where it was away, some are void."""
+        now, orders = self._clock.now(), []
+        while self._deferrals:
+            orders.append(self._deferrals.popleft())
+        if valid := [order for order in orders if order.until > now]:
+            jobs = dict.fromkeys(job for order in valid for job in order.job_ids)
+            standbys.defer(tuple(jobs), max(order.until for order in valid) - now)
 
     def stop_waiting(self) -> None:
         """Let no call wait for nodes any more; what the scheduler was told holds."""
@@ -251,6 +271,8 @@ class SchedulerCalls:
     def close(self, *, run_over: bool) -> None:
         """End standby jobs and the successor if the run is over; else they are left to the coordinator that goes on."""
         self.stop_waiting()
+        if self._launching is not None:
+            self._launching.cancel()  # nobody would write down which jobs there are
         for lane, port, left in (
             (self._standbys, self._scheduler.standbys, "standby jobs"),
             (self._job, self._scheduler.guaranteed_job, "a successor job"),
@@ -311,9 +333,20 @@ def meaning(fate: Fate, reason: str, now: float) -> Input:
     return StopAsked(now, "cancelled by a signal" if fate == "running" else f"cancelled: {reason}")
 
 
-def _launched(order: Launch, job_ids: list[str], now: float) -> list[Input]:
+def _launch(standbys: StandbyProvider, order: Launch, clock: Clock) -> tuple[Sequence[str], str]:
+    """Start standby jobs; returns their ids, and why there are no more of them."""
+    try:
+        after = max(0.0, order.until - clock.now())
+        return standbys.launch(order.count, order.unit, order.partition, after), ""
+    except LaunchStopped as stopped:
+        return stopped.job_ids, str(stopped)
+
+
+def _launched(order: Launch, answer: tuple[Sequence[str], str], now: float) -> list[Input]:
+    job_ids, error = answer
     log.info("standby jobs started: %s", ", ".join(job_ids))
-    return [Launched(now, tuple(job_ids), order.unit, order.partition)] if job_ids else []
+    refused: list[Input] = [LaunchRefused(now, error)] if error else []
+    return [*refused, Launched(now, tuple(job_ids), order.unit, order.partition)]
 
 
 def _nothing(_answer: None, _now: float) -> list[Input]:

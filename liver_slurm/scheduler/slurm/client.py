@@ -46,10 +46,11 @@ class SlurmClient(Protocol):
     def version(self) -> Version:
         """Return Slurm's version, e.g. (22, 5, 8)."""
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         """Jobs by id or by name, all components of each, in one query; ended ones while Slurm still knows them.
 
-        An id that Slurm does not know is not in the answer. Names are looked for among the user's own jobs.
+        An id that Slurm does not know is not in the answer. Names are looked for among the user's own jobs, and with
+        ``own`` ids are, too.
         """
 
     def steps(self, job_id: str) -> list[StepInfo]:
@@ -128,12 +129,14 @@ class CommandClient:
             raise ClusterError(f"sinfo --version printed no version: {output.strip()!r}")
         return int(match[1]), int(match[2]), int(match[3])
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         argv = ["squeue", "--local", "--noheader", "--states=all", "-O", format_option(JOB_FIELDS)]
         if ids:
             argv.append("--jobs=" + ",".join(ids))
         if names:
-            argv += [f"--name={','.join(names)}", f"--user={os.getuid()}"]
+            argv.append(f"--name={','.join(names)}")
+        if names or own:
+            argv.append(f"--user={os.getuid()}")
         try:
             output = self._ask(argv, queries=2)  # jobs, and partitions
         except ClusterError as error:

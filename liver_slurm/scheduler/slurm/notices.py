@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from liver_slurm.config.schema import StandbySection
+from liver_slurm.config.units import WARNING, warning_seconds
 from liver_slurm.scheduler.ports import DEFAULT_GRACE, EvictionNotice, StandbyJob
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
-
-WARNING = 30.0
-"""Seconds before its time limit that a standby job is warned, unless ``standby.signal`` or ``standby.grace`` says."""
 
 _STATES: dict[str, Literal["pending", "running", "suspended", "ending"]] = {
     "PENDING": "pending",
@@ -97,14 +95,6 @@ def kill_wait(config: Mapping[str, str]) -> float | None:
 def preempts_by_qos(config: Mapping[str, str]) -> bool:
     """Return whether it is the QOS that says who preempts whom."""
     return config.get("PreemptType", "").endswith("qos")
-
-
-def warning_seconds(standby: StandbySection) -> float:
-    """Return how long before its time limit a standby job is warned."""
-    if standby.signal is not None:
-        _, at, seconds = standby.signal.partition("@")
-        return float(seconds) if at else 60.0  # Slurm's own default
-    return float(max(1, math.ceil(standby.grace if standby.grace is not None else WARNING)))
 
 
 def standby_job(

@@ -75,12 +75,14 @@ class PyslurmClient:
     def hostnames(self, expression: str) -> tuple[str, ...]:
         return self._commands.hostnames(expression)
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         """Return jobs by id or name, of one question for all jobs."""
         wanted = set(ids)
         found = []
         for job in self._ask(lambda: self._library.Jobs.load(), 1).values():
-            if names and (job.name not in names or job.user_id != os.getuid()):
+            if names and job.name not in names:
+                continue
+            if (names or own) and job.user_id != os.getuid():
                 continue
             if wanted and not wanted & job_ids(job):
                 continue

@@ -63,6 +63,11 @@ class JobInfo:
         return self.state in _OVER
 
     @property
+    def was_taken(self) -> bool:
+        """Whether, being over, it was preempted or cancelled, and did not end by itself."""
+        return self.state in ("PREEMPTED", "CANCELLED") or self.preempt_time is not None
+
+    @property
     def ends(self) -> bool:
         """Whether it has ended or is ending: nothing more needs to be done about it."""
         return self.is_over or self.state == "COMPLETING"

@@ -10,19 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.base.frozen import replace
 from liver_slurm.config import sbatch
 from liver_slurm.config.schema import JobConfig, StandbySection
-from liver_slurm.config.units import standby_units
+from liver_slurm.config.units import standby_units, warning_seconds
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, StandbyJob
+from liver_slurm.scheduler.ports import CapacitySnapshot, Headroom, LaunchStopped, StandbyJob
 from liver_slurm.scheduler.slurm.batch import gpu_request
 from liver_slurm.scheduler.slurm.client import SlurmClient
 from liver_slurm.scheduler.slurm.headroom import Unit, idle_units, make_unit
-from liver_slurm.scheduler.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job, warning_seconds
+from liver_slurm.scheduler.slurm.notices import Terms, make_terms, preempts_by_qos, standby_job
 from liver_slurm.scheduler.slurm.parsing import WIDTH, parse_duration, parse_memory
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, ReservationInfo
 from liver_slurm.scheduler.slurm.submitit_launcher import LaunchRequest, launch, task_path
@@ -123,35 +123,42 @@ class SlurmStandbys:
             StandbyJob(job_id, "pending", partition=partition, unit=self._launched[job_id])
             for job_id, (_, partition) in self._unseen.items()
         ]
-        self._last = CapacitySnapshot(self._clock(), tuple(jobs), room)
+        over: dict[str, Literal["taken", "ended"]] = {
+            job.leader: "taken" if job.was_taken else "ended" for job in known if job.is_over
+        }
+        self._last = CapacitySnapshot(self._clock(), tuple(jobs), room, over=over)
         return self._last
 
     def launch(self, count: int, unit: int = 0, partition: str = "", after: float = 0.0) -> list[str]:
         """Submit standby jobs, which stay in the queue for ``after`` seconds; without a partition in the unit's best.
 
-        Those that were submitted before one is refused stay; :meth:`observe` shows them.
+        Raises:
+            LaunchStopped: one was refused; those that were submitted before it stay.
         """
         section = standby_units(self._config.standby)[unit]
+        place = partition or section.partitions[0]
         request = LaunchRequest(
             count=count,
             folder=str(self._run_dir.standby),
             python=shlex.quote(self._config.live.python or sys.executable),
             parameters=submitit_parameters(
-                self._config,
-                section,
-                self._name,
-                _comment(self._run_dir, unit),
-                partition or section.partitions[0],
-                after,
+                self._config, section, self._name, _comment(self._run_dir, unit), place, after
             ),
             task=task_path(self._task),
             argument=str(self._run_dir.path),
         )
-        job_ids = (self._launcher or launch)(request)
+        try:
+            job_ids = (self._launcher or launch)(request)
+        except LaunchStopped as stopped:
+            self._submitted(stopped.job_ids, unit, place)
+            raise
+        self._submitted(job_ids, unit, place)
+        return job_ids
+
+    def _submitted(self, job_ids: Sequence[str], unit: int, partition: str) -> None:
         for job_id in job_ids:
             self._launched[job_id] = unit
-            self._unseen[job_id] = (self._clock(), partition or section.partitions[0])
-        return job_ids
+            self._unseen[job_id] = (self._clock(), partition)
 
     def release(self, job_id: str) -> None:
         self._client.cancel([job_id])
@@ -171,8 +178,9 @@ class SlurmStandbys:
             one.result()
 
     def close(self) -> None:
-        """End all standby jobs, also those that an earlier coordinator of the run started."""
-        self._client.cancel([job.job_id for job in self._own_jobs() if not job.is_over])
+        """End all standby jobs, those included that an earlier coordinator started, or that Slurm does not show yet."""
+        shown = [job.job_id for job in self._own_jobs() if not job.is_over]
+        self._client.cancel([*shown, *self._unseen])
 
     def _ask_more(self, now: float) -> None:
         """Ask one question more, if one is due; the first time all of them."""
@@ -200,7 +208,7 @@ class SlurmStandbys:
         found = [job for job in marked if job.leader in self._launched or carries_mark(job, self._run_dir)]
         there = {job.leader for job in found}
         if missing := [job_id for job_id in self._launched if job_id not in there]:
-            found += self._client.jobs(missing)
+            found += self._client.jobs(missing, own=True)  # another's may have the number, if Slurm counts anew
         self._note({job.leader for job in found}, {job.leader for job in found if job.is_over})
         return found
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from liver_slurm.base.errors import ClusterError
+from liver_slurm.scheduler.ports import LaunchStopped
 from liver_slurm.scheduler.slurm.command import first_line, outside_environment, run_once
 
 TIMEOUT = 60.0
@@ -62,7 +62,8 @@ def launch(request: LaunchRequest) -> list[str]:
     """Submit standby jobs in a process of its own; returns their ids.
 
     Raises:
-        ClusterError: Slurm refused one, or did not answer in time; those that were submitted before it stay.
+        LaunchStopped: Slurm refused one; those that were submitted before it stay.
+        ClusterError: it did not answer in time.
     """
     command = [sys.executable, "-m", __name__]
     limit = TIMEOUT * request.count
@@ -70,7 +71,7 @@ def launch(request: LaunchRequest) -> list[str]:
     output = run_once(command, limit, outside_environment(said=said), msgspec.json.encode(request).decode())
     reply = msgspec.json.decode(output.splitlines()[-1], type=LaunchReply)
     if reply.error:
-        raise ClusterError(f"a standby job was refused: {reply.error}")
+        raise LaunchStopped(reply.job_ids, f"a standby job was refused: {reply.error}")
     return list(reply.job_ids)
 
 

@@ -9,7 +9,7 @@ from coordinator_lab import job
 from coordinator_states import Run, settings
 
 from liver_slurm.coordinator.core import history
-from liver_slurm.coordinator.core.io import CapacitySeen, Launch, Release
+from liver_slurm.coordinator.core.io import CapacitySeen, Launch, LaunchRefused, Release
 from liver_slurm.coordinator.core.parts import REMEMBERED
 from liver_slurm.coordinator.core.records import LifeBegan, OfferDecided
 from liver_slurm.coordinator.core.step import recover
@@ -152,6 +152,7 @@ def test_what_is_left_is_given_back_and_its_partition_rests() -> None:
     assert [action.job_id for action in run.actions if isinstance(action, Release)] == [LEFT]
     run.say(m.Leaving(worker=f"standby-{LEFT}", reason="told to"))
     started = sum(isinstance(one, Launch) for one in run.actions)
+    run.feed(LaunchRefused(run.now, "no"))
     run.now += 890.0
     look(run)
     assert sum(isinstance(one, Launch) for one in run.actions) == started, "nothing is started while it rests"

@@ -256,6 +256,37 @@ def test_a_partition_rests() -> None:
     assert Order(0, "a", 2) in decided(replace(view, now=1241.0), config()).start
 
 
+def test_after_failures_one_is_tried() -> None:
+    lives = tuple(Life(str(n), "a", 1000.0 + 10 * n, 1000.0 + 10 * n, failed=True) for n in range(3))
+    view = look([], Headroom(0, "a", 3), now=1021.0, spans=lives)
+    assert decided(view, config()).start == ()
+    rested = replace(view, now=1060.0)
+    decision, reason = decide(rested, config())
+    assert decision.start == (Order(0, "a", 1),)
+    assert "a, where standby jobs failed before a worker was ready, is tried with one" in reason
+    two = replace(rested, capacity=replace(rested.capacity, room=(Headroom(0, "a", 3), Headroom(0, "b", 1))))
+    assert decided(two, config()).start == (Order(0, "a", 1), Order(0, "b", 1))
+    tried = replace(rested, capacity=replace(rested.capacity, jobs=(standby(7),)))
+    assert decided(tried, config()).start == (), "it is not known yet what becomes of it"
+    assert decided(replace(tried, spans=(*lives, Life("7", "a", 1070.0))), config()).start == (Order(0, "a", 3),)
+
+
+def test_one_is_tried_where_two_are_needed() -> None:
+    lives = tuple(Life(str(n), "a", 1000.0 + 10 * n, 1000.0 + 10 * n, failed=True) for n in range(3))
+    view = look([], Headroom(0, "a", 2), now=1060.0, spans=lives)
+    assert decided(view, config(("tp1pp1dp2", "tp2pp1dp2"))).start == (Order(0, "a", 1),)
+
+
+@pytest.mark.parametrize("jobs", [[], [standby(7)]])
+def test_where_jobs_wait_one_is_tried_and_the_rest_wait_elsewhere(jobs: list[StandbyJob]) -> None:
+    lives = tuple(Life(str(n), "a", 1000.0 + 10 * n, 1000.0 + 10 * n, failed=True) for n in range(3))
+    view = look(jobs, Headroom(0, "a", 3), Headroom(0, "b", 0), now=1060.0, spans=lives)
+    found = decided(view, config(launch="queue"))
+    assert found.start == ((Order(0, "b", 3),) if jobs else (Order(0, "a", 1), Order(0, "b", 3)))
+    no_room = replace(view, capacity=replace(view.capacity, room=()))
+    assert decided(no_room, config(launch="queue")).start == (Order(0, "b", 3) if jobs else Order(0, "a", 1),)
+
+
 # ---- units ---------------------------------------------------------------------------------------------------------
 
 

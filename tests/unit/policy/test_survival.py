@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_slurm.policy.survival import LONGEST_REST, Life, failing, hazards, resting, until_first_leaves
+from liver_slurm.policy.survival import (
+    LONGEST_REST,
+    Life,
+    failed_in_a_row,
+    failing,
+    hazards,
+    on_trial,
+    resting,
+    until_first_leaves,
+)
 
 
 def life(began: float, ended: float | None, taken: bool = True, partition: str = "p") -> Life:
@@ -81,21 +90,34 @@ def failed(at: float, partition: str = "p") -> Life:
     return Life(f"{at}", partition, at, at, failed=True)
 
 
+ROW = [failed(1.0), failed(11.0), failed(21.0)]
+
+
 def test_a_partition_where_jobs_fail_as_they_start_is_tried_ever_less_often() -> None:
-    assert failing([failed(1.0), failed(2.0)], 2.0, 30.0) == {}
-    row = [failed(1.0), failed(2.0), failed(3.0)]
-    assert failing(row, 4.0, 30.0) == {"p": (33.0, 3)}
-    assert failing(row, 33.0, 30.0) == {}, "one may be tried"
-    assert failing([*row, failed(40.0)], 41.0, 30.0) == {"p": (100.0, 4)}
-    many = [failed(float(at)) for at in range(40)]
-    assert failing(many, 40.0, 30.0) == {"p": (39.0 + LONGEST_REST, 40)}
+    assert failing(ROW[:2], 12.0, 30.0) == {}
+    assert failing(ROW, 24.0, 30.0) == {"p": (51.0, 3)}
+    assert failing(ROW, 51.0, 30.0) == {}, "one may be tried"
+    assert failing([*ROW, failed(60.0)], 61.0, 30.0) == {"p": (120.0, 4)}
+    many = [failed(10.0 * at) for at in range(40)]
+    assert failing(many, 400.0, 30.0) == {"p": (390.0 + LONGEST_REST, 40)}
+
+
+def test_those_that_fail_together_fail_once() -> None:
+    crowd = [failed(at + 0.05 * number) for at in (1.0, 11.0) for number in range(64)]
+    assert failed_in_a_row(crowd, "p") == 2
+    assert failing(crowd, 18.0, 30.0) == {}
+    assert on_trial(crowd) == frozenset()
+
+
+def test_a_partition_is_on_trial_until_a_worker_comes() -> None:
+    assert on_trial([*ROW, failed(30.0, "q")]) == {"p"}
+    assert on_trial([*ROW, life(60.0, None)]) == frozenset()
 
 
 def test_one_that_starts_makes_a_partition_good_again() -> None:
-    row = [failed(1.0), failed(2.0), failed(3.0)]
-    assert failing([*row, life(4.0, None)], 5.0, 30.0) == {}
-    assert failing([life(0.0, None), *row], 5.0, 30.0) == {"p": (33.0, 3)}, "one that has run all along does not"
-    assert failing([*row, life(4.0, None, partition="q")], 5.0, 30.0) == {"p": (33.0, 3)}
+    assert failing([*ROW, life(22.0, None)], 23.0, 30.0) == {}
+    assert failing([life(0.0, None), *ROW], 23.0, 30.0) == {"p": (51.0, 3)}, "one that has run all along does not"
+    assert failing([*ROW, life(22.0, None, partition="q")], 23.0, 30.0) == {"p": (51.0, 3)}
 
 
 def test_failed_starts_say_nothing_of_how_long_others_stay() -> None:

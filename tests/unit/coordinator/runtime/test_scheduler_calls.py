@@ -33,7 +33,14 @@ from liver_slurm.coordinator.core.io import (
 )
 from liver_slurm.coordinator.runtime.scheduler_calls import OFTEN, SELDOM, Scheduler, SchedulerCalls
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.scheduler.ports import CapacitySnapshot, Fate, GuaranteedJob, StandbyJob, SuccessorJob
+from liver_slurm.scheduler.ports import (
+    CapacitySnapshot,
+    Fate,
+    GuaranteedJob,
+    LaunchStopped,
+    StandbyJob,
+    SuccessorJob,
+)
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 
@@ -49,6 +56,10 @@ class Standbys:
         self.silent = False
         self.broken: Exception | None = None
         self.deferred: list[tuple[tuple[str, ...], float]] = []
+        self.started_after: list[float] = []
+        self.most = 99
+        self.deferring = threading.Event()
+        self.deferring.set()
         self.may_answer = threading.Event()
         self.may_answer.set()
 
@@ -63,9 +74,13 @@ class Standbys:
     def launch(self, count: int, unit: int, partition: str, after: float) -> list[str]:
         if self.broken is not None:
             raise self.broken
+        self.may_answer.wait(10)
         if self.silent:
             raise ClusterError("refused")
-        self.jobs += [f"j{number}" for number in range(count)]
+        self.started_after.append(after)
+        self.jobs += [f"j{number}" for number in range(min(count, self.most))]
+        if count > self.most:
+            raise LaunchStopped(self.jobs, "no more")
         return self.jobs
 
     def release(self, job_id: str) -> None:
@@ -73,6 +88,7 @@ class Standbys:
 
     def defer(self, job_ids: Sequence[str], seconds: float) -> None:
         self.deferred.append((tuple(job_ids), seconds))
+        self.deferring.wait(10)
         if self.silent:
             raise ClusterError("not pending")
 
@@ -140,14 +156,50 @@ def test_jobs_stay_in_the_queue_although_a_look_is_under_way(clock: FakeClock) -
     standbys.may_answer.clear()
     calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
     calls.poll(5.0)
-    calls.perform(Defer(("7", "8"), 3.0))
+    calls.perform(Defer(("7", "8"), 103.0))
     until(lambda: standbys.deferred, "the order")
     assert standbys.deferred == [(("7", "8"), 3.0)]
     standbys.may_answer.set()
     standbys.silent = True
-    calls.perform(Defer(("7",), 3.0))
+    calls.perform(Defer(("7",), 103.0))
     calls.close(run_over=True)
     assert len(standbys.deferred) == 2
+
+
+def test_of_deferrals_that_have_waited_what_still_counts_is_told_at_once(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.deferring.clear()  # Slurm is away
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    calls.perform(Defer(("1",), 105.0))
+    until(lambda: standbys.deferred, "the first order")
+    for order in (Defer(("2",), 105.0), Defer(("3", "4"), 115.0), Defer(("4", "5"), 120.0)):
+        calls.perform(order)
+    clock.advance(10.0)
+    standbys.deferring.set()
+    calls.close(run_over=False)
+    assert standbys.deferred == [(("1",), 5.0), (("3", "4", "5"), 10.0)]
+
+
+def test_jobs_of_an_order_that_is_refused_midway_are_known(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.most = 2
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    come(calls)
+    calls.perform(Launch(3, 0, "a", 103.0))
+    assert come(calls) == [LaunchRefused(5.0, "no more"), Launched(5.0, ("j0", "j1"), 0, "a")]
+    assert standbys.started_after == [3.0]
+    calls.close(run_over=False)
+
+
+def test_nothing_is_started_when_nobody_would_write_it_down(clock: FakeClock) -> None:
+    standbys = Standbys()
+    standbys.may_answer.clear()
+    calls = SchedulerCalls(Scheduler(standbys), clock, 4.0)
+    calls.poll(5.0)
+    calls.perform(Launch(1, 0, "a"))
+    threading.Timer(0.2, standbys.may_answer.set).start()
+    calls.close(run_over=False)
+    assert standbys.started_after == []
 
 
 def test_a_look_after_a_launch_shows_the_launched_jobs(clock: FakeClock) -> None:
@@ -255,7 +307,7 @@ class Counted:
         self._budget.spend(queries)
         self.asked += [self._clock.now()] * queries
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         self._ask(2)
         newest = int(self._clock.now() / 5)  # every five seconds one begins, which stays for a minute
         return [

@@ -29,14 +29,18 @@ class FakeSlurm:
     settings: dict[str, str] = field(default_factory=lambda: {"KillWait": "30 sec"})
     graces: dict[str, float] = field(default_factory=dict)
     away: bool = False
+    of_others: set[int] = field(default_factory=set)
+    """Numbers of another user's jobs."""
 
     def version(self) -> tuple[int, int, int]:
         return (22, 5, 8)
 
-    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[JobInfo]:
+    def jobs(self, ids: Sequence[str] = (), names: Sequence[str] = (), *, own: bool = False) -> list[JobInfo]:
         if self.away:
             raise ClusterError("squeue: Unable to contact slurm controller")
-        return [job for job in self.infos if (not ids or job.leader in ids) and (not names or job.name in names)]
+        own = own or bool(names)
+        known = [job for job in self.infos if not (own and job.number in self.of_others)]
+        return [job for job in known if (not ids or job.leader in ids) and (not names or job.name in names)]
 
     def partitions(self) -> list[PartitionInfo]:
         return list(self.known.values())

@@ -51,3 +51,12 @@ def test_the_script_has_the_last_word(tmp_path: Path, client: CommandClient) -> 
     assert header_options(script) == {"account", "time"}
     client.submit(script)
     assert (tmp_path / "seen").read_text() == "|low\n"
+
+
+@pytest.mark.parametrize(("own", "asked"), [(True, [f"--user={os.getuid()}"]), (False, [])])
+def test_only_own_jobs_are_asked_for_by_id(tmp_path: Path, client: CommandClient, own: bool, asked: list[str]) -> None:
+    command(tmp_path, "squeue", 'echo "$@" > "$(dirname "$0")/seen"')
+    assert client.jobs(["7"], own=own) == []
+    words = (tmp_path / "seen").read_text().split()
+    assert "--jobs=7" in words
+    assert [word for word in words if word.startswith("--user")] == asked

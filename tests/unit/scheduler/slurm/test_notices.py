@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_slurm.config.schema import StandbySection
+from liver_slurm.config.units import warning_seconds
 from liver_slurm.scheduler.ports import EvictionNotice
-from liver_slurm.scheduler.slurm.notices import Terms, make_terms, standby_job, warning_seconds
+from liver_slurm.scheduler.slurm.notices import Terms, make_terms, standby_job
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo, PartitionInfo, ReservationInfo
 
 NOW = 1000.0

@@ -189,7 +189,8 @@ def test_one_question_for_all_jobs(library: Library) -> None:
     assert [info.job_id for info in client.jobs(["21", "99"])] == ["21+0", "21+1"]
     assert [info.job_id for info in client.jobs(["22"])] == ["21+1"]
     assert [info.number for info in client.jobs(names=("z", "y"))] == [os.getuid()]
-    assert budget.last_minute() == 3
+    assert [info.number for info in client.jobs(["30", str(os.getuid())], own=True)] == [os.getuid()]
+    assert budget.last_minute() == 4
 
 
 def test_errors_are_ours(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import JobConfig, StandbySection
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.ports import LaunchStopped
 from liver_slurm.scheduler.slurm import standby
 from liver_slurm.scheduler.slurm.records import JobInfo, NodeInfo
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys, standby_job_name, submitit_parameters
@@ -133,6 +134,46 @@ def test_a_job_is_ours_by_its_id_and_not_its_comment(
     slurm.infos = [make_job("77", **{"name": NAME, **marks})]
     next_one.close()
     assert slurm.cancelled == ["77"]
+
+
+def test_what_was_submitted_before_a_refusal_is_ours(
+    slurm: Any, make_node: Callable[..., NodeInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_that_launches(slurm, make_node, monkeypatch, [1000.0])
+
+    def refused(request: Any) -> list[str]:
+        raise LaunchStopped(["77", "78"], "no more")
+
+    monkeypatch.setattr(standby, "launch", refused)
+    with pytest.raises(LaunchStopped, match="no more"):
+        source.launch(3, 0, "a")
+    assert [job.job_id for job in source.observe().jobs] == ["77", "78"]
+    source.close()
+    assert slurm.cancelled == ["77", "78"], "although Slurm does not show them yet"
+
+
+def test_anothers_job_with_the_number_of_one_of_ours_is_not_ours(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.infos = [make_job("77", name="another's", number=77)]
+    slurm.of_others = {77}
+    source = source_that_launches(slurm, make_node, monkeypatch, [1000.0], launched={"77": 0})
+    assert source.observe().jobs == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "preempted", "how"),
+    [("FAILED", None, "ended"), ("CANCELLED", None, "taken"), ("PREEMPTED", 9.0, "taken"), ("COMPLETED", 9.0, "taken")],
+)
+def test_a_job_that_is_over_ended_by_itself_or_did_not(
+    slurm: Any, make_node: Callable[..., NodeInfo], make_job: Callable[..., JobInfo], monkeypatch: pytest.MonkeyPatch,
+    state: str, preempted: float | None, how: str,
+) -> None:  # fmt: skip
+    source = source_that_launches(slurm, make_node, monkeypatch, [1000.0])
+    source.launch(1, 0, "a")
+    slurm.infos = [make_job("77", state, name=NAME, comment=str(RUN_DIR.path), preempt_time=preempted)]
+    seen = source.observe()
+    assert (seen.jobs, seen.over) == ((), {"77": how})
 
 
 def test_what_there_is_no_key_for_is_asked_for_each_standby_job() -> None:

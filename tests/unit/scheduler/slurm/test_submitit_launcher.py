@@ -13,6 +13,7 @@ import pytest
 from liver_slurm.base.errors import ClusterError
 from liver_slurm.config.schema import JobConfig, LiveSection, StandbySection
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.scheduler.ports import LaunchStopped
 from liver_slurm.scheduler.slurm import submitit_launcher
 from liver_slurm.scheduler.slurm.standby import SlurmStandbys
 from liver_slurm.worker.bootstrap import standby_main
@@ -81,12 +82,13 @@ def test_sbatch_is_outside_of_the_job_that_submits(
     assert not [line for line in seen if line.startswith(("SLURM_", "CUDA_")) and "SLURM_CONF" not in line]
 
 
-@pytest.mark.parametrize(("when", "asked"), [("always", 1), ("later", 2)])
-def test_a_refusal_is_one_line(tmp_path: Path, notes: Path, slurm: Any, when: str, asked: int) -> None:
+@pytest.mark.parametrize(("when", "taken"), [("always", ()), ("later", ("41",))])
+def test_a_refusal_is_one_line(tmp_path: Path, notes: Path, slurm: Any, when: str, taken: tuple[str, ...]) -> None:
     (tmp_path / "refuse").write_text(when)
-    with pytest.raises(ClusterError, match=r"^a standby job was refused: invalid partition specified: a$"):
+    with pytest.raises(LaunchStopped, match=r"^a standby job was refused: invalid partition specified: a$") as refused:
         standbys(tmp_path, slurm).launch(3)
-    assert len(list(notes.iterdir())) == asked
+    assert refused.value.job_ids == taken
+    assert len(list(notes.iterdir())) == len(taken) + 1
 
 
 def test_an_sbatch_that_hangs_is_given_up(
