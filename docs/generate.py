@@ -128,8 +128,7 @@ def events() -> str:
     from liver_slurm.rundir import events as known
 
     home = Path(known.__file__).parent
-    files = ("events.py", "reconfiguration_events.py", "standby_events.py", "worker_events.py")
-    trees = [ast.parse((home / name).read_text()) for name in files]
+    trees = [ast.parse(path.read_text()) for path in sorted(home.glob("*events.py"))]
     told = {node.name: first_sentence(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     rows = ["| event | says | keys |", "|---|---|---|"]
     for kind in typing.get_args(known.Event):

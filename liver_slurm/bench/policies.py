@@ -202,7 +202,8 @@ def _advised(place: _Place, drawn: Drawn, model: Model, folder: Path) -> float:
 
 def _learned(place: _Place, decisions: int, seed: int, folder: Path) -> Model:
     """Log runs, with seeds from ``seed`` on, until there are enough decisions, and fit a model as the command does."""
-    from liver_slurm.advisor.fitting import Wish, fit
+    from liver_slurm.advisor.fitting import fit
+    from liver_slurm.advisor.preparing import Wish
     from liver_slurm.advisor.rows import read_rows, write_rows
 
     runs: list[str] = []

@@ -18,6 +18,7 @@ from typing import Any  # noqa: E402
 import msgspec  # noqa: E402
 
 from liver_slurm.base.imports import quick_imports  # noqa: E402
+from liver_slurm.bench.restart_world import join_world  # noqa: E402
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,23 +89,6 @@ def _probe(state: Any, folder: Path, step: int) -> tuple[dict[str, tuple[float, 
     return probes, failures
 
 
-def _join(orders: Orders, rank: int, device: Any) -> Any:
-    """Build this rank's process groups of the world that the orders name."""
-    from datetime import timedelta
-
-    import torch.distributed as dist
-
-    from liver_slurm.parallel.groups import build_world
-    from liver_slurm.parallel.layout import Layout
-    from liver_slurm.parallel.membership import Membership
-
-    timeout = timedelta(minutes=5)
-    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
-    layout = Layout.parse(orders.layout)
-    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
-    return build_world(membership, str(rank), store, "nccl" if device.type == "cuda" else "gloo", device, timeout)
-
-
 def main(orders: Orders, rank: int) -> None:
     """Be a rank of one world."""
     with quick_imports():
@@ -118,7 +102,7 @@ def main(orders: Orders, rank: int) -> None:
         from liver_slurm.engine.megatron.shard import build_shard
 
     imported = time.time()
-    world = _join(orders, rank, device)
+    world = join_world(orders.layout, orders.generation, rank, orders.port, device)
     grouped = time.time()
     state = build_shard(config, world, device, fresh=not orders.load)
     state.make_live()

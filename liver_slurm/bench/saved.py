@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from liver_slurm.engine.api import every_layer
 from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint
 from liver_slurm.engine.megatron.model import unwrap
 from liver_slurm.engine.megatron.shard import MegatronShard
+from liver_slurm.engine.replica import every_layer
 from liver_slurm.engine.storage import Moments
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.rundir.checkpoints import checkpoint_path

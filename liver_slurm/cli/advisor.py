@@ -13,7 +13,7 @@ from liver_slurm.base.errors import BadInput
 from liver_slurm.cli.common import Subparsers, add_json, complete, counted, new_parser, print_json, print_table
 
 if TYPE_CHECKING:
-    from liver_slurm.advisor.fitting import Wish
+    from liver_slurm.advisor.preparing import Wish
 
 DESCRIPTION = """\
 Learn from logged decisions when to take reclaimable nodes. `collect` reads what runs of standby.policy explore have
@@ -231,7 +231,7 @@ def _target(args: argparse.Namespace) -> Any:
 
 
 def _wish(args: argparse.Namespace) -> Wish:
-    from liver_slurm.advisor.fitting import Wish
+    from liver_slurm.advisor.preparing import Wish
 
     features = tuple(args.features.split(",")) if args.features else None
     window = args.window

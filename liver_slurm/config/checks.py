@@ -1,15 +1,14 @@
-"""Checks between the keys of a job, each a function from sections to problems. Only the checks of files do I/O."""
+"""Checks between the keys of a job, each a function from sections to problems; those of files are the only I/O."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from pathlib import Path
 
 from liver_slurm.config import own_loop, sbatch
 from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
+from liver_slurm.config.data_checks import file_problems, tokenizer_problems
 from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import why_refused
 from liver_slurm.config.fp8 import fp8_problems
@@ -29,10 +28,9 @@ from liver_slurm.config.schema import (
 )
 from liver_slurm.config.types import MAX_INT, is_text
 from liver_slurm.config.units import most_workers, standby_units
-from liver_slurm.config.validation import DataKey, ValidationSection
+from liver_slurm.config.validation import ValidationSection
 from liver_slurm.parallel.layout import Layout
 
-LONGEST_PATH = 4096
 Check = Callable[[JobConfig], Iterator[Problem]]
 
 
@@ -293,37 +291,6 @@ def _validation(validation: ValidationSection, train: TrainSection) -> Iterator[
         yield Problem("validation.samples", text)
 
 
-def _data_files(key: DataKey, data: DataSection | ValidationSection) -> Iterator[Problem]:
-    for text in data.paths:
-        if reason := unreadable_data(Path(text)):
-            allowed = "text files, folders, or .bin/.idx prefixes that can be read"
-            yield Problem(f"{key}.paths", f"{shown(text, LONGEST_PATH)} {reason}; allowed: {allowed}")
-
-
-def _tokenizer_file(data: DataSection) -> Iterator[Problem]:
-    text = data.tokenizer
-    if text != "byte" and not (os.path.isfile(text) and os.access(text, os.R_OK)):
-        yield Problem(
-            "data.tokenizer",
-            f'{shown(text, LONGEST_PATH)} is not a readable file; allowed: "byte", or a tokenizer.json',
-        )
-
-
-def unreadable_data(path: Path) -> str | None:
-    """Say why a path of ``data.paths`` cannot be read; None: it is a readable file, folder or .bin/.idx prefix."""
-    pair = [Path(f"{path}{suffix}") for suffix in (".bin", ".idx")]
-    if path.is_dir():
-        return None if os.access(path, os.R_OK | os.X_OK) else "is a folder that you may not read"
-    if path.is_file():
-        return None if os.access(path, os.R_OK) else "is a file that you may not read"
-    missing = [one.name for one in pair if not one.is_file()]
-    if len(missing) == 2:
-        return "is no file, no folder and no .bin/.idx prefix"
-    if missing:
-        return f"is a .bin/.idx prefix without its {missing[0]}"
-    return None if all(os.access(one, os.R_OK) for one in pair) else "is a .bin/.idx prefix that you may not read"
-
-
 def _divisors(number: int) -> str:
     return ", ".join(str(one) for one in range(1, min(number, 1024) + 1) if number % one == 0)
 
@@ -380,7 +347,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("train", "stream", "recovery", "model", "data", "validation"), own_loop.problems),
 )
 _FILE_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
-    (("data.paths[]",), lambda job: _data_files("data", job.data)),
-    (("validation.paths[]",), lambda job: _data_files("validation", job.validation)),
-    (("data.tokenizer",), lambda job: _tokenizer_file(job.data)),
+    (("data.paths[]",), lambda job: file_problems("data", job.data)),
+    (("validation.paths[]",), lambda job: file_problems("validation", job.validation)),
+    (("data.tokenizer",), lambda job: tokenizer_problems(job.data)),
 )

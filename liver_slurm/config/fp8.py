@@ -36,8 +36,8 @@ def fp8_reasons(layout: Layout, width: int, model: ModelSection, train: TrainSec
     if not train.fp8 or model.provider is not None:
         return
     heads, tp = model.num_attention_heads, layout.tp
-    groups = model.num_query_groups or heads
-    inner, key = model.ffn_hidden_size or 4 * model.hidden_size, "ffn_hidden_size"
+    groups = model.query_groups
+    inner, key = model.ffn_width, "ffn_hidden_size"
     if model.num_moe_experts is not None:
         inner, key = model.moe_shared_expert_intermediate_size or 0, "moe_shared_expert_intermediate_size"
     tokens = train.micro_batch_size * train.seq_length // layout.cp

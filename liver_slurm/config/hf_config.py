@@ -286,14 +286,13 @@ def write_config(model: ModelSection, vocabulary: int, sequence: int, end: int) 
         "eos_token_id": end,
     }
     heads, activation = model.num_attention_heads, _ACTIVATIONS_BACK[model.activation_func]
-    ffn = model.ffn_hidden_size or 4 * model.hidden_size
     if family == "gpt2":
         return {
             **common,
             "n_embd": model.hidden_size,
             "n_head": heads,
             "n_layer": model.num_layers,
-            "n_inner": ffn,
+            "n_inner": model.ffn_width,
             "n_positions": model.max_position_embeddings or sequence,
             "layer_norm_epsilon": model.layernorm_epsilon,
             "activation_function": activation,
@@ -304,10 +303,10 @@ def write_config(model: ModelSection, vocabulary: int, sequence: int, end: int) 
         **common,
         **biases,
         "hidden_size": model.hidden_size,
-        "intermediate_size": ffn,
+        "intermediate_size": model.ffn_width,
         "num_hidden_layers": model.num_layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": model.num_query_groups or heads,
+        "num_key_value_heads": model.query_groups,
         "head_dim": model.kv_channels or model.hidden_size // heads,
         "hidden_act": activation,
         "rms_norm_eps": model.layernorm_epsilon,
@@ -332,7 +331,7 @@ def _family(model: ModelSection) -> str:
     ]
     if learned:
         needs += [("add_bias_linear", True), ("qk_layernorm", False)]
-        if (model.num_query_groups or heads) != heads:
+        if model.query_groups != heads:
             needs.append(("num_query_groups", heads))
         if (model.kv_channels or 0) * heads not in (0, model.hidden_size):
             needs.append(("kv_channels", model.hidden_size // heads))

@@ -70,8 +70,7 @@ def _loop_reasons(layout: Layout, train: TrainSection) -> Iterator[str]:
 def _tp_reasons(tp: int, model: ModelSection, data: DataSection) -> Iterator[str]:
     """Find the dimensions that megatron-core would cut into ``tp`` equal parts and cannot."""
     heads = model.num_attention_heads
-    groups = model.num_query_groups or heads
-    ffn = model.ffn_hidden_size or 4 * model.hidden_size
+    groups, ffn = model.query_groups, model.ffn_width
     if heads % tp:
         yield f"tp{tp} does not divide num_attention_heads {heads}"
     if groups and groups % tp and tp % groups:
@@ -99,7 +98,7 @@ def _cp_reasons(layout: Layout, model: ModelSection, train: TrainSection) -> Ite
     if train.seq_length % (layout.cp * layout.tp):
         parts = f"cp{layout.cp}" if layout.tp == 1 else f"tp{layout.tp} times cp{layout.cp}"
         yield f"{parts} does not divide seq_length {train.seq_length}"
-    groups = model.num_query_groups or model.num_attention_heads
+    groups = model.query_groups
     if groups < layout.tp:
         yield f"with cp{layout.cp}, tp{layout.tp} may not be more than the {groups} query groups"
 
@@ -125,7 +124,7 @@ def _expert_reasons(layout: Layout, model: ModelSection, train: TrainSection) ->
     for key, width in (("hidden_size", model.hidden_size), ("moe_ffn_hidden_size", expert_width(model) // etp)):
         if width % unit:
             yield f"with experts, {key} must be a multiple of {unit}{f' on each of {own} ranks' if etp > 1 else ''}"
-    groups = model.num_query_groups or model.num_attention_heads
+    groups = model.query_groups
     if groups < tp:
         yield f"with experts, tp{tp} may not be more than the {groups} query groups"
     if train.seq_length % tp:
@@ -159,7 +158,7 @@ def _own_layer_reasons(tp: int, model: ModelSection, data: DataSection, train: T
     if model.provider is not None or not needing:
         return
     needs = needing[0]
-    groups = model.num_query_groups or model.num_attention_heads
+    groups = model.query_groups
     if groups < tp:
         yield f"with {needs}, tp{tp} may not be more than {groups} query groups"
     if train.seq_length % tp:
@@ -173,7 +172,7 @@ def head_width(model: ModelSection) -> int:
 
 def expert_width(model: ModelSection) -> int:
     """Give the width of one expert."""
-    return model.moe_ffn_hidden_size or model.ffn_hidden_size or 4 * model.hidden_size
+    return model.moe_ffn_hidden_size or model.ffn_width
 
 
 def expert_weights(model: ModelSection) -> int:

@@ -156,13 +156,13 @@ def write_args(model: ModelSection, vocabulary: int, sequence: int) -> dict[str,
     """
     _check_expressible(model)
     learned, heads = model.position_embedding_type == "learned_absolute", model.num_attention_heads
-    groups = model.num_query_groups or heads
+    groups = model.query_groups
     return {
         **{name: allowed[0] for name, allowed in _FIXED.items()},
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
         "num_attention_heads": heads,
-        "ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+        "ffn_hidden_size": model.ffn_width,
         "group_query_attention": groups != heads,
         "num_query_groups": groups if groups != heads else 1,
         "kv_channels": head_width(model),

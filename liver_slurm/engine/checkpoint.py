@@ -13,15 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.engine.api import Boxes, TrainingShard
-from liver_slurm.engine.checkpoint_files import (
-    finish_folder,
-    gather,
-    one_line,
-    refuse_share,
-    write_share,
-)
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.checkpoint_files import finish_folder, gather, one_line, refuse_share, write_share
 from liver_slurm.engine.checkpoint_reading import read_boxes
+from liver_slurm.engine.replica import Boxes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.tensors import AVERAGE, KNOWN, Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError, Index, write_index

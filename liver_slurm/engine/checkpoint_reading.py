@@ -10,7 +10,7 @@ from typing import BinaryIO
 import torch
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.engine.api import Boxes
+from liver_slurm.engine.replica import Boxes
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError, Index, StoredBox, checked, file_of
 from liver_slurm.rundir.checkpoints import read_index

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from liver_slurm.engine.api import LayerFilter, TrainingShard, every_layer
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import LayerFilter, every_layer
 from liver_slurm.parallel import shared_memory
 
 

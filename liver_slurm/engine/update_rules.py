@@ -12,9 +12,9 @@ import torch
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.engine.averages import average
 from liver_slurm.engine.balancing import balance
+from liver_slurm.engine.replica import Hyperparameters
 from liver_slurm.parallel.torch_private import copy_all
 from liver_slurm.reshard.tensors import ADAM, AVERAGE, MOMENTS
 

@@ -87,7 +87,7 @@ def _estimate(layout: Layout, config: JobConfig) -> float:
     ring = 2 * (layout.tp - 1) / layout.tp
     own = tokens / layout.cp
     tp_cost = balance * 4 * ring * hidden * element * layers / layout.pp * mine * own
-    keys = hidden * (model.num_query_groups or model.num_attention_heads or 1) / (model.num_attention_heads or 1)
+    keys = hidden * (model.query_groups or 1) / (model.num_attention_heads or 1)
     cp_cost = balance * 2 * 2 * keys * element * (layout.cp - 1) / layout.tp * layers / layout.pp * mine * own
     vpp_cost = balance * 2 * (layout.vpp - 1) * hidden * element * mine * own
     bubble = 1 + (layout.pp - 1) / (layout.vpp * mine)
@@ -175,12 +175,12 @@ def layer_weights(config: JobConfig, hidden: int, met: bool = False) -> float:
     """
     model = config.model
     heads = model.num_attention_heads or 1
-    groups = model.num_query_groups or heads
+    groups = model.query_groups or heads
     head = model.kv_channels or hidden / heads
     attention = hidden * head * (2 * heads + 2 * groups)
     matrices = (3 if model.gated_linear_unit else 2) * hidden
     if model.num_moe_experts is None:
-        return attention + matrices * (model.ffn_hidden_size or 4 * hidden)
+        return attention + matrices * (model.ffn_width or 4 * hidden)
     experts = min(model.moe_router_topk, model.num_moe_experts) if met else model.num_moe_experts
     shared = model.moe_shared_expert_intermediate_size or 0
     return attention + matrices * (experts * expert_width(model) + shared) + model.num_moe_experts * hidden

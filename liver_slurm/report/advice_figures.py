@@ -15,7 +15,7 @@ from liver_slurm.advisor import model as advice
 from liver_slurm.advisor.horizon import span
 from liver_slurm.advisor.summary import LEARNED, TAKE
 from liver_slurm.report import palette
-from liver_slurm.report.figures import Style, box, fit_in, new_figure, settings
+from liver_slurm.report.canvas import Style, add_heading, box, fit_in, new_figure, settings
 
 BETTER, WORSE, UNSURE = palette.GROW, palette.SHRINK, palette.GREY
 ROW, HEAD, FOOT, GAP = 42, 52, 40, 18
@@ -99,13 +99,7 @@ def picture(model: advice.Model, style: Style) -> Figure:
     """Draw all panels under their headline, to stand alone."""
     with mpl.rc_context(settings(style)):
         figure = _draw(model, style, 84)
-        height = figure.get_figheight() * figure.dpi
-        figure.patch.set_visible(True)
-        figure.patch.set_facecolor(style.theme.paper)
-        left, theme = EDGE / style.width, style.theme
-        head = figure.text(left, 1 - 34 / height, headline(model), fontsize=14, fontweight="bold", color=theme.ink)
-        below = figure.text(left, 1 - 58 / height, subline(model), color=theme.muted)
-        fit_in(figure, (head, below), 1 - 2 * left)
+        add_heading(figure, style, (headline(model), subline(model)), left=EDGE, at=(34, 58), size=14)
         return figure
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from liver_slurm.advisor.model import Model
 from liver_slurm.report import palette
 from liver_slurm.report.advice_figures import headline, panels, panels_figure, subline
-from liver_slurm.report.figures import Style
+from liver_slurm.report.canvas import Style
 from liver_slurm.report.page import NARROW, WIDE, Drawing
 from liver_slurm.report.svg import to_svg
 

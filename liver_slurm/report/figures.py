@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from liver_slurm.observability.ledger.sizes import Steps
 from liver_slurm.observability.ledger.step_table import Floats
 from liver_slurm.report import palette
+from liver_slurm.report.canvas import Style, add_heading, box, new_figure, settings
 from liver_slurm.report.model import MARKED, Mark, Report, comparison, marks, parts, sentence, spread
-from liver_slurm.report.palette import Theme
 from liver_slurm.report.strips import Strips, draw_strips
 from liver_slurm.report.words import count, duration, unit_of
 
@@ -32,49 +28,6 @@ LETTER = {False: 7.6, True: 7.0}
 """Width of a letter of a label at most, in units."""
 LABEL = {False: 9.2, True: 8.3}
 """Size of its font."""
-DOTS = 100
-"""Units of an SVG, and dots of a picture, in an inch of matplotlib's."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """How large a figure is and what its greys are."""
-
-    width: int
-    """Units across; the page shows one unit as one pixel where there is room."""
-    theme: Theme
-
-    @property
-    def narrow(self) -> bool:
-        """Whether it is for a telephone."""
-        return self.width < 600
-
-
-def settings(style: Style) -> dict[str, Any]:
-    """Return matplotlib's settings for a figure."""
-    theme = style.theme
-    return {
-        "font.size": 8.3,
-        "axes.edgecolor": theme.muted,
-        "axes.labelcolor": theme.muted,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.titlesize": 8.6,
-        "axes.titlelocation": "left",
-        "axes.titlecolor": theme.ink,
-        "axes.titleweight": "bold",
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.6,
-        "text.color": theme.ink,
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "xtick.labelcolor": theme.muted,
-        "ytick.labelcolor": theme.muted,
-        "xtick.major.size": 3,
-        "ytick.major.size": 0,
-    }
 
 
 def world_figure(report: Report, style: Style) -> Figure:
@@ -92,26 +45,12 @@ def picture(report: Report, style: Style) -> Figure:
     top, height = 92, 430
     with mpl.rc_context(settings(style)):
         figure = new_figure(style, height)
-        figure.patch.set_visible(True)
-        figure.patch.set_facecolor(style.theme.paper)
-        left, right = 34 / style.width, 1 - 34 / style.width
-        theme = style.theme
-        head = figure.text(left, 1 - 26 / height, sentence(report), fontsize=12.5, fontweight="bold", color=theme.ink)
-        below = figure.text(left, 1 - 48 / height, comparison(report), color=theme.muted)
-        fit_in(figure, (head, below), right - left)
+        add_heading(figure, style, (sentence(report), comparison(report)), left=34, at=(26, 48), size=12.5)
         words = "filled: workers that train; dashed: workers that the cluster offered"
-        figure.text(left, 1 - 68 / height, words, color=theme.muted)
+        figure.text(34 / style.width, 1 - 68 / height, words, color=style.theme.muted)
         axes = figure.add_axes(box(style, height, left=34, right=12, top=top + 30, bottom=44))
         draw_world(axes, report, style)
         return figure
-
-
-def fit_in(figure: Figure, lines: Sequence[Text], room: float) -> None:
-    """Make lines smaller that are longer than a share of the figure's width: they would be cut off at its edge."""
-    FigureCanvasAgg(figure)  # which measures them
-    for line in lines:
-        shrink = min(1.0, room * figure.bbox.width / line.get_window_extent().width)
-        line.set_fontsize(float(line.get_fontsize()) * shrink)
 
 
 def details_figure(report: Report, strips: Strips, style: Style) -> Figure:
@@ -138,25 +77,6 @@ def details_figure(report: Report, strips: Strips, style: Style) -> Figure:
                 _draw_pauses(axes, report)
             _time_axis(axes, report, style, last=name == "pauses")
         return figure
-
-
-def new_figure(style: Style, height: int) -> Figure:
-    """Return an empty figure without a ground, so many units high."""
-    figure = Figure(figsize=(style.width / DOTS, height / DOTS), dpi=DOTS)
-    figure.patch.set_visible(False)
-    return figure
-
-
-def box(
-    style: Style, height: int, *, left: int, right: int, top: int, bottom: int
-) -> tuple[float, float, float, float]:
-    """Return the place of a panel that is so many units away from the figure's edges."""
-    return (
-        left / style.width,
-        bottom / height,
-        (style.width - left - right) / style.width,
-        (height - top - bottom) / height,
-    )
 
 
 def _time_axis(axes: Axes, report: Report, style: Style, last: bool = True) -> None:

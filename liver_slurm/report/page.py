@@ -15,7 +15,8 @@ from liver_slurm.observability.ledger.causes import BUCKETS, NAMES, by_bucket, t
 from liver_slurm.observability.ledger.changes import Change
 from liver_slurm.observability.ledger.document import CAPACITY, ETTR, lost_work, ratio
 from liver_slurm.report import palette
-from liver_slurm.report.figures import Style, details_figure, told, world_figure
+from liver_slurm.report.canvas import Style
+from liver_slurm.report.figures import details_figure, told, world_figure
 from liver_slurm.report.model import MARKED, Report, comparison, largest_first, marks, sentence, tiles
 from liver_slurm.report.strips import Strips, make_strips
 from liver_slurm.report.svg import to_svg

@@ -51,7 +51,8 @@ def write_html(report: Report, path: Path) -> None:
 
 def write_png(report: Report, path: Path) -> None:
     """Write the first figure as a picture."""
-    from liver_slurm.report.figures import Style, picture
+    from liver_slurm.report.canvas import Style
+    from liver_slurm.report.figures import picture
     from liver_slurm.report.palette import LIGHT
 
     write_picture(picture(report, Style(PICTURE_WIDTH, LIGHT)), path)
@@ -67,7 +68,7 @@ def write_advice_html(model: Model, told: Iterable[str], path: Path) -> None:
 def write_advice_png(model: Model, path: Path) -> None:
     """Write the figures of an advisor's model as a picture."""
     from liver_slurm.report.advice_figures import picture
-    from liver_slurm.report.figures import Style
+    from liver_slurm.report.canvas import Style
     from liver_slurm.report.palette import LIGHT
 
     write_picture(picture(model, Style(PICTURE_WIDTH, LIGHT)), path)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from liver_slurm.base.errors import PlanError
-from liver_slurm.reshard.overlap_join import overlapping
+from liver_slurm.reshard.overlap_join import overlapping, shared_boxes
 from liver_slurm.reshard.ownership import Ownership, ownership
 from liver_slurm.reshard.rank_sets import Ints, RankSets
 from liver_slurm.reshard.shard_spec import WorldSpec
@@ -89,10 +89,9 @@ def _intersect(source: Ownership, target: Ownership, names: list[str]) -> tuple[
     """Return the tensor, offset, shape, owner set and receiver set of every overlap of a source box
     with a target box."""
     held, needed = overlapping(source, target)
-    start = np.maximum(source.offset[held], target.offset[needed])
-    end = np.minimum(source.offset[held] + source.shape[held], target.offset[needed] + target.shape[needed])
-    _check_covered(target, needed, (end - start).prod(axis=1), names)
-    return target.tensor[needed], start, end - start, source.holder[held], target.holder[needed]
+    offset, shape = shared_boxes(source, held, target, needed)
+    _check_covered(target, needed, shape.prod(axis=1), names)
+    return target.tensor[needed], offset, shape, source.holder[held], target.holder[needed]
 
 
 def _check_covered(target: Ownership, needed: Ints, sizes: Ints, names: list[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from liver_slurm.reshard.overlap_join import overlapping
+from liver_slurm.reshard.overlap_join import overlapping, shared_boxes
 from liver_slurm.reshard.ownership import Ownership, ShardBoxes, Shares, shard_boxes, state_shares, weight_shares
 from liver_slurm.reshard.rank_sets import Ints, RankSets, spans
 from liver_slurm.reshard.shard_spec import WorldSpec
@@ -101,6 +101,5 @@ def _in_common(held: _Held, before: Ints, needed: _Held, after: Ints, unit: Ints
     source = held.boxes_of(pairs // holders, len(unit))
     target = needed.boxes_of(pairs % holders, len(unit))
     mine, theirs = overlapping(source, target)
-    low = np.maximum(source.offset[mine], target.offset[theirs])
-    high = np.minimum(source.offset[mine] + source.shape[mine], target.offset[theirs] + target.shape[theirs])
-    return int(((high - low).prod(axis=1) * unit[source.tensor[mine] % len(unit)] * times[source.holder[mine]]).sum())
+    _, shape = shared_boxes(source, mine, target, theirs)
+    return int((shape.prod(axis=1) * unit[source.tensor[mine] % len(unit)] * times[source.holder[mine]]).sum())

@@ -23,6 +23,13 @@ def overlapping(source: Ownership, target: Ownership) -> tuple[Ints, Ints]:
     return source_order[pairs[0]], target_order[pairs[1]]
 
 
+def shared_boxes(source: Ownership, held: Ints, target: Ownership, needed: Ints) -> tuple[Ints, Ints]:
+    """Return offset and shape of what the boxes of each pair of :func:`overlapping` have in common."""
+    start = np.maximum(source.offset[held], target.offset[needed])
+    end = np.minimum(source.offset[held] + source.shape[held], target.offset[needed] + target.shape[needed])
+    return start, end - start
+
+
 class _Level:
     """Nodes of one depth: ``parent`` (sorted), and their extent [start, end) on this level's axis."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liver_slurm.reshard.intersections import Regions
-from liver_slurm.reshard.rank_sets import Ints, RankMembership, RankSets, sums
+from liver_slurm.reshard.rank_sets import Ints, RankMembership, RankSets, spans, sums
 
 _STRIPES, _STRIPE = 4, 1 << 20
 """A row is cut into stripes: so many at most, since each may be a connection of its own; of so many bytes at least."""
@@ -40,7 +40,7 @@ def build_streams(regions: Regions, owned: RankMembership, kept: Ints) -> Stream
     Args:
         regions: the transfer.
         owned: membership in ``regions.owners``.
-        kept: for every target rank, its worker's source rank or :data:`NOBODY`.
+        kept: for every target rank, its worker's source rank or :data:`~.rank_sets.NOBODY`.
     """
     # Regions of the same owners and receivers differ in nothing that matters here but their bytes.
     pairs, amounts = sums(regions.owner * len(regions.receivers) + regions.receiver, regions.size * regions.unit)
@@ -122,7 +122,7 @@ def _stripes(giving: Ints, taking: Ints, wanted: Ints) -> tuple[Ints, Ints]:
     senders = np.searchsorted(giving, taking, side="right") - np.searchsorted(giving, taking)
     count = np.clip(wanted // _STRIPE, 1, np.clip(senders, 1, _STRIPES))
     taker = np.repeat(np.arange(len(wanted), dtype=np.int64), count)
-    number = np.arange(len(taker), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
+    number = spans(np.zeros_like(count), count)
     size = wanted[taker] // count[taker] + (number < wanted[taker] % count[taker])
     order = np.argsort(number, kind="stable")
     return taker[order], size[order]

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.tensors import STATE_DTYPE, Piece, inside, replayable, state_tensors
 from liver_slurm.transfer.shared_box import SharedBox
 

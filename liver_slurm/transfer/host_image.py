@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica
 from liver_slurm.parallel.torch_private import storage_at
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
 from liver_slurm.reshard.tensors import Piece

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Groups, Hyperparameters
+from liver_slurm.engine.replica import Groups, Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 
 GRADIENT_BYTES = 4

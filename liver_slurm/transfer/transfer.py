@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Updates
+from liver_slurm.engine.replica import Updates
 from liver_slurm.transfer.crew import Crew
 from liver_slurm.transfer.local_copies import LocalCopies
 from liver_slurm.transfer.one_sided.pull import Pull

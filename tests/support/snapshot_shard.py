@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.replica import Groups, Hyperparameters, Replica, TrainedBox
 from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from snapshot_shard import Shard
 
-from liver_slurm.engine.api import Replica
+from liver_slurm.engine.replica import Replica
 from liver_slurm.reshard.snapshots import Kept, Survivor
 from liver_slurm.transfer.mirror.frames import Header, Kind, describe
 from liver_slurm.transfer.mirror.host_room import Lease, Rooms

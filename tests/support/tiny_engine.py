@@ -14,21 +14,8 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
-from liver_slurm.engine.api import (
-    NO_FLAGS,
-    Boxes,
-    Evaluation,
-    Groups,
-    Hyperparameters,
-    LayerFilter,
-    Replica,
-    Samples,
-    StepFlags,
-    StepResult,
-    TrainedBox,
-    TrainingShard,
-    every_layer,
-)
+from liver_slurm.engine.api import NO_FLAGS, Evaluation, Samples, StepFlags, StepResult, TrainingShard
+from liver_slurm.engine.replica import Boxes, Groups, Hyperparameters, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout

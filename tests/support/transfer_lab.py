@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.replica import Groups, Hyperparameters, Replica, TrainedBox
 from liver_slurm.parallel.shared_memory import share
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves
@@ -144,7 +144,7 @@ class Trainer:
             return lambda: torch.zeros(tensor.shape)
         return lambda: self.parameters[tensor.name].grad  # type: ignore[return-value]
 
-    # ---- liver_slurm.engine.api.Updates
+    # ---- liver_slurm.engine.replica.Updates
 
     def adam_step(self) -> int:
         return self.made if self.parameters else -1

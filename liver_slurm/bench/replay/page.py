@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.ticker import MaxNLocator
 
-from liver_slurm.report.figures import Style, box, new_figure, settings
+from liver_slurm.report.canvas import Style, box, new_figure, settings
 from liver_slurm.report.palette import STAND_INS, css
 from liver_slurm.report.svg import to_svg
 

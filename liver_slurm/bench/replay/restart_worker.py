@@ -9,29 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from liver_slurm.base.imports import quick_imports
 from liver_slurm.bench.replay.restart_orders import Orders, Step, steps_file, stop_file
-
-
-def _join(orders: Orders, rank: int, device: Any) -> Any:
-    """Build this rank's process groups of the world that the orders name."""
-    import torch.distributed as dist
-
-    from liver_slurm.parallel.groups import build_world
-    from liver_slurm.parallel.layout import Layout
-    from liver_slurm.parallel.membership import Membership
-
-    timeout = timedelta(minutes=5)
-    store = dist.TCPStore("127.0.0.1", orders.port, is_master=False, timeout=timeout)
-    layout = Layout.parse(orders.layout)
-    membership = Membership(orders.generation, layout, tuple(map(str, range(layout.size))))
-    return build_world(membership, str(rank), store, "gloo", device, timeout)
+from liver_slurm.bench.restart_world import join_world
 
 
 def main(orders: Orders, rank: int) -> None:
@@ -48,7 +32,7 @@ def main(orders: Orders, rank: int) -> None:
 
         config = read_job(Path(orders.job_file))
         device = choose_device(config)
-    world = _join(orders, rank, device)
+    world = join_world(orders.layout, orders.generation, rank, orders.port, device)
     state = build_shard(config, world, device, fresh=True)
     state.make_live()
     samples = open_samples(config, resolve_data(config, RunDir(Path(orders.folder))))

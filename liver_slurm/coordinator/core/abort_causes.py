@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from liver_slurm.coordinator.core import eviction, lifecycle, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.parts import Eviction
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.transition import (
     EvictionChanged,
@@ -14,6 +13,7 @@ from liver_slurm.coordinator.core.transition import (
     WorkerGone,
     WorkerLost,
 )
+from liver_slurm.coordinator.core.workers import Eviction
 from liver_slurm.coordinator.core.worlds import Attempt
 
 _VOTES = "the old world's votes"

@@ -11,7 +11,6 @@ import math
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import membership
-from liver_slurm.coordinator.core.parts import Eviction, Worker
 from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
     EvictionChanged,
@@ -19,6 +18,7 @@ from liver_slurm.coordinator.core.transition import (
     Transition,
     WorkerGone,
 )
+from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.protocol.messages import Notice
 from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import DEFAULT_GRACE, EvictionNotice, StandbyJob

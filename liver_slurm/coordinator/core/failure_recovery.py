@@ -11,8 +11,7 @@ place of the dead, or standbys; where nobody is left, the newest checkpoint says
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import lifecycle, membership, orders, reconfiguration, step_barrier
@@ -23,14 +22,12 @@ from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
 from liver_slurm.coordinator.core.worlds import Rescue
 from liver_slurm.parallel.layout import Layout
-from liver_slurm.parallel.membership import World
 from liver_slurm.policy import api
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.policy.recovery_source import Source, choose_source
 from liver_slurm.policy.setbacks import Breakdown, after
 from liver_slurm.protocol.messages import Halt, Parked
-from liver_slurm.reshard.mirrors import Extent, without_holder
-from liver_slurm.reshard.snapshots import Survivor, newest_common
 from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import earlier_in_place
 
@@ -155,27 +152,6 @@ def give_up_missing(t: Transition, missing: list[str], reason: str) -> None:
 # ---- the next world ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the next world's state comes from, and why."""
-
-    kind: str
-    """``survivors``, ``mirrors`` (of them, for what only the dead held), ``checkpoint``, or ``start``: as it began."""
-    step: int
-    reason: str
-    redone: tuple[str, ...] = ()
-    """Survivors that make the last update now, which others have made."""
-    scribe: str = ""
-    mirrors: Mapping[str, str] = field(default_factory=dict)
-    """Lost members, and the survivors that keep their mirrors."""
-    verified: Mapping[str, int] = field(default_factory=dict)
-    """Of these mirrors: see :class:`Parked`."""
-    back: bool = False
-    """The step is one that snapshots were taken at, and all go back to those."""
-    checkpoint: str | None = None
-    """As :attr:`Rescue.checkpoint`; None also while it is looked for."""
-
-
 def advance(t: Transition, seen: api.Snapshot) -> None:
     """Begin the next world when all survivors of a broken one stand still.
 
@@ -201,7 +177,8 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         return None
     if failures >= TRIES:
         return _fail(t, f"{failures} worlds after it were given up, {state.reason}")
-    source = choose_source(live, lost, [damage.parked[name] for name in left], state)
+    distributed = state.settings.config.train.distributed_optimizer
+    source = choose_source(live, lost, [damage.parked[name] for name in left], distributed)
     if source.kind == "mirrors" and failures > TRIES // 2:
         source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
     if source.kind == "checkpoint":
@@ -259,74 +236,6 @@ def _what(state: RunState) -> str:
     damage = state.damage
     lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
     return f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
-
-
-def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], state: RunState) -> Source:
-    """Say from where every box of the next world's state can be had.
-
-    With replicas or mirrors of everything among the survivors, that is the state with the last update that any of them
-    has begun; else the newest one that snapshots were put by of, wherever they are needed; else a checkpoint.
-    """
-    distributed = state.settings.config.train.distributed_optimizer
-    if not parked:
-        return Source("checkpoint", live.step, "no member of the live world is left")
-    ranks = [rank for rank, name in enumerate(live.members) if name in lost]
-    alone = [live.members[rank] for rank in without_holder(live.layout, ranks, distributed)]
-    current = _last_update(live, lost, parked, alone, distributed)
-    if current.kind != "checkpoint":
-        return current
-    held = [Survivor(one.worker, -1 if one.reached == "torn" else one.step, one.own, [*one.kept]) for one in parked]
-    if (common := newest_common(held, alone)) is None:
-        return current
-    step, mirrors = common
-    keeping = ", ".join(f"{keeper} keeps {name}" for name, keeper in mirrors.items()) or "all members are left"
-    reason = f"{current.reason}; all go back to step {step}, of which {keeping}"
-    return Source("mirrors", step, reason, scribe=parked[0].worker, mirrors=mirrors, back=True)
-
-
-def _last_update(
-    live: World, lost: frozenset[str], parked: Sequence[Parked], alone: Sequence[str], distributed: bool
-) -> Source:
-    """Say from where the state with the last update that any survivor has begun can be had.
-
-    Args:
-        alone: those of the lost whose state no survivor's own is.
-    """
-    step = max((one.step for one in parked), default=live.step)
-    made = [one.worker for one in parked if one.step == step]
-    behind = [one for one in parked if one.step != step]
-    torn = [one.worker for one in parked if one.reached == "torn"]
-    unfit = [one.worker for one in behind if one.step != step - 1 or one.reached != "gradients"]
-    if torn or unfit:
-        names = ", ".join(torn or unfit)
-        return Source("checkpoint", step, f"{names} was interrupted inside an update")
-    mirrors = {name: found for name in alone if (found := _keeper(name, step, parked))}
-    if len(mirrors) < len(alone):
-        names = ", ".join(name for name in alone if name not in mirrors)
-        what = "the distributed optimizer's shards" if distributed else f"of {live.layout} the state"
-        return Source("checkpoint", step, f"{what} of {names} have neither a replica nor a mirror at step {step}")
-    reason = f"replicas among {len(parked)} survivors hold all state" if lost else "all members are left"
-    by_name = {one.worker: one for one in parked}
-    verified = {name: by_name[keeper].verified.get(name, -1) for name, keeper in mirrors.items()}
-    if mirrors:
-        reason = ", ".join(
-            f"{keeper} mirrors {name}, {_proven(verified[name], step)}" for name, keeper in mirrors.items()
-        )
-    kind, redone = "mirrors" if mirrors else "survivors", tuple(one.worker for one in behind)
-    return Source(kind, step, reason, redone, made[0] if made else "", mirrors, verified)
-
-
-def _proven(verified: int, step: int) -> str:
-    """Say when a mirror was proven that is used at ``step``."""
-    return f"verified at step {verified} and used at {step}" if verified >= 0 else "which no proof was made of yet"
-
-
-def _keeper(name: str, step: int, parked: Sequence[Parked]) -> str:
-    """Return the survivor whose mirror of a lost member reaches ``step``; empty: there is none."""
-    for one in parked:
-        if name in one.mirrors and Extent(*one.mirrors[name]).reaches(step):
-            return one.worker
-    return ""
 
 
 def _allowed(seen: api.Snapshot, state: RunState) -> list[Layout] | str:

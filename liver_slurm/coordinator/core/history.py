@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.parts import History, Membership, Worker
+from liver_slurm.coordinator.core.parts import History
 from liver_slurm.coordinator.core.records import LifeBegan, LifeEnded, Measurement, OfferDecided, WindowTold
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import Transition
+from liver_slurm.coordinator.core.workers import Membership, Worker
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine, features
 from liver_slurm.policy.offer import WINDOWS, Offer

@@ -1,4 +1,7 @@
-"""Membership: workers register, are heard of, and go. Eviction notices are :mod:`eviction`'s."""
+"""Membership: workers come in, are heard of, and go.
+
+Who is let in is :mod:`admission`'s, eviction notices are :mod:`eviction`'s.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from typing import Any
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.table import Table
-from liver_slurm.coordinator.core.io import Release, Tick
+from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.lifecycle import end, must_go
-from liver_slurm.coordinator.core.parts import Eviction, Membership, Worker, process
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.transition import (
     OWN_WORD,
@@ -23,27 +25,15 @@ from liver_slurm.coordinator.core.transition import (
     WorldCommitted,
     Writer,
 )
-from liver_slurm.protocol.messages import (
-    PROTOCOL,
-    Alive,
-    Failed,
-    Finished,
-    FromWorker,
-    Halt,
-    Heartbeat,
-    Leave,
-    Leaving,
-    Refused,
-    Register,
-    Welcome,
-)
+from liver_slurm.coordinator.core.workers import Eviction, Membership, Worker
+from liver_slurm.protocol.messages import Alive, Failed, Finished, FromWorker, Halt, Heartbeat, Leave, Leaving, Welcome
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import earlier_in_place, of_job
 
 BEATS_A_SECOND = 1000.0
 """Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
 BEATS = 5.0
-"""Heartbeats that a worker whose job is over may miss until it is lost."""
+"""Heartbeats that each worker sends in ``job.lost_after`` at least; one whose job is over may miss as many until it is
+lost."""
 
 _write = Writer(Membership, __name__)
 
@@ -67,24 +57,6 @@ def _forget(t: Transition, name: str) -> None:
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
-
-
-def register(t: Transition, given: Any) -> None:
-    """Handle a worker that says who it is, for the first time or again."""
-    message: Register = given.message
-    refusal = _refusal(t, message)
-    if refusal is not None:
-        t.reject("refused")
-        t.answer(given.peer, Refused(reason=refusal))
-        others = [name for name in t.state.world.members if name != message.worker]
-        if message.role == "standby" and _why_lost(t, message) is not None and not of_job(message.job_id, others):
-            t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
-        return
-    workers = t.state.membership.workers
-    for one in t.state.membership.of([message.worker, *earlier_in_place(message.worker, workers)]):
-        if (one.host, one.pid) != (message.host, message.pid):
-            t.signal(WorkerGone(one.name, "another process took its place"))
-    t.signal(Admitted(given.peer, message))
 
 
 def admit(t: Transition, news: Admitted) -> None:
@@ -128,40 +100,6 @@ def admit(t: Transition, news: Admitted) -> None:
         t.signal(Registered(worker.name, first=known is None, warm=warm))
     elif must_go(t.state, worker):
         t.send([worker.name], Leave(epoch=settings.epoch, reason=outcome[1]))
-
-
-def _refusal(t: Transition, message: Register) -> str | None:
-    """Return why a registration is refused; None: it is accepted."""
-    settings, known = t.state.settings, t.state.membership.get(message.worker)
-    if message.protocol != PROTOCOL:
-        return f"protocol {message.protocol} is not the coordinator's {PROTOCOL}: install the same version on both"
-    if message.run_id != settings.run_id:
-        return f"this is run {settings.run_id}, not {message.run_id}"
-    if (lost := _why_lost(t, message)) is not None:
-        return lost
-    if message.generation > t.state.generation:
-        return f"generation {message.generation} was never committed in this run"
-    if message.role == "live" and message.job_id == settings.job_id and message.restarts < settings.restarts:
-        return f"job {message.job_id} was started again since; this process is of its start {message.restarts}"
-    if known is None or (known.host, known.pid) == (message.host, message.pid):
-        return None
-    if t.now - known.seen > settings.config.job.lost_after:
-        return None
-    return f"the name {message.worker} is taken by process {known.pid} on {known.host}"
-
-
-def _why_lost(t: Transition, message: Register) -> str | None:
-    """Return why a process has no part in the run any more; None: it may have.
-
-    That of a member goes by what it is, too: if it waits for word of its world's commit, it says that it is in none.
-    """
-    state = t.state
-    which = process(message.host, message.pid, message.began) if message.began else ""
-    lost = state.damage.lost_out_of(message.worker, message.generation, which)
-    for generation in (message.generation, lost):
-        if 0 <= generation < state.world.lost_below:
-            return f"generation {generation} is lost: the run has begun anew from {state.settings.start_step} steps"
-    return f"{message.worker} was lost out of generation {lost}, and the run went on without it" if lost >= 0 else None
 
 
 def warm_up(t: Transition, news: Registered) -> None:

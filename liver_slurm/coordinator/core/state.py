@@ -1,6 +1,7 @@
 """What the coordinator knows about a run: values only, in parts that are each written by one module, see :data:`PARTS`.
 
-The parts here are the memory of one coordinator process; those of :mod:`parts` and :mod:`worlds` outlive it.
+The parts here, and the workers of :mod:`workers`, are the memory of one coordinator process; those of :mod:`parts`,
+:mod:`worlds` and :mod:`barriers` outlive it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple, Union
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core.parts import Damage, History, Membership, NodeRelease, ResizeQueue, Worker
+from liver_slurm.coordinator.core.barriers import Barriers
+from liver_slurm.coordinator.core.parts import Damage, History, NodeRelease, ResizeQueue
 from liver_slurm.coordinator.core.records import BegunAnew, Record
-from liver_slurm.coordinator.core.worlds import Barriers, ReconfigurationPhase, WorldState
+from liver_slurm.coordinator.core.workers import Membership, Worker
+from liver_slurm.coordinator.core.worlds import ReconfigurationPhase, WorldState
 from liver_slurm.rundir.events import PolicyDecided
 from liver_slurm.scheduler.ports import CapacitySnapshot, GuaranteedJob, StandbyJob
 

@@ -8,8 +8,8 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core.parts import Worker
 from liver_slurm.coordinator.core.state import RunPhase, RunState
+from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.coordinator.core.worlds import Attempt
 from liver_slurm.observability.status import (
     QueryStatus,

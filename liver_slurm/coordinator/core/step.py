@@ -13,6 +13,7 @@ from typing import Any
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import (
     abort_causes,
+    admission,
     client_requests,
     detection,
     eviction,
@@ -71,7 +72,7 @@ Handler = Callable[[Transition, Any], None]
 
 HANDLERS: dict[type, tuple[Handler, ...]] = {
     # A worker's messages; see also UNREGISTERED and LAST_WORDS.
-    m.Register: (membership.register,),
+    m.Register: (admission.register,),
     m.Heartbeat: (membership.heartbeat,),
     m.Notice: (eviction.notice,),
     m.Leaving: (membership.leaving,),

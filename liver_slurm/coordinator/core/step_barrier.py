@@ -15,15 +15,10 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.tally import Tally
+from liver_slurm.coordinator.core.barriers import Barriers, Boundary
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.records import (
-    BoundaryClosed,
-    BoundaryConfirmed,
-    BoundaryProposed,
-    CheckpointWanted,
-)
+from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryConfirmed, BoundaryProposed, CheckpointWanted
 from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
-from liver_slurm.coordinator.core.worlds import Barriers, Boundary
 from liver_slurm.protocol.messages import (
     BoundaryVote,
     CheckpointWritten,

@@ -14,9 +14,9 @@ import msgspec
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import Action, Emit, Journal, Send
-from liver_slurm.coordinator.core.parts import Eviction, Worker
 from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.state import PARTS, Phase, RunPhase, RunState
+from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol.messages import Heartbeat, Message, Register
 from liver_slurm.rundir.events import Event

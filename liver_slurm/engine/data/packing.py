@@ -58,9 +58,11 @@ def _parts(
     """Return each part's document, first token and length."""
     import numpy as np
 
+    from liver_slurm.reshard.rank_sets import spans
+
     counts = np.maximum(documents - 2, -1) // seq_length + 1
     numbers = np.repeat(np.arange(len(documents), dtype=np.int64), counts)
-    place = np.arange(len(numbers), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = spans(np.zeros_like(counts), counts)
     starts = (np.cumsum(documents) - documents)[numbers] + place * seq_length
     lengths = np.minimum(documents[numbers] - place * seq_length, seq_length + 1)
     return numbers, starts, lengths

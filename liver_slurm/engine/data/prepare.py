@@ -14,7 +14,7 @@ from pathlib import Path
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import move_into_place
-from liver_slurm.config.checks import unreadable_data
+from liver_slurm.config.data_checks import unreadable_data
 from liver_slurm.config.schema import DataSection, JobConfig
 from liver_slurm.config.validation import DataKey, ValidationSection
 from liver_slurm.engine.data.documents import documents

@@ -80,9 +80,7 @@ def units(model: ModelSection, vocabulary: int, positions: int) -> Iterator[Unit
         positions: rows of the table of learned positions, if it has one.
     """
     heads, padded = model.num_attention_heads, padded_vocabulary(vocabulary)
-    ffn = model.ffn_hidden_size or 4 * model.hidden_size
-    groups = model.num_query_groups or heads
-    sizes = _Sizes(heads, groups, head_width(model), model.hidden_size, ffn, model.num_layers)
+    sizes = _Sizes(heads, model.query_groups, head_width(model), model.hidden_size, model.ffn_width, model.num_layers)
     gpt2 = model.position_embedding_type == "learned_absolute"
     words, hidden = ("transformer.wte" if gpt2 else "model.embed_tokens"), model.hidden_size
     tokens = (Rows(0, 0, vocabulary),)

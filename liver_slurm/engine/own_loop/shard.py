@@ -15,23 +15,11 @@ import torch.distributed as dist
 from liver_slurm.base.errors import LiverError, RunIsOver
 from liver_slurm.config.batch_sizes import batch_size
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import (
-    NO_FLAGS,
-    Boxes,
-    Evaluation,
-    Groups,
-    LayerFilter,
-    Reached,
-    Replica,
-    Samples,
-    StepFlags,
-    StepResult,
-    TrainingShard,
-    every_layer,
-)
+from liver_slurm.engine.api import NO_FLAGS, Evaluation, Reached, Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.own_loop.elastic import Elastic
 from liver_slurm.engine.own_loop.loop_thread import Begin, LoopThread
 from liver_slurm.engine.own_loop.state import shard_spec
+from liver_slurm.engine.replica import Boxes, Groups, LayerFilter, Replica, every_layer
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import ProcessGroups
 

@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import ITEMSIZE, KNOWN, STATE_DTYPE, Piece, state_dtype
 from liver_slurm.transfer.checksum import digest

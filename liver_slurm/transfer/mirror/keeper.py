@@ -13,7 +13,7 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.host_memory import available_memory
-from liver_slurm.engine.api import Groups, Replica, TrainedBox
+from liver_slurm.engine.replica import Groups, Replica, TrainedBox
 from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.shard_spec import GroupSpec

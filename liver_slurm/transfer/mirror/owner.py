@@ -12,7 +12,8 @@ from itertools import accumulate
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Boxes, Replica, TrainingShard, Updates
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Boxes, Replica, Updates
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.connections import receive_exactly
 from liver_slurm.transfer.mirror.frames import ACKNOWLEDGEMENT, Header, Kind, describe, digest_of

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica
+from liver_slurm.engine.replica import Replica
 from liver_slurm.reshard.mirrors import Difference
 from liver_slurm.transfer.checksum import Kind, digests
 from liver_slurm.transfer.mirror.snapshot import DIGEST_BYTES, tensors_of

@@ -13,7 +13,7 @@ import torch
 import xxhash
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.connections import receive_exactly

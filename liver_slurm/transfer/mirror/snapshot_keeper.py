@@ -20,7 +20,7 @@ import torch
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.base.host_memory import available_memory
-from liver_slurm.engine.api import Replica
+from liver_slurm.engine.replica import Replica
 from liver_slurm.transfer.connections import hang_up
 from liver_slurm.transfer.mirror.frames import (
     ACKNOWLEDGEMENT,
@@ -32,14 +32,7 @@ from liver_slurm.transfer.mirror.frames import (
 )
 from liver_slurm.transfer.mirror.host_room import Lease, Places
 from liver_slurm.transfer.mirror.shared_place import SharedPlace
-from liver_slurm.transfer.mirror.snapshot import (
-    parts_of,
-    receive,
-    receive_bytes,
-    receive_header,
-    replica_in,
-    room_of,
-)
+from liver_slurm.transfer.mirror.snapshot import parts_of, receive, receive_bytes, receive_header, replica_in, room_of
 
 log = logging.getLogger(__name__)
 

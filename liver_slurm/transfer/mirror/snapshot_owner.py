@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainingShard, Updates
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica, Updates
 from liver_slurm.transfer.mirror.frames import Header, Kind, decode_description, describe
 from liver_slurm.transfer.mirror.proof import digests_of
 from liver_slurm.transfer.mirror.snapshot import chunks_of, copy, parts_of, replica_in, room_of, send

@@ -24,7 +24,8 @@ import msgspec
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica
 from liver_slurm.transfer.connections import hung_up, receive_exactly
 from liver_slurm.transfer.digest_plan import DigestPlan, PendingDigests
 from liver_slurm.transfer.mirror.frames import (

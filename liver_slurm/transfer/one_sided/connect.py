@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from liver_slurm.base.errors import BadInput, TransferError
 from liver_slurm.config.schema import StreamSection
-from liver_slurm.engine.api import Updates
+from liver_slurm.engine.replica import Updates
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.tensors import Piece

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Updates
+from liver_slurm.engine.replica import Updates
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.cuda_stream import SideStream, mark
 from liver_slurm.transfer.one_sided.gradient_log import GradientLog

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Groups
+from liver_slurm.engine.replica import Groups
 from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.one_sided.description import BoxDescription, Reader, View

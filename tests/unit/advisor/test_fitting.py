@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from liver_slurm.advisor.fitting import Wish, evaluate, fit, prepare
+from liver_slurm.advisor.fitting import evaluate, fit
 from liver_slurm.advisor.model import Constant, Figure, Plane
+from liver_slurm.advisor.preparing import Wish, prepare
 from liver_slurm.advisor.rows import NOT_FOLLOWED, Header, Row, Rows
 from liver_slurm.base.errors import BadInput
 

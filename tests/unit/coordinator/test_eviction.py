@@ -9,7 +9,7 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.io import CapacitySeen
-from liver_slurm.coordinator.core.parts import Eviction, Worker
+from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, EvictionNotice, StandbyJob

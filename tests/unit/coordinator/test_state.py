@@ -12,11 +12,12 @@ import pytest
 from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator import core
+from liver_slurm.coordinator.core.barriers import Boundary
 from liver_slurm.coordinator.core.parts import ResizeQueue
 from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings, broken_invariants
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.transition import Transition, Writer
-from liver_slurm.coordinator.core.worlds import Boundary, WorldState
+from liver_slurm.coordinator.core.worlds import WorldState
 from liver_slurm.policy.types import ResizeGoal
 
 FOLDER = Path(core.__path__[0])

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from paced_samples import PacedSamples
 from worker_lab import job
 
-from liver_slurm.engine.api import every_layer
 from liver_slurm.engine.megatron.shard import MegatronShard, build_shard
+from liver_slurm.engine.replica import every_layer
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
 from liver_slurm.parallel import shared_memory
 from liver_slurm.parallel.c10d import set_default_group

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from liver_slurm.config.train import TrainSection
 from liver_slurm.engine import update_rules
-from liver_slurm.engine.api import Hyperparameters
 from liver_slurm.engine.megatron.optimizer import OptimizerState
 from liver_slurm.engine.megatron.rounded import RoundedMoments, hyperparameters
+from liver_slurm.engine.replica import Hyperparameters
 from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.tensors import moments_of
 from liver_slurm.transfer.checksum import digests

@@ -14,7 +14,7 @@ from liver_slurm.advisor.model import Bin, Constant, Figure, Horizon, Model, Wei
 from liver_slurm.report import palette
 from liver_slurm.report.advice_figures import BETTER, UNSURE, WORSE, panels, picture
 from liver_slurm.report.advice_page import render
-from liver_slurm.report.figures import Style
+from liver_slurm.report.canvas import Style
 from liver_slurm.report.palette import DARK, LIGHT
 from liver_slurm.report.write import write_advice_png
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from long_run import write_long_run
 from report_stories import grown_and_shrunk, report
 
-from liver_slurm.report.figures import Style, picture
+from liver_slurm.report.canvas import Style
+from liver_slurm.report.figures import picture
 from liver_slurm.report.model import sentence
 from liver_slurm.report.page import render
 from liver_slurm.report.palette import LIGHT

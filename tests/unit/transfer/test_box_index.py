@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import MOMENTS, Piece
 from liver_slurm.transfer.box_index import BoxIndex, ReplicaIndex, speaks

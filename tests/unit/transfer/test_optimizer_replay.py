@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.replica import Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.optimizer_replay import decode_groups, encode_groups
 

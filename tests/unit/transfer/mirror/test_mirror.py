@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Groups, Hyperparameters, Replica, TrainedBox
+from liver_slurm.engine.replica import Groups, Hyperparameters, Replica, TrainedBox
 from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.mirrors import Difference, Extent
 from liver_slurm.reshard.shard_spec import GroupSpec

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainedBox
+from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.mirrors import Difference
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Groups, Hyperparameters
+from liver_slurm.engine.replica import Groups, Hyperparameters
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
 from liver_slurm.transfer.one_sided.owner import Owner

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from memory_owner import same_bytes
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.replica import Hyperparameters
 from liver_slurm.engine.update_rules import update
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer import threads
