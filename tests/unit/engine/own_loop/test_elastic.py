@@ -198,7 +198,7 @@ def test_a_tied_weight_is_state_once_and_what_is_left_out_is_none() -> None:
         assert [piece.tensor for piece, _ in shard.boxes()] == ["model.0.weight", "same", "plain_state"]
 
 
-def test_a_parameter_that_a_state_dict_leaves_out_may_be_declared_otherwise() -> None:
+def test_an_omitted_parameter_may_be_declared_otherwise() -> None:
     def loop(elastic: Elastic) -> None:
         model = torch.nn.Linear(2, 2)
         model.register_parameter("frozen", torch.nn.Parameter(torch.zeros(2), requires_grad=False))

@@ -156,7 +156,7 @@ class PlainCounter(torch.optim.Optimizer):
                 state["step"] = state.get("step", 0) + 1
 
 
-def test_a_number_that_was_loaded_is_as_it_was_and_one_that_is_made_is_zero() -> None:
+def test_numbers_that_were_loaded_stay_and_new_ones_are_zero() -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = PlainCounter(model.parameters())
     optimizer.state[model.weight] = {"step": 7}
@@ -164,7 +164,7 @@ def test_a_number_that_was_loaded_is_as_it_was_and_one_that_is_made_is_zero() ->
     assert (optimizer.state[model.weight]["step"], optimizer.state[model.bias]["step"]) == (7, 0)
 
 
-def test_an_optimizer_that_moves_parameters_without_a_gradient_is_refused() -> None:
+def test_an_optimizer_that_moves_parameters_without_gradients_is_refused() -> None:
     with pytest.raises(RunIsOver, match=r"^optimizer: PlainCounter changes parameters whose gradients are zero"):
         initialise("optimizer", PlainCounter(torch.nn.Linear(3, 2).parameters(), decay=0.1))
 

@@ -184,7 +184,7 @@ def test_what_fails_while_a_loop_is_unwound_is_logged(caplog: pytest.LogCaptureF
     assert "a loop failed as its world was over" in record.message
 
 
-def test_a_loop_may_leave_its_last_step_and_go_on_with_its_model() -> None:
+def test_a_loop_may_leave_its_last_step() -> None:
     def loop(elastic: Elastic, leaves: bool) -> None:
         model = torch.nn.Linear(1, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -234,13 +234,13 @@ def test_the_default_group_trains_from_the_first_step_on() -> None:
         assert found == [groups["host"], groups["world"]]
 
 
-def test_the_rate_of_a_step_is_the_one_that_it_was_made_with() -> None:
+def test_a_step_says_the_rate_that_it_was_made_with() -> None:
     with shard_of(plain_loop) as shard:
         rates = [shard.train_step(engine._OwnSamples(), step).lr for step in range(4)]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05])
 
 
-def test_a_world_that_registers_more_than_the_one_before_says_so() -> None:
+def test_a_world_that_registers_more_is_refused() -> None:
     def more(elastic: Elastic) -> None:
         model = torch.nn.Linear(3, 1)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
