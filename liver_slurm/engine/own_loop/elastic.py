@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +61,19 @@ class Elastic:
     """One world as a loop sees it; the loop's function is called once in each world, with another one of these."""
 
     def __init__(
-        self, config: JobConfig, world: ProcessGroups, device: torch.device, fresh: bool, thread: LoopThread
+        self,
+        config: JobConfig,
+        world: ProcessGroups,
+        device: torch.device,
+        fresh: bool,
+        thread: LoopThread,
+        building: ExitStack,
     ) -> None:
+        """Wait for a function to be called with it.
+
+        Args:
+            building: what holds until the world is live; it is closed in the loop's thread.
+        """
         self.job = config
         """The whole job."""
         self.device = device
@@ -68,9 +81,11 @@ class Elastic:
         self.fresh = fresh
         """Values matter: it is the first world of a run, or one that starts from a checkpoint. Else state arrives from
         the world before, whatever values it is built with."""
-        self._world, self._thread, self._begun = world, thread, False
+        self._world, self._thread, self._building = world, thread, building
+        self._begun = False
         self._current: Step | None = None
-        self._met = False
+        self._met, self._settled = False, True
+        self._stepped: set[str] = set()
         self.declared = Declared(device)
 
     # ---- the world
@@ -156,17 +171,25 @@ class Elastic:
             raise RunIsOver("elastic.steps() is called twice; a loop's function trains in one loop")
         self._begun = True
         self.declared.complete(self.layout)
-        for optimizer in self.declared.optimizers.values():
-            optimizer.register_step_pre_hook(self._before_optimizer)
+        for name, optimizer in self.declared.optimizers.items():
+            optimizer.register_step_pre_hook(partial(self._before_optimizer, name))
         order = self._thread.tell("registered")
+        self._building.close()
         self.declared.unpack()
         while True:
-            self._current, self._met = self._step(order.step), False
+            self._current, self._met, self._settled = self._step(order.step), False, False
+            self._stepped.clear()
             yield self._current
-            self.declared.pack()
+            self.settle()
             if order.step + 1 >= self.job.train.steps:
                 return
             order = self._thread.tell("completed")
+
+    def settle(self) -> None:
+        """Bring state up to date with the step that is over, once; see :meth:`Declared.settle`."""
+        if not self._settled:
+            self.declared.settle()
+            self._settled = True
 
     def current(self) -> Step:
         """Return the step that runs, or ran last."""
@@ -182,13 +205,19 @@ class Elastic:
         samples = range(before + first * train.micro_batch_size, before + last * train.micro_batch_size)
         return Step(number, samples, batch, self.size, self._before_update)
 
-    def _before_optimizer(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _before_optimizer(self, name: str, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Hold up an optimizer's step, as its hook, until the gradients are final."""
         if any(callable(one) for one in (*arguments, options.get("closure"))):
             raise RunIsOver(
                 f"{type(optimizer).__name__}.step is called with a closure, which would make gradients when all ranks "
                 "take them to be final; make them before, and call step()"
             )
+        if name in self._stepped:
+            raise RunIsOver(
+                f"{name}.step() is called twice in step {self.current().number} of the loop; elastic.steps() gives one "
+                "update each: accumulate gradients before it"
+            )
+        self._stepped.add(name)
         self._before_update()
 
     def _before_update(self) -> None:

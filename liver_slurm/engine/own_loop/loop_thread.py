@@ -31,7 +31,7 @@ class Begin(NamedTuple):
     step: int = -1
 
 
-_NO_STEP = Begin()
+NO_STEP = Begin()
 
 
 class _Ended(NamedTuple):
@@ -51,12 +51,15 @@ class LoopThread:
 
     # ---- called by the worker
 
-    def go_on(self, order: Begin = _NO_STEP) -> Word:
+    def go_on(self, order: Begin = NO_STEP) -> Word:
         """Let the body run until it hands over; returns its word.
 
         Raises:
+            RunIsOver: it has ended before.
             BaseException: what the body raised.
         """
+        if self.over:
+            raise RunIsOver("the loop is over, and was to go on")
         if self._begun:
             self._orders.put(order)
         else:

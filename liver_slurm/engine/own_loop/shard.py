@@ -17,7 +17,7 @@ from liver_slurm.config.batch_sizes import batch_size
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import NO_FLAGS, Evaluation, Reached, Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.own_loop.elastic import Elastic
-from liver_slurm.engine.own_loop.loop_thread import Begin, LoopThread
+from liver_slurm.engine.own_loop.loop_thread import NO_STEP, Begin, LoopThread, Word
 from liver_slurm.engine.own_loop.state import shard_spec
 from liver_slurm.engine.replica import Boxes, Groups, LayerFilter, Replica, every_layer
 from liver_slurm.parallel.c10d import set_default_group
@@ -46,7 +46,7 @@ class LoopShard:
         self._config, self._world, self._main = config, world, main
         self._building = ExitStack()
         self._thread = LoopThread(self._run)
-        self._elastic = Elastic(config, world, device, fresh, self._thread)
+        self._elastic = Elastic(config, world, device, fresh, self._thread, self._building)
         self._made = 0
         self._reached: Reached = "nothing"
         self._gradients_final: Callable[[int, bool], None] | None = None
@@ -143,10 +143,10 @@ class LoopShard:
         self._seed(step)
         start = time.time()
         try:
-            word = self._thread.go_on(Begin(step))
-            updated = word == "gradients"
+            updated = self._go_on(Begin(step)) == "gradients"
             if updated:
                 self._reached = "gradients"
+            lr = elastic.declared.lr  # behind the update it is the next step's
             loss, norm, *raised = self._meet(step, flags)
         except Exception:
             self._swap_buffers()
@@ -160,13 +160,30 @@ class LoopShard:
             step=step,
             loss=loss,
             grad_norm=norm**0.5 if reported is None else reported,
-            lr=elastic.declared.lr,
+            lr=lr,
             tokens=tokens,
             skipped=not updated,
             start=start,
             end=time.time(),
             flags=StepFlags(*(ranks > 0 for ranks in raised)),
         )
+
+    def _go_on(self, order: Begin = NO_STEP) -> Word:
+        """Let the loop run until it hands over.
+
+        Raises:
+            RunIsOver: it has returned, and there are more steps.
+        """
+        word = self._thread.go_on(order)
+        if word == "ended":
+            step, steps = self._elastic.current().number, self._config.train.steps
+            if step + 1 < steps:
+                raise RunIsOver(
+                    f"the loop has returned in step {step} of the run, counted from 0, which has {steps}: it may leave "
+                    "elastic.steps() in the last one only; set train.steps for fewer"
+                )
+            self._elastic.settle()
+        return word
 
     def _seed(self, step: int) -> None:
         """Seed torch's random numbers by the step and the rank: so they are state of nobody."""
@@ -182,10 +199,10 @@ class LoopShard:
         own = [current.loss * share, 0.0, *map(float, astuple(flags))]
         sums = torch.tensor(own, dtype=torch.float64, device=self._elastic.device)
         if current.grad_norm is None:
-            for gradient, whole in self._elastic.declared.gradients():
+            for gradient, replicated in self._elastic.declared.gradients():
                 # What several ranks hold is counted by each of them.
                 norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-                sums[1] += norm.square() / (layout.size if whole else layout.dp)
+                sums[1] += norm.square() / (layout.size if replicated else layout.dp)
         dist.all_reduce(sums, group=self._world.groups["world"])
         if self._gradients_final is not None:
             self._gradients_final(step, True)
@@ -195,9 +212,7 @@ class LoopShard:
     def _update(self) -> None:
         """Let the loop make its update, and run to the end of its step; no peer is needed for it."""
         self._reached = "torn"
-        word = self._thread.go_on()
-        if word == "gradients":
-            raise RunIsOver("the loop has changed state twice in one step; elastic.steps() gives one update each")
+        self._go_on()
         self._reached = "nothing"
 
     def _swap_buffers(self) -> None:

@@ -34,6 +34,8 @@ class Held(NamedTuple):
     """The part that is here, with at least one axis."""
     shape: Box
     offset: Box
+    replicated: bool
+    """Whether all ranks hold the same; else each has its part, which may be all of it on one and nothing on others."""
 
     @property
     def piece(self) -> Piece:
@@ -60,14 +62,14 @@ def held(name: str, value: torch.Tensor | Sharded) -> Held:
         RunIsOver: it is divided in a way that is not known here, or of a type that no state has.
     """
     if isinstance(value, Sharded):
-        found = Held(name, value.tensor.detach(), tuple(value.shape), tuple(value.offset))
+        found = Held(name, value.tensor.detach(), tuple(value.shape), tuple(value.offset), replicated=False)
         _check_inside(found)
     elif isinstance(value, DTensor):
         found = _held_of(name, value)
     else:
         local = value.detach()
         local = local if local.dim() else local.view(1)
-        found = Held(name, local, tuple(local.shape), (0,) * local.dim())
+        found = Held(name, local, tuple(local.shape), (0,) * local.dim(), replicated=True)
     dtype = str(found.tensor.dtype).removeprefix("torch.")
     if dtype not in ITEMSIZE:
         raise RunIsOver(f"{name} has dtype {dtype}, which is not moved; allowed: {', '.join(ITEMSIZE)}")
@@ -92,7 +94,7 @@ def _check_inside(one: Held) -> None:
 def _held_of(name: str, tensor: Any) -> Held:
     """Describe a DTensor; each mesh dimension that shards divides an axis as ``torch.chunk`` does."""
     shape, offset = [*tensor.shape], [0] * tensor.dim()
-    mesh, part = tensor.device_mesh, local(tensor)
+    mesh, part, replicated = tensor.device_mesh, local(tensor), True
     for parts, place, placement in zip(mesh.shape, mesh.get_coordinate(), tensor.placements, strict=True):
         if type(placement) is Replicate:
             continue
@@ -103,11 +105,12 @@ def _held_of(name: str, tensor: Any) -> Held:
         begin = min(place * most, shape[axis])
         offset[axis] += begin
         shape[axis] = min(begin + most, shape[axis]) - begin
+        replicated = replicated and parts == 1
     if tuple(part.shape) != tuple(shape):
         raise RunIsOver(f"{name}: its part here is of shape {tuple(part.shape)}, and torch.chunk would make {shape}")
     if not part.dim():
-        return Held(name, part.view(1), (1,), (0,))
-    return Held(name, part, tuple(tensor.shape), tuple(offset))
+        return Held(name, part.view(1), (1,), (0,), replicated)
+    return Held(name, part, tuple(tensor.shape), tuple(offset), replicated)
 
 
 def inner(module: torch.nn.Module) -> torch.nn.Module:
@@ -122,8 +125,9 @@ def module_tensors(name: str, module: torch.nn.Module) -> Iterator[tuple[str, to
     Raises:
         RunIsOver: the module has state that is no tensor.
     """
+    state = module.state_dict(keep_vars=True)  # first: FSDP2 puts its parameters back into their places for it
     parameters = {id(value) for value in module.parameters()}
-    for path, value in module.state_dict(keep_vars=True).items():
+    for path, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise RunIsOver(f"{name}.{path} is state that is no tensor; register what it is of as an object")
         yield f"{name}.{path}", value, id(value) not in parameters
@@ -140,6 +144,14 @@ def attributes(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.
         for attribute, value in vars(part).items():
             if isinstance(value, torch.Tensor) and id(value) not in known:
                 yield f"{place}.{attribute}", value
+
+
+def omitted(name: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every parameter that a module's own ``state_dict`` does not have, by name."""
+    there = {id(value) for value in module.state_dict(keep_vars=True).values()}
+    for path, value in module.named_parameters():
+        if id(value) not in there:
+            yield f"{name}.{path}", value
 
 
 def check_places(state: Mapping[str, Held], layout: Layout, device: torch.device) -> None:

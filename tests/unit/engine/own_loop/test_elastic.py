@@ -116,6 +116,52 @@ def opaque(elastic: Elastic) -> None:
     next(elastic.steps())
 
 
+def omits_a_parameter(elastic: Elastic) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model.register_state_dict_post_hook(lambda _module, state, *_: state.__delitem__("0.bias"))
+    elastic.register(model=model)
+    next(elastic.steps())
+
+
+def steps_twice(elastic: Elastic) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    elastic.register(model=model, discriminator=optimizer)
+    for step in elastic.steps():
+        model(torch.ones(1, 1)).sum().backward()
+        step.report(0.0)
+        optimizer.step()
+        optimizer.step()
+
+
+def group_before_the_update(elastic: Elastic) -> None:
+    model, more = torch.nn.Linear(1, 1), torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    elastic.register(model=model, optimizer=optimizer)
+    for step in elastic.steps():
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.add_param_group({"params": [more.weight]})
+        step.report(0.0)
+        optimizer.step()
+
+
+def returns_early(elastic: Elastic) -> None:
+    for step in elastic.steps():
+        step.report(0.0)
+        return
+
+
+def breaks_behind_the_update(elastic: Elastic) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    elastic.register(model=model, optimizer=optimizer)
+    for step in elastic.steps():
+        model(torch.ones(1, 1)).sum().backward()
+        step.report(0.0)
+        optimizer.step()
+        break
+
+
 @pytest.mark.parametrize(
     ("loop", "line"),
     [
@@ -137,6 +183,11 @@ def opaque(elastic: Elastic) -> None:
         ),
         (complex_numbers, r"^phase has dtype complex64, which is not moved; allowed: float32"),
         (elsewhere, r"^model.weight lies on meta; allowed: elastic.device, which is cpu here$"),
+        (omits_a_parameter, r"^model.0.bias is a parameter that model.state_dict\(\) leaves out; have it there"),
+        (steps_twice, r"^discriminator.step\(\) is called twice in step 0 of the loop"),
+        (group_before_the_update, r"^optimizer trains a tensor of shape \(1, 3\) that nobody declared"),
+        (returns_early, r"^the loop has returned in step 0 of the run, counted from 0, which has 6: it may leave"),
+        (breaks_behind_the_update, r"^the loop has returned in step 0 of the run"),
         (opaque, r"^the state of thing is not numbers, text, lists and dictionaries: "),
     ],
 )
@@ -159,3 +210,17 @@ def test_a_tied_weight_is_state_once_and_what_is_left_out_is_none() -> None:
 
     with shard_of(loop) as shard:
         assert [piece.tensor for piece, _ in shard.boxes()] == ["model.0.weight", "same", "plain_state"]
+
+
+def test_an_omitted_parameter_may_be_declared_otherwise() -> None:
+    def loop(elastic: Elastic) -> None:
+        model = torch.nn.Linear(2, 2)
+        model.register_parameter("frozen", torch.nn.Parameter(torch.zeros(2), requires_grad=False))
+        for key in ("bias", "frozen"):
+            model.register_state_dict_post_hook(lambda _module, state, *_, key=key: state.__delitem__(key))
+        elastic.leave_out(model.frozen)
+        elastic.register(model=model, bias=model.bias)
+        next(elastic.steps())
+
+    with shard_of(loop) as shard:
+        assert [piece.tensor for piece, _ in shard.boxes()] == ["model.weight", "bias", "plain_state"]

@@ -9,8 +9,10 @@ import pytest
 import torch
 from own_loop_lab import JOB, plain_loop, shard_of
 
+from liver_slurm.base.errors import RunIsOver
 from liver_slurm.engine.own_loop import engine
 from liver_slurm.engine.own_loop.elastic import Elastic
+from liver_slurm.engine.own_loop.plain_state import unpack
 from liver_slurm.engine.own_loop.shard import LoopShard
 
 
@@ -180,3 +182,75 @@ def test_what_fails_while_a_loop_is_unwound_is_logged(caplog: pytest.LogCaptureF
         shard.clear_caches()
     (record,) = [record for record in caplog.records if record.exc_info]
     assert "a loop failed as its world was over" in record.message
+
+
+def test_a_loop_may_leave_its_last_step() -> None:
+    def loop(elastic: Elastic, leaves: bool) -> None:
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        elastic.register(model=model, optimizer=optimizer, scheduler=scheduler)
+        for step in elastic.steps():
+            optimizer.zero_grad()
+            model(torch.ones(1, 1)).sum().backward()
+            step.report(0.0)
+            optimizer.step()
+            scheduler.step()
+            if leaves and step.number + 1 == elastic.job.train.steps:
+                break
+        if not leaves:
+            model.to(torch.float64)
+
+    found = []
+    for leaves in (True, False):
+        with shard_of(partial(loop, leaves=leaves)) as shard:
+            trained(shard, range(JOB.train.steps))
+            found.append(unpack(state_of(shard)["plain_state"])["scheduler"]["last_epoch"])
+            with pytest.raises(RunIsOver, match=r"^the loop is over, and was to go on$"):
+                shard.finish_update()
+    assert found == [JOB.train.steps] * 2, "the last step's numbers are there, too"
+
+
+def test_a_loop_that_has_failed_is_over() -> None:
+    with shard_of(partial(counting_loop, fails=partial(break_at, 0))) as shard:
+        with pytest.raises(RuntimeError, match="a peer is gone"):
+            trained(shard, range(1))
+        with pytest.raises(RunIsOver, match=r"^the loop is over, and was to go on$"):
+            trained(shard, range(1))
+
+
+def test_the_default_group_trains_from_the_first_step_on() -> None:
+    found: list[Any] = []
+
+    def loop(elastic: Elastic) -> None:
+        found.append(torch.distributed.group.WORLD)
+        for step in elastic.steps():
+            found.append(torch.distributed.group.WORLD)
+            step.report(0.0)
+
+    with shard_of(loop) as shard:
+        trained(shard, range(1))
+        groups = shard.world.groups
+        assert found == [groups["host"], groups["world"]]
+
+
+def test_a_step_says_the_rate_that_it_was_made_with() -> None:
+    with shard_of(plain_loop) as shard:
+        rates = [shard.train_step(engine._OwnSamples(), step).lr for step in range(4)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05])
+
+
+def test_a_world_that_registers_more_is_refused() -> None:
+    def more(elastic: Elastic) -> None:
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+        elastic.register(model=model, optimizer=optimizer, scheduler=scheduler, warmup=scheduler)
+        next(elastic.steps())
+
+    with shard_of(plain_loop) as old, shard_of(more, fresh=False) as new:
+        for (_, source), (_, target) in zip(old.boxes(), new.boxes(), strict=True):
+            target.copy_(source)
+        line = "^the loop registers warmup, and the state that it goes on from has only scheduler, optimizer; a run"
+        with pytest.raises(RunIsOver, match=line):
+            trained(new, range(1))
