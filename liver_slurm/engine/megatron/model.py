@@ -65,7 +65,7 @@ def is_dense(config: JobConfig, layout: Layout) -> bool:
     ``model.extra`` may turn on anything that megatron-core has, and so may a provider; with fewer query groups than
     tensor parallel ranks, ranks share a group; and sequence parallelism needs a sequence that can be divided.
     """
-    groups = config.model.num_query_groups or config.model.num_attention_heads
+    groups = config.model.query_groups
     usual = not config.model.extra and not config.model.provider
     return usual and groups >= layout.tp and config.train.seq_length % (layout.tp * layout.cp) == 0
 
@@ -78,9 +78,9 @@ def transformer_config(config: JobConfig, layout: Layout) -> Any:
             "num_layers": model.num_layers,
             "hidden_size": model.hidden_size,
             "num_attention_heads": model.num_attention_heads,
-            "num_query_groups": model.num_query_groups or model.num_attention_heads,
+            "num_query_groups": model.query_groups,
             "kv_channels": model.kv_channels,
-            "ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
+            "ffn_hidden_size": model.ffn_width,
             "gated_linear_unit": model.gated_linear_unit,
             "activation_func": _ACTIVATIONS[model.activation_func],
             "add_bias_linear": model.add_bias_linear,
