@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
 DECIDED = 10
 """Added to a coordinator's exit code where its batch script asks for it, when the code says what the run's outcome is.
 A Python that cannot start, or cannot import us because a file system is away, ends with 1, too."""
+REFUSED = DECIDED + ExitCode.FAILED
+"""Exit code of a guaranteed worker that the coordinator has turned away: another process can take its place."""
 
 
 class LiverError(Exception):

@@ -33,7 +33,9 @@ class Source:
     looked for yet."""
 
 
-def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], distributed: bool) -> Source:
+def choose_source(
+    live: World, lost: frozenset[str], parked: Sequence[Parked], distributed: bool, stood_at: int = -1
+) -> Source:
     """Say from where every box of the next world's state can be had.
 
     With replicas or mirrors of everything among the survivors, that is the state with the last update that any of them
@@ -44,15 +46,17 @@ def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], d
         lost: members of it that are gone.
         parked: what all others have said.
         distributed: whether the optimizer's state is divided among ranks that hold the same parameters.
+        stood_at: step of the state that an attempt has begun to move; -1: none has. Whoever parked before may have come
+            to it since, and has no way back but to a snapshot.
     """
     if not parked:
         return Source("checkpoint", live.step, "no member of the live world is left")
     ranks = [rank for rank, name in enumerate(live.members) if name in lost]
     alone = [live.members[rank] for rank in without_holder(live.layout, ranks, distributed)]
-    current = _last_update(live, lost, parked, alone, distributed)
+    current = _last_update(live, lost, parked, alone, distributed, stood_at)
     if current.kind != "checkpoint":
         return current
-    held = [Survivor(one.worker, -1 if one.reached == "torn" else one.step, one.own, [*one.kept]) for one in parked]
+    held = [Survivor(one.worker, _stays_at(one, stood_at), one.own, [*one.kept]) for one in parked]
     if (common := newest_common(held, alone)) is None:
         return current
     step, mirrors = common
@@ -61,15 +65,20 @@ def choose_source(live: World, lost: frozenset[str], parked: Sequence[Parked], d
     return Source("mirrors", step, reason, scribe=parked[0].worker, mirrors=mirrors, back=True)
 
 
+def _stays_at(one: Parked, stood_at: int) -> int:
+    """Return the step that a survivor's live state is of for certain; -1: of none."""
+    return -1 if one.reached == "torn" or -1 < stood_at != one.step else one.step
+
+
 def _last_update(
-    live: World, lost: frozenset[str], parked: Sequence[Parked], alone: Sequence[str], distributed: bool
+    live: World, lost: frozenset[str], parked: Sequence[Parked], alone: Sequence[str], distributed: bool, stood_at: int
 ) -> Source:
     """Say from where the state with the last update that any survivor has begun can be had.
 
     Args:
         alone: those of the lost whose state no survivor's own is.
     """
-    step = max((one.step for one in parked), default=live.step)
+    step = stood_at if stood_at >= 0 else max((one.step for one in parked), default=live.step)
     made = [one.worker for one in parked if one.step == step]
     behind = [one for one in parked if one.step != step]
     torn = [one.worker for one in parked if one.reached == "torn"]
@@ -90,7 +99,7 @@ def _last_update(
             f"{keeper} mirrors {name}, {_proven(verified[name], step)}" for name, keeper in mirrors.items()
         )
     kind, redone = "mirrors" if mirrors else "survivors", tuple(one.worker for one in behind)
-    return Source(kind, step, reason, redone, made[0] if made else "", mirrors, verified)
+    return Source(kind, step, reason, redone, (made or [behind[0].worker])[0], mirrors, verified)
 
 
 def _proven(verified: int, step: int) -> str:

@@ -48,10 +48,14 @@ class Setback:
     """Of these, the last ones that broke in the same way."""
     names: tuple[str, ...] = ()
     """All workers that were lost there."""
+    before: Setback | None = None
+    """An earlier step that worlds did not come beyond on the way back to this one; None: the last one came here."""
 
     @property
     def why_stop(self) -> str | None:
         """Why another try is in vain, with what and where; None: it may help."""
+        if self.before is not None:
+            return self.before.why_stop
         last = self.last
         if not (last.said and self.alike >= MOST_ALIKE) and self.times < MOST:
             return None
@@ -64,12 +68,14 @@ def after(before: Setback | None, broken: Breakdown) -> Setback:
     """Return what is known once another world is broken; the same one may be told again.
 
     A world that broke earlier, as it was on its way back from a checkpoint, says nothing about the step that the ones
-    before it did not come beyond.
+    before it did not come beyond. It is counted for itself, until one comes back there.
     """
     if before is None or broken.step > before.last.step:
         return Setback(broken, names=broken.names)
-    if broken.generation == before.last.generation or broken.step < before.last.step:
+    if broken.generation == before.last.generation:
         return before
+    if broken.step < before.last.step:
+        return replace(before, before=after(before.before, broken))
     alike = before.alike + 1 if broken.is_like(before.last) else 1
     names = tuple(dict.fromkeys((*before.names, *broken.names)))
-    return replace(before, last=broken, times=before.times + 1, alike=alike, names=names)
+    return replace(before, last=broken, times=before.times + 1, alike=alike, names=names, before=None)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from liver_slurm.base.errors import REFUSED
 from liver_slurm.base.imports import quick_imports
 from liver_slurm.base.open_files import allow_many_files
 from liver_slurm.rundir.paths import RunDir
@@ -41,7 +42,10 @@ def task_name(role: Role, first: str | None = None) -> str:
 
 
 def main(path: Path, role: Role, name: str, left: int = 0) -> None:
-    """Run a worker until it is told to leave, then exit with ``left``, or with 1 if it failed. Does not return."""
+    """Run a worker until it is told to leave, then exit with ``left``, or with 1 if it failed. Does not return.
+
+    One that is turned away exits with :data:`~.base.errors.REFUSED` where ``left`` tells leaving from failing.
+    """
     # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
     deny_writing_to_others()
@@ -52,7 +56,8 @@ def main(path: Path, role: Role, name: str, left: int = 0) -> None:
         while_starting(_leave_early)
     code = left
     try:
-        _work(run_dir, role, name, signals)
+        if _work(run_dir, role, name, signals) and left:
+            code = REFUSED
     except BaseException:  # sys.exit() in code of the user's, too: nobody has told this worker to leave
         logging.getLogger(__name__).exception("%s failed", name)
         code = 1
@@ -63,7 +68,8 @@ def main(path: Path, role: Role, name: str, left: int = 0) -> None:
     os._exit(code)
 
 
-def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
+def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> bool:
+    """Work until told to leave; returns whether the coordinator has turned the worker away."""
     from liver_slurm.config.load import read_job
     from liver_slurm.rundir.registry import read_run_info
 
@@ -91,6 +97,7 @@ def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> None:
     worker = Worker(identity, config, engine, run_dir, signals)
     started()
     log.info("%s leaves: %s", name, worker.run())
+    return worker.refused
 
 
 def _leave_early(reason: str) -> None:

@@ -74,6 +74,8 @@ class Directives:
         self._over: set[int] = set()
         self._verdicts: dict[int, Commit | Abort] = {}
         self._leave: str | None = None
+        self.refused = False
+        """The coordinator has turned this worker away."""
         self._alone = False
         self._begun = -1
         self._committed = -1

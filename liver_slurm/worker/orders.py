@@ -125,6 +125,7 @@ class Orders:
             channel.send(self._worker.heartbeat(channel.rejected, channel.voted))
         elif isinstance(message, Leave | Refused):
             log.info("told to leave: %s", message.reason)
+            directives.refused = isinstance(message, Refused)
             directives.leave(message.reason)
             self._worker.give_up(-1)
 

@@ -1,8 +1,9 @@
 """The parent of a guaranteed worker: starts it again when it has died, so that its place does not stand empty.
 
 It imports nothing of what could break a worker, tells the coordinator at once that the worker is gone, and begins a new
-one, which registers under a name of its own as if it had come just now. A worker that was told to leave, or whose node
-is to go away, is not started again, and neither is one that never lives for long.
+one, which registers under a name of its own as if it had come just now; so it does for one that the coordinator has
+turned away, as it was taken for dead. A worker that was told to leave, or whose node is to go away, is not started
+again, and neither is one that never lives for long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from liver_slurm.base.errors import DECIDED, ControlError
+from liver_slurm.base.errors import DECIDED, REFUSED, ControlError
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
 from liver_slurm.rundir.event_log import read_events
@@ -81,9 +82,15 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
         code = worker.wait()
         died = code != DECIDED
         deaths = 1 if time.monotonic() - begun > WELL else deaths + 1
-        how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        how = (
+            "turned away"
+            if code == REFUSED
+            else f"exit code {code}"
+            if code >= 0
+            else f"killed by {signal.Signals(-code).name}"
+        )
         noticed = _noticed(signals, 0.0)
-        if died and not noticed:
+        if died and not noticed and code != REFUSED:  # of that the coordinator knows
             _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid))
         verdict = judge(code, noticed, died and is_over(run_dir), deaths)
         print(f"{name}, process {worker.pid}, has ended, {how}: {verdict.reason}", file=sys.stderr, flush=True)

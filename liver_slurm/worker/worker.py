@@ -236,6 +236,11 @@ class Worker:
 
     # ---- the training thread
 
+    @property
+    def refused(self) -> bool:
+        """The coordinator has turned this worker away."""
+        return self._directives.refused
+
     def run(self) -> str:
         """Register, warm up, and train until told to leave; returns the reason to leave."""
         self._control.start()

@@ -93,10 +93,13 @@ def last_step_trained(t: Transition, news: LastStepTrained) -> None:
 
 
 def run_interrupted(t: Transition, news: RunInterrupted) -> None:
-    """Give the next world up when the guaranteed job's nodes are taken."""
+    """Give the next world up when the guaranteed job's nodes are taken, and let nobody wait for a scheduled one."""
     pending = t.state.world.pending
     if pending is not None and pending.source is not None:
         reconfiguration.abort(t, news.reason)
+    held = t.state.barriers.cutover
+    if held is not None and not held.confirmed:
+        step_barrier.withdraw(t, "cutover")  # the last checkpoint comes behind it
 
 
 def watch_deadline(t: Transition, _: Tick) -> None:

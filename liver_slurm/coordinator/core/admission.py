@@ -18,7 +18,7 @@ def register(t: Transition, given: Any) -> None:
     if refusal is not None:
         t.reject("refused")
         t.answer(given.peer, Refused(reason=refusal))
-        others = [name for name in t.state.world.members if name != message.worker]
+        others = {*t.state.world.members, *t.state.membership.workers} - {message.worker}
         if message.role == "standby" and _why_lost(t, message) is not None and not of_job(message.job_id, others):
             t.actions.append(Release(message.job_id))  # it may stand in a collective for ever, and holds its nodes
         return

@@ -71,9 +71,10 @@ def watch(t: Transition, _: Tick) -> None:
     if state.vigil.hung_up and not state.damage.broken and _trains(state):
         t.send(_witnesses(state), HeartbeatRequest(epoch=state.settings.epoch))
     stands = not state.damage.broken and _stands(state, SLOW_STALL, SLOW_STEPS)
-    suspects = None if state.damage.broken or stands else state.vigil.hung_up  # there may be thousands of members
-    for worker in state.members if suspects is None else state.membership.of(suspects):
-        if worker.dismissed or worker.name not in state.world.members or worker.name in state.damage.lost:
+    suspects = state.members if state.damage.broken or stands else state.membership.of(state.vigil.hung_up)
+    inside = frozenset(state.world.members) - frozenset(state.damage.lost) if suspects else frozenset[str]()
+    for worker in suspects:  # there may be thousands
+        if worker.dismissed or worker.name not in inside:
             continue
         if worker.eviction is not None and worker.eviction.returns:
             continue
@@ -87,6 +88,10 @@ def watch(t: Transition, _: Tick) -> None:
     if _hangs(state):
         _write(t, replace(t.state.vigil, hangs=state.vigil.hangs + 1))
         t.signal(WorldStands(f"all members compute, and none has completed a step for {_still(state):.1f} s"))
+    if state.lifecycle.phase is RunPhase.FINISHING and t.now > state.lifecycle.finishing + _finishing_seconds(state):
+        late = ", ".join(worker.name for worker in state.members if not worker.finished)
+        after = t.now - state.lifecycle.finishing
+        t.signal(WorldStands(f"{late} did not finish within {after:.0f} s after the last step was trained"))
 
 
 def watch_joiners(t: Transition, _: Tick) -> None:
@@ -153,6 +158,14 @@ def _hangs(state: RunState) -> bool:
     return all(worker.computing for worker in state.members)
 
 
+def _finishing_seconds(state: RunState) -> float:
+    """Return the seconds that members may take to finish after the first of them.
+
+    Each has the last checkpoint written by then, if one is wanted, and that may take some longer than others.
+    """
+    return max(state.settings.config.job.prepare_timeout, 2 * (state.barriers.save_seconds or 0.0))
+
+
 def _witnesses(state: RunState) -> list[str]:
     """Return the members of the live world that can say whether training stands still.
 
@@ -205,7 +218,8 @@ def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None
             f"silent for {state.now - worker.seen:.1f} s, and it does not leave a broken world",
         )
     # Its training thread may hang where no abort reaches it, while its control thread goes on.
-    told = state.now - damage.since
+    since = max(damage.since, worker.arrived)  # a coordinator that was started again tells it as it comes
+    told = state.now - since
     if damage.broken and told > max(PARKING, state.settings.config.job.lost_after):
-        return "stuck", damage.since, f"it was told {told:.1f} s ago to leave a broken world, and has not left it"
+        return "stuck", since, f"it was told {told:.1f} s ago to leave a broken world, and has not left it"
     return None

@@ -11,6 +11,7 @@ import math
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import membership
+from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.transition import (
     CapacityObserved,
     EvictionChanged,
@@ -83,6 +84,14 @@ def _grace(t: Transition, worker: Worker) -> float:
     return graces.get(worker.job_id, min(graces.values(), default=DEFAULT_GRACE))
 
 
+def find_outlived(t: Transition, _: Tick) -> None:
+    """Expect no end any more by the time that a signal seemed to announce, where a worker was heard of after it."""
+    for worker in t.state.membership.workers.values():
+        feared = worker.signalled
+        if feared is not None and not feared.returns and feared.deadline < worker.seen:
+            t.signal(EvictionHeard(worker.name, {"signalled": replace(feared, deadline=math.inf)}))
+
+
 # ---- the scheduler's record ----------------------------------------------------------------------------------------
 
 
@@ -115,8 +124,6 @@ def _announced(t: Transition, worker: Worker, job: StandbyJob, time: float, ahea
             words["announced"] = None
         if signalled is not None and signalled.returns and time > signalled.at + STOPPED_BY:
             words["signalled"] = None  # whoever sent that SIGTSTP, it was not a suspension
-        elif signalled is not None and not signalled.returns and signalled.deadline < min(time, worker.seen):
-            words["signalled"] = replace(signalled, deadline=math.inf)  # the end that was feared did not come
     if words:
         t.signal(EvictionHeard(worker.name, words))
 

@@ -52,7 +52,8 @@ def registered(t: Transition, news: Registered) -> None:
     """Break the live world when another process has a member's name: the member has died while no coordinator looked.
 
     A standby job that was started again brings its workers back under the names that they had; a guaranteed worker that
-    was has a name of its own, which says whose place it takes.
+    was has a name of its own, which says whose place it takes. A member of a world that is broken already is told so:
+    the coordinator before may have died before it could.
     """
     state, name = t.state, news.name
     worker, process = state.membership.workers[name], state.world.processes.get(name)
@@ -62,6 +63,8 @@ def registered(t: Transition, news: Registered) -> None:
     lost = [one for one in lost if one not in state.damage.lost]
     if lost:
         give_up_missing(t, lost, f"process {worker.pid} on {worker.host} has its place, and was never in this world")
+    elif state.damage.broken and name in state.world.members and worker.generation == state.generation:
+        _halt(t, [name], state.damage.reason)
 
 
 def stands(t: Transition, news: WorldStands) -> None:
@@ -98,8 +101,8 @@ def break_world(
     if first or (lost and t.state.damage.first is not None and not t.state.damage.first.names):
         _write(t, replace(t.state.damage, first=broken))
     t.explain(told)
-    stands = {*t.state.damage.parked, well}
-    _halt(t, [name for name in live.members if name not in stands], told)
+    if first:  # who is left has been told by now, and is told again, see :func:`heard`
+        _halt(t, [name for name in live.members if name != well], told)
 
 
 def _were(names: Sequence[str]) -> str:
@@ -162,8 +165,13 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
     assert live is not None, "only a live world can break"
     lost = frozenset(damage.lost)
     left = [name for name in live.members if name not in lost]
+    if state.interruption.reason and state.interruption.until is None:
+        return t.explain(f"{_what(state)}: {state.interruption.reason}")  # Slurm ends the job, or starts it again
     if state.interruption.reason:
         return _fail(t, state.interruption.reason)
+    missing = state.membership.missing(left)
+    if missing and t.now > damage.since + state.settings.config.job.lost_after:
+        return give_up_missing(t, missing, "it did not come back to the restarted coordinator")
     stand = all(name in damage.parked for name in left)
     if stand and (vain := _why_in_vain(t)) is not None:
         return lifecycle.end(t, RunPhase.FAILED, f"{vain}; mend that first; {state.how_to_continue}")
@@ -178,7 +186,7 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
     if failures >= TRIES:
         return _fail(t, f"{failures} worlds after it were given up, {state.reason}")
     distributed = state.settings.config.train.distributed_optimizer
-    source = choose_source(live, lost, [damage.parked[name] for name in left], distributed)
+    source = choose_source(live, lost, [damage.parked[name] for name in left], distributed, damage.stood_at)
     if source.kind == "mirrors" and failures > TRIES // 2:
         source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
     if source.kind == "checkpoint":
@@ -202,7 +210,7 @@ def _wait(t: Transition, seen: api.Snapshot, why: str) -> None:
     patience = settings.config.job.start_timeout
     at_most = settings.live_workers - len(state.vigil.empty) + settings.standby_workers
     nobody = not api.allowed(seen.pinned, settings.config, at_most)
-    if nobody or t.now > max(state.damage.since, state.lifecycle.started) + patience:
+    if nobody or t.now > state.damage.since + patience:
         return _fail(t, why if nobody else f"{why}, and no others came within {patience:.0f} s")
     return t.explain(f"{_what(state)}: {why}; training stands until others come, for at most {patience:.0f} s")
 

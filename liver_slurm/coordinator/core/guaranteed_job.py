@@ -11,6 +11,7 @@ this coordinator and its workers end; the run does not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,10 @@ LONGEST_MARGIN = 0.25
 SHORTEST_LEAD, LEAD_SHARE, LONGEST_LEAD = 600.0, 0.1, 0.5
 """The default lead: a tenth of the time limit, ten minutes at least, half of the limit at most."""
 TRIES = 3
-"""Successors that are submitted for one job: one that ends before it takes over may have had a broken node."""
+"""Successors that are submitted for one job: one that ends before it takes over may have had a broken node, and one
+that is refused a controller that was busy."""
+ASK_AGAIN = 60.0
+"""Seconds after which another one is asked for where one was refused."""
 
 SAVING = 20.0
 """Seconds that the last checkpoint may take. Slurm kills after KillWait, 30 s by default; leaving frees the nodes."""
@@ -70,7 +74,9 @@ class Outlook:
     tries: int
     """Successors submitted so far."""
     refused: str
-    """Why there can be none; empty: there can."""
+    """Why there can be none, or why the last one was refused; empty: there can."""
+    ask_again: float
+    """When another one is asked for after that, seconds since the epoch."""
     submitting: bool
     """One is being submitted."""
     joined: int
@@ -108,7 +114,7 @@ def decide(outlook: Outlook) -> tuple[Decision, str]:
         return "stay", f"{left:.0f} s until the guaranteed job's time limit"
     if last_step is not None and last_step < left - kept:
         return "stay", f"the last step is {last_step:.0f} s away, the guaranteed job's time limit {left:.0f} s"
-    if outlook.tries >= TRIES or outlook.refused:
+    if outlook.tries >= TRIES or (outlook.refused and outlook.now < outlook.ask_again):
         return "stay", _standing(outlook)
     return "submit", f"{left:.0f} s until the guaranteed job's time limit"
 
@@ -154,8 +160,10 @@ def answered(t: Transition, given: SuccessorAnswer) -> None:
     """Handle a successor that was submitted, or refused."""
     known = replace(t.state.handover, submitting=False, refused=given.error)
     if given.error:
-        _write(t, known)
+        _write(t, replace(known, ask_again=t.now + ASK_AGAIN))
         then = f"a checkpoint before the time limit; go on with {t.state.settings.how_to_resume}"
+        if known.tries < TRIES:
+            then = f"another one is asked for in {ASK_AGAIN:.0f} s; if there is none, {then}"
         t.emit(events.SuccessorRefused(reason=given.error, then=then))
         return
     if known.job is not None:  # known before the next look, so that it is not submitted twice
@@ -178,7 +186,7 @@ def advance(t: Transition, _: Tick) -> None:
     state, job = t.state, t.state.handover.job
     if job is None or state.interruption.reason or state.over:
         return
-    if state.phase in (RunPhase.STARTING, RunPhase.RECOVERING, RunPhase.FINISHING):
+    if state.phase in (RunPhase.STARTING, RunPhase.RECOVERING):
         return
     if _moved(state):
         _hand_over(t)
@@ -245,9 +253,10 @@ def _outlook(state: RunState, job: GuaranteedJob) -> Outlook:
         job=job,
         lead=config.live.successor_lead,
         save_s=state.barriers.save_seconds,
-        remaining_s=remaining if remaining > 0 else None,
+        remaining_s=remaining if remaining > 0 or state.phase is RunPhase.FINISHING else None,
         tries=handover.tries,
         refused=handover.refused if config.live.successor else "live.successor is false",
+        ask_again=handover.ask_again if config.live.successor else math.inf,
         submitting=handover.submitting,
         joined=sum(worker.warm and worker.eviction is None for worker in workers),
         wanted=state.settings.live_workers,

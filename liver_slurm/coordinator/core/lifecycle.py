@@ -58,6 +58,7 @@ def last_step_trained(t: Transition, news: LastStepTrained) -> None:
             end(t, RunPhase.FINISHED, done)
     elif t.state.world.attempt is None and t.state.lifecycle.phase is not RunPhase.FINISHING:
         _enter(t, RunPhase.FINISHING)
+        _write(t, replace(t.state.lifecycle, finishing=t.now))
         t.explain("the last step is trained")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.records import (
     BegunAnew,
+    BoundaryConfirmed,
     Committed,
     LifeBegan,
     LifeEnded,
@@ -65,9 +66,12 @@ class Damage:
     processes: Mapping[str, int] = field(default_factory=dict)
     """The same by process: one that has not heard of its world's commit does not say that it is in it."""
     since: float = 0.0
-    """When that was first known, seconds since the epoch."""
+    """When this coordinator first knew of that, seconds since the epoch."""
     parked: Mapping[str, Parked] = field(default_factory=dict)
     """What each survivor has said of how far it has come."""
+    stood_at: int = -1
+    """Completed steps of the state that an attempt at the next world has begun to move; -1: none has. Survivors may
+    have come to it since they parked, and keepers have no way back from it."""
     first: Breakdown | None = None
     """How the live world broke, as far as was known at once; None: it is whole, or another coordinator saw it."""
     setback: Setback | None = None
@@ -98,6 +102,8 @@ class Damage:
                 gone={**self.gone, **dict.fromkeys(record.members, record.generation)},
                 processes=self._without({name: processes.get(name, "") for name in record.members}, record.generation),
             )
+        if isinstance(record, BoundaryConfirmed) and self.broken:
+            return replace(self, stood_at=record.step)
         if isinstance(record, Committed):
             return Damage(gone=self.gone, processes=self.processes, setback=self.setback)
         if isinstance(record, BegunAnew):  # nobody of the world before has a part in what comes
@@ -135,8 +141,7 @@ class ResizeQueue:
         if isinstance(record, RequestTaken):
             layout = Layout.parse(record.layout) if record.layout else None
             goal = ResizeGoal(record.number, layout, record.workers, record.at_step, give_back=record.give_back)
-            goals = tuple(sorted((*self.goals, goal), key=lambda one: max(one.at_step, -1)))
-            return replace(self, goals=goals, next_number=record.number + 1)
+            return replace(self, goals=_in_order(*self.goals, goal), next_number=record.number + 1)
         if isinstance(record, RequestClosed):
             fulfilled = self.goal(record.number) if record.fulfilled else None
             ceiling = self.size_ceiling if fulfilled is None else fulfilled
@@ -144,8 +149,12 @@ class ResizeQueue:
         ceiling = self.size_ceiling
         if isinstance(record, BegunAnew) and ceiling is not None and ceiling.give_back:
             # The job has all its nodes again: the request that gave some back is due once more.
-            return replace(self, size_ceiling=None, goals=(ceiling, *self.goals))
+            return replace(self, size_ceiling=None, goals=_in_order(ceiling, *self.goals))
         return self
+
+
+def _in_order(*goals: ResizeGoal) -> tuple[ResizeGoal, ...]:
+    return tuple(sorted(goals, key=lambda one: max(one.at_step, -1)))
 
 
 # ---- released nodes ------------------------------------------------------------------------------------------------

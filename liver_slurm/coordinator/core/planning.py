@@ -117,13 +117,14 @@ def _await_members(t: Transition) -> None:
     """Go on when every member of the committed world has registered with this coordinator."""
     state, live = t.state, t.state.world.live
     assert live is not None, "a run without a committed world starts, it does not recover"
-    missing = state.membership.missing([member for member in live.members if member not in state.damage.lost])
+    left = tuple(member for member in live.members if member not in state.damage.lost)
+    missing = state.membership.missing(left)
     if missing:
         _give_up_missing(t, missing)
         return
     if state.phase is RunPhase.FINISHING:
         return
-    t.emit(events.Recovered(layout=str(live.layout), members=live.members, step=state.step))
+    t.emit(events.Recovered(layout=str(live.layout), members=left, step=state.step))
     lifecycle.recovered(t)
     t.explain("recovered from the journal")
     if t.state.steady:

@@ -283,15 +283,17 @@ def abort(t: Transition, reason: str) -> None:
     """Give the target world up; the live world trains on as if nothing had happened."""
     attempt = t.state.world.attempt
     assert attempt is not None
-    generation = attempt.target.generation
+    generation, held = attempt.target.generation, t.state.barriers.cutover
+    due = resize_queue.at_step(t.state, attempt.request)
+    keep = held is not None and (held.request, held.step) == (attempt.request, due)
+    if keep and held is not None and held.generation >= 0:
+        step_barrier.hold_again(t)  # before they hear of the abort, and train on beyond the step
     _drop(t, attempt, reason)
     if attempt.source is None:
         t.emit(events.WorldFailed(reason=reason), generation)
         failure = f"the first world, generation {generation}, could not be formed: {reason}"
         return lifecycle.end(t, RunPhase.FAILED, failure)
-    held = t.state.barriers.cutover
-    keep = held is not None and held.request >= 0 and held.request == attempt.request and held.generation < 0
-    if not (keep and held is not None and held.step == resize_queue.at_step(t.state, held.request)):
+    if not keep:
         step_barrier.withdraw(t, "cutover")
     t.emit(events.ReconfigurationAborted(reason=reason, **route(attempt)), generation)
     _back_off(t, attempt)

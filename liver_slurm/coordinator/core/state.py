@@ -107,6 +107,8 @@ class Lifecycle:
     phase: RunPhase = RunPhase.STARTING
     started: float = 0.0
     """When this coordinator started, seconds since the epoch."""
+    finishing: float = 0.0
+    """When a member had trained the last step, seconds since the epoch; of the phase FINISHING."""
     outcome: tuple[int, str] | None = None
     """Exit code and reason, once decided."""
     closing_deadline: float = 0.0
@@ -185,7 +187,9 @@ class Handover:
     submitting: bool = False
     tries: int = 0
     refused: str = ""
-    """Why the successor was refused, if it was."""
+    """Why the last one that was asked for was refused, if it was."""
+    ask_again: float = 0.0
+    """When another one is asked for after that, seconds since the epoch."""
 
     @property
     def successor(self) -> str:

@@ -32,7 +32,9 @@ def document(state: RunState) -> dict[str, Any]:
     """Return what the run is doing, ready for JSON."""
     live, pending, pool = state.world.live, state.world.pending, state.standbys
     target = pending.target if pending is not None else None
-    members = frozenset(state.world.members)
+    members = frozenset(state.world.members) - frozenset(
+        state.damage.lost
+    )  # another process may have a lost one's name
     workers = state.membership.workers
     status = RunStatus(
         run_id=state.settings.run_id,
@@ -45,7 +47,9 @@ def document(state: RunState) -> dict[str, Any]:
         layout=str(live.layout) if live else None,
         target=TargetStatus(generation=target.generation, layout=str(target.layout)) if target else None,
         workers=[
-            _worker(workers[member], rank=rank) for rank, member in enumerate(state.world.members) if member in workers
+            _worker(workers[member], rank=rank)
+            for rank, member in enumerate(state.world.members)
+            if member in workers and member in members
         ],
         standbys=[_worker(worker, warm=worker.warm) for worker in workers.values() if worker.name not in members],
         standby_jobs=[_job(job) for job in pool.jobs],

@@ -104,6 +104,7 @@ HANDLERS: dict[type, tuple[Handler, ...]] = {
     Tick: (
         membership.extend_after_stall,
         membership.find_silent,
+        eviction.find_outlived,
         detection.watch,
         detection.watch_joiners,
         step_barrier.watch_checkpoint,
@@ -250,4 +251,5 @@ def recover(records: Sequence[Record], settings: Settings, now: float) -> RunSta
     barriers = barriers.left((goal.number, goal.at_step) for goal in state.resizes.goals)
     phase = RunPhase.STARTING if world.live is None else RunPhase.RECOVERING
     lifecycle = replace(state.lifecycle, phase=phase)
-    return replace(state, world=world, barriers=barriers, lifecycle=lifecycle)
+    damage = replace(state.damage, since=now) if state.damage.broken else state.damage
+    return replace(state, world=world, barriers=barriers, lifecycle=lifecycle, damage=damage)

@@ -152,8 +152,8 @@ def withdraw(t: Transition, slot: Slot) -> None:
     barrier = barriers.cutover if slot == "cutover" else barriers.checkpoint
     if barrier is None:
         return
-    tell_withdrawn(t, sorted(barrier.voters), barrier.number)
     t.journal(BoundaryClosed(boundary=barrier.number))
+    tell_withdrawn(t, sorted(barrier.voters), barrier.number)
 
 
 def tell_withdrawn(t: Transition, receivers: Sequence[str], number: int) -> None:
@@ -184,6 +184,16 @@ def serve(t: Transition, request: int) -> None:
     held = t.state.barriers.cutover
     assert held is not None
     _put(t, replace(held, request=request, reached=0.0))
+
+
+def hold_again(t: Transition) -> None:
+    """Propose the cutover's step once more, under another number: it is over for those that were to stop there for an
+    attempt, and the request that it was scheduled for goes on to hold training."""
+    held = t.state.barriers.cutover
+    assert held is not None
+    propose(t, "cutover", held.step, request=held.request)
+    t.journal(BoundaryClosed(boundary=held.number))
+    tell_withdrawn(t, sorted(held.voters), held.number)
 
 
 def reached(t: Transition) -> None:

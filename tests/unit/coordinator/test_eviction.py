@@ -124,9 +124,8 @@ def test_a_signal_that_nothing_explains(run: Run) -> None:
     assert found is not None
     assert found.deadline < run.now, "nothing was heard of it since"
     beat(run, "standby-a")
-    look(run, grace=3.0)
-    assert run.events("notice_changed")[-1]["deadline"] is None
     run.tick(2.0)
+    assert run.events("notice_changed")[-1]["deadline"] is None
     assert target(run) == ("live-0", "live-1", "standby-b")
     assert run.state.world.attempt is not None
     assert run.state.world.attempt.deadline > run.now + 100.0
@@ -311,3 +310,17 @@ def test_a_time_limit_is_served_with_the_lead_that_changes_need(run: Run) -> Non
     known = at(1000.0 - 2 * 180.0)
     assert known is not None
     assert (known.kind, known.deadline) == ("time limit", end), "not in the last 30 s: the run would have ended"
+
+
+def test_a_guaranteed_worker_that_outlives_its_notice_stops_nothing(run: Run) -> None:
+    run.say(m.Notice(worker="live-1", reason="SIGUSR1", time=run.now, deadline=run.now + 3.0))
+    for _ in range(8):
+        run.tick(0.5)
+        beat(run, *run.live.members)
+    run.tick()
+    assert run.events("notice_changed")[-1]["deadline"] is None
+    run.register("standby-c")
+    run.tick(61.0)
+    assert "live-1" not in target(run), "its place is given to another one all the same"
+    assert run.state.world.attempt is not None
+    assert run.state.world.attempt.deadline > run.now + 100.0

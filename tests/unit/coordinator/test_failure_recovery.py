@@ -25,6 +25,7 @@ from liver_slurm.coordinator.core.io import (
 from liver_slurm.coordinator.core.planning import RETURN
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.status import document
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.policy.setbacks import MOST, MOST_ALIKE
@@ -825,6 +826,18 @@ def with_a_standby() -> Run:
     return run
 
 
+def test_a_process_with_a_members_name_stands_by() -> None:
+    run = with_a_standby()
+    new = restarted(run)
+    for name in ("live-0", "live-2"):
+        new.register(name, 1, 9)
+    new.register("standby-7-0", pid=1)
+    assert new.events("recovered")[0]["members"] == ["live-0", "live-2"]
+    told = document(new.state)
+    assert sorted(worker["worker"] for worker in told["workers"]) == ["live-0", "live-2"]
+    assert [worker["worker"] for worker in told["standbys"]] == ["standby-7-0"]
+
+
 def test_a_process_with_a_members_name_is_not_the_member() -> None:
     """A standby job that Slurm has started again while no coordinator looked."""
     run = with_a_standby()
@@ -1039,3 +1052,74 @@ def test_a_worker_that_died_with_the_coordinator() -> None:
     new.tick(0.1)
     assert prepares(new).lost == ["live-1"]
     go_on(new)
+
+
+def test_a_coordinator_that_starts_again_gives_survivors_their_time() -> None:
+    run = training()
+    run.tick(100.0)
+    run.say(m.Failed(worker="live-1", generation=0, step=5, error="boom"))
+    new = restarted(run)
+    assert new.state.damage.since == new.now
+    new.now += 4.0
+    assert [name for name, _ in new.sent(m.Halt, new.register("live-0", 0, 5))] == ["live-0"], "it may not have heard"
+    patience = new.state.settings.config.job.lost_after
+    came = new.now
+    new.register("live-2", 0, 5)
+    while new.now < came + patience - 0.2:
+        new.tick(0.1)
+        beat(new, "live-0", "live-2")
+        assert lost(new) == []
+    park(new, "live-0")
+    while not lost(new):
+        new.tick(0.1)
+        beat(new, "live-0", "live-2")
+    assert lost(new) == [("live-2", "stuck")]
+
+
+def test_a_state_that_has_begun_to_move_is_gone_on_with() -> None:
+    """Who was told of it makes the update, and has said before how far it was."""
+    run = training()
+    kill(run, "live-1", "live-0", "live-2", live_0=(6, "nothing"), live_2=(5, "gradients"))
+    assert prepares(run).step == 6
+    run.prepare_all()
+    run.say(m.WorkerEnded(worker="live-0", reason="killed by SIGKILL"))
+    order = prepares(run)
+    assert (order.members, order.step, order.scribe) == (["live-2"], 6, "live-2")
+    new = restarted(run)
+    new.register("live-2", 0, 6)
+    park(new, "live-2", 5, "gradients")
+    assert prepares(new).step == 6, "the next coordinator knows, too"
+    park(new, "live-2", 6)
+    go_on(new)
+
+
+def test_who_never_came_back_is_lost_though_the_others_are_done() -> None:
+    run = training(steps=6)
+    train_on(run, 5)
+    new = Run(recover(run.records, run.state.settings, run.now + 1))
+    new.register("live-0", 0, 6)
+    new.say(m.Finished(worker="live-0", step=6))
+    new.register("live-2", 0, 6)
+    park(new, "live-2", 6)
+    park(new, "live-0", 6)
+    patience = new.state.settings.config.job.lost_after
+    while new.now < new.state.damage.since + patience + 0.5:
+        new.tick(0.5)
+        beat(new, "live-0", "live-2", step=6)
+    assert lost(new) == [("live-1", "absence")]
+    assert (prepares(new).lost, prepares(new).step) == (["live-1"], 6)
+
+
+def test_many_losses_tell_the_others_once() -> None:
+    run = training()
+    for name in ("live-1", "live-2"):
+        run.say(m.Failed(worker=name, generation=0, step=5, error="boom"))
+    assert [name for name, _ in run.sent(m.Halt)] == ["live-0", "live-2"]
+
+
+def test_a_job_is_not_ended_for_one_worker_while_another_of_it_waits() -> None:
+    run, _ = with_a_lost_joiner(began=5)
+    run.register("standby-7-1", began=6, job_id="7")
+    refused = run.register("standby-7-0", began=5, job_id="7")
+    assert run.sent(m.Refused, refused)
+    assert Release("7") not in refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.base.errors import ExitCode
-from liver_slurm.coordinator.core.guaranteed_job import Outlook, decide, lead, margin
+from liver_slurm.coordinator.core.guaranteed_job import ASK_AGAIN, Outlook, decide, lead, margin
 from liver_slurm.coordinator.core.io import (
     Finish,
     GuaranteedJobSeen,
@@ -40,6 +41,7 @@ def outlook(left: float, successor: SuccessorJob | None = None, limit: float = 2
         "remaining_s": None,
         "tries": 0,
         "refused": "",
+        "ask_again": math.inf,
         "submitting": False,
         "joined": 0,
         "wanted": 2,
@@ -61,6 +63,8 @@ def outlook(left: float, successor: SuccessorJob | None = None, limit: float = 2
         (outlook(HOUR, RUNNING, joined=2), "hand over", "job 8"),
         (outlook(HOUR, tries=3), "stay", "3 successors have ended"),
         (outlook(HOUR, refused="QOSMaxSubmitJobPerUserLimit"), "stay", "QOSMax"),
+        (outlook(HOUR, refused="Socket timed out", tries=1, ask_again=1000.0), "submit", "3600 s until"),
+        (outlook(HOUR, refused="Socket timed out", tries=3, ask_again=1000.0), "stay", "Socket timed out"),
         # twice the checkpoint's 20 s, and 30 s
         (outlook(71, PENDING), "stay", "waits"),
         (outlook(70, PENDING), "save", "job 8 waits in the queue"),
@@ -298,8 +302,16 @@ def test_where_there_can_be_no_successor(run: Run) -> None:
     look(run, 1000.0)
     run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
     assert "Invalid qos" in run.events("successor_refused")[0]["reason"]
-    look(run, 200.0)
+    assert "another one is asked for in 60 s" in run.events("successor_refused")[0]["then"]
+    look(run, 990.0)
     assert len(submitted(run)) == 1
+    for tries in (2, 3, 3):
+        run.now += ASK_AGAIN
+        beat(run)
+        look(run, 800.0)
+        assert len(submitted(run)) == tries
+        run.feed(SuccessorAnswer(run.now, error="Invalid qos"))
+    look(run, 200.0)
     written(run)
     run.tick(196.0)
     assert [record.code for record in run.journaled(Ended)] == [1]
@@ -388,6 +400,42 @@ def test_a_checkpoint_that_does_not_come(run: Run) -> None:
             if name in run.state.membership.workers:
                 run.say(m.Heartbeat(worker=name, generation=0, step=0, step_seconds=0.1, warm=True))
     assert run.state.phase is RunPhase.INTERRUPTED
+
+
+def test_the_last_checkpoint_comes_though_training_is_held_for_a_resize(run: Run) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=2))
+    beat(run)
+    run.tick(0.1)
+    requeued(run)
+    assert run.sent(m.WithdrawBoundary)
+    assert run.state.barriers.checkpoint is not None
+
+
+def test_a_loss_in_the_grace_time_does_not_end_the_run(run: Run) -> None:
+    run.feed(Interrupted(run.now, "job 7 is being preempted", requeued=False))
+    run.say(m.Failed(worker="live-1", generation=0, step=1, error="boom"))
+    run.tick(1.0)
+    assert not run.state.over
+    assert "live-1 of the live world was lost (boom): job 7 is being preempted" in run.state.reason
+    requeued(run)
+    run.tick(1.0)
+    assert run.state.phase is RunPhase.INTERRUPTED
+    assert not run.journaled(Ended)
+
+
+def test_the_time_limit_ends_a_run_that_never_finishes(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    look(run, 1000.0)
+    run.say(m.Finished(worker="live-0", step=steps))
+    asked = len(submitted(run))
+    look(run, 900.0)
+    look(run, 250.0)
+    assert len(submitted(run)) == asked, "nobody is to go on with a run whose last step is made"
+    assert run.state.phase is RunPhase.FINISHING
+    for _ in range(250):
+        run.tick(1.0)
+        beat(run)
+    assert run.state.phase is RunPhase.STOPPED
 
 
 def test_in_the_grace_time_workers_stay(run: Run) -> None:

@@ -92,3 +92,26 @@ def test_one_that_failed_before_the_last_is_made_up_for(run: Run) -> None:
     for name in ("live-0", "live-1"):
         run.say(m.Finished(worker=name, step=steps))
     assert run.state.lifecycle.outcome == (0, f"all {steps} steps are trained")
+
+
+def test_a_member_that_hangs_in_the_last_step_is_lost(run: Run) -> None:
+    """Its control thread answers; who leaves the world then is well, and the other one is lost."""
+    steps, job = run.state.settings.config.train.steps, run.state.settings.config.job
+    run.say(m.Finished(worker="live-0", step=steps))
+
+    def pass_time(seconds: float) -> None:
+        for _ in range(int(seconds)):
+            run.tick(1.0)
+            for name, done in (("live-0", True), ("live-1", False)):
+                step = steps if done else steps - 1
+                beat = m.Heartbeat(worker=name, generation=0, step=step, step_seconds=0.1, warm=True, finished=done)
+                run.say(beat)
+
+    pass_time(job.prepare_timeout)
+    assert not run.state.damage.broken
+    pass_time(2.0)
+    assert [name for name, _ in run.sent(m.Halt)][:2] == ["live-0", "live-1"]
+    assert "live-1 did not finish within" in run.journaled(MembersLost)[0].reason
+    run.say(m.Parked(worker="live-0", generation=0, step=steps, error="closed by peer"))
+    pass_time(job.lost_after + 2.0)
+    assert run.journaled(MembersLost)[-1].members == ("live-1",)

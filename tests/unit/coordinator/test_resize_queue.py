@@ -7,6 +7,8 @@ from coordinator_states import Run
 
 from liver_slurm.coordinator.core import client_requests
 from liver_slurm.coordinator.core.io import Send
+from liver_slurm.coordinator.core.parts import ResizeQueue
+from liver_slurm.coordinator.core.records import BegunAnew, RequestClosed, RequestTaken
 from liver_slurm.protocol import messages as m
 
 
@@ -25,6 +27,34 @@ def test_a_scheduled_resize_holds_training(run: Run) -> None:
     assert len(run.sent(m.ConfirmBoundary)) == 4
     run.stream_all()
     assert run.live.step == 5
+
+
+def test_a_scheduled_resize_keeps_its_step_when_it_fails_there(run: Run) -> None:
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=5))
+    run.agree()
+    run.prepare_all()
+    before = len(run.actions)
+    run.say(m.Streamed(worker="live-0", generation=1, ok=False, error="digests differ"))
+    kinds = [type(action.message) for action in run.actions[before:] if isinstance(action, Send)]
+    assert kinds.index(m.ProposeBoundary) < kinds.index(m.Abort), "who hears of the abort trains on"
+    held = run.state.barriers.cutover
+    assert held is not None
+    assert (held.number, held.step, held.request, held.confirmed) == (1, 5, 0, False)
+    run.agree()
+    run.tick(2.0)
+    run.prepare_all()
+    run.stream_all()
+    assert (str(run.live.layout), run.live.step) == ("tp2pp1dp1", 5)
+
+
+def test_requests_are_in_their_order_when_a_job_has_its_nodes_again() -> None:
+    queue = ResizeQueue()
+    for number, at_step, give_back in ((0, 20, True), (1, -1, False), (2, 30, False)):
+        taken = RequestTaken(number=number, layout="", workers=2, at_step=at_step, give_back=give_back)
+        queue = queue.apply(taken)
+    queue = queue.apply(RequestClosed(number=0, fulfilled=True))
+    queue = queue.apply(BegunAnew(checkpoint="", step=0, steps_lost=0, reason="requeued"))
+    assert [goal.number for goal in queue.goals] == [1, 0, 2]
 
 
 def test_two_resizes_at_one_step(run: Run) -> None:

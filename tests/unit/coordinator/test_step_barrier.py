@@ -9,7 +9,8 @@ from coordinator_lab import job, with_validation
 from coordinator_states import Run
 from impatient import directives, passes
 
-from liver_slurm.coordinator.core.io import Action, Send
+from liver_slurm.coordinator.core.io import Action, Journal, Send
+from liver_slurm.coordinator.core.records import BoundaryClosed
 from liver_slurm.coordinator.core.resize_queue import seconds_until
 from liver_slurm.protocol import messages as m
 from liver_slurm.worker.directives import Directives, Halted
@@ -32,6 +33,16 @@ def test_a_refused_boundary_moves_ahead(run: Run) -> None:
     run.say(m.BoundaryVote(worker="live-0", boundary=first.number, step=first.step, accepted=True, current_step=0))
     assert run.state.barriers.cutover == second, "a vote on the old step is late"
     assert run.state.rejected["late"] == 1
+
+
+def test_a_boundary_is_over_before_its_members_hear_so(run: Run) -> None:
+    """Else a coordinator that dies between the two takes it for open, when they have trained on."""
+    run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=50))
+    actions = run.say(m.Finished(worker="live-0", step=run.state.settings.config.train.steps))
+    kinds = [
+        type(one.message if isinstance(one, Send) else one.record) for one in actions if isinstance(one, Send | Journal)
+    ]
+    assert kinds.index(BoundaryClosed) < kinds.index(m.WithdrawBoundary)
 
 
 def test_a_proposal_leaves_time_for_the_message(run: Run) -> None:

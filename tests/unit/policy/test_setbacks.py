@@ -52,3 +52,17 @@ def test_steps_that_are_trained_again_do_not_count() -> None:
 
 def test_a_step_further_is_progress() -> None:
     assert told(broken(0), broken(1), broken(2, step=9)).times == 1
+
+
+def test_an_earlier_step_that_fails_again_and_again_is_counted_for_itself() -> None:
+    first = broken(0, step=100, reason="node failed", said=False)
+    again = [broken(number, step=90) for number in range(1, MOST_ALIKE + 1)]
+    assert told(first, *again[:-1]).why_stop is None
+    why = told(first, *again).why_stop
+    assert why is not None
+    assert why.startswith(f"step 91 has failed {MOST_ALIKE} times in a row")
+
+
+def test_an_earlier_step_that_is_passed_is_forgotten() -> None:
+    back = told(broken(0), broken(1, step=3), broken(2, step=3), broken(3), broken(4, step=3))
+    assert (back.times, back.before and back.before.times) == (2, 1)

@@ -272,6 +272,7 @@ def test_an_order_to_leave_ends_all_target_worlds(lab: Lab, order: Any) -> None:
     lab.play(comes(order))
     assert lab.log == ["give up -1"]
     assert lab.directives.at_boundary(0) == Leave("done")
+    assert lab.directives.refused is isinstance(order, Refused)
 
 
 # ---- heartbeats ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from liver_slurm.base.errors import DECIDED
+from liver_slurm.base.errors import DECIDED, REFUSED
 from liver_slurm.config.schema import JobConfig, JobSection
 from liver_slurm.rundir.event_log import EventLog
 from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
@@ -45,12 +45,13 @@ def test_who_is_started_again() -> None:
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, LONGEST_WAIT]
     assert judge(1, False, False, 1).reason == "it is started again in 1 s"
     assert judge(0, False, False, 1).wait == 1.0, "nobody told it to leave"
+    assert judge(REFUSED, False, False, 1).wait == 1.0, "another process may be let in"
 
 
 def test_one_that_exits_by_itself_is_started_again_whatever_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes, told = [0, DECIDED], list[Any]()
+    codes, told = [0, REFUSED, DECIDED], list[Any]()
     worker = SimpleNamespace(pid=9, wait=lambda: codes.pop(0))
     monkeypatch.setattr(supervisor.subprocess, "Popen", lambda *_, **__: worker)
     monkeypatch.setattr(supervisor, "signal_pipe", lambda: os.open(os.devnull, os.O_RDONLY))
@@ -62,7 +63,13 @@ def test_one_that_exits_by_itself_is_started_again_whatever_its_code(
 
 
 @pytest.mark.parametrize(
-    ("work", "code"), [("raise SystemExit(0)", 1), ("raise KeyError('x')", 1), ("return None", DECIDED)]
+    ("work", "code"),
+    [
+        ("raise SystemExit(0)", 1),
+        ("raise KeyError('x')", 1),
+        ("return False", DECIDED),
+        ("return True", REFUSED),
+    ],
 )
 def test_a_worker_that_was_told_to_leave_says_so_by_its_code(tmp_path: Path, work: str, code: int) -> None:
     program = f"""
