@@ -287,7 +287,7 @@ def signals() -> str:
 
 def rules() -> str:
     """Render what the core's own check asks of the state after every step."""
-    tree = ast.parse((PACKAGE / "coordinator" / "core" / "state.py").read_text())
+    tree = ast.parse((PACKAGE / "coordinator" / "core" / "invariants.py").read_text())
     check = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "broken_invariants")
     table = next(node.value for node in check.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict))
     return "\n".join(f"- {key.value}" for key in table.keys if isinstance(key, ast.Constant))

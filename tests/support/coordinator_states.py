@@ -9,9 +9,10 @@ from zlib import crc32
 from coordinator_lab import job
 
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.coordinator.core.invariants import broken_invariants
 from liver_slurm.coordinator.core.io import Action, Emit, FromPeer, Journal, Send, Tick
 from liver_slurm.coordinator.core.records import Record
-from liver_slurm.coordinator.core.state import RunState, Settings, broken_invariants
+from liver_slurm.coordinator.core.state import RunState, Settings
 from liver_slurm.coordinator.core.step import recover, step
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.parallel.membership import World

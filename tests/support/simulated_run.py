@@ -20,6 +20,7 @@ from simulated_worker import GRACE, ORPHAN_TIMEOUT, Violation, Worker
 from simulated_worlds import SimulatedWorlds
 
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.coordinator.core.invariants import broken_invariants
 from liver_slurm.coordinator.core.io import (
     Action,
     CheckpointFound,
@@ -42,7 +43,7 @@ from liver_slurm.coordinator.core.records import (
     Record,
     last_outcome,
 )
-from liver_slurm.coordinator.core.state import RunState, broken_invariants
+from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.step import step as core_step
 from liver_slurm.protocol import messages as m

@@ -13,8 +13,9 @@ from coordinator_states import START, Run, settings
 
 from liver_slurm.coordinator import core
 from liver_slurm.coordinator.core.barriers import StepBarrier
+from liver_slurm.coordinator.core.invariants import broken_invariants
 from liver_slurm.coordinator.core.parts import ResizeQueue
-from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings, broken_invariants
+from liver_slurm.coordinator.core.state import PARTS, RunPhase, RunState, Settings
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.worlds import WorldState
