@@ -80,6 +80,8 @@ class Mirrors(Protocol):
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """Send what others need of this worker to have the state of those that are lost, and take what is needed here.
 
+        Where nobody is lost all goes on as before.
+
         Args:
             lost: workers that are gone, and the survivor that keeps each one's.
             step: completed steps in that state.

@@ -100,13 +100,13 @@ class Refreshed:
         return Holds(own=self._owner.own_steps, snapshots=kept)
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
-        self.abort()
         lent_to = [keeper for name, keeper in lost.items() if name in self._owners and len(self._owners) > 1]
         gathered = {
             name: each for each in self._keepers if len(each.owners) > 1 for name in lost if name in each.owners
         }
         if not lent_to and not gathered:
-            return
+            return  # the mirrors stay: where nobody is lost, the live world trains on, and may outlive this attempt
+        self.abort()
         connections, number = meeting.connect(), meeting.names.index
 
         def lend() -> None:
