@@ -63,9 +63,9 @@ class TransferError(LiverError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's type, and the first line of what it says if it says anything."""
-    said = str(error).splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    """Return the first line of what an error says, with its type before it: only ours say enough without."""
+    said = str(error).splitlines()[:1]
+    return ": ".join(said if said and isinstance(error, LiverError) else [type(error).__name__, *said])
 
 
 def traceback_of(error: BaseException) -> BaseException | None:

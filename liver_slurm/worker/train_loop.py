@@ -1,4 +1,4 @@
-"""Training loop of one worker: the shard of the live world, its steps, checkpoints and metrics."""
+"""Training loop of one worker: the shard of the live world, its steps and their metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,15 +19,12 @@ from liver_slurm.base.flops import FlopsMeter
 from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Samples, StepFlags, StepResult, TrainingShard
-from liver_slurm.engine.checkpoint import Checkpointer, Written
+from liver_slurm.engine.checkpoint import Checkpointer
 from liver_slurm.parallel.c10d import set_default_group
-from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir.metrics import StepMetrics
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import copies_folder
 from liver_slurm.worker import fault_injection
-from liver_slurm.worker.checkpoint_copies import CheckpointCopies
-from liver_slurm.worker.checkpoint_schedule import Schedule
+from liver_slurm.worker.checkpointing import Checkpointing
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.metrics_file import MetricsFile
 from liver_slurm.worker.mirroring import Mirrors
@@ -57,15 +53,7 @@ class TrainLoop:
         self._metrics = MetricsFile(run_dir.metrics, partial(self._tell_files, "metrics"))
         self._validations = MetricsFile(run_dir.validations, partial(self._tell_files, "validations"))
         self._results: deque[StepResult] = deque(maxlen=_RECENT)
-        self._checkpointer: Checkpointer | None = None
-        self._due, self._saved_at = False, -1
-        self._schedule: Schedule | None = None
-        copies = copies_folder(config, run_dir)
-        self._copies = (
-            CheckpointCopies(copies, config.checkpoint.keep, partial(self._tell_files, "copies"))
-            if copies is not None
-            else None
-        )
+        self.checkpoints = Checkpointing(name, config, run_dir, control, partial(self._tell_files, "copies"))
         self._telling, self._behind = threading.Lock(), dict[str, tuple[int, str]]()
         self.in_vain = 0
         """Steps in a row, the last one included, that changed nothing."""
@@ -136,31 +124,17 @@ class TrainLoop:
         Returns:
             what is left of the world before.
         """
-        left, checkpoint = Left(self.live, self._checkpointer, self.mirrors), self._config.checkpoint
+        left = Left(self.live, self.checkpoints.enter(state), self.mirrors)
         self.live, self.step, self.mirrors = state, step, mirrors
         self._moved = time.monotonic()
-        self._saved_at = -1  # joiners have saved nothing, and all members are to do the same
-        self._checkpointer = Checkpointer(
-            state,
-            self._run_dir.checkpoints,
-            checkpoint.keep,
-            checkpoint.asynchronous,
-            self._config.train.distributed_optimizer,
-            after=left.writer,
-            on_write=partial(fault_injection.reach, "save", self._name),
-        )
         self._results.clear()
-        before = self._schedule
-        self._schedule = Schedule(checkpoint.every is None, state.world.layout.size, time.monotonic())
-        if before is not None:
-            self._schedule = replace(before, workers=state.world.layout.size)
         if self._writes_metrics(state):
             self._metrics.begin(after=step if continues else -1)
             self._validations.begin(after=-1)
         if self.validation is not None:
             if not continues or self.validation.progress.step > step:
                 self.validation.reload()  # steps are trained again
-            self._checkpointer.best = self.validation.keeps
+            self.checkpoints.keep(self.validation.keeps)
         return left
 
     @staticmethod
@@ -185,14 +159,9 @@ class TrainLoop:
     def leave(self) -> Left:
         """Become a standby; returns what is left, as :meth:`enter` does."""
         set_default_group(None)
-        left = Left(self.live, self._checkpointer, self.mirrors)
-        self._checkpointer = self.live = self.mirrors = None
+        left = Left(self.live, self.checkpoints.leave(), self.mirrors)
+        self.live = self.mirrors = None
         return left
-
-    def abandon_checkpoint(self) -> None:
-        """Say that this worker leaves: of a checkpoint that is being written its share will not come."""
-        if self._checkpointer is not None:
-            self._checkpointer.abandon()
 
     def make_live(self, state: TrainingShard | None) -> None:
         """Make a shard's world the one that this process's torch and engine refer to; None: no world."""
@@ -207,12 +176,9 @@ class TrainLoop:
         """Train one step in ``state``; see :meth:`liver_slurm.engine.api.TrainingShard.train_step`."""
         assert self.samples is not None
         fault_injection.reach("step", self._name)
-        saving = self._checkpointer is not None and self._checkpointer.writing
-        # Rank 0 asks for all: its clock counts, and its word whether the last checkpoint was written.
-        asked = self._schedule is not None and state.world.rank == 0 and self._schedule.due(time.monotonic())
         # In a new world's first step, which may come before the commit, the mirrors are those of the world before.
         unready = state is not self.live or (self.mirrors is not None and not self.mirrors.ready)
-        flags = StepFlags(stop, self._due or asked, saving, unready)
+        flags = StepFlags(stop, self.checkpoints.asks(state.world.rank), self.checkpoints.writing, unready)
         return state.train_step(self.samples, step, flags, before_update)
 
     def completed(self, result: StepResult) -> None:
@@ -228,13 +194,7 @@ class TrainLoop:
             self.mirrors.all_ready()
         if self._writes_metrics(live):
             self._metrics.append(metrics)
-        every, last = self._config.checkpoint.every, self.step == self._config.train.steps
-        self._due = result.flags.save or bool(every and self.step % every == 0 and not last)
-        if result.flags.stop:
-            self._save()
-            self._wait_for_checkpoint()
-        elif self._due and not result.flags.saving and not last:
-            self._save()
+        self.checkpoints.completed(self.step, result.flags)
 
     @property
     def at_end(self) -> str:
@@ -270,10 +230,9 @@ class TrainLoop:
         return done
 
     def _keep_best(self, validation: Validation) -> None:
-        assert self._checkpointer is not None
-        self._checkpointer.best = validation.keeps
-        if validation.keeps == self.step and self._saved_at != self.step:
-            self._save()
+        self.checkpoints.keep(validation.keeps)
+        if validation.keeps == self.step:
+            self.checkpoints.save(self.step)
 
     def _write_validation(self, live: TrainingShard) -> None:
         found = self.validation.metrics(self.generation, str(live.world.layout)) if self.validation else None
@@ -326,56 +285,3 @@ class TrainLoop:
             data_s=round(result.data_s, 6),
             mirror_s=round(self.mirrors.seconds, 6) if self.mirrors is not None else None,
         )
-
-    def checkpoint(self) -> None:
-        """Begin a checkpoint; all members do, at the same step.
-
-        While another one is still being written, this one is only marked as due and follows it: training does not wait
-        for a slow disk, as a worker may have to leave by a deadline.
-        """
-        if self._saved_at == self.step:
-            return  # this step's was due anyway, and is being written
-        if self._results and self._results[-1].flags.saving:
-            self._due = True
-        else:
-            self._save()
-
-    def last_checkpoint(self) -> None:
-        """Write the checkpoint that is due after the last step, and wait for it."""
-        if (self._due or self._config.checkpoint.at_end) and self._saved_at != self.step:
-            self._save()
-        self._wait_for_checkpoint()
-
-    def _save(self) -> None:
-        self._due, self._saved_at = False, self.step
-        assert self._checkpointer is not None
-        assert self.live is not None
-        first = self.live.world.rank == 0
-        schedule = self._schedule
-        assert schedule is not None
-        schedule.begun(time.monotonic())
-
-        def done(written: Written) -> None:
-            schedule.ended(time.monotonic(), written.error, written.stall_seconds, written.seconds)
-            if first and not written.error and self._copies is not None:
-                self._copies.copy(written.path)
-            if written.error or first:
-                self._control.post(
-                    CheckpointWritten(
-                        worker=self._name,
-                        step=written.step,
-                        ok=not written.error,
-                        path=str(written.path),
-                        error=written.error or written.left,
-                        seconds=written.seconds,
-                        stall_seconds=written.stall_seconds,
-                    )
-                )
-
-        self._checkpointer.save(self.step, done)
-
-    def _wait_for_checkpoint(self) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.wait()
-        if self._copies is not None:
-            self._copies.wait()

@@ -292,7 +292,7 @@ class Worker:
                 if not self._cut_over(directive.generation, directive.step):
                     return "not in the new world"
             elif isinstance(directive, Due):
-                loop.checkpoint()
+                loop.checkpoints.request(loop.step)
             elif isinstance(directive, Train) and not self._train():
                 return "the coordinator has gone"
 
@@ -364,7 +364,7 @@ class Worker:
         return outcome is not Outcome.EXIT
 
     def _finish(self) -> None:
-        self._loop.last_checkpoint()
+        self._loop.checkpoints.last(self._loop.step)
         self._loop.flush(_ALL_LINES)
         self._control.drain()
         reason = self._loop.at_end if self._loop.step < self._config.train.steps else ""

@@ -185,7 +185,7 @@ class Participant:
         """Leave the old world: the new one is committed and this worker is not in it."""
         if self.leaving:
             # At once, so that Slurm hands the node over in a second; a checkpoint that is being written is lost.
-            self.loop.abandon_checkpoint()
+            self.loop.checkpoints.abandon()
             self.control.post(Leaving(worker=self.name, reason="not in the new world"))
             return Outcome.EXIT
         self.directives.in_no_world()

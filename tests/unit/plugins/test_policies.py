@@ -331,7 +331,7 @@ def test_a_model_that_cannot_be_used_is_one_line_before_the_run_begins(tmp_path:
         engine.check("advisor", advised(tmp_path / "old.json", features_version=9))
     decision, reason = decide(look({"s0": 50.0}), broken)
     assert decision == Stay()
-    assert "policy advisor failed: BadInput: standby.advisor: " in reason
+    assert "policy advisor failed: standby.advisor: " in reason
     engine.check("advisor", advised(tmp_path / "m.json"))
     for name in NAMES:
         engine.check(name, config(name))

@@ -171,8 +171,9 @@ class Loop:
     def _left(self) -> Left:
         return Left(self.live, self.writer, None)  # type: ignore[arg-type]
 
-    def abandon_checkpoint(self) -> None:
-        self._log.append("the checkpoint is abandoned")
+    @property
+    def checkpoints(self) -> Any:
+        return SimpleNamespace(abandon=lambda: self._log.append("the checkpoint is abandoned"))
 
     def train(self, state: State, step: int, stop: bool, gate: Callable[[float], None]) -> Any:
         self._log.append(f"forward and backward of step {step} in {state.name}")
@@ -671,7 +672,7 @@ def test_a_failure_of_the_engine_is_one_too(lab: Callable[..., Lab]) -> None:
     run = lab(Live)
     run.transfer.fails_to_finish = RuntimeError("out of memory")
     assert run.run() is Outcome.STAYED
-    assert (run.vote.ok, run.vote.error) == (False, "out of memory")
+    assert (run.vote.ok, run.vote.error) == (False, "RuntimeError: out of memory")
 
 
 @both
@@ -679,7 +680,7 @@ def test_a_failure_of_the_engine_is_voted_on(lab: Callable[..., Lab], mode: Any)
     run = lab(mode)
     run.transfer.fails_to_prove = RuntimeError("out of memory")
     assert run.run() is Outcome.STAYED
-    assert (run.vote.ok, run.vote.error) == (False, "out of memory")
+    assert (run.vote.ok, run.vote.error) == (False, "RuntimeError: out of memory")
     run.nothing_of_the_old_world_is_lost()
 
 
@@ -698,7 +699,7 @@ def test_a_peer_that_is_lost_in_the_first_step_takes_nothing_with_it(lab: Callab
     run = lab(Live, lambda _directives, _vote: None)
     run.loop.fails_before = "connection closed by peer"
     assert run.run() is Outcome.STAYED
-    assert "connection closed by peer" in [vote.error for vote in run.said(Streamed)]
+    assert "RuntimeError: connection closed by peer" in [vote.error for vote in run.said(Streamed)]
     run.nothing_of_the_old_world_is_lost()
 
 

@@ -1,4 +1,4 @@
-"""When a worker writes checkpoints, and what it says of a step; nothing is trained here."""
+"""What a worker says of a step, and asks of its world before one; nothing is trained here."""
 
 from __future__ import annotations
 
@@ -18,25 +18,12 @@ from liver_slurm.engine.api import StepFlags, StepResult
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.metrics import read_metrics
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.worker.checkpoint_schedule import Schedule
 from liver_slurm.worker.train_loop import TrainLoop
-
-EVERY = 4
-
-
-class Slow:
-    """A checkpointer that is never done; another save would wait for it for ever."""
-
-    def __init__(self) -> None:
-        self.saved: list[int] = []
-
-    def save(self, step: int, done: Any) -> None:
-        self.saved.append(step)
 
 
 @pytest.fixture
 def training(tmp_path: Path) -> TrainLoop:
-    config = job(tmp_path, checkpoint=CheckpointSection(every=EVERY, at_end=False))
+    config = job(tmp_path, checkpoint=CheckpointSection(at_end=False))
     training = TrainLoop("live-0", config, RunDir(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
     world = SimpleNamespace(
         rank=0,
@@ -47,19 +34,7 @@ def training(tmp_path: Path) -> TrainLoop:
         membership=SimpleNamespace(generation=3),
     )
     training.live = SimpleNamespace(world=world)  # type: ignore[assignment]
-    training._schedule = Schedule(automatic=False, workers=2, saved=0.0)
-    training._checkpointer = Slow()  # type: ignore[assignment]
     return training
-
-
-def trained(training: TrainLoop, step: int, saving: bool = False, due: bool = False) -> None:
-    """The step before ``step`` is made; ``saving``, ``due``: what its members said of checkpoints."""
-    flags = StepFlags(stop=False, save=due, saving=saving)
-    training.completed(StepResult(step - 1, 1.0, 1.0, 1.0, 1, skipped=False, start=0.0, end=1.0, flags=flags))
-
-
-def saved(training: TrainLoop) -> list[int]:
-    return training._checkpointer.saved  # type: ignore[union-attr, no-any-return]
 
 
 def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
@@ -84,46 +59,11 @@ def test_metrics_say_how_fast_the_step_was(tmp_path: Path) -> None:
     assert (second.tokens_per_s, second.tflops, second.mfu) == (10_000.0, 5.0, 0.5)
 
 
-def test_a_requested_checkpoint_may_be_the_scheduled_one(training: TrainLoop) -> None:
-    trained(training, EVERY)
-    assert saved(training) == [EVERY]
-    training.checkpoint()
-    assert saved(training) == [EVERY]
-    assert not training._due, "nothing is left to be made up for"
-
-
-def test_one_that_is_asked_for_while_another_is_written_comes_after_it(training: TrainLoop) -> None:
-    trained(training, EVERY)
-    trained(training, EVERY + 1, saving=True)
-    training.checkpoint()
-    assert saved(training) == [EVERY]
-    trained(training, EVERY + 2, saving=True, due=True)
-    assert saved(training) == [EVERY]
-    trained(training, EVERY + 3, due=True)
-    assert saved(training) == [EVERY, EVERY + 3]
-
-
-def test_rank_0_asks_for_one_that_is_due_by_the_clock(training: TrainLoop) -> None:
-    asked: list[StepFlags] = []
-    training.samples = object()  # type: ignore[assignment]
-    state: Any = SimpleNamespace(
-        world=SimpleNamespace(rank=0), train_step=lambda _samples, _step, flags, _gate: asked.append(flags)
-    )
-    training._checkpointer = None
-    training.train(state, 1, stop=False)
-    training._schedule = Schedule(automatic=True, workers=2, saved=-1e9)
-    training.train(state, 1, stop=False)
-    state.world.rank = 1
-    training.train(state, 1, stop=False)
-    assert [flags.save for flags in asked] == [False, True, False]
-
-
 def test_mirrors_begin_when_all_members_were_ready(training: TrainLoop) -> None:
     told: list[int] = []
     asked: list[StepFlags] = []
     mirrors = SimpleNamespace(ready=False, all_ready=lambda: told.append(training.step), seconds=0.0)
     training.samples, training.mirrors = object(), mirrors  # type: ignore[assignment]
-    training._schedule = training._checkpointer = None
     live: Any = training.live
     live.world.rank = 1
     live.train_step = lambda _samples, _step, flags, _gate: asked.append(flags)

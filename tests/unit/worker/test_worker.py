@@ -53,7 +53,7 @@ def said(worker: Worker) -> list[Any]:
     [
         (SystemExit(2), "SystemExit: 2"),
         (MemoryError(), "MemoryError"),
-        (RunIsOver("train.loop called sys.exit(2)"), "RunIsOver: train.loop called sys.exit(2)"),
+        (RunIsOver("train.loop called sys.exit(2)"), "train.loop called sys.exit(2)"),
         (ValueError("one\ntwo"), "ValueError: one"),
     ],
 )

@@ -188,7 +188,7 @@ def test_the_successor_waits_for_the_journal_and_for_the_record_in_it(tmp_path: 
     assert journals.open_journal(path, "7", lambda job: False, clock, wait=False)[0] is None
 
 
-def test_a_journal_that_cannot_be_read_is_waited_for_and_spoken_of_each_minute(
+def test_a_journal_that_cannot_be_read_is_spoken_of_each_minute(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "journal.sqlite"

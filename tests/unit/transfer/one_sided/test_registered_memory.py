@@ -119,9 +119,7 @@ def test_an_interface_of_sockets_keeps_ucx_from_no_device(
     assert os.environ.get("UCX_NET_DEVICES") == devices
 
 
-def test_a_nixl_that_does_not_work_is_news_and_one_that_is_not_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_nixl_that_does_not_work_is_news(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "nixl._api", None)
     with pytest.raises(Refusal):
         Agent(CPU, None)
