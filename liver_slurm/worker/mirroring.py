@@ -101,7 +101,8 @@ class Mirrors(Protocol):
         """Write the state after ``step`` completed steps, which is put by here, over the shard's.
 
         Raises:
-            TransferError: it is not put by, or not what was alive; the shard's state is of no use then.
+            TransferError: it is not put by, or not what was alive. Then the shard's state is of no use, nor is what was
+                put by, which is not held any more.
         """
 
     def abort(self) -> None:

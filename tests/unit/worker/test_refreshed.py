@@ -193,6 +193,8 @@ def test_a_bit_that_flips_where_it_lies_is_found_before_it_is_used(group: int, w
         else:
             with pytest.raises(TransferError, match=f"what is put by here of step {step} is not what was alive then"):
                 world.mirrors[harmed].go_back(world.shards[harmed], step)  # type: ignore[arg-type]
+            assert step not in world.mirrors[harmed].holds().own, "nobody plans with it any more"
+            assert world.shards[harmed].was_overwritten, "nor with what was alive"
     finally:
         world.close()
 

@@ -214,7 +214,7 @@ def test_a_refresh_comes_as_often_as_it_holds_nobody_up(every: int, took: float,
         run.close()
 
 
-def test_while_it_is_not_known_how_long_a_snapshot_takes_there_is_no_other_one() -> None:
+def test_there_is_no_next_snapshot_before_it_is_known_how_long_one_takes() -> None:
     """Training would wait for the first of them, or for one that takes much longer than the last."""
     run = World([[0], [1]], [1, 0], 1, Paced)
     senders = [owner for owner in run.owners.values() if isinstance(owner, Paced)]

@@ -156,7 +156,7 @@ class Storage:
         self.place = self.size = 0
 
 
-def test_what_is_freed_is_not_registered_any_more_and_what_lies_there_next_is_by_itself(
+def test_what_is_freed_is_not_registered_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A network card would write into pages that nobody has any more."""
