@@ -106,7 +106,11 @@ class Connections:
         self._reception = Reception([tcp, unix], token, peers, self._watch, self._take)
         self._watcher = threading.Thread(target=self._run, name="connections", daemon=True)
         self._watcher.start()
-        store.set(str(me), msgspec.msgpack.encode(self._own))
+        try:
+            store.set(str(me), msgspec.msgpack.encode(self._own))
+        except BaseException:  # the store is closed where what this is for is given up
+            self.close()
+            raise
 
     def outgoing(self, peer: int) -> socket.socket:
         """Return the connection that what is sent to ``peer`` goes over; dials it if that has not happened.

@@ -80,6 +80,8 @@ class Mirrors(Protocol):
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
         """Send what others need of this worker to have the state of those that are lost, and take what is needed here.
 
+        Where nobody is lost all goes on as before.
+
         Args:
             lost: workers that are gone, and the survivor that keeps each one's.
             step: completed steps in that state.
@@ -99,7 +101,8 @@ class Mirrors(Protocol):
         """Write the state after ``step`` completed steps, which is put by here, over the shard's.
 
         Raises:
-            TransferError: it is not put by, or not what was alive; the shard's state is of no use then.
+            TransferError: it is not put by, or not what was alive. Then the shard's state is of no use, nor is what was
+                put by, which is not held any more.
         """
 
     def abort(self) -> None:

@@ -100,13 +100,13 @@ class Refreshed:
         return Holds(own=self._owner.own_steps, snapshots=kept)
 
     def rebuild(self, lost: Mapping[str, str], step: int, meeting: Meeting) -> None:
-        self.abort()
         lent_to = [keeper for name, keeper in lost.items() if name in self._owners and len(self._owners) > 1]
         gathered = {
             name: each for each in self._keepers if len(each.owners) > 1 for name in lost if name in each.owners
         }
         if not lent_to and not gathered:
-            return
+            return  # the mirrors stay: where nobody is lost, the live world trains on, and may outlive this attempt
+        self.abort()
         connections, number = meeting.connect(), meeting.names.index
 
         def lend() -> None:
@@ -151,9 +151,11 @@ class Refreshed:
         self._owner.stop()
         live = shard.replica()
         copy(self._owner.state_at(step), live)
-        if wrong := compare(live, self._owner.digests_at(step)):
-            raise TransferError(f"what is put by here of step {step} is not what was alive then: {', '.join(wrong)}")
         shard.overwritten(self._owner.updates_at(step))
+        # Only now: a card computes digests in no time, and what was alive is of no use for any older step.
+        if wrong := compare(live, self._owner.digests_at(step)):
+            self._owner.drop(step)
+            raise TransferError(f"what is put by here of step {step} is not what was alive then: {', '.join(wrong)}")
 
     def abort(self) -> None:
         self._owner.give_up()

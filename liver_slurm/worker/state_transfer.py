@@ -18,9 +18,9 @@ from liver_slurm.protocol.messages import Prepare
 from liver_slurm.reshard.peers import Peers
 from liver_slurm.reshard.plan import RankMoves, TransferPlan
 from liver_slurm.reshard.shard_spec import WorldSpec, pieces
-from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Move, Piece, inside, state_tensors, volume
+from liver_slurm.reshard.tensors import STATE_DTYPE, Box, Move, Piece, state_tensors, volume
 from liver_slurm.transfer.barrier import Barrier
-from liver_slurm.transfer.box_index import BoxIndex, Index, ReplicaIndex, speaks
+from liver_slurm.transfer.box_index import BoxIndex, Index, PieceIndex, ReplicaIndex, speaks
 from liver_slurm.transfer.connections import Connections
 from liver_slurm.transfer.host_image import HostImage
 from liver_slurm.transfer.layerwise import LateLayer, LayerwiseTransfer
@@ -228,12 +228,16 @@ def check_complete(needed: Sequence[Piece], moves: RankMoves) -> None:
     Raises:
         PlanError: the boxes that arrive do not make up one of the pieces.
     """
-    arriving: dict[str, list[Move]] = {}
-    for move in (*moves.receives, *moves.copies):
-        arriving.setdefault(move.tensor, []).append(move)
+    index = PieceIndex((piece, piece) for piece in needed)
+    arrives: Counter[Piece] = Counter()
+    for tensor, offset, shape in {
+        Piece(move.tensor, move.offset, move.shape) for move in (*moves.receives, *moves.copies)
+    }:
+        around = index.around(tensor, offset, shape)
+        if around is not None:
+            arrives[around[1]] += volume(shape)
     for piece in needed:
-        coming = [move for move in arriving.get(piece.tensor, ()) if inside(move.offset, move.shape, piece) is not None]
-        if sum(volume(move.shape) for move in set(coming)) != volume(piece.shape):
+        if arrives[piece] != volume(piece.shape):
             raise PlanError(
                 f"{piece.tensor}: of the box at {piece.offset} of shape {piece.shape}, which the new world needs here, "
                 "not all comes from somewhere"

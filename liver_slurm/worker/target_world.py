@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -190,28 +190,26 @@ class TargetWorld:
 
     def close_transfer(self) -> None:
         """Close the transfer's connections, and that to the store: peers are dialled no more."""
-        if self.transfer is not None:
-            self.transfer.close()
-            self.transfer = None
-        if self.image is not None:
-            self.image.close()
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        with ExitStack() as last_first:
+            if self._store is not None:
+                last_first.callback(self._store.close)
+            if self.image is not None:
+                last_first.callback(self.image.close)
+            if self.transfer is not None:
+                last_first.callback(self.transfer.close)
+            self.transfer = self._store = None
 
     def discard(self) -> None:
-        """Free everything that was built."""
-        self.close_transfer()
-        self.late = None
-        if self.mirrors is not None:
-            self.mirrors.close()
-            self.mirrors = None
-        if self.state is not None:
-            self.state.clear_caches()
-            self.state = None
-        if self.world is not None:
-            self.world.destroy()
-            self.world = None
+        """Free everything that was built, though some of it cannot be."""
+        with ExitStack() as last_first:
+            if self.world is not None:
+                last_first.callback(self.world.destroy)
+            if self.state is not None:
+                last_first.callback(self.state.clear_caches)
+            if self.mirrors is not None:
+                last_first.callback(self.mirrors.close)
+            last_first.callback(self.close_transfer)
+            self.late = self.mirrors = self.state = self.world = None
 
 
 def prepare(target: TargetWorld, preparation: Preparation) -> None:

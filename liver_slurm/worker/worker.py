@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.base.errors import RunIsOver, first_line
+from liver_slurm.base.errors import RunIsOver, TransferError, first_line
 from liver_slurm.base.faults import started
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import Engine
@@ -352,10 +352,8 @@ class Worker:
         target = self._targets.get(generation)
         if target is None or not target.stream():
             return True  # given up just now
-        if target.recovers:
-            self._survivor.catch_up(step, target.scribe, target.back)
         try:
-            outcome = self._cutover.run(target, step, self._orphaned)
+            outcome = self._recover(target, step) or self._cutover.run(target, step, self._orphaned)
         except RuntimeError as error:
             if self._loop.generation != generation:
                 raise
@@ -367,6 +365,15 @@ class Worker:
         if outcome is Outcome.LEFT:
             self._control.beat()
         return outcome is not Outcome.EXIT
+
+    def _recover(self, target: TargetWorld, step: int) -> Outcome | None:
+        """Catch up with the other survivors of a broken world; None: cut over now."""
+        if target.recovers:
+            try:
+                self._survivor.catch_up(step, target.scribe, target.back)
+            except TransferError as error:  # this worker lives on: what it keeps of others is of use
+                return self._cutover.refuse(target, error)
+        return None
 
     def _finish(self) -> None:
         self._loop.checkpoints.last(self._loop.step)

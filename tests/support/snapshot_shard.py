@@ -26,7 +26,7 @@ class Shard:
 
     def __init__(self, rank: int) -> None:
         values = torch.Generator().manual_seed(rank)
-        self.rank, self.made = rank, 0
+        self.rank, self.made, self.was_overwritten = rank, 0, False
         self.hooks = list[tuple[Callable[[], None], Callable[[], None]]]()
         self.gradients_final: Callable[[int, bool], None] | None = None
         self.gradients = [torch.zeros(shape) for shape in SHAPES[rank % len(SHAPES)]]
@@ -57,7 +57,7 @@ class Shard:
         self.gradients_final = call
 
     def overwritten(self, updates: int) -> None:
-        self.made = updates
+        self.made, self.was_overwritten = updates, True
 
     def watch(self, before: Callable[[], None], after: Callable[[], None], _zeroing: Any) -> Callable[[], None]:
         self.hooks.append((before, after))

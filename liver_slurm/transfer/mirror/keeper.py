@@ -18,7 +18,7 @@ from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.transfer.checksum import memory
-from liver_slurm.transfer.connections import receive_exactly
+from liver_slurm.transfer.connections import hang_up, receive_exactly
 from liver_slurm.transfer.mirror.frames import (
     ACKNOWLEDGEMENT,
     HEADER_BYTES,
@@ -136,7 +136,8 @@ class MirrorKeeper:
             log.info("the mirror of %s is not updated any more: %s", self.owner, error)
         except Exception as error:  # a thread's edge: damaged messages may raise anything
             log.warning("the mirror of %s is not updated any more: %s", self.owner, error, exc_info=traceback_of(error))
-            self._connection.shutdown(socket.SHUT_RDWR)  # the owner is not to wait for an answer
+        finally:
+            hang_up(self._connection)  # the owner is not to wait for an answer
 
     def _header(self) -> Header:
         data = bytearray(HEADER_BYTES)

@@ -117,6 +117,10 @@ class SnapshotOwner:
         assert step in self.own_steps
         return self._own_updates
 
+    def drop(self, step: int) -> None:
+        """Forget the state after ``step`` completed steps that is put by here: it is not what was alive."""
+        self.own_steps = tuple(each for each in self.own_steps if each != step)
+
     def stop(self) -> None:
         """Watch the updates no more."""
         stop, self._stop = self._stop, None

@@ -96,8 +96,8 @@ class SnapshotSender(SnapshotOwner):
         """The last step whose gradients were final, and the steps completed in the last state that was put by."""
         self._since = self._put_at = math.inf
         """When the gradients of that step were final, and when that state was put by."""
-        self._step_s, self._took_s = math.inf, 0.0
-        """How long the last step took, and the last snapshot until it had arrived."""
+        self._step_s, self._took_s = math.inf, math.inf
+        """How long the last step took, and the last snapshot until it had arrived; infinite: that is not known yet."""
         self._work: SimpleQueue[int | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -143,8 +143,12 @@ class SnapshotSender(SnapshotOwner):
             return False
         coming = self._seen + 2
         newest = coming if self._agreed and coming >= self._due else self._newest
-        needed = math.ceil(_MARGIN * self._took_s / self._step_s) if self._step_s else 1
-        return newest < 0 or coming + 1 - newest >= needed
+        if newest < 0 or not self._places:
+            return True  # none was put by yet, or there is nothing to put by
+        took = self._took_s
+        if not self._arrived.is_set():  # the first one, or one that takes longer than the last
+            took = max(took, time.perf_counter() - self._put_at)
+        return (coming + 1 - newest) * self._step_s >= _MARGIN * took
 
     def all_ready(self) -> None:
         self._agreed = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import ctypes
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -124,9 +125,10 @@ class CardReader(Reader):
         self._views, self._regions = {}, []
         self._counter = torch.empty(0)
         _bind(self._device)
-        for address in self._opened:
-            _call("cuIpcCloseMemHandle", ctypes.c_uint64(address))
-        self._opened = []
+        opened, self._opened = self._opened, []
+        with ExitStack() as all_of_them:
+            for address in opened:
+                all_of_them.callback(_call, "cuIpcCloseMemHandle", ctypes.c_uint64(address))
 
     def _open(self, data: bytes) -> int:
         if len(data) != _HANDLE_BYTES:

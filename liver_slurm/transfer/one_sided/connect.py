@@ -134,9 +134,10 @@ def connect(
     with ExitStack() as opened:  # what is closed again where the rest fails
         if pool is not None:
             opened.callback(pool.shutdown)
-        connections = [opening.connections(purpose) for purpose in (["lines", "barrier"] if late else ["lines"])]
-        for each in connections:
-            opened.callback(each.close)
+        connections: list[Connections] = []
+        for purpose in ["lines", "barrier"] if late else ["lines"]:
+            connections.append(opening.connections(purpose))
+            opened.callback(connections[-1].close)
         agent = _make_agent(opening, [*incoming, *outgoing])
         if agent is not None:
             opened.callback(agent.close)

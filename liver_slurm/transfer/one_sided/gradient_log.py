@@ -77,6 +77,7 @@ class GradientLog:
     def stand(self, version: int) -> None:
         """Gradients of the update to ``version`` stay where they are: no step follows."""
         self.wait()
+        self._counter.fill_(2 * version - 1)
         self._staged = set()
         self._counter.fill_(2 * version)
 

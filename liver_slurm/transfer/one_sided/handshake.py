@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -87,28 +88,29 @@ def agree(
     for peer, description in outgoing.items():
         store.set(f"boxes/{me}/{peer}", msgspec.msgpack.encode(description))
     sources: dict[int, Source] = {}
-    for peer in incoming:
-        said = store.get(f"boxes/{peer}/{me}")
-        try:
-            owner = decode(said)
-            way, reader = open_reader(peer, owner)
-        except Refusal as error:
-            store.set("refused", str(error))
-            store.set(f"answer/{peer}/{me}", "")
-            store.add("refusals", 1)
-        else:
-            sources[peer] = Source(owner, reader, way)
-            store.set(f"answer/{peer}/{me}", way)
-    read_by = {
-        peer: msgspec.convert(store.get(f"answer/{me}/{peer}").decode() or None, Way | None) for peer in outgoing
-    }
-    if store.add("come", 1) == peers:
-        store.set("complete", "")
-    store.wait(["complete"])
-    if store.add("refusals", 0):
-        for source in sources.values():
-            source.reader.close()
-        raise BadInput(store.get("refused").decode())
+    with ExitStack() as opened:  # what is closed again where the rest fails, as where the store is closed meanwhile
+        for peer in incoming:
+            said = store.get(f"boxes/{peer}/{me}")
+            try:
+                owner = decode(said)
+                way, reader = open_reader(peer, owner)
+            except Refusal as error:
+                store.set("refused", str(error))
+                store.set(f"answer/{peer}/{me}", "")
+                store.add("refusals", 1)
+            else:
+                opened.callback(reader.close)
+                sources[peer] = Source(owner, reader, way)
+                store.set(f"answer/{peer}/{me}", way)
+        read_by = {
+            peer: msgspec.convert(store.get(f"answer/{me}/{peer}").decode() or None, Way | None) for peer in outgoing
+        }
+        if store.add("come", 1) == peers:
+            store.set("complete", "")
+        store.wait(["complete"])
+        if store.add("refusals", 0):
+            raise BadInput(store.get("refused").decode())
+        opened.pop_all()
     return Agreement(sources, {peer: way for peer, way in read_by.items() if way is not None})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -154,8 +155,9 @@ class Pull:
 
     def stop_reading(self) -> None:
         """Give the peers' memory back; nothing is read any more."""
-        for puller in self._pullers:
-            puller.close()
+        with ExitStack() as all_of_them:
+            for puller in self._pullers:
+                all_of_them.callback(puller.close)
 
     def cancel(self) -> None:
         """Throw out whoever waits, here and at the peers; from any thread."""
@@ -167,15 +169,15 @@ class Pull:
             connections.give_up()
 
     def close(self) -> None:
-        """Give everything back; none of its threads may run any more."""
+        """Give everything back, though some of it cannot be; none of its threads may run any more."""
         self.cancel()
-        if self._owner is not None:
-            self._owner.close()
-        if self._pool is not None:
-            self._pool.shutdown()
-        for puller in self._pullers:
-            puller.close()
-        for connections in self._connections:
-            connections.close()
-        if self._agent is not None:
-            self._agent.close()
+        with ExitStack() as last_first:
+            if self._agent is not None:
+                last_first.callback(self._agent.close)
+            for connections in self._connections:
+                last_first.callback(connections.close)
+            last_first.callback(self.stop_reading)
+            if self._pool is not None:
+                last_first.callback(self._pool.shutdown)
+            if self._owner is not None:
+                last_first.callback(self._owner.close)

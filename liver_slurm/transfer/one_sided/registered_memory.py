@@ -63,8 +63,8 @@ class Agent:
             raise _refusal("nixl cannot be used", error) from error
         self._kind, self._number = ("VRAM", device.index or 0) if device.type == "cuda" else ("DRAM", 0)
         self._lock = threading.Lock()
-        self._known: dict[int, int] = {}
-        self._registered: list[Any] = []
+        self._registered: dict[tuple[int, int], tuple[torch.UntypedStorage, Any]] = {}
+        """By address and bytes: the storage, so that nobody else gets its memory, and its registration."""
 
     def register(self, tensors: Iterable[torch.Tensor]) -> None:
         """Register the storages of these, unless they are; those that have no memory yet are left out.
@@ -72,17 +72,23 @@ class Agent:
         Raises:
             Refusal: the wire's driver does not take them.
         """
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        new = {place: size for place, size in storages.items() if size and self._known.get(place) != size}
-        if not new:
-            return
+        storages = {_place_of(storage): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
         with self._lock:
             try:
-                places = [(place, size, self._number, "") for place, size in new.items()]
-                self._registered.append(self._agent.register_memory(places, self._kind))
+                self._forget_freed()
+                for (place, size), storage in storages.items():
+                    if size and (place, size) not in self._registered:
+                        registered = self._agent.register_memory([(place, size, self._number, "")], self._kind)
+                        self._registered[place, size] = storage, registered
             except Exception as error:
                 raise _refusal("memory cannot be registered", error) from error
-            self._known |= new
+
+    def _forget_freed(self) -> None:
+        """Give back what is registered of storages that were freed: what lies there next has other pages."""
+        for key, (storage, registered) in [*self._registered.items()]:
+            if _place_of(storage) != key:
+                del self._registered[key]
+                self._agent.deregister_memory(registered)
 
     def metadata(self) -> bytes:
         """Return what a reader needs, once all is registered."""
@@ -131,14 +137,18 @@ class Agent:
     def close(self) -> None:
         """Give the registrations back."""
         with self._lock:
-            for registered in self._registered:
+            for _, registered in self._registered.values():
                 self._agent.deregister_memory(registered)
-            self._registered, self._known, self._agent = [], {}, None
+            self._registered, self._agent = {}, None
 
     def _places(self, some: Ranges, number: int) -> Any:
         places = np.empty((len(some), 3), dtype=np.uint64)
         places[:, :2], places[:, 2] = some, number
         return self._agent.get_xfer_descs(places, mem_type=self._kind)
+
+
+def _place_of(storage: torch.UntypedStorage) -> tuple[int, int]:
+    return storage.data_ptr(), storage.nbytes()
 
 
 class RegisteredReader(NetworkReader):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from liver_slurm.base.errors import TransferError
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.control_thread import ControlThread
 from liver_slurm.worker.cutover import blocking, flat, overlapped
@@ -51,3 +52,8 @@ class Cutover:
         if transfer.beside_training:
             return overlapped.cut_over(self._participant, target, transfer, step, stop)
         return blocking.cut_over(self._participant, target, transfer, step)
+
+    def refuse(self, target: TargetWorld, error: TransferError) -> Outcome:
+        """Vote against the commit before anything has moved, and stay."""
+        self._participant.vote_no(target, error)
+        return self._participant.stay(target, self._participant.verdict(target))

@@ -49,8 +49,7 @@ def _make_room(worker: Participant) -> None:
     """Free the old world: nobody reads it any more, and there is no way back."""
     live = worker.loop.live
     if live is not None:
-        if worker.device.type == "cuda":
-            torch.cuda.synchronize(worker.device)  # a snapshot may still be read from it
+        worker.wait_for_card()
         release(live, None)
         if worker.device.type == "cuda":
             torch.cuda.empty_cache()  # the new world's tensors are of other sizes

@@ -75,8 +75,14 @@ class Participant:
         """Wait for the coordinator's verdict on the target world."""
         return self.directives.verdict(target.membership.generation)
 
+    def wait_for_card(self) -> None:
+        """Wait for all that the card has to do: a snapshot may still be copied from what is to be freed."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def move_late(self, target: TargetWorld, late: LayerwiseTransfer) -> LayerwiseStats:
         """Move the layers that had no room beside the old world, once all others are proven here."""
+        self.wait_for_card()
         stats = late.run()
         target.holds(stats.peak_bytes)
         return stats

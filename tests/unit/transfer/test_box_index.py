@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, product
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from liver_slurm.base.errors import TransferError
 from liver_slurm.engine.replica import Replica, TrainedBox
 from liver_slurm.reshard.shard_spec import GroupSpec
-from liver_slurm.reshard.tensors import MOMENTS, Piece
-from liver_slurm.transfer.box_index import BoxIndex, ReplicaIndex, speaks
+from liver_slurm.reshard.tensors import MOMENTS, Box, Piece, inside
+from liver_slurm.transfer import box_index as module
+from liver_slurm.transfer.box_index import BoxIndex, PieceIndex, ReplicaIndex, speaks
 
 HELD = Piece("w", (2, 0), (3, 4))
 STATE = tuple(torch.arange(12.0).view(3, 4) + 100 * kind for kind in range(3))
@@ -50,6 +55,51 @@ def test_an_update_of_a_whole_matrix_is_not_replayed_on_a_box() -> None:
 def test_what_is_not_there_is_named(tensor: str, make: type) -> None:
     with pytest.raises(TransferError, match=rf"^{tensor}: the box at \(1, 0\) of shape \(2, 3\) is not held here$"):
         make().shared(Piece(tensor, (1, 0), (2, 3)))
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> list[Piece]:
+    """Pieces of two tensors that overlap nowhere: a grid whose cells have the drawn extents."""
+    found = list[Piece]()
+    for tensor in "vw":
+        cuts = [draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)) for _ in range(draw(st.integers(0, 3)))]
+        axes = [[*zip(accumulate(extents, initial=0), extents, strict=False)] for extents in cuts]
+        cells = [*product(*axes)]
+        chosen = draw(st.lists(st.sampled_from(cells), unique=True))
+        found += [Piece(tensor, tuple(at for at, _ in cell), tuple(n for _, n in cell)) for cell in chosen]
+    return found
+
+
+@given(pieces(), st.data())
+def test_a_box_is_found_in_the_piece_that_it_lies_in(held: list[Piece], data: st.DataObject) -> None:
+    index = PieceIndex((piece, piece) for piece in held)
+    axes = {piece.tensor: len(piece.shape) for piece in held}
+    for tensor in data.draw(st.lists(st.sampled_from("vwx"))):
+        offset, shape = (tuple(data.draw(st.integers(low, 5)) for _ in range(axes.get(tensor, 2))) for low in (0, 1))
+        here = [piece for piece in held if piece.tensor == tensor and inside(offset, shape, piece) is not None]
+        found = index.around(tensor, offset, shape)
+        assert [found and found[1]] == (here or [None])
+        assert found is None or found[0] == inside(offset, shape, found[1])
+
+
+def test_thousands_of_pieces_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a tensor with all layers and all experts."""
+    asked = list[Piece]()
+
+    def counted(offset: Box, shape: Box, piece: Piece) -> tuple[slice, ...] | None:
+        asked.append(piece)
+        return inside(offset, shape, piece)
+
+    monkeypatch.setattr(module, "inside", counted)
+    held = [Piece("w", (layer, expert, 0), (1, 1, 4)) for layer in range(40) for expert in range(50)]
+    view = torch.zeros(1, 1, 4)
+    boxes = BoxIndex((piece, view) for piece in held)
+    trained = ReplicaIndex(Replica([TrainedBox(piece, (view,), lambda: view, GroupSpec()) for piece in held], []))
+    for tensor, index in (("w", boxes), ("w@master", trained)):
+        asked.clear()
+        for _, offset, _ in held:
+            index.shared(Piece(tensor, (*offset[:2], 1), (1, 1, 2)))
+        assert len(asked) == len(held)
 
 
 def test_which_tensors_of_a_plan_have_boxes_of_their_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -144,6 +145,20 @@ def test_the_interface_is_what_peers_connect_to(open_peer: Open) -> None:
     own = open_peer(0)
     assert own._own.host == "127.0.0.1"
     assert own._reception._listeners[0].getsockname()[0] == "127.0.0.1"
+
+
+def test_nothing_stays_where_the_store_is_closed_meanwhile() -> None:
+    """As when the attempt that it is for is given up."""
+    # LS-27
+
+    class Closed:
+        def set(self, *_: object) -> None:
+            raise dist.DistStoreError("it is closed")
+
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(dist.DistStoreError, match="it is closed"):
+        Connections(Closed(), 0, 2, True, "lo")
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
 
 
 def test_no_thread_stays(open_peer: Open) -> None:

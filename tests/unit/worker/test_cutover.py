@@ -751,6 +751,16 @@ def test_late_layers_move_when_all_else_is_proven(lab: Callable[..., Lab], mode:
     assert (report.bytes_sent, report.digests_checked) == (sent, checked)
 
 
+def test_late_layers_wait_for_snapshots(lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card may still copy one from the old world's state, which late layers free."""
+    run = lab(Blocking)
+    worker = run.cutover._participant
+    worker.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: run.log.append(f"wait for {device}"))
+    worker.move_late(run.target, run.with_late())
+    assert run.log == ["wait for cuda:0", "late layers"]
+
+
 @both
 def test_there_is_no_way_back_once_late_layers_have_freed_the_old_world(lab: Callable[..., Lab], mode: Any) -> None:
     run = lab(mode)

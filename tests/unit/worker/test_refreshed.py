@@ -193,6 +193,29 @@ def test_a_bit_that_flips_where_it_lies_is_found_before_it_is_used(group: int, w
         else:
             with pytest.raises(TransferError, match=f"what is put by here of step {step} is not what was alive then"):
                 world.mirrors[harmed].go_back(world.shards[harmed], step)  # type: ignore[arg-type]
+            assert step not in world.mirrors[harmed].holds().own, "nobody plans with it any more"
+            assert world.shards[harmed].was_overwritten, "nor with what was alive"
+    finally:
+        world.close()
+
+
+def test_a_next_world_that_was_given_up_leaves_the_mirrors_as_they_are() -> None:
+    """To prepare it each member asks what is lost; nothing is, and training goes on."""
+    # LS-7, LS-34
+    world = World("abc", 1)
+    try:
+        prepared = world.whole()
+        world.rebuild(range(3), {}, prepared)
+        for step in range(prepared, prepared + 4):
+            world.gradients_final(step)
+            world.update(range(3), step)
+        assert [mirrors.word for mirrors in world.mirrors] == ["whole"] * 3
+        for rank in range(3):
+            world.states[rank].setdefault(world.live[rank], world.shards[rank].state())
+        step, lost = newest_common(world.die(0), ["w0"]) or (-1, {})
+        assert step > prepared
+        kept = world.mirrors[world.names.index(lost["w0"])].state_after("w0", step, CPU)
+        assert same(tensors_of(kept), world.states[0][step])
     finally:
         world.close()
 

@@ -225,6 +225,7 @@ def test_all_that_a_rank_needs_comes_from_somewhere() -> None:
     for receives, copies, missing in (
         ([upper, v], [], "w"),
         ([upper, upper, v], [], "w"),
+        ([upper, upper._replace(source_rank=1), v], [], "w"),
         ([upper], [lower], "v"),
         ([upper, Move("v", 0, 1, (0,), (2,))], [lower], "v"),
     ):

@@ -79,6 +79,28 @@ def test_given_up_when_it_is_built_it_is_discarded_at_once() -> None:
     assert fakes.log == ["close transfer", "end what runs", "destroy world"]
 
 
+def test_all_of_it_is_discarded_though_some_cannot_be() -> None:
+    fakes = Fakes()
+
+    def fails() -> None:
+        fakes.log.append("close transfer")
+        raise TransferError("a mapping stays")
+
+    transfer: Any = SimpleNamespace(close=fails)
+    image, store, mirrors = (
+        SimpleNamespace(close=lambda name=name: fakes.log.append(f"close {name}"))
+        for name in ("image", "store", "mirrors")
+    )
+    fakes.target.transfer, fakes.target.image, fakes.target.mirrors = transfer, image, mirrors  # type: ignore[assignment]
+    fakes.target.takes(store)  # type: ignore[arg-type]
+    with pytest.raises(TransferError, match="a mapping stays"):
+        fakes.target.discard()
+    assert fakes.log[:4] == ["close transfer", "close image", "close store", "close mirrors"]
+    assert fakes.log[4:] == ["end what runs", "destroy world"]
+    fakes.target.discard()
+    assert fakes.log[6:] == ["close image"], "which may be closed again"
+
+
 def test_given_up_in_the_cutover_whoever_waits_in_it_is_thrown_out() -> None:
     fakes = Fakes()
     assert fakes.target.prepared()

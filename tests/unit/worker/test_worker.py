@@ -12,8 +12,8 @@ import pytest
 import torch
 from worker_lab import job
 
-from liver_slurm.base.errors import RunIsOver
-from liver_slurm.protocol.messages import Failed, Prepare, Prepared
+from liver_slurm.base.errors import RunIsOver, TransferError
+from liver_slurm.protocol.messages import Abort, Failed, Prepare, Prepared, Streamed
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.worker import worker as worker_module
 from liver_slurm.worker.worker import Identity, Worker
@@ -99,6 +99,37 @@ def test_what_is_given_up_is_not_spoken_of(worker: Worker, monkeypatch: pytest.M
     monkeypatch.setattr(worker_module, "prepare", lambda *_: worker.give_up(3))
     worker._prepare(target_of(worker), ORDER)
     assert said(worker) == []
+
+
+def test_who_cannot_go_back_says_no_and_lives_on(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may keep the only mirror of another one: the next attempt is made of what is left."""
+    # LS-7, LS-34
+    log = list[str]()
+
+    class Coordinator(Said):
+        def post(self, message: Any) -> None:
+            self.append(message)
+            worker._directives.abort(Abort(epoch=1, generation=3, reason="it said no"), waited_for=True)
+
+        def drain(self) -> None:
+            """All is said."""
+
+    def fails(*_: object) -> None:
+        raise TransferError("what is put by here of step 8 is not what was alive then: w0")
+
+    coordinator: Any = Coordinator()
+    worker._cutover._participant.control = coordinator
+    target = target_of(worker)
+    target.recovers = target.back = True
+    target.transfer = SimpleNamespace(abort=lambda: log.append("abort"), close=lambda: log.append("close"))
+    assert target.prepared()
+    monkeypatch.setattr(worker._survivor, "catch_up", fails)
+    assert worker._cut_over(3, 8), "it stays"
+    (vote,) = coordinator
+    assert isinstance(vote, Streamed)
+    assert (vote.ok, vote.error) == (False, "what is put by here of step 8 is not what was alive then: w0")
+    assert log == ["abort", "close"]
+    assert worker._targets == {}
 
 
 @pytest.mark.parametrize("code", [0, 2])

@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snapshot_shard import same
+from snapshot_shard import Shard, same
 from snapshot_world import World
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.engine.replica import Replica
 from liver_slurm.parallel import shared_memory
 from liver_slurm.reshard.snapshots import newest_common
 from liver_slurm.transfer.mirror import host_room
@@ -209,6 +210,57 @@ def test_a_refresh_comes_as_often_as_it_holds_nobody_up(every: int, took: float,
                     sender.all_ready()
             found += [each for each in senders[0].own_steps if each not in found]
         assert found == put_by
+    finally:
+        run.close()
+
+
+def test_there_is_no_next_snapshot_before_it_is_known_how_long_one_takes() -> None:
+    """Training would wait for the first of them, or for one that takes much longer than the last."""
+    run = World([[0], [1]], [1, 0], 1, Paced)
+    senders = [owner for owner in run.owners.values() if isinstance(owner, Paced)]
+
+    def put_by(step: int) -> None:
+        for sender in senders:
+            sender.may.clear()
+            sender.all_ready()
+        run.step(step)
+        assert {sender.own_steps[-1] for sender in senders} == {step + 1}
+
+    try:
+        for sender in senders:
+            assert sender._ready.wait(PATIENCE)
+        run.step(0)
+        assert all(sender.ready for sender in senders)
+        put_by(1)
+        for sender in senders:
+            sender._step_s = 1000.0
+            assert not sender.ready, "nobody knows when the first one arrives"
+            sender.may.set()
+            assert sender._arrived.wait(PATIENCE)
+            assert sender.ready
+        put_by(2)
+        for sender in senders:
+            sender._step_s = 1000.0
+            assert sender.ready, "it will have arrived by then, as the last one had"
+            sender._put_at -= 10_000.0
+            assert not sender.ready
+    finally:
+        for sender in senders:
+            sender.may.set()
+        run.close()
+
+
+def test_a_rank_that_has_nothing_to_put_by_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shard, "replica", lambda _: Replica([], []))
+    run = World([[0], [1]], [1, 0], 1, Paced)
+    try:
+        for step in range(4):
+            for sender in run.owners.values():
+                assert isinstance(sender, Paced)
+                assert sender._ready.wait(PATIENCE)
+                assert sender.ready
+                sender.all_ready()
+            run.step(step)
     finally:
         run.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
+from liver_slurm.transfer.one_sided import card_memory
 from liver_slurm.transfer.one_sided.card_memory import CardReader
 from liver_slurm.transfer.one_sided.description import Refusal, Region, View, view_of
 
@@ -43,3 +46,24 @@ def test_a_box_outside_of_it_is_refused(
     # LS-32
     with pytest.raises(Refusal, match="it described a box"):
         reader._view(View(SHARED.data_ptr() + begin, shape, strides, "float32"))
+
+
+def test_all_that_is_mapped_is_given_back_though_one_cannot_be(
+    reader: CardReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = list[int]()
+
+    def close(name: str, address: ctypes.c_uint64) -> None:
+        assert name == "cuIpcCloseMemHandle"
+        closed.append(address.value)
+        if address.value == 2:
+            raise Refusal("CUDA_ERROR_INVALID_VALUE")
+
+    monkeypatch.setattr(card_memory, "_call", close)
+    monkeypatch.setattr(card_memory, "_bind", lambda _: None)
+    reader._opened = [1, 2, 3]
+    with pytest.raises(Refusal, match="CUDA_ERROR_INVALID_VALUE"):
+        reader.close()
+    assert sorted(closed) == [1, 2, 3]
+    reader.close()
+    assert sorted(closed) == [1, 2, 3], "once each"

@@ -136,6 +136,26 @@ def test_what_was_opened_is_closed_where_the_plan_is_another(monkeypatch: pytest
     assert [thread.name for thread in left if thread.name in ("connections", "serve-1")] == []
 
 
+def test_what_was_opened_is_closed_where_the_store_is_closed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    # LS-27
+    made, open_connections = list[str](), module.Opening.connections
+
+    def until_closed(opening: module.Opening, purpose: str) -> Any:
+        made.append(purpose)
+        if purpose == "barrier":
+            raise dist.DistStoreError("it is closed")
+        return open_connections(opening, purpose)
+
+    monkeypatch.setattr(module.Opening, "connections", until_closed)
+    before = threading.active_count()
+    opening = module.Opening(dist.HashStore(), "g", 0, 1, stream(transport="tcp"), torch.device("cpu"))
+    nothing: Any = module.SharedMoves({}, {}, dict)
+    with pytest.raises(dist.DistStoreError, match="it is closed"):
+        module.connect(opening, [nothing, nothing], None, lambda _: None)
+    assert made == ["lines", "barrier"]
+    assert threading.active_count() == before
+
+
 def test_a_box_for_several_peers_is_one_object() -> None:
     moves = [move for peer in (1, 2) for move in Tensor("t", (2, 2), 0, peer).moves()]
     peers = module.Peers(["a", "b", "c"], [0, 1, 2], [0, 1, 2], [0, 1, 2])

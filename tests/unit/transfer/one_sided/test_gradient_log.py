@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,26 @@ def test_what_is_kept_outlasts_the_next_step(pool: Executor, counter: torch.Tens
     assert int(counter) == 6
     assert log.gradient(BOXES[0]) is BOXES[0].gradient, "no step follows: it stays where it is"
     log.release()
+
+
+def test_where_gradients_lie_changes_only_while_the_counter_says_so() -> None:
+    """Who reads one looks at the counter before and afterwards, as in a seqlock."""
+    # LS-31
+
+    class Counter:
+        """Notes where a gradient lies whenever it is moved."""
+
+        def __init__(self) -> None:
+            self.said: list[tuple[int, bool]] = []
+
+        def fill_(self, value: int) -> None:
+            self.said.append((value, log.gradient(BOXES[0]) is BOXES[0].gradient))
+
+    counter: Any = Counter()
+    log = GradientLog(BOXES, None, counter, CPU, None)
+    log.keep(1, BOXES)
+    log.stand(2)
+    assert counter.said == [(1, True), (2, False), (3, False), (4, True)]
 
 
 @pytest.mark.parametrize(("room", "held"), [(None, 3), (44, 3), (43, 2), (24, 2), (23, 0), (0, 0)])

@@ -89,6 +89,38 @@ def test_both_ends_of_a_pair_know_how_it_reads_or_nobody_goes_on(case: tuple[int
         assert found.read_by == {to: way for (origin, to), way in graph.items() if origin == me}
 
 
+@pytest.mark.parametrize("fails", ["boxes/1/0", "answer/1/0", "answer/0/1", "come", "complete", "refusals"])
+def test_what_was_opened_is_closed_where_the_store_is_closed_meanwhile(fails: str) -> None:
+    """As when the attempt is given up: a card keeps what another process has mapped of it."""
+    # LS-27
+    store, opened = dist.HashStore(), list[Opened]()
+    for key in ("boxes/1/0", "boxes/2/0"):
+        store.set(key, msgspec.msgpack.encode(describe([box(1)], torch.tensor([2]))))
+
+    class Closed:
+        """A store that is closed just then."""
+
+        def __getattr__(self, name: str) -> Any:
+            def call(key: str | list[str], *rest: Any) -> Any:
+                if fails in key and opened:
+                    raise dist.DistStoreError("it is closed")
+                return getattr(store, name)(key, *rest)
+
+            return call
+
+    def open_reader(_peer: int, _owner: Description) -> tuple[Way, Any]:
+        opened.append(Opened())
+        return "memory", opened[-1]
+
+    store.set("answer/0/1", "memory")
+    store.add("come", 2)
+    outgoing = {1: describe([box(0)], torch.tensor([0]))}
+    with pytest.raises(dist.DistStoreError, match="it is closed"):
+        agree(Closed(), 0, 3, outgoing, [2, 1], open_reader)
+    assert opened
+    assert all(each.closed for each in opened)
+
+
 def openers(*refusing: Way, **others: Any) -> Any:
     """Of all ways, some of which refuse."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from memory_owner import OtherProcess, same_bytes
 from transfer_lab import Joined, Tensor, Trainer, act, die_in_update, join, join_there, stream
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.transfer.one_sided.pull import Pull
 
 PATIENCE = 120.0
 SEED = 23
@@ -131,3 +134,28 @@ def test_a_receiver_that_is_killed(workers: Make, said: tuple[str, ...], opened:
         trainer.update()
     expected.update()
     assert all(map(same_bytes, joined.trainer.state("t"), expected.state("t"))), "the owner trains on"
+
+
+def test_all_is_closed_though_some_of_it_cannot_be() -> None:
+    # LS-27
+    log = list[str]()
+
+    def part(name: str) -> Any:
+        def close() -> None:
+            log.append(name)
+            if name == "second":
+                raise TransferError("a mapping stays")
+
+        def nothing() -> None:
+            """It has nothing to throw out."""
+
+        return SimpleNamespace(close=close, shutdown=close, cancel=nothing, give_up=nothing, bytes_received=0)
+
+    owner, first, second, third, lines, pool, agent = map(
+        part, ["owner", "first", "second", "third", "lines", "pool", "agent"]
+    )
+    staging: Any = None
+    pull = Pull(owner, [first, second, third], [lines], pool, staging, lambda _: [], agent)
+    with pytest.raises(TransferError, match="a mapping stays"):
+        pull.close()
+    assert (log[:2], sorted(log[2:5]), log[5:]) == (["owner", "pool"], ["first", "second", "third"], ["lines", "agent"])

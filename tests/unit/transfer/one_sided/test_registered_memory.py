@@ -136,6 +136,59 @@ def test_a_nixl_that_does_not_work_is_news(monkeypatch: pytest.MonkeyPatch, capl
     assert caplog.messages == ["nixl cannot be used: KeyError: 'UCX'"]
 
 
+class Storage:
+    """Of a tensor, at an address that the test chooses."""
+
+    def __init__(self, place: int, size: int) -> None:
+        self.place, self.size = place, size
+
+    def untyped_storage(self) -> Storage:
+        return self
+
+    def data_ptr(self) -> int:
+        return self.place
+
+    def nbytes(self) -> int:
+        return self.size
+
+    def free(self) -> None:
+        """As late layers' moments are."""
+        self.place = self.size = 0
+
+
+def test_what_is_freed_is_not_registered_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network card would write into pages that nobody has any more."""
+    made, given_back = list[tuple[int, int]](), list[tuple[int, int]]()
+
+    class Nixl:
+        def __init__(self, *_: object) -> None:
+            """Without a wire."""
+
+        def register_memory(self, places: list[tuple[int, int, int, str]], _kind: str) -> list[tuple[int, int]]:
+            made.extend((place, size) for place, size, _, _ in places)
+            return [(place, size) for place, size, _, _ in places]
+
+        def deregister_memory(self, registered: list[tuple[int, int]]) -> None:
+            given_back.extend(registered)
+
+    api = SimpleNamespace(nixl_agent=Nixl, nixl_agent_config=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "nixl", SimpleNamespace(_api=api))
+    monkeypatch.setitem(sys.modules, "nixl._api", api)
+    agent: Any = Agent(CPU, None)
+    first, late, empty = Storage(0x1000, 64), Storage(0x2000, 32), Storage(0, 0)
+    agent.register([first, late, empty])
+    agent.register([first])
+    assert made == [(0x1000, 64), (0x2000, 32)]
+    late.free()
+    agent.register([first, Storage(0x2000, 32)])
+    assert given_back == [(0x2000, 32)]
+    assert made == [(0x1000, 64), (0x2000, 32), (0x2000, 32)]
+    agent.close()
+    assert sorted(given_back) == sorted(made)
+
+
 def test_memory_that_is_not_registered_is_refused() -> None:
     # LS-32
     with ExitStack() as opened:
