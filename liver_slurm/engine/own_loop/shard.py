@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from liver_slurm.engine.own_loop.state import shard_spec
 from liver_slurm.engine.replica import Boxes, Groups, LayerFilter, Replica, every_layer
 from liver_slurm.parallel.c10d import set_default_group
 from liver_slurm.parallel.groups import ProcessGroups
+
+log = logging.getLogger(__name__)
 
 Main = Callable[[Elastic], Any]
 
@@ -182,8 +185,15 @@ class LoopShard:
                     f"the loop has returned in step {step} of the run, counted from 0, which has {steps}: it may leave "
                     "elastic.steps() in the last one only; set train.steps for fewer"
                 )
-            self._elastic.settle()
+            self._settle_at_end()
         return word
+
+    def _settle_at_end(self) -> None:
+        """Settle the last step of a loop that has left it; a function may then do with its model what it likes."""
+        try:
+            self._elastic.settle()
+        except RunIsOver as error:
+            log.warning("numbers of schedulers and optimizers are saved as of the step before the last: %s", error)
 
     def _seed(self, step: int) -> None:
         """Seed torch's random numbers by the step and the rank: so they are state of nobody."""

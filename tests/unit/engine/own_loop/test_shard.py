@@ -211,6 +211,22 @@ def test_a_loop_may_leave_its_last_step() -> None:
     assert found == [JOB.train.steps] * 2, "the last step's numbers are there, too"
 
 
+def test_a_model_may_be_moved_behind_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    def loop(elastic: Elastic) -> None:
+        model = torch.nn.Linear(1, 1)
+        elastic.register(model=model)
+        for step in elastic.steps():
+            step.report(0.0)
+            if step.number + 1 == elastic.job.train.steps:
+                break
+        model.to(torch.float64)
+
+    with shard_of(loop) as shard:
+        trained(shard, range(JOB.train.steps))
+    (record,) = caplog.records
+    assert "numbers of schedulers and optimizers are saved as of the step before the last: model.w" in record.message
+
+
 def test_a_loop_that_has_failed_is_over() -> None:
     with shard_of(partial(counting_loop, fails=partial(break_at, 0))) as shard:
         with pytest.raises(RuntimeError, match="a peer is gone"):
