@@ -37,7 +37,7 @@ TRANSITIONS: dict[tuple[Phase, Phase], str] = {
     (_RECOVERING, _TRAINING): "every member has registered again",
     (_TRAINING, _FINISHING): "a member has trained the last step",
     (_RECOVERING, _FINISHING): "a member has trained the last step",
-    (_FINISHING, _TRAINING): "a member is lost before all have trained the last step",
+    (_FINISHING, _TRAINING): "a member is lost, or hangs, before all have trained the last step",
     (_TRAINING, RunPhase.FINISHED): "all members have trained the last step",
     (_FINISHING, RunPhase.FINISHED): "all members have trained the last step",
     (_TRAINING, RunPhase.HANDED_OVER): "the successor job goes on",
