@@ -21,6 +21,7 @@ def test_two_cards_have_parts_for_training_transfers_and_each_pair_of_layouts() 
 
 def test_training_is_of_both_models_and_without_pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "measure", lambda cases: {"cases": [case.name for case in cases]})
+    monkeypatch.setattr(machine, "has_fp8", lambda: True)
     run, _ = parts(False, 2)["train"]
     more = "1.3B tp2pp1dp1, micro batch 16"
     alone = ["1.3B", "7B", "1.3B FP8", "7B FP8"]
