@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import threading
+import weakref
 from collections import Counter
 
 import msgspec
@@ -42,6 +43,8 @@ class HostRoom:
         """
         self.file = shared_memory.new_file() if shared and file < 0 else file
         """Descriptor that others open; -1: the memory is this process's alone."""
+        # A room that is only dropped gives it back as well.
+        self._close_file = weakref.finalize(self, os.close, self.file) if self.file >= 0 else None
         self.shared, self._registered = shared, False
         self.data = torch.empty(0, dtype=torch.uint8)
         try:
@@ -77,9 +80,9 @@ class HostRoom:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self.data.data_ptr()))
             self._registered = False
         self.data = torch.empty(0, dtype=torch.uint8)
-        if self.file >= 0:
-            os.close(self.file)
-            self.file = -1
+        if self._close_file is not None:
+            self._close_file()
+        self.file = -1
 
 
 class Places(msgspec.Struct, frozen=True, array_like=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from liver_slurm.config.layouts import feasible_layouts, impossible
@@ -251,7 +251,7 @@ def test_a_list_is_kept_in_order_among_equals() -> None:
     assert feasible_layouts(config, 0) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_what_is_possible_can_be_built(data: st.DataObject) -> None:
     heads = data.draw(st.sampled_from([3, 4, 5, 6, 8, 12]))

@@ -135,7 +135,10 @@ class Channel:
             self.waits.append(timeout)
             return self._script.pop(0)(self, timeout)
         self.over.set()
-        select.select(list(wake), [], [], PATIENCE)
+        waiting = select.poll()  # which takes descriptors of any number
+        for each in wake:
+            waiting.register(each, select.POLLIN)
+        waiting.poll(1000 * PATIENCE)
         return []
 
     def excuse_silence(self) -> None:
