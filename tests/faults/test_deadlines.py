@@ -31,7 +31,7 @@ def lab(tmp_path: Path) -> Iterator[WorkerLab]:
         yield run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_deadline_cannot_wait_for_moves_in_the_pause(lab: WorkerLab, tmp_path: Path) -> None:
     leaver = lab.real_worker("standby-a")
     lab.committed_to("tp1pp1dp3")

@@ -84,7 +84,7 @@ def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) 
     assert not run.events("reconfiguration_committed")
 
 
-@pytest.mark.parametrize("mode", ["overlap", "pause"])
+@pytest.mark.parametrize("mode", ["overlap", pytest.param("pause", marks=pytest.mark.long)])
 def test_what_has_no_room_is_late(mode: str, labs: list[WorkerLab], tmp_path: Path, undisturbed: WorkerLab) -> None:
     # LS-23, LS-24
     config = config_in(tmp_path, mode)

@@ -55,6 +55,7 @@ def assert_as_if_nothing_had_been_tried(run: WorkerLab, undisturbed: WorkerLab) 
     assert not run.events("reconfiguration_committed")
 
 
+@pytest.mark.long
 def test_one_joiner_after_the_other_fails(run: WorkerLab, undisturbed: WorkerLab) -> None:
     # LS-7
     # While state arrives and training runs; before its vote.

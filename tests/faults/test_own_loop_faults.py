@@ -115,7 +115,10 @@ def test_a_run_is_resumed_in_another_layout(tmp_path: Path, begin: Make, kind: s
     assert_undisturbed(losses, replace(config, train=replace(config.train, steps=20)))
 
 
-@pytest.mark.parametrize(("kind", "first", "grown"), [("replicated", "dp2", "dp3"), ("divided", "tp2", "tp3")])
+@pytest.mark.parametrize(
+    ("kind", "first", "grown"),
+    [("replicated", "dp2", "dp3"), pytest.param("divided", "tp2", "tp3", marks=pytest.mark.long)],
+)
 def test_joiners_that_die_or_send_other_bytes_change_nothing(
     tmp_path: Path, begin: Make, kind: str, first: str, grown: str
 ) -> None:

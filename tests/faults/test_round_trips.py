@@ -359,7 +359,7 @@ def test_chunks_go_there_and_back_bitwise(mode: Literal["overlap", "pause"], tmp
     assert_same(changed[2], alone[2])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interleaved_stages_train_alike(tmp_path: Path) -> None:
     """And validate alike, with fewer samples than they take at a time."""
     alone = interleaved(tmp_path / "alone", initial="tp1pp1dp2")

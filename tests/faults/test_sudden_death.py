@@ -181,6 +181,7 @@ def test_what_only_it_held_comes_from_its_mirror(tmp_path: Path, make: Make, und
     assert_close(run.finish(), undisturbed)
 
 
+@pytest.mark.long
 def test_halves_of_muons_matrices_come_from_a_replica(tmp_path: Path, make: Make) -> None:
     """Whatever the step was at: no rank needs a peer any more for an update that another one has begun."""
     # LS-1, LS-4

@@ -150,7 +150,7 @@ def disturbed(job: Path, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(3 * PATIENCE)
 @pytest.mark.parametrize(
-    "name", ["llama3", "mixtral", *(pytest.param(name, marks=pytest.mark.long) for name in ("qwen3", "gpt2"))]
+    "name", ["llama3", *(pytest.param(name, marks=pytest.mark.long) for name in ("mixtral", "qwen3", "gpt2"))]
 )
 def test_an_import_is_trained_through_live_changes_and_a_sudden_death(name: str, tmp_path: Path) -> None:
     import transformers

@@ -58,7 +58,7 @@ def step_of(lab: Lab, name: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [20.0, 40.0])
+@pytest.mark.parametrize("seconds", [20.0, pytest.param(40.0, marks=pytest.mark.long)])
 def test_a_worker_that_cannot_reach_its_coordinator_for_less_than_lost_after(
     light: Lab, network: Network, seconds: float
 ) -> None:

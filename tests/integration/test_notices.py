@@ -43,6 +43,7 @@ def test_preemption_with_the_other_modes_and_graces(notices: NoticeRun) -> None:
     notices.finish()
 
 
+@pytest.mark.long
 def test_what_admins_do(notices: NoticeRun) -> None:
     (standby,) = notices.grown()
     notices.notice(Row("scontrol suspend"), standby, lambda: slurm("scontrol", "suspend", standby), node_frees=False)

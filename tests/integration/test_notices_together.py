@@ -16,6 +16,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 def test_several_at_once_and_during_a_reconfiguration(notices: NoticeRun) -> None:
     partition(PreemptMode="CANCEL", GraceTime=15)
     first, second = notices.grown(3)

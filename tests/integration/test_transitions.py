@@ -88,6 +88,7 @@ def test_transitions_with_eight_workers_are_bitwise(distributed: bool, tied: boo
     assert result["boxes"]
 
 
+@pytest.mark.long
 def test_context_parallel_layouts_cross_bitwise(tmp_path: Path) -> None:
     cases: list[dict[str, object]] = [
         {"precision": "fp32", "distributed": True, "tied": True},
@@ -108,7 +109,7 @@ LONGER_INTERLEAVED = f"{INTERLEAVED},tp1pp2vpp4dp1,tp2pp2vpp2dp1,tp1cp2pp2vpp4dp
 @pytest.mark.parametrize(
     ("layouts", "modes"),
     [
-        (INTERLEAVED, (("bf16", True, True), ("fp32", False, False))),
+        pytest.param(INTERLEAVED, (("bf16", True, True), ("fp32", False, False)), marks=pytest.mark.long),
         pytest.param(INTERLEAVED, (("fp32", True, False), ("fp32", False, True)), marks=pytest.mark.long),
         pytest.param(LONGER_INTERLEAVED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
         pytest.param(LONGER_INTERLEAVED, (("bf16", False, True), ("bf16", True, False)), marks=pytest.mark.long),
@@ -154,7 +155,7 @@ FEWER_TWICE_AS_WIDE = "tp2pp1ep2etp1dp4,tp4pp1ep4etp1dp1,tp2pp1ep2dp4"
 @pytest.mark.parametrize(
     ("layouts", "modes"),
     [
-        (MIXED, (("bf16", True, True), ("fp32", False, False))),
+        pytest.param(MIXED, (("bf16", True, True), ("fp32", False, False)), marks=pytest.mark.long),
         (WHOLE, (("bf16", True, True),)),
         pytest.param(MIXED, (("fp32", True, False), ("fp32", False, True)), marks=pytest.mark.long),
         pytest.param(LONGER_MIXED, (("bf16", False, False), ("fp32", True, True)), marks=pytest.mark.long),
@@ -190,12 +191,12 @@ def test_mixtures_of_experts_cross_bitwise(
 @pytest.mark.parametrize(
     ("layouts", "cases"),
     [
-        (FEW, ({"precision": "fp32"}, {"precision": "bf16", "tied": True, "overlap": True, "ema_decay": 0.8})),
         ("tp1pp1ep2dp4,tp2pp1ep2dp2,tp1pp3dp1", ({"precision": "fp32", "experts": True, "overlap": True},)),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in (
                 ("tp1pp2vpp2dp2,tp2pp1dp1,tp1pp4dp1", ({"precision": "fp32", "layers": 8, "overlap": True},)),
+                (FEW, ({"precision": "fp32"}, {"precision": "bf16", "tied": True, "overlap": True, "ema_decay": 0.8})),
                 (LAYOUTS, ({"precision": "fp32", "tied": True},)),
                 (LAYOUTS, ({"precision": "bf16", "overlap": True},)),
                 (LONGER_MIXED, ({"precision": "bf16", "experts": True},)),
@@ -277,7 +278,9 @@ NARROW = "tp1pp1dp2,tp2pp1dp1,tp1pp3dp1"
 @pytest.mark.parametrize(
     ("layouts", "cases"),
     [
-        (FEW, (("bf16", True, {"overlap": True} | AVERAGED), ("fp32", False, AVERAGED))),
+        pytest.param(
+            FEW, (("bf16", True, {"overlap": True} | AVERAGED), ("fp32", False, AVERAGED)), marks=pytest.mark.long
+        ),
         (FEW, (("fp32", True, {"overlap": True} | ROUNDED), ("bf16", False, AVERAGED | ROUNDED))),
         pytest.param(
             FEW,
