@@ -258,8 +258,8 @@ def test_experts_of_the_dead_come_from_a_replica_or_its_mirror(
     ("layout", "precision", "distributed"),
     [
         ("tp1pp1dp2", "bf16", True),
-        ("tp1pp2dp1", "bf16", False),
-        ("tp2pp1dp1", "fp32", True),
+        pytest.param("tp1pp2dp1", "bf16", False, marks=pytest.mark.long),
+        pytest.param("tp2pp1dp1", "fp32", True, marks=pytest.mark.long),
         pytest.param("tp1pp2vpp2dp1", "fp32", True, marks=pytest.mark.long),
     ],
 )
@@ -349,8 +349,8 @@ def test_losses_that_are_not_finite_are_not_recovered_from(tmp_path: Path, make:
     ("layout", "optimizer", "distributed", "group"),
     [
         ("tp1pp1dp3", "adam", True, 1),
-        ("tp1pp3dp1", "adam", False, 1),
-        ("tp1pp1dp3", "adam", True, 2),
+        pytest.param("tp1pp3dp1", "adam", False, 1, marks=pytest.mark.long),
+        pytest.param("tp1pp1dp3", "adam", True, 2, marks=pytest.mark.long),
         ("tp1pp3dp1", "muon", False, 1),
     ],
 )

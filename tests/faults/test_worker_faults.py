@@ -102,6 +102,7 @@ def test_a_joiner_that_is_too_slow_is_given_up(tmp_path: Path, make: Make, undis
     assert run.finish() == undisturbed
 
 
+@pytest.mark.long
 def test_notices_shrink_the_world_and_the_rest_stays(tmp_path: Path, make: Make, undisturbed: dict[int, float]) -> None:
     # LS-4, LS-9
     run = make(job(tmp_path))

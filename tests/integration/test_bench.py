@@ -47,6 +47,7 @@ def _alive() -> set[psutil.Process]:
     return {one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE}
 
 
+@pytest.mark.long
 def test_a_restart_and_both_modes_are_measured_in_one_run() -> None:
     document = bench("reconfigure")
     (case,) = document["cases"]
