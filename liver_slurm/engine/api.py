@@ -1,9 +1,9 @@
 """The interface between a training engine and the rest of the product.
 
 The worker drives an engine through :class:`Engine` and :class:`TrainingShard`; the transfer engine moves state through
-the box types and :class:`Updates` of :mod:`liver_slurm.engine.replica`, which have their names here too. Nothing else
-of an engine is known outside its own package, so another engine (a training loop of the user's own, FSDP2) needs to
-implement these protocols and nothing more.
+the box types and :class:`~liver_slurm.engine.replica.Updates` of :mod:`liver_slurm.engine.replica`. Nothing else of an
+engine is known outside its own package, so another engine (a training loop of the user's own, FSDP2) needs to implement
+these protocols and nothing more.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import torch
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.replica import Boxes as Boxes
-from liver_slurm.engine.replica import Groups as Groups
-from liver_slurm.engine.replica import Hyperparameters as Hyperparameters
-from liver_slurm.engine.replica import LayerFilter as LayerFilter
-from liver_slurm.engine.replica import Replica as Replica
-from liver_slurm.engine.replica import TrainedBox as TrainedBox
-from liver_slurm.engine.replica import Updates as Updates
-from liver_slurm.engine.replica import every_layer as every_layer
-from liver_slurm.engine.replica import joined as joined
+from liver_slurm.engine.replica import (
+    Boxes,
+    LayerFilter,
+    Replica,
+    Updates,
+    every_layer,
+)
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.shard_spec import ShardSpec

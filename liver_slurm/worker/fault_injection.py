@@ -33,7 +33,7 @@ from liver_slurm.base.faults import INSIDE, Defect, Fault, Victim
 if TYPE_CHECKING:
     import torch
 
-    from liver_slurm.engine.api import Groups, TrainedBox
+    from liver_slurm.engine.replica import Groups, TrainedBox
     from liver_slurm.reshard.plan import RankMoves
     from liver_slurm.transfer.mirror.keeper import Replay
     from liver_slurm.transfer.shared_box import SharedBox

@@ -11,7 +11,7 @@ import torch
 
 from liver_slurm.base.host_memory import available_memory
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import Replica
+from liver_slurm.engine.replica import Replica
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.mirrors import needs_mirrors
 from liver_slurm.reshard.parity import Choice, Means, choose

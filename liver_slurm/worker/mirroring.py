@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 
-from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica
 from liver_slurm.reshard.mirrors import Extent
 from liver_slurm.reshard.snapshots import Kept
 from liver_slurm.transfer.connections import Connections

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.parity import Choice, groups
 from liver_slurm.transfer.connections import Connections

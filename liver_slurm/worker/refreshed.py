@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 from liver_slurm.base.errors import TransferError
-from liver_slurm.engine.api import Replica, TrainingShard
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Replica
 from liver_slurm.reshard.parity import Choice
 from liver_slurm.reshard.snapshots import Kept
 from liver_slurm.transfer.connections import Connections

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 from liver_slurm.base.errors import PlanError
-from liver_slurm.engine.api import Boxes, LayerFilter, Replica, TrainingShard, Updates, joined
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import Boxes, LayerFilter, Replica, Updates, joined
 from liver_slurm.engine.storage import Moments, held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership

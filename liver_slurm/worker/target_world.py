@@ -18,8 +18,9 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import Engine, Replica, TrainingShard
+from liver_slurm.engine.api import Engine, TrainingShard
 from liver_slurm.engine.checkpoint import load_checkpoint, load_start
+from liver_slurm.engine.replica import Replica
 from liver_slurm.engine.storage import Moments, held_bytes, reclaim, release, show, touch
 from liver_slurm.parallel import plain_objects
 from liver_slurm.parallel.groups import ProcessGroups, build_world

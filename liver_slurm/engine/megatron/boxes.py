@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from liver_slurm.engine.api import LayerFilter, every_layer
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.rank_state import RankState
+from liver_slurm.engine.replica import LayerFilter, every_layer
 from liver_slurm.reshard.shard_spec import ParamSpec
 from liver_slurm.reshard.tensors import Piece, flat_boxes, shifted, state_tensors
 

@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 
-from liver_slurm.engine.api import Groups, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import owned_boxes, weight_boxes
 from liver_slurm.engine.megatron.gather import Gather
 from liver_slurm.engine.megatron.rank_state import RankState
 from liver_slurm.engine.megatron.rounded import hyperparameters
+from liver_slurm.engine.replica import Groups, LayerFilter, Replica, TrainedBox, every_layer
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Piece
 
@@ -36,7 +36,7 @@ def replica_of(state: RankState, chosen: LayerFilter = every_layer) -> Replica:
 
 
 class LiveUpdates:
-    """Implements :class:`liver_slurm.engine.api.Updates`, which documents the methods."""
+    """Implements :class:`liver_slurm.engine.replica.Updates`, which documents the methods."""
 
     def __init__(self, state: RankState) -> None:
         self._state = state

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from liver_slurm.engine.api import Hyperparameters
+from liver_slurm.engine.replica import Hyperparameters
 from liver_slurm.engine.update_rules import Updated, update
 from liver_slurm.reshard.tensors import MOMENTS
 

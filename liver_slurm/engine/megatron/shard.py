@@ -10,19 +10,7 @@ from typing import Any
 import torch
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.engine.api import (
-    NO_FLAGS,
-    Boxes,
-    Evaluation,
-    LayerFilter,
-    Reached,
-    Replica,
-    Samples,
-    StepFlags,
-    StepResult,
-    TrainingShard,
-    every_layer,
-)
+from liver_slurm.engine.api import NO_FLAGS, Evaluation, Reached, Samples, StepFlags, StepResult, TrainingShard
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
 from liver_slurm.engine.megatron.dimensions import collection, make_live
@@ -37,6 +25,7 @@ from liver_slurm.engine.megatron.rounded import RoundedMoments
 from liver_slurm.engine.megatron.sharing import share_storage
 from liver_slurm.engine.megatron.spec import gradient_bucket, group_overrides
 from liver_slurm.engine.megatron.step import evaluate, train_step, update
+from liver_slurm.engine.replica import Boxes, LayerFilter, Replica, every_layer
 from liver_slurm.parallel.groups import ProcessGroups
 from liver_slurm.reshard.tensors import replayable
 

@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from liver_slurm.engine.api import TrainingShard, every_layer
+from liver_slurm.engine.api import TrainingShard
+from liver_slurm.engine.replica import every_layer
 from liver_slurm.engine.storage import Moments, held_bytes, release, touch
 from liver_slurm.protocol.messages import Commit
 from liver_slurm.transfer.host_image import HostImage

@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_models import Model
 
-from liver_slurm.engine.api import Boxes, Replica, TrainedBox
+from liver_slurm.engine.replica import Boxes, Replica, TrainedBox
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import Handover, Streamed
 from liver_slurm.protocol.votes import disagreement

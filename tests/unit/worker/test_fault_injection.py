@@ -14,7 +14,7 @@ from coordinator_lab import PATIENCE
 
 from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.base.faults import INSIDE, Defect, Fault
-from liver_slurm.engine.api import Groups, TrainedBox
+from liver_slurm.engine.replica import Groups, TrainedBox
 from liver_slurm.reshard.plan import RankMoves
 from liver_slurm.reshard.shard_spec import GroupSpec
 from liver_slurm.reshard.tensors import Move, Piece

@@ -13,7 +13,7 @@ from target_lab import Workers, at_once, same, snapshot
 from tiny_engine import LAYERS, Counting, TinyEngine, TinyShard
 
 from liver_slurm.base.errors import PlanError
-from liver_slurm.engine.api import Boxes, LayerFilter, every_layer
+from liver_slurm.engine.replica import Boxes, LayerFilter, every_layer
 from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
