@@ -16,6 +16,7 @@ from liver_slurm.engine.megatron.boxes import optimizer_state, state_boxes
 from liver_slurm.engine.megatron.dimensions import collection, make_live
 from liver_slurm.engine.megatron.fp8 import check_device
 from liver_slurm.engine.megatron.gather import Gather
+from liver_slurm.engine.megatron.gradients import add_gradients_first
 from liver_slurm.engine.megatron.initial import initialise
 from liver_slurm.engine.megatron.model import balance_rate, build_model, materialise, unwrap
 from liver_slurm.engine.megatron.muon import Matrix, Muon
@@ -176,6 +177,8 @@ def _with_gradients(
         )
         for number, module in enumerate(modules)
     ]
+    for module in modules:
+        add_gradients_first(module.parameters())
     if bucket is not None:
         pauses = [chunk.no_sync for chunk in chunks]
         transformer.no_sync_func = pauses if len(pauses) > 1 else pauses[0]
