@@ -69,16 +69,20 @@ class ElasticRun:
 
     def _program(self, script: str, *options: str) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_JOB")}
+        path = (*map(str, PATH), os.environ.get("PYTHONPATH"))
         with (self.run_dir.logs / f"{script}.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(SUPPORT / script), str(self.run_dir.path), *options],
-                stdout=log, stderr=log, env={**environment, "PYTHONPATH": os.pathsep.join(map(str, PATH))},
+                stdout=log, stderr=log, env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))},
             )  # fmt: skip
 
     def check(self) -> None:
         """Fail if one of the processes has ended."""
         for process in self._processes:
-            assert process.poll() is None, f"{process.args} has ended; see {self.run_dir.logs}"
+            if process.poll() is not None:
+                logs = sorted(self.run_dir.logs.glob("*.log"))
+                said = "\n".join(f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-20:])
+                raise AssertionError(f"{process.args} has ended with {process.returncode}\n{said}")
 
     def samples(self, since: float, until: float) -> list[dict[str, Any]]:
         """What was counted each second."""
@@ -165,7 +169,8 @@ def measure(
     """Play a load alone, then with ``company`` beside it, on the cluster that SLURM_CONF names.
 
     Raises:
-        ValueError: no production job came while production was alone: there is nothing to compare with.
+        ValueError: no production job came while production was alone, or beside its company: there is nothing to
+            compare.
     """
     slurmctld = Slurmctld(root)
     production = Production(root / "production", draw(nodes, alone + ramp + seconds, seed=7), nodes)
@@ -185,6 +190,8 @@ def measure(
         counted = play(seconds, production, beside, queries)
         looks = cycles(slurmctld.note("sdiag-after.txt"))
         _, last = play(15.0, production, beside, queries)  # those that were due last have started, too
+    if not production.due(*counted):
+        raise ValueError(f"no job of production came in the {seconds:.0f} s beside its company; give more")
     spans = Spans(settled, counted, last)
     seen = beside.seen(*counted, production) if isinstance(beside, ElasticRun) else {}
     seen["queries_per_minute"] = queries.per_minute(*counted)
