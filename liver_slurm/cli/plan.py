@@ -109,7 +109,7 @@ def _summary(plan: TransferPlan, seconds: float) -> str:
         ("state of the target world", _bytes(plan.bytes_total)),
         ("copied inside workers", _bytes(plan.bytes_total - plan.bytes_remote)),
         ("sent between workers", _bytes(plan.bytes_remote)),
-        ("hottest sender", f"{_bytes(hottest)}; {_bytes(mean)} the mean of the {len(senders)} ranks that could send"),
+        ("hottest owner", f"{_bytes(hottest)}; {_bytes(mean)} the mean of the {len(senders)} ranks that could serve"),
         ("hottest over mean, where replicas leave a choice", f"{plan.max_send_over_mean:.3f}"),
         ("planned in", f"{seconds:.2f} s"),
     ]

@@ -52,7 +52,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         see_also=("submit", "status"),
     )
     add_job_file(parser, resumable=True)
-    parser.add_argument("--workers", type=int, required=True, metavar="N", help="live workers")
+    parser.add_argument("--workers", type=int, required=True, metavar="N", help="guaranteed workers")
     parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")
     parser.add_argument(
         "--resize",

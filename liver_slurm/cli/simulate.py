@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 What a run would make of a cluster's capacity, without the cluster. A trace says when which nodes are to be had; the
 real coordinator, its policies, its choice of layouts and its Slurm adapter run on it in simulated time, for each policy
-and mode. Beside them: checkpoint and restart, data parallelism that grows and shrinks, guaranteed nodes only, and
+and mode. Compared with: checkpoint and restart, data parallelism that grows and shrinks, guaranteed nodes only, and
 perfect foresight, which bounds them all. What steps, changes and restarts take comes from a run that has measured it or
 from a file, and every figure is printed.
 

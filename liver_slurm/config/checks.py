@@ -181,7 +181,7 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
         if not feasible_layouts(config, workers):
             alone = impossible(Layout(1, 1, 1), config.model, config.data, config.train)
             why = f": {alone}" if alone and elastic.layouts == "auto" else ""
-            yield Problem("elastic.layouts", f"no layout is possible with the {workers} live workers{why}")
+            yield Problem("elastic.layouts", f"no layout is possible with the {workers} guaranteed workers{why}")
         return
     initial = Layout.parse(elastic.initial)
     if elastic.layouts != "auto" and elastic.initial not in elastic.layouts:

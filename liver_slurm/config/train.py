@@ -92,7 +92,7 @@ class TrainSection:
     """Precision of weights and activations. With bf16, master weights stay fp32, and moments as moments_precision
     says."""
     fp8: Flag = False
-    """Compute the matrix products of layers in FP8, with bf16 beside it: E4M3 forward and E5M2 for gradients, each
+    """Compute the matrix products of layers in FP8, with bf16 for the rest: E4M3 forward and E5M2 for gradients, each
     tensor scaled by its own greatest magnitude. For cards of compute capability 8.9 and above, such as H100. See
     docs/models.md."""
     distributed_optimizer: Flag = True
