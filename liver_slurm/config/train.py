@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, FunctionName, Natural, NonNegative, PathText, Positive, Text
+from liver_slurm.config.types import (
+    Bytes,
+    Count,
+    Decay,
+    Flag,
+    FunctionName,
+    Natural,
+    NonNegative,
+    PathText,
+    Positive,
+    Text,
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,9 @@ class TrainSection:
     docs/your-loop.md."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
+    gpu_memory: Bytes | None = None
+    """Memory of one GPU, such as "80GiB": layouts of which a rank needs more are refused before anything queues, and
+    left out with ``auto``. Default: that of gpu_type, where its name tells it (h100, a100-80gb); else all fit."""
 
     @property
     def replayed(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from liver_slurm.config.batch_sizes import samples_before
-from liver_slurm.config.layouts import expert_width
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import expert_width
 
 
 def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:

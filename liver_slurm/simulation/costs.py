@@ -16,8 +16,9 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import feasible_layouts, head_width, idle_expert_weights, live_workers
+from liver_slurm.config.layouts import feasible_layouts, live_workers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import head_width, idle_expert_weights
 from liver_slurm.config.units import most_workers
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.cost_model import estimate, layer_weights

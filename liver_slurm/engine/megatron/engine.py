@@ -7,8 +7,9 @@ from dataclasses import astuple, replace
 import torch
 
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import head_width, idle_expert_weights, live_workers
+from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import head_width, idle_expert_weights
 from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
