@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from liver_slurm.bench.replay.stage import FIXED_NAMES, Replay
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.simulation.capacity import Capacity, capacity
 from liver_slurm.simulation.costs import Costs
-from liver_slurm.simulation.strategies import young_daly
+from liver_slurm.simulation.strategies import save_interval
 
 
 def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) -> dict[str, Any]:
@@ -25,16 +27,18 @@ def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) ->
 
     Args:
         replay: the trace.
-        costs: what checkpoints take, for Young's and Daly's interval, and steps, for the choice of layouts.
+        costs: what checkpoints take, for the interval between them, and steps, for the choice of layouts.
         say: is told what happens.
 
     Raises:
         LiverError: one of its worlds has failed.
     """
-    here: Capacity = capacity(replay.setting(), replay.config(), costs)
-    every_s = young_daly(here, heard=True)
+    here: Capacity = capacity(replay.setting(), replay.config(), stopping(costs))
+    interval = save_interval(here)
+    every_s = interval if interval < math.inf else None
     folder = replay.folder / "restarting"
-    say(f"restarting: a checkpoint each {every_s:.1f} s, and for each change of nodes, {folder}")
+    also = f", and each {every_s:.1f} s" if every_s is not None else ", as no loss is unannounced"
+    say(f"restarting: a checkpoint for each change of nodes{also}, {folder}")
     with replay.cluster():
         owner = Owner(replay.names(), replay.reclaims, replay.folder / "production")
         run = RestartingRun(here, every_s, folder)
@@ -52,6 +56,11 @@ def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) ->
         "folder": str(folder), "begin": begin, "end": end, "offered_device_s": offered, "every_s": every_s,
         "figures": found.document(), "reclaims": owner.document(),
     }  # fmt: skip
+
+
+def stopping(costs: Costs) -> Costs:
+    """Return the costs of this run, whose training stands until a checkpoint is written."""
+    return replace(costs, stall_s=costs.save_s)
 
 
 def read_worlds(folder: Path) -> Sequence[WorldSteps]:
