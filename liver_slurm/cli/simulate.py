@@ -117,9 +117,12 @@ def _add_cost_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_trace_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hours", type=_seconds, metavar="H", help="the trace's first hours only")
+    parser.add_argument("--hours", type=_more_than_0, metavar="H", help="the trace's first hours only")
     parser.add_argument(
-        "--interval", type=_seconds, metavar="S", help="seconds between lines, of a trace that has counts and no times"
+        "--interval",
+        type=_more_than_0,
+        metavar="S",
+        help="seconds between lines, of a trace that has counts and no times",
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="nodes of the cluster, for sacct's output")
     parser.add_argument("--partition", metavar="NAME", default="", help="nodes of this partition only, of sacct's")
@@ -129,6 +132,12 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0.0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+def _more_than_0(text: str) -> float:
+    if (value := _seconds(text)) == 0.0:
+        raise argparse.ArgumentTypeError(f"{text} is too little; write more than 0")
     return value
 
 
