@@ -22,22 +22,25 @@ from liver_slurm.simulation.costs import Costs
 from liver_slurm.simulation.strategies import save_interval
 
 
-def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) -> dict[str, Any]:
+def replay_restarts(
+    replay: Replay, costs: Costs, say: Callable[[str], None], every_s: float | None = None
+) -> dict[str, Any]:
     """Replay the trace under a run that restarts; returns what was measured.
 
     Args:
         replay: the trace.
         costs: what checkpoints take, for the interval between them, and steps, for the choice of layouts.
         say: is told what happens.
+        every_s: seconds between checkpoints on the way; default: as its losses ask for.
 
     Raises:
         LiverError: one of its worlds has failed.
     """
     here: Capacity = capacity(replay.setting(), replay.config(), stopping(costs))
-    interval = save_interval(here)
-    every_s = interval if interval < math.inf else None
+    if every_s is None and (interval := save_interval(here)) < math.inf:
+        every_s = interval
     folder = replay.folder / "restarting"
-    also = f", and each {every_s:.1f} s" if every_s is not None else ", as no loss is unannounced"
+    also = f", and each {every_s:.1f} s" if every_s is not None else ""
     say(f"restarting: a checkpoint for each change of nodes{also}, {folder}")
     with replay.cluster():
         owner = Owner(replay.names(), replay.reclaims, replay.folder / "production")
