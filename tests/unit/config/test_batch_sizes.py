@@ -93,7 +93,7 @@ def test_with_the_same_batches_a_resumed_run_is_the_same_job(
         assert earlier_batches(resumed, resumed, second) == resumed.earlier_batches
 
 
-def test_earlier_batches_that_a_micro_batch_does_not_divide_are_found_while_they_are_ahead() -> None:
+def test_uneven_earlier_batches_are_found_while_they_are_ahead() -> None:
     section = replace(train(9, micro=3), earlier_batches=((10, 6), (20, 8), (30, 12, 3, 3, 90)))
     assert [uneven_batch(section, step) for step in (0, 19, 20, 40)] == [8, 8, 0, 0]
     assert uneven_batch(train(9, 3, 3, 90, micro=3), 0) == 0

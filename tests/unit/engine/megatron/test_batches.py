@@ -113,7 +113,7 @@ def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, a
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_after_earlier_batches_each_replica_reads_on_with_its_part_of_the_next_samples(ahead: bool) -> None:
+def test_after_earlier_batches_replicas_read_on(ahead: bool) -> None:
     job = replace(TRAIN, steps=8, global_batch_size=8, earlier_batches=((3, 4), (5, 6)))
     replicas = [Batches(job, Layout(1, 1, 2), replica, torch.device("cpu")) for replica in range(2)]
     for each in replicas:
