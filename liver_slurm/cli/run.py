@@ -22,7 +22,7 @@ from liver_slurm.cli.common import (
     print_table,
     reconfiguration_rows,
 )
-from liver_slurm.config.load import load_job
+from liver_slurm.config.load import load_job, read_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.summary import reconfiguration_table
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     with interrupts.orderly():
         run_dir = create_run(config, resume)
+        config = read_job(run_dir.job_file)  # it says which samples the steps before have taken
         record_run(run_dir)
         print(f"run directory {run_dir.path}", file=sys.stderr)
         try:

@@ -151,11 +151,9 @@ def run(args: argparse.Namespace) -> int:
     config = load_job(args.job_file, args.overrides, files=False)
     if not config.standby.partitions:  # a site file has them, and the simulated cluster has one, of whatever name
         config = replace(config, standby=replace(config.standby, partitions=("scavenger",)))
-    if config.train.rampup_batch_size:
-        raise BadInput(
-            "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "
-            "--set 'train.rampup_batch_size=[]'"
-        )
+    for key in ("rampup_batch_size", "earlier_batches"):
+        if getattr(config.train, key):
+            raise BadInput(f"train.{key}: a simulation takes all steps to be of one batch; add --set 'train.{key}=[]'")
     if config.train.loop is not None and args.calibrate is None and not args.costs:
         raise BadInput("train.loop: what its steps take is known from a run only; add --calibrate RUN or --costs FILE")
     settings = _settings(args, config)

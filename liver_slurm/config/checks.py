@@ -318,7 +318,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
     (("model",), lambda job: expert_problems(job.model)),
-    ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
+    ((*_BATCH, "train.rampup_batch_size", "train.earlier_batches"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider", "train.loop"), lambda job: _data_given(job.data, job.train)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),

@@ -34,6 +34,10 @@ class TrainSection:
     rampup_batch_size: tuple[Count, ...] = ()
     """Ramp of the global batch: ``[start, increment, samples]``, as Megatron's. It begins with ``start`` samples and
     grows by ``increment`` in equal parts of the first ``samples`` samples, until it is global_batch_size."""
+    earlier_batches: tuple[tuple[Count, ...], ...] = ()
+    """Batches of earlier steps: ``[step, global_batch_size]`` each for those until so many steps are completed, with
+    the three numbers of rampup_batch_size behind where there was a ramp. A resumed run has those of the runs that it
+    goes on from, whatever is written here, so that it takes each sample once."""
     lr: Positive = 3e-4
     """Peak learning rate."""
     min_lr: NonNegative = 0.0

@@ -17,10 +17,11 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
+from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
-from liver_slurm.rundir.checkpoints import checkpoint_step, sound_checkpoints
+from liver_slurm.rundir.checkpoints import CONSUMED, checkpoint_step, read_meta, sound_checkpoints
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.start import check_start
 from liver_slurm.rundir.trust import check_trusted, close_to_writers
@@ -56,8 +57,7 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     from liver_slurm.rundir import keys
 
     if resume is not None:
-        _check_resumable(config, resume)
-        config = replace(config, train=replace(config.train, start_from=None))  # it goes on from the other run
+        config = _resuming(config, resume)
     else:
         check_start(config)
     run_dir = new_run_dir(config)
@@ -178,6 +178,22 @@ def resume_step(run_dir: RunDir) -> int:
     Raises:
         BadInput: it is no run directory, others can write it, or it has no checkpoint that can be used.
     """
+    return checkpoint_step(_newest_checkpoint(run_dir))
+
+
+def consumed_samples(checkpoint: Path, config: JobConfig) -> int:
+    """Return the samples that a checkpoint's steps took.
+
+    Args:
+        config: of its run, from which it follows for a checkpoint of an older version, which does not say it.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    return int(read_meta(checkpoint).get(CONSUMED, samples_before(config.train, checkpoint_step(checkpoint))))
+
+
+def _newest_checkpoint(run_dir: RunDir) -> Path:
     read_run_info(run_dir)
     check_trusted(trusted_paths(run_dir))
     refused: dict[Path, str] = {}
@@ -185,7 +201,7 @@ def resume_step(run_dir: RunDir) -> int:
     if saved is None:
         why = next(iter(refused.values()), f"there is no complete checkpoint in {run_dir.checkpoints}")
         raise BadInput(f"{run_dir.path} cannot be resumed: {why}")
-    return checkpoint_step(saved)
+    return saved
 
 
 def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
@@ -216,13 +232,20 @@ def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
     )
 
 
-def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
-    step, resumed = resume_step(run_dir), read_job(run_dir.job_file)
+def _resuming(config: JobConfig, run_dir: RunDir) -> JobConfig:
+    """Return the job of a run that goes on from the newest checkpoint of another one."""
+    saved, resumed = _newest_checkpoint(run_dir), read_job(run_dir.job_file)
+    step = checkpoint_step(saved)
     found = resuming.problems(config, resumed, step)
     if found:
         raise BadInput("\n".join(found))
+    config = resuming.with_earlier_batches(config, resumed, step)
+    other = resuming.why_other_samples(config, step, consumed_samples(saved, resumed))
+    if other is not None:  # they follow from its job file, which has been changed
+        raise BadInput(f"{run_dir.path} cannot be resumed: {saved.name} is not of its {run_dir.job_file.name}: {other}")
     for note in resuming.notes(config, resumed, step):
         log.warning("%s", note)
+    return replace(config, train=replace(config.train, start_from=None))
 
 
 def _make_folder(path: Path) -> None:

@@ -37,7 +37,8 @@ class MegatronEngine:
         return shard
 
     def rehearsal(self, config: JobConfig) -> JobConfig | None:
-        train = replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=())
+        size = config.train.micro_batch_size
+        train = replace(config.train, global_batch_size=size, rampup_batch_size=(), earlier_batches=())
         return replace(config, model=replace(config.model, num_layers=1), train=train)
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:
