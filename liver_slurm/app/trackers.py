@@ -18,11 +18,12 @@ from liver_slurm.base.jsonl import LineReader
 from liver_slurm.config.load import read_job
 from liver_slurm.observability.history import Happening, told
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir.event_log import is_event
 from liver_slurm.rundir.events import ReconfigurationCommitted, from_document
-from liver_slurm.rundir.metrics import StepMetrics, step_metrics
+from liver_slurm.rundir.metrics import StepMetrics, steps_of
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info
-from liver_slurm.rundir.validation import ValidationMetrics, validation_metrics
+from liver_slurm.rundir.validation import ValidationMetrics, validations_of
 
 POLL = 1.0
 """Seconds between looks at the files of a run that goes on."""
@@ -64,13 +65,13 @@ class Feed:
 
     def read(self) -> None:
         """Hand on what is new."""
-        for step in map(step_metrics, self._metrics.read()):
+        for step in steps_of(self._metrics.read()):
             if self._ends.get(step.step) != step.end:
                 self._step(step)
-        for validation in map(validation_metrics, self._validations.read()):
+        for validation in validations_of(self._validations.read()):
             if self._validated.get(validation.step) != validation.end:  # the file is read again when it was cut
                 self._validation(validation)
-        for line in self._events.read():
+        for line in filter(is_event, self._events.read()):
             event = from_document(line)
             if isinstance(event, ReconfigurationCommitted):
                 costs = {"exposed_s": event.exposed_s, "pause_s": event.pause_s, "bytes_moved": event.bytes_moved}

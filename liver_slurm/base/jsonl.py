@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import msgspec
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_LONG = re.compile(rb"\d{19}")
+"""Only a line that has this may have a whole number of more than 64 bits."""
 
 
 class LineWriter:
@@ -76,7 +79,7 @@ class LineWriter:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield all documents of a file; a line that is torn, at the end or where a writer died, is passed over."""
+    """Yield all documents of a file; what is torn (at the end, or where a writer died) or damaged is passed over."""
     try:
         with path.open("rb") as stream:
             for line in stream:
@@ -152,7 +155,18 @@ def _read_from(path: Path, position: int) -> bytes:
 
 
 def _document(line: bytes) -> dict[str, Any] | None:
+    """Return what a line says; None: it is torn or damaged, as one with a whole number of more than 64 bits is."""
     try:
-        return _decode(line)
+        document = _decode(line)
     except msgspec.DecodeError:
         return None
+    return None if _LONG.search(line) and _is_too_long(document) else document
+
+
+def _is_too_long(value: object) -> bool:
+    """Return whether a value has a whole number in it that no line of ours has, and that columns have no room for."""
+    if isinstance(value, dict):
+        return any(map(_is_too_long, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_too_long, value))
+    return isinstance(value, int) and not -(1 << 63) <= value < 1 << 63

@@ -14,7 +14,8 @@ from liver_slurm.config.load import read_job
 from liver_slurm.observability.status import RunStatus
 from liver_slurm.observability.summary import OVER, RunSummary
 from liver_slurm.observability.throughput import RECENT, recent_rates
-from liver_slurm.rundir.metrics import StepMetrics, step_metrics
+from liver_slurm.rundir.event_log import is_event
+from liver_slurm.rundir.metrics import StepMetrics, steps_of
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info
 from liver_slurm.rundir.validation import last_validation
@@ -47,10 +48,10 @@ class RunFiles:
 
     def refresh(self) -> list[dict[str, Any]]:
         """Take in what was written since the last time; returns the new events."""
-        documents = [line for line in self._events.read() if "event" in line]
+        documents = list(filter(is_event, self._events.read()))
         for document in documents:
             self.summary.add(document)
-        for step in map(step_metrics, self._metrics.read()):
+        for step in steps_of(self._metrics.read()):
             while self.newest and self.newest[-1].step >= step.step:
                 self.newest.pop()
             self.newest.append(step)

@@ -17,6 +17,10 @@ MOST_WAITING = 10_000
 """Events that are kept while the file cannot be written; then the oldest are given up."""
 
 
+LATEST = 253_402_300_800.0
+"""Seconds since the epoch at the end of the year 9999: nothing that is written has a later time."""
+
+
 class EventLog:
     """Appends events; each is in the file as a whole line or not at all.
 
@@ -70,9 +74,19 @@ def read_events(path: Path) -> Iterator[Event | UnknownEvent]:
 
 def read_documents(path: Path) -> Iterator[Document]:
     """Return all events so far as they stand in the file, with keys that this version does not know."""
-    return (line for line in read_lines(path) if "event" in line)
+    return filter(is_event, read_lines(path))
 
 
 def follow_documents(path: Path, stop: Callable[[], bool] = lambda: False, poll: float = 0.2) -> Iterator[Document]:
     """Return all events, then new ones as they come, until ``stop()`` holds and everything was read."""
-    return (line for line in follow_lines(path, stop, poll) if "event" in line)
+    return filter(is_event, follow_lines(path, stop, poll))
+
+
+def is_event(line: Document) -> bool:
+    """Return whether a line of the file has the name and the time of an event; a damaged one is passed over."""
+    return isinstance(line.get("event"), str) and is_moment(line.get("time"))
+
+
+def is_moment(value: object) -> bool:
+    """Return whether a value may be seconds since the epoch, in a year of four digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LATEST

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +97,8 @@ def truncate_metrics(path: Path, step: int) -> None:
     """
     with replacing(path) as stream:
         for line in read_lines(path):
-            if line.get("step", step + 1) <= step:
+            number = _step_of(line)
+            if number is not None and number <= step:
                 stream.write(msgspec.json.encode(line) + b"\n")
 
 
@@ -114,26 +115,31 @@ def take_back(run_dir: RunDir, step: int) -> None:
 
 def read_metrics(path: Path) -> Iterator[StepMetrics]:
     """Return all steps so far."""
-    return map(step_metrics, read_lines(path))
+    return steps_of(read_lines(path))
 
 
 def last_metrics(path: Path) -> StepMetrics | None:
     """Return the newest step, without reading the whole file; None: no step yet."""
-    lines = read_tail(path)
-    return step_metrics(lines[-1]) if lines else None
+    return next(steps_of(reversed(read_tail(path))), None)
 
 
 def last_step(path: Path) -> int:
     """Return the number of the newest step of such a file; 0: there is none."""
-    lines = read_tail(path)
-    return int(lines[-1].get("step", 0)) if lines else 0
+    numbers = map(_step_of, reversed(read_tail(path)))
+    return next((number for number in numbers if number is not None), 0)
 
 
-def step_metrics(line: dict[str, Any]) -> StepMetrics:
-    """Return one step, of its line.
+def steps_of(lines: Iterable[dict[str, Any]]) -> Iterator[StepMetrics]:
+    """Yield the steps of lines; a damaged one, which lacks a key or has one of a wrong type, is passed over."""
+    for line in lines:
+        not_finite = [name for name in ("loss", "grad_norm") if name in line and line[name] is None]
+        try:
+            yield msgspec.convert(line | dict.fromkeys(not_finite, math.nan), StepMetrics)
+        except msgspec.ValidationError:
+            continue
 
-    Raises:
-        msgspec.ValidationError: the line is of another file.
-    """
-    not_finite = [name for name in ("loss", "grad_norm") if name in line and line[name] is None]
-    return msgspec.convert(line | dict.fromkeys(not_finite, math.nan), StepMetrics)
+
+def _step_of(line: dict[str, Any]) -> int | None:
+    """Return the number of a line's step; None: it is of no step."""
+    number = line.get("step")
+    return number if type(number) is int else None

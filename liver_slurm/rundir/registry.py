@@ -17,6 +17,7 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
+from liver_slurm.base.jsonl import read_lines
 from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
@@ -265,20 +266,14 @@ def _info_or_none(run_dir: RunDir) -> RunInfo | None:
 
 
 def _index_entries() -> Iterator[dict[str, str]]:
-    """Newest first; lines that are not ours (a torn write) are passed over."""
+    """Newest first; lines that are not ours (a torn write, a damaged byte) are passed over."""
     try:
-        lines = index_file().read_text().splitlines()
-    except FileNotFoundError:
-        return
+        lines = list(read_lines(index_file()))
     except OSError as error:
         log.warning(
             "%s cannot be read (%s): runs are found by their path, or in the default run root", index_file(), error
         )
         return
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"job_id", "name", "run_dir"} <= entry.keys():
+    for entry in reversed(lines):
+        if all(isinstance(entry.get(key), str) for key in ("job_id", "name", "run_dir")):
             yield entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,20 @@ def perplexity(loss: float) -> float:
 
 
 def read_validations(path: Path) -> Iterator[ValidationMetrics]:
-    """Return all validations so far.
-
-    Raises:
-        msgspec.ValidationError: a line is of another file.
-    """
-    return map(validation_metrics, read_lines(path))
+    """Return all validations so far."""
+    return validations_of(read_lines(path))
 
 
 def last_validation(path: Path) -> ValidationMetrics | None:
     """Return the newest one, without reading the whole file; None: there is none yet."""
-    return max(map(validation_metrics, read_tail(path)), key=lambda one: one.step, default=None)
+    return max(validations_of(read_tail(path)), key=lambda one: one.step, default=None)
 
 
-def validation_metrics(line: dict[str, Any]) -> ValidationMetrics:
-    """Return what a line of the file says.
-
-    Raises:
-        msgspec.ValidationError: it is of another file.
-    """
-    missing = {key: value for key, value in _NOT_FINITE.items() if line.get(key) is None}
-    return msgspec.convert(line | missing, ValidationMetrics)
+def validations_of(lines: Iterable[dict[str, Any]]) -> Iterator[ValidationMetrics]:
+    """Yield the validations of lines; a damaged one, which lacks a key or has one of a wrong type, is passed over."""
+    for line in lines:
+        missing = {key: value for key, value in _NOT_FINITE.items() if line.get(key) is None}
+        try:
+            yield msgspec.convert(line | missing, ValidationMetrics)
+        except msgspec.ValidationError:
+            continue

@@ -7,11 +7,13 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from liver_slurm.rundir.event_log import LATEST
 
 CHUNK = 1 << 22
 """Bytes of the file that are decoded at a time."""
@@ -20,14 +22,21 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
+_Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""As a column has room for."""
+
+
+_Moment = Annotated[float, msgspec.Meta(ge=0.0, lt=LATEST)]
+
+
 class _Line(msgspec.Struct, frozen=True, gc=False):
     """The keys of a line of ``metrics.jsonl`` that are read here; the others are passed over."""
 
-    step: int
-    start: float
-    end: float
-    generation: int = -1
-    tokens: int = 0
+    step: _Integer
+    start: _Moment
+    end: _Moment
+    generation: _Integer = -1
+    tokens: _Integer = 0
     loss: float | None = math.nan
     """None: it was not finite."""
     data_s: float | None = math.nan
