@@ -34,6 +34,7 @@ def settings(style: Style) -> dict[str, Any]:
     """Return matplotlib's settings for a figure."""
     theme = style.theme
     return {
+        "text.parse_math": False,  # names and reasons are others', and a dollar in them is a dollar
         "font.size": 8.3,
         "axes.edgecolor": theme.muted,
         "axes.labelcolor": theme.muted,
@@ -82,8 +83,9 @@ def fit_in(figure: Figure, lines: Sequence[Text], room: float) -> None:
     """Make lines smaller that are longer than a share of the figure's width: they would be cut off at its edge."""
     FigureCanvasAgg(figure)  # which measures them
     for line in lines:
-        shrink = min(1.0, room * figure.bbox.width / line.get_window_extent().width)
-        line.set_fontsize(float(line.get_fontsize()) * shrink)
+        width = line.get_window_extent().width
+        if width > room * figure.bbox.width:
+            line.set_fontsize(float(line.get_fontsize()) * room * figure.bbox.width / width)
 
 
 def new_figure(style: Style, height: int) -> Figure:

@@ -122,6 +122,8 @@ def draw_world(axes: Axes, report: Report, style: Style) -> None:
 
 def _stairs(steps: Steps, unit: float) -> tuple[list[float], list[int]]:
     """Return the corners of a stair, without the last ones, in which workers leave one after the other."""
+    if not steps.counts:  # of a run that was created this moment
+        return [0.0], [0]
     times, counts = list(steps.times), list(steps.counts)
     shortest = (times[-1] - times[0]) / 200
     while len(counts) > 1 and times[-1] - times[-2] < shortest:

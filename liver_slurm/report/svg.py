@@ -16,6 +16,8 @@ from liver_slurm.report.palette import with_variables
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "liver-slurm"}
 """Text stays text, so that it can be searched and read aloud; and the same run gives the same file."""
 _FAMILY = re.compile(r"(font: [^;\"]*?px|font-family:) [^;\"]*")
+_TAG = re.compile(r"<[^>]*>")
+_GROUP = re.compile(r'<g id="([^"]*)">')
 
 
 def to_svg(figure: Figure, prefix: str, title: str, hover: Mapping[str, str]) -> str:
@@ -34,15 +36,17 @@ def to_svg(figure: Figure, prefix: str, title: str, hover: Mapping[str, str]) ->
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(
-        r'<g id="([^"]*)">',
-        lambda found: f"{found[0]}<title>{escape(hover[found[1]])}</title>" if found[1] in hover else found[0],
-        text,
-    )
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    text = _FAMILY.sub(r"\1 system-ui, sans-serif", text)
+    text = _TAG.sub(lambda found: _of_the_page(found[0], prefix), text)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" ', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)
     head = f'<svg role="img" aria-label="{escape(title, quote=True)}" '
-    return with_variables(text.replace("<svg ", head, 1))
+    text = text.replace("<svg ", head, 1)
+    titles = {f"{prefix}-{name}": f"<title>{escape(words)}</title>" for name, words in hover.items()}
+    return _GROUP.sub(lambda found: found[0] + titles.get(found[1], ""), text)
+
+
+def _of_the_page(tag: str, prefix: str) -> str:
+    """Give a tag ids of its own, the page's font and its colours; what stands between tags is others' text."""
+    tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
+    tag = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", tag)
+    return with_variables(_FAMILY.sub(r"\1 system-ui, sans-serif", tag))

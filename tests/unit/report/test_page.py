@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 
+import msgspec
 import pytest
 from ledger_stories import facts
 from report_stories import grown_and_shrunk, often_changed, report
@@ -101,3 +102,48 @@ def test_what_is_drawn_does_not_grow_with_the_run() -> None:
 
 def figures_of(page: str) -> str:
     return "".join(re.findall(r"<svg .*?</svg>", page, re.DOTALL))
+
+
+def _named(name: str, reason: str) -> str:
+    """The page of a run in which a worker has this name, and a change this reason."""
+    story = grown_and_shrunk(1, reason)
+
+    def renamed(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(renamed, value))
+        return name if value == "standby-1-0" else value
+
+    story.events = [
+        msgspec.structs.replace(event, **{field: renamed(getattr(event, field)) for field in event.__struct_fields__})
+        for event in story.events
+    ]
+    return render(report(story))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "hand-$\\bad{$", "$x$", "see font-family: Arial", "ask #010203 on font: 12px Mono", 'id="x" url(#a)', "<b>&",
+        '<g id="mark-0">',
+    ],
+)  # fmt: skip
+def test_names_and_reasons_stay_what_they_are(words: str) -> None:
+    page = _named(f"hand-{words}", words)
+    figures = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
+    assert len(figures) == 4
+    titles = []
+    for figure in figures:
+        drawn = ElementTree.fromstring(figure)
+        titles += [one.text for one in drawn.iter() if one.tag.endswith("title")]
+        if 'id="details' in figure:
+            labels = [one.text for one in drawn.iter() if one.tag.endswith("text")]
+            assert f"hand-{words}" in [(label or "").replace("\u00a0", " ") for label in labels]
+    assert titles == [
+        f"{way} workers, training lost {cost}: {words}"
+        for _ in (1, 2)
+        for way, cost in (("2 to 3", "288 ms"), ("3 to 2", "46 ms"))
+    ]
+
+
+def test_a_run_that_was_created_this_moment_has_a_page() -> None:
+    assert "The run never changed its size." in render(make_report(make_ledger(facts([], []))))
