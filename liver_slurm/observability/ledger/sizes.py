@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from liver_slurm.observability.ledger.account import Account
 from liver_slurm.observability.ledger.causes import UNHELD
+from liver_slurm.observability.ledger.facts import Facts
 from liver_slurm.rundir.events import CapacityChanged
+
+Span = tuple[float, float]
+Weighted = tuple[float, float, int]
+"""A span, and how many devices it is of."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Steps:
     def at(self, time: float) -> int:
         """Return the count at a moment; 0 outside."""
         place = bisect.bisect_right(self.times, time) - 1
-        return self.counts[min(place, len(self.counts) - 1)] if place >= 0 and time <= self.times[-1] else 0
+        inside = self.counts and place >= 0 and time <= self.times[-1]
+        return self.counts[min(place, len(self.counts) - 1)] if inside else 0
 
 
 @dataclass(frozen=True)
@@ -49,62 +57,83 @@ def find_sizes(account: Account) -> Sizes:
     """Return the sizes of a run over time."""
     facts = account.facts
     start, end = facts.created, facts.until
-    held = _holding(account)
-    standbys = [span for span, one in held if not one]
+    queued = _queued(account)
+    held: list[Weighted] = []
+    standbys: list[Weighted] = []
+    world: list[Weighted] = []
+    for one, pieces in zip(account.presences, account.pieces, strict=True):
+        for piece in pieces:
+            in_world = piece.cause is None
+            shared = one.guaranteed or in_world  # by the account, too, such a device is not there in the queue
+            kept = _without((piece.start, piece.end), queued) if shared else [(piece.start, piece.end)]
+            spans = [(begin, until, 1) for begin, until in kept]
+            held += spans
+            world += spans if in_world else []
+            standbys += [] if one.guaranteed else spans
     told = [event for event in facts.events if isinstance(event, CapacityChanged)]
-    bounds = [*(event.time for event in told), end]
-    idle = [(event.time, until, sum(event.workers.values())) for event, until in zip(told, bounds[1:], strict=True)]
-    ours = _counted(standbys, start, end)
-    changes = sorted({time for begin, until, _ in idle for time in (begin, until)} | set(ours.times))
-    extra = []
-    for begin, until in itertools.pairwise(changes):
-        free = next((count for since, to, count in idle if since <= begin < to), 0)
-        room = max(0, facts.job.most_standbys - ours.at(begin))
-        extra += [(begin, until)] * min(free, room)
-    spans = [span for span, _ in held]
+    extra = _idle(told, queued, _counted(standbys, start, end), facts)
     return Sizes(
-        world=_counted(_stepping(account), start, end),
-        held=_counted(spans, start, end),
-        offered=_counted([*spans, *extra], start, end),
+        world=_counted(world, start, end),
+        held=_counted(held, start, end),
+        offered=_counted([*held, *extra], start, end),
         known=bool(told),
     )
 
 
-def _holding(account: Account) -> list[tuple[tuple[float, float], bool]]:
-    """Return from when until when each device was there, and whether it was a guaranteed one."""
-    found = []
-    queued = _queued(account)
-    for one in account.presences:
-        since = one.since
-        if one.guaranteed:
-            for begin, end in queued:
-                if begin <= since < end:
-                    since = min(end, one.until)
-        if one.until > since:
-            found.append(((since, one.until), one.guaranteed))
+def _queued(account: Account) -> list[Span]:
+    """Return when the guaranteed job was in the queue, in order; these spans do not touch each other."""
+    times, causes = account.timeline.times, account.timeline.causes
+    rows = np.flatnonzero(np.isin(causes, list(UNHELD)))
+    found: list[Span] = []
+    for row in rows.tolist():
+        begin, end = float(times[row]), float(times[row + 1])
+        if found and found[-1][1] >= begin:
+            begin = found.pop()[0]
+        found.append((begin, end))
     return found
 
 
-def _queued(account: Account) -> list[tuple[float, float]]:
-    """Return when the guaranteed job was in the queue."""
-    times, causes = account.timeline.times, account.timeline.causes
-    rows = [row for cause in UNHELD for row in (causes == cause).nonzero()[0].tolist()]
-    return [(float(times[row]), float(times[row + 1])) for row in sorted(rows)]
+def _without(span: Span, queued: Sequence[Span]) -> list[Span]:
+    """Return what is left of a span outside of the queue."""
+    at, end = span
+    left = []
+    for begin, until in queued[bisect.bisect_right(queued, at, key=_end) :]:
+        if begin >= end:
+            break
+        if begin > at:
+            left.append((at, begin))
+        at = until
+    return [*left, (at, end)] if at < end else left
 
 
-def _stepping(account: Account) -> list[tuple[float, float]]:
-    return [(piece.start, piece.end) for pieces in account.pieces for piece in pieces if piece.cause is None]
+def _idle(told: Sequence[CapacityChanged], queued: Sequence[Span], standbys: Steps, facts: Facts) -> Iterator[Weighted]:
+    """Yield the idle nodes that standby jobs of the run would get, as far as the job file lets it have them.
+
+    What was seen holds until the next look, and no longer than somebody looks: nobody does in the queue.
+    """
+    ends = [*(event.time for event in told[1:]), facts.until]
+    for event, end in zip(told, ends, strict=False):
+        begin, free = event.time, sum(event.workers.values())
+        next_queue = bisect.bisect_right(queued, begin, key=_end)
+        if next_queue < len(queued):
+            end = min(end, queued[next_queue][0])
+        changes = standbys.times[bisect.bisect_right(standbys.times, begin) : bisect.bisect_left(standbys.times, end)]
+        for since, until in itertools.pairwise((begin, *changes, end)):
+            count = min(free, max(0, facts.job.most_standbys - standbys.at(since)))
+            if until > since and count > 0:
+                yield since, until, count
 
 
-def _counted(spans: Iterable[tuple[float, float]], start: float, end: float) -> Steps:
-    """Count the spans that are open at each moment from ``start`` to ``end``."""
+def _end(span: Span) -> float:
+    return span[1]
+
+
+def _counted(spans: Iterable[Weighted], start: float, end: float) -> Steps:
+    """Count what is open at each moment from ``start`` to ``end``."""
     changes: dict[float, int] = {start: 0, end: 0}
-    for begin, until in spans:
-        changes[begin] = changes.get(begin, 0) + 1
-        changes[until] = changes.get(until, 0) - 1
+    for begin, until, count in spans:
+        changes[begin] = changes.get(begin, 0) + count
+        changes[until] = changes.get(until, 0) - count
     times = sorted(changes)
-    counts, count = [], 0
-    for time in times[:-1]:
-        count += changes[time]
-        counts.append(count)
+    counts = itertools.accumulate(changes[time] for time in times[:-1])
     return Steps(tuple(times), tuple(counts))

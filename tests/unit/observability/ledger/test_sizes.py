@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from ledger_stories import Story
 
 from liver_slurm.observability.ledger.account import make_account
 from liver_slurm.observability.ledger.document import make_ledger
-from liver_slurm.observability.ledger.sizes import Sizes, find_sizes
+from liver_slurm.observability.ledger.sizes import Sizes, Steps, find_sizes
 from liver_slurm.rundir import events as e
 
 
@@ -54,3 +55,44 @@ def test_capacity_goodput_falls_with_nodes_that_are_left_idle() -> None:
         ledgers.append(make_ledger(story.facts()))
     assert ledgers[0].ettr == ledgers[1].ettr
     assert ledgers[1].capacity_goodput < 0.6 * ledgers[0].capacity_goodput
+
+
+def test_nothing_is_offered_while_nobody_looks() -> None:
+    story = Story()
+    story.start(0.0, 1.0, 1.0)
+    story.say(e.CapacityChanged(workers={"night": 4}))
+    story.train(10)
+    died = story.now
+    story.die(36_000.0, 10, 1.0)
+    back = story.now
+    story.train(10)
+    story.say(e.CapacityChanged(workers={"night": 1}))
+    looked = story.now
+    story.train(10)
+    found = sizes(story)
+    assert found.offered.at(died - 1) == 2 + 4
+    assert found.offered.at(died + 100) == 0
+    assert found.offered.at(back + 1) == 2  # whoever saw four idle ones is gone
+    assert found.offered.at(looked + 1) == 2 + 1
+
+
+def test_looks_at_the_cluster_are_folded_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story()
+    story.start(0.0, 1.0, 1.0)
+    for number in range(2000):
+        story.now += 5.0
+        story.say(e.CapacityChanged(workers={"night": number % 2 + 1}))
+    account = make_account(story.facts())
+    asked = 0
+    at = Steps.at
+
+    def counting(steps: Steps, time: float) -> int:
+        nonlocal asked
+        asked += 1
+        return at(steps, time)
+
+    monkeypatch.setattr(Steps, "at", counting)
+    found = find_sizes(account)
+    assert asked <= 2 * 2000
+    assert len(found.offered.times) <= 2 * 2000
+    assert found.offered.at(story.now - 1) == 2 + 1
