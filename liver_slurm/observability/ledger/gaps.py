@@ -107,7 +107,9 @@ class GapWalk:
             since = event.job_started if event.job_started and cause in WAITING else event.time
             found.append((since, Cause.START if gap < 0 else Cause.RECOVERY))
         elif isinstance(event, BegunAnew):
-            if cause not in WAITING and cause is not Cause.RECOVERY:
+            # No process has outlived this: the job starts anew, and since the last sign of life it was not there, even
+            # if that told of a loss which the run still meant to recover from.
+            if cause not in WAITING:
                 found.append((self._last_sign(event), Cause.REQUEUE))
         elif isinstance(event, Interrupted | RunEnded):
             more = self._last_start > event.time

@@ -29,7 +29,8 @@ def check(account: Account) -> None:
         assert all(value >= 0.0 for by_cause in spent.values() for value in by_cause.values())
         assert account.facts.created <= one.since <= one.until <= account.facts.until + MILLISECOND
         total += one.until - one.since
-    found = document(make_ledger(account.facts))
+    ledger = make_ledger(account.facts)
+    found = document(ledger)
     assert found["device_s"] == pytest.approx(total, abs=MILLISECOND)
     assert sum(found["buckets"].values()) == pytest.approx(total, abs=MILLISECOND)
     for rows in ("workers", "generations", "partitions"):
@@ -38,6 +39,10 @@ def check(account: Account) -> None:
     wall = account.facts.until - account.facts.created
     assert found["wall_s"] == wall
     assert sum(found["wall_buckets"].values()) == pytest.approx(wall, abs=MILLISECOND)
+    assert ledger.sizes.held.integral() == pytest.approx(found["held_device_s"], abs=MILLISECOND)
+    for name in ("stepping_slice_efficiency", "available_slice_efficiency"):
+        assert found[name] >= 0.0
+    assert ledger.sizes.world.integral() <= ledger.sizes.held.integral() + MILLISECOND
     assert 0.0 <= found["ettr"] <= 1.0
     assert 0.0 <= found["capacity_goodput"] <= 1.0 + 1e-9
 
@@ -219,6 +224,30 @@ def test_a_run_that_was_killed_and_started_again(detailed: bool) -> None:
     # Older versions do not say when Slurm started the job, only when its coordinator began to serve, 0.75 s later.
     down = run.get(Cause.REQUEUE, 0.0) + run.get(Cause.WASTED, 0.0)
     assert down == pytest.approx(20.0 if detailed else 20.75, abs=0.1)
+
+
+@pytest.mark.parametrize("way", ["lost, then killed", "lost, then interrupted", "a failed start"])
+def test_a_job_that_waits_to_start_again_holds_nothing_whatever_was_lost_before(way: str) -> None:
+    story = Story()
+    story.start(0.0, 1.0, 1.0)
+    story.train(100)
+    story.say(e.WorkerLost(worker="live-1", in_world=True))
+    story.now += 2.0
+    story.say(e.CheckpointRefused(path="p", error="the coordinator's last word"))
+    if way == "lost, then interrupted":
+        story.interrupt(36_000.0, 100, 3.0)
+    else:
+        story.die(36_000.0, 100, 3.0)
+    if way == "a failed start":  # it has a world, which does not finish a step
+        story.die(36_000.0, 100, 3.0)
+    story.train(100)
+    story.end()
+    ledger = make_ledger(story.facts())
+    check(ledger.account)
+    run = ledger.account.of_the_run()
+    away = 72_000.0 if way == "a failed start" else 36_000.0
+    assert run[Cause.REQUEUE] == pytest.approx(away, abs=1.0)
+    assert ledger.capacity_goodput > 0.85
 
 
 def test_a_run_that_waits_in_the_queue_is_owed_its_devices() -> None:
