@@ -14,11 +14,20 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
+
 from liver_slurm.observability.ledger.account import Account
 from liver_slurm.observability.ledger.causes import Cause
 from liver_slurm.observability.ledger.changes import LOSS, Change
-from liver_slurm.observability.ledger.gaps import disrupted_gaps
-from liver_slurm.rundir.events import BegunAnew, CheckpointWritten, Interrupted, RecoveryPlanned, WorkerLost
+from liver_slurm.observability.ledger.gaps import disrupted_gaps, is_new_start
+from liver_slurm.rundir.events import (
+    BegunAnew,
+    CheckpointWritten,
+    CoordinatorStarted,
+    Interrupted,
+    RecoveryPlanned,
+    WorkerLost,
+)
 
 DAY = 86400.0
 _LOST = (BegunAnew, Interrupted, RecoveryPlanned, WorkerLost)
@@ -54,7 +63,7 @@ class Restarted:
     """The same steps and changes, each change made by a checkpoint and a restart."""
 
     restart_s: float | None
-    """The first start of this run, with what its first step took longer; None: it has not trained."""
+    """The start from which this run trained first, with what its first step took longer; None: it has not trained."""
     save_s: float
     """The median checkpoint of this run; 0.0 if it wrote none, which favours checkpoint and restart."""
     saves: int
@@ -126,9 +135,20 @@ def restarted(account: Account, changes: tuple[Change, ...]) -> Restarted:
 
 
 def start_seconds(account: Account) -> float | None:
-    """Return how long this run's first start took: processes, first world, and what its first step took longer."""
-    steps = account.facts.steps
-    if not len(steps):
+    """Return how long the start took from which this run trained its first step: processes, first world, and what that
+    step took longer. Starts before it that came to nothing are not a part of it.
+    """
+    facts, timeline = account.facts, account.timeline
+    if not len(facts.steps):
         return None
-    spent = account.timeline.seconds(account.facts.created, float(steps.end[0]))
+    first = float(facts.steps.start[0])
+    starts = [
+        event.time
+        for event in facts.events
+        if isinstance(event, CoordinatorStarted) and is_new_start(event) and event.time <= first
+    ]
+    begin = facts.created
+    if len(starts) > 1:  # the segment in which the last one is, as Slurm may have started its job before it served
+        begin = float(timeline.times[int(np.searchsorted(timeline.times, starts[-1], side="right")) - 1])
+    spent = timeline.seconds(begin, float(facts.steps.end[0]))
     return sum(spent.get(cause, 0.0) for cause in (*STARTING, Cause.FIRST_STEP))

@@ -86,3 +86,22 @@ def test_a_loss_is_no_change_and_costs_what_the_timeline_says() -> None:
     assert loss.exposed_s == pytest.approx(2.91, abs=0.03)
     assert [phase.name for phase in loss.phases] == ["recovery", "first_step"]
     assert ledger.expected.u0_s == pytest.approx((2.91 + 0.575) / 2, abs=0.03)
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_start_that_came_to_nothing_is_no_part_of_a_restart(detailed: bool, killed: bool) -> None:
+    story = Story(detailed=detailed)
+    began = story.now = story.now + 5.0
+    story.say(e.CoordinatorStarted(phase="starting", job_started=began if detailed else 0.0))
+    story.now += 600.0
+    if killed:
+        story.say(e.CheckpointRefused(path="p", error="its last word"))
+    else:
+        story.say(e.Interrupted(reason="preempted", step=0))
+    story.now += 100.0
+    story.begin_again(0, 0, began, 20.0)
+    story.train(100)
+    story.end()
+    # Older versions do not say when Slurm started the job, only when its coordinator began to serve, 5 s later.
+    assert make_ledger(story.facts()).restarted.restart_s == pytest.approx(20.2 if detailed else 15.2, abs=0.01)
