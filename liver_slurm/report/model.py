@@ -206,10 +206,15 @@ def comparison(report: Report) -> str:
     other, ledger = report.ledger.restarted, report.ledger
     if not report.changes or other.restart_s is None:
         return ""
-    return (
-        f"With a checkpoint and a restart for each of these {count(len(report.changes), 'change')}, training would "
-        f"stand still for {duration(other.stopped_s)}: ETTR {percent(other.ettr)} in place of {percent(ledger.ettr)}."
-    )
+    made = count(len(report.changes), "change")
+    how = f"for each of these {made}" if other.restarts == len(report.changes) else f"in place of these {made}"
+    if not other.grows:
+        how += ", and growth only where it must restart"
+    lost = f"stand still for {duration(other.stopped_s)}"
+    if other.slower_s > 0.0:
+        lost += f" and lose {duration(other.slower_s)} on fewer workers"
+    ettrs = f"ETTR {percent(other.ettr)} in place of {percent(ledger.ettr)}"
+    return f"With a checkpoint and a restart {how}, training would {lost}: {ettrs}."
 
 
 def tiles(report: Report) -> list[tuple[str, str, str]]:
@@ -224,8 +229,8 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
         )
     ]
     if report.changes and other.restart_s is not None:
-        each = other.stopped_s / len(report.changes)
-        found.append((percent(other.ettr), "ETTR with restarts", f"{duration(each)} for each change"))
+        lost = duration(other.stopped_s + other.slower_s)
+        found.append((percent(other.ettr), "ETTR with restarts", f"{lost} lost, {count(other.restarts, 'restart')}"))
     if report.changes:
         mean = cost(report) / len(report.changes)
         found.append(

@@ -98,7 +98,7 @@ def _bars(report: Report) -> list[dict[str, Any]]:
     rows = []
     for name, changes, ettr, wall in (
         ("this run", lost, ledger.ettr, ledger.wall_s),
-        ("with restarts", other.stopped_s, other.ettr, other.wall_s),
+        ("with restarts", other.stopped_s + other.slower_s, other.ettr, other.wall_s),
     ):
         rows.append(
             {

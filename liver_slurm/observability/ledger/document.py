@@ -12,8 +12,9 @@ import numpy as np
 from liver_slurm.observability.ledger.account import NO_WORLD, Account, held, make_account
 from liver_slurm.observability.ledger.causes import BUCKETS, NAMES, PRODUCTIVE, Cause, Seconds, add, by_bucket, text
 from liver_slurm.observability.ledger.changes import Change, find_changes
-from liver_slurm.observability.ledger.expected import Expected, Restarted, expect, restarted
+from liver_slurm.observability.ledger.expected import Expected, expect
 from liver_slurm.observability.ledger.facts import Facts
+from liver_slurm.observability.ledger.restarting import Restarted, restarted
 from liver_slurm.observability.ledger.sizes import Sizes, find_sizes
 from liver_slurm.rundir.events import BegunAnew
 

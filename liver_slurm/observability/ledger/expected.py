@@ -1,4 +1,4 @@
-"""What a run may expect: Meta's closed form for ETTR, and the same run under checkpoint and restart. Pure.
+"""What a run may expect: Meta's closed form for ETTR. Pure.
 
 Meta (arXiv 2410.21680): with failures at a rate ``r`` a second, ``u0`` seconds to train again after one, a checkpoint
 each ``dt`` seconds that stops training for ``w``::
@@ -14,16 +14,13 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-import numpy as np
-
 from liver_slurm.observability.ledger.account import Account
 from liver_slurm.observability.ledger.causes import Cause
 from liver_slurm.observability.ledger.changes import LOSS, Change
-from liver_slurm.observability.ledger.gaps import disrupted_gaps, is_new_start
+from liver_slurm.observability.ledger.gaps import disrupted_gaps
 from liver_slurm.rundir.events import (
     BegunAnew,
     CheckpointWritten,
-    CoordinatorStarted,
     Interrupted,
     RecoveryPlanned,
     WorkerLost,
@@ -31,7 +28,6 @@ from liver_slurm.rundir.events import (
 
 DAY = 86400.0
 _LOST = (BegunAnew, Interrupted, RecoveryPlanned, WorkerLost)
-STARTING = (Cause.START, Cause.FIRST_WORLD)
 
 
 @dataclass(frozen=True)
@@ -56,23 +52,6 @@ class Expected:
     """Expected, of training that has begun."""
     measured: float
     """Of the same time: productive seconds over those since the first step."""
-
-
-@dataclass(frozen=True)
-class Restarted:
-    """The same steps and changes, each change made by a checkpoint and a restart."""
-
-    restart_s: float | None
-    """The start from which this run trained first, with what its first step took longer; None: it has not trained."""
-    save_s: float
-    """The median checkpoint of this run; 0.0 if it wrote none, which favours checkpoint and restart."""
-    saves: int
-    """Checkpoints that the median is of."""
-    stopped_s: float
-    """All that training would stand still for the changes."""
-    wall_s: float
-    ettr: float
-    assumption: str
 
 
 def expect(account: Account, changes: tuple[Change, ...]) -> Expected:
@@ -106,49 +85,3 @@ def expect(account: Account, changes: tuple[Change, ...]) -> Expected:
         ettr=ettr,
         measured=productive / seconds if seconds else 0.0,
     )
-
-
-def restarted(account: Account, changes: tuple[Change, ...]) -> Restarted:
-    """Return what the same run would be if each change were a checkpoint and a restart of all processes."""
-    facts = account.facts
-    wall = facts.until - facts.created
-    productive = account.of_the_run().get(Cause.STEP, 0.0)
-    made = [change for change in changes if change.committed]
-    start = start_seconds(account)
-    seconds = [event.seconds for event in facts.events if isinstance(event, CheckpointWritten)]
-    save = statistics.median(seconds) if seconds else 0.0
-    stopped = len(made) * ((start or 0.0) + save)
-    longer = wall - sum(change.exposed_s for change in made) + stopped
-    assumption = (
-        f"the same steps and changes, each change a checkpoint ({save:.2f} s, median of {len(seconds)} in this run) "
-        f"and a restart ({start or 0.0:.2f} s, as this run's own start took); no queue, no step trained twice"
-    )
-    return Restarted(
-        restart_s=start,
-        save_s=save,
-        saves=len(seconds),
-        stopped_s=stopped,
-        wall_s=longer,
-        ettr=productive / longer if longer > 0.0 else 0.0,
-        assumption=assumption,
-    )
-
-
-def start_seconds(account: Account) -> float | None:
-    """Return how long the start took from which this run trained its first step: processes, first world, and what that
-    step took longer. Starts before it that came to nothing are not a part of it.
-    """
-    facts, timeline = account.facts, account.timeline
-    if not len(facts.steps):
-        return None
-    first = float(facts.steps.start[0])
-    starts = [
-        event.time
-        for event in facts.events
-        if isinstance(event, CoordinatorStarted) and is_new_start(event) and event.time <= first
-    ]
-    begin = facts.created
-    if len(starts) > 1:  # the segment in which the last one is, as Slurm may have started its job before it served
-        begin = float(timeline.times[int(np.searchsorted(timeline.times, starts[-1], side="right")) - 1])
-    spent = timeline.seconds(begin, float(facts.steps.end[0]))
-    return sum(spent.get(cause, 0.0) for cause in (*STARTING, Cause.FIRST_STEP))

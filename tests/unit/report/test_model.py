@@ -52,9 +52,21 @@ def test_a_grow_and_a_shrink_are_two_marks_however_close() -> None:
 
 def test_the_comparison_has_this_runs_own_restart() -> None:
     found = report(grown_and_shrunk(1))
-    assert "for each of these 2 changes" in comparison(found)
-    assert "stand still for 40.0 s" in comparison(found)
+    assert "in place of these 2 changes, and growth only where it must restart" in comparison(found)  # it does not pay
+    assert "stand still for 0 ms: ETTR" in comparison(found)
     assert cost(found) < 1.0
+
+
+def test_the_comparison_of_a_run_whose_growth_pays() -> None:
+    story = Story()
+    story.start(10.0, 16.0, 4.0)
+    story.train(40)
+    story.arrive(0, 3.0)
+    story.change(0.25)
+    story.train(200, seconds=0.5)
+    found = report(story)
+    assert "for each of these 1 change, training would stand still for 20.0 s: ETTR" in comparison(found)
+    assert "20.0 s lost, 1 restart" in [words for _, _, words in tiles(found)]
 
 
 def test_curves_have_few_points_and_keep_their_mean() -> None:

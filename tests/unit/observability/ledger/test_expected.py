@@ -1,4 +1,4 @@
-"""Expected ETTR and the same run with restarts."""
+"""Expected ETTR."""
 
 from __future__ import annotations
 
@@ -32,16 +32,6 @@ def test_the_closed_form_meets_what_was_measured() -> None:
     assert expected.u0_s == pytest.approx(0.575, rel=0.05)
     assert expected.ettr == pytest.approx(1 - 0.575 / 26.0, abs=0.002)
     assert expected.measured == pytest.approx(expected.ettr, abs=0.01)
-
-
-def test_restarts_take_what_this_runs_own_start_took() -> None:
-    ledger = changed(count=4, pause=0.5)
-    other = ledger.restarted
-    assert other.restart_s == pytest.approx(20.0, abs=0.05)
-    assert (other.save_s, other.saves) == (3.0, 1)
-    assert other.stopped_s == pytest.approx(4 * 23.0, abs=0.5)
-    assert other.ettr < ledger.ettr
-    assert "median of 1" in other.assumption
 
 
 def test_a_run_without_changes_expects_what_it_has() -> None:
@@ -86,22 +76,3 @@ def test_a_loss_is_no_change_and_costs_what_the_timeline_says() -> None:
     assert loss.exposed_s == pytest.approx(2.91, abs=0.03)
     assert [phase.name for phase in loss.phases] == ["recovery", "first_step"]
     assert ledger.expected.u0_s == pytest.approx((2.91 + 0.575) / 2, abs=0.03)
-
-
-@pytest.mark.parametrize("detailed", [True, False])
-@pytest.mark.parametrize("killed", [True, False])
-def test_a_start_that_came_to_nothing_is_no_part_of_a_restart(detailed: bool, killed: bool) -> None:
-    story = Story(detailed=detailed)
-    began = story.now = story.now + 5.0
-    story.say(e.CoordinatorStarted(phase="starting", job_started=began if detailed else 0.0))
-    story.now += 600.0
-    if killed:
-        story.say(e.CheckpointRefused(path="p", error="its last word"))
-    else:
-        story.say(e.Interrupted(reason="preempted", step=0))
-    story.now += 100.0
-    story.begin_again(0, 0, began, 20.0)
-    story.train(100)
-    story.end()
-    # Older versions do not say when Slurm started the job, only when its coordinator began to serve, 5 s later.
-    assert make_ledger(story.facts()).restarted.restart_s == pytest.approx(20.2 if detailed else 15.2, abs=0.01)
