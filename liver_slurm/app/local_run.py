@@ -14,16 +14,14 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from liver_slurm.app.processes import say_cancelled
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import ControlError, ExitCode
 from liver_slurm.config.load import save_job
 from liver_slurm.config.schema import ComponentSection, JobConfig
-from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
-from liver_slurm.rundir.event_log import EventLog, read_events
-from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import read_run_info, write_run_info
 from liver_slurm.rundir.worker_names import guaranteed_prefix, worker_name
@@ -127,8 +125,7 @@ class _Runner:
             with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed, with the others
                 self._coordinator.wait(timeout=HURRY)
         self.end_all()
-        if not self._has_ended():
-            self._say_cancelled(number)
+        say_cancelled(self._run_dir, f"cancelled by {number.name}")
 
     def end_all(self) -> None:
         """Kill what is left of the run's processes; of standbys, those whose coordinator was killed."""
@@ -162,27 +159,6 @@ class _Runner:
             else:
                 restarts += 1
                 self._start_coordinator()
-
-    def _has_ended(self) -> bool:
-        """Return whether a coordinator has said so; one that a signal meets early ends with any code."""
-        return any(isinstance(event, RunEnded) for event in read_events(self._run_dir.events))
-
-    def _say_cancelled(self, number: signal.Signals) -> None:
-        """Write in place of the coordinator, which the signal ended before it could, that the run was cancelled."""
-        files = RunFiles(self._run_dir)
-        files.refresh()
-        status, reason = files.status(), f"cancelled by {number.name}"
-        log = EventLog(self._run_dir.events)
-        log.append(
-            RunEnded(
-                generation=status.generation,
-                outcome="cancelled",
-                exit_code=ExitCode.CANCELLED,
-                reason=reason,
-                step=status.step,
-            )
-        )
-        log.close()
 
     def _start_coordinator(self) -> None:
         resizes = [part for text in self._resizes for part in ("--resize", text)]

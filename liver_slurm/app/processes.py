@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from liver_slurm.base.errors import ClusterError, ControlError, LiverError
+from liver_slurm.base.errors import ClusterError, ControlError, ExitCode, LiverError
+from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.summary import LOST
+from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import RunInfo, read_run_info
 
@@ -102,10 +105,34 @@ def _end_jobs(run_dir: RunDir, info: RunInfo) -> str:
     from liver_slurm.scheduler.slurm.ownership import end_jobs_of_run
 
     ended, left = end_jobs_of_run(connect(), run_dir, info.name, info.job_id)
+    if not left:
+        say_cancelled(run_dir, "cancelled on request")
     if not ended:
         return "no job of it was left"
     told = f"ended job{'s' if len(ended) > 1 else ''} {', '.join(ended)}"
     return f"{told}; Slurm is still ending {', '.join(left)}" if left else told
+
+
+def say_cancelled(run_dir: RunDir, reason: str) -> None:
+    """Write into the run's events that it was cancelled, unless they say how it ended: no coordinator is left that
+    could, because it waited in the queue, or was ended before it came to that.
+    """
+    files = RunFiles(run_dir)
+    files.refresh()
+    if files.over:
+        return
+    status = files.status()
+    log = EventLog(run_dir.events)
+    log.append(
+        RunEnded(
+            generation=status.generation,
+            outcome="cancelled",
+            exit_code=ExitCode.CANCELLED,
+            reason=reason,
+            step=status.step,
+        )
+    )
+    log.close()
 
 
 def _find_process(run_dir: RunDir) -> Found:

@@ -79,7 +79,8 @@ def _print(ledger: Ledger) -> None:
 
     facts = ledger.account.facts
     in_progress = facts.outcome in ("training", "queued")
-    print(f"{facts.run}: {facts.outcome}" + (f", as of {moment(facts.until)}" if in_progress else ""))
+    as_of = f", as of {moment(facts.until)}; no end of it is on record" if in_progress else ""
+    print(f"{facts.run}: {facts.outcome}{as_of}")
     for name, value in (*_headline(ledger), *_expected(ledger)):
         print(f"{name + ':':<18}{value}")
     print()

@@ -54,7 +54,8 @@ def _content(report: Report, strips: Strips) -> dict[str, Any]:
     return {
         "title": Path(facts.run).name,
         "outcome": facts.outcome,
-        "when": f"{_moment(facts.created)} to {_moment(facts.until)}" + (", in progress" if in_progress else ""),
+        "when": f"{_moment(facts.created)} to {_moment(facts.until)}"
+        + (", no end of it is on record" if in_progress else ""),
         "length": duration(ledger.wall_s),
         "steps": f"{len(facts.steps):,} steps" + (f", {lost['steps']:.0f} lost" if lost["steps"] else ""),
         "sentence": sentence(report),

@@ -360,6 +360,7 @@ def test_cancelling_a_run_that_slurm_has_forgotten(
     fake_slurm("squeue", "exit 0")
     code, out, _ = liver("cancel", "41")
     assert (code, "no job of it was left" in out) == (0, True)
+    assert json.loads(liver("status", "41", "--json")[1])["state"] == "cancelled"
 
 
 def test_data_prepare(liver: Liver, home: Path) -> None:
