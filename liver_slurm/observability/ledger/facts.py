@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
 from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.load import read_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
+from liver_slurm.observability.ledger.clocks import never_back
 from liver_slurm.observability.ledger.step_table import StepTable, read_steps
 from liver_slurm.rundir.event_log import read_events
 from liver_slurm.rundir.events import (
@@ -124,11 +126,11 @@ def make_job(config: JobConfig, info: RunInfo) -> Job:
 
 def in_order(events: tuple[Event | UnknownEvent, ...], first: float) -> tuple[Event | UnknownEvent, ...]:
     """Return the events with times that never go back: coordinators on several hosts have several clocks."""
-    found = []
-    for event in events:
-        first = max(first, event.time)
-        found.append(event if event.time == first else msgspec.structs.replace(event, time=first))
-    return tuple(found)
+    times = np.maximum(never_back(np.array([event.time for event in events], dtype=np.float64)), first).tolist()
+    return tuple(
+        event if event.time == time else msgspec.structs.replace(event, time=time)
+        for event, time in zip(events, times, strict=True)
+    )
 
 
 def how_it_stands(events: tuple[Event | UnknownEvent, ...]) -> str:

@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from liver_slurm.observability.ledger.clocks import Floats as Floats
+from liver_slurm.observability.ledger.clocks import never_back
 from liver_slurm.rundir.event_log import LATEST
 
 CHUNK = 1 << 22
 """Bytes of the file that are decoded at a time."""
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
@@ -84,16 +85,14 @@ def make_table(columns: dict[str, npt.NDArray[Any]]) -> StepTable:
     """Make a table of columns that may be out of order.
 
     Of a step that stands there twice the last line counts. Clocks of hosts differ, and each world may have another
-    writer: a time that goes back is moved up to the one before it.
+    writer: times that go back are put in order.
     """
     step = columns["step"]
     if len(step) and not bool(np.all(step[1:] > step[:-1])):
         order = np.argsort(step, kind="stable")
         last = np.append(step[order][1:] != step[order][:-1], True)
         columns = {name: column[order][last] for name, column in columns.items()}
-    times = np.stack([columns["start"], columns["end"]], axis=1).reshape(-1)
-    if len(times):
-        times = np.maximum.accumulate(times)
+    times = never_back(np.stack([columns["start"], columns["end"]], axis=1).reshape(-1))
     return StepTable(**{**columns, "start": times[0::2].copy(), "end": times[1::2].copy()})
 
 

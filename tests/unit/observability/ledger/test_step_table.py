@@ -53,8 +53,8 @@ def test_times_never_go_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(line(1, end=9.0) + line(2) + line(9))
     steps = read_steps(path)
-    assert steps.start.tolist() == [1.0, 9.0, 9.0]
-    assert steps.end.tolist() == [9.0, 9.0, 9.5]
+    assert steps.start.tolist() == [1.0, 2.0, 9.0]
+    assert steps.end.tolist() == [2.0, 2.5, 9.5]
 
 
 def test_a_run_without_steps(tmp_path: Path) -> None:
