@@ -11,10 +11,10 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < HOUR:
+    if round(seconds) < HOUR:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
-    if seconds < 2 * DAY:
+    if round(seconds / MINUTE) * MINUTE < 2 * DAY:
         hours, rest = divmod(round(seconds / MINUTE), 60)
         return f"{hours} h {rest:02d} min" if rest else f"{hours} h"
     days, rest = divmod(round(seconds / HOUR), 24)
@@ -24,11 +24,11 @@ def duration(seconds: float) -> str:
 def percent(ratio: float) -> str:
     """Write a ratio; close to 0 or 1 with as many digits as it takes not to say 0 or 100."""
     value = ratio * 100.0
-    for digits in (1, 2, 3):
+    for digits in range(1, 15):
         text = f"{value:.{digits}f}"
         if float(text) not in (0.0, 100.0) or value in (0.0, 100.0):
             return f"{text} %"
-    return f"{value:.3f} %"
+    return f"{value:.0e} %"
 
 
 def count(number: int, one: str, several: str = "") -> str:
