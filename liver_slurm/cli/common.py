@@ -154,8 +154,17 @@ def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Non
     """Print a table on stdout; None is shown as a dash."""
     from tabulate import tabulate
 
-    cells = [["-" if cell is None else cell for cell in row] for row in rows]
+    cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     print(tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True))
+
+
+def printable(text: str) -> str:
+    """Return a line for a terminal: what others wrote into it, such as a reason, must not break or steer it."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
 def moment(seconds: float) -> str:

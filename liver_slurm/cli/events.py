@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from liver_slurm.cli.common import Subparsers, add_job, add_json, moment, new_parser, print_json
+from liver_slurm.cli.common import Subparsers, add_job, add_json, moment, new_parser, print_json, printable
+from liver_slurm.rundir.event_log import LATEST
 
 DESCRIPTION = """\
 The event log of a run: worlds, reconfigurations with their pauses, notices, standbys that come and go, and why.
@@ -49,12 +50,13 @@ def event_line(event: dict[str, Any]) -> str:
     """Return one event for people: time, generation, name, and the rest as key=value."""
     rest = {key: value for key, value in event.items() if key not in ("time", "event", "generation")}
     fields = " ".join(f"{key}={_text(value)}" for key, value in rest.items() if value not in (None, "", []))
-    return f"{moment(event['time'])}  {event.get('generation', '-'):>3}  {event['event']:<24} {fields}".rstrip()
+    line = f"{moment(event['time'])}  {event.get('generation', '-')!s:>3}  {event['event']:<24} {fields}"
+    return printable(line.rstrip())
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e6 else moment(value)  # larger ones are moments
+        return moment(value) if 1e6 <= value < LATEST else f"{value:.4g}"
     if isinstance(value, list):
         return ",".join(_text(one) for one in value)
     text = str(value)

@@ -75,8 +75,10 @@ def _fit(count: int, lines: int, heading: int) -> int:
 
 
 def _cut(text: Text, width: int, glyphs: Glyphs) -> Text:
-    """Cut a line off at the screen's edge, and show that it was."""
+    """Cut a line off at the screen's edge, and show that it was; nothing in it may steer the terminal."""
     text.no_wrap = True
+    if not text.plain.isprintable():  # what others wrote, such as a reason; it stays as long as it is
+        text.plain = "".join(letter if letter.isprintable() else "?" for letter in text.plain)
     if text.cell_len > width:
         text.truncate(width - len(glyphs.more))
         text.append(glyphs.more)

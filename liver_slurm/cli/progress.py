@@ -12,7 +12,7 @@ from types import TracebackType
 from msgspec import UNSET, convert
 
 from liver_slurm.base import interrupts
-from liver_slurm.cli.common import bytes_text, clock_text, counted, rate_text, seconds_text
+from liver_slurm.cli.common import bytes_text, clock_text, counted, printable, rate_text, seconds_text
 from liver_slurm.observability.history import Happening, told
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.status import RunStatus
@@ -103,7 +103,7 @@ def progress_line(status: RunStatus, speed: Pace) -> str:
         parts.append(counted(len(status.standbys), "standby"))
     if status.reason and status.state != "training":
         parts.append(status.reason)
-    return ", ".join(parts)
+    return printable(", ".join(parts))
 
 
 def change_line(one: Happening) -> str:
@@ -111,7 +111,7 @@ def change_line(one: Happening) -> str:
     when = time.strftime("%H:%M:%S", time.localtime(one.time))
     step = f" at step {one.step}" if one.step is not None else ""
     cost = f", training waited {seconds_text(one.cost_s)}" if one.cost_s is not None else ""
-    return f"{when} {one.what}{step}{cost}" + (f": {one.why}" if one.why else "")
+    return printable(f"{when} {one.what}{step}{cost}" + (f": {one.why}" if one.why else ""))
 
 
 # ---- the lines of `status` -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from liver_slurm.cli.common import (
     new_parser,
     print_json,
     print_table,
+    printable,
 )
 from liver_slurm.cli.progress import progress_rows
 from liver_slurm.observability.status import RunStatus, WorkerStatus, from_status
@@ -67,7 +68,7 @@ def _print(status: RunStatus) -> None:
     if status.files is not UNSET:
         rows.append(("files", "; ".join(f"{process}: {why}" for process, why in status.files.items())))
     for name, value in rows:
-        print(f"{name + ':':<13}{value}")
+        print(printable(f"{name + ':':<13}{value}"))
     workers = [*status.workers, *status.standbys]
     if workers:
         print()
