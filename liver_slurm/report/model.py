@@ -179,13 +179,12 @@ def spread(steps: Steps, number: int) -> Spread:
 
 def sentence(report: Report) -> str:
     """Say in a sentence or two what became of the world and what that cost; strangers read it first."""
-    found = marks(report)
-    if not found:
+    if not report.changes:
         return "The run never changed its size."
     ways = {
-        "grew": sum(mark.grows for mark in found),
-        "shrank": sum(mark.shrinks for mark in found),
-        "changed its layout": sum(mark.before == mark.after for mark in found),
+        "grew": sum(change.after > change.before for change in report.changes),
+        "shrank": sum(change.after < change.before for change in report.changes),
+        "changed its layout": sum(change.after == change.before for change in report.changes),
     }
     told = [f"{what} {times(often)}" for what, often in ways.items() if often]
     listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)

@@ -39,7 +39,10 @@ def test_changes_in_one_direction_that_lie_together_are_one_mark() -> None:
         story.arrive(0, 0.0)
         story.change(0.25)
     story.train(200)
-    (mark,) = marks(report(story))
+    found = report(story)
+    assert sentence(found).startswith("The run grew twice, between 2 and 4 workers.")
+    assert "2 changes" in comparison(found)
+    (mark,) = marks(found)
     assert (mark.before, mark.after, len(mark.changes)) == (2, 4, 2)
     assert mark.cost_s == pytest.approx(2 * 0.2875)
 
