@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.rundir.registry import find_run
 
     now = time.time()
-    run_dirs = {run_dir.path: run_dir for run_dir in map(find_run, args.runs)}
+    run_dirs = {run_dir.path.resolve(): run_dir for run_dir in map(find_run, args.runs)}
     with without_collector():
         facts = linked([read_facts(run_dir, now) for run_dir in run_dirs.values()])
         ledgers = [make_ledger(one) for one in facts]
@@ -105,7 +105,9 @@ def _headline(ledger: Ledger) -> Iterator[tuple[str, str]]:
     stepping, available = efficiency["stepping_slice_efficiency"], efficiency["available_slice_efficiency"]
     yield "slices", f"stepping {stepping:.4f}, available {available:.4f} of {account.facts.job.most}"
     lost = lost_work(account, total)
-    yield "lost work", f"{lost['steps']:.0f} steps, {lost['device_s']:,.1f} device-seconds"
+    unknown = account.facts.counted is None and account.facts.outcome != "finished"
+    note = " (what a run that resumed this one trained again is known if it is named, too)" if unknown else ""
+    yield "lost work", f"{lost['steps']:.0f} steps, {lost['device_s']:,.1f} device-seconds{note}"
     used = mfu(account, held(total))
     if used["run"] is not None and used["steps"] is not None:
         yield "MFU", f"{used['run']:.3f} over the run, {used['steps']:.3f} in steps"

@@ -26,6 +26,8 @@ WIDE, NARROW = 1160, 372
 """Widths of the two forms of each figure; the page shows one of them, by its own width."""
 ROWS = 200
 """Changes that the table shows at most."""
+UNKNOWN = "steps that a run which resumed this one has trained again count here: no run is told who has resumed it"
+"""What a page of one run cannot know, unless the run has finished."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _content(report: Report, strips: Strips) -> dict[str, Any]:
         "changes": [_row(report, change) for change in shown],
         "left_out": len(ledger.changes) - len(shown),
         "buckets": _buckets(report),
-        "formulas": [ETTR, CAPACITY],
+        "formulas": [ETTR, CAPACITY, *([] if facts.outcome == "finished" else [UNKNOWN])],
         "assumption": ledger.restarted.assumption if report.changes else "",
         "expected": _expected(report),
         "css": Markup(palette.css()),  # ours, no input

@@ -84,7 +84,8 @@ def document(ledger: Ledger) -> dict[str, Any]:
         **efficiencies(ledger),
         "lost_work": lost_work(account, total),
         "mfu": mfu(account, held(total)),
-        "tokens": int(facts.steps.tokens.sum()),
+        "tokens": counted_tokens(facts),
+        "successor_known": facts.counted is not None,
         "steps": len(facts.steps),
         "expected": asdict(ledger.expected),
         "restarted": asdict(ledger.restarted),
@@ -142,6 +143,12 @@ def lost_work(account: Account, total: Seconds) -> dict[str, float]:
     if facts.counted is not None:
         steps += int((facts.steps.step > facts.counted).sum())
     return {"steps": steps, "device_s": total.get(Cause.WASTED, 0.0)}
+
+
+def counted_tokens(facts: Facts) -> int:
+    """Return the tokens of the steps that count."""
+    counts = slice(None) if facts.counted is None else facts.steps.step <= facts.counted
+    return int(facts.steps.tokens[counts].sum())
 
 
 def mfu(account: Account, held_device_s: float) -> dict[str, float | None]:

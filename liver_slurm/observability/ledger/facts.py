@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -147,10 +148,13 @@ def how_it_stands(events: tuple[Event | UnknownEvent, ...]) -> str:
 
 
 def linked(runs: list[Facts]) -> list[Facts]:
-    """Return runs that are looked at together: what one trained after the checkpoint that another took is lost."""
+    """Return runs that are looked at together: what one trained after the checkpoint that another took is lost.
+
+    Of a run that is not among them nothing is known: no run is told who has resumed it.
+    """
     resumed: dict[str, int] = {}
     for run in runs:
         if run.resumed_from and len(run.steps):
-            first = int(run.steps.step[0]) - 1
-            resumed[run.resumed_from] = min(first, resumed.get(run.resumed_from, first))
-    return [replace(run, counted=resumed.get(run.run)) for run in runs]
+            first, before = int(run.steps.step[0]) - 1, os.path.realpath(run.resumed_from)
+            resumed[before] = min(first, resumed.get(before, first))
+    return [replace(run, counted=resumed.get(os.path.realpath(run.run))) for run in runs]

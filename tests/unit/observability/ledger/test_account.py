@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ledger_stories import Story, facts, job
 from liver_slurm.observability.ledger.account import NO_WORLD, Account, held, make_account
 from liver_slurm.observability.ledger.causes import Cause, text
 from liver_slurm.observability.ledger.document import document, documents, make_ledger
+from liver_slurm.observability.ledger.facts import linked
 from liver_slurm.rundir import events as e
 
 MILLISECOND = 1e-3
@@ -304,6 +306,26 @@ def test_what_another_run_trains_again_is_lost() -> None:
     after = make_ledger(story.facts(counted=7))
     assert after.account.of_the_run()[Cause.STEP] == pytest.approx(7.0, abs=0.1)
     assert document(after)["lost_work"] == {"steps": 3, "device_s": pytest.approx(6.0, abs=0.2)}
+
+
+def test_a_run_is_known_by_its_directory_whatever_path_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    story = Story()
+    story.start(0.0, 1.0, 1.0)
+    story.train(10)
+    story.end("failed")
+    after = Story(trained=7)
+    after.start(0.0, 1.0, 1.0)
+    after.train(5)
+    runs = [
+        story.facts(run=str(tmp_path / "alias" / "a")),
+        after.facts(run=str(tmp_path / "b"), resumed_from=str(tmp_path / "real" / "a")),
+    ]
+    first, second = (document(make_ledger(one)) for one in linked(runs))
+    assert (first["lost_work"]["steps"], second["lost_work"]["steps"]) == (3, 0)
+    assert (first["tokens"], second["tokens"]) == (7 * 1024, 5 * 1024)
+    assert (first["successor_known"], second["successor_known"]) == (True, False)
 
 
 def test_several_runs_add_up() -> None:
