@@ -31,7 +31,7 @@ KINDS = (
     Kind("joining", SKY, (Cause.JOINING,)),
     Kind("starting", YELLOW, (Cause.START, Cause.FIRST_WORLD, Cause.STANDBY_START)),
     Kind("idle", GREY, (Cause.IDLE,)),
-    Kind("checkpoint", PINK, (Cause.CHECKPOINT,)),
+    Kind("checkpoint, validation", PINK, (Cause.CHECKPOINT, Cause.VALIDATION)),
     Kind("lost work, recovery", ORANGE, (Cause.WASTED, Cause.RECOVERY)),
     Kind("queue", "#cfd5db", (Cause.QUEUE, Cause.REQUEUE)),
     Kind("leaving", "#6b5b95", (Cause.LEAVING, Cause.ENDING)),

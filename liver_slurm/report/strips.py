@@ -83,7 +83,7 @@ def _long_segments(account: Account, least: float) -> list[tuple[float, float, C
 
 
 def _overlaid(row: int, piece: Piece, long: list[tuple[float, float, Cause]], created: float) -> Iterator[Box]:
-    outside = (Cause.PAUSE, Cause.FIRST_STEP, Cause.CHECKPOINT, Cause.WASTED)
+    outside = (Cause.PAUSE, Cause.FIRST_STEP, Cause.CHECKPOINT, Cause.VALIDATION, Cause.WASTED)
     for start, end, cause in long:
         start, end = max(start, piece.start), min(end, piece.end)
         if end > start and not (piece.cause is not None and cause in outside):

@@ -11,6 +11,7 @@ from event_samples import committed
 from liver_slurm.observability.ledger.facts import Facts, Job, how_it_stands, in_order
 from liver_slurm.observability.ledger.step_table import StepTable, make_table
 from liver_slurm.rundir import events as e
+from liver_slurm.rundir.validation import ValidationMetrics
 
 PARTITIONS = ("scavenger", "preempt", "night")
 
@@ -27,6 +28,14 @@ def steps_of(rows: list[dict[str, Any]]) -> StepTable:
         for name in ("start", "end", "loss", "data_s", "mfu")
     }
     return make_table({**integers, **floats})
+
+
+def validated(step: int, seconds: float, end: float) -> ValidationMetrics:
+    """A validation after a step."""
+    return ValidationMetrics(
+        step=step, loss=1.0, perplexity=2.7, tokens=1, samples=1, best_step=step, best_loss=1.0, since_best=0,
+        seconds=seconds, generation=0, layout="tp1pp1dp2", end=end,
+    )  # fmt: skip
 
 
 def job(**changes: Any) -> Job:
@@ -70,6 +79,7 @@ class Story:
     """Events that older versions did not write are there."""
     events: list[Any] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    validations: list[ValidationMetrics] = field(default_factory=list)
     created: float = 1000.0
     generation: int = -1
     world: tuple[str, ...] = ()
@@ -85,7 +95,7 @@ class Story:
 
     def facts(self, **changes: Any) -> Facts:
         """All of it so far."""
-        return facts(self.events, self.rows, self.created, **changes)
+        return facts(self.events, self.rows, self.created, **{"validations": tuple(self.validations), **changes})
 
     def start(self, queue: float, boot: float, prepare: float) -> None:
         """The guaranteed job starts, and its first world trains."""
@@ -115,6 +125,11 @@ class Story:
             self.trained += 1
             self.rows.append({"step": self.trained, "start": self.now, "end": end, "generation": self.generation})
             self.now = end + gap
+
+    def validate(self, seconds: float) -> None:
+        """Training stands still for a validation."""
+        self.now += seconds
+        self.validations.append(validated(self.trained, seconds, self.now))
 
     def arrive(self, partition: int, boot: float) -> None:
         """A standby job starts, and its worker is warm."""
@@ -188,6 +203,7 @@ class Story:
         """The run goes on from a checkpoint."""
         keep = min(keep, reached)
         self.rows = [row for row in self.rows if row["step"] <= keep]
+        self.validations = [one for one in self.validations if one.step <= keep]
         self.trained = keep
         self.say(
             e.BegunAnew(

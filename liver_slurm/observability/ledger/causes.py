@@ -51,6 +51,8 @@ class Cause(IntEnum):
     """The step of a run in progress that is not over yet."""
     ENDING = 18
     """The last step is trained, or the outcome decided, and the processes end."""
+    VALIDATION = 19
+    """Training stood still for a validation."""
 
 
 PRODUCTIVE = "PRODUCTIVE"
@@ -60,6 +62,7 @@ BUCKETS: dict[Cause, str] = {
     Cause.FIRST_STEP: "PROGRAM_STARTUP",
     Cause.DATA: "DATA_LOADING_SYNC",
     Cause.CHECKPOINT: "UNPRODUCTIVE_CHECKPOINT_SAVE_TIME",
+    Cause.VALIDATION: "CUSTOM_BADPUT_EVENTS",
     Cause.PAUSE: "ELASTIC_REINITIALIZATION",
     Cause.WASTED: "WASTED_PROGRESS_FROM_DISRUPTION",
     Cause.RECOVERY: "INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION",

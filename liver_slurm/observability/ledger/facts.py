@@ -14,7 +14,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import most_workers
 from liver_slurm.observability.ledger.clocks import never_back
 from liver_slurm.observability.ledger.step_table import StepTable, read_steps
-from liver_slurm.rundir.event_log import read_events
+from liver_slurm.rundir.event_log import is_moment, read_events
 from liver_slurm.rundir.events import (
     CoordinatorStarted,
     Event,
@@ -25,6 +25,7 @@ from liver_slurm.rundir.events import (
 )
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import RunInfo, read_run_info
+from liver_slurm.rundir.validation import ValidationMetrics, read_validations
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Facts:
     events: tuple[Event | UnknownEvent, ...]
     """In the order of the file; their times never go back."""
     steps: StepTable
+    validations: tuple[ValidationMetrics, ...] = ()
     counted: int | None = None
     """Steps that count, where another run goes on from a checkpoint of this one; None: all."""
 
@@ -81,14 +83,16 @@ def read_facts(run_dir: RunDir, now: float) -> Facts:
 
 
 def make_facts(run_dir: RunDir, info: RunInfo, job: Job, events: tuple[Event | UnknownEvent, ...], now: float) -> Facts:
-    """Make facts of what was read; reads the steps."""
+    """Make facts of what was read; reads steps and validations."""
     steps = read_steps(run_dir.metrics)
+    validations = tuple(read_validations(run_dir.validations))
     ordered = in_order(events, info.created)
     outcome = how_it_stands(ordered)
     last = max(
         info.created,
         ordered[-1].time if ordered else info.created,
         float(steps.end[-1]) if len(steps) else info.created,
+        *(one.end for one in validations if is_moment(one.end)),
     )
     return Facts(
         run=str(run_dir.path),
@@ -99,6 +103,7 @@ def make_facts(run_dir: RunDir, info: RunInfo, job: Job, events: tuple[Event | U
         job=job,
         events=ordered,
         steps=steps,
+        validations=validations,
     )
 
 

@@ -74,6 +74,7 @@ class GapWalk:
             default=-np.inf,
         )
         self._saved = {event.step: event.time for event in facts.events if isinstance(event, CheckpointWritten)}
+        self._validated = {one.step: one.end for one in facts.validations if one.seconds > 0.0}
         self._prepared = {event.generation: event.prepare_s for event in facts.events if isinstance(event, WorldLive)}
 
     def segments(self, gap: int, start: float, end: float, events: Sequence[Found]) -> Segments:
@@ -88,6 +89,14 @@ class GapWalk:
         facts = self._facts
         if gap < 0:
             return [(start, Cause.QUEUE if facts.job.on_slurm else Cause.START)]
+        validated = self._validated.get(int(facts.steps.step[gap]), start)
+        if start < validated and not any(event.time < validated for event in events):
+            return [(start, Cause.VALIDATION), *self._after(gap, validated, events)]
+        return self._after(gap, start, events)
+
+    def _after(self, gap: int, start: float, events: Sequence[Found]) -> Segments:
+        """Return what begins after the last step before a gap, and its validation."""
+        facts = self._facts
         tail = gap == len(facts.steps) - 1
         if tail and facts.outcome == "training" and not events:
             return [(start, Cause.IN_FLIGHT)]

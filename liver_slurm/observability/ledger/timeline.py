@@ -18,11 +18,12 @@ from liver_slurm.observability.ledger.step_table import Floats, StepTable
 from liver_slurm.rundir.events import CheckpointWritten, ReconfigurationCommitted
 
 COLUMNS = (
-    Cause.PAUSE, Cause.FIRST_STEP, Cause.PAUSE, Cause.DATA, Cause.STEP, Cause.CHECKPOINT, Cause.PAUSE, Cause.BETWEEN,
+    Cause.PAUSE, Cause.FIRST_STEP, Cause.PAUSE, Cause.DATA, Cause.STEP, Cause.VALIDATION, Cause.CHECKPOINT, Cause.PAUSE,
+    Cause.BETWEEN,
 )  # fmt: skip
 """What a step and the gap behind it are made of, in this order: the gate of the commit, the excess of a first step, the
-optimizer's hooks, samples, the rest with the usual gap; then the gap's own three."""
-_GATE, _EXCESS, _HOOKS, _DATA, _STEP, _CHECKPOINT, _PAUSE, _BETWEEN = range(len(COLUMNS))
+optimizer's hooks, samples, the rest with the usual gap; then the gap's own four."""
+_GATE, _EXCESS, _HOOKS, _DATA, _STEP, _VALIDATION, _CHECKPOINT, _PAUSE, _BETWEEN = range(len(COLUMNS))
 Codes = npt.NDArray[np.int8]
 
 
@@ -64,7 +65,7 @@ def build(facts: Facts) -> Timeline:
     lengths = _lengths(facts, np.array(sorted(gap for gap in disrupted if gap >= 0), dtype=np.int64))
     starts = np.empty_like(lengths)
     starts[:, : _STEP + 1] = steps.start[:, None] + _before(lengths[:, : _STEP + 1])
-    starts[:, _CHECKPOINT:] = (steps.end + _usual_part(lengths, steps))[:, None] + _before(lengths[:, _CHECKPOINT:])
+    starts[:, _VALIDATION:] = (steps.end + _usual_part(lengths, steps))[:, None] + _before(lengths[:, _VALIDATION:])
     used = lengths > 0.0
     used[:, _STEP] = True  # also where it is empty, so that no step is without a segment
     places = np.flatnonzero(used)
@@ -87,7 +88,8 @@ def _lengths(facts: Facts, disrupted: npt.NDArray[np.int64]) -> Floats:
     lengths = np.zeros((count, len(COLUMNS)))
     left = steps.end - steps.start  # of each step, what is not given to a cause yet
     heads = _first_of_world(steps)
-    usual, excess = _usual(steps, heads)
+    validated = _validated(facts)
+    usual, excess = _usual(steps, heads, validated)
     for event in facts.events:
         if isinstance(event, ReconfigurationCommitted):
             _give_hooks(steps, lengths, left, event)
@@ -103,12 +105,15 @@ def _lengths(facts: Facts, disrupted: npt.NDArray[np.int64]) -> Floats:
     gap = np.zeros(count)
     gap[:-1] = np.maximum(steps.start[1:] - steps.end[:-1], 0.0)
     gap[disrupted] = 0.0
-    _share_gaps(facts, lengths, gap, usual)
+    lengths[:, _VALIDATION] = np.minimum(validated, gap)
+    _share_gaps(facts, lengths, gap - lengths[:, _VALIDATION], usual)
     return lengths
 
 
 def _share_gaps(facts: Facts, lengths: Floats, gap: Floats, usual: Floats) -> None:
-    """Share each gap among checkpoint, pause, the step before it (as much as is usual), and what nobody explains."""
+    """Share what is left of each gap among checkpoint, pause, the step before it (as much as is usual), and what nobody
+    explains.
+    """
     steps = facts.steps
     stall, pause = np.zeros(len(steps)), np.zeros(len(steps))
     changes = steps.generation[1:] != steps.generation[:-1]
@@ -132,6 +137,16 @@ def _share_gaps(facts: Facts, lengths: Floats, gap: Floats, usual: Floats) -> No
     lengths[:, _BETWEEN] = np.maximum(gap - normal, 0.0)
 
 
+def _validated(facts: Facts) -> Floats:
+    """Return for each step the seconds of the validation that came after it."""
+    steps, found = facts.steps, np.zeros(len(facts.steps))
+    for one in facts.validations:
+        row = int(np.searchsorted(steps.step, one.step))
+        if row < len(steps) and steps.step[row] == one.step:
+            found[row] = max(0.0, one.seconds)
+    return found
+
+
 def _usual_part(lengths: Floats, steps: StepTable) -> Floats:
     """Return what of the usual gap each step has been given."""
     part: Floats = lengths[:, : _STEP + 1].sum(axis=1) - (steps.end - steps.start)
@@ -152,16 +167,17 @@ def _first_of_world(steps: StepTable) -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), changes])
 
 
-def _usual(steps: StepTable, heads: npt.NDArray[np.int64]) -> tuple[Floats, dict[int, float]]:
+def _usual(steps: StepTable, heads: npt.NDArray[np.int64], validated: Floats) -> tuple[Floats, dict[int, float]]:
     """Return each row's usual gap, the median of its world's, and how much longer first steps took than the others.
 
-    The excess of a first step is Google's: over the mean of the other steps of its world.
+    What was ``validated`` in a gap is no part of it. The excess of a first step is Google's: over the mean of the other
+    steps of its world.
     """
     usual, excess = np.zeros(len(steps)), {}
     durations = steps.end - steps.start
     ends = [*heads[1:].tolist(), len(steps)]
     for head, end in zip(heads.tolist(), ends, strict=True):
-        gaps = steps.start[head + 1 : end] - steps.end[head : end - 1]
+        gaps = np.maximum(steps.start[head + 1 : end] - steps.end[head : end - 1] - validated[head : end - 1], 0.0)
         usual[head:end] = float(np.median(gaps)) if len(gaps) else 0.0
         if end - head > 1:
             more = float(durations[head] - durations[head + 1 : end].mean())

@@ -10,13 +10,14 @@ import pytest
 from event_samples import committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_stories import Story, facts, job
+from ledger_stories import Story, facts, job, validated
 
 from liver_slurm.observability.ledger.account import NO_WORLD, Account, held, make_account
 from liver_slurm.observability.ledger.causes import Cause, text
 from liver_slurm.observability.ledger.document import document, documents, make_ledger
 from liver_slurm.observability.ledger.facts import linked
 from liver_slurm.rundir import events as e
+from liver_slurm.rundir.validation import ValidationMetrics
 
 MILLISECOND = 1e-3
 SHORT = st.floats(0.0, 30.0)
@@ -55,7 +56,20 @@ def stories(draw: st.DrawFn) -> Story:
     story = Story(detailed=draw(st.booleans()))
     story.start(draw(SHORT), draw(SHORT), draw(st.floats(0.0, 2.0)))
     story.train(draw(st.integers(0, 5)), first=draw(st.floats(0.0, 2.0)))
-    kinds = ("arrive", "grow", "give up", "shrink", "leave", "interrupt", "die", "succeed", "train", "save", "lose")
+    kinds = (
+        "arrive",
+        "grow",
+        "give up",
+        "shrink",
+        "leave",
+        "interrupt",
+        "die",
+        "succeed",
+        "train",
+        "save",
+        "lose",
+        "validate",
+    )
     for kind in draw(st.lists(st.sampled_from(kinds), max_size=12)):
         _happen(draw, story, kind)
     if draw(st.booleans()):
@@ -81,6 +95,8 @@ def _happen(draw: st.DrawFn, story: Story, kind: str) -> None:
         (story.interrupt if kind == "interrupt" else story.die)(draw(SHORT), keep, draw(SHORT))
     elif kind == "succeed":
         story.hand_over(draw(SHORT))
+    elif kind == "validate":
+        story.validate(draw(SHORT))
     elif kind == "save":
         story.say(e.CheckpointWritten(step=story.trained, seconds=1.0, stall_s=draw(st.floats(0, 0.1)), path="p"))
     story.train(draw(st.integers(0, 4)), gap=draw(st.floats(0.0, 0.2)))
@@ -150,10 +166,15 @@ _ROW = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(_any_event(), max_size=25), st.lists(_ROW, max_size=12))
+_VALIDATION = st.builds(validated, st.integers(0, 12), st.floats(-1.0, 70.0), st.floats(0.0, 70.0))
+
+
+@given(st.lists(_any_event(), max_size=25), st.lists(_ROW, max_size=12), st.lists(_VALIDATION, max_size=4))
 @settings(max_examples=300)
-def test_it_adds_up_for_files_that_make_no_sense(events: list[Any], rows: list[dict[str, Any]]) -> None:
-    check(make_account(facts(events, rows)))
+def test_it_adds_up_for_files_that_make_no_sense(
+    events: list[Any], rows: list[dict[str, Any]], validations: list[ValidationMetrics]
+) -> None:
+    check(make_account(facts(events, rows, validations=tuple(validations))))
 
 
 def seconds_of(account: Account, worker: str) -> dict[str, float]:
@@ -196,6 +217,47 @@ def test_a_standbys_way_through_a_run() -> None:
     assert "idle" not in guaranteed
     (preempt,) = [row for row in document(make_ledger(account.facts))["partitions"] if row["partition"] == "preempt"]
     assert preempt["device_s"] == pytest.approx(sum(spent.values()), abs=0.01)
+
+
+@pytest.mark.parametrize("each", [1, 10])
+def test_validations_have_a_cause_of_their_own(each: int) -> None:
+    story = Story()
+    story.start(1.0, 1.0, 1.0)
+    for _ in range(20):
+        story.train(each)
+        story.validate(20.0)  # the last one is behind the last step
+    story.end()
+    account = make_account(story.facts())
+    check(account)
+    run = account.of_the_run()
+    assert run[Cause.VALIDATION] == pytest.approx(400.0, abs=0.3)
+    assert run[Cause.STEP] == pytest.approx(20 * each * 1.01, abs=0.3)
+    assert run.get(Cause.BETWEEN, 0.0) == pytest.approx(0.0, abs=0.01)
+    assert document(make_ledger(account.facts))["wall_buckets"]["CUSTOM_BADPUT_EVENTS"] == run[Cause.VALIDATION]
+
+
+def test_a_validation_beside_a_checkpoint_a_change_and_a_loss() -> None:
+    story = Story()
+    story.start(1.0, 1.0, 1.0)
+    story.train(10)
+    story.validate(5.0)
+    story.say(e.CheckpointWritten(step=10, seconds=1.0, stall_s=0.5, path="p"))
+    story.now += 0.5
+    story.train(10)
+    story.arrive(0, 0.0)
+    story.change(0.2)
+    story.train(10)
+    story.lose(story.world[-1], found=0.5, recovery=2.0)
+    story.validate(3.0)  # after the loss, so that the gap is one of recovery
+    story.train(10)
+    story.end()
+    account = make_account(story.facts())
+    check(account)
+    run = account.of_the_run()
+    assert run[Cause.VALIDATION] == pytest.approx(5.0, abs=0.01)
+    assert run[Cause.CHECKPOINT] == pytest.approx(0.5, abs=0.01)
+    assert run[Cause.PAUSE] == pytest.approx(0.2 + 0.03, abs=0.01)
+    assert run[Cause.RECOVERY] == pytest.approx(5.0, abs=0.1)
 
 
 def test_steps_that_are_trained_again_are_lost_work() -> None:
