@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_LONG = re.compile(rb"\d{19}")
-"""Only a line that has this may have a whole number of more than 64 bits."""
 
 
 class LineWriter:
@@ -160,13 +157,15 @@ def _document(line: bytes) -> dict[str, Any] | None:
         document = _decode(line)
     except msgspec.DecodeError:
         return None
-    return None if _LONG.search(line) and _is_too_long(document) else document
+    return None if _has_too_long(document.values()) else document
 
 
-def _is_too_long(value: object) -> bool:
-    """Return whether a value has a whole number in it that no line of ours has, and that columns have no room for."""
-    if isinstance(value, dict):
-        return any(map(_is_too_long, value.values()))
-    if isinstance(value, list):
-        return any(map(_is_too_long, value))
-    return isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
+def _has_too_long(values: Iterable[object]) -> bool:
+    """Return whether a whole number is among values that no line of ours has, and that columns have no room for."""
+    for value in values:
+        if isinstance(value, int):
+            if not -(1 << 63) <= value < 1 << 63:
+                return True
+        elif isinstance(value, list | dict) and _has_too_long(value.values() if isinstance(value, dict) else value):
+            return True
+    return False
