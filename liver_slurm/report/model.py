@@ -206,14 +206,15 @@ def comparison(report: Report) -> str:
     if not report.changes or other.restart_s is None:
         return ""
     made = count(len(report.changes), "change")
-    how = f"for each of these {made}" if other.restarts == len(report.changes) else f"in place of these {made}"
-    if not other.grows:
-        how += ", and growth only where it must restart"
-    lost = f"stand still for {duration(other.stopped_s)}"
-    if other.slower_s > 0.0:
-        lost += f" and lose {duration(other.slower_s)} on fewer workers"
     ettrs = f"ETTR {percent(other.ettr)} in place of {percent(ledger.ettr)}"
-    return f"With a checkpoint and a restart {how}, training would {lost}: {ettrs}."
+    slower = f"lose {duration(other.slower_s)} on fewer workers" if other.slower_s > 0.0 else ""
+    if not other.restarts:
+        then = f", and training would {slower}" if slower else ""
+        return f"With a checkpoint and a restart for each, none of these {made} would be worth it{then}: {ettrs}."
+    how = f"for each of these {made}" if other.restarts == len(report.changes) else f"in place of these {made}"
+    seldom = "" if other.grows else ", and growth only where it must restart"
+    lost = " and ".join([f"stand still for {duration(other.stopped_s)}", *([slower] if slower else [])])
+    return f"With a checkpoint and a restart {how}{seldom}, training would {lost}: {ettrs}."
 
 
 def tiles(report: Report) -> list[tuple[str, str, str]]:
