@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from liver_slurm.base import archive
+
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -77,13 +79,10 @@ class LineWriter:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield all documents of a file; what is torn (at the end, or where a writer died) or damaged is passed over."""
-    try:
-        with path.open("rb") as stream:
-            for line in stream:
-                if (document := _document(line)) is not None:
-                    yield document
-    except FileNotFoundError:
-        return
+    for stream in archive.parts(path):
+        for line in stream:
+            if (document := _document(line)) is not None:
+                yield document
 
 
 class LineReader:
@@ -105,16 +104,18 @@ class LineReader:
             stream = self._path.open("rb")
         except FileNotFoundError:
             return []
+        earlier: list[bytes] = []
         with stream:
             found = os.fstat(stream.fileno())
             if found.st_ino != self._inode or found.st_size < self._position:
                 self._inode, self._rest = found.st_ino, b""
                 self._position = 0 if self._tail is None else max(0, found.st_size - self._tail)
+                earlier = [] if self._tail is not None else archive.earlier_lines(self._path)
             stream.seek(self._position)
             chunk = stream.read()
         self._position += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [document for line in lines if (document := _document(line)) is not None]
+        return [document for line in (*earlier, *lines) if (document := _document(line)) is not None]
 
 
 def follow_lines(path: Path, stop: Callable[[], bool], poll: float = 0.2) -> Iterator[dict[str, Any]]:

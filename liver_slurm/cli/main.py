@@ -31,6 +31,7 @@ COMMANDS = {
     "checkpoint": "write a checkpoint soon",
     "evaluate": "the validation loss of checkpoints, on this machine",
     "cancel": "end a run and everything that it started",
+    "compact": "compress what runs that are over wrote about themselves",
     "chaos": "inject faults into a run of a staging cluster",
     "plan": "what a change of layout would move, with no cluster and no weights",
     "simulate": "what a run would make of a cluster's capacity, in simulated time",

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from liver_slurm.base import archive
 from liver_slurm.observability.ledger.clocks import Floats as Floats
 from liver_slurm.observability.ledger.clocks import never_back
 from liver_slurm.rundir.event_log import LATEST
@@ -114,19 +115,15 @@ def _column(lines: list[_Line], name: str) -> npt.NDArray[Any]:
 
 def _chunks(path: Path) -> Iterator[list[_Line]]:
     """Yield the lines of the file, about :data:`CHUNK` bytes at a time."""
-    position = 0
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                end = chunk.rfind(b"\n") + 1
-                if not end:  # one line, longer than a chunk, or the last one of the file
-                    chunk += stream.readline()
-                    end = len(chunk)
-                yield _decode(memoryview(chunk)[:end])
-                position += end
-                stream.seek(position)
-    except FileNotFoundError:
-        return
+    for stream in archive.parts(path):
+        rest = b""
+        while chunk := stream.read(CHUNK):
+            rest += chunk
+            if end := rest.rfind(b"\n") + 1:
+                yield _decode(memoryview(rest)[:end])
+                rest = rest[end:]
+        if rest:
+            yield _decode(memoryview(rest))
 
 
 def _decode(text: memoryview) -> list[_Line]:
