@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.app.runs import find_run
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.config.load import save_job
@@ -20,7 +21,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import checkpoint_folders, find_run, trusted_paths
+from liver_slurm.rundir.registry import checkpoint_folders, trusted_paths
 from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.rundir.validation import ValidationMetrics, read_validations
 from liver_slurm.scheduler.local.process import start, worker_environment

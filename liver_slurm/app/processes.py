@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liver_slurm.base.errors import ClusterError, ControlError, LiverError
-from liver_slurm.observability.summary import LOST
+from liver_slurm.observability.summary import LOST, PREPARED
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import RunInfo, read_run_info
 
@@ -33,7 +33,8 @@ class Found:
     """None: it cannot be told from here."""
     why: str
     state: str = LOST
-    """State of the run if it is not alive: whoever cancelled the job before its coordinator ran ended it well."""
+    """State of the run if it is not alive: whoever cancelled the job before its coordinator ran ended it well. Of one
+    that was prepared, and that nobody has started, :data:`PREPARED`."""
 
 
 def find(run_dir: RunDir) -> Found:
@@ -113,6 +114,8 @@ def _find_process(run_dir: RunDir) -> Found:
 
     from liver_slurm.rundir import address
 
+    if run_dir.batch_script.exists() and not run_dir.events.exists() and not run_dir.address_file.exists():
+        return Found(None, f"it is prepared, and nobody has started it: sbatch {run_dir.batch_script}", PREPARED)
     try:
         where = address.read(run_dir.address_file)
         written = run_dir.address_file.stat().st_mtime

@@ -14,6 +14,8 @@ OVER = frozenset({"finished", "failed", "cancelled", "stopped"})
 """States that a run never leaves."""
 LOST = "lost"
 """State of a run whose processes are gone and that never said how it ended; told by looking for them, not by files."""
+PREPARED = "prepared"
+"""State of a run that ``submit --prepare`` has made and nobody has started; likewise."""
 
 
 class RunSummary:

@@ -145,14 +145,33 @@ def find_run(text: str) -> RunDir:
     Raises:
         BadInput: there is none, or its run directory is gone.
     """
-    if (path := Path(text)).is_dir():
-        run_dir = RunDir(path.absolute())
-        read_run_info(run_dir)
-        return run_dir
+    return runs_named(text)[0]
+
+
+def runs_named(text: str) -> list[RunDir]:
+    """Return all runs that a job id, a name, a run directory's name or its path names, newest first.
+
+    A folder of the working directory that is no run directory hides no run of that name.
+
+    Raises:
+        BadInput: there is none, or its run directory is gone.
+    """
+    if not text.strip():
+        raise BadInput("an empty text names no run; allowed: a Slurm job id, a run's name or its directory")
+    here = RunDir(Path(text).absolute())
+    is_folder = os.path.isdir(here.path)
+    if os.path.exists(here.run_file) or ("/" in text and is_folder):
+        read_run_info(here)
+        return [here]
+    found = []
     for run_dir, info in list_runs():
         jobs = {info.job_id, *info.earlier_jobs} - {""}
         if text in (info.name, run_dir.path.name) or text.partition("+")[0] in jobs:
-            return run_dir
+            found.append(run_dir)
+    if found:
+        return found
+    if is_folder:
+        read_run_info(here)  # it says what is missing
     for entry in _index_entries():
         if text in (entry["job_id"], entry["name"], Path(entry["run_dir"]).name):
             raise BadInput(f"run {text} is gone: its run directory {entry['run_dir']} was removed")

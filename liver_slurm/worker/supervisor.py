@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from liver_slurm.base.errors import DECIDED, LAST_WORD, REFUSED, ControlError
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
-from liver_slurm.rundir.event_log import read_events
-from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
+from liver_slurm.rundir.over import is_over
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.worker_names import restarted_name
 from liver_slurm.scheduler.local.process import tie_to_parent
@@ -115,15 +114,6 @@ def _last_word(heard: int) -> str:
         return ""
     finally:
         os.close(heard)
-
-
-def is_over(run_dir: RunDir) -> bool:
-    """Return whether the event log ends with the run's end; a job that is started again goes on with it."""
-    over = False
-    for event in read_events(run_dir.events):
-        if isinstance(event, RunEnded | CoordinatorStarted):
-            over = isinstance(event, RunEnded)
-    return over
 
 
 def _tell(run_dir: RunDir, message: WorkerEnded) -> None:

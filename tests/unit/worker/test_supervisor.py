@@ -14,15 +14,10 @@ import pytest
 
 from liver_slurm.base.errors import DECIDED, REFUSED
 from liver_slurm.config.schema import JobConfig, JobSection
-from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.worker import supervisor
-from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, is_over, judge, supervise
-
-ENDED = RunEnded(outcome="failed", exit_code=1, reason="so", step=3)
-STARTED = CoordinatorStarted(epoch=1, host="here")
+from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, judge, supervise
 
 
 @pytest.mark.parametrize(
@@ -124,15 +119,6 @@ bootstrap.main(Path({str(tmp_path)!r}), "live", "live-0", {DECIDED}, int(argumen
     assert supervise(RunDir(tmp_path), "live-0", []) == 1
     assert {one.reason for one in told} == {word}
     assert ("Traceback" in RunDir(tmp_path).worker_log("live-0").read_text()) is trace
-
-
-def test_a_run_is_over_by_its_log(tmp_path: Path) -> None:
-    path = create_run(JobConfig(job=JobSection(run_root=str(tmp_path)))).events
-    log = EventLog(path)
-    for event, over in ((STARTED, False), (ENDED, True), (STARTED, False), (ENDED, True)):
-        log.append(event)
-        assert is_over(RunDir(path.parent)) is over
-    log.close()
 
 
 def test_a_notice_ends_it_while_it_waits(tmp_path: Path) -> None:
