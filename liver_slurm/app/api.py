@@ -28,7 +28,7 @@ from liver_slurm.rundir.event_log import follow_documents, read_documents
 from liver_slurm.rundir.events import Document
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import create_run, find_run, read_run_info, record_run
+from liver_slurm.rundir.registry import check_beginning, create_run, find_run, read_run_info, record_run
 
 if TYPE_CHECKING:
     from liver_slurm.scheduler.slurm.submit import Submission
@@ -63,16 +63,23 @@ def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
 
 def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Make a run directory with the batch script in it and submit nothing: for sbatch by hand. As :func:`submit`."""
-    submission = check_config(config)
+    submission = _by_hand(config)
     return _create(submission.config, resume, submission.write)
 
 
-def check_config(config: JobConfig) -> Submission:
-    """Check of a validated config what else needs no cluster: its policy, and whether a batch script can say it.
+def check_config(config: JobConfig, resume: str | Path | None = None) -> Submission:
+    """Check of a validated config what else needs no cluster: its policy, whether a batch script can say it, and the
+    checkpoint that it begins with.
 
     Raises:
         BadInput: the job is at fault; one line for each thing that is wrong.
     """
+    submission = _by_hand(config)
+    check_beginning(config, find_run(str(resume)) if resume is not None else None)
+    return submission
+
+
+def _by_hand(config: JobConfig) -> Submission:
     from liver_slurm.policy import engine
     from liver_slurm.scheduler.slurm.submit import Submission
 

@@ -28,6 +28,7 @@ from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.summary import reconfiguration_table
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import engine
+from liver_slurm.rundir.copies import not_copied
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, record_run, resume_step
 from liver_slurm.transfer import requirements
@@ -155,8 +156,11 @@ def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
         error = BadInput if code == ExitCode.BAD_INPUT else LiverError
         raise error(f"the coordinator ended and said nothing of the run's end; see {run_dir.logs / 'coordinator.log'}")
     result = result_document(files)
+    missing = not_copied(files.config, run_dir)
     if as_json:
         print_json(result)
+        if missing:
+            print(missing, file=sys.stderr)
         return
     loss = "no loss yet" if result["final_loss"] is None else f"loss {result['final_loss']:.4f}"
     print(
@@ -165,3 +169,5 @@ def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
     )
     if result["reconfigurations"]:
         print_table(reconfiguration_rows(result["reconfigurations"]), RECONFIGURATION_HEADERS)
+    if missing:
+        print(missing)

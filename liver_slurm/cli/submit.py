@@ -18,7 +18,8 @@ from liver_slurm.cli.common import (
     new_parser,
     print_json,
 )
-from liver_slurm.config.load import load_job, overridden
+from liver_slurm.config.load import load_job, overridden, read_job
+from liver_slurm.rundir.copies import not_copied
 from liver_slurm.rundir.registry import new_run_dir
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if keys := overridden(file):
         print(f"{Path(file).name} overrides the site file: {', '.join(keys)}", file=sys.stderr)
     if args.dry_run:
-        sys.stdout.write(check_config(config).script(new_run_dir(config)))
+        sys.stdout.write(check_config(config, args.resume).script(new_run_dir(config)))
         return 0
     if args.prepare:
         prepared = prepare_config(config, args.resume).run_dir.path
@@ -111,4 +112,6 @@ def _wait(job: Job) -> int:
         document = job.wait()
     state, reason = document["state"], document["reason"]
     print(f"job {job.job_id} {state} at step {document['step']}" + (f": {reason}" if reason else ""), file=sys.stderr)
+    if missing := not_copied(read_job(job.run_dir.job_file), job.run_dir):
+        print(missing, file=sys.stderr)
     return 0 if state == "finished" else 1

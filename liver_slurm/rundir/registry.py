@@ -21,6 +21,7 @@ from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
 from liver_slurm.rundir.checkpoints import checkpoint_step, sound_checkpoints
+from liver_slurm.rundir.copies import check_place, copies_folder
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.start import check_start
 from liver_slurm.rundir.trust import check_trusted, close_to_writers
@@ -55,11 +56,10 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     """
     from liver_slurm.rundir import keys
 
+    check_beginning(config, resume)
     if resume is not None:
-        _check_resumable(config, resume)
         config = replace(config, train=replace(config.train, start_from=None))  # it goes on from the other run
-    else:
-        check_start(config)
+    check_place(config, make=True)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     try:
@@ -76,6 +76,27 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
         shutil.rmtree(run_dir.path)
         raise
     return run_dir
+
+
+def check_beginning(config: JobConfig, resume: RunDir | None = None) -> None:
+    """Check that a run can begin with the state that it is to begin with, and that copies of its own can be written;
+    what may surprise is a warning.
+
+    Args:
+        resume: run whose newest checkpoint it starts from.
+
+    Raises:
+        BadInput: there is nothing to begin with, or nothing that fits.
+    """
+    check_place(config, make=False)
+    if resume is None:
+        check_start(config)
+        return
+    step, resumed = resume_step(resume), read_job(resume.job_file)
+    if found := resuming.problems(config, resumed, step):
+        raise BadInput("\n".join(found))
+    for note in resuming.notes(config, resumed, step):
+        log.warning("%s", note)
 
 
 def new_run_dir(config: JobConfig) -> RunDir:
@@ -217,12 +238,6 @@ def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
     return (run_dir.checkpoints,) if copies is None else (run_dir.checkpoints, copies)
 
 
-def copies_folder(config: JobConfig, run_dir: RunDir) -> Path | None:
-    """Return where copies of a run's checkpoints lie; None: it makes none."""
-    place = config.checkpoint.copy_to
-    return Path(place) / run_dir.path.name if place is not None else None
-
-
 def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
     """Return where what is executed, and what becomes a model, lies in a run directory."""
     return (
@@ -233,15 +248,6 @@ def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
         run_dir.standby,
         run_dir.checkpoints,
     )
-
-
-def _check_resumable(config: JobConfig, run_dir: RunDir) -> None:
-    step, resumed = resume_step(run_dir), read_job(run_dir.job_file)
-    found = resuming.problems(config, resumed, step)
-    if found:
-        raise BadInput("\n".join(found))
-    for note in resuming.notes(config, resumed, step):
-        log.warning("%s", note)
 
 
 def _make_folder(path: Path) -> None:

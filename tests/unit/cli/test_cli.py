@@ -156,6 +156,21 @@ def test_what_needs_no_cluster_checks_the_policy(liver: Liver, home: Path, comma
     assert "greddy" in err
 
 
+@pytest.mark.parametrize("command", [("check",), ("submit", "--dry-run"), ("submit", "--prepare")])
+def test_what_needs_no_cluster_checks_what_the_run_begins_with(
+    liver: Liver, home: Path, command: tuple[str, ...]
+) -> None:
+    code, out, err = liver(command[0], TINY, *command[1:], "--set", "train.start_from=/nope")
+    assert (code, out) == (2, "")
+    assert "train.start_from: /nope cannot be used" in err
+
+
+def test_a_dry_run_finds_that_there_is_nothing_to_resume(liver: Liver, run_dir: RunDir) -> None:
+    code, out, err = liver("submit", "--resume", str(run_dir.path), "--dry-run")
+    assert (code, out) == (2, "")
+    assert "cannot be resumed: there is no complete checkpoint" in err
+
+
 def test_submit_names_keys_of_the_site_file_that_the_job_file_overrides(
     liver: Liver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
