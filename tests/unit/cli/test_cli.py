@@ -386,6 +386,35 @@ def test_data_prepare(liver: Liver, home: Path) -> None:
     assert sorted(file.name for file in home.iterdir()) == ["a.txt", "made.bin", "made.idx"]
 
 
+def test_data_prepare_writes_over_nothing(liver: Liver, home: Path) -> None:
+    (home / "a.txt").write_text("hello")
+    (home / "made.idx").write_text("precious")
+    code, _, err = liver("data", "prepare", "a.txt", "--output", "made")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--output made: {home / 'made.idx'} is there already" in err
+    assert (home / "made.idx").read_text() == "precious"
+    assert not (home / "made.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("a.txt", "--output", "made", "--eod", "99999999999"), "--eod: 99999999999 is no token; allowed: 0 to 256"),
+        (("a.txt", "--output", "made", "--eod", "257"), "--eod: 257 is no token"),
+        (("a.txt", "--output", ""), "--output '': not a prefix"),
+        (("a.txt", "--output", "made", "--tokenizer", "nope"), "error: --tokenizer: nope is not a tokenizer.json"),
+        (("bad.txt", "--output", "made"), "error: FILES: "),
+    ],
+)
+def test_what_data_prepare_refuses(liver: Liver, home: Path, arguments: tuple[str, ...], says: str) -> None:
+    (home / "a.txt").write_text("hello")
+    (home / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    code, out, err = liver("data", "prepare", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert not (home / "made.bin").exists()
+
+
 def test_resize_arguments() -> None:
     assert parse_resize("50:tp2pp1dp2") == (50, Layout(2, 1, 2))
     for text in ("50", "x:tp1pp1dp1", "50:tp0pp1dp1", "-1:tp1pp1dp1"):
