@@ -24,7 +24,7 @@ COMMANDS = {
     "goodput": "where the device-seconds of runs went, and what each change cost",
     "events": "a run's event log",
     "import": "a model of others, to train it further",
-    "export": "a run for TensorBoard or Weights & Biases, or its model for Hugging Face's libraries",
+    "export": "a run for TensorBoard or Weights & Biases, or its model for Hugging Face's libraries or Megatron-LM",
     "logs": "what the coordinator or a worker printed",
     "report": "what a run did, as an HTML page, a picture or a trace",
     "resize": "ask for another layout or number of workers",

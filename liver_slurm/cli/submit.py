@@ -34,8 +34,8 @@ EXAMPLES = {
     "submit configs/gpt-tiny.toml --wait": "",
     "submit job.toml --set train.steps=500": "",
     "submit job.toml --set standby.max_jobs=0": "a run that is never resized",
-    "submit job.toml --dry-run > live.sh": "",
-    "submit job.toml --prepare": "for sbatch by hand: sbatch sbatch/single.sh RUN_DIR",
+    "submit job.toml --dry-run": "the batch script, to read: its run directory is not made",
+    "submit job.toml --prepare": "for sbatch by hand: sbatch RUN_DIR/live.sh, or sbatch/single.sh RUN_DIR",
     "submit --resume 1234": "a new run from the newest checkpoint of that one",
 }
 
@@ -51,7 +51,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         see_also=("check", "doctor", "status", "events", "resize", "cancel"),
     )
     add_job_file(parser, resumable=True)
-    parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the job, print the batch script and do nothing; --prepare makes one that can be submitted",
+    )
     parser.add_argument(
         "--prepare",
         action="store_true",

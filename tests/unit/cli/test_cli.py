@@ -18,8 +18,9 @@ from liver_slurm.cli import main as main_module
 from liver_slurm.cli.main import COMMANDS
 from liver_slurm.cli.run import parse_resize
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir import address
 from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import Notice, RunEnded
+from liver_slurm.rundir.events import CoordinatorStarted, Notice, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.parsing import JOB_FIELDS, SEPARATOR
 
@@ -169,6 +170,17 @@ def test_a_dry_run_finds_that_there_is_nothing_to_resume(liver: Liver, run_dir: 
     code, out, err = liver("submit", "--resume", str(run_dir.path), "--dry-run")
     assert (code, out) == (2, "")
     assert "cannot be resumed: there is no complete checkpoint" in err
+
+
+def test_a_run_without_a_checkpoint_can_write_one_only_while_it_goes_on(liver: Liver, ended: RunDir) -> None:
+    code, _, err = liver("export", "hf", str(ended.path), "--to", "model")
+    assert code == 2
+    assert "has no checkpoint to export: there is no complete checkpoint" in err
+    assert "asks for one" not in err
+    EventLog(ended.events).append(CoordinatorStarted())
+    address.write(ended.address_file, address.Address("127.0.0.1", 1, 1, os.getpid()))
+    code, _, err = liver("export", "hf", str(ended.path), "--to", "model")
+    assert f"; `liver-slurm checkpoint {ended.path.name}` asks for one" in err
 
 
 def test_submit_names_keys_of_the_site_file_that_the_job_file_overrides(
