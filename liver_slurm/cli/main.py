@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import keyword
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -70,7 +72,21 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with one line, without the usage that argparse prints first."""
-        self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {message}; see {self.prog} --help\n")
+        self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {reworded(message)}; see {self.prog} --help\n")
+
+
+def reworded(message: str) -> str:
+    """Say in words of this product what argparse says in those of Python; other messages stay as they are."""
+    if number := re.fullmatch(r"(.*): invalid (\w+) value: (.*)", message):
+        return f"{number[1]}: {number[3]} is no {'number' if number[2] == 'float' else 'whole number'}"
+    if choice := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
+        known = [one.strip("' ") for one in choice[3].split(",")]
+        near = difflib.get_close_matches(choice[2], known, n=1)
+        what = (
+            f"there is no {choice[1].lower()}" if choice[1] in ("COMMAND", "VERB", "KIND") else f"argument {choice[1]}:"
+        )
+        return f"{what} {choice[2]!r}" + (f"; the nearest is {near[0]}" if near else f"; allowed: {', '.join(known)}")
+    return message
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,7 @@ EXAMPLES = {
     "submit job.toml --set train.steps=500": "",
     "submit job.toml --set standby.max_jobs=0": "a run that is never resized",
     "submit job.toml --dry-run": "the batch script, to read: its run directory is not made",
-    "submit job.toml --prepare": "for sbatch by hand: sbatch RUN_DIR/live.sh, or sbatch/single.sh RUN_DIR",
+    "submit job.toml --prepare": "for sbatch by hand: sbatch RUN_DIR/live.sh",
     "submit --resume 1234": "a new run from the newest checkpoint of that one",
 }
 

@@ -65,10 +65,10 @@ def test_help_names_every_command_that_is_there(liver: Liver) -> None:
         ("resize", "99", "--layout", "tp1pp1dp1"),
         ("resize", "99"),
         ("resize", "99", "--workers", "two"),
-        ("run", TINY),
         ("cluster", "up", "--preempt-mode", "suspend"),
         ("events", "/tmp"),
         ("submit", TINY, "--set", "train.lr=-1"),
+        ("run",),
         ("run", TINY, "--workers", "0"),
         ("run", TINY, "--workers", "2", "--standbys", "-1"),
         ("run", TINY, "--workers", "2", "--resize", "5:tp2pp1dp2"),
@@ -396,6 +396,44 @@ def test_data_prepare(liver: Liver, home: Path) -> None:
     document = json.loads(out)
     assert document == {"prefix": str(home / "made"), "documents": 1, "tokens": 6, "vocab_size": 257}
     assert sorted(file.name for file in home.iterdir()) == ["a.txt", "made.bin", "made.idx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--workers", "99999999"), "--workers: 99999999 is not allowed; allowed: 1 to 4096"),
+        (("--workers", "0"), "--workers: 0 is not allowed"),
+        (("--workers", "7"), "--workers: 7 are more than any layout of this job uses; allowed: 1 to 6"),
+        (("--workers", "2", "--standbys", "99999999"), "--standbys: 99999999 is not allowed"),
+        (("--set", "live.component.0.nodes=99999999"), "--workers: 99999999 is not allowed"),
+        (("--workers", "abc"), "argument --workers: 'abc' is no whole number"),
+    ],
+)
+def test_numbers_of_workers_that_a_run_refuses(liver: Liver, home: Path, arguments: tuple[str, ...], says: str) -> None:
+    code, out, err = liver("run", TINY, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("evnts",), "there is no command 'evnts'; the nearest is events; see liver-slurm --help"),
+        (("data", "prpare"), "there is no verb 'prpare'; the nearest is prepare; see liver-slurm data --help"),
+        (
+            ("export", "xyz"),
+            "there is no kind 'xyz'; allowed: tensorboard, wandb, hf, megatron; see liver-slurm export",
+        ),
+        (("completion",), "the following arguments are required: WHAT; see liver-slurm completion --help"),
+        (("top", "--interval", "x"), "argument --interval: 'x' is no number; see liver-slurm top --help"),
+        (("bench", "policies", "--seed", "1.5"), "argument --seed: '1.5' is no whole number; see"),
+    ],
+)
+def test_what_argparse_refuses_is_said_in_our_words(liver: Liver, arguments: tuple[str, ...], line: str) -> None:
+    code, out, err = liver(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"liver-slurm: error: {line}")
 
 
 def test_data_prepare_writes_over_nothing(liver: Liver, home: Path) -> None:
