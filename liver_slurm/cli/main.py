@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import keyword
 import os
@@ -56,6 +57,10 @@ examples:
 130 and 143 ended by Ctrl-C and by SIGTERM."""
 
 
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""What becomes of writing to an output that is full or closed; of files an error has the name."""
+
+
 class _Version(argparse.Action):
     """The option ``--version``; the version is looked up only when it is asked for."""
 
@@ -92,10 +97,13 @@ def reworded(message: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None: closed by whoever has started this process
     try:
-        args = _parse(arguments)
-        code: int = args.run(args)
-        sys.stdout.flush()
+        try:
+            args = _parse(arguments)
+            code: int = args.run(args)
+        finally:  # of --help, too, which ends with SystemExit
+            sys.stdout.flush()
         return code
     except LiverError as error:
         for line in str(error).splitlines():
@@ -104,9 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return interrupts.say(error)
     except BrokenPipeError:
-        # `liver-slurm events JOB | head`: the reader has seen enough. What is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `liver-slurm events JOB | head`: the reader has seen enough.
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"liver-slurm: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer of the output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def full_parser() -> argparse.ArgumentParser:

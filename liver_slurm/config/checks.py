@@ -175,7 +175,7 @@ def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
 
 def _initial(config: JobConfig) -> Iterator[Problem]:
     elastic, workers = config.elastic, live_workers(config.live)
-    if not workers:
+    if not workers or not elastic.layouts:  # that is said already
         return
     if elastic.initial is None:
         if not feasible_layouts(config, workers):
@@ -316,6 +316,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("model.extra", "model.provider"), lambda job: extra_problems(job.model)),
     (("live.component",), lambda job: _components(job.live)),
     (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
+    (("live", "standby"), lambda job: sbatch.line_breaks(job.live, job.standby)),
     (("live.sbatch",), lambda job: sbatch.problems("live.sbatch", job.live.sbatch)),
     (("standby.sbatch",), lambda job: sbatch.problems("standby.sbatch", job.standby.sbatch)),
     (("standby.spares", "standby.max_jobs", "standby.unit"), lambda job: _spares(job.standby)),

@@ -17,7 +17,7 @@ from liver_slurm.config.problem import Problem
 from liver_slurm.config.schema import LiveSection
 
 log = logging.getLogger(__name__)
-_OTHERS = ("--export", "--chdir", "-D", "--container", "--get-user-env")
+_OTHERS = ("--container", "--get-user-env")
 """Options of sbatch after which a job may find other modules than whoever submits it."""
 
 

@@ -436,6 +436,14 @@ def test_what_argparse_refuses_is_said_in_our_words(liver: Liver, arguments: tup
     assert err.startswith(f"liver-slurm: error: {line}")
 
 
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 1), (">&-", 0)])
+def test_an_output_that_cannot_be_written(ended: RunDir, redirection: str, code: int) -> None:
+    command = f"{sys.executable} -m liver_slurm status {ended.path} {redirection}"
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    said = "liver-slurm: error: the output cannot be written: No space left on device\n" if code else ""
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_data_prepare_writes_over_nothing(liver: Liver, home: Path) -> None:
     (home / "a.txt").write_text("hello")
     (home / "made.idx").write_text("precious")

@@ -85,7 +85,7 @@ def test_what_is_not_there_is_refused(name: str, says: str) -> None:
     [
         (LiveSection(setup=("module load mine",)), "live.setup"),
         (LiveSection(python="/opt/env/bin/python"), "live.python"),
-        (LiveSection(sbatch=("--export=NONE",)), "live.sbatch"),
+        (LiveSection(sbatch=("--container=/images/ours",)), "live.sbatch"),
     ],
 )
 def test_a_job_with_an_environment_of_its_own_may_have_it(

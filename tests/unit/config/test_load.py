@@ -302,6 +302,36 @@ def test_a_model_provider_may_leave_sizes_out(tmp_path: Path) -> None:
     assert load_job(job).model.num_layers == 0
 
 
+def test_a_mark_at_the_beginning_is_no_mistake(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_bytes(b"\xef\xbb\xbf" + TINY.read_bytes())
+    assert load_job(job) == load_job(TINY)
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match=r"job\.toml: is larger than 4 MiB"):
+        load_job(tmp_path / "job.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.steps=99999999999999999999999", "a whole number >= 1, at most 9223372036854775807"),
+        ("elastic.layouts=[]", 'elastic.layouts: [] is not allowed; allowed: "auto", or at least one layout'),
+        ("live.component.5.nodes=1", "live.component has 1, counted from 0; allowed: 0 to 1, the last for a new one"),
+        ("live.nothing.x.y=1", "live.nothing: no such key"),
+        ("live.partition=a\nb", r'live.partition: "a\nb" has a line break in it; allowed: one line'),
+        ("live.component.0.exclude=n1\nn2", "live.component.0.exclude: "),
+        ('standby.partitions=["a\\nb"]', "standby.partitions: "),
+        ('standby.unit=[{constraint="a\\nb"}]', "standby.unit.0.constraint: "),
+    ],
+)
+def test_one_line_says_what_is_allowed(override: str, line: str) -> None:
+    (said,) = problems(override)
+    assert line in said
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [(b"[job\n", "not TOML"), (b"\xff\xfe", "not UTF-8"), (b"a = 1\na = 2\n", "not TOML")],
@@ -329,7 +359,8 @@ def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
     site.write_text("[stream]\ninterfaec = 1\n")
     assert problems() == ["site.toml: stream.interfaec: no such key; the nearest is stream.interface"]
     monkeypatch.setenv("LIVER_SITE", str(tmp_path / "gone.toml"))
-    assert problems() == [f"{tmp_path}/gone.toml: no such file"]
+    gone = f"LIVER_SITE names {tmp_path}/gone.toml: no such file; allowed: a site file, or /dev/null for none"
+    assert problems() == [gone]
 
 
 def test_keys_of_the_site_file_that_a_job_file_overrides(tmp_path: Path) -> None:
