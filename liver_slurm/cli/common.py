@@ -216,7 +216,7 @@ def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]
             row["from"],
             row["to"],
             row["cutover_step"],
-            seconds_text(row["pause_s"]),
+            seconds_text(row["exposed_s"]),
             seconds_text(row["prepare_s"]),
             seconds_text(row["stream_s"]),
             bytes_text(row["bytes"]),
@@ -228,7 +228,7 @@ def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]
 
 
 RECONFIGURATION_HEADERS = (
-    "generation", "from", "to", "step", "pause", "prepare", "stream", "bytes", "mode", "reason",
+    "generation", "from", "to", "step", "waited", "prepare", "stream", "bytes", "mode", "reason",
 )  # fmt: skip
 
 

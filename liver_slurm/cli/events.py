@@ -57,5 +57,7 @@ def _text(value: object) -> str:
         return f"{value:.4g}" if abs(value) < 1e6 else moment(value)  # larger ones are moments
     if isinstance(value, list):
         return ",".join(_text(one) for one in value)
+    if isinstance(value, dict):  # '' is Slurm's default partition, or this machine
+        return ",".join(f"{name}:{_text(one)}" if name else _text(one) for name, one in value.items()) or "none"
     text = str(value)
     return f'"{text}"' if " " in text else text

@@ -15,6 +15,7 @@ import pytest
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.cli import main as main_module
+from liver_slurm.cli.events import event_line
 from liver_slurm.cli.main import COMMANDS
 from liver_slurm.cli.run import parse_resize
 from liver_slurm.parallel.layout import Layout
@@ -248,7 +249,7 @@ def test_status_from_files(liver: Liver, run_dir: RunDir) -> None:
     assert document["last_reconfiguration"]["pause_s"] == 0.25
     assert "has not started" in document["reason"] or document["reason"] == "a standby is warm"
     code, out, _ = liver("status", str(run_dir.path))
-    assert "tp1pp1dp2 → tp1pp1dp3 at step 10, pause 250 ms, 1.0 MiB" in out
+    assert "tp1pp1dp2 → tp1pp1dp3 at step 10, training waited 250 ms, 1.0 MiB" in out
     assert "5.3800" in out
     assert "throughput:  1,365 tokens/s · 266.7 TFLOP/s a GPU · MFU 0.267" in out
 
@@ -442,6 +443,13 @@ def test_an_output_that_cannot_be_written(ended: RunDir, redirection: str, code:
     done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     said = "liver-slurm: error: the output cannot be written: No space left on device\n" if code else ""
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_numbers_by_partition_are_told_without_quotes() -> None:
+    event = {"time": 0.0, "event": "capacity_changed", "generation": 0, "workers": {"": 2}}
+    assert event_line(event).endswith("capacity_changed         workers=2")
+    assert event_line({**event, "workers": {"a": 1, "b": 3}}).endswith(" workers=a:1,b:3")
+    assert event_line({**event, "workers": {}}).endswith(" workers=none")
 
 
 def test_data_prepare_writes_over_nothing(liver: Liver, home: Path) -> None:
