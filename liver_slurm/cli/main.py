@@ -87,10 +87,10 @@ def reworded(message: str) -> str:
     if choice := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
         known = [one.strip("' ") for one in choice[3].split(",")]
         near = difflib.get_close_matches(choice[2], known, n=1)
-        what = (
-            f"there is no {choice[1].lower()}" if choice[1] in ("COMMAND", "VERB", "KIND") else f"argument {choice[1]}:"
-        )
-        return f"{what} {choice[2]!r}" + (f"; the nearest is {near[0]}" if near else f"; allowed: {', '.join(known)}")
+        what = f"argument {choice[1]}: {choice[2]!r} is not allowed"
+        if choice[1] in ("COMMAND", "VERB", "KIND"):
+            what = f"there is no {choice[1].lower()} {choice[2]!r}"
+        return what + (f"; the nearest is {near[0]}" if near else f"; allowed: {', '.join(known)}")
     return message
 
 
