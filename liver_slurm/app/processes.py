@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from liver_slurm.base.errors import ClusterError, ControlError, LiverError
+from liver_slurm.base.errors import BadInput, ClusterError, ControlError, LiverError
 from liver_slurm.observability.summary import LOST, PREPARED
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import RunInfo, read_run_info
@@ -70,8 +70,11 @@ def end(run_dir: RunDir) -> str:
     Raises:
         ClusterError: Slurm does not answer.
         LiverError: plain processes that are not on this machine.
+        BadInput: it was prepared, and nobody has started it.
     """
     info = read_run_info(run_dir)
+    if not info.job_id and (found := _find_process(run_dir)).state == PREPARED:
+        raise BadInput(f"{run_dir.path.name} is not going on: {found.why}")
     return _end_jobs(run_dir, info) if info.job_id else _end_processes(run_dir)
 
 

@@ -48,6 +48,8 @@ def load_job(
     Raises:
         BadInput: one line for each thing that is wrong.
     """
+    if not str(path).strip():
+        raise BadInput("an empty text names no job file; allowed: a path such as configs/gpt-tiny.toml")
     path = Path(path)
     document = _site_document(site)
     resolved = path.suffix == ".json"

@@ -69,6 +69,9 @@ def test_where_none_goes_on_the_newest_is_meant(config: JobConfig) -> None:
 
 
 def test_a_run_that_nobody_has_started_says_so(config: JobConfig) -> None:
-    status = Job(prepared(config)).status()
+    job = Job(prepared(config))
+    with pytest.raises(BadInput, match="is not going on: it is prepared, and nobody has started it"):
+        job.cancel()
+    status = job.status()
     assert status["state"] == PREPARED
     assert "nobody has started it" in status["reason"]

@@ -346,6 +346,8 @@ def test_a_file_that_is_no_job_file(tmp_path: Path, content: bytes, expected: st
         load_job(tmp_path / "other.toml")
     with pytest.raises(BadInput, match="cannot be read"):
         load_job(tmp_path)
+    with pytest.raises(BadInput, match="an empty text names no job file"):
+        load_job("")
 
 
 def test_the_site_file_gives_defaults_and_is_blamed_for_its_own_mistakes(
