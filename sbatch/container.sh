@@ -2,7 +2,7 @@
 # A Python that is in a container. Name a copy of this script wherever an interpreter is asked for, and each worker
 # starts in the image, with the arguments as they come:
 #
-#   [live]                                      in the job file: live workers, standbys, and all that follows
+#   [live]                                      in the job file: guaranteed workers, standbys, and all that follows
 #   python = "/shared/container.sh"
 #
 #   PYTHON=/shared/container.sh sbatch single.sh "$run_dir"         likewise standby.sh

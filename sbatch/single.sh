@@ -17,7 +17,7 @@
 #SBATCH --job-name=liver
 #SBATCH --output=%x-%j.out
 #SBATCH --time=1:00:00
-# One node more than the job file's live workers need: here for its nodes = 2, tasks_per_node = 1.
+# One node more than the job file's guaranteed workers need: here for its nodes = 2, tasks_per_node = 1.
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=1

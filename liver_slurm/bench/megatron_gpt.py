@@ -19,7 +19,7 @@ from torch import Tensor
 
 from liver_slurm.bench.machine import has_transformer_engine
 from liver_slurm.bench.plain_gpt import EPSILON, Shape, timed_steps
-from liver_slurm.config.layouts import padded_vocabulary
+from liver_slurm.config.shapes import padded_vocabulary
 from liver_slurm.engine.megatron import compat
 
 with compat.imports():

@@ -21,7 +21,7 @@ from liver_slurm.reshard.spec_exchange import unpack
 from liver_slurm.reshard.tensors import ITEMSIZE, volume
 
 _RANKS = 4
-"""Ranks whose moves are made, besides the hottest sender's; the slowest one counts."""
+"""Ranks whose moves are made, besides the hottest owner's; the slowest one counts."""
 
 
 class Orders(msgspec.Struct):
@@ -107,7 +107,7 @@ def main(folder: Path, runs: int) -> None:
 
 
 def _chosen(plan: TransferPlan) -> list[tuple[int | None, int | None]]:
-    """Return the hottest sender, and some ranks from the first to the last: (source rank, target rank)."""
+    """Return the hottest owner, and some ranks from the first to the last: (source rank, target rank)."""
     target_rank = {source: rank for rank, source in enumerate(plan.keep) if source is not None}
     hottest = int(plan.send_bytes.argmax())
     some = np.linspace(0, len(plan.keep) - 1, _RANKS, dtype=int).tolist()

@@ -28,8 +28,7 @@ Load = Callable[[MegatronShard, Path, int], None]
 def save_boxes(state: MegatronShard, folder: Path, step: int) -> None:
     """Save as the product does, training standing still."""
     written: list[Written] = []
-    split = state.config.train.distributed_optimizer
-    Checkpointer(state, folder, keep=0, asynchronous=False, split=split).save(step, written.append)
+    Checkpointer(state, folder, keep=0, asynchronous=False, train=state.config.train).save(step, written.append)
     if written[0].error:
         raise RuntimeError(f"the checkpoint failed: {written[0].error}")
     dist.barrier(group=state.world.groups["host"])

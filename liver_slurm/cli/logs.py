@@ -13,7 +13,7 @@ from liver_slurm.cli.common import Subparsers, add_job, new_parser
 
 DESCRIPTION = """\
 What a part of a run printed: the coordinator, or with --worker one worker (its names are in `status`, such as live-0).
-Slurm's own output of the job lies beside them in the run directory's logs/."""
+Slurm's own output of the job lies next to them in the run directory's logs/."""
 POLL = 0.2
 """Seconds between looks at a log that is followed."""
 

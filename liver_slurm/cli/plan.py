@@ -60,16 +60,22 @@ def run(args: argparse.Namespace) -> int:
     if args.keep == "best":
         keep = _best(*worlds, keep)
 
+    from liver_slurm.config.memory import rank_memory
     from liver_slurm.reshard.plan import plan_transfer
 
     start = time.perf_counter()
     plan = plan_transfer(*worlds, keep)
     seconds = time.perf_counter() - start
+    memory = [rank_memory(config, layout) for layout in (source, target)]
     if args.json:
-        json.dump(document(plan), sys.stdout)
+        needed = {key: one and one.total for key, one in zip(("from", "to"), memory, strict=True)}
+        json.dump(document(plan) | {"memory_of_a_rank": needed}, sys.stdout)
         print()
     else:
         print(_summary(plan, seconds))
+        for layout, one in zip((source, target), memory, strict=True):
+            if one is not None:
+                print(f"a rank of {layout} needs about {one}")
     return 0
 
 
@@ -109,7 +115,7 @@ def _summary(plan: TransferPlan, seconds: float) -> str:
         ("state of the target world", _bytes(plan.bytes_total)),
         ("copied inside workers", _bytes(plan.bytes_total - plan.bytes_remote)),
         ("sent between workers", _bytes(plan.bytes_remote)),
-        ("hottest sender", f"{_bytes(hottest)}; {_bytes(mean)} the mean of the {len(senders)} ranks that could send"),
+        ("hottest owner", f"{_bytes(hottest)}; {_bytes(mean)} the mean of the {len(senders)} ranks that could serve"),
         ("hottest over mean, where replicas leave a choice", f"{plan.max_send_over_mean:.3f}"),
         ("planned in", f"{seconds:.2f} s"),
     ]

@@ -18,7 +18,7 @@ from liver_slurm.cli.common import (
 
 DESCRIPTION = """\
 What a run did, to look at: one HTML file that needs no network, with the world's size over time against what was
-offered, each change and its cost, ETTR beside that of the same run with checkpoints and restarts, workers over time,
+offered, each change and its cost, ETTR next to that of the same run with checkpoints and restarts, workers over time,
 tokens/s, loss, pauses and reasons. From the run's files, also while it runs. Without an option, RUN/report.html."""
 
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     ):
         complete(parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"write {what}"), "files")
     add_json(parser, 'print {"html", "png", "trace"}, the files that were written')
-    undisturbed = "run of the same job that was never resized: its loss is drawn beside this one's"
+    undisturbed = "run of the same job that was never resized: its loss is drawn next to this one's"
     complete(parser.add_argument("--undisturbed", metavar="RUN", help=undisturbed), "runs")
 
 

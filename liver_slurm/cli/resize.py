@@ -8,7 +8,7 @@ from liver_slurm.cli.common import Subparsers, add_job, add_json, complete, new_
 
 DESCRIPTION = """\
 Ask a run for another layout, or for the best layout for a number of workers. The request is judged at once; the change
-itself is prepared beside training, and `events --follow` shows it. From then on the run does not grow by itself beyond
+itself is prepared during training, and `events --follow` shows it. From then on the run does not grow by itself beyond
 what was asked for. Where workers are missing, standby jobs are started for them and the request waits; a later request
 takes the place of one that waits."""
 

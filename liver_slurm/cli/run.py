@@ -23,7 +23,7 @@ from liver_slurm.cli.common import (
     reconfiguration_rows,
 )
 from liver_slurm.config.layouts import feasible_layouts, live_workers
-from liver_slurm.config.load import load_job
+from liver_slurm.config.load import load_job, read_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.summary import reconfiguration_table
@@ -56,9 +56,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         see_also=("submit", "status"),
     )
     add_job_file(parser, resumable=True)
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="live workers (default: those of the job's [[live.component]])"
-    )
+    help_ = "guaranteed workers (default: those of the job's [[live.component]])"
+    parser.add_argument("--workers", type=int, metavar="N", help=help_)
     parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")
     parser.add_argument(
         "--resize",
@@ -93,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     with interrupts.orderly():
         run_dir = create_run(config, resume)
+        config = read_job(run_dir.job_file)  # it says which samples the steps before have taken
         record_run(run_dir)
         print(f"run directory {run_dir.path}", file=sys.stderr)
         try:

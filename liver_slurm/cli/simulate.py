@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 What a run would make of a cluster's capacity, without the cluster. A trace says when which nodes are to be had; the
 real coordinator, its policies, its choice of layouts and its Slurm adapter run on it in simulated time, for each policy
-and mode. Beside them: checkpoint and restart, data parallelism that grows and shrinks, guaranteed nodes only, and
+and mode. Compared with: checkpoint and restart, data parallelism that grows and shrinks, guaranteed nodes only, and
 perfect foresight, which bounds them all. What steps, changes and restarts take comes from a run that has measured it or
 from a file, and every figure is printed.
 
 Traces: Bamboo's and Parcae's files, counts as csv, or what sacct prints of a site's own history (--load makes one up):
-  sacct --allusers --allocations --parsable2 -S 2026-10-01 -E 2026-11-01 \\
+  sacct --allusers --allocations --duplicates --truncate --parsable2 -S 2026-10-01 -E 2026-11-01 \\
     --format=JobID,Partition,State,Start,End,NNodes,NodeList > history.txt"""
 
 
@@ -117,18 +117,27 @@ def _add_cost_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_trace_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hours", type=_seconds, metavar="H", help="the trace's first hours only")
+    parser.add_argument("--hours", type=_more_than_0, metavar="H", help="the trace's first hours only")
     parser.add_argument(
-        "--interval", type=_seconds, metavar="S", help="seconds between lines, of a trace that has counts and no times"
+        "--interval",
+        type=_more_than_0,
+        metavar="S",
+        help="seconds between lines, of a trace that has counts and no times",
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="nodes of the cluster, for sacct's output")
-    parser.add_argument("--partition", metavar="NAME", default="", help="jobs of this partition only, of sacct's")
+    parser.add_argument("--partition", metavar="NAME", default="", help="nodes of this partition only, of sacct's")
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0.0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+def _more_than_0(text: str) -> float:
+    if (value := _seconds(text)) == 0.0:
+        raise argparse.ArgumentTypeError(f"{text} is too little; write more than 0")
     return value
 
 
@@ -142,11 +151,9 @@ def run(args: argparse.Namespace) -> int:
     config = load_job(args.job_file, args.overrides, files=False)
     if not config.standby.partitions:  # a site file has them, and the simulated cluster has one, of whatever name
         config = replace(config, standby=replace(config.standby, partitions=("scavenger",)))
-    if config.train.rampup_batch_size:
-        raise BadInput(
-            "train.rampup_batch_size: a simulation takes all steps to be of one batch; add "
-            "--set 'train.rampup_batch_size=[]'"
-        )
+    for key in ("rampup_batch_size", "earlier_batches"):
+        if getattr(config.train, key):
+            raise BadInput(f"train.{key}: a simulation takes all steps to be of one batch; add --set 'train.{key}=[]'")
     if config.train.loop is not None and args.calibrate is None and not args.costs:
         raise BadInput("train.loop: what its steps take is known from a run only; add --calibrate RUN or --costs FILE")
     settings = _settings(args, config)
@@ -266,7 +273,7 @@ def _headline(settings: list[Setting], config: JobConfig) -> Iterator[tuple[str,
     mean = trace.node_seconds / trace.seconds
     yield "trace", f"{trace.name}: {clock_text(trace.seconds)}, {trace.events} changes of capacity"
     if trace.note:
-        yield "load", trace.note
+        yield "note", trace.note
     yield (
         "capacity",
         (f"{guaranteed} guaranteed workers, and nodes of {each}: {mean:.1f} on average, {trace.most} at most"),

@@ -97,7 +97,7 @@ def _mirrors(status: RunStatus) -> str:
 
 
 def _worker_row(worker: WorkerStatus) -> list[object]:
-    # Live workers have no rank before world 0; files do not tell what a worker's role is.
+    # Guaranteed workers have no rank before world 0; files do not tell what a worker's role is.
     rank = worker.rank if worker.rank is not UNSET else "standby" if worker.role is UNSET else worker.role
     rest = (worker.worker, worker.host, worker.device, worker.job_id, worker.pid, worker.notice)
     return [rank, *(None if value is UNSET else value for value in rest)]

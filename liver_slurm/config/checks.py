@@ -13,7 +13,7 @@ from liver_slurm.config.experts import expert_problems
 from liver_slurm.config.extra import extra_problems, unknown_fields
 from liver_slurm.config.fp8 import fp8_problems
 from liver_slurm.config.functions import function_problems
-from liver_slurm.config.layouts import feasible_layouts, head_width, impossible, live_workers
+from liver_slurm.config.layouts import feasible_layouts, live_workers, refused
 from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
 from liver_slurm.config.problem import Problem, shown
@@ -27,6 +27,7 @@ from liver_slurm.config.schema import (
     StreamSection,
     TrainSection,
 )
+from liver_slurm.config.shapes import head_width
 from liver_slurm.config.units import most_workers, standby_units
 from liver_slurm.config.validation import ValidationSection
 from liver_slurm.parallel.layout import Layout
@@ -169,7 +170,7 @@ def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
     if not config.elastic.layouts:
         yield Problem("elastic.layouts", '[] is not allowed; allowed: "auto", or at least one layout')
     for text in config.elastic.layouts:
-        if reason := impossible(Layout.parse(text), config.model, config.data, config.train):
+        if reason := refused(Layout.parse(text), config):
             yield Problem("elastic.layouts", f'"{text}" is impossible for this model: {reason}')
 
 
@@ -179,15 +180,15 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
         return
     if elastic.initial is None:
         if not feasible_layouts(config, workers):
-            alone = impossible(Layout(1, 1, 1), config.model, config.data, config.train)
+            alone = refused(Layout(1, 1, 1), config)
             why = f": {alone}" if alone and elastic.layouts == "auto" else ""
-            yield Problem("elastic.layouts", f"no layout is possible with the {workers} live workers{why}")
+            yield Problem("elastic.layouts", f"no layout is possible with the {workers} guaranteed workers{why}")
         return
     initial = Layout.parse(elastic.initial)
     if elastic.layouts != "auto" and elastic.initial not in elastic.layouts:
         listed = ", ".join(elastic.layouts)
         yield Problem("elastic.initial", f'"{initial}" is not in elastic.layouts; allowed: {listed}')
-    elif reason := impossible(initial, config.model, config.data, config.train):
+    elif reason := refused(initial, config):
         yield Problem("elastic.initial", f'"{initial}" is impossible for this model: {reason}')
     if initial.size > workers:
         text = f'"{initial}" needs {initial.size} workers, and the guaranteed job has {workers}'
@@ -281,7 +282,7 @@ _POSITIONS = ("model.max_position_embeddings", "model.position_embedding_type")
 _BATCH = ("train.global_batch_size", "train.micro_batch_size")
 _STEPS = ("train.steps", "train.lr_warmup_steps", "train.lr_decay_steps", "train.lr_wsd_decay_steps")
 _SCHEDULE = ("train.lr", "train.min_lr", "train.lr_decay_style", *_STEPS)
-_LAYOUT = ("model", *_BATCH)
+_LAYOUT = ("model", *_BATCH, "train.precision", "train.gpu_memory")
 _MUON = (
     "train.optimizer",
     "train.distributed_optimizer",
@@ -296,7 +297,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     ((*_POSITIONS, "train.seq_length"), lambda job: _positions(job.model, job.train)),
     (("model.num_attention_heads", "model.num_query_groups"), lambda job: _query_groups(job.model)),
     (("model",), lambda job: expert_problems(job.model)),
-    ((*_BATCH, "train.rampup_batch_size"), lambda job: batch_problems(job.train)),
+    ((*_BATCH, "train.rampup_batch_size", "train.earlier_batches"), lambda job: batch_problems(job.train)),
     (_SCHEDULE, lambda job: _learning_rate(job.train)),
     (("data.paths", "data.provider", "train.loop"), lambda job: _data_given(job.data, job.train)),
     (("data.paths", "data.weights"), lambda job: blend_problems("data", job.data)),

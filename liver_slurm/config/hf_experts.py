@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from liver_slurm.config.layouts import expert_width
 from liver_slurm.config.schema import ModelSection
+from liver_slurm.config.shapes import expert_width
 
 EXPERT_FAMILIES = {
     "mixtral": "MixtralForCausalLM",

@@ -8,26 +8,24 @@ from collections.abc import Iterable, Iterator
 
 from liver_slurm.base.once import OncePer
 from liver_slurm.config.fp8 import fp8_reasons
+from liver_slurm.config.memory import too_large
 from liver_slurm.config.schema import DataSection, JobConfig, LiveSection, ModelSection, TrainSection
+from liver_slurm.config.shapes import BYTE_VOCABULARY, VOCABULARY_MULTIPLE, expert_width, head_width, padded_vocabulary
 from liver_slurm.config.units import standby_units
 from liver_slurm.parallel.layout import Layout
 
-BYTE_VOCABULARY = 257
-"""Tokens of the tokenizer ``byte``: the bytes, and the end of a document."""
-VOCABULARY_MULTIPLE = 128
-"""The vocabulary is padded to a multiple of this, whatever tp is: every layout has the same global shapes."""
 GROUPED_BYTES = 16
 """Rows of what a grouped matrix product of experts reads begin at multiples of this."""
-
-
-def padded_vocabulary(size: int) -> int:
-    """Count the rows of the embedding for a vocabulary of ``size`` tokens."""
-    return -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def live_workers(live: LiveSection) -> int:
     """Count the workers of the guaranteed job, all components together."""
     return sum(component.nodes * component.tasks_per_node for component in live.component)
+
+
+def refused(layout: Layout, config: JobConfig) -> str | None:
+    """Say why the run cannot take this layout, as the model cannot have it or the GPUs are too small; None: it can."""
+    return impossible(layout, config.model, config.data, config.train) or too_large(layout, config)
 
 
 def impossible(layout: Layout, model: ModelSection, data: DataSection, train: TrainSection) -> str | None:
@@ -165,45 +163,6 @@ def _own_layer_reasons(tp: int, model: ModelSection, data: DataSection, train: T
         yield f"with {needs}, tp{tp} must divide seq_length {train.seq_length}"
 
 
-def head_width(model: ModelSection) -> int:
-    """Give the width of one attention head; 0 where a model provider leaves the sizes out."""
-    return model.kv_channels or model.hidden_size // max(1, model.num_attention_heads)
-
-
-def expert_width(model: ModelSection) -> int:
-    """Give the width of one expert."""
-    return model.moe_ffn_hidden_size or model.ffn_width
-
-
-def expert_weights(model: ModelSection) -> int:
-    """Count the parameters of one expert of one layer."""
-    return (3 if model.gated_linear_unit else 2) * model.hidden_size * expert_width(model)
-
-
-def idle_expert_weights(model: ModelSection) -> int:
-    """Count the parameters of experts, over all layers, that a token does not meet."""
-    idle = max(0, (model.num_moe_experts or 0) - model.moe_router_topk)
-    return model.num_layers * idle * expert_weights(model)
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Split layers over pipeline stages: equally if possible, else the most even split that megatron-core can express.
-
-    It can give the first and the last stage numbers of their own; all stages between have the same.
-    """
-    if layers < stages:
-        raise ValueError(f"{layers} layers cannot fill {stages} pipeline stages")
-    if stages == 1 or layers % stages == 0:
-        return [layers // stages] * stages
-    if stages == 2:
-        return [layers - layers // 2, layers // 2]
-    splits = []
-    for middle in range(1, (layers - 2) // (stages - 2) + 1):
-        ends = layers - middle * (stages - 2)
-        splits.append([ends - ends // 2, *[middle] * (stages - 2), ends // 2])
-    return min(splits, key=lambda split: (max(split), max(split) - min(split)))
-
-
 class _Table:
     """The possible layouts of one job file, largest first; ``auto`` has them up to a number of workers."""
 
@@ -229,7 +188,7 @@ class _Table:
         else:
             self._made_for = sys.maxsize
             candidates = [Layout.parse(text) for text in config.elastic.layouts]
-        possible = [one for one in candidates if not impossible(one, config.model, config.data, config.train)]
+        possible = [one for one in candidates if not refused(one, config)]
         self._layouts = sorted(possible, key=lambda one: -one.size)
         self._sizes = [-one.size for one in self._layouts]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from liver_slurm.config.decode import decode
-from liver_slurm.config.layouts import expert_width, head_width, padded_vocabulary
 from liver_slurm.config.problem import shown
 from liver_slurm.config.schema import ModelSection
+from liver_slurm.config.shapes import expert_width, head_width, padded_vocabulary
 
 _FIXED: dict[str, tuple[object, ...]] = {
     "activation_func_clamp_value": (None,),

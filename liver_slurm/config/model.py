@@ -86,8 +86,8 @@ class ModelSection:
     init_method_std: Positive = 0.02
     """Standard deviation of the initial weights."""
     from_hf: PathText | None = None
-    """Folder of a Hugging Face model whose config.json gives the keys of this section; those that are written beside it
-    must say the same. Its tokenizer.json is the default of data.tokenizer. For its weights see train.start_from."""
+    """Folder of a Hugging Face model whose config.json gives the keys of this section; those that are written next to
+    it must say the same. Its tokenizer.json is the default of data.tokenizer. For its weights see train.start_from."""
     provider: FunctionName | None = None
     """Function ``package.module:function`` that builds your own model of the keys above. See docs/models.md."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -30,7 +30,7 @@ class PrometheusSection:
 
 @dataclass(frozen=True)
 class NotifySection:
-    """Whom to tell what becomes of the run. The coordinator does it beside everything else; training never waits."""
+    """Whom to tell what becomes of the run. The coordinator does it along with all else; training never waits."""
 
     command: tuple[Text, ...] = ()
     """Command to run on the coordinator's node, as a list of words and without a shell. It gets a JSON document on

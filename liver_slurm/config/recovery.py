@@ -18,7 +18,7 @@ class RecoverySection:
     muon, refreshed every some steps, see ``mirror_every``. ``auto``: on CPUs only."""
     mirror_every: Natural = 0
     """Steps between two refreshes of what is kept; 0, on CPUs: it is current to the last update, for which each step's
-    gradients are sent while training waits. With N it is sent beside training, and a death costs at most N steps and
+    gradients are sent while training waits. With N it is sent during training, and a death costs at most N steps and
     those made while it was sent, which all train again; each worker keeps copies of its own state besides: 48 bytes in
     all for each parameter of its share. 0, on cards, or with muon: 50, as gradients of each step would be more than is
     sent between hosts while a step takes tenths of a second, or do not suffice; but where all cards are in one host,

@@ -263,7 +263,7 @@ class StreamSection:
     memory_limit: Bytes | None = None
     """Maximum memory on each worker during a reconfiguration: weights, master weights, moments and gradient buffers of
     both worlds, staging and staged gradients. Layers that do not fit move in the pause. Default: what the card has
-    beside training; on CPUs no limit."""
+    next to training; on CPUs no limit."""
     interface: Text | None = None
     """Network interface of sockets, such as ``ib0``: of the control channel, gloo, NCCL's start and state over TCP. The
     coordinator's node must have it, too. RDMA devices are chosen by NCCL_IB_HCA and UCX_NET_DEVICES. Variables
@@ -280,7 +280,7 @@ class CheckpointSection:
     keep: Natural = 2
     """Number of newest checkpoints to keep; 0 keeps all."""
     copy_to: PathText | None = None
-    """Folder, best on another file system, to which each checkpoint is copied beside training, under the run
+    """Folder, best on another file system, to which each checkpoint is copied while training goes on, under the run
     directory's name. A run goes on from a copy where its own checkpoint is damaged or gone."""
     at_end: Flag = True
     """Write a checkpoint after the last step."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from liver_slurm.config.types import Count, Decay, Flag, FunctionName, Natural, NonNegative, PathText, Positive, Text
+from liver_slurm.config.types import (
+    Bytes,
+    Count,
+    Decay,
+    Flag,
+    FunctionName,
+    Natural,
+    NonNegative,
+    PathText,
+    Positive,
+    Text,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,10 @@ class TrainSection:
     rampup_batch_size: tuple[Count, ...] = ()
     """Ramp of the global batch: ``[start, increment, samples]``, as Megatron's. It begins with ``start`` samples and
     grows by ``increment`` in equal parts of the first ``samples`` samples, until it is global_batch_size."""
+    earlier_batches: tuple[tuple[Count, ...], ...] = ()
+    """Batches of earlier steps: ``[step, global_batch_size]`` each for those until so many steps are completed, with
+    the three numbers of rampup_batch_size behind where there was a ramp. A resumed run has those of the runs that it
+    goes on from, whatever is written here, so that it takes each sample once."""
     lr: Positive = 3e-4
     """Peak learning rate."""
     min_lr: NonNegative = 0.0
@@ -92,7 +107,7 @@ class TrainSection:
     """Precision of weights and activations. With bf16, master weights stay fp32, and moments as moments_precision
     says."""
     fp8: Flag = False
-    """Compute the matrix products of layers in FP8, with bf16 beside it: E4M3 forward and E5M2 for gradients, each
+    """Compute the matrix products of layers in FP8, with bf16 for the rest: E4M3 forward and E5M2 for gradients, each
     tensor scaled by its own greatest magnitude. For cards of compute capability 8.9 and above, such as H100. See
     docs/models.md."""
     distributed_optimizer: Flag = True
@@ -103,6 +118,9 @@ class TrainSection:
     docs/your-loop.md."""
     peak_tflops: Positive | None = None
     """Dense bf16 TFLOP/s that one GPU can do at most, for MFU. Default: from a table, by the GPU's name."""
+    gpu_memory: Bytes | None = None
+    """Memory of one GPU, such as "80GiB": layouts of which a rank needs more are refused before anything queues, and
+    left out with ``auto``. Default: that of gpu_type, where its name tells it (h100, a100-80gb); else all fit."""
 
     @property
     def replayed(self) -> bool:

@@ -30,7 +30,7 @@ class ValidationSection:
     patience: Natural = 0
     """Validations in a row without a new best loss after which the run ends; with 0 it trains all its steps."""
     keep_best: Flag = False
-    """Write a checkpoint after each validation with a new best loss, and keep the best one beside the newest."""
+    """Write a checkpoint after each validation with a new best loss, and keep the best one next to the newest."""
 
     @property
     def wanted(self) -> bool:

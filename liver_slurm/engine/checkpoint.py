@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from liver_slurm.base.errors import BadInput, first_line, traceback_of
+from liver_slurm.config.batch_sizes import samples_before
+from liver_slurm.config.train import TrainSection
 from liver_slurm.engine.api import TrainingShard
 from liver_slurm.engine.checkpoint_files import finish_folder, gather, refuse_share, write_share
 from liver_slurm.engine.checkpoint_reading import read_boxes
@@ -21,6 +23,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.reshard.tensors import AVERAGE, KNOWN, Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError, Index, write_index
 from liver_slurm.rundir.checkpoints import (
+    CONSUMED,
     checkpoint_path,
     part_path,
     prune_checkpoints,
@@ -110,19 +113,19 @@ class Checkpointer:
         folder: Path,
         keep: int,
         asynchronous: bool,
-        split: bool,
+        train: TrainSection,
         after: Checkpointer | None = None,
         on_write: Callable[[], None] = lambda: None,
         patience: float = PATIENCE,
     ) -> None:
         """Args:
-        split: data parallel ranks share the optimizer's state out; otherwise each has all of it.
+        train: the job's; it says whether ranks share the optimizer's state out, and which samples steps took.
         after: checkpointer of the world before, which may still be writing; its checkpoint is waited for first.
         on_write: called before each checkpoint's files are written.
         patience: see :data:`PATIENCE`.
         """
         self._state, self._folder, self._keep, self._asynchronous = state, folder, keep, asynchronous
-        self._split, self._after, self._on_write, self._patience = split, after, on_write, patience
+        self._train, self._after, self._on_write, self._patience = train, after, on_write, patience
         self._shapes = _global_shapes(state)
         self._rank, self._layout = state.world.rank, state.world.layout
         self.best = -1
@@ -152,7 +155,11 @@ class Checkpointer:
         share = self._share()
         if self._asynchronous:
             share = [(piece, view.to("cpu", copy=True)) for piece, view in share]
-        counters = {"step": step, "adam_step": max(self._state.steps(), default=step)}
+        counters = {
+            "step": step,
+            "adam_step": max(self._state.steps(), default=step),
+            CONSUMED: samples_before(self._train, step),
+        }
         stall = time.perf_counter() - begun
         path = checkpoint_path(self._folder, step)
         self._part = part_path(path, f"g{self._state.world.membership.generation}-{next(self._numbers)}")
@@ -197,7 +204,8 @@ class Checkpointer:
         shared = {box.tensor for param in self._state.spec.params if param.shared for box in param.boxes}
         experts = {box.tensor for param in self._state.spec.params if param.expert for box in param.boxes}
         sizes = [(piece, view.nbytes) for piece, view in boxes]
-        chosen = own_share(sizes, self._layout, self._rank, shared, self._split, experts)
+        split = self._train.distributed_optimizer
+        chosen = own_share(sizes, self._layout, self._rank, shared, split, experts)
         return [box for number, box in enumerate(boxes) if number in chosen]
 
     def _write(self, path: Path, share: Boxes, counters: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from liver_slurm.base.errors import BadInput, first_line, traceback_of
 from liver_slurm.base.files import replace_file
 from liver_slurm.base.network import reachable_host
+from liver_slurm.config.load import read_job
 from liver_slurm.config.outside import PrometheusSection
 from liver_slurm.observability.counters import RunCounters
 from liver_slurm.observability.figures import Moment, figures
@@ -27,12 +29,15 @@ from liver_slurm.observability.history import RunHistory
 from liver_slurm.observability.openmetrics import OPENMETRICS, PROMETHEUS, Form, exposition
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.status import RunStatus
+from liver_slurm.observability.trained import Trained
 from liver_slurm.rundir.paths import RunDir
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds that a client may take to say what it wants."""
+KEPT = 2000
+"""Newest steps that are looked at: more than are trained from one scrape to the next."""
 CLIENTS = 16
 """Clients that are answered at once, at most."""
 
@@ -44,7 +49,9 @@ class Figures:
         self, run_dir: RunDir, status: Callable[[], RunStatus], notifications: Callable[[], Mapping[str, int]]
     ) -> None:
         """``status``: what the coordinator says now; it is called in other threads, as is ``notifications``."""
-        self._files = RunFiles(run_dir)
+        train = read_job(run_dir.job_file).train
+        self._trained = Trained(train, since=time.time())
+        self._files = RunFiles(run_dir, KEPT, self._trained.add)
         self._status, self._notifications = status, notifications
         self._history, self._counters = RunHistory(), RunCounters()
         self._lock = threading.Lock()
@@ -66,6 +73,7 @@ class Figures:
                 history=self._history,
                 counters=self._counters,
                 steps=files.recent,
+                trained_samples=self._trained.samples,
                 notifications=self._notifications(),
             )
             return exposition(figures(moment), form)

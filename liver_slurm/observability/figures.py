@@ -37,6 +37,8 @@ class Moment:
     counters: RunCounters
     steps: Sequence[StepMetrics]
     """The newest, in order."""
+    trained_samples: int
+    """How many this coordinator has seen being trained, those of repeated steps included."""
     notifications: Mapping[str, int]
     """How many were told, by result."""
 
@@ -52,7 +54,7 @@ def families() -> list[Family]:
         state="", step=0, steps=0, generation=0, layout=None, target=None, workers=[], standbys=[],
         last_reconfiguration=None, reason="",
     )  # fmt: skip
-    return figures(Moment("", 0, status, RunHistory(), RunCounters(), (), {}))
+    return figures(Moment("", 0, status, RunHistory(), RunCounters(), (), 0, {}))
 
 
 def _state(moment: Moment) -> Iterable[Family]:
@@ -76,6 +78,7 @@ def _training(moment: Moment) -> Iterable[Family]:
     newest = moment.steps[-1:]
     speed = pace(moment.steps[-RECENT:], status.step, status.steps)
     tokens = moment.seq_length
+    seen = ", also in repeated steps, since this coordinator began."
     period = "From one step to the next, in the live world's last steps."
 
     def last(of: Callable[[StepMetrics], float]) -> Value:
@@ -91,8 +94,12 @@ def _training(moment: Moment) -> Iterable[Family]:
         make.one("liver_tokens_per_second", "Of the whole world, in its last steps.", _known(status.tokens_per_s)),
         make.one("liver_tflops_per_gpu", "Model TFLOP/s of each rank's card.", _known(status.tflops)),
         make.one("liver_mfu_ratio", "Model FLOPs utilization.", _known(status.mfu)),
-        make.total("liver_samples", "Samples that were trained on.", last(lambda step: step.consumed_samples)),
-        make.total("liver_tokens", "Tokens that were trained on.", last(lambda step: step.consumed_samples * tokens)),
+        make.one(
+            "liver_consumed_samples", "Samples of the steps that count.", last(lambda step: step.consumed_samples)
+        ),
+        make.one("liver_consumed_tokens", "Their tokens.", last(lambda step: step.consumed_samples * tokens)),
+        make.total("liver_samples", f"Samples that were trained on{seen}", moment.trained_samples),
+        make.total("liver_tokens", f"Tokens that were trained on{seen}", moment.trained_samples * tokens),
     )
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from liver_slurm.base.errors import first_line, traceback_of
 from liver_slurm.config.outside import NotifySection
 from liver_slurm.observability.life import Life
 from liver_slurm.rundir.events import Event, NotificationFailed
@@ -99,13 +100,22 @@ class Notifier:
     def _tell_all(self) -> None:
         while not self._closing.is_set() and (document := self._waiting.get()) is not None:
             if self._config.command:
-                self._tell("command", document, self._config.command, json.dumps(document))
+                self._try("command", document, self._config.command, json.dumps(document))
             if self._config.webhook is not None and not self._closing.is_set():
                 posted = {"url": self._config.webhook, "timeout": self._config.timeout, "document": document}
-                self._tell("webhook", document, (sys.executable, "-m", "liver_slurm.base.post"), json.dumps(posted))
+                self._try("webhook", document, (sys.executable, "-m", "liver_slurm.base.post"), json.dumps(posted))
+
+    def _try(self, channel: str, document: dict[str, Any], command: Sequence[str], given: str) -> None:
+        """Tell one message; whatever goes wrong with it, the next one is told."""
+        try:
+            self._tell(channel, document, command, given)
+        except Exception as error:  # a thread's edge: it is logged and counted
+            log.warning("notify.%s: %s", channel, first_line(error), exc_info=traceback_of(error))
+            self._not_told(channel, document["event"], f"it cannot be told: {type(error).__name__}")
 
     def _tell(self, channel: str, document: dict[str, Any], command: Sequence[str], given: str) -> None:
-        told = {f"LIVER_{name.upper()}": str(document[name]) for name in ("event", "run", "text")}
+        # No variable can have a NUL in it.
+        told = {f"LIVER_{name.upper()}": str(document[name]).replace("\0", " ") for name in ("event", "run", "text")}
         error = self._run_command(command, given, told)
         if channel == "webhook":
             error = error.removeprefix("exit code 1: ")  # our own program's, which says what was wrong

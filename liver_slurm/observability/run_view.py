@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,9 +26,16 @@ LINE_BYTES = 512
 class RunFiles:
     """One run, watched through its files."""
 
-    def __init__(self, run_dir: RunDir, keep: int = RECENT) -> None:
-        """``keep``: newest steps that are kept at most."""
-        self.run_dir = run_dir
+    def __init__(
+        self, run_dir: RunDir, keep: int = RECENT, heard: Callable[[StepMetrics], object] = lambda step: None
+    ) -> None:
+        """
+        Args:
+            run_dir: of the run.
+            keep: newest steps that are kept at most.
+            heard: is told each step that is read, those of a file that was replaced once more.
+        """
+        self.run_dir, self._heard = run_dir, heard
         self.config = read_job(run_dir.job_file)
         self.steps = self.config.train.steps
         self._info = read_run_info(run_dir)
@@ -46,6 +54,7 @@ class RunFiles:
             while self.newest and self.newest[-1].step >= step.step:
                 self.newest.pop()
             self.newest.append(step)
+            self._heard(step)
         return documents
 
     @property

@@ -35,8 +35,8 @@ _MAPPED, _FLAGS = 2, 7
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _USUAL_THRESHOLD = 32 << 20
 """Bytes from which on the C library maps what it allocates, once memory of that size was used and freed."""
-_CERTAINLY_MAPPED = 256 << 20
-"""Bytes for which there is no free place in any heap of the C library."""
+_CERTAINLY_MAPPED = (256 << 20, 4 << 30, 64 << 30)
+"""Bytes for one of which there is no free place in any heap of the C library; nobody writes to them."""
 _AT_A_TIME = 16 << 20
 """Bytes whose values are there twice while they are put into the file."""
 _MOST_GAPS = 1 << 14
@@ -229,7 +229,7 @@ def map_part(number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
 def _known_allocator() -> bool:
     """Return whether torch's memory comes from glibc, not from a library that was loaded in its place."""
     try:
-        return _stands_alone(torch.empty(_CERTAINLY_MAPPED, dtype=torch.uint8).untyped_storage())
+        return any(_stands_alone(torch.empty(size, dtype=torch.uint8).untyped_storage()) for size in _CERTAINLY_MAPPED)
     except RuntimeError:  # there is a limit on addresses
         return False
 

@@ -37,8 +37,8 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 from liver_slurm.base.once import OncePer
-from liver_slurm.config.layouts import expert_weights, expert_width
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import expert_weights, expert_width
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 

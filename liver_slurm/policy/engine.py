@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from liver_slurm.base.errors import BadInput, first_line
-from liver_slurm.config.layouts import impossible
+from liver_slurm.config.layouts import refused
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.api import (
@@ -199,5 +199,5 @@ def why_impossible(layout: Layout, config: JobConfig) -> str | None:
     limit = config.elastic.max_workers
     if limit is not None and layout.size > limit:
         return f"{layout} has {layout.size} workers, more than elastic.max_workers {limit}"
-    reason = impossible(layout, config.model, config.data, config.train)
+    reason = refused(layout, config)
     return f"{layout} is impossible: {reason}" if reason else None

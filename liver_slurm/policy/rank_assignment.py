@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from liver_slurm.config.layouts import stage_layers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import stage_layers
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
 from liver_slurm.policy.cost_model import layer_weights

@@ -17,7 +17,7 @@ class ResizeGoal:
     at_step: int = -1
     failures: int = 0
     give_back: bool = False
-    """Live workers that it leaves out go, and their nodes are given back."""
+    """Guaranteed workers that it leaves out go, and their nodes are given back."""
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Order the worker to build the target world ``generation``, beside whatever it does now."""
+    """Order the worker to build the target world ``generation``, while it goes on with what it does."""
 
     epoch: int
     generation: int

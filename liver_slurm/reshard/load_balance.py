@@ -1,4 +1,4 @@
-"""How much each owner of a replicated region sends, so that the hottest sender is as cool as it can be.
+"""How much each owner of a replicated region sends, so that the hottest owner is as cool as it can be.
 
 Integers only: every rank computes the shares for itself, and all must come to the same ones.
 """
@@ -37,7 +37,7 @@ def shares(owners: RankSets, amounts: Ints, ranks: int) -> tuple[Ints, Ints]:
 
     Owner sets may overlap (norms are on all tensor parallel ranks, tied embeddings on two stages), so each set is
     poured again over what the others have put, until nothing moves. This is block coordinate descent on the sum of
-    squared loads, whose minimum is also the one with the coolest hottest sender.
+    squared loads, whose minimum is also the one with the coolest hottest owner.
 
     Args:
         owners: ranks of each owner set.
@@ -85,7 +85,7 @@ def max_over_mean(owners: RankSets, part: Ints, load: Ints) -> float:
 
 
 def least_hottest(owners: RankSets, amounts: Ints, ranks: int) -> float:
-    """Return the bytes that the hottest sender sends at least, whoever serves what.
+    """Return the bytes that the hottest owner sends at least, whoever serves what.
 
     That is what one rank alone can send; or what a set has to send, and each of its members alone, over its members.
     """

@@ -78,7 +78,7 @@ class TransferPlan:
             region that two owners share.
         max_send_over_mean: how uneven senders are where replicas leave a choice, see
             :func:`liver_slurm.reshard.load_balance.max_over_mean`.
-        least_hottest: bytes that the hottest sender of any plan as small as this one sends at least.
+        least_hottest: bytes that the hottest owner of any plan as small as this one sends at least.
     """
 
     def __init__(

@@ -30,6 +30,8 @@ from liver_slurm.rundir.checkpoint_index import (
 )
 from liver_slurm.rundir.older_index import read_older_index
 
+CONSUMED = "consumed_samples"
+"""Key of ``liver.json``: the samples of its steps. Older versions did not write it."""
 _PREFIX = "step-"
 _META = "liver.json"
 _REMOVED = ".removed"

@@ -17,10 +17,11 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.files import replace_file
+from liver_slurm.config.batch_sizes import samples_before
 from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
-from liver_slurm.rundir.checkpoints import checkpoint_step, sound_checkpoints
+from liver_slurm.rundir.checkpoints import CONSUMED, checkpoint_step, read_meta, sound_checkpoints
 from liver_slurm.rundir.copies import check_place, copies_folder
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.start import check_start
@@ -56,9 +57,7 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     """
     from liver_slurm.rundir import keys
 
-    check_beginning(config, resume)
-    if resume is not None:
-        config = replace(config, train=replace(config.train, start_from=None))  # it goes on from the other run
+    config = check_beginning(config, resume)
     check_place(config, make=True)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
@@ -78,9 +77,9 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     return run_dir
 
 
-def check_beginning(config: JobConfig, resume: RunDir | None = None) -> None:
+def check_beginning(config: JobConfig, resume: RunDir | None = None) -> JobConfig:
     """Check that a run can begin with the state that it is to begin with, and that copies of its own can be written;
-    what may surprise is a warning.
+    what may surprise is a warning. Returns the job that it runs.
 
     Args:
         resume: run whose newest checkpoint it starts from.
@@ -89,14 +88,10 @@ def check_beginning(config: JobConfig, resume: RunDir | None = None) -> None:
         BadInput: there is nothing to begin with, or nothing that fits.
     """
     check_place(config, make=False)
-    if resume is None:
-        check_start(config)
-        return
-    step, resumed = resume_step(resume), read_job(resume.job_file)
-    if found := resuming.problems(config, resumed, step):
-        raise BadInput("\n".join(found))
-    for note in resuming.notes(config, resumed, step):
-        log.warning("%s", note)
+    if resume is not None:
+        return _resuming(config, resume)
+    check_start(config)
+    return config
 
 
 def new_run_dir(config: JobConfig) -> RunDir:
@@ -218,6 +213,22 @@ def resume_step(run_dir: RunDir) -> int:
     Raises:
         BadInput: it is no run directory, others can write it, or it has no checkpoint that can be used.
     """
+    return checkpoint_step(_newest_checkpoint(run_dir))
+
+
+def consumed_samples(checkpoint: Path, config: JobConfig) -> int:
+    """Return the samples that a checkpoint's steps took.
+
+    Args:
+        config: of its run, from which it follows for a checkpoint of an older version, which does not say it.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    return int(read_meta(checkpoint).get(CONSUMED, samples_before(config.train, checkpoint_step(checkpoint))))
+
+
+def _newest_checkpoint(run_dir: RunDir) -> Path:
     read_run_info(run_dir)
     check_trusted(trusted_paths(run_dir))
     refused: dict[Path, str] = {}
@@ -225,7 +236,7 @@ def resume_step(run_dir: RunDir) -> int:
     if saved is None:
         why = next(iter(refused.values()), f"there is no complete checkpoint in {run_dir.checkpoints}")
         raise BadInput(f"{run_dir.path} cannot be resumed: {why}")
-    return checkpoint_step(saved)
+    return saved
 
 
 def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
@@ -248,6 +259,22 @@ def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:
         run_dir.standby,
         run_dir.checkpoints,
     )
+
+
+def _resuming(config: JobConfig, run_dir: RunDir) -> JobConfig:
+    """Return the job of a run that goes on from the newest checkpoint of another one."""
+    saved, resumed = _newest_checkpoint(run_dir), read_job(run_dir.job_file)
+    step = checkpoint_step(saved)
+    found = resuming.problems(config, resumed, step)
+    if found:
+        raise BadInput("\n".join(found))
+    config = resuming.with_earlier_batches(config, resumed, step)
+    other = resuming.why_other_samples(config, step, consumed_samples(saved, resumed))
+    if other is not None:  # they follow from its job file, which has been changed
+        raise BadInput(f"{run_dir.path} cannot be resumed: {saved.name} is not of its {run_dir.job_file.name}: {other}")
+    for note in resuming.notes(config, resumed, step):
+        log.warning("%s", note)
+    return replace(config, train=replace(config.train, start_from=None))
 
 
 def _make_folder(path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from liver_slurm.config.batch_sizes import samples_before
-from liver_slurm.config.layouts import expert_width
+from liver_slurm.config.batch_sizes import earlier_batches, samples_before, uneven_batch
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import expert_width
 
 
 def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
@@ -26,18 +27,40 @@ def problems(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
 def notes(config: JobConfig, resumed: JobConfig, step: int) -> list[str]:
     """Say what is allowed and may still surprise, from step ``step`` on.
 
-    The same weights compute something else, learn at another rate, or see other samples.
+    The same weights compute something else, learn at another rate, or see more or fewer samples a step.
     """
     before = _meaning_keys(resumed)
-    old, new = (samples_before(one.train, step) for one in (resumed, config))
-    what = f"skipped: {new - old} samples" if new > old else f"trained again: {old - new} samples"
-    why = "which samples a step has follows from its number and this job's batches"
-    moved = f"{why}; {what} from number {min(old, new)} on"
-    return [moved] * (old != new) + [
+    changed = {key: value for key, value in _meaning_keys(config).items() if value != before[key]}
+    found = [
         f"{key}: {value}, where the run that is resumed had {before[key]}; training goes on with the new value"
-        for key, value in _meaning_keys(config).items()
-        if value != before[key]
+        for key, value in changed.items()
     ]
+    if changed.keys() & {"train.global_batch_size", "train.rampup_batch_size"}:
+        first = samples_before(resumed.train, step)
+        found.append(f"training goes on with sample number {first}, the one after the last that was taken")
+    return found
+
+
+def with_earlier_batches(config: JobConfig, resumed: JobConfig, step: int) -> JobConfig:
+    """Return the job that goes on with the sample after the last one that the checkpoint's steps took.
+
+    Where ``config`` has the batches of ``resumed``, its samples are those that they would have been there.
+    """
+    earlier = earlier_batches(config.train, resumed.train, step)
+    return replace(config, train=replace(config.train, earlier_batches=earlier))
+
+
+def why_other_samples(config: JobConfig, step: int, consumed: int) -> str | None:
+    """Return why a run cannot go on from a checkpoint after ``step`` steps, which took ``consumed`` samples; None: it
+    can.
+    """
+    begins, uneven = samples_before(config.train, step), uneven_batch(config.train, step)
+    if begins != consumed:
+        return f"its steps took {consumed} samples, and this job's would have taken {begins} by then"
+    if uneven:
+        micro = config.train.micro_batch_size
+        return f"steps after it are of {uneven} samples, which train.micro_batch_size {micro} does not divide"
+    return None
 
 
 def _meaning_keys(config: JobConfig) -> dict[str, object]:

@@ -27,11 +27,13 @@ def import_meta(model: ModelSection, window: int | None, moments: bool = False) 
 
 
 def check_start(config: JobConfig) -> None:
-    """Check that a run can begin with the checkpoint of ``train.start_from``, if it names one.
+    """Check that a run can begin at step 0, with the checkpoint of ``train.start_from`` if it names one.
 
     Raises:
         BadInput: it cannot; a line for each reason.
     """
+    if (uneven := resume.why_other_samples(config, 0, 0)) is not None:
+        raise BadInput(f"train.earlier_batches: {uneven}")
     if config.train.start_from is None:
         return
     path = start_checkpoint(config.train.start_from)

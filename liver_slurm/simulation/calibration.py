@@ -120,7 +120,7 @@ def _figures(ledger: Ledger, base: Costs) -> Iterator[Figure]:
     restart = ledger.restarted.restart_s
     yield "restart_s", [restart] if restart else [], "its own start and its first step's excess"
     written = [event for event in facts.events if isinstance(event, CheckpointWritten)]
-    yield "save_s", [event.seconds for event in written], "a checkpoint"
+    yield "save_s", [event.seconds for event in written], "until a checkpoint was written, in the background"
     yield "stall_s", [event.stall_s for event in written], "how long training stood for a checkpoint"
     every = ledger.expected.every_s
     yield "save_every_s", [every] if every else [], "between two checkpoints"

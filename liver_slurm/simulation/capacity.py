@@ -104,7 +104,7 @@ class Capacity:
         """
         delay = look_seconds(self.config) / 2 + self.setting.queue_wait.mean + ready_s
         found: list[News] = []
-        for span, taken, number in self._taken():
+        for span, taken, number in self.taken():
             ready, told, node = taken + delay, self._told(span), f"{span.node} {number}"
             if ready >= told:
                 continue
@@ -120,7 +120,7 @@ class Capacity:
         without_word = span.sudden or span.end >= self.setting.trace.seconds
         return span.end if without_word else span.end - self.setting.notice
 
-    def _taken(self) -> Iterator[tuple[Span, float, int]]:
+    def taken(self) -> Iterator[tuple[Span, float, int]]:
         """Yield spans of nodes that a run takes, when it does, and a number for each."""
         slots = -(-(self.most - self.guaranteed) // self._each)
         spans = self.setting.trace.spans

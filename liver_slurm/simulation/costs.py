@@ -16,8 +16,9 @@ import msgspec
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import feasible_layouts, head_width, idle_expert_weights, live_workers
+from liver_slurm.config.layouts import feasible_layouts, live_workers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import head_width, idle_expert_weights
 from liver_slurm.config.units import most_workers
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.cost_model import estimate, layer_weights
@@ -87,8 +88,8 @@ MEANINGS = {
     "recover_s": "to prepare the world after a broken one, while survivors stand",
     "restart_s": "from a job's last step to the first one after a restart from its checkpoint",
     "load_s": "to go back to a checkpoint without a restart",
-    "save_s": "that a checkpoint stops training for, under checkpoint and restart",
-    "stall_s": "that one of our checkpoints stops training for, as it is written in the background",
+    "save_s": "until a checkpoint is written; training stops so long for one before a restart",
+    "stall_s": "that a checkpoint on the way stops training for, as it is written in the background",
     "save_every_s": "between two of our checkpoints",
 }
 """Of all figures but those of steps."""

@@ -132,8 +132,8 @@ class ElasticRun:
         """What the run remembered, and when it last looked, when it was told until when partitions rest."""
         self._seen_changes = -1
         self._look_every = look_seconds(config)
-        self._saved: list[int] = []
-        """Steps of the checkpoints that were written."""
+        self._saved: list[tuple[float, int]] = []
+        """When each of the checkpoints is written, in simulated time, and its step."""
 
     def goes_at(self, job_id: str) -> float:
         """Return when the first of a standby job's nodes goes, which no run knows; infinity: it has none that does."""
@@ -186,6 +186,8 @@ class ElasticRun:
 
     def _hang_up(self, name: str, since: float) -> None:
         self._news = True
+        if name in self._fleet.members:  # what is being written lacks its part
+            self._saved = [(written, step) for written, step in self._saved if written <= since]
         self._feed(HungUp(self._events.now(), name.encode(), since))
 
     def _feed(self, given: Input) -> None:
@@ -237,12 +239,13 @@ class ElasticRun:
         """Write a checkpoint on the way; none is written while training stands."""
         self._events.after(self._costs.save_every_s, self._save)
         if not self._progress.stands:
-            self._saved.append(self._progress.completed())
+            self._saved.append((self._events.now() + self._costs.save_s, self._progress.completed()))
 
     def _find_checkpoint(self, at_most: int) -> None:
         """Find the newest of the checkpoints that are written on the way, or the run's beginning."""
-        found = max((step for step in self._saved if step <= at_most), default=0)
-        self._feed(CheckpointFound(self._events.now(), path=f"step-{found}", step=found))
+        now = self._events.now()
+        found = max((step for written, step in self._saved if written <= now and step <= at_most), default=0)
+        self._feed(CheckpointFound(now, path=f"step-{found}", step=found))
 
     # ---- time
 

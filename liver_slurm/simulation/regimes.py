@@ -76,6 +76,7 @@ class Regime:
             detect_s=1.0,
             recover_s=LOAD_S,
             load_s=LOAD_S,
+            save_s=0.0,
             stall_s=0.0,
             save_every_s=self.save_every_s,
         )

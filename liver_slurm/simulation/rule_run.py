@@ -37,10 +37,13 @@ class Rules:
     grows: bool
     """Changes also for nodes that come, not only where it must."""
     save_every: float = math.inf
-    """Of training, between two checkpoints that it stops for."""
-    save_s: float = 0.0
+    """Of training, between two checkpoints on the way; not less than ``write_s``."""
+    stall_s: float = 0.0
+    """Training stands for each of them; the rest is written in the background."""
+    write_s: float = 0.0
+    """From the begin of one until it can be gone back to."""
     loses: float = math.inf
-    """A sudden loss costs what was trained since the last checkpoint, but at most so many steps."""
+    """A sudden loss costs what was trained since the last checkpoint that is written, but at most so many steps."""
     stall_share: float = 0.0
     """Checkpoints in the background make steps longer by this share."""
 
@@ -59,7 +62,9 @@ class RuleRun:
         self._layout = self._best()
         self._step = 0.0
         self._since_save = self._saving = 0.0
-        """Seconds trained since the last checkpoint; seconds that the one under way has taken."""
+        """Seconds trained since the last checkpoint's begin; seconds that training has stood for the one under way."""
+        self._saved = False
+        """A checkpoint was begun since the last change."""
 
     def follow(self, news: Sequence[News]) -> None:
         """Go through the whole trace."""
@@ -103,6 +108,7 @@ class RuleRun:
         self._used = frozenset(list(self._there)[: self._nodes_of(size)])
         self._up_at = self._now + seconds
         self._since_save = self._saving = 0.0  # a change is announced by a checkpoint, or goes back to one
+        self._saved = False
         self.changes += 1
 
     def _nodes_of(self, size: int) -> int:
@@ -111,11 +117,13 @@ class RuleRun:
         return max(0, -(-(size - self._capacity.guaranteed) // each))
 
     def _lose(self) -> None:
-        """Lose what was trained since the last checkpoint, or a part of a step."""
+        """Lose what was trained since the last checkpoint that is written, or a part of a step."""
         if self._layout is None or self._now < self._up_at:
             return
-        step_s = self._speeds.step_s(self._layout)
-        lost = min(self._since_save, self._rules.loses * step_s)
+        rules, step_s = self._rules, self._speeds.step_s(self._layout)
+        is_written = not self._saved or rules.stall_s + self._since_save >= rules.write_s
+        since = self._since_save if is_written else self._since_save + rules.save_every
+        lost = min(since, rules.loses * step_s)
         self._step -= lost / step_s
         self.account.back_to(self._step)
 
@@ -142,7 +150,7 @@ class RuleRun:
     def _train(self, seconds: float, layout: Layout) -> None:
         """Train for so many seconds, with checkpoints between."""
         rules = self._rules
-        cycle = rules.save_every + rules.save_s
+        cycle = rules.save_every + rules.stall_s
         position = self._since_save + self._saving
         cycles = math.floor((position + seconds) / cycle) if cycle < math.inf else 0
         rest = position + seconds - cycles * cycle if cycles else position + seconds
@@ -150,6 +158,7 @@ class RuleRun:
         trained -= self._since_save
         self._since_save = min(rest, rules.save_every)
         self._saving = rest - self._since_save
+        self._saved = self._saved or cycles > 0
         step_s, useful = self._speeds.step_s(layout), trained / (1.0 + rules.stall_share)
         self.account.trained(self._step, self._step + useful / step_s, step_s, layout.size)
         self._step += useful / step_s

@@ -3,14 +3,19 @@
 Columns are found by the names in the header line, so output of any version will do. ``Start`` and ``End`` are needed,
 and ``NodeList`` or ``NNodes``. A node is on offer while no job has it. Jobs have a whole node: where a site lets jobs
 share nodes, a node with a job on it counts as taken.
+
+sacct selects the jobs that ran at any time from ``-S`` to ``-E``, and says when they began and ended, be it long
+before or after; of what else ran then it shows nothing, and all of it would look idle. ``--truncate`` cuts them off at
+both.
+Where it was not given, only the time is read of which every job must be there, see :func:`_window`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -18,8 +23,12 @@ from random import Random
 from liver_slurm.base.errors import BadInput
 from liver_slurm.simulation.trace import Span, Trace, from_counts, from_spans
 
-COMMAND = "sacct --allusers --allocations --parsable2 --format=JobID,Partition,State,Start,End,NNodes,NodeList"
-"""What a user is told to run."""
+COMMAND = (
+    "sacct --allusers --allocations --duplicates --truncate --parsable2 -S FROM -E TO"
+    " --format=JobID,Partition,State,Start,End,NNodes,NodeList"
+)
+"""What a user is told to run; ``--duplicates``: earlier starts of jobs that were requeued had nodes as well."""
+_IDS = ("jobid", "jobidraw")
 _NO_TIME = ("", "unknown", "none", "n/a")
 _NO_NODES = ("", "none assigned", "none", "(null)")
 
@@ -33,31 +42,61 @@ class Busy:
     nodes: tuple[str, ...]
     """Empty: only their number is known."""
     count: int
+    belongs: bool = True
+    """It is of the partition whose nodes are wanted."""
 
 
 def read(
     path: Path, lines: Sequence[tuple[int, str]], random: Random, nodes: int | None = None, partition: str = ""
 ) -> Trace:
-    """Read what is idle between the first start and the last end of jobs.
+    """Read what is idle in the time of which all jobs are known.
 
     Args:
         path: of the file, for messages.
         lines: number and text of each.
         random: draws which nodes go where their names are not known.
         nodes: of the cluster; default: as many as were ever busy, by name, or at once, where only numbers are known.
-        partition: count the jobs of this partition only; empty: all jobs.
+        partition: whose jobs say which nodes are meant; jobs of all partitions say when those are busy. Where only
+            numbers of nodes are known, jobs of this partition alone count. Empty: nodes of all jobs.
 
     Raises:
-        BadInput: a column is missing, or a line is not as it should be.
+        BadInput: a column is missing, a line is not as it should be, there is no time of which all jobs are known, or
+            there are more than ``nodes``.
     """
     jobs = list(_jobs(path, lines, partition))
-    if not jobs:
+    if not any(job.belongs for job in jobs):
         raise BadInput(f"--trace {path}: no job in it has started{f' in {partition}' if partition else ''}")
-    start = min(job.begin for job in jobs)
-    end = max(max(job.begin, job.end or 0.0) for job in jobs)
+    start, end = _window(path, jobs)
     if all(job.nodes for job in jobs):
-        return _by_name(path.name, jobs, start, end, nodes)
-    return _by_number(path, jobs, start, end, random, nodes)
+        trace = _by_name(path, jobs, start, end, nodes)
+    else:
+        trace = _by_number(path, [job for job in jobs if job.belongs], start, end, random, nodes)
+    first, last = (f"{datetime.fromtimestamp(time, timezone.utc):%Y-%m-%d %H:%M:%S}" for time in (start, end))
+    note = f"jobs from {first} to {last}; a node that no job has counts as on offer, also one that was drained or down"
+    return replace(trace, note=note)
+
+
+def _window(path: Path, jobs: Sequence[Busy]) -> tuple[float, float]:
+    """Return begin and end of the time of which all jobs are there.
+
+    All jobs that sacct shows have ended after ``-S`` and begun before ``-E``: from the first end to the last start
+    none is missing, whatever those were. They are known where ``--truncate`` has cut jobs off, which is believed where
+    several begin or end at one and the same full minute, and none is without an end.
+    """
+    begins, ends = [job.begin for job in jobs], [job.end for job in jobs if job.end is not None]
+    may_be_cut = len(ends) == len(begins)
+    start = min(begins) if may_be_cut and _is_cut(begins, min(begins)) else min(ends, default=max(begins))
+    end = max(ends) if may_be_cut and _is_cut(ends, max(ends)) else max(begins)
+    if start >= end:
+        raise BadInput(
+            f"--trace {path}: no job in it ends before another one begins, so of no time are all jobs known;"
+            f" take a longer one, with {COMMAND}"
+        )
+    return start, end
+
+
+def _is_cut(times: Sequence[float], edge: float) -> bool:
+    return edge % 60.0 == 0.0 and times.count(edge) > 1
 
 
 def _jobs(path: Path, lines: Sequence[tuple[int, str]], partition: str) -> Iterator[Busy]:
@@ -76,12 +115,11 @@ def _jobs(path: Path, lines: Sequence[tuple[int, str]], partition: str) -> Itera
         if len(fields) != len(header):
             raise BadInput(f"--trace {path}, line {number}: {len(fields)} columns, the header has {len(header)}")
         job = dict(zip(header, (field.strip() for field in fields), strict=True))
-        is_step = "." in job.get("jobid", "")
-        if is_step or (partition and partition not in job["partition"].split(",")):
-            continue
+        if any("." in job.get(name, "") for name in _IDS):
+            continue  # a step, which has nodes of its job
         busy = _busy(path, number, job)
         if busy is not None:
-            yield busy
+            yield replace(busy, belongs=not partition or partition in job["partition"].split(","))
 
 
 def _busy(path: Path, number: int, job: dict[str, str]) -> Busy | None:
@@ -98,11 +136,14 @@ def _busy(path: Path, number: int, job: dict[str, str]) -> Busy | None:
     return Busy(begin, end, names, count) if count else None
 
 
-def _by_name(name: str, jobs: Sequence[Busy], start: float, end: float, nodes: int | None) -> Trace:
-    taken: dict[str, list[tuple[float, float]]] = {}
+def _by_name(path: Path, jobs: Sequence[Busy], start: float, end: float, nodes: int | None) -> Trace:
+    taken: dict[str, list[tuple[float, float]]] = {node: [] for job in jobs if job.belongs for node in job.nodes}
+    if nodes is not None and nodes < len(taken):
+        raise BadInput(f"--nodes {nodes}: {path} names {len(taken)} nodes; leave --nodes out, or give at least as many")
     for job in jobs:
         for node in job.nodes:
-            taken.setdefault(node, []).append((job.begin, end if job.end is None else job.end))
+            if node in taken:
+                taken[node].append((job.begin, end if job.end is None else job.end))
     spans = []
     for node, times in sorted(taken.items()):
         free = start
@@ -112,11 +153,11 @@ def _by_name(name: str, jobs: Sequence[Busy], start: float, end: float, nodes: i
         spans.append(Span(node, free - start, end - start))
     never = max(0, (nodes or 0) - len(taken))
     spans += [Span(f"never-busy-{number}", 0.0, end - start) for number in range(never)]
-    return from_spans(name, end - start, spans)
+    return from_spans(path.name, end - start, spans)
 
 
 def _by_number(path: Path, jobs: Sequence[Busy], start: float, end: float, random: Random, nodes: int | None) -> Trace:
-    steps: dict[float, int] = {start: 0}
+    steps: dict[float, int] = {}
     for job in jobs:
         steps[job.begin] = steps.get(job.begin, 0) + job.count
         until = end if job.end is None else job.end

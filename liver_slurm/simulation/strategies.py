@@ -1,7 +1,8 @@
 """Other ways to train on the same trace and the same costs, to compare with. Pure.
 
-Each is given what is doubtful. Checkpoint and restart knows the rate of failures for its interval, and is the better of
-one that restarts whenever it can grow and one that grows only where it must restart anyway. Data parallelism that
+Each is given what is doubtful. Checkpoint and restart knows how many losses come for its interval, writes its
+checkpoints in the background as the product does, and is the better of one that restarts whenever it can grow and one
+that grows only where it must restart anyway. Data parallelism that
 grows and shrinks knows which tensor and pipeline parallel sizes will suit the trace best, and shrinks in no time.
 Where a trace has what others chose on it, that is followed, see :mod:`liver_slurm.simulation.published`. Perfect
 foresight has each node from the moment in which it is on offer to its last, and changes for nothing: nobody can do
@@ -53,32 +54,34 @@ def checkpoint_restart(capacity: Capacity) -> Outcome:
 
 def restart_from_checkpoints(capacity: Capacity, *, grows: bool) -> Outcome:
     """Restart from a checkpoint for each change; with ``grows`` also where more nodes make it faster."""
-    costs, notice = capacity.costs, capacity.setting.notice
+    costs = capacity.costs
     rules = Rules(
         announced_s=costs.save_s + costs.restart_s,
         sudden_s=costs.detect_s + costs.restart_s,
         needs_notice=costs.save_s,
         grows=grows,
-        save_every=young_daly(capacity, heard=notice >= costs.save_s),
-        save_s=costs.save_s,
+        save_every=save_interval(capacity),
+        stall_s=costs.stall_s,
+        write_s=costs.save_s,
     )
     run = RuleRun(capacity, capacity.speeds, rules)
     run.follow(capacity.news(0.0))  # a restart has the start of its processes in it
     return Outcome("checkpoint-restart", "restart", run.account, run.changes)
 
 
-def young_daly(capacity: Capacity, *, heard: bool) -> float:
-    """Return the seconds of training between two checkpoints, by Young and Daly: the root of 2 · save · time between
-    losses.
+def save_interval(capacity: Capacity) -> float:
+    """Return the seconds of training between two checkpoints on the way; infinity: no loss asks for one.
 
-    Args:
-        capacity: whose losses count.
-        heard: those that are announced do not.
+    It is Young's and Daly's, the root of 2 · stall · time between losses, but for that no checkpoint begins before the
+    last one is written. Losses are those of nodes that the run takes, which are not announced early enough for a
+    checkpoint.
     """
-    trace = capacity.setting.trace
-    ends = [span for span in trace.spans if span.end < trace.seconds]
-    losses = sum(span.sudden or not heard for span in ends)
-    return math.sqrt(2.0 * max(capacity.costs.save_s, 1e-3) * trace.seconds / max(1, losses))
+    costs, trace = capacity.costs, capacity.setting.trace
+    heard = capacity.setting.notice >= costs.save_s
+    losses = sum(span.end < trace.seconds and (span.sudden or not heard) for span, _, _ in capacity.taken())
+    if not losses:
+        return math.inf
+    return max(math.sqrt(2.0 * costs.stall_s * trace.seconds / losses), costs.save_s, 1e-3)
 
 
 def data_parallel_only(capacity: Capacity) -> Outcome:

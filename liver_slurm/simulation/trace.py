@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -70,11 +69,6 @@ class Trace:
             if time < self.seconds and (not found or found[-1][1] != count):
                 found.append((time, count))
         return found
-
-    def offered(self, time: float) -> int:
-        """Return how many nodes are on offer at a time."""
-        counts = self.counts()
-        return counts[max(0, bisect_right(counts, (time, 10**9)) - 1)][1] if counts else 0
 
 
 def from_spans(name: str, seconds: float, spans: Iterable[Span], note: str = "") -> Trace:

@@ -49,7 +49,7 @@ def read_trace(
         random: draws which nodes go where a file has only their number.
         interval: seconds between two lines of a file that has a count on each line and no times.
         nodes: of the cluster, for sacct's output; default: as many as it shows busy at once.
-        partition: of the cluster, for sacct's output; empty: jobs of all count.
+        partition: of the cluster, whose nodes count, for sacct's output; empty: those of all.
 
     Raises:
         BadInput: the file cannot be read, or is of no known form; one line that says where and why.

@@ -1,1 +1,1 @@
-"""The training process: trains in one world, prepares the next beside it, and goes over to it."""
+"""The training process: trains in one world, prepares the next meanwhile, and goes over to it."""

@@ -53,7 +53,7 @@ class Checkpointing:
             self._run_dir.checkpoints,
             config.keep,
             config.asynchronous,
-            self._config.train.distributed_optimizer,
+            self._config.train,
             after=before,
             on_write=partial(fault_injection.reach, "save", self._name),
         )

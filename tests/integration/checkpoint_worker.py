@@ -33,8 +33,8 @@ def save(walker: Walker, store: dist.Store, folder: Path) -> None:
     """Write the state of the walker's world; nobody goes on before the checkpoint is complete."""
     written: list[Written] = []
     if walker.state is not None:
-        split = walker.config.train.distributed_optimizer
-        Checkpointer(walker.state, folder, keep=0, asynchronous=False, split=split).save(STEPS, written.append)
+        train = walker.config.train
+        Checkpointer(walker.state, folder, keep=0, asynchronous=False, train=train).save(STEPS, written.append)
         assert not written[0].error, written[0].error
         if walker.state.world.rank == 0:
             store.set(f"saved/{folder}", "")

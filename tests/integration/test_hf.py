@@ -17,7 +17,7 @@ from paced_samples import pace
 from psutil import Process
 from safetensors.torch import load_file
 
-from liver_slurm.config.layouts import padded_vocabulary
+from liver_slurm.config.shapes import padded_vocabulary
 from liver_slurm.engine.hf.importing import import_model
 from liver_slurm.engine.hf.weights import SINGLE
 from liver_slurm.parallel.layout import Layout

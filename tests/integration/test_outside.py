@@ -89,7 +89,7 @@ def run(tmp_path: Path, web: WebServer) -> Iterator[Run]:
 
 
 def scraped(run_dir: RunDir) -> dict[str, float]:
-    """Every figure, those with several labels by their last; empty while nothing is served."""
+    """Every figure, those with several labels as a sum; empty while nothing is served."""
     if not run_dir.prometheus_targets.exists():
         return {}
     (target,) = json.loads(run_dir.prometheus_targets.read_text())
@@ -97,7 +97,10 @@ def scraped(run_dir: RunDir) -> dict[str, float]:
     request = urllib.request.Request(f"http://{target['targets'][0]}/metrics", headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
-        return {sample.name: sample.value for family in families for sample in family.samples}
+        found: dict[str, float] = {}
+        for sample in (sample for family in families for sample in family.samples):
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
 
 
 def test_a_run_and_the_world_outside(run: Run, web: WebServer, eventually: Eventually) -> None:

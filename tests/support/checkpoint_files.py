@@ -13,14 +13,18 @@ from liver_slurm.rundir.checkpoint_index import StoredBox, StoredTensor, digest_
 from liver_slurm.rundir.checkpoints import checkpoint_path, list_checkpoints, part_path, publish_checkpoint
 
 
-def small_checkpoint(folder: Path, step: int, text: str = "state") -> Path:
-    """Write a checkpoint with one file, ``rank-0``, that holds the text; no torch can load it."""
+def small_checkpoint(folder: Path, step: int, text: str = "state", **counters: int) -> Path:
+    """Write a checkpoint with one file, ``rank-0``, that holds the text; no torch can load it.
+
+    Without ``counters`` it says no more of its steps than those of older versions do.
+    """
     path, content = checkpoint_path(folder, step), text.encode()
     part = part_path(path)
     part.mkdir(parents=True, exist_ok=True)
     (part / "rank-0").write_bytes(content)
     box = StoredBox((0,), (1,), "rank-0", 0, len(content), digest_of(content))
-    publish_checkpoint(path, part, {"step": step}, write_index(part, {"weight": StoredTensor("float32", (1,), [box])}))
+    index = write_index(part, {"weight": StoredTensor("float32", (1,), [box])})
+    publish_checkpoint(path, part, {"step": step, **counters}, index)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import multiprocessing
 import os
@@ -14,7 +15,8 @@ from typing import Any
 import msgspec
 import torch
 
-from liver_slurm.parallel.shared_memory import LEAST, give_back, share
+from liver_slurm.parallel import shared_memory
+from liver_slurm.parallel.shared_memory import LEAST, _known_allocator, give_back, places, share
 from liver_slurm.transfer.checksum import memory
 from liver_slurm.transfer.one_sided.description import Description, Proof, View, own_proof, view_of
 from liver_slurm.transfer.one_sided.process_memory import ProcessReader, let_others_read, regions
@@ -133,6 +135,20 @@ def described(proof: Proof | None = None, counter: View | None = None) -> Descri
     return Description("here", os.getpid(), proof or own_proof(), [], counter or view_of(word), [])
 
 
+class _Said(logging.Handler):
+    """What is logged of shared memory from now on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        logger = logging.getLogger(shared_memory.__name__)
+        logger.setLevel(logging.INFO)
+        logger.handlers[:] = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 def make(*recipes: Recipe) -> list[View]:
     """Keep such views here."""
     found = [recipe.make() for recipe in recipes]
@@ -142,7 +158,7 @@ def make(*recipes: Recipe) -> list[View]:
 
 def make_shared(*recipes: Recipe) -> tuple[list[View], Description]:
     """Keep such views here, in memory that others can map, and say what they need for that."""
-    found = []
+    found, said = [], _Said()
     for recipe in recipes:
         view = recipe.make()
         storage, room = view.untyped_storage(), torch.zeros(view.untyped_storage().nbytes() + LEAST, dtype=torch.uint8)
@@ -150,6 +166,7 @@ def make_shared(*recipes: Recipe) -> tuple[list[View], Description]:
         share([room.untyped_storage()], keep=True)
         place = view.storage_offset(), view.shape, view.stride()
         found.append(torch.empty(0, dtype=view.dtype).set_(room.untyped_storage(), *place))
+        assert places([room])[2], f"it cannot be mapped: known allocator {_known_allocator()}; {said.lines}"
     _kept.append(found)
     return [view_of(view) for view in found], msgspec.structs.replace(described(), regions=regions(found))
 

@@ -39,6 +39,7 @@ STORIES = {
     "worker/clean_changes": "of 10,000 changes without a defect none is taken for one with",
     "worker/mirrored_moves": "which moves there are where some stand in for others",
     "docs/code_blocks": "code in the documents",
+    "docs/contents": "what a long page says at its top of what is on it",
     "docs/file_names": "files that the documents name",
     "docs/links": "links between the documents",
     "docs/site": "the documents as a site, its pictures and references",

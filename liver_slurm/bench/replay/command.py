@@ -32,6 +32,8 @@ OTHER_SEED = 1000
 """Added to the seed of the trace that costs are measured on: it is another one."""
 PARTS = ("elastic", "restarting")
 """Both runs, by the names of their folders."""
+SAVES = 10.0
+"""Seconds between checkpoints of the restarting run that costs are measured on, which may never restart."""
 CALIBRATION, MODULE = "calibration", "liver_slurm.bench.replay"
 
 
@@ -57,7 +59,7 @@ def play(replay: Replay, other: Replay, part: str) -> None:
     if run == "elastic":
         found = replay_elastic(folder, say)
     elif stage:
-        found = replay_restarts(folder, replace(assumed(replay.config()), save_s=0.2), say)
+        found = replay_restarts(folder, assumed(replay.config()), say, every_s=SAVES)
     else:
         found = replay_restarts(folder, learned(other)[1], say)
     _save(played.folder / f"{run}.json", found)

@@ -22,8 +22,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """Steps trained so far."""
     load: bool
     """Begin from the checkpoint of that step, not from initial weights."""
-    every_s: float
-    """Seconds of training between two checkpoints."""
+    every_s: float | None
+    """Seconds of training between two checkpoints on the way; None: there are none."""
 
 
 class Step(msgspec.Struct, frozen=True):

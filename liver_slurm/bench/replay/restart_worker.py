@@ -43,9 +43,8 @@ def main(orders: Orders, rank: int) -> None:
     saved_at = time.monotonic()
     while True:
         # Flags are reduced together with the loss: all ranks save, and end, after the same step.
-        flags = StepFlags(
-            stop=rank == 0 and stop.exists(), save=rank == 0 and time.monotonic() > saved_at + orders.every_s
-        )
+        is_due = orders.every_s is not None and time.monotonic() > saved_at + orders.every_s
+        flags = StepFlags(stop=rank == 0 and stop.exists(), save=rank == 0 and is_due)
         done = state.train_step(samples, step, flags)
         step += 1
         save_s = 0.0

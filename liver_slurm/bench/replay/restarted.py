@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +19,29 @@ from liver_slurm.bench.replay.stage import FIXED_NAMES, Replay
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.simulation.capacity import Capacity, capacity
 from liver_slurm.simulation.costs import Costs
-from liver_slurm.simulation.strategies import young_daly
+from liver_slurm.simulation.strategies import save_interval
 
 
-def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) -> dict[str, Any]:
+def replay_restarts(
+    replay: Replay, costs: Costs, say: Callable[[str], None], every_s: float | None = None
+) -> dict[str, Any]:
     """Replay the trace under a run that restarts; returns what was measured.
 
     Args:
         replay: the trace.
-        costs: what checkpoints take, for Young's and Daly's interval, and steps, for the choice of layouts.
+        costs: what checkpoints take, for the interval between them, and steps, for the choice of layouts.
         say: is told what happens.
+        every_s: seconds between checkpoints on the way; default: as its losses ask for.
 
     Raises:
         LiverError: one of its worlds has failed.
     """
-    here: Capacity = capacity(replay.setting(), replay.config(), costs)
-    every_s = young_daly(here, heard=True)
+    here: Capacity = capacity(replay.setting(), replay.config(), stopping(costs))
+    if every_s is None and (interval := save_interval(here)) < math.inf:
+        every_s = interval
     folder = replay.folder / "restarting"
-    say(f"restarting: a checkpoint each {every_s:.1f} s, and for each change of nodes, {folder}")
+    also = f", and each {every_s:.1f} s" if every_s is not None else ""
+    say(f"restarting: a checkpoint for each change of nodes{also}, {folder}")
     with replay.cluster():
         owner = Owner(replay.names(), replay.reclaims, replay.folder / "production")
         run = RestartingRun(here, every_s, folder)
@@ -52,6 +59,11 @@ def replay_restarts(replay: Replay, costs: Costs, say: Callable[[str], None]) ->
         "folder": str(folder), "begin": begin, "end": end, "offered_device_s": offered, "every_s": every_s,
         "figures": found.document(), "reclaims": owner.document(),
     }  # fmt: skip
+
+
+def stopping(costs: Costs) -> Costs:
+    """Return the costs of this run, whose training stands until a checkpoint is written."""
+    return replace(costs, stall_s=costs.save_s)
 
 
 def read_worlds(folder: Path) -> Sequence[WorldSteps]:

@@ -42,12 +42,12 @@ class RestartedWorld:
 class RestartingRun:
     """One run, world after world, in turns."""
 
-    def __init__(self, capacity: Capacity, every_s: float, folder: Path) -> None:
+    def __init__(self, capacity: Capacity, every_s: float | None, folder: Path) -> None:
         """Start the first world, on guaranteed workers.
 
         Args:
             capacity: the job, and which layout is the fastest for how many workers.
-            every_s: seconds between two checkpoints.
+            every_s: seconds between two checkpoints on the way; None: it writes none but for changes.
             folder: where everything of it lies.
         """
         self._capacity, self._every, self._folder = capacity, every_s, folder

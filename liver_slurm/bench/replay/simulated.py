@@ -10,7 +10,7 @@ from typing import Any
 
 from liver_slurm.bench.replay.elastic import ledger_of
 from liver_slurm.bench.replay.measured import Figures, WorldSteps, figures, restart_costs
-from liver_slurm.bench.replay.restarted import read_worlds
+from liver_slurm.bench.replay.restarted import read_worlds, stopping
 from liver_slurm.bench.replay.stage import Replay
 from liver_slurm.simulation.account import Account
 from liver_slurm.simulation.calibration import costs_of, queue_seconds
@@ -57,7 +57,7 @@ def simulate_elastic(replay: Replay, costs: Costs, queue_s: float, seeds: int = 
 def simulate_restarts(replay: Replay, costs: Costs, queue_s: float) -> Figures:
     """Simulate the run that restarts."""
     config, setting = replay.config(), replay.setting(queue_s)
-    outcome = restart_from_checkpoints(capacity(setting, config, costs), grows=True)
+    outcome = restart_from_checkpoints(capacity(setting, config, stopping(costs)), grows=True)
     return _figures(outcome.account, outcome.changes, setting, config)
 
 

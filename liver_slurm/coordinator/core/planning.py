@@ -96,7 +96,7 @@ def _start(t: Transition) -> None:
         _planned(t)
         reconfiguration.begin(t, layout, members, "start", reason)
     elif t.now > state.lifecycle.started + state.settings.config.job.start_timeout:
-        failure = f"only {len(warm)} of {wanted} live workers were ready in time; see their logs"
+        failure = f"only {len(warm)} of {wanted} guaranteed workers were ready in time; see their logs"
         lifecycle.end(t, RunPhase.FAILED, failure)
 
 
@@ -110,7 +110,7 @@ def initial_layout(state: RunState, workers: int) -> tuple[Layout, str] | str:
         return layout, f"{layout} is elastic.initial"
     layouts = feasible_layouts(config, workers)
     if not layouts:
-        return f"elastic.layouts has none for the {workers} live workers; add one, or set elastic.initial"
+        return f"elastic.layouts has none for the {workers} guaranteed workers; add one, or set elastic.initial"
     return choose(layouts, config, None, lambda layout: ())
 
 

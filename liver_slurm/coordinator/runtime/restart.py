@@ -24,7 +24,8 @@ from liver_slurm.coordinator.runtime.scheduler_calls import BackgroundCalls
 from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
 from liver_slurm.rundir.metrics import last_metrics, take_back
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import checkpoint_folders, read_run_info, trusted_paths
+from liver_slurm.rundir.registry import checkpoint_folders, consumed_samples, read_run_info, trusted_paths
+from liver_slurm.rundir.resume import why_other_samples
 from liver_slurm.rundir.start import start_checkpoint
 from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.scheduler.ports import JobStart
@@ -103,19 +104,28 @@ def first_checkpoint(run_dir: RunDir, refused: Refused) -> tuple[str, int]:
     """Return the checkpoint that the run's first world loads and its step; nothing and 0 for a run that starts from the
     seed.
 
+    The job says which samples each step has, also those before the checkpoint that was there when it was submitted. A
+    newer one is of use if its run's batches are the job's own.
+
     Raises:
         BadInput: the checkpoint, or the run, that it was to start from has none any more that can be used.
     """
-    resumed_from = read_run_info(run_dir).resumed_from
+    resumed_from, config = read_run_info(run_dir).resumed_from, read_job(run_dir.job_file)
     if not resumed_from:
-        start_from = read_job(run_dir.job_file).train.start_from
+        start_from = config.train.start_from
         return (str(start_checkpoint(start_from)), 0) if start_from is not None else ("", 0)
     resumed = RunDir(Path(resumed_from))
     check_trusted(trusted_paths(resumed))
-    folder = _sound(checkpoint_folders(resumed), refused)
-    if folder is None:
-        raise BadInput(f"{resumed_from} has no complete checkpoint to resume from")
-    return str(folder), checkpoint_step(folder)
+    folders, before = checkpoint_folders(resumed), read_job(resumed.job_file)
+    while (found := _sound(folders, refused)) is not None:
+        step = checkpoint_step(found)
+        other = why_other_samples(config, step, consumed_samples(found, before))
+        if other is None:
+            return str(found), step
+        refused[found] = f"{found.name}: {other}; submit the job with --resume again"
+        log.warning("it is not used, %s", refused[found])
+    why = next(iter(refused.values()), "it has no complete checkpoint")
+    raise BadInput(f"{resumed_from} cannot be resumed: {why}")
 
 
 # ---- of a live run --------------------------------------------------------------------------------------------------

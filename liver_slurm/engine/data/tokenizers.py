@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.data import DataSection
 from liver_slurm.config.data_files import read_tokenizer
-from liver_slurm.config.layouts import BYTE_VOCABULARY
+from liver_slurm.config.shapes import BYTE_VOCABULARY
 
 if TYPE_CHECKING:
     import numpy as np

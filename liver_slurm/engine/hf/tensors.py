@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from liver_slurm.config.hf_experts import expert_family
-from liver_slurm.config.layouts import expert_width, head_width, padded_vocabulary
 from liver_slurm.config.schema import ModelSection
+from liver_slurm.config.shapes import expert_width, head_width, padded_vocabulary
 
 Shape = tuple[int, ...]
 

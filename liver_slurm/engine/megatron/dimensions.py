@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from liver_slurm.config.layouts import stage_layers
+from liver_slurm.config.shapes import stage_layers
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.sequence_parallel import use_groups
 from liver_slurm.parallel.c10d import set_default_group

@@ -7,8 +7,9 @@ from dataclasses import astuple, replace
 import torch
 
 from liver_slurm.base.flops import token_flops
-from liver_slurm.config.layouts import head_width, idle_expert_weights, live_workers
+from liver_slurm.config.layouts import live_workers
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import head_width, idle_expert_weights
 from liver_slurm.config.units import most_workers
 from liver_slurm.engine.api import Samples
 from liver_slurm.engine.data.prepare import resolve_data
@@ -36,7 +37,8 @@ class MegatronEngine:
         return shard
 
     def rehearsal(self, config: JobConfig) -> JobConfig | None:
-        train = replace(config.train, global_batch_size=config.train.micro_batch_size, rampup_batch_size=())
+        size = config.train.micro_batch_size
+        train = replace(config.train, global_batch_size=size, rampup_batch_size=(), earlier_batches=())
         return replace(config, model=replace(config.model, num_layers=1), train=train)
 
     def compile_layouts(self, config: JobConfig, device: torch.device) -> None:

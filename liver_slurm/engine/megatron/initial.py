@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import padded_vocabulary
 from liver_slurm.engine.megatron.model import named_parameters, vocabulary
 from liver_slurm.engine.megatron.spec import shard_spec_of
 from liver_slurm.reshard.shard_spec import BoxSpec

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.config.layouts import expert_width, padded_vocabulary
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
+from liver_slurm.config.shapes import expert_width, padded_vocabulary
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.attention_dropout import HeadStreams
 from liver_slurm.engine.megatron.dense_layer import block_spec, dense_spec, gelu_tanh

@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 
 from liver_slurm.base.errors import BadInput, PlanError
-from liver_slurm.config.layouts import expert_weights, stage_layers
 from liver_slurm.config.schema import JobConfig, TrainSection
+from liver_slurm.config.shapes import expert_weights, stage_layers
 from liver_slurm.engine.megatron import compat
 from liver_slurm.engine.megatron.expert_layer import EXPERT_BIAS
 from liver_slurm.engine.megatron.model import build_model, named_parameters, unwrap

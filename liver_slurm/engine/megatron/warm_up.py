@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from liver_slurm.config.layouts import expert_width, feasible_layouts, padded_vocabulary
+from liver_slurm.config.layouts import feasible_layouts
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.shapes import expert_width, padded_vocabulary
 from liver_slurm.engine.megatron.attention_dropout import head_streams_like
 from liver_slurm.engine.megatron.dense_layer import (
     Attention,

@@ -142,6 +142,12 @@ def test_costs_are_taken_from_a_run(liver: Liver, job_file: str, run_dir: RunDir
             ("--trace", "trace.csv", "--set", "train.rampup_batch_size=[4, 4, 9]"),
             "train.rampup_batch_size: a simulation",
         ),
+        (("--trace", "trace.csv", "--hours", "0"), "--hours: 0 is too little; write more than 0"),
+        (("--trace", "trace.csv", "--interval", "0"), "--interval: 0 is too little"),
+        (
+            ("--trace", "trace.csv", "--set", "train.earlier_batches=[[4, 4]]"),
+            "train.earlier_batches: a simulation",
+        ),
         ((), "--trace"),
         (("--trace", "trace.csv", "--load", "nodes=8"), "not allowed with argument --trace"),
         (("--load", "utilization=0.8"), "--load: nodes is missing"),

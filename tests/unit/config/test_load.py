@@ -226,8 +226,8 @@ def test_a_model_that_no_layout_of_auto_can_have() -> None:
     config = dataclasses.replace(config, model=model, train=train, elastic=ElasticSection())
     (found,) = cross_check(config, set())
     assert found.text == (
-        "no layout is possible with the 2 live workers: with train.fp8, ffn_hidden_size over tp1 must be a multiple of "
-        "16, and is 200"
+        "no layout is possible with the 2 guaranteed workers: with train.fp8, ffn_hidden_size over tp1 must be a "
+        "multiple of 16, and is 200"
     )
 
 

@@ -42,7 +42,7 @@ def test_world_0_has_a_deadline() -> None:
         if run.state.over:
             break
         run.say(m.Heartbeat(worker="live-0", generation=-1, step=0, step_seconds=0.0, warm=True))
-    assert run.state.lifecycle.outcome == (1, "only 1 of 2 live workers were ready in time; see their logs")
+    assert run.state.lifecycle.outcome == (1, "only 1 of 2 guaranteed workers were ready in time; see their logs")
 
 
 def test_world_0_loads_a_checkpoint() -> None:

@@ -18,6 +18,7 @@ from checkpoint_files import tensors
 from tiny_engine import LAYERS, WIDTH, tiny_spec
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.train import TrainSection
 from liver_slurm.engine import checkpoint_files, checkpoint_reading
 from liver_slurm.engine.checkpoint import Checkpointer, Written, load_checkpoint, load_start, own_share
 from liver_slurm.engine.checkpoint_files import CheckpointError, gather, refuse_share
@@ -25,7 +26,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import Membership
 from liver_slurm.reshard.tensors import Piece
 from liver_slurm.rundir.checkpoint_index import DamagedError
-from liver_slurm.rundir.checkpoints import checkpoint_path, checkpoint_step, list_checkpoints, verify
+from liver_slurm.rundir.checkpoints import checkpoint_path, checkpoint_step, list_checkpoints, read_meta, verify
 
 PATIENCE = 120.0
 
@@ -73,7 +74,7 @@ class Ranks:
                 folder,
                 keep,
                 asynchronous=True,
-                split=True,
+                train=TrainSection(global_batch_size=4),
                 on_write=lambda rank=rank: self._fail(rank),
                 **options,
             )
@@ -123,6 +124,7 @@ def test_each_rank_writes_its_share_and_any_layout_reads_it(folder: Path) -> Non
     written = Ranks(folder).save(10)
     assert [one.error for one in written] == ["", ""]
     assert_holds(folder, 10)
+    assert read_meta(checkpoint_path(folder, 10))["consumed_samples"] == 10 * 4
     loaded = Shard(1, -1.0, dp=4)
     load_checkpoint(loaded, checkpoint_path(folder, 10))  # type: ignore[arg-type]
     assert all(bool((view == 10).all()) for _, view in loaded.boxes())

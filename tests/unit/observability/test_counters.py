@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from event_samples import committed
 
 from liver_slurm.observability.counters import RunCounters
@@ -25,10 +27,9 @@ def test_events_are_counted() -> None:
         events.RunEnded(outcome="finished"),
     ):
         counters.add(to_document(event))
-    assert counters.reconfigurations == {
-        ("capacity", "committed"): 1, ("notice", "committed"): 1, ("capacity", "aborted"): 1,
-    }  # fmt: skip
+    changes = {("capacity", "committed"): 1, ("notice", "committed"): 1, ("capacity", "aborted"): 1}
+    assert counters.reconfigurations == Counter(changes)
     assert (counters.exposed_s, counters.pause_s, counters.bytes_moved) == (0.75, 0.5, 2 << 20)
-    assert counters.notices == {"drain": 2}
+    assert counters.notices == Counter(drain=2)
     assert (counters.workers_lost, counters.restarts, counters.steps_lost, counters.coordinator_starts) == (1, 1, 4, 1)
     assert (counters.checkpoints, counters.checkpoint_stall_s) == ({"written": 1, "failed": 1}, 0.75)

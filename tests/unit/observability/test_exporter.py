@@ -24,10 +24,12 @@ from liver_slurm.config.outside import PrometheusSection
 from liver_slurm.observability import exporter as exporter_module
 from liver_slurm.observability.exporter import Exporter, Figures
 from liver_slurm.rundir.event_log import EventLog
+from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, truncate_metrics
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
+BATCH = load_job(TINY).train.global_batch_size
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"}
 
 
@@ -38,6 +40,13 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     made = create_run(load_job(TINY))
     EventLog(made.events).append(committed())
     return made
+
+
+def step(number: int, end: float) -> StepMetrics:
+    return StepMetrics(
+        step=number, loss=1.0, grad_norm=1.0, lr=1e-3, tokens=1, consumed_samples=number * BATCH, generation=0,
+        layout="tp1pp1dp1", start=end - 0.5, end=end,
+    )  # fmt: skip
 
 
 def exporter(run_dir: RunDir, section: PrometheusSection, host: str = "127.0.0.1") -> Exporter:
@@ -78,7 +87,7 @@ def test_both_formats_are_served(run_dir: RunDir) -> None:
     kind, text = ask(where, headers=OPENMETRICS)
     assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     found = {sample.name: sample for family in openmetrics(text) for sample in family.samples}
-    assert found["liver_reconfigurations_total"].value == 1.0
+    assert 'cause="capacity",result="committed"} 1\n' in text
     assert found["liver_run_info"].labels == {"run": run_dir.path.name, "name": "gpt-tiny", "job_id": ""}
     kind, text = ask(where)
     assert kind == "text/plain; version=0.0.4; charset=utf-8"
@@ -89,6 +98,29 @@ def test_both_formats_are_served(run_dir: RunDir) -> None:
     assert not run_dir.prometheus_targets.exists()
     with pytest.raises(urllib.error.URLError):
         ask(where)
+
+
+def test_what_is_trained_never_falls(run_dir: RunDir) -> None:
+    """Steps that a loss took back, and that are trained again, are samples that were trained; fewer count."""
+    now = time.time() + 1.0
+    figures = Figures(run_dir, lambda: training().status, dict)
+    writer = MetricsWriter(run_dir.metrics)
+
+    def train(first: int, last: int, begin: float) -> tuple[float, float]:
+        for number in range(first, last + 1):
+            writer.append(step(number, begin + number))
+        found = {
+            sample.name: sample.value for one in openmetrics(figures.text("openmetrics")) for sample in one.samples
+        }
+        return found["liver_samples_total"] / BATCH, found["liver_consumed_samples"] / BATCH
+
+    writer.append(step(1, now - 100.0))  # before this coordinator began
+    assert train(2, 10, now) == (9.0, 10.0)
+    truncate_metrics(run_dir.metrics, 6)
+    writer.reopen()
+    assert train(7, 6, now) == (9.0, 6.0)
+    assert train(7, 8, now + 60.0) == (11.0, 8.0)
+    writer.close()
 
 
 def test_there_is_nothing_else_to_get(run_dir: RunDir) -> None:

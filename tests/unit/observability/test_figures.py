@@ -6,14 +6,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from event_samples import committed
 from figure_names import exported_names
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from top_samples import training
 
-from liver_slurm.observability.counters import RunCounters
+from liver_slurm.coordinator.core.workers import Eviction
+from liver_slurm.coordinator.core.worlds import Cause
+from liver_slurm.observability.counters import CAUSES, NOTICES, RunCounters
 from liver_slurm.observability.figures import Moment, figures
 from liver_slurm.observability.history import RunHistory
 from liver_slurm.observability.openmetrics import exposition
@@ -22,7 +24,8 @@ from liver_slurm.rundir.metrics import StepMetrics
 
 DASHBOARD = Path(__file__).parents[3] / "plugins" / "grafana" / "liver-slurm.json"
 NAMES = """
-liver_checkpoint_stall_seconds_total liver_checkpoints_total liver_coordinator_epoch liver_coordinator_starts_total
+liver_checkpoint_stall_seconds_total liver_checkpoints_total liver_consumed_samples liver_consumed_tokens
+liver_coordinator_epoch liver_coordinator_starts_total
 liver_generation liver_grad_norm liver_last_step_timestamp_seconds liver_layout_size liver_learning_rate liver_loss
 liver_mfu_ratio liver_notices liver_notices_received_total liver_notifications_total
 liver_reconfiguration_exposed_seconds_total liver_reconfiguration_moved_bytes_total
@@ -42,7 +45,7 @@ def moment(*events: Event) -> Moment:
         step=1234, loss=2.5, grad_norm=0.5, lr=3e-4, tokens=1024, consumed_samples=19744, generation=7,
         layout="tp2pp1dp4", start=100.0, end=100.5,
     )  # fmt: skip
-    return Moment("gpt-1", 64, training().status, history, counters, [step], {"sent": 3, "failed": 1})
+    return Moment("gpt-1", 64, training().status, history, counters, [step], 320, {"sent": 3, "failed": 1})
 
 
 def samples(of: Moment) -> dict[tuple[str, str], float]:
@@ -75,13 +78,27 @@ def test_values_are_those_of_the_run() -> None:
         ("liver_notices_received_total", "kind=preemption"): 1.0,
         ("liver_loss", ""): 2.5,
         ("liver_step_seconds", ""): 0.5,
-        ("liver_tokens_total", ""): 19744.0 * 64,
+        ("liver_consumed_samples", ""): 19744.0,
+        ("liver_consumed_tokens", ""): 19744.0 * 64,
+        ("liver_samples_total", ""): 320.0,
+        ("liver_tokens_total", ""): 320.0 * 64,
         ("liver_mfu_ratio", ""): 0.4045,
         ("liver_reconfigurations_total", "cause=capacity,result=committed"): 1.0,
         ("liver_reconfiguration_moved_bytes_total", ""): 2.0**20,
         ("liver_notifications_total", "result=failed"): 1.0,
     }
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_what_has_not_come_yet_is_zero() -> None:
+    """A counter that appears with its first event hides it from ``increase``."""
+    assert set(CAUSES) == set(get_args(Cause))
+    kinds = get_args(get_type_hints(Eviction)["kind"])  # of several Literals
+    assert set(NOTICES) == {kind for one in kinds for kind in get_args(one) or (one,)}
+    found = samples(moment())
+    assert found["liver_reconfigurations_total", "cause=loss,result=aborted"] == 0.0
+    assert found["liver_notices_received_total", "kind=time limit"] == 0.0
+    assert found["liver_checkpoints_total", "result=failed"] == 0.0
 
 
 def test_every_sample_says_whose_it_is() -> None:

@@ -139,6 +139,26 @@ def test_without_room_in_tmp_it_is_said_and_the_next_one_is_told(
     assert teller.counts == (1, 1)
 
 
+def test_a_reason_with_a_nul_is_told(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    teller = Teller(command=python(KEEP, str(kept)))
+    teller.hear(FIRST, RunEnded(outcome="failed", reason="a\0b", step=9))
+    teller.notifier.close()
+    named = [json.loads(line)["named"] for line in kept.read_text().splitlines()]
+    assert named[1]["LIVER_TEXT"].endswith("failed at step 9: a b")
+    assert teller.counts == (2, 0)
+
+
+def test_one_message_that_cannot_be_told_stops_no_other(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    teller = Teller(command=python(KEEP, str(kept)))
+    teller.hear(FIRST, committed(reason="\ud800"), END)  # half of a character, which no variable can have
+    teller.notifier.close()
+    assert kept.read_text().count("\n") == 2
+    assert teller.counts == (2, 1)
+    assert teller.said[0].error == "it cannot be told: UnicodeEncodeError"
+
+
 def test_a_webhook_that_refuses_is_said_without_its_url() -> None:
     with WebServer(403) as server:
         teller = Teller(webhook=server.url)

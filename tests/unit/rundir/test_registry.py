@@ -12,7 +12,8 @@ import pytest
 from checkpoint_files import small_checkpoint
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.config.load import read_job
+from liver_slurm.config.batch_sizes import samples_before
+from liver_slurm.config.load import read_job, save_job
 from liver_slurm.config.schema import JobConfig, JobSection, ModelSection, TrainSection
 from liver_slurm.rundir import registry
 from liver_slurm.rundir.paths import RunDir
@@ -139,15 +140,46 @@ def test_resuming_says_what_means_something_else_now(config: JobConfig, caplog: 
     ]
 
 
-@pytest.mark.parametrize(("size", "says"), [(128, "skipped: 6400 samples"), (32, "trained again: 3200 samples")])
-def test_resuming_with_another_batch_says_which_samples_come(
-    size: int, says: str, config: JobConfig, caplog: pytest.LogCaptureFixture
+def batches(config: JobConfig, size: int, *ramp: int, micro: int = 1) -> JobConfig:
+    train = TrainSection(steps=900, global_batch_size=size, rampup_batch_size=ramp, micro_batch_size=micro)
+    return dataclasses.replace(config, train=train)
+
+
+def test_resuming_with_other_batches_goes_on_with_the_next_sample(
+    config: JobConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = dataclasses.replace(config, train=TrainSection(steps=150, global_batch_size=64, micro_batch_size=1))
-    run_dir = create_run(config)
-    saved(run_dir, 100)
-    create_run(dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch_size=size)), run_dir)
-    assert f"{says} from number {min(size, 64) * 100} on" in caplog.messages[0]
+    first = create_run(batches(config, 64))
+    saved(first, 100)
+    second = create_run(batches(config, 128), first)
+    assert caplog.messages == [
+        "train.global_batch_size: 128, where the run that is resumed had 64; training goes on with the new value",
+        "training goes on with sample number 6400, the one after the last that was taken",
+    ]
+    assert read_job(second.job_file).train.earlier_batches == ((100, 64),)
+    small_checkpoint(second.checkpoints, 150, consumed_samples=6400 + 50 * 128)
+    third = read_job(create_run(batches(config, 48, 16, 16, 200), second).job_file).train
+    assert (third.earlier_batches, samples_before(third, 150)) == (((100, 64), (150, 128)), 12800)
+    caplog.clear()
+    fourth = read_job(create_run(read_job(second.job_file), second).job_file)
+    assert fourth == read_job(second.job_file)
+    assert not caplog.messages
+
+
+def test_a_job_file_that_is_not_that_of_its_checkpoint_is_not_resumed(config: JobConfig) -> None:
+    run_dir = create_run(batches(config, 64))
+    small_checkpoint(run_dir.checkpoints, 100, consumed_samples=6400)
+    create_run(batches(config, 32), run_dir)
+    save_job(batches(config, 32), run_dir.job_file)
+    says = r"step-00000100 is not of its job\.json: its steps took 6400 samples, and this job's .* taken 3200 by then"
+    with pytest.raises(BadInput, match=says):
+        create_run(batches(config, 32), run_dir)
+
+
+def test_a_run_cannot_begin_with_batches_that_have_no_whole_micro_batches(config: JobConfig) -> None:
+    job = batches(config, 64, micro=4)
+    uneven = dataclasses.replace(job, train=dataclasses.replace(job.train, earlier_batches=((10, 6),)))
+    with pytest.raises(BadInput, match=r"train\.earlier_batches: .* 6 samples, which train.micro_batch_size 4 does"):
+        create_run(uneven)
 
 
 def test_resuming_needs_the_same_experts(config: JobConfig, caplog: pytest.LogCaptureFixture) -> None:

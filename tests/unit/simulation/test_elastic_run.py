@@ -99,6 +99,16 @@ def test_losses_one_after_the_other_go_back_to_the_same_checkpoint() -> None:
     assert result.account.steps >= 600
 
 
+@pytest.mark.parametrize(("goes", "kept"), [(603.0, 0), (606.0, 600)])
+def test_a_checkpoint_is_of_use_when_it_is_written(goes: float, kept: int) -> None:
+    """One begins at 600 s and takes 5; what is not written when a member dies never will be."""
+    config = elastic_job(poll=70.0, max_jobs=1)
+    config = replace(config, train=replace(config.train, distributed_optimizer=True), recovery=RecoverySection("off"))
+    made = setting(trace(640.0, ("a", 100.0, goes), sudden=True), 0.0)
+    account = ElasticRun(config, made, COSTS, "greedy", "pause").run().account
+    assert account.lost_s > 500.0 if not kept else 5.0 < account.lost_s < 7.0
+
+
 def test_notice_that_is_too_short_is_a_sudden_death() -> None:
     result = simulate(GOLDEN, notice=5.0)
     assert dict(result.causes) == {"capacity": 1, "loss": 1}

@@ -22,7 +22,7 @@ from liver_slurm.simulation.strategies import (
     foresight,
     guaranteed_only,
     restart_from_checkpoints,
-    young_daly,
+    save_interval,
 )
 from liver_slurm.simulation.trace import Span, Trace, from_spans
 
@@ -50,29 +50,36 @@ def test_foresight_loses_nothing() -> None:
 
 
 def test_checkpoint_and_restart_as_computed_by_hand() -> None:
-    """A restart takes 60 s, a checkpoint 5 s; no loss is unannounced, so one is written each √(2 · 5 · 1000) = 100 s.
+    """A restart takes 60 s, a checkpoint for it 5 s; no loss is unannounced, so none is written on the way.
 
-    102    the node is there, as a restart has the start in it: 100 s were trained, 2 s of a save; 5 + 60 s
-    167    4 workers, until the notice at 540: 3 checkpoints in 373 s, 358 s trained, 716 steps; 65 s
-    605    2 workers until 1000: 395 s, 3 checkpoints, 380 s
+    102    the node is there, as a restart has the start in it: 5 + 60 s
+    167    4 workers, until the notice at 540: 746 steps; 65 s
+    605    2 workers until 1000: 395 s
     """
-    assert young_daly(of(MADE), heard=True) == pytest.approx(100.0)
     outcome = checkpoint_restart(of(MADE))
-    assert figures(outcome.account) == pytest.approx((100 + 716 + 380, 2 + 5 * 6 + 130, 0.0))
+    assert figures(outcome.account) == pytest.approx((102 + 746 + 395, 130, 0.0))
     assert outcome.changes == 2
 
 
-def test_a_sudden_loss_goes_back_to_the_last_checkpoint() -> None:
-    """Without a notice there is one loss, at 600: 433 s after 167 are 4 checkpoints and 13 s more, which are lost."""
-    outcome = checkpoint_restart(of(MADE, notice=0.0))
-    steps = 100 + 2 * 400 + (1000 - 661) - 5 * 3
-    assert figures(outcome.account) == pytest.approx((steps, 2 + 5 * (4 + 3) + 65 + 61, 13.0))
+def test_a_sudden_loss_goes_back_to_the_last_checkpoint_that_is_written() -> None:
+    """Without a notice there is one loss, at 600. A checkpoint stalls training for 1.8 s: one each 60 s of training.
+
+    102    60 s were trained, 1.8 s stood, 40.2 s trained; 65 s
+    167    4 workers for 433 s: 7 checkpoints, and 0.4 s more. The last one was begun 2.2 s before, and takes 5 s:
+           60.4 s are lost; 61 s
+    661    339 s: 5 checkpoints, 330 s trained
+    """
+    outcome = checkpoint_restart(of(MADE, notice=0.0, costs=replace(COSTS, stall_s=1.8)))
+    stalls = 1.8 * (1 + 7 + 5)
+    assert figures(outcome.account) == pytest.approx((100.2 + 2 * 360 + 330, stalls + 65 + 61, 60.4))
+    sooner = checkpoint_restart(of(MADE, notice=0.0, costs=replace(COSTS, stall_s=1.8, save_s=2.0))).account
+    assert figures(sooner) == pytest.approx((100.2 + 2 * 420 + 330, stalls + 62 + 61, 3.4))
 
 
 def test_nodes_that_come_at_once_take_one_restart() -> None:
     made = trace(1000.0, ("a", 100.0, 1000.0), ("b", 100.0, 1000.0))
     run = restart_from_checkpoints(of(made), grows=True)
-    assert (run.changes, run.account.paused_s) == (1, pytest.approx(2.0 + 65.0 + 5.0 * 7))
+    assert (run.changes, run.account.paused_s) == (1, pytest.approx(65.0))
 
 
 def test_growing_only_where_it_must_restart_may_be_better() -> None:
@@ -90,10 +97,19 @@ def test_data_parallelism_grows_and_shrinks() -> None:
     assert sudden.lost_s == pytest.approx(0.25), "half a step"
 
 
-def test_young_daly_counts_what_is_not_announced() -> None:
+def test_only_losses_ask_for_checkpoints() -> None:
     made = from_spans("t", 1000.0, [Span("a", 0, 300, sudden=True), Span("b", 0, 400), Span("c", 0, 1000)])
-    assert young_daly(of(made), heard=True) == pytest.approx(math.sqrt(2 * 5 * 1000 / 1))
-    assert young_daly(of(made), heard=False) == pytest.approx(math.sqrt(2 * 5 * 1000 / 2))
+    costs = replace(COSTS, stall_s=2.0)
+    assert save_interval(of(made, costs=costs)) == pytest.approx(math.sqrt(2 * 2 * 1000 / 1))
+    assert save_interval(of(made, notice=0.0, costs=costs)) == pytest.approx(math.sqrt(2 * 2 * 1000 / 2))
+    assert save_interval(of(made)) == 5.0, "one is written before the next one begins"
+    assert save_interval(of(MADE, costs=costs)) == math.inf, "all are announced"
+
+
+def test_losses_of_nodes_that_the_job_may_not_have_do_not_count() -> None:
+    ours = [Span(name, 0, 1000) for name in "abc"]
+    made = from_spans("t", 1000.0, [*ours, *(Span(f"x{number}", 0, 500, sudden=True) for number in range(8))])
+    assert save_interval(of(made)) == math.inf
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2900), st.integers(1, 2900), st.booleans()), max_size=8)

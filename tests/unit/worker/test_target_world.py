@@ -17,6 +17,7 @@ from tiny_engine import Counting, TinyEngine, TinyShard
 from torch.distributed import distributed_c10d
 
 from liver_slurm.base.errors import TransferError
+from liver_slurm.config.train import TrainSection
 from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.engine.storage import held_bytes
 from liver_slurm.parallel.layout import Layout
@@ -153,7 +154,8 @@ def test_a_world_without_a_source_starts_from_a_checkpoint(workers: Workers, tmp
     for step in range(3):
         first.train_step(Counting(), step)
     written: list[Written] = []
-    Checkpointer(first, tmp_path, keep=0, asynchronous=False, split=False).save(3, written.append)
+    train = TrainSection(global_batch_size=4, distributed_optimizer=False)
+    Checkpointer(first, tmp_path, keep=0, asynchronous=False, train=train).save(3, written.append)
     assert [each.error for each in written] == [""]
     loaded = workers.first_world("b", str(checkpoint_path(tmp_path, 3))).state
     assert loaded is not None

@@ -12,6 +12,7 @@ from checkpoint_files import small_checkpoint
 from coordinator_lab import job
 
 from liver_slurm.base.errors import BadInput
+from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.runtime.journal import Journal
 from liver_slurm.coordinator.runtime.restart import begin_restart, first_checkpoint, job_start
 from liver_slurm.rundir.metrics import MetricsWriter, StepMetrics, read_metrics
@@ -89,6 +90,29 @@ def test_a_resumed_run_with_its_own_checkpoint_needs_no_parent(tmp_path: Path) -
     shutil.rmtree(first.path)
     record = begin_restart(second, Journal(second.journal), "because", {})
     assert record.step == 8
+
+
+def batches(run_root: Path, size: int, micro: int = 1) -> JobConfig:
+    config = job(run_root=str(run_root))
+    return replace(config, train=replace(config.train, global_batch_size=size, micro_batch_size=micro))
+
+
+def test_a_resumed_run_uses_checkpoints_whose_samples_its_own_follow(tmp_path: Path) -> None:
+    """The job says which samples come, from the checkpoint on that was the newest as it was submitted."""
+    first = create_run(batches(tmp_path, 16))
+    for step in (5, 10):
+        small_checkpoint(first.checkpoints, step, consumed_samples=16 * step)
+    same, other, uneven = (create_run(batches(tmp_path, *sizes), first) for sizes in ((16, 1), (24, 1), (24, 3)))
+    newer = small_checkpoint(first.checkpoints, 15, consumed_samples=16 * 15)
+    assert first_checkpoint(same, {})[1] == 15
+    refused: dict[Path, str] = {}
+    assert first_checkpoint(other, refused)[1] == 10
+    assert "its steps took 240 samples, and this job's would have taken 280 by then" in refused.pop(newer)
+    assert not refused
+    damage(first.checkpoints / "step-00000010")
+    assert first_checkpoint(other, {})[1] == 5, "steps up to 10 are trained again as they were"
+    with pytest.raises(BadInput, match=r"cannot be resumed: step-00000015: its steps .*; submit the job with --resume"):
+        first_checkpoint(uneven, {})
 
 
 def test_nothing_that_others_can_write_is_resumed(tmp_path: Path) -> None:

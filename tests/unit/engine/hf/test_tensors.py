@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liver_slurm.config.layouts import padded_vocabulary
 from liver_slurm.config.schema import JobConfig, ModelSection, TrainSection
+from liver_slurm.config.shapes import padded_vocabulary
 from liver_slurm.engine.hf.exporting import to_theirs
 from liver_slurm.engine.hf.importing import to_ours
 from liver_slurm.engine.hf.tensors import units

@@ -112,6 +112,19 @@ def test_a_batch_that_grows_leaves_no_sample_out_and_takes_none_twice(dp: int, a
     assert found == list(range(sum(sizes)))
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_after_earlier_batches_replicas_read_on(ahead: bool) -> None:
+    job = replace(TRAIN, steps=8, global_batch_size=8, earlier_batches=((3, 4), (5, 6)))
+    replicas = [Batches(job, Layout(1, 1, 2), replica, torch.device("cpu")) for replica in range(2)]
+    for each in replicas:
+        each.ahead = ahead
+    samples = Numbered()
+    taken = [[numbers(each, samples, step) for each in replicas] for step in (4, 5, 6)]
+    assert taken[0] == [[[18, 19], [20, 21]], [[22, 23]]]
+    assert taken[1:] == [[[[n, n + 1], [n + 2, n + 3]] for n in (first, first + 4)] for first in (24, 32)]
+    assert [each.first_of(5) for each in replicas] == [24, 28], "dropout is keyed by it"
+
+
 def test_replicas_that_need_each_other_run_as_many_microbatches() -> None:
     layout = Layout(1, 1, 4, ep=2)
     shares = [share_of(5, layout, replica) for replica in range(4)]
