@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from liver_slurm.app import processes
+from liver_slurm.app import processes, runs
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, ControlError, LiverError
 from liver_slurm.config.load import check_job, load_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.status import RunStatus
+from liver_slurm.observability.summary import PREPARED
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import CancelRequest, CheckpointRequest, FromClient, ResizeRequest, StatusRequest
 from liver_slurm.rundir.event_log import follow_documents, read_documents
 from liver_slurm.rundir.events import Document
 from liver_slurm.rundir.metrics import StepMetrics, read_metrics
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import create_run, find_run, read_run_info, record_run
+from liver_slurm.rundir.registry import check_beginning, create_run, find_run, read_run_info, record_run
 
 if TYPE_CHECKING:
     from liver_slurm.scheduler.slurm.submit import Submission
@@ -62,16 +63,23 @@ def submit_config(config: JobConfig, resume: str | Path | None = None) -> Job:
 
 def prepare_config(config: JobConfig, resume: str | Path | None = None) -> Job:
     """Make a run directory with the batch script in it and submit nothing: for sbatch by hand. As :func:`submit`."""
-    submission = check_config(config)
+    submission = _by_hand(config)
     return _create(submission.config, resume, submission.write)
 
 
-def check_config(config: JobConfig) -> Submission:
-    """Check of a validated config what else needs no cluster: its policy, and whether a batch script can say it.
+def check_config(config: JobConfig, resume: str | Path | None = None) -> Submission:
+    """Check of a validated config what else needs no cluster: its policy, whether a batch script can say it, and the
+    checkpoint that it begins with.
 
     Raises:
         BadInput: the job is at fault; one line for each thing that is wrong.
     """
+    submission = _by_hand(config)
+    check_beginning(config, find_run(str(resume)) if resume is not None else None)
+    return submission
+
+
+def _by_hand(config: JobConfig) -> Submission:
     from liver_slurm.policy import engine
     from liver_slurm.scheduler.slurm.submit import Submission
 
@@ -96,13 +104,16 @@ def _create(config: JobConfig, resume: str | Path | None, hand_on: Callable[[Run
     return Job(run_dir)
 
 
-def find(text: str | Path) -> Job:
-    """Return the run that a job id, a name or a run directory names; of several, the newest.
+def find(text: str | Path, *, only: bool = False) -> Job:
+    """Return the run that a job id, a name or a run directory names; of several, the newest of those that are alive.
+
+    Args:
+        only: refuse where several are alive, for what changes a run.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, or more than one.
     """
-    return Job(find_run(str(text)))
+    return Job(runs.find_run(str(text), only=only))
 
 
 class Job:
@@ -144,6 +155,8 @@ class Job:
         if files.over:
             return status
         found = processes.find(self.run_dir)
+        if found.state == PREPARED:
+            return replace(status, state=PREPARED, reason=found.why)
         if found.alive is False:
             return replace(status, state=found.state, reason=processes.why_silent(self.run_dir, found))
         return replace(status, reason=status.reason or found.why)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from liver_slurm.app.runs import alive, find_run
 from liver_slurm.base import interrupts
 from liver_slurm.base.errors import BadInput, LiverError
 from liver_slurm.config.load import save_job
@@ -20,7 +21,7 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.rundir.checkpoints import checkpoint_step, list_checkpoints, sound_checkpoints
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import checkpoint_folders, find_run, trusted_paths
+from liver_slurm.rundir.registry import checkpoint_folders, trusted_paths
 from liver_slurm.rundir.trust import check_trusted
 from liver_slurm.rundir.validation import ValidationMetrics, read_validations
 from liver_slurm.scheduler.local.process import start, worker_environment
@@ -29,12 +30,13 @@ from liver_slurm.worker.evaluation import Orders, Problem, orders_file, problem_
 _POLL = 0.1
 
 
-def find_checkpoints(text: str, every: bool) -> tuple[RunDir, list[Path]]:
+def find_checkpoints(text: str, every: bool, purpose: str) -> tuple[RunDir, list[Path]]:
     """Return the run and the checkpoints that a run or a checkpoint's folder names, oldest first.
 
     Args:
         text: Slurm job id, run name, run directory, or a folder ``step-N`` in its ``checkpoints``.
         every: all whole ones of a run, and not the newest only.
+        purpose: what they are wanted for, for people: ``evaluate``, ``export``.
 
     Raises:
         BadInput: there is no such run, it has none that is whole, or others can write it.
@@ -51,7 +53,8 @@ def find_checkpoints(text: str, every: bool) -> tuple[RunDir, list[Path]]:
     first = next(whole, None)
     if first is None:
         why = next(iter(refused.values()), f"there is no complete checkpoint in {run_dir.checkpoints}")
-        raise BadInput(f"{run_dir.path} cannot be evaluated: {why}; `liver-slurm checkpoint` asks a run for one")
+        advice = f"; `liver-slurm checkpoint {run_dir.path.name}` asks for one" if alive([run_dir]) else ""
+        raise BadInput(f"{run_dir.path} has no checkpoint to {purpose}: {why}{advice}")
     by_step = {checkpoint_step(one): one for one in (first, *(whole if every else ()))}
     return run_dir, [by_step[step] for step in sorted(by_step)]
 

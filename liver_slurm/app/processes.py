@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from liver_slurm.base.errors import ClusterError, ControlError, ExitCode, LiverError
+from liver_slurm.base.errors import BadInput, ClusterError, ControlError, ExitCode, LiverError
 from liver_slurm.observability.run_view import RunFiles
-from liver_slurm.observability.summary import LOST
+from liver_slurm.observability.summary import LOST, PREPARED
 from liver_slurm.rundir.event_log import EventLog
 from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
@@ -36,7 +36,8 @@ class Found:
     """None: it cannot be told from here."""
     why: str
     state: str = LOST
-    """State of the run if it is not alive: whoever cancelled the job before its coordinator ran ended it well."""
+    """State of the run if it is not alive: whoever cancelled the job before its coordinator ran ended it well. Of one
+    that was prepared, and that nobody has started, :data:`PREPARED`."""
 
 
 def find(run_dir: RunDir) -> Found:
@@ -72,8 +73,11 @@ def end(run_dir: RunDir) -> str:
     Raises:
         ClusterError: Slurm does not answer.
         LiverError: plain processes that are not on this machine.
+        BadInput: it was prepared, and nobody has started it.
     """
     info = read_run_info(run_dir)
+    if not info.job_id and (found := _find_process(run_dir)).state == PREPARED:
+        raise BadInput(f"{run_dir.path.name} is not going on: {found.why}")
     return _end_jobs(run_dir, info) if info.job_id else _end_processes(run_dir)
 
 
@@ -140,6 +144,8 @@ def _find_process(run_dir: RunDir) -> Found:
 
     from liver_slurm.rundir import address
 
+    if run_dir.batch_script.exists() and not run_dir.events.exists() and not run_dir.address_file.exists():
+        return Found(None, f"it is prepared, and nobody has started it: sbatch {run_dir.batch_script}", PREPARED)
     try:
         where = address.read(run_dir.address_file)
         written = run_dir.address_file.stat().st_mtime

@@ -26,6 +26,8 @@ DECIDED = 10
 A Python that cannot start, or cannot import us because a file system is away, ends with 1, too."""
 REFUSED = DECIDED + ExitCode.FAILED
 """Exit code of a guaranteed worker that the coordinator has turned away: another process can take its place."""
+LAST_WORD = 2000
+"""Bytes at most in which a worker says why it failed; a pipe takes them at once."""
 
 
 class LiverError(Exception):

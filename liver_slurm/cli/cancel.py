@@ -18,7 +18,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         subparsers,
         "cancel",
         DESCRIPTION,
-        {"cancel 1234": "by job id", "cancel gpt-tiny": "by name: the newest run that has it"},
+        {"cancel 1234": "by job id", "cancel gpt-tiny": "by name: the run of that name that goes on"},
         files=RUN_FILES,
         see_also=("status", "submit"),
     )
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Cancel the run and say how it was done."""
     from liver_slurm.app.api import find
 
-    job = find(args.job)
+    job = find(args.job, only=True)
     how = job.cancel()
     if args.json:
         print_json({"run_dir": str(job.run_dir.path), "how": how})

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.scheduler.slurm.connect import connect
 
     program, duration = _program(args)
-    job = find(args.job)
+    job = find(args.job, only=True)
     over = job.end_watch()
     _check(job.run_dir, over(), args.yes)
     info = read_run_info(job.run_dir)

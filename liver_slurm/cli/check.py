@@ -7,8 +7,9 @@ import argparse
 from liver_slurm.cli.common import JOB_FILES, Subparsers, add_job_file, add_json, counted, new_parser, print_json
 
 DESCRIPTION = """\
-Check a job file without a cluster: all that submit checks before it asks Slurm, the policy, data and tokenizer among
-it. Every problem is reported at once; nothing is made or submitted. Whether this cluster can run it, doctor says."""
+Check a job file without a cluster: all that submit checks before it asks Slurm, the policy, data, tokenizer, functions
+of your own and the checkpoint to start from among it. Every problem is reported at once; nothing is made or submitted.
+Whether this cluster can run it, doctor says."""
 EXAMPLES = {"check job.toml": "", "check job.toml --set train.steps=500": ""}
 
 

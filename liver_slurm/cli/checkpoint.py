@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Send the request to the run's coordinator."""
     from liver_slurm.app.api import find
 
-    accepted = find(args.job).checkpoint()
+    accepted = find(args.job, only=True).checkpoint()
     if args.json:
         print_json(accepted)
     else:

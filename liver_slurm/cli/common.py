@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,11 +57,16 @@ def new_parser(
     ]
     return subparsers.add_parser(
         name,
-        help=" ".join(description.partition(".")[0].split()).replace("%", "%%"),
+        help=first_sentence(description).replace("%", "%%"),
         description=description,
         epilog="\n\n".join(part for part in parts if part),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def first_sentence(text: str) -> str:
+    """Return a text's first sentence in one line, without its full stop; a dot inside a word ends none."""
+    return re.split(r"\.(?=\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:
@@ -219,7 +225,7 @@ def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]
             row["from"],
             row["to"],
             row["cutover_step"],
-            seconds_text(row["pause_s"]),
+            seconds_text(row["exposed_s"]),
             seconds_text(row["prepare_s"]),
             seconds_text(row["stream_s"]),
             bytes_text(row["bytes"]),
@@ -231,7 +237,7 @@ def reconfiguration_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[object]
 
 
 RECONFIGURATION_HEADERS = (
-    "generation", "from", "to", "step", "pause", "prepare", "stream", "bytes", "mode", "reason",
+    "generation", "from", "to", "step", "waited", "prepare", "stream", "bytes", "mode", "reason",
 )  # fmt: skip
 
 

@@ -28,13 +28,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress each run's files, and say what that saved."""
-    from liver_slurm.app import processes
     from liver_slurm.app.api import find
+    from liver_slurm.app.runs import alive
     from liver_slurm.base import archive
 
     jobs = [find(text) for text in args.runs]
     for job in jobs:
-        if not job.end_watch()() and processes.find(job.run_dir).alive is not False:
+        if alive([job.run_dir]):
             raise BadInput(f"{job.run_dir.path} is not over, and goes on writing; compact it when it is")
     found = []
     for job in jobs:

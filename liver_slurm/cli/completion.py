@@ -26,9 +26,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_parser(subparsers, "completion", DESCRIPTION, more=f"examples:\n{listed}")
     choices = (*SHELLS, "runs", "layouts")
     parser.add_argument("what", metavar="WHAT", choices=choices, help=f"one of {', '.join(choices)}")
-    parser.add_argument(
+    words = parser.add_argument(
         "words", nargs=argparse.REMAINDER, metavar="WORDS", help="with layouts: the command line so far"
     )
+    words.required = False  # argparse takes an empty rest for one that is missing
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import re
 from pathlib import Path
 
-from liver_slurm.cli.common import Subparsers, add_json, new_parser, not_negative, print_json
+from liver_slurm.base.errors import BadInput
+from liver_slurm.cli.common import Subparsers, add_json, counted, new_parser, not_negative, print_json
 
 DESCRIPTION = "Make training data from text: megatron's indexed datasets, PREFIX.bin and PREFIX.idx."
 PREPARE = """\
@@ -17,6 +20,7 @@ EXAMPLES = (
     "data prepare corpus/ --output data/corpus",
     "data prepare books.jsonl --output data/books --tokenizer llama/tokenizer.json",
 )
+_ARGUMENTS = {"paths": "FILES", "tokenizer": "--tokenizer"}
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -41,13 +45,37 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.engine.data.tokenizers import load_tokenizer
 
     paths = [Path(text).absolute() for text in args.files]
-    tokenizer = load_tokenizer(args.tokenizer)
-    made = prepare(paths, Path(args.output).absolute(), tokenizer, args.eod)
+    prefix = _new_prefix(args.output)
+    try:
+        tokenizer = load_tokenizer(args.tokenizer)
+        if args.eod is not None and args.eod >= tokenizer.vocab_size:
+            raise BadInput(f"--eod: {args.eod} is no token; allowed: 0 to {tokenizer.vocab_size - 1}")
+        made = prepare(paths, prefix, tokenizer, args.eod)
+    except BadInput as error:  # the keys are those of a job file, in which a run finds the same
+        raise BadInput(
+            re.sub(r"^data\.(paths|tokenizer): ", lambda key: f"{_ARGUMENTS[key[1]]}: ", str(error))
+        ) from None
     if args.json:
         print_json(dataclasses.asdict(made))
     else:
-        print(f"{made.documents} documents, {made.tokens} tokens, vocabulary {made.vocab_size}: {made.prefix}.bin")
+        what = f"{counted(made.documents, 'document')}, {made.tokens} tokens, vocabulary {made.vocab_size}"
+        print(f"{what}: {made.prefix}.bin")
         print(f'\nIn a job file:\n\n  [data]\n  paths = ["{made.prefix}"]\n  tokenizer = "{args.tokenizer}"')
         if args.eod is not None:
             print(f"  eod = {args.eod}")
     return 0
+
+
+def _new_prefix(text: str) -> Path:
+    """Return the prefix to write, of which no file must be there yet.
+
+    Raises:
+        BadInput: one is, or the text is no prefix.
+    """
+    path = Path(text).absolute()
+    there = [file for suffix in (".bin", ".idx") if os.path.lexists(file := f"{path}{suffix}")]
+    if there:
+        raise BadInput(f"--output {text}: {there[0]} is there already; allowed: a prefix of which nothing is")
+    if not path.name or not text.strip() or text.endswith("/"):
+        raise BadInput(f"--output {text!r}: not a prefix; allowed: a path such as data/corpus")
+    return path

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from liver_slurm.parallel.layout import Layout
     from liver_slurm.policy import engine
 
-    run_dir, checkpoints = find_checkpoints(args.run_or_checkpoint, args.all)
+    run_dir, checkpoints = find_checkpoints(args.run_or_checkpoint, args.all, "evaluate")
     config, layout = load_job(run_dir.job_file, args.overrides), Layout.parse(args.layout)
     own_loop.refuse(config, "evaluate")
     # The run's own list says what it changes to; any other layout of the model will do here.

@@ -59,5 +59,7 @@ def _text(value: object) -> str:
         return moment(value) if 1e6 <= value < LATEST else f"{value:.4g}"
     if isinstance(value, list):
         return ",".join(_text(one) for one in value)
+    if isinstance(value, dict):  # '' is Slurm's default partition, or this machine
+        return ",".join(f"{name}:{_text(one)}" if name else _text(one) for name, one in value.items()) or "none"
     text = str(value)
     return f'"{text}"' if " " in text else text

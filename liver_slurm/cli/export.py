@@ -139,7 +139,7 @@ def _export_model(args: argparse.Namespace) -> int:
     from liver_slurm.config.load import read_job
 
     to = new_folder("--to", args.to)
-    run_dir, (checkpoint,) = find_checkpoints(args.run_or_checkpoint, every=False)
+    run_dir, (checkpoint,) = find_checkpoints(args.run_or_checkpoint, every=False, purpose="export")
     config = read_job(run_dir.job_file)
     own_loop.refuse(config, f"export {args.kind}")
     with interrupts.orderly():

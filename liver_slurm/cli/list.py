@@ -38,6 +38,7 @@ def overview() -> list[dict[str, Any]]:
     """Make a short status document of each run, from its files and one look at the processes of those not over."""
     from liver_slurm.app import processes
     from liver_slurm.observability.run_view import RunFiles
+    from liver_slurm.observability.summary import PREPARED
     from liver_slurm.rundir.registry import list_runs
 
     watched = [RunFiles(run_dir) for run_dir, _ in list_runs() if _readable(run_dir)]
@@ -48,7 +49,9 @@ def overview() -> list[dict[str, Any]]:
     for files in watched:
         look = found.get(files.run_dir)
         status = replace(files.status(), created=files.created, certain=look is None or look.alive is not None)
-        if look is not None and look.alive is False:
+        if look is not None and look.state == PREPARED:
+            status = replace(status, state=PREPARED, reason=look.why, certain=True)
+        elif look is not None and look.alive is False:
             status = replace(status, state=look.state, reason=look.why)
         documents.append(status.document())
     return documents

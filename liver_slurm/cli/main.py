@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
 import importlib
 import keyword
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -24,7 +27,7 @@ COMMANDS = {
     "goodput": "where the device-seconds of runs went, and what each change cost",
     "events": "a run's event log",
     "import": "a model of others, to train it further",
-    "export": "a run for TensorBoard or Weights & Biases, or its model for Hugging Face's libraries",
+    "export": "a run for TensorBoard or Weights & Biases, or its model for Hugging Face's libraries or Megatron-LM",
     "logs": "what the coordinator or a worker printed",
     "report": "what a run did, as an HTML page, a picture or a trace",
     "resize": "ask for another layout or number of workers",
@@ -55,6 +58,10 @@ examples:
 130 and 143 ended by Ctrl-C and by SIGTERM."""
 
 
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""What becomes of writing to an output that is full or closed; of files an error has the name."""
+
+
 class _Version(argparse.Action):
     """The option ``--version``; the version is looked up only when it is asked for."""
 
@@ -71,16 +78,33 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with one line, without the usage that argparse prints first."""
-        self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {message}; see {self.prog} --help\n")
+        self.exit(ExitCode.BAD_INPUT, f"liver-slurm: error: {reworded(message)}; see {self.prog} --help\n")
+
+
+def reworded(message: str) -> str:
+    """Say in words of this product what argparse says in those of Python; other messages stay as they are."""
+    if number := re.fullmatch(r"(.*): invalid (\w+) value: (.*)", message):
+        return f"{number[1]}: {number[3]} is no {'number' if number[2] == 'float' else 'whole number'}"
+    if choice := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
+        known = [one.strip("' ") for one in choice[3].split(",")]
+        near = difflib.get_close_matches(choice[2], known, n=1)
+        what = f"argument {choice[1]}: {choice[2]!r} is not allowed"
+        if choice[1] in ("COMMAND", "VERB", "KIND"):
+            what = f"there is no {choice[1].lower()} {choice[2]!r}"
+        return what + (f"; the nearest is {near[0]}" if near else f"; allowed: {', '.join(known)}")
+    return message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None: closed by whoever has started this process
     try:
-        args = _parse(arguments)
-        code: int = args.run(args)
-        sys.stdout.flush()
+        try:
+            args = _parse(arguments)
+            code: int = args.run(args)
+        finally:  # of --help, too, which ends with SystemExit
+            sys.stdout.flush()
         return code
     except LiverError as error:
         for line in str(error).splitlines():
@@ -89,9 +113,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return interrupts.say(error)
     except BrokenPipeError:
-        # `liver-slurm events JOB | head`: the reader has seen enough. What is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `liver-slurm events JOB | head`: the reader has seen enough.
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"liver-slurm: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer of the output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def full_parser() -> argparse.ArgumentParser:

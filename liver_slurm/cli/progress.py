@@ -16,8 +16,9 @@ from liver_slurm.cli.common import bytes_text, clock_text, counted, printable, r
 from liver_slurm.observability.history import Happening, told
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.status import RunStatus
+from liver_slurm.observability.summary import OVER
 from liver_slurm.observability.throughput import Pace, pace
-from liver_slurm.rundir.events import from_document
+from liver_slurm.rundir.events import Document, RunEnded, from_document
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.validation import ValidationMetrics
 
@@ -60,7 +61,7 @@ class ProgressView:
             self._stop.wait(INTERVAL)
 
     def _show(self) -> None:
-        happened = [one for line in self._files.refresh() if (one := told(from_document(line))) is not None]
+        happened = [one for line in self._files.refresh() if (one := _news(line)) is not None]
         status = self._files.status()
         speed = pace(self._files.recent, status.step, status.steps)
         if not self._on_terminal:
@@ -89,6 +90,12 @@ class ProgressView:
             print(progress_line(status, speed), file=sys.stderr, flush=True)
 
 
+def _news(line: Document) -> Happening | None:
+    """Tell what has happened, but for the run's end: whoever has waited for that says it, with the reason, at last."""
+    event = from_document(line)
+    return None if isinstance(event, RunEnded) else told(event)
+
+
 def progress_line(status: RunStatus, speed: Pace) -> str:
     """Return how far a run is, in one line: the state, the step, the time that is left, loss, layout and standbys."""
     parts = [status.state, f"step {status.step} of {status.steps}"]
@@ -101,7 +108,7 @@ def progress_line(status: RunStatus, speed: Pace) -> str:
         parts.append(f"{status.layout}{target}")
     if status.standbys:
         parts.append(counted(len(status.standbys), "standby"))
-    if status.reason and status.state != "training":
+    if status.reason and status.state not in {"training", *OVER}:
         parts.append(status.reason)
     return printable(", ".join(parts))
 
@@ -120,20 +127,21 @@ def change_line(one: Happening) -> str:
 def progress_rows(status: RunStatus) -> list[tuple[str, str]]:
     """Name and value of each line of ``status``."""
     target, last = status.target, status.reconfiguration
-    layout = status.layout or "-"
+    layout = f"{status.layout} (generation {status.generation})" if status.layout else "-"
     throughput = throughput_parts(status)
     rows = [
         ("state", status.state),
         ("step", f"{status.step} of {status.steps}"),
         ("loss", f"{status.loss:.4f}" if isinstance(status.loss, float) else "-"),
-        ("layout", f"{layout} → {target.layout}" if target else f"{layout} (generation {status.generation})"),
+        ("layout", f"{status.layout or '-'} → {target.layout}" if target else layout),
         ("workers", f"{len(status.workers)}, and {counted(len(status.standbys), 'standby')}"),
         *([("throughput", " · ".join(throughput))] if throughput else []),
     ]
     if validation := validation_text(status):
         rows.insert(3, ("validation", validation))
     if last is not None:
-        text = f"{last.source} → {last.to} at step {last.cutover_step}, pause {seconds_text(last.pause_s)}"
+        waited = seconds_text(last.exposed_s or last.pause_s)
+        text = f"{last.source} → {last.to} at step {last.cutover_step}, training waited {waited}"
         rows.append(("last change", f"{text}, {bytes_text(last.bytes_moved)}"))
     if status.reason:
         rows.append(("reason", status.reason))

@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> dict[str, str]:
+    from liver_slurm.app.runs import find_run
     from liver_slurm.report.write import read_report, write_html, write_png, write_trace
-    from liver_slurm.rundir.registry import find_run
 
     run_dir = find_run(args.job)
     report = read_report(run_dir, find_run(args.undisturbed) if args.undisturbed is not None else None)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Send the request to the run's coordinator."""
     from liver_slurm.app.api import find
 
-    accepted = find(args.job).resize(args.layout, args.workers, give_back=args.give_back)
+    accepted = find(args.job, only=True).resize(args.layout, args.workers, give_back=args.give_back)
     if args.json:
         print_json(accepted)
     else:

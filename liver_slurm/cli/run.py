@@ -22,12 +22,14 @@ from liver_slurm.cli.common import (
     print_table,
     reconfiguration_rows,
 )
+from liver_slurm.config.layouts import feasible_layouts, live_workers
 from liver_slurm.config.load import load_job, read_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.summary import reconfiguration_table
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import engine
+from liver_slurm.rundir.copies import not_copied
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run, find_run, record_run, resume_step
 from liver_slurm.transfer import requirements
@@ -36,9 +38,11 @@ DESCRIPTION = """\
 Run a job file without Slurm: the same coordinator and workers as plain processes of this machine. For a laptop, for
 tests, and for one machine with GPUs (gpus_per_task = 1: each worker gets one)."""
 EXAMPLES = (
-    "run configs/gpt-tiny.toml --workers 2",
+    "run configs/gpt-tiny.toml",
     "run configs/gpt-tiny.toml --workers 2 --standbys 2 --resize 50:tp2pp1dp2 --resize 100:tp1pp1dp2",
 )
+MOST = 4096
+"""More processes than one machine has any use for."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -52,7 +56,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         see_also=("submit", "status"),
     )
     add_job_file(parser, resumable=True)
-    parser.add_argument("--workers", type=int, required=True, metavar="N", help="guaranteed workers")
+    help_ = "guaranteed workers (default: those of the job's [[live.component]])"
+    parser.add_argument("--workers", type=int, metavar="N", help=help_)
     parser.add_argument("--standbys", type=int, default=0, metavar="M", help="standby workers (default: 0)")
     parser.add_argument(
         "--resize",
@@ -66,17 +71,22 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train until the run ends; the exit code says how it ended."""
-    if args.workers < 1:
-        raise BadInput(f"--workers: {args.workers} is not allowed; allowed: >= 1")
-    if args.standbys < 0:
-        raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: >= 0")
+    if not 0 <= args.standbys <= MOST:
+        raise BadInput(f"--standbys: {args.standbys} is not allowed; allowed: 0 to {MOST}")
     resizes = sorted((parse_resize(text) for text in args.resize), key=lambda resize: resize[0])  # stable
-    config = load_job(job_file(args), args.overrides, workers=args.workers, standbys=args.standbys)
+    file = job_file(args)
+    workers = args.workers
+    if workers is None:
+        workers = live_workers(load_job(file, args.overrides, files=False).live)
+    if not 1 <= workers <= MOST:
+        raise BadInput(f"--workers: {workers} is not allowed; allowed: 1 to {MOST}")
+    config = load_job(file, args.overrides, workers=workers, standbys=args.standbys)
+    check_workers(config, resizes, workers)
     engine.named(config.standby.policy)
     requirements.check(config.stream)
     resume = find_run(args.resume) if args.resume is not None else None
     start = resume_step(resume) if resume is not None else 0
-    check_resizes(config, resizes, args.workers + args.standbys, start)
+    check_resizes(config, resizes, workers + args.standbys, start)
     from liver_slurm.app.local_run import run_local
     from liver_slurm.cli.progress import ProgressView
 
@@ -87,13 +97,28 @@ def run(args: argparse.Namespace) -> int:
         print(f"run directory {run_dir.path}", file=sys.stderr)
         try:
             with ProgressView(run_dir, run_dir.path.name):
-                code = run_local(config, run_dir, args.workers, args.standbys, resizes, resume.path if resume else None)
+                code = run_local(config, run_dir, workers, args.standbys, resizes, resume.path if resume else None)
         except KeyboardInterrupt:
             _report(run_dir, args.json, ExitCode.CANCELLED)
             raise
     _report(run_dir, args.json, code)
     # The coordinator has further codes of its own, such as for a run that was cancelled.
     return code if code in (ExitCode.DONE, ExitCode.BAD_INPUT) else ExitCode.FAILED
+
+
+def check_workers(config: JobConfig, resizes: Sequence[tuple[int, Layout]], workers: int) -> None:
+    """Refuse workers that no layout could ever use.
+
+    Raises:
+        BadInput: there are some.
+    """
+    layouts = [*feasible_layouts(config, workers), *(layout for _, layout in resizes)]
+    most = max((layout.size for layout in layouts), default=workers)
+    if workers > most:
+        raise BadInput(
+            f"--workers: {workers} are more than any layout of this job uses; allowed: 1 to {most}, or larger "
+            "elastic.layouts, elastic.max_workers or train.global_batch_size"
+        )
 
 
 def parse_resize(text: str) -> tuple[int, Layout]:
@@ -156,8 +181,11 @@ def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
         error = BadInput if code == ExitCode.BAD_INPUT else LiverError
         raise error(f"the coordinator ended and said nothing of the run's end; see {run_dir.logs / 'coordinator.log'}")
     result = result_document(files)
+    missing = not_copied(files.config, run_dir)
     if as_json:
         print_json(result)
+        if missing:
+            print(missing, file=sys.stderr)
         return
     loss = "no loss yet" if result["final_loss"] is None else f"loss {result['final_loss']:.4f}"
     print(
@@ -166,3 +194,5 @@ def _report(run_dir: RunDir, as_json: bool, code: int) -> None:
     )
     if result["reconfigurations"]:
         print_table(reconfiguration_rows(result["reconfigurations"]), RECONFIGURATION_HEADERS)
+    if missing:
+        print(missing)

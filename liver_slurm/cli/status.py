@@ -20,6 +20,7 @@ from liver_slurm.cli.common import (
 )
 from liver_slurm.cli.progress import progress_rows
 from liver_slurm.observability.status import RunStatus, WorkerStatus, from_status
+from liver_slurm.observability.summary import PREPARED
 
 DESCRIPTION = """\
 What a run is doing: its state, step, layout, workers, standbys, and why it last changed. The coordinator is asked;
@@ -55,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(status: RunStatus) -> None:
-    rows = [("run", str(status.run_dir)), ("job", status.job_id or "plain processes"), *progress_rows(status)]
+    rows = [
+        ("run", str(status.run_dir)),
+        ("job", status.job_id or ("not submitted" if status.state == PREPARED else "plain processes")),
+        *progress_rows(status),
+    ]
     if status.coordinator is not UNSET:
         rows.append(("coordinator", status.coordinator))
     if status.queries is not UNSET and status.queries.last_minute is not None:

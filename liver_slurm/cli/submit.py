@@ -18,7 +18,8 @@ from liver_slurm.cli.common import (
     new_parser,
     print_json,
 )
-from liver_slurm.config.load import load_job, overridden
+from liver_slurm.config.load import load_job, overridden, read_job
+from liver_slurm.rundir.copies import not_copied
 from liver_slurm.rundir.registry import new_run_dir
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ EXAMPLES = {
     "submit configs/gpt-tiny.toml --wait": "",
     "submit job.toml --set train.steps=500": "",
     "submit job.toml --set standby.max_jobs=0": "a run that is never resized",
-    "submit job.toml --dry-run > live.sh": "",
-    "submit job.toml --prepare": "for sbatch by hand: sbatch sbatch/single.sh RUN_DIR",
+    "submit job.toml --dry-run": "the batch script, to read: its run directory is not made",
+    "submit job.toml --prepare": "for sbatch by hand: sbatch RUN_DIR/live.sh",
     "submit --resume 1234": "a new run from the newest checkpoint of that one",
 }
 
@@ -50,7 +51,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         see_also=("check", "doctor", "status", "events", "resize", "cancel"),
     )
     add_job_file(parser, resumable=True)
-    parser.add_argument("--dry-run", action="store_true", help="print the batch script and do nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the job, print the batch script and do nothing; --prepare makes one that can be submitted",
+    )
     parser.add_argument(
         "--prepare",
         action="store_true",
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if keys := overridden(file):
         print(f"{Path(file).name} overrides the site file: {', '.join(keys)}", file=sys.stderr)
     if args.dry_run:
-        sys.stdout.write(check_config(config).script(new_run_dir(config)))
+        sys.stdout.write(check_config(config, args.resume).script(new_run_dir(config)))
         return 0
     if args.prepare:
         prepared = prepare_config(config, args.resume).run_dir.path
@@ -111,4 +116,6 @@ def _wait(job: Job) -> int:
         document = job.wait()
     state, reason = document["state"], document["reason"]
     print(f"job {job.job_id} {state} at step {document['step']}" + (f": {reason}" if reason else ""), file=sys.stderr)
+    if missing := not_copied(read_job(job.run_dir.job_file), job.run_dir):
+        print(missing, file=sys.stderr)
     return 0 if state == "finished" else 1

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(text: str) -> RunDir:
-    from liver_slurm.rundir.registry import find_run
+    from liver_slurm.app.runs import find_run
 
     return find_run(text)
 
@@ -102,11 +102,11 @@ def _only_one(asks: bool) -> RunDir | None:
     from pathlib import Path
 
     from liver_slurm.cli.list import overview
-    from liver_slurm.observability.summary import LOST, OVER
+    from liver_slurm.observability.summary import LOST, OVER, PREPARED
     from liver_slurm.rundir.paths import RunDir
 
     runs = overview()
-    going = [one for one in runs if one["state"] not in OVER | {LOST}] or runs
+    going = [one for one in runs if one["state"] not in OVER | {LOST, PREPARED}] or runs
     if not going:
         raise BadInput("there are no runs; start one: liver-slurm submit configs/gpt-tiny.toml")
     if len(going) == 1:

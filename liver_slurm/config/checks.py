@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import product
 
 from liver_slurm.config import own_loop, sbatch
@@ -10,12 +10,13 @@ from liver_slurm.config.batch_sizes import batch_problems
 from liver_slurm.config.blend import blend_problems
 from liver_slurm.config.data_checks import file_problems, tokenizer_problems
 from liver_slurm.config.experts import expert_problems
-from liver_slurm.config.extra import why_refused
+from liver_slurm.config.extra import extra_problems, unknown_fields
 from liver_slurm.config.fp8 import fp8_problems
+from liver_slurm.config.functions import function_problems
 from liver_slurm.config.layouts import feasible_layouts, live_workers, refused
 from liver_slurm.config.moments import moment_problems
 from liver_slurm.config.outside import NotifySection
-from liver_slurm.config.problem import Problem, join, shown
+from liver_slurm.config.problem import Problem, shown
 from liver_slurm.config.schema import (
     DataSection,
     JobConfig,
@@ -27,7 +28,6 @@ from liver_slurm.config.schema import (
     TrainSection,
 )
 from liver_slurm.config.shapes import head_width
-from liver_slurm.config.types import MAX_INT, is_text
 from liver_slurm.config.units import most_workers, standby_units
 from liver_slurm.config.validation import ValidationSection
 from liver_slurm.parallel.layout import Layout
@@ -176,7 +176,7 @@ def _layouts_possible(config: JobConfig) -> Iterator[Problem]:
 
 def _initial(config: JobConfig) -> Iterator[Problem]:
     elastic, workers = config.elastic, live_workers(config.live)
-    if not workers:
+    if not workers or not elastic.layouts:  # that is said already
         return
     if elastic.initial is None:
         if not feasible_layouts(config, workers):
@@ -196,28 +196,6 @@ def _initial(config: JobConfig) -> Iterator[Problem]:
         yield Problem("elastic.initial", f"{text}; allowed: a smaller layout, or {more}")
     if elastic.max_workers is not None and initial.size > elastic.max_workers:
         yield Problem("elastic.initial", f'"{initial}" is larger than elastic.max_workers {elastic.max_workers}')
-
-
-def _extra(model: ModelSection) -> Iterator[Problem]:
-    """Find what model.extra, which is passed on unread, may not say, and values that JSON cannot hold."""
-    for name, given in model.extra.items():
-        if reason := why_refused(name, given, own_model=model.provider is not None):
-            yield Problem(join("model.extra", name), f"is not allowed: {reason}")
-    for key, value in _leaves("model.extra", model.extra):
-        number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
-        if not number and not (isinstance(value, str) and is_text(value)):
-            yield Problem(key, f"{shown(value)} is not allowed; allowed: text, numbers, true, false, lists, tables")
-
-
-def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _leaves(join(key, str(name)), inner)
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from _leaves(f"{key}.{index}", inner)
-    else:
-        yield key, value
 
 
 def _components(live: LiveSection) -> Iterator[Problem]:
@@ -312,6 +290,7 @@ _MUON = (
     "train.loop",
     "train.muon_ns_steps",
 )
+_ENVIRONMENT = ("live.setup", "live.python", "live.sbatch")
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_SHAPE, lambda job: _heads(job.model)),
     ((*_SHAPE, *_ROTATED), lambda job: _rotated_width(job.model)),
@@ -335,9 +314,10 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (_MUON, lambda job: _muon(job.train)),
     ((*_LAYOUT, "elastic.layouts[]"), _layouts_possible),
     ((*_LAYOUT, "elastic", "live.component"), _initial),
-    (("model.extra", "model.provider"), lambda job: _extra(job.model)),
+    (("model.extra", "model.provider"), lambda job: extra_problems(job.model)),
     (("live.component",), lambda job: _components(job.live)),
     (("live.component", "standby.gpus_per_task", "standby.unit"), lambda job: _one_device(job.live, job.standby)),
+    (("live", "standby"), lambda job: sbatch.line_breaks(job.live, job.standby)),
     (("live.sbatch",), lambda job: sbatch.problems("live.sbatch", job.live.sbatch)),
     (("standby.sbatch",), lambda job: sbatch.problems("standby.sbatch", job.standby.sbatch)),
     (("standby.spares", "standby.max_jobs", "standby.unit"), lambda job: _spares(job.standby)),
@@ -353,4 +333,12 @@ _RUN_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data.paths[]",), lambda job: file_problems("data", job.data)),
     (("validation.paths[]",), lambda job: file_problems("validation", job.validation)),
     (("data.tokenizer",), lambda job: tokenizer_problems(job.data)),
+    (("model.provider", *_ENVIRONMENT), lambda job: function_problems("model.provider", job.model.provider, job.live)),
+    (("data.provider", *_ENVIRONMENT), lambda job: function_problems("data.provider", job.data.provider, job.live)),
+    (
+        ("validation.provider", *_ENVIRONMENT),
+        lambda job: function_problems("validation.provider", job.validation.provider, job.live),
+    ),
+    (("train.loop", *_ENVIRONMENT), lambda job: function_problems("train.loop", job.train.loop, job.live)),
+    (("model.extra", "model.provider", *_ENVIRONMENT), lambda job: unknown_fields(job.model, job.live)),
 )

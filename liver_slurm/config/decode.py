@@ -11,6 +11,7 @@ from liver_slurm.config.keys import adapter, allowed_values, default_tables, kno
 from liver_slurm.config.outside import SECRET_KEYS
 from liver_slurm.config.problem import Problem, join, nearest, shown
 from liver_slurm.config.schema import JobConfig
+from liver_slurm.config.types import MAX_INT
 
 Path = tuple[str | int, ...]
 _ABSENT: Any = object()
@@ -95,5 +96,7 @@ def _problem(path: Path, error: Mapping[str, Any], table: Mapping[str, Any]) -> 
         return Problem(key, f"is a single table; write [[{known}]], in two brackets, above the keys of each")
     reason = str(error.get("ctx", {}).get("error", ""))
     allowed = allowed_values()[f"{known}[]" if isinstance(path[-1], int) else known]
+    if isinstance(error["input"], int) and error["input"] > MAX_INT:
+        allowed += f", at most {MAX_INT}"
     value = "its value" if key.startswith(SECRET_KEYS) else shown(error["input"])
     return Problem(key, f"{value} is not allowed{reason and f' ({reason})'}; allowed: {allowed}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from liver_slurm.config.outside import SECRET_KEYS
 from liver_slurm.config.problem import Problem, join, one_line, shown
 
 Table = dict[str, Any]
+LARGEST = 4 << 20
+"""Bytes of a job or site file at most: what is larger is something else, as a device that never ends."""
 _LINE = re.compile(r"\(at line (\d+), ")
 
 
@@ -73,11 +75,24 @@ class Document:
                 place = _element(place, name, default)
             _put(place, parts[-1], parse_value(value))
         except (AttributeError, IndexError, TypeError, ValueError):
-            reason = f"there is no place {one_line(key)}; see the job file for what it is part of"
+            reason = f"there is no place {one_line(key)}; {self._why_no_place(parts)}"
             shown = key if key.startswith(SECRET_KEYS) else text
             raise BadInput(f"--set {one_line(shown)}: {reason}") from None
         self._origins[key] = "--set"
         self._origins.setdefault(parts[0], "--set")
+
+    def _why_no_place(self, parts: Sequence[str]) -> str:
+        """Say where the way of an override ends."""
+        place: Any = self._table
+        for index, name in enumerate(parts):
+            if isinstance(place, list):
+                section, last = one_line(".".join(parts[:index])), len(place)
+                if not name.isdecimal() or int(name) > last:
+                    return f"{section} has {last}, counted from 0; allowed: 0 to {last}, the last for a new one"
+                place = place[int(name)] if int(name) < last else None
+            else:
+                place = place.get(name) if isinstance(place, dict) else None
+        return "see the job file for what it is part of"
 
     def replace_resources(self, workers: int, standbys: int) -> None:
         """Ask for plain processes in place of Slurm resources: one component of ``workers``, single standbys."""
@@ -114,7 +129,11 @@ def read_toml(path: Path) -> Table:
     """
     text = ""
     try:
-        text = path.read_bytes().decode()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise BadInput(f"{path}: is larger than {LARGEST >> 20} MiB; is it a job file?")
+        text = content.decode("utf-8-sig")  # editors of Windows begin a file with a mark
         return tomli.loads(text)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None

@@ -1,15 +1,21 @@
 """What ``model.extra`` may not say of megatron-core's ``TransformerConfig``, and why.
 
-It is passed on unread. Without this some fields would be ignored in silence, so that another model would be trained
-than the user has asked for, and others would contradict what the product decides itself.
+Its values are passed on unread. Without this some fields would be ignored in silence, so that another model would be
+trained than the user has asked for, and others would contradict what the product decides itself.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
-from liver_slurm.config.schema import ModelSection
+from liver_slurm.base.sources import fields_of, find_module, source_of
+from liver_slurm.config.functions import own_environment
+from liver_slurm.config.problem import Problem, join, shown
+from liver_slurm.config.schema import LiveSection, ModelSection
+from liver_slurm.config.types import MAX_INT, is_text
 
 _LAYOUT = "the layout decides it"
 _EXPERTS = "this product's own layer of experts would not heed it"
@@ -40,6 +46,11 @@ _OF_OUR_MODEL: tuple[tuple[str, str], ...] = (
     (r"inference_\w+|flash_decode|use_inference_optimized_layers|use_mamba_mem_eff_path", _OTHER_MODEL),
 )
 """Fields that a model of the user's own may know what to do with."""
+_CONFIGS = (
+    ("megatron.core.transformer.transformer_config", "TransformerConfig"),
+    ("megatron.core.model_parallel_config", "ModelParallelConfig"),
+)
+"""Where the fields are, the class and what it inherits from."""
 _OURS = frozenset(field.name for field in fields(ModelSection)) - {"extra", "provider"}
 
 
@@ -57,3 +68,49 @@ def why_refused(name: str, value: object, own_model: bool) -> str | None:
         if re.fullmatch(pattern, name):
             return _OWN_TE if own_model and reason is _TE else reason
     return None
+
+
+def extra_problems(model: ModelSection) -> Iterator[Problem]:
+    """Find fields that may not be given, and values that JSON cannot hold."""
+    for name, given in model.extra.items():
+        if reason := why_refused(name, given, own_model=model.provider is not None):
+            yield Problem(join("model.extra", name), f"is not allowed: {reason}")
+    for key, value in _leaves("model.extra", model.extra):
+        number = isinstance(value, (int, float)) and abs(value) <= MAX_INT  # nan is no such number
+        if not number and not (isinstance(value, str) and is_text(value)):
+            yield Problem(key, f"{shown(value)} is not allowed; allowed: text, numbers, true, false, lists, tables")
+
+
+def unknown_fields(model: ModelSection, live: LiveSection) -> Iterator[Problem]:
+    """Find fields that the installed megatron-core does not have; the job may have another one."""
+    if not model.extra or own_environment(live) is not None or not (known := transformer_fields()):
+        return
+    for name in model.extra:
+        if name not in known and why_refused(name, model.extra[name], own_model=model.provider is not None) is None:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            text = "no such field of megatron-core's TransformerConfig"
+            yield Problem(join("model.extra", name), text + (f"; the nearest is {near[0]}" if near else ""))
+
+
+def transformer_fields() -> frozenset[str]:
+    """Read the names of TransformerConfig's fields off its source, as its import takes seconds; empty: it is not there,
+    or looks otherwise than in the versions that are known."""
+    found: set[str] = set()
+    for module, name in _CONFIGS:
+        spec = find_module(module)
+        read = fields_of(source, name) if spec is not None and (source := source_of(spec)) is not None else None
+        if read is None or not set(read[1]) <= {known for _, known in _CONFIGS}:
+            return frozenset()
+        found |= set(read[0])
+    return frozenset(found)
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(join(key, str(name)), inner)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{key}.{index}", inner)
+    else:
+        yield key, value

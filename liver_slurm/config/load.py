@@ -48,6 +48,8 @@ def load_job(
     Raises:
         BadInput: one line for each thing that is wrong.
     """
+    if not str(path).strip():
+        raise BadInput("an empty text names no job file; allowed: a path such as configs/gpt-tiny.toml")
     path = Path(path)
     document = _site_document(site)
     resolved = path.suffix == ".json"
@@ -86,7 +88,7 @@ def overridden(path: str | Path, site: Path | None = None) -> list[str]:
     path, place = Path(path), _site_path(site)
     if place is None or path.suffix == ".json":  # what is resolved has all keys
         return []
-    return different_keys(read_toml(place), read_toml(path))
+    return different_keys(_read_site(place, site), read_toml(path))
 
 
 def check_job(config: JobConfig, *, files: bool = True, sections: Mapping[str, Any] | None = None) -> JobConfig:
@@ -109,7 +111,7 @@ def default_run_root() -> Path:
         BadInput: the site file cannot be read, or its ``job.run_root`` is no path.
     """
     site = _site_path(None)
-    section = read_toml(site).get("job", {}) if site is not None else {}
+    section = _read_site(site, None).get("job", {}) if site is not None else {}
     root = section.get("run_root") if isinstance(section, dict) else None
     try:
         return Path(expand_path(root if isinstance(root, str) else JobSection.run_root))
@@ -159,8 +161,15 @@ def _checked(document: Document, name: str, files: bool, own: Any) -> JobConfig:
 def _site_document(site: Path | None) -> Document:
     document = Document()
     if (path := _site_path(site)) is not None:
-        document.merge(read_toml(path), path.name)
+        document.merge(_read_site(path, site), path.name)
     return document
+
+
+def _read_site(path: Path, given: Path | None) -> dict[str, Any]:
+    """Read the site file; ``given``: the caller has named it, else the environment may have."""
+    if given is None and os.environ.get("LIVER_SITE") and not os.path.exists(path):
+        raise BadInput(f"LIVER_SITE names {path}: no such file; allowed: a site file, or /dev/null for none")
+    return read_toml(path)
 
 
 def _site_path(site: Path | None) -> Path | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from liver_slurm.config.problem import Problem, shown
+from liver_slurm.config.schema import LiveSection, StandbySection
 
 _SAID = {
     "partition": "partition",
@@ -57,3 +58,15 @@ def problems(key: str, texts: Sequence[str]) -> Iterator[Problem]:
             yield Problem(place, f"{shown(text)} is not allowed: the run needs --{match[1]} for itself")
         elif key != "live.sbatch" and match[1] in _NOT_OF_STANDBYS:
             yield Problem(place, f"{shown(text)} is not allowed: {_NOT_OF_STANDBYS[match[1]]}")
+
+
+def line_breaks(live: LiveSection, standby: StandbySection) -> Iterator[Problem]:
+    """Find texts for Slurm that would be more than one line of a batch script's header."""
+    sections: list[tuple[str, object]] = [("live", live), ("standby", standby)]
+    sections += [(f"live.component.{index}", one) for index, one in enumerate(live.component)]
+    sections += [(f"standby.unit.{index}", one) for index, one in enumerate(standby.unit)]
+    for section, values in sections:
+        for name, value in vars(values).items():
+            texts = value if isinstance(value, tuple) and name != "setup" else (value,)
+            if any(isinstance(text, str) and len(text.splitlines()) > 1 for text in texts):
+                yield Problem(f"{section}.{name}", f"{shown(value)} has a line break in it; allowed: one line")

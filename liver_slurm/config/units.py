@@ -28,11 +28,11 @@ def workers_per_job(unit: StandbySection) -> int:
 
 def most_workers(standby: StandbySection) -> int:
     """Count the workers that all standby jobs together can bring."""
-    sizes = sorted(
-        (workers_per_job(unit) for unit in standby_units(standby) for _ in range(min(unit.max_jobs, standby.max_jobs))),
-        reverse=True,
-    )
-    return sum(sizes[: standby.max_jobs])
+    workers, jobs = 0, standby.max_jobs
+    for unit in sorted(standby_units(standby), key=workers_per_job, reverse=True):
+        taken = min(unit.max_jobs, jobs)
+        workers, jobs = workers + taken * workers_per_job(unit), jobs - taken
+    return workers
 
 
 def warning_seconds(standby: StandbySection) -> float:

@@ -158,7 +158,7 @@ def _told(event: WorldLive | Notice | ReconfigurationCommitted) -> str:
         got = "got " if event.kind == "signal" else "is told: "
         return f"notice: {event.worker} {got}{event.reason}"
     return (
-        f"{event.source} → {event.to} at step {event.cutover_step}, pause {seconds_text(event.pause_s)}, "
+        f"{event.source} → {event.to} at step {event.cutover_step}, training waited {seconds_text(event.exposed_s)}, "
         f"{event.digests_checked} digests equal: {event.reason}"
     )
 

@@ -95,7 +95,8 @@ class RunStatus(_Part, frozen=True, kw_only=True):
 
     run_id: Known[str] = UNSET
     state: str
-    """``pending``, ``starting``, ``training``, or how the run ended; also another phase of the coordinator."""
+    """``prepared``, ``pending``, ``starting``, ``training``, or how the run ended; also another phase of the
+    coordinator."""
     phase: Known[str] = UNSET
     epoch: Known[int] = UNSET
     step: int

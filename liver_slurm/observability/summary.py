@@ -14,6 +14,8 @@ OVER = frozenset({"finished", "failed", "cancelled", "stopped"})
 """States that a run never leaves."""
 LOST = "lost"
 """State of a run whose processes are gone and that never said how it ended; told by looking for them, not by files."""
+PREPARED = "prepared"
+"""State of a run that ``submit --prepare`` has made and nobody has started; likewise."""
 
 
 class RunSummary:
@@ -102,11 +104,20 @@ def summarize(documents: Iterable[Document]) -> RunSummary:
     return run
 
 
-COLUMNS = ("generation", "from", "to", "reason", "pause_s", "prepare_s", "stream_s", "bytes", "mode", "cutover_step")
+COLUMNS = (
+    "generation", "from", "to", "reason", "exposed_s", "pause_s", "prepare_s", "stream_s", "bytes", "mode",
+    "cutover_step",
+)  # fmt: skip
 
 
 def reconfiguration_table(reconfigurations: Iterable[Mapping[str, Any]]) -> list[Document]:
     """Return a row a committed reconfiguration, with the keys of :data:`COLUMNS`; what an event lacks is None."""
     return [
-        {**{name: event.get(name) for name in COLUMNS}, "bytes": event.get("bytes_moved")} for event in reconfigurations
+        {**{name: event.get(name) for name in COLUMNS}, "bytes": event.get("bytes_moved"), "exposed_s": exposed(event)}
+        for event in reconfigurations
     ]
+
+
+def exposed(event: Mapping[str, Any]) -> float | None:
+    """Return how long training waited for a reconfiguration in all; early versions wrote the pause alone."""
+    return event.get("exposed_s") or event.get("pause_s")

@@ -23,6 +23,7 @@ from liver_slurm.config.load import default_run_root, read_job, save_job
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.rundir import resume as resuming
 from liver_slurm.rundir.checkpoints import CONSUMED, checkpoint_step, read_meta, sound_checkpoints
+from liver_slurm.rundir.copies import check_place, copies_folder
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.start import check_start
 from liver_slurm.rundir.trust import check_trusted, close_to_writers
@@ -57,10 +58,8 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
     """
     from liver_slurm.rundir import keys
 
-    if resume is not None:
-        config = _resuming(config, resume)
-    else:
-        check_start(config)
+    config = check_beginning(config, resume)
+    check_place(config, make=True)
     run_dir = new_run_dir(config)
     _make_folder(run_dir.path)
     try:
@@ -77,6 +76,23 @@ def create_run(config: JobConfig, resume: RunDir | None = None) -> RunDir:
         shutil.rmtree(run_dir.path)
         raise
     return run_dir
+
+
+def check_beginning(config: JobConfig, resume: RunDir | None = None) -> JobConfig:
+    """Check that a run can begin with the state that it is to begin with, and that copies of its own can be written;
+    what may surprise is a warning. Returns the job that it runs.
+
+    Args:
+        resume: run whose newest checkpoint it starts from.
+
+    Raises:
+        BadInput: there is nothing to begin with, or nothing that fits.
+    """
+    check_place(config, make=False)
+    if resume is not None:
+        return _resuming(config, resume)
+    check_start(config)
+    return config
 
 
 def new_run_dir(config: JobConfig) -> RunDir:
@@ -146,14 +162,33 @@ def find_run(text: str) -> RunDir:
     Raises:
         BadInput: there is none, or its run directory is gone.
     """
-    if (path := Path(text)).is_dir():
-        run_dir = RunDir(path.absolute())
-        read_run_info(run_dir)
-        return run_dir
+    return runs_named(text)[0]
+
+
+def runs_named(text: str) -> list[RunDir]:
+    """Return all runs that a job id, a name, a run directory's name or its path names, newest first.
+
+    A folder of the working directory that is no run directory hides no run of that name.
+
+    Raises:
+        BadInput: there is none, or its run directory is gone.
+    """
+    if not text.strip():
+        raise BadInput("an empty text names no run; allowed: a Slurm job id, a run's name or its directory")
+    here = RunDir(Path(text).absolute())
+    is_folder = os.path.isdir(here.path)
+    if os.path.exists(here.run_file) or ("/" in text and is_folder):
+        read_run_info(here)
+        return [here]
+    found = []
     for run_dir, info in list_runs():
         jobs = {info.job_id, *info.earlier_jobs} - {""}
         if text in (info.name, run_dir.path.name) or text.partition("+")[0] in jobs:
-            return run_dir
+            found.append(run_dir)
+    if found:
+        return found
+    if is_folder:
+        read_run_info(here)  # it says what is missing
     for entry in _index_entries():
         if text in (entry["job_id"], entry["name"], Path(entry["run_dir"]).name):
             raise BadInput(f"run {text} is gone: its run directory {entry['run_dir']} was removed")
@@ -213,12 +248,6 @@ def checkpoint_folders(run_dir: RunDir) -> tuple[Path, ...]:
     """
     copies = copies_folder(read_job(run_dir.job_file), run_dir)
     return (run_dir.checkpoints,) if copies is None else (run_dir.checkpoints, copies)
-
-
-def copies_folder(config: JobConfig, run_dir: RunDir) -> Path | None:
-    """Return where copies of a run's checkpoints lie; None: it makes none."""
-    place = config.checkpoint.copy_to
-    return Path(place) / run_dir.path.name if place is not None else None
 
 
 def trusted_paths(run_dir: RunDir) -> tuple[Path, ...]:

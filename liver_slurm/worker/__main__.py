@@ -1,7 +1,7 @@
 """What srun starts: ``python -m liver_slurm.worker RUN_DIR --role ROLE [--name NAME | --names PREFIX] [--restart]``.
 
 With ``--restart`` it starts a worker as a child, with ``--decided-codes``: only if that was told to leave is its exit
-code 10, whatever the user's code does.
+code 10, whatever the user's code does. With ``--last-word`` the child says why it failed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--names", metavar="PREFIX", help="PREFIX-N, with the Slurm task's number; default: the role")
     parser.add_argument("--restart", action="store_true", help="start it again when it has died")
     parser.add_argument("--decided-codes", action="store_true", help="add 10 to the exit code if it was told to leave")
+    parser.add_argument("--last-word", type=int, metavar="FD", help="file descriptor to say in why it failed")
     return parser.parse_args()
 
 
@@ -33,4 +34,4 @@ if __name__ == "__main__":
     if options.restart:
         run_dir = RunDir(options.run_dir)
         sys.exit(supervise(run_dir, name, [str(run_dir.path), "--role", options.role]))
-    main(options.run_dir, options.role, name, left=DECIDED if options.decided_codes else 0)
+    main(options.run_dir, options.role, name, DECIDED if options.decided_codes else 0, options.last_word)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liver_slurm.base.errors import REFUSED
+from liver_slurm.base.errors import LAST_WORD, REFUSED, BadInput, first_line
 from liver_slurm.base.imports import quick_imports
 from liver_slurm.base.open_files import allow_many_files
 from liver_slurm.rundir.paths import RunDir
@@ -41,10 +41,13 @@ def task_name(role: Role, first: str | None = None) -> str:
     return worker_name(first or standard, task)
 
 
-def main(path: Path, role: Role, name: str, left: int = 0) -> None:
+def main(path: Path, role: Role, name: str, left: int = 0, last_word: int | None = None) -> None:
     """Run a worker until it is told to leave, then exit with ``left``, or with 1 if it failed. Does not return.
 
     One that is turned away exits with :data:`~.base.errors.REFUSED` where ``left`` tells leaving from failing.
+
+    Args:
+        last_word: file descriptor in which whoever started it finds why it failed, if it did.
     """
     # Before anything slow, as a notice may come at any time.
     signals = signal_pipe()
@@ -58,14 +61,22 @@ def main(path: Path, role: Role, name: str, left: int = 0) -> None:
     try:
         if _work(run_dir, role, name, signals) and left:
             code = REFUSED
-    except BaseException:  # sys.exit() in code of the user's, too: nobody has told this worker to leave
-        logging.getLogger(__name__).exception("%s failed", name)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() of a user's, too: nobody has told this worker to leave
+        _tell_failure(name, error, last_word)
         code = 1
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: destructors of communication libraries may wait for peers that are gone.
     os._exit(code)
+
+
+def _tell_failure(name: str, error: BaseException, last_word: int | None) -> None:
+    """Log why this worker failed, and tell its parent: no coordinator may have welcomed it yet."""
+    trace = None if isinstance(error, BadInput) else error
+    logging.getLogger(__name__).error("%s failed: %s", name, error, exc_info=trace)
+    if last_word is not None:
+        os.write(last_word, first_line(error).encode(errors="replace")[:LAST_WORD])
 
 
 def _work(run_dir: RunDir, role: Role, name: str, signals: int) -> bool:

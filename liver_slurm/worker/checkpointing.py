@@ -15,8 +15,8 @@ from liver_slurm.config.schema import JobConfig
 from liver_slurm.engine.api import StepFlags, TrainingShard
 from liver_slurm.engine.checkpoint import Checkpointer, Written
 from liver_slurm.protocol.messages import CheckpointWritten
+from liver_slurm.rundir.copies import copies_folder
 from liver_slurm.rundir.paths import RunDir
-from liver_slurm.rundir.registry import copies_folder
 from liver_slurm.worker import fault_injection
 from liver_slurm.worker.checkpoint_copies import CheckpointCopies
 from liver_slurm.worker.checkpoint_schedule import Schedule

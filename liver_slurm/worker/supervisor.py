@@ -17,11 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from liver_slurm.base.errors import DECIDED, REFUSED, ControlError
+from liver_slurm.base.errors import DECIDED, LAST_WORD, REFUSED, ControlError
 from liver_slurm.protocol.client import request
 from liver_slurm.protocol.messages import WorkerEnded
-from liver_slurm.rundir.event_log import read_events
-from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
+from liver_slurm.rundir.over import is_over
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.worker_names import restarted_name
 from liver_slurm.scheduler.local.process import tie_to_parent
@@ -75,11 +74,15 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
     while True:
         count += 1
         begun, name = time.monotonic(), restarted_name(place, count)
+        heard, said = os.pipe()
+        options = ["--name", name, "--decided-codes", "--last-word", str(said)]
         worker = subprocess.Popen(
-            [sys.executable, "-m", "liver_slurm.worker", *arguments, "--name", name, "--decided-codes"],
+            [sys.executable, "-m", "liver_slurm.worker", *arguments, *options],
             preexec_fn=tie_to_parent(signal.SIGKILL),
+            pass_fds=(said,),
         )
         code = worker.wait()
+        os.close(said)
         died = code != DECIDED
         deaths = 1 if time.monotonic() - begun > WELL else deaths + 1
         how = (
@@ -89,25 +92,28 @@ def supervise(run_dir: RunDir, place: str, arguments: Sequence[str]) -> int:
             if code >= 0
             else f"killed by {signal.Signals(-code).name}"
         )
+        reason = _last_word(heard) or how
         noticed = _noticed(signals, 0.0)
         if died and not noticed and code != REFUSED:  # of that the coordinator knows
-            _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid))
+            _tell(run_dir, WorkerEnded(worker=name, reason=reason, pid=worker.pid))
         verdict = judge(code, noticed, died and is_over(run_dir), deaths)
         print(f"{name}, process {worker.pid}, has ended, {how}: {verdict.reason}", file=sys.stderr, flush=True)
         if verdict.wait is None or _noticed(signals, verdict.wait):
             if not died:
                 return 0
-            _tell(run_dir, WorkerEnded(worker=name, reason=how, pid=worker.pid, again=False))
+            _tell(run_dir, WorkerEnded(worker=name, reason=reason, pid=worker.pid, again=False))
             return code if code >= 0 else 128 - code
 
 
-def is_over(run_dir: RunDir) -> bool:
-    """Return whether the event log ends with the run's end; a job that is started again goes on with it."""
-    over = False
-    for event in read_events(run_dir.events):
-        if isinstance(event, RunEnded | CoordinatorStarted):
-            over = isinstance(event, RunEnded)
-    return over
+def _last_word(heard: int) -> str:
+    """Read why a worker that has ended failed, and close the pipe; empty: it did not say."""
+    os.set_blocking(heard, False)
+    try:
+        return os.read(heard, LAST_WORD).decode(errors="replace")
+    except BlockingIOError:  # a process that it has left behind may still have the other end
+        return ""
+    finally:
+        os.close(heard)
 
 
 def _tell(run_dir: RunDir, message: WorkerEnded) -> None:

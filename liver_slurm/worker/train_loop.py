@@ -200,7 +200,8 @@ class TrainLoop:
     def at_end(self) -> str:
         """Why training is over; empty: it is not."""
         if self.step >= self._config.train.steps:
-            return f"all {self._config.train.steps} steps are trained"
+            steps = self._config.train.steps
+            return f"all {steps} steps are trained" if steps > 1 else "its only step is trained"
         if self.validation is None or not self.validation.gives_up:
             return ""
         best = self.validation.progress.best_step

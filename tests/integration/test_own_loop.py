@@ -60,7 +60,7 @@ def train(
 
 
 def config_of(job: Path) -> JobConfig:
-    return load_job(job, site=Path("/dev/null"), workers=2)
+    return load_job(job, site=Path("/dev/null"), workers=2, files=False)
 
 
 def assert_moved(changes: list[dict[str, Any]], *layouts: str) -> None:

@@ -51,7 +51,8 @@ def go_on(t: Transition) -> None:
 def last_step_trained(t: Transition, news: LastStepTrained) -> None:
     """End the run when all members have trained its last step; until then no other world is begun."""
     if news.by_all:
-        done, error = news.reason or f"all {news.step} steps are trained", t.state.barriers.save_error
+        trained = f"all {news.step} steps are trained" if news.step > 1 else "its only step is trained"
+        done, error = news.reason or trained, t.state.barriers.save_error
         if error and t.state.settings.config.checkpoint.at_end:
             end(t, RunPhase.FAILED, f"{done}, but the last checkpoint could not be written: {error}")
         else:

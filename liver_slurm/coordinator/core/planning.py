@@ -28,7 +28,7 @@ from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import natural_key
+from liver_slurm.rundir.worker_names import natural_key, place_of
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
@@ -70,7 +70,8 @@ def worker_lost(t: Transition, news: WorkerLost) -> None:
     """End the run if it has lost a worker that training waits for to begin."""
     worker, state = news.worker, t.state
     if worker.role == "live" and state.phase is RunPhase.STARTING:
-        lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}")
+        log = f"{state.settings.run_dir}/logs/{place_of(worker.name)}.log"
+        lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}; see {log}")
 
 
 # ---- before training -----------------------------------------------------------------------------------------------

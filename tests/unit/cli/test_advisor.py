@@ -104,7 +104,7 @@ def test_from_simulated_runs_to_advice_that_is_worth_it(liver: Liver, home: Path
         (("fit", "bad.jsonl"), "the following arguments are required: -o/--output"),
         (("explain", "bad.jsonl"), "bad.jsonl: is no advisor's model"),
         (("explain", "nowhere"), "nowhere: cannot be read"),
-        (("guess",), "invalid choice: 'guess'"),
+        (("guess",), "there is no verb 'guess'"),
     ],
 )
 def test_bad_input_is_one_line(liver: Liver, home: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -15,11 +15,13 @@ import pytest
 
 from liver_slurm.base.errors import BadInput
 from liver_slurm.cli import main as main_module
+from liver_slurm.cli.events import event_line
 from liver_slurm.cli.main import COMMANDS
 from liver_slurm.cli.run import parse_resize
 from liver_slurm.parallel.layout import Layout
+from liver_slurm.rundir import address
 from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import Notice, RunEnded
+from liver_slurm.rundir.events import CoordinatorStarted, Notice, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.scheduler.slurm.parsing import JOB_FIELDS, SEPARATOR
 
@@ -64,10 +66,10 @@ def test_help_names_every_command_that_is_there(liver: Liver) -> None:
         ("resize", "99", "--layout", "tp1pp1dp1"),
         ("resize", "99"),
         ("resize", "99", "--workers", "two"),
-        ("run", TINY),
         ("cluster", "up", "--preempt-mode", "suspend"),
         ("events", "/tmp"),
         ("submit", TINY, "--set", "train.lr=-1"),
+        ("run",),
         ("run", TINY, "--workers", "0"),
         ("run", TINY, "--workers", "2", "--standbys", "-1"),
         ("run", TINY, "--workers", "2", "--resize", "5:tp2pp1dp2"),
@@ -156,6 +158,32 @@ def test_what_needs_no_cluster_checks_the_policy(liver: Liver, home: Path, comma
     assert "greddy" in err
 
 
+@pytest.mark.parametrize("command", [("check",), ("submit", "--dry-run"), ("submit", "--prepare")])
+def test_what_needs_no_cluster_checks_what_the_run_begins_with(
+    liver: Liver, home: Path, command: tuple[str, ...]
+) -> None:
+    code, out, err = liver(command[0], TINY, *command[1:], "--set", "train.start_from=/nope")
+    assert (code, out) == (2, "")
+    assert "train.start_from: /nope cannot be used" in err
+
+
+def test_a_dry_run_finds_that_there_is_nothing_to_resume(liver: Liver, run_dir: RunDir) -> None:
+    code, out, err = liver("submit", "--resume", str(run_dir.path), "--dry-run")
+    assert (code, out) == (2, "")
+    assert "cannot be resumed: there is no complete checkpoint" in err
+
+
+def test_a_run_without_a_checkpoint_can_write_one_only_while_it_goes_on(liver: Liver, ended: RunDir) -> None:
+    code, _, err = liver("export", "hf", str(ended.path), "--to", "model")
+    assert code == 2
+    assert "has no checkpoint to export: there is no complete checkpoint" in err
+    assert "asks for one" not in err
+    EventLog(ended.events).append(CoordinatorStarted())
+    address.write(ended.address_file, address.Address("127.0.0.1", 1, 1, os.getpid()))
+    code, _, err = liver("export", "hf", str(ended.path), "--to", "model")
+    assert f"; `liver-slurm checkpoint {ended.path.name}` asks for one" in err
+
+
 def test_submit_names_keys_of_the_site_file_that_the_job_file_overrides(
     liver: Liver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +249,7 @@ def test_status_from_files(liver: Liver, run_dir: RunDir) -> None:
     assert document["last_reconfiguration"]["pause_s"] == 0.25
     assert "has not started" in document["reason"] or document["reason"] == "a standby is warm"
     code, out, _ = liver("status", str(run_dir.path))
-    assert "tp1pp1dp2 → tp1pp1dp3 at step 10, pause 250 ms, 1.0 MiB" in out
+    assert "tp1pp1dp2 → tp1pp1dp3 at step 10, training waited 250 ms, 1.0 MiB" in out
     assert "5.3800" in out
     assert "throughput:  1,365 tokens/s · 266.7 TFLOP/s a GPU · MFU 0.267" in out
 
@@ -370,6 +398,88 @@ def test_data_prepare(liver: Liver, home: Path) -> None:
     document = json.loads(out)
     assert document == {"prefix": str(home / "made"), "documents": 1, "tokens": 6, "vocab_size": 257}
     assert sorted(file.name for file in home.iterdir()) == ["a.txt", "made.bin", "made.idx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--workers", "99999999"), "--workers: 99999999 is not allowed; allowed: 1 to 4096"),
+        (("--workers", "0"), "--workers: 0 is not allowed"),
+        (("--workers", "7"), "--workers: 7 are more than any layout of this job uses; allowed: 1 to 6"),
+        (("--workers", "2", "--standbys", "99999999"), "--standbys: 99999999 is not allowed"),
+        (("--set", "live.component.0.nodes=99999999"), "--workers: 99999999 is not allowed"),
+        (("--workers", "abc"), "argument --workers: 'abc' is no whole number"),
+    ],
+)
+def test_numbers_of_workers_that_a_run_refuses(liver: Liver, home: Path, arguments: tuple[str, ...], says: str) -> None:
+    code, out, err = liver("run", TINY, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("evnts",), "there is no command 'evnts'; the nearest is events; see liver-slurm --help"),
+        (("data", "prpare"), "there is no verb 'prpare'; the nearest is prepare; see liver-slurm data --help"),
+        (
+            ("export", "xyz"),
+            "there is no kind 'xyz'; allowed: tensorboard, wandb, hf, megatron; see liver-slurm export",
+        ),
+        (("completion",), "the following arguments are required: WHAT; see liver-slurm completion --help"),
+        (("top", "--interval", "x"), "argument --interval: 'x' is no number; see liver-slurm top --help"),
+        (("bench", "policies", "--seed", "1.5"), "argument --seed: '1.5' is no whole number; see"),
+    ],
+)
+def test_what_argparse_refuses_is_said_in_our_words(liver: Liver, arguments: tuple[str, ...], line: str) -> None:
+    code, out, err = liver(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"liver-slurm: error: {line}")
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 1), (">&-", 0)])
+def test_an_output_that_cannot_be_written(ended: RunDir, redirection: str, code: int) -> None:
+    command = f"{sys.executable} -m liver_slurm status {ended.path} {redirection}"
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    said = "liver-slurm: error: the output cannot be written: No space left on device\n" if code else ""
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_numbers_by_partition_are_told_without_quotes() -> None:
+    event = {"time": 0.0, "event": "capacity_changed", "generation": 0, "workers": {"": 2}}
+    assert event_line(event).endswith("capacity_changed         workers=2")
+    assert event_line({**event, "workers": {"a": 1, "b": 3}}).endswith(" workers=a:1,b:3")
+    assert event_line({**event, "workers": {}}).endswith(" workers=none")
+
+
+def test_data_prepare_writes_over_nothing(liver: Liver, home: Path) -> None:
+    (home / "a.txt").write_text("hello")
+    (home / "made.idx").write_text("precious")
+    code, _, err = liver("data", "prepare", "a.txt", "--output", "made")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--output made: {home / 'made.idx'} is there already" in err
+    assert (home / "made.idx").read_text() == "precious"
+    assert not (home / "made.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("a.txt", "--output", "made", "--eod", "99999999999"), "--eod: 99999999999 is no token; allowed: 0 to 256"),
+        (("a.txt", "--output", "made", "--eod", "257"), "--eod: 257 is no token"),
+        (("a.txt", "--output", ""), "--output '': not a prefix"),
+        (("a.txt", "--output", "made", "--tokenizer", "nope"), "error: --tokenizer: nope is not a tokenizer.json"),
+        (("bad.txt", "--output", "made"), "error: FILES: "),
+    ],
+)
+def test_what_data_prepare_refuses(liver: Liver, home: Path, arguments: tuple[str, ...], says: str) -> None:
+    (home / "a.txt").write_text("hello")
+    (home / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    code, out, err = liver("data", "prepare", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert not (home / "made.bin").exists()
 
 
 def test_resize_arguments() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from liver_slurm.cli import main
+from liver_slurm.cli.common import first_sentence
 from liver_slurm.cli.main import COMMANDS, full_parser
 from liver_slurm.rundir.paths import RunDir
 
@@ -53,6 +54,16 @@ def walk(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str,
 
 
 PARSERS = dict(walk(full_parser()))
+
+
+def test_a_first_sentence_ends_with_its_full_stop_only() -> None:
+    assert first_sentence("Import a model, as config.json has\nit. More") == "Import a model, as config.json has it"
+    assert first_sentence("No full stop") == "No full stop"
+
+
+def test_the_commands_are_told_whole(liver: Callable[..., tuple[int, str, str]]) -> None:
+    assert "Hugging Face's libraries or Megatron-LM" in " ".join(liver("--help")[1].split())
+    assert "as config.json" in " ".join(liver("import", "--help")[1].split()).partition("options:")[0]
 
 
 @pytest.mark.parametrize("name", PARSERS)

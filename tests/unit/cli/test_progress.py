@@ -9,7 +9,7 @@ import pytest
 from terminal import Terminal
 
 from liver_slurm.cli import progress
-from liver_slurm.cli.progress import ProgressView, change_line, progress_line
+from liver_slurm.cli.progress import ProgressView, change_line, progress_line, progress_rows
 from liver_slurm.observability.history import Happening
 from liver_slurm.observability.run_view import RunFiles
 from liver_slurm.observability.throughput import Pace
@@ -50,7 +50,7 @@ def test_a_line_says_how_far_and_how_long(run_dir: RunDir) -> None:
     assert "4.00 s a step" in progress_line(files.status(), Pace(4.0, 752.0))
     write(run_dir, ENDED)
     files.refresh()
-    text = "finished, step 200 of 200, loss 5.3800, tp1pp1dp3, all steps are trained"
+    text = "finished, step 200 of 200, loss 5.3800, tp1pp1dp3"  # why is said once, by who has waited for the end
     assert progress_line(files.status(), Pace(0.5, 0.0)) == text
 
 
@@ -72,6 +72,22 @@ def test_without_a_terminal_lines_come_when_there_is_news(run_dir: RunDir, capfd
     assert "tp1pp1dp2 → tp1pp1dp3 at step 10" in grown
     assert first.startswith("training, step 12 of 200, ")
     assert aborted.endswith("tp1pp1dp3 → tp1pp1dp2: aborted: a standby was lost")
+
+
+def test_the_end_and_its_reason_are_left_to_who_waited(run_dir: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    view = ProgressView(run_dir, "mine")
+    write(run_dir, RunEnded(generation=1, outcome="failed", reason="no module 'nope'", step=12))
+    view._show()
+    _, err = capfd.readouterr()
+    assert "nope" not in err
+    assert "failed, step 12 of 200" in err
+
+
+def test_a_run_that_has_no_layout_has_no_generation(run_dir: RunDir) -> None:
+    files = RunFiles(run_dir)
+    assert ("layout", "-") in progress_rows(files.status())
+    files.refresh()
+    assert ("layout", "tp1pp1dp3 (generation 1)") in progress_rows(files.status())
 
 
 def test_without_a_terminal_a_line_comes_after_a_while_without_news(

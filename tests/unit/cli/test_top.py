@@ -128,6 +128,17 @@ def test_without_a_terminal_one_view_is_printed(liver: Liver, run_dir: RunDir) -
     assert liver("top", str(run_dir.path), "--once")[1].splitlines()[2] == out.splitlines()[2]
 
 
+def test_a_run_that_was_only_prepared_is_no_run_that_goes_on(liver: Liver, run_dir: RunDir) -> None:
+    prepared = create_run(load_job(TINY, ["job.name=other"]))
+    record_run(prepared)
+    prepared.batch_script.write_text("#!/bin/bash")
+    code, out, err = liver("top")
+    assert (code, err) == (0, "")
+    assert out.startswith(run_dir.path.name)
+    listed = {line.split()[1]: line.split()[2] for line in liver("list")[1].splitlines()[2:]}
+    assert listed["other"] == "prepared"
+
+
 def test_a_view_as_json(liver: Liver, run_dir: RunDir) -> None:
     code, out, _ = liver("top", run_dir.path.name, "--json")
     found = json.loads(out)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from liver_slurm.base.errors import BadInput
-from liver_slurm.config.extra import why_refused
+from liver_slurm.config.extra import transformer_fields, why_refused
 from liver_slurm.config.load import check_job, load_job
 from liver_slurm.config.schema import ModelSection
 from liver_slurm.engine.megatron import compat
@@ -64,3 +64,24 @@ def test_what_the_product_sets_itself_is_refused_or_may_be_set() -> None:
     assert {"num_moe_experts", "sequence_parallel", "context_parallel_size", "enable_cuda_graph"} <= refused
     assert (ours & names) <= refused
     assert {"window_size", "layernorm_zero_centered_gamma"} & refused == set()
+
+
+def test_the_names_that_are_read_are_those_of_the_class() -> None:
+    assert transformer_fields() == {field.name for field in dataclasses.fields(TransformerConfig)}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.extra.nonsense=1", "model.extra.nonsense: no such field of megatron-core's TransformerConfig"),
+        ("model.extra={a=1}", "model.extra.a: no such field"),
+        ("model.extra.rotary_interleavd=true", "; the nearest is rotary_interleaved"),
+    ],
+)
+def test_a_field_that_megatron_does_not_have_is_refused(override: str, says: str) -> None:
+    tiny = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
+    with pytest.raises(BadInput) as caught:
+        load_job(tiny, [override], Path("/dev/null"))
+    assert says in str(caught.value)
+    elsewhere = ["live.python=/opt/other/bin/python"]
+    assert load_job(tiny, [override, *elsewhere], Path("/dev/null")).model.extra, "another megatron-core may have it"

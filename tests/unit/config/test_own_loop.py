@@ -25,7 +25,7 @@ global_batch_size = 8
 def load(tmp_path: Path, *overrides: str, job: str = JOB) -> JobConfig:
     path = tmp_path / "job.toml"
     path.write_text(job)
-    return load_job(path, overrides, Path("/dev/null"), workers=4)
+    return load_job(path, overrides, Path("/dev/null"), workers=4, files=False)
 
 
 def test_it_needs_no_model_and_no_data(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_it_needs_no_model_and_no_data(tmp_path: Path) -> None:
 def test_a_resolved_job_is_a_job_file_too(tmp_path: Path) -> None:
     config = load(tmp_path)
     save_job(config, tmp_path / "job.json")
-    assert load_job(tmp_path / "job.json", site=Path("/dev/null")) == config
+    assert load_job(tmp_path / "job.json", site=Path("/dev/null"), files=False) == config
 
 
 def test_commands_that_build_the_model_refuse(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from liver_slurm.base.errors import BadInput
 from liver_slurm.config.layouts import max_tp
 from liver_slurm.config.load import load_job, read_job, save_job
-from liver_slurm.config.units import standby_units
+from liver_slurm.config.schema import StandbySection, UnitSection
+from liver_slurm.config.units import most_workers, standby_units
 
 TINY = Path(__file__).parents[3] / "configs" / "gpt-tiny.toml"
 
@@ -48,3 +49,11 @@ def test_what_is_wrong_is_said(override: str, word: str) -> None:
 def test_plain_processes_have_no_sizes() -> None:
     config = load_job(TINY, ["standby.unit=[{tasks_per_node=2}]"], workers=2, standbys=2)
     assert config.standby.unit == ()
+
+
+def test_the_most_workers_are_those_of_the_largest_jobs_however_many() -> None:
+    small, large = UnitSection(tasks_per_node=1), UnitSection(tasks_per_node=8, max_jobs=2)
+    assert most_workers(StandbySection(max_jobs=3, unit=(small, large))) == 17
+    assert most_workers(StandbySection(max_jobs=1, unit=(small, large))) == 8
+    assert most_workers(StandbySection(max_jobs=10**18, unit=(small, large))) == 10**18 - 2 + 16
+    assert most_workers(StandbySection(max_jobs=0)) == 0

@@ -88,6 +88,25 @@ def test_a_run_that_is_gone_or_never_was(config: JobConfig, tmp_path: Path) -> N
     assert list_runs() == []
 
 
+def test_an_empty_text_is_no_run(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(create_run(config).path)
+    for text in ("", " "):
+        with pytest.raises(BadInput, match="an empty text names no run"):
+            find_run(text)
+    assert find_run(".").path == Path.cwd()
+
+
+def test_a_folder_hides_no_run_of_its_name(config: JobConfig, tmp_path: Path) -> None:
+    run_dir = create_run(config)
+    (tmp_path / "tiny").mkdir()
+    assert find_run("tiny") == run_dir
+    with pytest.raises(BadInput, match="is not a run directory"):
+        find_run("./tiny")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(BadInput, match="is not a run directory"):
+        find_run("other")
+
+
 def saved(run_dir: RunDir, step: int) -> None:
     small_checkpoint(run_dir.checkpoints, step)
 

@@ -14,15 +14,10 @@ import pytest
 
 from liver_slurm.base.errors import DECIDED, REFUSED
 from liver_slurm.config.schema import JobConfig, JobSection
-from liver_slurm.rundir.event_log import EventLog
-from liver_slurm.rundir.events import CoordinatorStarted, RunEnded
 from liver_slurm.rundir.paths import RunDir
 from liver_slurm.rundir.registry import create_run
 from liver_slurm.worker import supervisor
-from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, is_over, judge, supervise
-
-ENDED = RunEnded(outcome="failed", exit_code=1, reason="so", step=3)
-STARTED = CoordinatorStarted(epoch=1, host="here")
+from liver_slurm.worker.supervisor import IN_A_ROW, LONGEST_WAIT, judge, supervise
 
 
 @pytest.mark.parametrize(
@@ -85,13 +80,45 @@ bootstrap.main(Path({str(tmp_path)!r}), "live", "live-0", left={DECIDED})
     assert subprocess.run([sys.executable, "-c", program]).returncode == code
 
 
-def test_a_run_is_over_by_its_log(tmp_path: Path) -> None:
-    path = create_run(JobConfig(job=JobSection(run_root=str(tmp_path)))).events
-    log = EventLog(path)
-    for event, over in ((STARTED, False), (ENDED, True), (STARTED, False), (ENDED, True)):
-        log.append(event)
-        assert is_over(RunDir(path.parent)) is over
-    log.close()
+@pytest.mark.parametrize(
+    ("error", "word", "trace"),
+    [
+        ("BadInput('nope:f: there is no module')", "nope:f: there is no module", False),
+        ("KeyError('x')", "KeyError: 'x'", True),
+        ("SystemExit(3)", "SystemExit: 3", True),
+    ],
+)
+def test_why_a_worker_failed_is_told_by_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, word: str, trace: bool
+) -> None:
+    """No coordinator has welcomed it, so its own message goes nowhere; what users did wrong is a line in the log."""
+    (tmp_path / "failing.py").write_text(
+        f"""
+import sys
+from pathlib import Path
+from liver_slurm.base.errors import BadInput
+from liver_slurm.worker import bootstrap
+
+def work(*_):
+    raise {error}
+
+bootstrap._work = work
+arguments = sys.argv
+bootstrap.main(Path({str(tmp_path)!r}), "live", "live-0", {DECIDED}, int(arguments[arguments.index("--last-word") + 1]))
+"""
+    )
+    told, start = list[Any](), subprocess.Popen
+    monkeypatch.setattr(
+        supervisor.subprocess,
+        "Popen",
+        lambda command, **options: start([sys.executable, str(tmp_path / "failing.py"), *command[3:]], **options),
+    )
+    monkeypatch.setattr(supervisor, "signal_pipe", lambda: os.open(os.devnull, os.O_RDONLY))
+    monkeypatch.setattr(supervisor, "_noticed", lambda signals, seconds: seconds > 0)
+    monkeypatch.setattr(supervisor, "_tell", lambda run_dir, message: told.append(message))
+    assert supervise(RunDir(tmp_path), "live-0", []) == 1
+    assert {one.reason for one in told} == {word}
+    assert ("Traceback" in RunDir(tmp_path).worker_log("live-0").read_text()) is trace
 
 
 def test_a_notice_ends_it_while_it_waits(tmp_path: Path) -> None:
