@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
 
 from liver_slurm.base import archive
+from liver_slurm.rundir import address
 from liver_slurm.rundir.event_log import EventLog
 from liver_slurm.rundir.events import RunEnded
 from liver_slurm.rundir.paths import RunDir
@@ -37,6 +39,7 @@ def test_commands_say_the_same_of_a_run_whose_files_are_compressed(
 
 
 def test_a_run_that_goes_on_is_refused_and_nothing_changes(liver: Liver, run_dir: RunDir) -> None:
+    address.write(run_dir.address_file, address.Address("127.0.0.1", 1, 1, os.getpid()))
     code, out, err = liver("compact", str(run_dir.path))
     assert (code, out) == (2, "")
     assert err == f"liver-slurm: error: {run_dir.path} is not over, and goes on writing; compact it when it is\n"
