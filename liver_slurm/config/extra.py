@@ -24,6 +24,8 @@ _TE = "it is of Transformer Engine's layers, which this product's own are not; f
 _OWN_TE = "a model of your own sets it in its own config, as examples/transformer_engine does"
 _VALUES = "weights come from train.seed by their names, or from another world"
 _FUNCTION = "it is a function, which a job file cannot hold"
+_UNHEEDED = "nothing in this product's model and step heeds it"
+_KERNELS = "it is for kernels of Apex or Transformer Engine, which this product's model does not use"
 _SCHEDULE = "the product runs the step, and does it in its own way"
 
 _ALWAYS: tuple[tuple[str, str], ...] = (
@@ -43,6 +45,8 @@ _OF_OUR_MODEL: tuple[tuple[str, str], ...] = (
     (r"moe_\w+", _EXPERTS),
     (r"(mtp|dsa|linear|mamba)_\w+|multi_latent_attention|experimental_attention_variant|is_hybrid_model", _OTHER_MODEL),
     (r"heterogeneous_block_specs|hetereogenous_dist_checkpoint|transformer_impl|mrope_section", _OTHER_MODEL),
+    (r"qk_l2_norm|qk_clip\w*|embedding_init_method_std|apply_residual_connection_post_layernorm", _UNHEEDED),
+    (r"layernorm_zero_centered_gamma|\w+_layer_norm|batch_invariant_mode|symmetric_ar_type", _KERNELS),
     (r"inference_\w+|flash_decode|use_inference_optimized_layers|use_mamba_mem_eff_path", _OTHER_MODEL),
 )
 """Fields that a model of the user's own may know what to do with."""

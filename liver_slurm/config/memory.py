@@ -7,6 +7,7 @@ saves of this product's own layers; h: hidden size, q and k: width of a rank's q
 
     norms and residuals     2h/tp + 2h          their outputs are gathered with sequence parallelism
     attention               3q + 3k             of one product; queries and keys again once they are rotated; outputs
+                            with attention_dropout 3 · heads/tp · sequence more
     MLP                     3f, ungated 2f
     experts                 topk · (3f + 3h), and a copy of their weights in one piece
 
@@ -210,6 +211,8 @@ def _activations(config: JobConfig, layout: Layout, stage: int) -> float:
     kept, whole = _layer(config, layout)
     under_way = _under_way(config, layout, stage) * _layers(config, layout, stage) / layout.vpp * tokens
     moment = tokens * (_mlp(config, layout) + 4 * model.hidden_size)
+    if model.attention_dropout:
+        moment += tokens * 2 * model.num_attention_heads / layout.tp * train.seq_length
     if train.recompute != "none":
         moment = max(moment, tokens * whole)
     if stage == layout.pp - 1:
@@ -240,6 +243,8 @@ def _layer(config: JobConfig, layout: Layout) -> tuple[float, float]:
         attention += queries + keys
     if layout.cp > 1:
         attention += 2 * keys * layout.cp
+    if model.attention_dropout:  # weights are there as such, and what is left of them
+        attention += 3 * model.num_attention_heads / layout.tp * train.seq_length
     if train.fp8:
         norm = 0  # made again, as the MLP's activation is
     mlp = _mlp(config, layout) - (model.ffn_width / layout.tp if train.fp8 else 0)

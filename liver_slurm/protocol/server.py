@@ -39,6 +39,7 @@ class ControlServer:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._hang_ups = HangUps()
+        self._encoded: tuple[Message | None, bytes] = None, b""
         self._gate = Gate(self._context, self._socket, pairs, self._hang_ups.closed)
         self._socket.linger = 2000
         self._socket.maxmsgsize = LARGEST_MESSAGE
@@ -91,8 +92,11 @@ class ControlServer:
 
     def _send(self, peer: bytes, message: Message) -> int:
         """Send without waiting; returns 0, or why not: EHOSTUNREACH without a connection, EAGAIN if it is full."""
+        # One after the other gets the same: the members of a world of thousands, whose names are in it.
+        if self._encoded[0] is not message:
+            self._encoded = message, encode(message)
         try:
-            self._socket.send_multipart([peer, encode(message)], flags=zmq.NOBLOCK)
+            self._socket.send_multipart([peer, self._encoded[1]], flags=zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise

@@ -75,7 +75,7 @@ def median_step(run: WorkerLab, first: int, last: int) -> float:
     return statistics.median(later.start - earlier.start for earlier, later in itertools.pairwise(lines))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_random_bytes_at_every_port(lab: WorkerLab, count: int) -> None:
     # LS-33
@@ -115,7 +115,7 @@ def test_random_bytes_at_every_port(lab: WorkerLab, count: int) -> None:
     assert not lab.events("worker_lost")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_silent_strangers_do_not_hold_a_reconfiguration_up(lab: WorkerLab) -> None:
     # LS-33
     lab.committed_to("tp1pp1dp2")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from liver_slurm.base.errors import BadInput
+from liver_slurm.base.errors import BadInput, first_line
 from liver_slurm.config.providers import load_function
 from liver_slurm.config.schema import JobConfig, ModelSection
 from liver_slurm.config.shapes import expert_width, padded_vocabulary
@@ -71,7 +71,20 @@ def is_dense(config: JobConfig, layout: Layout) -> bool:
 
 
 def transformer_config(config: JobConfig, layout: Layout) -> Any:
-    """Return megatron-core's ``TransformerConfig`` for this job in this layout."""
+    """Return megatron-core's ``TransformerConfig`` for this job in this layout.
+
+    Raises:
+        BadInput: it does not take what ``model.extra`` says.
+    """
+    try:
+        return _decoder_config(config, layout)
+    except (AssertionError, TypeError) as error:
+        if not config.model.extra:
+            raise
+        raise BadInput(f"model.extra: megatron-core does not take it: {first_line(error)}") from error
+
+
+def _decoder_config(config: JobConfig, layout: Layout) -> DecoderConfig:
     model, train, dtype = config.model, config.train, _DTYPES[config.train.precision]
     return DecoderConfig(
         **{

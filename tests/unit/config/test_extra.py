@@ -63,7 +63,8 @@ def test_what_the_product_sets_itself_is_refused_or_may_be_set() -> None:
     ours = {field.name for field in dataclasses.fields(ModelSection)}
     assert {"num_moe_experts", "sequence_parallel", "context_parallel_size", "enable_cuda_graph"} <= refused
     assert (ours & names) <= refused
-    assert {"window_size", "layernorm_zero_centered_gamma"} & refused == set()
+    assert {"qk_l2_norm", "qk_clip", "embedding_init_method_std", "layernorm_zero_centered_gamma"} <= refused
+    assert {"window_size", "no_rope_freq"} & refused == set()
 
 
 def test_the_names_that_are_read_are_those_of_the_class() -> None:

@@ -90,6 +90,18 @@ def test_peaks_are_those_that_were_measured(
     assert needed.total / GIB == pytest.approx(peak, rel=0.02)
 
 
+def test_attention_with_dropout_is_counted_as_what_it_is() -> None:
+    """One layer's, of 16 heads and 8192 tokens, took 9.0 GiB on a card."""
+    one = {"num_layers": 1, "num_query_groups": 4}
+    train = {"seq_length": 8192, "micro_batch_size": 1, "global_batch_size": 1}
+    without, needed = (
+        rank_memory(_job({**one, "attention_dropout": rate}, train), Layout(1, 1, 1)) for rate in (0.0, 0.1)
+    )
+    assert without is not None
+    assert needed is not None
+    assert (needed.total - without.total) / GIB == pytest.approx(9.0, rel=0.2)
+
+
 _LAYOUTS = ("tp1pp1dp1", "tp2pp1dp2", "tp1pp2dp1", "tp2pp2dp1", "tp1pp2vpp2dp1", "tp1pp3dp1")
 _SMALL = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 8, "ffn_hidden_size": 128, "vocab_size": 256}
 
