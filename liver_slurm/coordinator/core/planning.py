@@ -26,6 +26,7 @@ from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.policy.standby_scaling import room
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import natural_key, place_of
@@ -304,5 +305,5 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         run_id=state.settings.run_id,
         unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
         limit=state.handover.job.end_time if state.handover.job is not None else None,
-        room=standby_scaling.room(capacity, state.settings.config) if capacity is not None else None,
+        room=room(capacity, state.settings.config) if capacity is not None else None,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import standby_units, warning_seconds, workers_per_job
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
@@ -21,13 +21,16 @@ from liver_slurm.coordinator.core.transition import (
     Writer,
 )
 from liver_slurm.coordinator.core.workers import Worker
-from liver_slurm.policy.standby_scaling import Order, View, decide
+from liver_slurm.policy.standby_scaling import Order, View, decide, room_by_partition
 from liver_slurm.policy.survival import failed_in_a_row, failing
 from liver_slurm.rundir import events
+from liver_slurm.rundir.worker_names import of_job
 from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
 LAUNCH_RETRY = 30.0
 """Seconds until standby jobs are started again after the scheduler refused."""
+RELEASE_RETRY = 60.0
+"""Seconds after which the scheduler is told once more to end a job that is still there: it may not have heard."""
 
 APART = 5.0
 """Seconds for which jobs that wait in the queue stay there, from a notice or the leave that follows on.
@@ -59,6 +62,7 @@ def observe(t: Transition, given: CapacitySeen) -> None:
         _tell_changes(t, before, given.capacity)
         _note_failures(t, before, given.capacity)
         _note_there(t, given.capacity)
+        _release_again(t, given.capacity)
         t.signal(CapacityObserved(before, given.capacity))
 
 
@@ -77,8 +81,8 @@ def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacityS
             )
     for job in known.values():
         t.emit(events.StandbyJobChanged(job_id=job.job_id, state="gone", partition=job.partition))
-    free = _room(now, sizes)
-    if before is None or free != _room(before, sizes):
+    free = room_by_partition(now, sizes)
+    if before is None or free != room_by_partition(before, sizes):
         t.emit(events.CapacityChanged(workers=free))
 
 
@@ -114,8 +118,24 @@ def _note_there(t: Transition, now: CapacitySnapshot) -> None:
     ready = {worker.job_id for worker in standbys if worker.warm or worker.name in members}
     unready = [job.job_id for job in now.jobs if job.state == "running" and job.job_id not in ready]
     since = {job: pool.unready_since.get(job, t.now) for job in unready}
-    released = pool.released & {job.job_id for job in now.jobs}
+    there = {job.job_id for job in now.jobs}
+    released = {job: told for job, told in pool.released.items() if job in there}
     _write(t, replace(pool, unready_since=since, released=released))
+
+
+def _release_again(t: Transition, now: CapacitySnapshot) -> None:
+    """Have the scheduler end jobs that go on though it was told to end them: each would hold its nodes to its limit."""
+    for job in now.jobs:
+        told = t.state.standbys.released.get(job.job_id, t.now)
+        if job.state != "ending" and t.now - told >= RELEASE_RETRY:
+            _end(t, job.job_id)
+
+
+def _fails(t: Transition, job: str) -> None:
+    """Record that a job has failed if no worker of it has ever been ready."""
+    partition = t.state.standbys.starting.get(job)
+    if partition is not None:
+        _failed(t, job, partition)
 
 
 def _failed(t: Transition, job: str, partition: str) -> None:
@@ -126,30 +146,17 @@ def _failed(t: Transition, job: str, partition: str) -> None:
     t.emit(events.StandbyFailed(job_id=job, partition=partition, in_a_row=count, alone_s=until - t.now))
 
 
-def room(seen: CapacitySnapshot, config: JobConfig) -> int:
-    """Count the workers that would start at once in all partitions, of the unit that brings the most in each."""
-    return sum(_room(seen, tuple(workers_per_job(unit) for unit in standby_units(config.standby))).values())
-
-
-def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
-    """Count the workers that would start at once in each partition, of the unit that brings the most."""
-    found: dict[str, int] = {}
-    for place in seen.room:
-        workers = place.jobs * sizes[min(place.unit, len(sizes) - 1)]
-        found[place.partition] = max(found.get(place.partition, 0), workers)
-    return found
-
-
 def launched(t: Transition, given: Launched) -> None:
     """Note which jobs are ours, for coordinators to come, and order the next ones.
 
     One that came after a notice stays in the queue as others.
     """
-    t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
+    if given.job_ids:
+        t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
     pool = t.state.standbys
     starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
     _write(t, replace(pool, starting=starting, orders=pool.orders[1:] if _may_scale(t.state) else ()))
-    if t.now < pool.deferred_until:
+    if given.job_ids and t.now < pool.deferred_until:
         t.actions.append(Defer(given.job_ids, pool.deferred_until))
     _launch_next(t)
 
@@ -184,7 +191,7 @@ def scale(t: Transition, _: CapacitySeen) -> None:
         _give_up_unready(t)
     pool = t.state.standbys
     if pool.orders:  # what they bring is not to be ordered twice
-        _write(t, replace(pool, orders=pool.orders if decision.start else pool.orders[:1]))
+        _write(t, replace(pool, orders=_still_wanted(pool, decision.start)))
     elif t.now >= pool.launch_after and decision.start:
         _order(t, decision.start, reason)
 
@@ -201,14 +208,30 @@ def _order(t: Transition, wanted: Sequence[Order], reason: str) -> None:
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
 
 
+def _still_wanted(pool: StandbyPool, wanted: Sequence[Order]) -> tuple[Order, ...]:
+    """Return the portions that are still to be started, given what is wanted beside the jobs of the last look.
+
+    The first is under way, and is part of what is wanted.
+    """
+    left = Counter[tuple[int, str]]()
+    for order in wanted:
+        left[order.unit, order.partition] += order.count
+    kept = list[Order]()
+    for order in pool.orders:
+        place = order.unit, order.partition
+        count = min(order.count, left[place]) if kept else order.count
+        left[place] -= count
+        if count > 0:
+            kept.append(replace(order, count=count))
+    return tuple(kept)
+
+
 def _give_up_unready(t: Transition) -> None:
     """End jobs that have run for too long without a worker that is ready: they hold nodes and bring nothing."""
     limit = t.state.settings.config.job.start_timeout
     for job_id, since in t.state.standbys.unready_since.items():
         if t.now - since > limit and job_id not in t.state.standbys.released:
-            partition = t.state.standbys.starting.get(job_id)
-            if partition is not None:
-                _failed(t, job_id, partition)
+            _fails(t, job_id)
             _release(t, job_id, f"no worker of it was ready within {limit:g} s")
 
 
@@ -244,8 +267,10 @@ def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
 
 
 def registered(t: Transition, news: Registered) -> None:
-    """Turn a worker away whose job was told to end before it came."""
-    worker = t.state.membership.workers[news.name]
+    """Turn a worker away whose job was told to end before it came, unless a world counts on it."""
+    world, worker = t.state.world, t.state.membership.workers[news.name]
+    if worker.name in world.members or worker.name in world.next_members:
+        return
     if worker.role == "standby" and worker.job_id in t.state.standbys.released and not worker.dismissed:
         membership.dismiss(t, worker.name, "of no use any more")
 
@@ -310,16 +335,24 @@ def _end(t: Transition, job_id: str) -> None:
     """Have the scheduler end a job, whose workers are not to be taken in any more."""
     pool = t.state.standbys
     starting = {job: place for job, place in pool.starting.items() if job != job_id}
-    _write(t, replace(pool, starting=starting, released=pool.released | {job_id}))
+    _write(t, replace(pool, starting=starting, released={**pool.released, job_id: t.now}))
     t.actions.append(Release(job_id))
 
 
 def worker_lost(t: Transition, news: WorkerLost) -> None:
     """End the standby job of a lost worker if that was its last one: it would only hold nodes."""
-    job_id, pool = news.worker.job_id, t.state.standbys
-    if news.worker.role != "standby" or any(one.job_id == job_id for one in t.state.membership.workers.values()):
+    job_id, workers = news.worker.job_id, t.state.membership.workers.values()
+    if news.worker.role != "standby" or any(one.job_id == job_id for one in workers):
         return
-    if any(job.job_id == job_id for job in pool.jobs):
-        if job_id in pool.starting and news.worker.eviction is None:
-            _failed(t, job_id, pool.starting[job_id])
+    if of_job(job_id, _to_come(t.state, news.worker.name)):
+        return
+    if any(job.job_id == job_id for job in t.state.standbys.jobs):
+        if news.worker.eviction is None:
+            _fails(t, job_id)
         _end(t, job_id)
+
+
+def _to_come(state: RunState, lost: str) -> list[str]:
+    """Return the members of the live world that have not come back to a restarted coordinator, but may."""
+    gone = {lost, *state.damage.lost}
+    return [name for name in state.membership.missing(state.world.members) if name not in gone]

@@ -153,8 +153,8 @@ class StandbyPool:
     """Jobs that are still to be started, in portions; the scheduler has not answered to the first one yet."""
     unready_since: Mapping[str, float] = field(default_factory=dict)
     """Since when jobs are seen running without a worker that is ready, seconds since the epoch."""
-    released: frozenset[str] = frozenset()
-    """Jobs that were told to end and are still there."""
+    released: Mapping[str, float] = field(default_factory=dict)
+    """Jobs that were told to end and are still there: when they were told last, seconds since the epoch."""
     deferred_since: float = 0.0
     deferred_until: float = 0.0
     """Until when jobs that wait in the queue were told to stay there, seconds since the epoch."""
