@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from coordinator_lab import job
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.io import CheckpointFound, Finish, StopAsked
@@ -115,3 +116,26 @@ def test_a_member_that_hangs_in_the_last_step_is_lost(run: Run) -> None:
     run.say(m.Parked(worker="live-0", generation=0, step=steps, error="closed by peer"))
     pass_time(job.lost_after + 2.0)
     assert run.journaled(MembersLost)[-1].members == ("live-1",)
+
+
+def test_a_hang_behind_the_last_step_is_found_though_word_of_a_member_came_late() -> None:
+    """One has finished before the word came that the other has entered the world."""
+    run = Run(config=job(steps=10))
+    for name in ("live-0", "live-1"):
+        run.register(name)
+    for name in ("live-0", "live-1"):
+        run.say(m.Prepared(worker=name, generation=0, ok=True))
+    run.say(m.WorldEntered(worker="live-0", generation=0, step=0, time=run.now))
+    run.say(m.Finished(worker="live-0", step=10))
+    assert run.state.phase is ReconfigurationPhase.CUTOVER
+    run.say(m.WorldEntered(worker="live-1", generation=0, step=0, time=run.now))
+    assert run.state.phase is RunPhase.FINISHING
+    until = run.now + run.state.settings.config.job.prepare_timeout + 2.0
+    while not run.state.damage.broken:
+        assert run.now < until
+        run.now += 1.0
+        for name in ("live-0", "live-1"):
+            beat = m.Heartbeat(worker=name, generation=0, step=10, step_seconds=0.2, warm=True)
+            run.say(msgspec.structs.replace(beat, finished=name == "live-0"))
+        run.tick()
+    assert "live-1 did not finish" in run.state.reason
