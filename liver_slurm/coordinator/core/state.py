@@ -190,6 +190,8 @@ class Handover:
     """Why the last one that was asked for was refused, if it was."""
     ask_again: float = 0.0
     """When another one is asked for after that, seconds since the epoch."""
+    unseen: bool = False
+    """Slurm was not asked since what there is: only its answer may have been lost, and the successor is there."""
 
     @property
     def successor(self) -> str:
