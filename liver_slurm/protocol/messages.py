@@ -126,6 +126,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds since it completed its last step or entered its world; None: a worker of an earlier version."""
     computing: bool = False
     """Its training thread computes a step, or waits for its peers in it: not for samples, a commit, or its user."""
+    copying: bool = False
+    """It copies a checkpoint to a second place."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):

@@ -175,6 +175,7 @@ def answered(t: Transition, given: SuccessorAnswer) -> None:
 def stop_asked(t: Transition, given: StopAsked) -> None:
     """Handle a signal to the coordinator: at the time limit a successor goes on with the run, else it is cancelled."""
     job = t.state.handover.job
+    lifecycle.hurry(t)
     if job is not None and job.successor and job.end_time is not None and t.now >= job.end_time - KILLED:
         lifecycle.end(t, RunPhase.INTERRUPTED, "the guaranteed job's time limit")
     else:

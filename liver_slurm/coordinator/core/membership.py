@@ -142,7 +142,7 @@ def beat_seconds(state: RunState) -> float:
 
 
 _AS_TOLD = (
-    *("step_seconds", "rejected", "validating", "since_step", "computing"),
+    *("step_seconds", "rejected", "validating", "since_step", "computing", "copying"),
     *("mirror", "mirror_way", "mirror_bytes", "mirror_proofs"),
 )
 """What a worker's record takes over from a heartbeat."""

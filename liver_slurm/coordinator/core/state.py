@@ -113,6 +113,8 @@ class Lifecycle:
     """Exit code and reason, once decided."""
     closing_deadline: float = 0.0
     """When the process ends although workers are left."""
+    hurried: bool = False
+    """A signal has come since the outcome was decided: copies of a checkpoint are not waited for."""
     closed: bool = False
     """The process was told to end."""
 

@@ -76,6 +76,8 @@ class Worker:
     since_step: float | None = None
     """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
     computing: bool = False
+    copying: bool = False
+    """It copies a checkpoint to a second place."""
     signalled: Eviction | None = None
     """What the worker itself has said."""
     announced: Eviction | None = None

@@ -139,3 +139,41 @@ def test_a_hang_behind_the_last_step_is_found_though_word_of_a_member_came_late(
             run.say(msgspec.structs.replace(beat, finished=name == "live-0"))
         run.tick()
     assert "live-1 did not finish" in run.state.reason
+
+
+def copying(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    run.say(m.Heartbeat(worker="live-0", generation=0, step=steps, step_seconds=0.2, warm=True, copying=True))
+
+
+def test_a_finished_run_waits_for_the_copy_of_its_last_checkpoint(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    copying(run)
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    assert run.state.phase is RunPhase.FINISHED
+    run.say(m.Leaving(worker="live-1", reason="told"))
+    for _ in range(100):
+        run.now += 1.0
+        copying(run)
+        run.tick()
+    assert not [action for action in run.actions if isinstance(action, Finish)]
+    assert "live-0 still copies the last checkpoint" in run.state.reason
+    run.say(m.Leaving(worker="live-0", reason="told"))
+    assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")
+
+
+def test_a_copy_is_not_waited_for_longer_than_is_wished_or_its_worker_lives(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    copying(run)
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    run.say(m.Leaving(worker="live-1", reason="told"))
+    dies = Run(run.state)
+    for _ in range(int(run.state.settings.config.job.lost_after) + 2):
+        dies.tick(1.0)
+    assert isinstance(dies.actions[-1], Finish)
+    run.now += 11.0
+    copying(run)
+    run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
+    assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")
