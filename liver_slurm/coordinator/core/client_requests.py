@@ -66,8 +66,8 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     if known is not None and message.pid not in (0, known.pid):
         t.reject("late")  # another process has its name by now
     elif known is not None:
-        t.signal(WorkerGone(message.worker, message.reason, how="process exit"))
-    elif state.phase is RunPhase.RECOVERING and message.worker in state.world.members:
+        t.gone(WorkerGone(message.worker, message.reason, how="process exit"))
+    elif state.phase is RunPhase.RECOVERING and message.worker in state.world.names:
         if message.worker not in state.damage.lost:
             failure_recovery.give_up_missing(t, [message.worker], message.reason)
     elif state.world.live is None and not state.over and is_guaranteed(message.worker):
@@ -183,7 +183,7 @@ def _check_workers(state: RunState, size: int) -> None:
     guaranteed = sum(worker.role == "live" for worker in staying)
     if size <= max(len(staying), guaranteed + standbys):
         return
-    inside = sum(worker.name in state.world.members for worker in staying)
+    inside = sum(worker.name in state.world.names for worker in staying)
     more = f", and {standbys} at most come with standby jobs" if standbys else ""
     raise BadInput(
         f"{size} workers are needed and {len(staying)} are there: "

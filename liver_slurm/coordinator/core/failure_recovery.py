@@ -19,7 +19,7 @@ from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
 from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkersLost, WorldStands, Writer
 from liver_slurm.coordinator.core.worlds import Rescue
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api
@@ -29,7 +29,7 @@ from liver_slurm.policy.recovery_source import Source, choose_source
 from liver_slurm.policy.setbacks import Breakdown, after
 from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import earlier_in_place
+from liver_slurm.rundir.worker_names import earlier_in_place, named
 
 REPEAT = 1.0
 """Seconds after which a member that has not left its collectives is told again."""
@@ -42,10 +42,12 @@ _write = Writer(Damage, __name__)
 # ---- the live world breaks -----------------------------------------------------------------------------------------
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """Break the live world when a member of it is lost."""
-    if news.in_world:
-        break_world(t, (news.worker.name,), news.reason, news.worker.step, said=news.said)
+def workers_lost(t: Transition, news: WorkersLost) -> None:
+    """Break the live world when members of it are lost: those that are lost together stand in one record."""
+    lost = [one for one in news.workers if one.in_world]
+    if lost:
+        names, step = tuple(one.worker.name for one in lost), max(one.worker.step for one in lost)
+        break_world(t, names, lost[0].reason, step, said=lost[0].said)
 
 
 def registered(t: Transition, news: Registered) -> None:
@@ -63,7 +65,7 @@ def registered(t: Transition, news: Registered) -> None:
     lost = [one for one in lost if one not in state.damage.lost]
     if lost:
         give_up_missing(t, lost, f"process {worker.pid} on {worker.host} has its place, and was never in this world")
-    elif state.damage.broken and name in state.world.members and worker.generation == state.generation:
+    elif state.damage.broken and name in state.world.names and worker.generation == state.generation:
         _halt(t, [name], state.damage.reason)
 
 
@@ -81,7 +83,7 @@ def break_world(
         lost: members that are gone.
         step: steps that they had completed.
         well: a member that has left them already.
-        said: whether the one that is lost has said ``reason`` itself.
+        said: whether the first that is lost has said ``reason`` itself.
     """
     state, live = t.state, t.state.world.live
     assert live is not None, "only a live world can break"
@@ -90,29 +92,26 @@ def break_world(
     first = not state.damage.broken
     pending, barriers = state.world.pending, state.barriers
     t.journal(MembersLost(generation=live.generation, members=lost, reason=reason))
-    told = f"{', '.join(lost)} {_were(lost)} lost: {reason}" if lost else reason
+    told = f"{named(lost)} lost: {reason}" if lost else reason
     if pending is not None:
         reconfiguration.abort(t, told)
     if first:
         lifecycle.go_on(t)
         step_barrier.forget(t, barriers)
         _write(t, replace(t.state.damage, since=t.now))
-    broken = Breakdown(live.generation, max(state.step, step), lost, reason, said)
     if first or (lost and t.state.damage.first is not None and not t.state.damage.first.names):
+        broken = Breakdown(live.generation, max(state.step, step), lost, reason, said)
         _write(t, replace(t.state.damage, first=broken))
     t.explain(told)
     if first:  # who is left has been told by now, and is told again, see :func:`heard`
         _halt(t, [name for name in live.members if name != well], told)
 
 
-def _were(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
-
-
 def _halt(t: Transition, names: Iterable[str], reason: str) -> None:
     state = t.state
     message = Halt(epoch=state.settings.epoch, generation=state.generation, reason=reason)
-    t.send([name for name in names if name not in state.damage.lost], message)
+    lost = frozenset(state.damage.lost)
+    t.send([name for name in names if name not in lost], message)
 
 
 def parked(t: Transition, message: Parked) -> None:
@@ -120,7 +119,7 @@ def parked(t: Transition, message: Parked) -> None:
     live, damage = t.state.world.live, t.state.damage
     if live is None or message.generation != live.generation:
         return t.reject("late")
-    if message.worker not in live.members:
+    if message.worker not in live.names:
         return t.reject("impossible")
     if damage.parked.get(message.worker) == message:
         return t.reject("duplicate")
@@ -133,7 +132,7 @@ def parked(t: Transition, message: Parked) -> None:
 def heard(t: Transition, news: Heard) -> None:
     """Tell a member of a broken world again what it may have missed."""
     state, live, name = t.state, t.state.world.live, news.beat.worker
-    if live is None or not state.damage.broken or name not in live.members:
+    if live is None or not state.damage.broken or name not in live.names:
         return
     if name in state.damage.parked or name in state.damage.lost:  # if it is lost, another process has its name
         return
@@ -242,7 +241,7 @@ def _fail(t: Transition, why: str, sought: bool = False) -> None:
 def _what(state: RunState) -> str:
     """Say what has happened to the live world."""
     damage = state.damage
-    lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
+    lost = f"{named(damage.lost, ' of the live world')} lost"
     return f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
 
 

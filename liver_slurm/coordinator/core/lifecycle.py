@@ -113,7 +113,7 @@ def must_go(state: RunState, worker: Worker) -> bool:
         return of_our_job
     if phase is not RunPhase.INTERRUPTED:
         return True
-    return of_our_job or worker.generation >= 0 or worker.name in state.world.members
+    return of_our_job or worker.generation >= 0 or worker.name in state.world.names
 
 
 def close_when_alone(t: Transition) -> None:

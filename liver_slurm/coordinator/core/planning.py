@@ -21,7 +21,7 @@ from liver_slurm.coordinator.core import (
     step_barrier,
 )
 from liver_slurm.coordinator.core.state import Planning, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Transition, WorkerLost, Writer
+from liver_slurm.coordinator.core.transition import Transition, WorkersLost, Writer
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose
@@ -67,12 +67,13 @@ def _planned(t: Transition) -> None:
     _write(t, replace(t.state.planning, look_again=None))
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
+def workers_lost(t: Transition, news: WorkersLost) -> None:
     """End the run if it has lost a worker that training waits for to begin."""
-    worker, state = news.worker, t.state
-    if worker.role == "live" and state.phase is RunPhase.STARTING:
-        log = f"{state.settings.run_dir}/logs/{place_of(worker.name)}.log"
-        lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}; see {log}")
+    awaited = [one for one in news.workers if one.worker.role == "live"]
+    if awaited and t.state.phase is RunPhase.STARTING:
+        name, reason = awaited[0].worker.name, awaited[0].reason
+        log = f"{t.state.settings.run_dir}/logs/{place_of(name)}.log"
+        lifecycle.end(t, RunPhase.FAILED, f"{name} was lost before training began: {reason}; see {log}")
 
 
 # ---- before training -----------------------------------------------------------------------------------------------

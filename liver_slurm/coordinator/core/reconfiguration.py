@@ -235,7 +235,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
 
 def _dismiss_departing(t: Transition) -> None:
     """Dismiss workers with a notice that are in no world any more, so that Slurm has its node back in a second."""
-    members = t.state.world.members
+    members = t.state.world.names
     for worker in t.state.membership.workers.values():
         notice = worker.eviction
         if notice is None or notice.returns or worker.dismissed:

@@ -16,7 +16,7 @@ from liver_slurm.coordinator.core.transition import (
     EvictionChanged,
     Registered,
     Transition,
-    WorkerLost,
+    WorkersLost,
     WorldCommitted,
     Writer,
 )
@@ -113,7 +113,7 @@ def _has_failed(last: StandbyJob | None, how: str | None) -> bool:
 
 def _note_there(t: Transition, now: CapacitySnapshot) -> None:
     """Note since when jobs run without a worker that is ready, and which of those that were told to end have not."""
-    pool, members = t.state.standbys, {*t.state.world.members, *t.state.world.next_members}
+    pool, members = t.state.standbys, {*t.state.world.members, *t.state.world.next_names}
     standbys = t.state.membership.with_role("standby")
     ready = {worker.job_id for worker in standbys if worker.warm or worker.name in members}
     unready = [job.job_id for job in now.jobs if job.state == "running" and job.job_id not in ready]
@@ -242,7 +242,7 @@ def view(state: RunState) -> View:
     apart = guaranteed_job.kept_out(state)  # the successor's workers take the place of ours
     guaranteed = [one for one in state.membership.with_role("live") if one.eviction is None and one.name not in apart]
     standbys = state.membership.with_role("standby")
-    members = {*world.members, *world.next_members}
+    members = {*world.members, *world.next_names}
     return View(
         now=state.now,
         capacity=pool.capacity,
@@ -259,7 +259,7 @@ def view(state: RunState) -> View:
 
 def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
     """Give standby jobs back that the policy does not want, unless a worker of theirs is in a world by now."""
-    members = t.state.membership.of((*t.state.world.members, *t.state.world.next_members))
+    members = t.state.membership.of((*t.state.world.members, *t.state.world.next_names))
     busy = {worker.job_id for worker in members}
     for job_id in jobs:
         if job_id not in busy:
@@ -269,7 +269,7 @@ def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
 def registered(t: Transition, news: Registered) -> None:
     """Turn a worker away whose job was told to end before it came, unless a world counts on it."""
     world, worker = t.state.world, t.state.membership.workers[news.name]
-    if worker.name in world.members or worker.name in world.next_members:
+    if worker.name in world.names or worker.name in world.next_names:
         return
     if worker.role == "standby" and worker.job_id in t.state.standbys.released and not worker.dismissed:
         membership.dismiss(t, worker.name, "of no use any more")
@@ -283,7 +283,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
 
 def world_committed(t: Transition, _: WorldCommitted) -> None:
     """Do so once more where the leave took long: nodes become free only now, one after another."""
-    members = t.state.world.members
+    members = t.state.world.names
     standbys = t.state.membership.with_role("standby")
     if any(worker.name not in members and _is_wanted_by_others(t.state, worker) for worker in standbys):
         _make_way(t)
@@ -339,20 +339,22 @@ def _end(t: Transition, job_id: str) -> None:
     t.actions.append(Release(job_id))
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """End the standby job of a lost worker if that was its last one: it would only hold nodes."""
-    job_id, workers = news.worker.job_id, t.state.membership.workers.values()
-    if news.worker.role != "standby" or any(one.job_id == job_id for one in workers):
+def workers_lost(t: Transition, news: WorkersLost) -> None:
+    """End the standby jobs of lost workers that were their last ones: they would only hold nodes."""
+    standbys = [one.worker for one in news.workers if one.worker.role == "standby"]
+    jobs = dict.fromkeys(one.job_id for one in standbys if one.job_id not in t.state.membership.by_job)
+    if not jobs:
         return
-    if of_job(job_id, _to_come(t.state, news.worker.name)):
-        return
-    if any(job.job_id == job_id for job in t.state.standbys.jobs):
-        if news.worker.eviction is None:
-            _fails(t, job_id)
-        _end(t, job_id)
+    noticed = {one.job_id for one in standbys if one.eviction is not None}
+    to_come, seen = _to_come(t.state, news), {job.job_id for job in t.state.standbys.jobs}
+    for job_id in jobs:
+        if job_id in seen and not of_job(job_id, to_come):
+            if job_id not in noticed:
+                _fails(t, job_id)
+            _end(t, job_id)
 
 
-def _to_come(state: RunState, lost: str) -> list[str]:
+def _to_come(state: RunState, news: WorkersLost) -> list[str]:
     """Return the members of the live world that have not come back to a restarted coordinator, but may."""
-    gone = {lost, *state.damage.lost}
+    gone = {*state.damage.lost, *(one.worker.name for one in news.workers)}
     return [name for name in state.membership.missing(state.world.members) if name not in gone]

@@ -1123,3 +1123,17 @@ def test_a_job_is_not_ended_for_one_worker_while_another_of_it_waits() -> None:
     refused = run.register("standby-7-0", began=5, job_id="7")
     assert run.sent(m.Refused, refused)
     assert Release("7") not in refused
+
+
+def test_those_that_are_lost_together_stand_in_one_record() -> None:
+    run = Run(config=job(workers=12), workers=12)
+    names = [f"live-{number}" for number in range(12)]
+    run.train(*names)
+    gone = [name for name in run.live.members if name != "live-3"]
+    for name in gone:
+        run.feed(HungUp(run.now, name.encode(), run.now - 0.4))
+    run.say(m.Parked(worker="live-3", generation=0, step=0, reached="nothing", error="closed"))
+    run.tick(0.1)
+    assert [record.members for record in run.journaled(MembersLost)] == [(), tuple(gone)]
+    assert {event["worker"] for event in run.events("worker_lost")} == set(gone)
+    assert "and 3 more were lost" in run.state.reason, "of many a few are named"

@@ -118,7 +118,7 @@ def test_a_member_that_hangs_in_the_last_step_is_lost(run: Run) -> None:
     assert run.journaled(MembersLost)[-1].members == ("live-1",)
 
 
-def test_a_hang_behind_the_last_step_is_found_though_word_of_a_member_came_late() -> None:
+def test_a_hang_behind_the_last_step_is_found_though_word_came_late() -> None:
     """One has finished before the word came that the other has entered the world."""
     run = Run(config=job(steps=10))
     for name in ("live-0", "live-1"):
@@ -163,7 +163,7 @@ def test_a_finished_run_waits_for_the_copy_of_its_last_checkpoint(run: Run) -> N
     assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")
 
 
-def test_a_copy_is_not_waited_for_longer_than_is_wished_or_its_worker_lives(run: Run) -> None:
+def test_a_copy_is_waited_for_while_its_worker_lives_and_no_signal_comes(run: Run) -> None:
     steps = run.state.settings.config.train.steps
     copying(run)
     for name in ("live-0", "live-1"):

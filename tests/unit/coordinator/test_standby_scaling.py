@@ -438,7 +438,7 @@ def restarted_with_a_job_of_two() -> Run:
     return new
 
 
-def test_a_job_with_a_member_that_has_yet_to_come_back_is_not_ended() -> None:
+def test_a_job_is_not_ended_while_a_member_may_come_back() -> None:
     run = restarted_with_a_job_of_two()
     actions = run.say(m.Failed(worker="standby-7-1", generation=1, step=5, error="ECC"))
     assert Release("7") not in actions

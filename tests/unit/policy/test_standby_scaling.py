@@ -424,6 +424,6 @@ def test_no_waiting_job_makes_way_for_a_partition_on_trial() -> None:
     assert on_trial(Headroom(0, "a", 3), Headroom(1, "b", 0), jobs=2, waiting=(stuck,)).end == ()
 
 
-def test_a_job_with_a_worker_in_a_world_does_not_wait_whatever_a_look_says() -> None:
+def test_a_job_with_a_member_does_not_wait_whatever_a_look_says() -> None:
     view = look([standby(1, "pending", "b")], busy=frozenset({"1"}), left_alone={"b": 2000.0})
     assert decided(view, config()) == Decision()
