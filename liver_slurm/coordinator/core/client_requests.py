@@ -88,6 +88,9 @@ def resize(t: Transition, given: FromPeer) -> None:
     """Put a resize on the queue, if it can be fulfilled."""
     if _refused_when_over(t, given):
         return
+    if t.state.interruption.reason:
+        t.answer(given.peer, Reply(ok=False, error=f"no world is begun any more: {t.state.interruption.reason}"))
+        return
     message = given.message
     assert isinstance(message, ResizeRequest)
     try:
