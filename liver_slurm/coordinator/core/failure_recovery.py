@@ -33,6 +33,8 @@ from liver_slurm.rundir.worker_names import earlier_in_place, named
 
 REPEAT = 1.0
 """Seconds after which a member that has not left its collectives is told again."""
+RETURN = 5.0
+"""Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
 TRIES = 5
 """Next worlds that may be given up before the run is."""
 
@@ -144,6 +146,20 @@ def heard(t: Transition, news: Heard) -> None:
         _halt(t, [name], state.reason)
 
 
+def give_up_absent(t: Transition, missing: list[str]) -> bool:
+    """Give members up that have not come back to a restarted coordinator for too long; returns whether it does.
+
+    Where a collective has failed at those that are there, the others are not waited for long.
+    """
+    state, damage = t.state, t.state.damage
+    since = damage.since if damage.broken else state.lifecycle.started
+    patience = RETURN if damage.parked else state.settings.config.job.lost_after
+    if not missing or t.now <= since + patience:
+        return False
+    give_up_missing(t, missing, "it did not come back to the restarted coordinator")
+    return True
+
+
 def give_up_missing(t: Transition, missing: list[str], reason: str) -> None:
     """Count members of the live world as lost that a restarted coordinator has never seen."""
     for name in missing:
@@ -168,9 +184,8 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         return t.explain(f"{_what(state)}: {state.interruption.reason}")  # Slurm ends the job, or starts it again
     if state.interruption.reason:
         return _fail(t, state.interruption.reason)
-    missing = state.membership.missing(left)
-    if missing and t.now > damage.since + state.settings.config.job.lost_after:
-        return give_up_missing(t, missing, "it did not come back to the restarted coordinator")
+    if give_up_absent(t, state.membership.missing(left)):
+        return None
     stand = all(name in damage.parked for name in left)
     if stand and (vain := _why_in_vain(t)) is not None:
         return lifecycle.end(t, RunPhase.FAILED, f"{vain}; mend that first; {state.how_to_continue}")
@@ -190,7 +205,7 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
     if source.kind == "checkpoint":
         if damage.checkpoint is None:
-            return _search(t, source.step if left else None)
+            return _search(t, state.step if left else None)
         if damage.checkpoint.why_none:
             return _fail(t, f"{source.reason}, and {damage.checkpoint.why_none}", sought=True)
         source = _from(damage.checkpoint, source.reason)
@@ -229,7 +244,7 @@ def _why_in_vain(t: Transition) -> str | None:
         step = max(damage.first.step, *(one.step for one in damage.parked.values()), 0)
         _write(t, replace(damage, first=None, setback=after(damage.setback, replace(damage.first, step=step))))
     setback = t.state.damage.setback
-    return setback.why_stop if setback is not None else None
+    return setback.why_stop(t.state.settings.config.train.steps) if setback is not None else None
 
 
 def _fail(t: Transition, why: str, sought: bool = False) -> None:

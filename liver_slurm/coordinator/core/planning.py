@@ -33,8 +33,6 @@ from liver_slurm.rundir.worker_names import natural_key, place_of
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
-RETURN = 5.0
-"""Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
 
 MANY = 64
 """Members of a live world from which on an attempt in vain takes longer than it takes to hear whom else it concerns."""
@@ -123,7 +121,7 @@ def _await_members(t: Transition) -> None:
     left = tuple(member for member in live.members if member not in state.damage.lost)
     missing = state.membership.missing(left)
     if missing:
-        _give_up_missing(t, missing)
+        failure_recovery.give_up_absent(t, missing)
         return
     if state.phase is RunPhase.FINISHING:
         return
@@ -133,17 +131,6 @@ def _await_members(t: Transition) -> None:
     if t.state.steady:
         resize_queue.hold(t)
     t.request_replan()
-
-
-def _give_up_missing(t: Transition, missing: list[str]) -> None:
-    """Go on without members that do not come back to a restarted coordinator.
-
-    Where a collective has failed at those that are there, the others are not waited for long.
-    """
-    state = t.state
-    patience = RETURN if state.damage.parked else state.settings.config.job.lost_after
-    if t.now > state.lifecycle.started + patience:
-        failure_recovery.give_up_missing(t, missing, "it did not come back to the restarted coordinator")
 
 
 # ---- steady --------------------------------------------------------------------------------------------------------
