@@ -37,7 +37,7 @@ try."""
 
 def notice(t: Transition, message: Notice) -> None:
     """Handle a worker that will go away; Slurm takes a standby job as a whole, so its other workers will too."""
-    worker = t.state.membership.workers[message.worker]
+    worker, message = t.state.membership.workers[message.worker], message.as_of(t.now)
     if message.withdrawn:
         _resumed(t, worker)
         return

@@ -48,7 +48,7 @@ def heard(t: Transition, news: Heard) -> None:
     beat, worker = news.beat, t.state.membership.get(news.beat.worker)
     if worker is None or t.state.over:
         return
-    if beat.notice is not None and _is_news(worker, beat.notice):
+    if beat.notice is not None and _is_news(worker, beat.notice.as_of(t.now)):
         eviction.notice(t, beat.notice)
     if beat.finished and not worker.finished:
         membership.finished(t, Finished(worker=beat.worker, step=beat.step, reason=beat.finished_why))
