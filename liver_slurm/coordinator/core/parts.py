@@ -229,7 +229,7 @@ class History:
             return self._ended(record)
         if isinstance(record, StartFailed):
             failed = Life(record.job_id, record.partition, record.time, record.time, failed=True)
-            return replace(self, spans=(*self._remembered(), failed))
+            return replace(self, spans=(*self._remembered(), replace(failed, ordered=record.ordered)))
         if isinstance(record, Measurement):
             one = Measured(record.generation, record.added, record.prepare_s, record.exposed_s)
             return replace(self, measured=(*self.measured, one)[-REMEMBERED:], steady_since=record.time)

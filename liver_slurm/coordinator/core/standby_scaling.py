@@ -139,7 +139,8 @@ def _fails(t: Transition, job: str) -> None:
 
 
 def _failed(t: Transition, job: str, partition: str) -> None:
-    t.journal(StartFailed(job_id=job, partition=partition, time=t.now))
+    ordered = t.state.standbys.ordered_at.get(job, 0.0)
+    t.journal(StartFailed(job_id=job, partition=partition, time=t.now, ordered=ordered))
     spans, back_off = t.state.history.spans, t.state.settings.config.standby.back_off
     until, _ = failing(spans, t.now, back_off).get(partition, (t.now, 0))
     count = failed_in_a_row(spans, partition)
@@ -155,7 +156,12 @@ def launched(t: Transition, given: Launched) -> None:
         t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
     pool = t.state.standbys
     starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
-    _write(t, replace(pool, starting=starting, orders=pool.orders[1:] if _may_scale(t.state) else ()))
+    ordered_at = {job: pool.ordered_at[job] for job in pool.starting if job in pool.ordered_at}
+    ordered_at |= dict.fromkeys(given.job_ids, pool.ordered)
+    _write(
+        t,
+        replace(pool, starting=starting, ordered_at=ordered_at, orders=pool.orders[1:] if _may_scale(t.state) else ()),
+    )
     if given.job_ids and t.now < pool.deferred_until:
         t.actions.append(Defer(given.job_ids, pool.deferred_until))
     _launch_next(t)
@@ -202,7 +208,7 @@ def _order(t: Transition, wanted: Sequence[Order], reason: str) -> None:
         for order in wanted
         for ordered in range(0, order.count, PORTION)
     )
-    _write(t, replace(t.state.standbys, orders=portions))
+    _write(t, replace(t.state.standbys, orders=portions, ordered=t.now))
     _launch_next(t)
     for order in wanted:
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))

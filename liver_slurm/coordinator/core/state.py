@@ -153,6 +153,10 @@ class StandbyPool:
     """Those that the last look did not find."""
     orders: tuple[Order, ...] = ()
     """Jobs that are still to be started, in portions; the scheduler has not answered to the first one yet."""
+    ordered: float = 0.0
+    """When those were ordered, seconds since the epoch."""
+    ordered_at: Mapping[str, float] = field(default_factory=dict)
+    """The same of each job in :attr:`starting`, and maybe of others."""
     unready_since: Mapping[str, float] = field(default_factory=dict)
     """Since when jobs are seen running without a worker that is ready, seconds since the epoch."""
     released: Mapping[str, float] = field(default_factory=dict)

@@ -238,6 +238,17 @@ def test_jobs_that_fail_together_do_not_close_a_partition() -> None:
     assert {said["alone_s"] for said in failed} == {0.0}
 
 
+def test_jobs_of_one_order_do_not_close_a_partition_one_after_another() -> None:
+    run = many()
+    look(run, room=20)
+    first = tuple(str(number) for number in range(PORTION))
+    run.feed(Launched(run.now, first, 0, "a"))
+    for left in range(PORTION, -1, -1):
+        look(run, *(of(job_id) for job_id in first[:left]), room=0, after=30.0)
+    failed = run.events("standby_failed")
+    assert [said["in_a_row"] for said in failed] == [1] * PORTION
+
+
 def test_a_life_that_is_forgotten_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "REMEMBERED", 0)
     run = submitted(wishing(), "1", "2")
