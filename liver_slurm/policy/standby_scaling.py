@@ -11,7 +11,8 @@ that the scheduler did not answer is a reason neither to start nor to end a job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
@@ -171,6 +172,24 @@ def room_by_partition(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[st
         workers = place.jobs * sizes[min(place.unit, len(sizes) - 1)]
         found[place.partition] = max(found.get(place.partition, 0), workers)
     return found
+
+
+def still_wanted(ordered: Sequence[Order], wanted: Sequence[Order]) -> tuple[Order, ...]:
+    """Return the orders that are still to be carried out, given what is wanted beside the jobs that are there.
+
+    The first of them is under way, and is part of what is wanted.
+    """
+    left = Counter[tuple[int, str]]()
+    for order in wanted:
+        left[order.unit, order.partition] += order.count
+    kept = list[Order]()
+    for order in ordered:
+        place = order.unit, order.partition
+        count = min(order.count, left[place]) if kept else order.count
+        left[place] -= count
+        if count > 0:
+            kept.append(replace(order, count=count))
+    return tuple(kept)
 
 
 def useful_workers(

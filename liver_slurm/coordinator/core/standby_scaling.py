@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from liver_slurm.base.frozen import replace
@@ -21,7 +20,7 @@ from liver_slurm.coordinator.core.transition import (
     Writer,
 )
 from liver_slurm.coordinator.core.workers import Worker
-from liver_slurm.policy.standby_scaling import Order, View, decide, room_by_partition
+from liver_slurm.policy.standby_scaling import Order, View, decide, room_by_partition, still_wanted
 from liver_slurm.policy.survival import failed_in_a_row, failing
 from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import of_job
@@ -197,7 +196,7 @@ def scale(t: Transition, _: CapacitySeen) -> None:
         _give_up_unready(t)
     pool = t.state.standbys
     if pool.orders:  # what they bring is not to be ordered twice
-        _write(t, replace(pool, orders=_still_wanted(pool, decision.start)))
+        _write(t, replace(pool, orders=still_wanted(pool.orders, decision.start)))
     elif t.now >= pool.launch_after and decision.start:
         _order(t, decision.start, reason)
 
@@ -212,24 +211,6 @@ def _order(t: Transition, wanted: Sequence[Order], reason: str) -> None:
     _launch_next(t)
     for order in wanted:
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
-
-
-def _still_wanted(pool: StandbyPool, wanted: Sequence[Order]) -> tuple[Order, ...]:
-    """Return the portions that are still to be started, given what is wanted beside the jobs of the last look.
-
-    The first is under way, and is part of what is wanted.
-    """
-    left = Counter[tuple[int, str]]()
-    for order in wanted:
-        left[order.unit, order.partition] += order.count
-    kept = list[Order]()
-    for order in pool.orders:
-        place = order.unit, order.partition
-        count = min(order.count, left[place]) if kept else order.count
-        left[place] -= count
-        if count > 0:
-            kept.append(replace(order, count=count))
-    return tuple(kept)
 
 
 def _give_up_unready(t: Transition) -> None:
