@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from liver_slurm.parallel.layout import Layout
 
@@ -14,10 +14,15 @@ class Membership:
     generation: int
     layout: Layout
     members: tuple[str, ...]
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The members without their order, to ask for one of thousands."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(self.members))
 
     def rank_of(self, worker: str) -> int | None:
         """Return the worker's rank; None if it is no member."""
-        return self.members.index(worker) if worker in self.members else None
+        return self.members.index(worker) if worker in self.names else None
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,7 @@ def named(name: str) -> Policy:
             found = theirs[name].load()
         except (Exception, SystemExit) as error:  # somebody else's module may raise anything when it is imported
             value = theirs[name].value
-            raise BadInput(
-                f"standby.policy: {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
+            raise BadInput(f"standby.policy: {name!r} ({value}) cannot be loaded: {first_line(error)}") from error
     elif name in ours:
         found = importlib.import_module(ours[name]).policy
     else:

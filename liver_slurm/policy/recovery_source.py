@@ -83,9 +83,11 @@ def _last_update(
     behind = [one for one in parked if one.step != step]
     torn = [one.worker for one in parked if one.reached == "torn"]
     unfit = [one.worker for one in behind if one.step != step - 1 or one.reached != "gradients"]
-    if torn or unfit:
-        names = ", ".join(torn or unfit)
-        return Source("checkpoint", step, f"{names} was interrupted inside an update")
+    if torn:
+        was = "was" if len(torn) == 1 else "were"
+        return Source("checkpoint", step, f"{', '.join(torn)} {was} interrupted inside an update")
+    if unfit:
+        return Source("checkpoint", step, f"{', '.join(unfit)} cannot come to step {step} by an update")
     mirrors = {name: found for name in alone if (found := _keeper(name, step, parked))}
     if len(mirrors) < len(alone):
         names = ", ".join(name for name in alone if name not in mirrors)

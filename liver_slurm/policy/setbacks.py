@@ -51,17 +51,17 @@ class Setback:
     before: Setback | None = None
     """An earlier step that worlds did not come beyond on the way back to this one; None: the last one came here."""
 
-    @property
-    def why_stop(self) -> str | None:
-        """Why another try is in vain, with what and where; None: it may help."""
+    def why_stop(self, steps: int) -> str | None:
+        """Say why another try is in vain, with what and where, in a run of so many steps; None: it may help."""
         if self.before is not None:
-            return self.before.why_stop
+            return self.before.why_stop(steps)
         last = self.last
         if not (last.said and self.alike >= MOST_ALIKE) and self.times < MOST:
             return None
         who = f" at {', '.join(self.names)}" if self.names else ""
         when = "each time" if self.alike == self.times else "the last time"
-        return f"step {last.step + 1} has failed {self.times} times in a row{who}, {when} with «{last.reason}»"
+        what = f"step {last.step + 1}" if last.step < steps else f"what follows step {steps}, the last one,"
+        return f"{what} has failed {self.times} times in a row{who}, {when} with «{last.reason}»"
 
 
 def after(before: Setback | None, broken: Breakdown) -> Setback:

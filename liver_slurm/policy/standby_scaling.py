@@ -11,7 +11,8 @@ that the scheduler did not answer is a reason neither to start nor to end a job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
@@ -90,6 +91,11 @@ class _Stock:
     tried: Mapping[str, int]
     """Further jobs that may be started in each partition that is on trial."""
 
+    @property
+    def open_room(self) -> tuple[Headroom, ...]:
+        """Where a further job may be started now: not in a partition on trial that has its one job."""
+        return tuple(place for place in self.room if self.tried.get(place.partition, 1) > 0)
+
     def workers(self, jobs: tuple[StandbyJob, ...]) -> int:
         return sum(self.sizes[job.unit] for job in jobs)
 
@@ -150,6 +156,42 @@ def decide(view: View, config: JobConfig) -> tuple[Decision, str]:
     return Decision(tuple(start), end, useless_since), reason
 
 
+def room(seen: CapacitySnapshot, config: JobConfig) -> int:
+    """Count the workers that would start at once in all partitions, of the unit that brings the most in each."""
+    sizes = tuple(workers_per_job(unit) for unit in standby_units(config.standby))
+    return sum(room_by_partition(seen, sizes).values())
+
+
+def room_by_partition(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
+    """Count the workers that would start at once in each partition, of the unit that brings the most.
+
+    ``sizes``: workers a job, of each unit.
+    """
+    found: dict[str, int] = {}
+    for place in seen.room:
+        workers = place.jobs * sizes[min(place.unit, len(sizes) - 1)]
+        found[place.partition] = max(found.get(place.partition, 0), workers)
+    return found
+
+
+def still_wanted(ordered: Sequence[Order], wanted: Sequence[Order]) -> tuple[Order, ...]:
+    """Return the orders that are still to be carried out, given what is wanted beside the jobs that are there.
+
+    The first of them is under way, and is part of what is wanted.
+    """
+    left = Counter[tuple[int, str]]()
+    for order in wanted:
+        left[order.unit, order.partition] += order.count
+    kept = list[Order]()
+    for order in ordered:
+        place = order.unit, order.partition
+        count = min(order.count, left[place]) if kept else order.count
+        left[place] -= count
+        if count > 0:
+            kept.append(replace(order, count=count))
+    return tuple(kept)
+
+
 def useful_workers(
     config: JobConfig, guaranteed: int, asked: int, ceiling: ResizeGoal | None, within_reach: int | None = None
 ) -> int:
@@ -178,9 +220,11 @@ def _stock(view: View, config: JobConfig, rests: frozenset[str]) -> _Stock:
     here = [job for job in capacity.jobs if job.state != "ending" and job.notice is None]
     last = len(sizes) - 1
     here = [job if job.unit <= last else replace(job, unit=last) for job in here if job.job_id not in view.going]
-    # One that has its nodes but does not run yet (they boot) waits no more.
-    waiting = sorted((job for job in here if job.state == "pending" and not job.nodes), key=_age)
-    running = tuple(job for job in here if job not in waiting)
+    # One that has its nodes but does not run yet (they boot) waits no more; nor does one that has a worker in a world,
+    # whatever a look says that took long.
+    waits = {job.job_id for job in here if job.state == "pending" and not job.nodes} - view.busy
+    waiting = sorted((job for job in here if job.job_id in waits), key=_age)
+    running = tuple(job for job in here if job.job_id not in waits)
     starting: set[str] = set()
     room = []
     for place in capacity.room:
@@ -239,13 +283,13 @@ def _start(view: View, config: JobConfig, stock: _Stock, rests: frozenset[str]) 
 
     missing = stock.missing_now
     ordered = 0
-    if stock.room and missing > 0:
-        open_units = {place.unit for place in stock.room if slots_of[place.unit] > 0}
+    if missing > 0:
+        open_units = {place.unit for place in stock.open_room if slots_of[place.unit] > 0}
         if open_units:
             unit = stock.best_unit(missing, open_units)  # one a look: the next look sees what is left for others
             # A smaller one that would fit may be about to lose its room: the next look will know.
             fits = any(stock.sizes[each] <= missing and slots_of[each] > 0 for each in stock.contended)
-            places = () if fits and stock.sizes[unit] > missing else stock.room
+            places = () if fits and stock.sizes[unit] > missing else stock.open_room
             for place in places:
                 if place.unit == unit and missing - ordered > 0:
                     ordered += order(unit, place.partition, missing - ordered, place.jobs)
@@ -268,12 +312,12 @@ def _end(
     after_a_while: set[str] = set()
     if config.standby.launch == "probe":
         after_a_while |= {job.job_id for job in stock.waiting}  # somebody else had the room
-    extra = -stock.missing
+    extra, waiting = -stock.missing, {job.job_id for job in stock.waiting}
     idle = sorted((job for job in stock.running if job.job_id not in view.busy), key=_age, reverse=True)
     for job in (*reversed(stock.waiting), *idle):  # Slurm, too, takes the youngest first: the oldest are the safest
         if stock.sizes[job.unit] <= extra:
             extra -= stock.sizes[job.unit]
-            (at_once if job in stock.waiting else after_a_while).add(job.job_id)
+            (at_once if job.job_id in waiting else after_a_while).add(job.job_id)
     at_once |= _in_the_way(view, config, stock, start)
     since = {job: view.useless_since.get(job, view.now) for job in after_a_while}
     over = {job for job, began in since.items() if view.now >= began + config.standby.hold}
@@ -285,7 +329,7 @@ def _in_the_way(view: View, config: JobConfig, stock: _Stock, start: list[Order]
     """Choose, at ``max_jobs``, the youngest waiting job that cannot start, if another unit could start now."""
     stuck = [job.job_id for job in stock.waiting if job.job_id not in stock.starting]
     full = len(view.capacity.jobs) >= config.standby.max_jobs
-    if full and stuck and not start and stock.room and stock.missing_now > 0:
+    if full and stuck and not start and stock.open_room and stock.missing_now > 0:
         return {stuck[-1]}
     return set()
 

@@ -42,6 +42,8 @@ class Life:
     """It ended without our doing."""
     failed: bool = False
     """It ended without our doing before a worker of it was ready."""
+    ordered: float = 0.0
+    """When one that failed was ordered, seconds since the epoch; 0.0: not known."""
 
     def seconds(self, now: float) -> float:
         """Return how long it has lasted."""
@@ -125,13 +127,22 @@ def failing(lives: Sequence[Life], now: float, back_off: float) -> dict[str, tup
 
 
 def failed_in_a_row(lives: Sequence[Life], partition: str) -> int:
-    """Count the newest in a partition, up to one that came to have a worker; a crowd counts once."""
+    """Count the newest in a partition, up to one that came to have a worker.
+
+    Those of one order count once, however long it took until all had failed, and so does a crowd.
+    """
     of_it = (life for life in reversed(lives) if life.partition == partition)
     occasions: list[float] = []
+    orders = {0.0}
     for life in takewhile(lambda life: life.failed, of_it):
-        if not occasions or occasions[-1] - life.began > CROWD:
+        if life.ordered not in orders or (not life.ordered and not _in_crowd(life, occasions)):
             occasions.append(life.began)
+            orders.add(life.ordered)
     return len(occasions)
+
+
+def _in_crowd(life: Life, occasions: Sequence[float]) -> bool:
+    return bool(occasions) and occasions[-1] - life.began <= CROWD
 
 
 def on_trial(lives: Sequence[Life]) -> frozenset[str]:

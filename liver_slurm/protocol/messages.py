@@ -69,7 +69,9 @@ class Notice(Message, frozen=True, kw_only=True):
     reason: str
     """Reason for users: ``SIGTERM``, ``SIGUSR2``, ``time limit``."""
     time: float
-    """Time at which the notice was seen, seconds since the epoch."""
+    """Time at which the notice was seen, seconds since the epoch by the worker's clock, as all here."""
+    sent: float = 0.0
+    """Time at which this message is sent, perhaps once more; 0.0: it does not say."""
     deadline: float | None = None
     """Time at which the worker will be gone, seconds since the epoch; None: not known to the worker."""
     suspended: bool = False
@@ -77,6 +79,14 @@ class Notice(Message, frozen=True, kw_only=True):
     withdrawn: bool = False
     """The worker was suspended and runs again. A field of the same message, so that a restarted coordinator receives
     only the last of the two."""
+
+    def as_of(self, now: float) -> Notice:
+        """Return what it says by the clock of whoever receives it ``now``: clocks of hosts may differ by a minute."""
+        if not self.sent:
+            return self
+        ahead = now - self.sent
+        deadline = self.deadline + ahead if self.deadline is not None else None
+        return msgspec.structs.replace(self, time=self.time + ahead, deadline=deadline, sent=0.0)
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,6 +136,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds since it completed its last step or entered its world; None: a worker of an earlier version."""
     computing: bool = False
     """Its training thread computes a step, or waits for its peers in it: not for samples, a commit, or its user."""
+    copying: bool = False
+    """It copies a checkpoint to a second place."""
 
 
 class Prepared(Message, frozen=True, kw_only=True):

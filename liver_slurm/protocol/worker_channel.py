@@ -11,7 +11,7 @@ import msgspec
 import zmq
 
 from liver_slurm.base.errors import ControlError
-from liver_slurm.protocol.messages import FromWorker, Register, ToWorker
+from liver_slurm.protocol.messages import FromWorker, Heartbeat, Notice, Register, ToWorker
 from liver_slurm.protocol.session import Session
 from liver_slurm.protocol.wire import decode_to_worker, encode
 from liver_slurm.rundir import address, keys
@@ -183,6 +183,11 @@ class WorkerChannel:
 
     def _put(self, message: FromWorker) -> None:
         assert self._socket is not None
+        if isinstance(message, Notice):
+            message = msgspec.structs.replace(message, sent=time.time())
+        elif isinstance(message, Heartbeat) and message.notice is not None:
+            notice = msgspec.structs.replace(message.notice, sent=time.time())
+            message = msgspec.structs.replace(message, notice=notice)
         try:
             self._socket.send(encode(message), flags=zmq.NOBLOCK)
         except zmq.Again:

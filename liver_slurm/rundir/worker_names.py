@@ -12,15 +12,28 @@ Workers that people start by hand may have any name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
 _RESTARTED = re.compile(r"(live-(?:[0-9]+-)?[0-9]+)\.[0-9]{1,9}")
 """What :func:`restarted_name` makes; what people call a worker may have a dot, too."""
 
+MOST_NAMED = 8
+"""Workers that one sentence names."""
+
 Role = Literal["live", "standby"]
 """Where a worker was started, as messages say it: in the run's guaranteed job, or in a standby job."""
+
+
+def named(names: Sequence[str], whose: str = "") -> str:
+    """Return the beginning of a sentence on workers that something has happened to: ``live-3 was``, ``a, b were``.
+
+    Of thousands the first few are named; ``whose`` comes before the verb.
+    """
+    more = len(names) - MOST_NAMED
+    told = ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"{told}{whose} {'was' if len(names) == 1 else 'were'}"
 
 
 def guaranteed_prefix(successor: str = "") -> str:

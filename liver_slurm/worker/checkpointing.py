@@ -92,6 +92,7 @@ class Checkpointing:
         if flags.stop:
             self.save(step)
             self._wait()
+            self.wait_for_copies()
         elif self._due and not flags.saving and not last:
             self.save(step)
 
@@ -103,10 +104,23 @@ class Checkpointing:
             self.save(step)
 
     def last(self, step: int) -> None:
-        """Write the one that is due after the last step, and wait for it."""
+        """Write the one that is due after the last step, and wait for it.
+
+        Its copy may take much longer, and nobody but this worker has to wait for that: see :meth:`wait_for_copies`.
+        """
         if self._due or self._config.checkpoint.at_end:
             self.save(step)
         self._wait()
+
+    @property
+    def copying(self) -> bool:
+        """Whether one is being copied to the second place, here."""
+        return self._copies is not None and self._copies.under_way
+
+    def wait_for_copies(self) -> None:
+        """Wait until none is being copied."""
+        if self._copies is not None:
+            self._copies.wait()
 
     def keep(self, step: int) -> None:
         """Let the one of this step stay, however many newer ones there are; -1: none."""
@@ -147,8 +161,6 @@ class Checkpointing:
             )
 
     def _wait(self) -> None:
-        """Wait until nothing is being written or copied."""
+        """Wait until nothing is being written."""
         if self._checkpointer is not None:
             self._checkpointer.wait()
-        if self._copies is not None:
-            self._copies.wait()

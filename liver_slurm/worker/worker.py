@@ -135,6 +135,7 @@ class Worker:
             mirror_differed=self._proofs.last,
             since_step=self._loop.since_step,
             computing=self._loop.computing,
+            copying=self._loop.checkpoints.copying,
         )
 
     def engaged(self) -> bool:
@@ -289,6 +290,8 @@ class Worker:
             else:
                 directive = self._directives.at_boundary(loop.step)
             if isinstance(directive, Leave):
+                if loop.at_end:
+                    loop.checkpoints.wait_for_copies()
                 self._control.post(Leaving(worker=self.name, reason=directive.reason))
                 return directive.reason
             if isinstance(directive, Enter):
@@ -377,6 +380,8 @@ class Worker:
 
     def _finish(self) -> None:
         self._loop.checkpoints.last(self._loop.step)
+        if self._loop.checkpoints.copying:
+            self._control.beat()  # the coordinator is to know it before the run is over
         self._loop.flush(_ALL_LINES)
         self._control.drain()
         reason = self._loop.at_end if self._loop.step < self._config.train.steps else ""

@@ -11,19 +11,21 @@ from liver_slurm.coordinator.core.transition import (
     RunInterrupted,
     Transition,
     WorkerGone,
-    WorkerLost,
+    WorkersLost,
 )
 from liver_slurm.coordinator.core.workers import Eviction
 from liver_slurm.coordinator.core.worlds import Attempt
+from liver_slurm.rundir.worker_names import named
 
 _VOTES = "the old world's votes"
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
+def workers_lost(t: Transition, news: WorkersLost) -> None:
     """Give an attempt up that has lost a worker."""
     pending = t.state.world.pending
-    if pending is not None and news.worker.name in pending.voters:
-        reconfiguration.abort(t, f"{news.worker.name} was lost: {news.reason}")
+    lost = [one for one in news.workers if pending is not None and one.worker.name in pending.voters]
+    if lost:
+        reconfiguration.abort(t, f"{named([one.worker.name for one in lost])} lost: {lost[0].reason}")
 
 
 def eviction_changed(t: Transition, news: EvictionChanged) -> None:
@@ -43,7 +45,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
         reconfiguration.hurry(t, t.now + (news.now.deadline - t.now) / 2)
     elif name in pending.joined:
         reconfiguration.abort(t, f"{name} will go away: {news.now.reason}")
-    elif name in t.state.world.members:
+    elif name in t.state.world.names:
         _leaves_with(t, name, news.now)
 
 
@@ -64,7 +66,7 @@ def _is_waited_for(t: Transition, pending: Attempt, notice: Eviction) -> bool:
 
 def _stays(t: Transition, pending: Attempt, name: str, before: Eviction) -> None:
     """Give an attempt up that leaves a worker out which stays after all, if it has no other reason."""
-    if name not in t.state.world.members or name in pending.joined:
+    if name not in t.state.world.names or name in pending.joined:
         return
     others = t.state.membership.of(pending.involved)
     if pending.cause in ("notice", "successor") and all(other.eviction is None for other in others):
@@ -117,4 +119,4 @@ def watch_deadline(t: Transition, _: Tick) -> None:
         lifecycle.end(t, RunPhase.FAILED, f"{missing} {failure}")
         return
     for worker in there:
-        t.signal(WorkerGone(worker.name, f"it {failure}", how="stuck", after=t.now - attempt.committed_at))
+        t.gone(WorkerGone(worker.name, f"it {failure}", how="stuck", after=t.now - attempt.committed_at))

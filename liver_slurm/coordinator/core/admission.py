@@ -25,7 +25,7 @@ def register(t: Transition, given: Any) -> None:
     workers = t.state.membership.workers
     for one in t.state.membership.of([message.worker, *earlier_in_place(message.worker, workers)]):
         if (one.host, one.pid) != (message.host, message.pid):
-            t.signal(WorkerGone(one.name, "another process took its place"))
+            t.gone(WorkerGone(one.name, "another process took its place"))
     t.signal(Admitted(given.peer, message))
 
 

@@ -66,8 +66,8 @@ def worker_ended(t: Transition, given: FromPeer) -> None:
     if known is not None and message.pid not in (0, known.pid):
         t.reject("late")  # another process has its name by now
     elif known is not None:
-        t.signal(WorkerGone(message.worker, message.reason, how="process exit"))
-    elif state.phase is RunPhase.RECOVERING and message.worker in state.world.members:
+        t.gone(WorkerGone(message.worker, message.reason, how="process exit"))
+    elif state.phase is RunPhase.RECOVERING and message.worker in state.world.names:
         if message.worker not in state.damage.lost:
             failure_recovery.give_up_missing(t, [message.worker], message.reason)
     elif state.world.live is None and not state.over and is_guaranteed(message.worker):
@@ -87,6 +87,9 @@ def acknowledge(t: Transition, given: FromPeer) -> None:
 def resize(t: Transition, given: FromPeer) -> None:
     """Put a resize on the queue, if it can be fulfilled."""
     if _refused_when_over(t, given):
+        return
+    if t.state.interruption.reason:
+        t.answer(given.peer, Reply(ok=False, error=f"no world is begun any more: {t.state.interruption.reason}"))
         return
     message = given.message
     assert isinstance(message, ResizeRequest)
@@ -183,7 +186,7 @@ def _check_workers(state: RunState, size: int) -> None:
     guaranteed = sum(worker.role == "live" for worker in staying)
     if size <= max(len(staying), guaranteed + standbys):
         return
-    inside = sum(worker.name in state.world.members for worker in staying)
+    inside = sum(worker.name in state.world.names for worker in staying)
     more = f", and {standbys} at most come with standby jobs" if standbys else ""
     raise BadInput(
         f"{size} workers are needed and {len(staying)} are there: "

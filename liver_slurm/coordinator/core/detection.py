@@ -17,7 +17,7 @@ from itertools import islice
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
-from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkerLost, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkersLost, WorldStands, Writer
 from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol.messages import HeartbeatRequest
@@ -44,11 +44,9 @@ _write = Writer(Vigil, __name__)
 
 def hung_up(t: Transition, given: HungUp) -> None:
     """Note that a worker has closed its connection."""
-    for worker in t.state.membership.workers.values():
-        if worker.peer == given.peer:
-            vigil = t.state.vigil
-            _write(t, replace(vigil, hung_up={**vigil.hung_up, worker.name: (given.since, given.time)}))
-            return
+    worker, vigil = t.state.membership.at(given.peer), t.state.vigil
+    if worker is not None:
+        _write(t, replace(vigil, hung_up={**vigil.hung_up, worker.name: (given.since, given.time)}))
 
 
 def place_is_empty(t: Transition, place: str) -> None:
@@ -56,10 +54,11 @@ def place_is_empty(t: Transition, place: str) -> None:
     _write(t, replace(t.state.vigil, empty=t.state.vigil.empty | {place}))
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """Note that a place stays empty whose worker has told of a signal: its parent had the same one."""
-    if news.worker.role == "live" and news.worker.signalled is not None:
-        place_is_empty(t, place_of(news.worker.name))
+def workers_lost(t: Transition, news: WorkersLost) -> None:
+    """Note that places stay empty whose workers have told of a signal: their parents had the same one."""
+    for worker in (one.worker for one in news.workers):
+        if worker.role == "live" and worker.signalled is not None:
+            place_is_empty(t, place_of(worker.name))
 
 
 def watch(t: Transition, _: Tick) -> None:
@@ -81,7 +80,7 @@ def watch(t: Transition, _: Tick) -> None:
         verdict = _confirmed(state, worker)
         if verdict is not None:
             how, since, reason = verdict
-            t.signal(WorkerGone(worker.name, reason, how=how, after=t.now - since))
+            t.gone(WorkerGone(worker.name, reason, how=how, after=t.now - since))
         elif stands and _silent(state, worker):
             # Whoever is well leaves its collectives and says so: the one that does not is the dead one.
             t.signal(WorldStands(f"{worker.name} is silent, and no step was completed for {_still(state):.1f} s"))
@@ -102,9 +101,9 @@ def watch_joiners(t: Transition, _: Tick) -> None:
     patience = max(SLOW_STALL, 2 * SILENT_BEATS * state.settings.config.job.heartbeat)
     for worker in state.membership.of(pending.involved):
         silence = t.now - worker.seen
-        if worker.name not in state.world.members and silence > patience:
+        if worker.name not in state.world.names and silence > patience:
             reason = f"silent for {silence:.1f} s, and training stands at step {held.step} for it"
-            t.signal(WorkerGone(worker.name, reason, how="silence", after=silence))
+            t.gone(WorkerGone(worker.name, reason, how="silence", after=silence))
 
 
 def _follow(t: Transition) -> None:

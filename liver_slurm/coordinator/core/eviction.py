@@ -37,7 +37,7 @@ try."""
 
 def notice(t: Transition, message: Notice) -> None:
     """Handle a worker that will go away; Slurm takes a standby job as a whole, so its other workers will too."""
-    worker = t.state.membership.workers[message.worker]
+    worker, message = t.state.membership.workers[message.worker], message.as_of(t.now)
     if message.withdrawn:
         _resumed(t, worker)
         return
@@ -145,7 +145,7 @@ def _over(t: Transition, worker: Worker, deadline: float) -> None:
     """Handle a worker whose job is over: its processes may have until SIGKILL, and can hand their state over in it."""
     reason = f"standby job {worker.job_id} is over"
     if t.now - worker.seen > membership.BEATS * membership.beat_seconds(t.state) or deadline <= t.now:
-        t.signal(WorkerGone(worker.name, reason))
+        t.gone(WorkerGone(worker.name, reason))
     else:
         t.signal(EvictionHeard(worker.name, {"announced": Eviction("over", reason, deadline, t.now)}))
 
@@ -181,7 +181,7 @@ def _tell(t: Transition, worker: Worker, event: type[events.Notice | events.Noti
             kind=notice.kind,
             reason=notice.reason,
             deadline=notice.deadline if notice.deadline < math.inf else None,
-            in_world=worker.name in t.state.world.members,
+            in_world=worker.name in t.state.world.names,
         )
     )
 
@@ -189,7 +189,7 @@ def _tell(t: Transition, worker: Worker, event: type[events.Notice | events.Noti
 def dismiss_or_welcome(t: Transition, news: EvictionChanged) -> None:
     """Let a worker outside the live world go at once, or queue for a world again if it stays after all."""
     worker, now = news.worker, news.now
-    if worker.name not in t.state.world.members:
+    if worker.name not in t.state.world.names:
         if now is None:
             membership.available_again(t, worker.name)
         elif not worker.dismissed and not now.returns:

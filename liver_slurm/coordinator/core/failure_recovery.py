@@ -19,7 +19,7 @@ from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
 from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkerLost, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkersLost, WorldStands, Writer
 from liver_slurm.coordinator.core.worlds import Rescue
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api
@@ -29,10 +29,12 @@ from liver_slurm.policy.recovery_source import Source, choose_source
 from liver_slurm.policy.setbacks import Breakdown, after
 from liver_slurm.protocol.messages import Halt, Parked
 from liver_slurm.rundir import events
-from liver_slurm.rundir.worker_names import earlier_in_place
+from liver_slurm.rundir.worker_names import earlier_in_place, named
 
 REPEAT = 1.0
 """Seconds after which a member that has not left its collectives is told again."""
+RETURN = 5.0
+"""Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
 TRIES = 5
 """Next worlds that may be given up before the run is."""
 
@@ -42,10 +44,12 @@ _write = Writer(Damage, __name__)
 # ---- the live world breaks -----------------------------------------------------------------------------------------
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """Break the live world when a member of it is lost."""
-    if news.in_world:
-        break_world(t, (news.worker.name,), news.reason, news.worker.step, said=news.said)
+def workers_lost(t: Transition, news: WorkersLost) -> None:
+    """Break the live world when members of it are lost: those that are lost together stand in one record."""
+    lost = [one for one in news.workers if one.in_world]
+    if lost:
+        names, step = tuple(one.worker.name for one in lost), max(one.worker.step for one in lost)
+        break_world(t, names, lost[0].reason, step, said=lost[0].said)
 
 
 def registered(t: Transition, news: Registered) -> None:
@@ -63,7 +67,7 @@ def registered(t: Transition, news: Registered) -> None:
     lost = [one for one in lost if one not in state.damage.lost]
     if lost:
         give_up_missing(t, lost, f"process {worker.pid} on {worker.host} has its place, and was never in this world")
-    elif state.damage.broken and name in state.world.members and worker.generation == state.generation:
+    elif state.damage.broken and name in state.world.names and worker.generation == state.generation:
         _halt(t, [name], state.damage.reason)
 
 
@@ -81,7 +85,7 @@ def break_world(
         lost: members that are gone.
         step: steps that they had completed.
         well: a member that has left them already.
-        said: whether the one that is lost has said ``reason`` itself.
+        said: whether the first that is lost has said ``reason`` itself.
     """
     state, live = t.state, t.state.world.live
     assert live is not None, "only a live world can break"
@@ -90,29 +94,26 @@ def break_world(
     first = not state.damage.broken
     pending, barriers = state.world.pending, state.barriers
     t.journal(MembersLost(generation=live.generation, members=lost, reason=reason))
-    told = f"{', '.join(lost)} {_were(lost)} lost: {reason}" if lost else reason
+    told = f"{named(lost)} lost: {reason}" if lost else reason
     if pending is not None:
         reconfiguration.abort(t, told)
     if first:
         lifecycle.go_on(t)
         step_barrier.forget(t, barriers)
         _write(t, replace(t.state.damage, since=t.now))
-    broken = Breakdown(live.generation, max(state.step, step), lost, reason, said)
     if first or (lost and t.state.damage.first is not None and not t.state.damage.first.names):
+        broken = Breakdown(live.generation, max(state.step, step), lost, reason, said)
         _write(t, replace(t.state.damage, first=broken))
     t.explain(told)
     if first:  # who is left has been told by now, and is told again, see :func:`heard`
         _halt(t, [name for name in live.members if name != well], told)
 
 
-def _were(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
-
-
 def _halt(t: Transition, names: Iterable[str], reason: str) -> None:
     state = t.state
     message = Halt(epoch=state.settings.epoch, generation=state.generation, reason=reason)
-    t.send([name for name in names if name not in state.damage.lost], message)
+    lost = frozenset(state.damage.lost)
+    t.send([name for name in names if name not in lost], message)
 
 
 def parked(t: Transition, message: Parked) -> None:
@@ -120,7 +121,7 @@ def parked(t: Transition, message: Parked) -> None:
     live, damage = t.state.world.live, t.state.damage
     if live is None or message.generation != live.generation:
         return t.reject("late")
-    if message.worker not in live.members:
+    if message.worker not in live.names:
         return t.reject("impossible")
     if damage.parked.get(message.worker) == message:
         return t.reject("duplicate")
@@ -133,7 +134,7 @@ def parked(t: Transition, message: Parked) -> None:
 def heard(t: Transition, news: Heard) -> None:
     """Tell a member of a broken world again what it may have missed."""
     state, live, name = t.state, t.state.world.live, news.beat.worker
-    if live is None or not state.damage.broken or name not in live.members:
+    if live is None or not state.damage.broken or name not in live.names:
         return
     if name in state.damage.parked or name in state.damage.lost:  # if it is lost, another process has its name
         return
@@ -143,6 +144,20 @@ def heard(t: Transition, news: Heard) -> None:
         orders.tell_commit(t, [name])
     else:
         _halt(t, [name], state.reason)
+
+
+def give_up_absent(t: Transition, missing: list[str]) -> bool:
+    """Give members up that have not come back to a restarted coordinator for too long; returns whether it does.
+
+    Where a collective has failed at those that are there, the others are not waited for long.
+    """
+    state, damage = t.state, t.state.damage
+    since = damage.since if damage.broken else state.lifecycle.started
+    patience = RETURN if damage.parked else state.settings.config.job.lost_after
+    if not missing or t.now <= since + patience:
+        return False
+    give_up_missing(t, missing, "it did not come back to the restarted coordinator")
+    return True
 
 
 def give_up_missing(t: Transition, missing: list[str], reason: str) -> None:
@@ -169,9 +184,8 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         return t.explain(f"{_what(state)}: {state.interruption.reason}")  # Slurm ends the job, or starts it again
     if state.interruption.reason:
         return _fail(t, state.interruption.reason)
-    missing = state.membership.missing(left)
-    if missing and t.now > damage.since + state.settings.config.job.lost_after:
-        return give_up_missing(t, missing, "it did not come back to the restarted coordinator")
+    if give_up_absent(t, state.membership.missing(left)):
+        return None
     stand = all(name in damage.parked for name in left)
     if stand and (vain := _why_in_vain(t)) is not None:
         return lifecycle.end(t, RunPhase.FAILED, f"{vain}; mend that first; {state.how_to_continue}")
@@ -191,7 +205,7 @@ def advance(t: Transition, seen: api.Snapshot) -> None:
         source = Source("checkpoint", source.step, f"{failures} worlds made of mirrors were given up")
     if source.kind == "checkpoint":
         if damage.checkpoint is None:
-            return _search(t, source.step if left else None)
+            return _search(t, state.step if left else None)
         if damage.checkpoint.why_none:
             return _fail(t, f"{source.reason}, and {damage.checkpoint.why_none}", sought=True)
         source = _from(damage.checkpoint, source.reason)
@@ -230,7 +244,7 @@ def _why_in_vain(t: Transition) -> str | None:
         step = max(damage.first.step, *(one.step for one in damage.parked.values()), 0)
         _write(t, replace(damage, first=None, setback=after(damage.setback, replace(damage.first, step=step))))
     setback = t.state.damage.setback
-    return setback.why_stop if setback is not None else None
+    return setback.why_stop(t.state.settings.config.train.steps) if setback is not None else None
 
 
 def _fail(t: Transition, why: str, sought: bool = False) -> None:
@@ -242,7 +256,7 @@ def _fail(t: Transition, why: str, sought: bool = False) -> None:
 def _what(state: RunState) -> str:
     """Say what has happened to the live world."""
     damage = state.damage
-    lost = f"{', '.join(damage.lost)} of the live world {_were(damage.lost)} lost"
+    lost = f"{named(damage.lost, ' of the live world')} lost"
     return f"{lost if damage.lost else 'the live world is broken'} ({damage.reason})"
 
 

@@ -151,7 +151,7 @@ def _standing(outlook: Outlook) -> str:
 def seen(t: Transition, given: GuaranteedJobSeen) -> None:
     """Handle one look at the guaranteed job and its successor."""
     before, after = t.state.handover.successor, given.job.successor
-    _write(t, replace(t.state.handover, job=given.job))
+    _write(t, replace(t.state.handover, job=given.job, unseen=False))
     if before and (after is None or after.job_id != before):
         t.emit(events.SuccessorLost(job_id=before))
 
@@ -160,7 +160,7 @@ def answered(t: Transition, given: SuccessorAnswer) -> None:
     """Handle a successor that was submitted, or refused."""
     known = replace(t.state.handover, submitting=False, refused=given.error)
     if given.error:
-        _write(t, replace(known, ask_again=t.now + ASK_AGAIN))
+        _write(t, replace(known, ask_again=t.now + ASK_AGAIN, unseen=True))
         then = f"a checkpoint before the time limit; go on with {t.state.settings.how_to_resume}"
         if known.tries < TRIES:
             then = f"another one is asked for in {ASK_AGAIN:.0f} s; if there is none, {then}"
@@ -175,6 +175,7 @@ def answered(t: Transition, given: SuccessorAnswer) -> None:
 def stop_asked(t: Transition, given: StopAsked) -> None:
     """Handle a signal to the coordinator: at the time limit a successor goes on with the run, else it is cancelled."""
     job = t.state.handover.job
+    lifecycle.hurry(t)
     if job is not None and job.successor and job.end_time is not None and t.now >= job.end_time - KILLED:
         lifecycle.end(t, RunPhase.INTERRUPTED, "the guaranteed job's time limit")
     else:
@@ -256,7 +257,7 @@ def _outlook(state: RunState, job: GuaranteedJob) -> Outlook:
         remaining_s=remaining if remaining > 0 or state.phase is RunPhase.FINISHING else None,
         tries=handover.tries,
         refused=handover.refused if config.live.successor else "live.successor is false",
-        ask_again=handover.ask_again if config.live.successor else math.inf,
+        ask_again=math.inf if handover.unseen or not config.live.successor else handover.ask_again,
         submitting=handover.submitting,
         joined=sum(worker.warm and worker.eviction is None for worker in workers),
         wanted=state.settings.live_workers,
@@ -333,8 +334,13 @@ def save_or_leave(t: Transition, _: RunInterrupted) -> None:
 
 
 def saved(t: Transition, message: CheckpointWritten) -> None:
-    """Leave when the last checkpoint that was wanted is written, or has failed."""
-    interruption = t.state.interruption
+    """Leave when the last checkpoint that was wanted is written, or has failed.
+
+    Behind the last step it is the run's own: its members say next that they have finished, and have until the end.
+    """
+    state, interruption = t.state, t.state.interruption
+    if state.lifecycle.phase is RunPhase.FINISHING or message.step >= state.settings.config.train.steps:
+        return
     if interruption.until is not None and message.step >= interruption.at_step:
         leave(t)
 

@@ -55,20 +55,18 @@ def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
     workers = _of_jobs(state, jobs)
     staying = [worker for worker in workers if worker.role == "standby" and worker.available]
     here = {worker.job_id for worker in staying}
-    running = {
-        span.job_id for span in state.history.spans if span.ended is None and (jobs is None or span.job_id in jobs)
-    }
+    began = state.history.going_on
+    running = set(began) if jobs is None else {job for job in jobs if job in began}
     begun, over = sorted(here - running), running - here
     if not begun and not over:
         return
     earlier = _of_jobs(before, jobs)
     known = {worker.job_id for worker in (*earlier, *workers)}
-    in_order = [span.job_id for span in state.history.spans if span.ended is None and span.job_id in over]
+    in_order = sorted(over, key=lambda job: (began[job], job))
+    released = {worker.job_id for worker in (*earlier, *workers) if worker.dismissed}
+    noticed = {worker.job_id for worker in workers if worker.eviction is not None}  # it is also dismissed after that
     for job in (job for job in in_order if job in known or _is_unknown(state, job)):
-        # A worker is also dismissed after its notice.
-        released = any(worker.dismissed for worker in (*earlier, *workers) if worker.job_id == job)
-        noticed = any(worker.eviction is not None for worker in workers if worker.job_id == job)
-        t.journal(LifeEnded(job_id=job, time=t.now, taken=noticed or not released))
+        t.journal(LifeEnded(job_id=job, time=t.now, taken=job in noticed or job not in released))
     partitions = {**state.standbys.starting, **{job.job_id: job.partition for job in state.standbys.jobs}}
     for job in begun:
         came = min(worker.arrived for worker in staying if worker.job_id == job)
@@ -76,7 +74,10 @@ def _spans(t: Transition, before: RunState, jobs: set[str] | None) -> None:
 
 
 def _of_jobs(state: RunState, jobs: set[str] | None) -> list[Worker]:
-    return [worker for worker in state.membership.workers.values() if jobs is None or worker.job_id in jobs]
+    membership = state.membership
+    if jobs is None:
+        return [*membership.workers.values()]
+    return [worker for job in jobs for worker in membership.of(membership.by_job.get(job, ()))]
 
 
 def _is_unknown(state: RunState, job: str) -> bool:

@@ -113,16 +113,29 @@ def must_go(state: RunState, worker: Worker) -> bool:
         return of_our_job
     if phase is not RunPhase.INTERRUPTED:
         return True
-    return of_our_job or worker.generation >= 0 or worker.name in state.world.members
+    return of_our_job or worker.generation >= 0 or worker.name in state.world.names
 
 
 def close_when_alone(t: Transition) -> None:
-    """End the process when all workers are gone, or have had time enough."""
+    """End the process when all workers are gone, or have had time enough: a copy of the last checkpoint takes its own.
+
+    All else of a finished run is done by then, and who copies says so as long as it does.
+    """
     state, lifecycle = t.state, t.state.lifecycle
     if lifecycle.outcome is None or lifecycle.closed:
         return
-    waits = any(must_go(state, worker) for worker in state.membership.workers.values())
-    if not waits or t.now >= lifecycle.closing_deadline:
-        _write(t, replace(lifecycle, closed=True))
-        over = lifecycle.phase.ends_run
-        t.actions.append(Finish(*lifecycle.outcome, over=over, successor="" if over else state.handover.successor))
+    staying = [worker for worker in state.membership.workers.values() if must_go(state, worker)]
+    if staying and t.now < lifecycle.closing_deadline:
+        return
+    copying = [worker.name for worker in staying if worker.copying]
+    if copying and lifecycle.phase is RunPhase.FINISHED and not lifecycle.hurried:
+        t.explain(f"{lifecycle.outcome[1]}; {', '.join(copying)} still copies the last checkpoint to its second place")
+        return
+    _write(t, replace(lifecycle, closed=True))
+    over = lifecycle.phase.ends_run
+    t.actions.append(Finish(*lifecycle.outcome, over=over, successor="" if over else state.handover.successor))
+
+
+def hurry(t: Transition) -> None:
+    """Wait no longer for copies of a checkpoint, once the outcome is decided."""
+    _write(t, replace(t.state.lifecycle, hurried=t.state.over))

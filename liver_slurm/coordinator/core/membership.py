@@ -22,6 +22,8 @@ from liver_slurm.coordinator.core.transition import (
     Transition,
     WorkerGone,
     WorkerLost,
+    WorkersGone,
+    WorkersLost,
     WorldCommitted,
     Writer,
 )
@@ -39,11 +41,7 @@ _write = Writer(Membership, __name__)
 
 
 def _put(t: Transition, worker: Worker) -> None:
-    membership = t.state.membership
-    known = membership.get(worker.name)
-    moved = known is None or known.available != worker.available or known.job_id != worker.job_id
-    workers = Table.of(membership.workers).put(worker.name, worker)
-    _write(t, replace(membership, workers=workers, moves=membership.moves + moved))
+    _write(t, t.state.membership.put(worker))
 
 
 def _change(t: Transition, name: str, **changes: Any) -> None:
@@ -51,9 +49,7 @@ def _change(t: Transition, name: str, **changes: Any) -> None:
 
 
 def _forget(t: Transition, name: str) -> None:
-    membership = t.state.membership
-    workers = Table.of(membership.workers).without(name)
-    _write(t, replace(membership, workers=workers, moves=membership.moves + 1))
+    _write(t, t.state.membership.without(name))
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
@@ -113,7 +109,7 @@ def _warmed(t: Transition, name: str) -> None:
     if worker.warm:
         return
     _change(t, name, warm=True, arrived=t.now)
-    if name in t.state.world.members:
+    if name in t.state.world.names:
         return
     if worker.role == "standby":
         t.emit(events.StandbyReady(worker=name, host=worker.host, device=worker.device, job_id=worker.job_id))
@@ -142,7 +138,7 @@ def beat_seconds(state: RunState) -> float:
 
 
 _AS_TOLD = (
-    *("step_seconds", "rejected", "validating", "since_step", "computing"),
+    *("step_seconds", "rejected", "validating", "since_step", "computing", "copying"),
     *("mirror", "mirror_way", "mirror_bytes", "mirror_proofs"),
 )
 """What a worker's record takes over from a heartbeat."""
@@ -197,7 +193,7 @@ def finished(t: Transition, message: Finished) -> None:
     """Handle a member of the live world that has trained the last step."""
     state = t.state
     early = message.step < state.settings.config.train.steps and not message.reason
-    if message.worker not in state.world.members or early:
+    if message.worker not in state.world.names or early:
         t.reject("impossible")
         return
     if state.membership.workers[message.worker].finished:
@@ -254,7 +250,7 @@ def leaving(t: Transition, message: Leaving) -> None:
     needed = _counts(state, worker.name) if pending is None else worker.name in pending.voters
     unexpected = needed or (worker.role == "live" and state.phase is RunPhase.STARTING)
     if unexpected and not state.over:
-        t.signal(WorkerGone(worker.name, f"it left: {message.reason}"))
+        t.gone(WorkerGone(worker.name, f"it left: {message.reason}"))
         return
     _forget(t, worker.name)
     t.emit(events.WorkerLeft(worker=worker.name, host=worker.host, reason=message.reason))
@@ -263,7 +259,7 @@ def leaving(t: Transition, message: Leaving) -> None:
 
 def _counts(state: RunState, name: str) -> bool:
     """Return whether a worker is a member of the live world, and not a process that has a lost member's name."""
-    return name in state.world.members and name not in state.damage.lost
+    return name in state.world.names and name not in state.damage.lost
 
 
 def failed(t: Transition, message: Failed) -> None:
@@ -274,18 +270,25 @@ def failed(t: Transition, message: Failed) -> None:
     worker = state.membership.workers[message.worker]
     if message.generation == state.generation and message.step > worker.step:
         _change(t, message.worker, step=message.step)
-    t.signal(WorkerGone(message.worker, message.error))
+    t.gone(WorkerGone(message.worker, message.error))
 
 
-def lose(t: Transition, news: WorkerGone) -> None:
-    """Forget a worker that is gone; if the run counted on it, it is lost."""
+def lose(t: Transition, news: WorkersGone) -> None:
+    """Forget workers that are gone; those that the run counted on are lost."""
+    lost = tuple(filter(None, [_lose(t, one) for one in news.workers]))
+    if lost:
+        t.request_replan()
+        t.signal(WorkersLost(lost))
+
+
+def _lose(t: Transition, news: WorkerGone) -> WorkerLost | None:
     state, worker = t.state, t.state.membership.get(news.name)
     if worker is None:
-        return
+        return None
     _forget(t, worker.name)
     if state.over or worker.dismissed:
         t.emit(events.WorkerLeft(worker=worker.name, host=worker.host, reason=news.reason))
-        return
+        return None
     in_world = _counts(state, worker.name)
     t.emit(
         events.WorkerLost(
@@ -298,8 +301,7 @@ def lose(t: Transition, news: WorkerGone) -> None:
             detected_s=news.after,
         )
     )
-    t.request_replan()
-    t.signal(WorkerLost(worker, news.reason, in_world, news.how == OWN_WORD))
+    return WorkerLost(worker, news.reason, in_world, news.how == OWN_WORD)
 
 
 def extend_after_stall(t: Transition, _: Tick) -> None:
@@ -325,13 +327,13 @@ def find_silent(t: Transition, _: Tick) -> None:
     for worker in t.state.membership.workers.values():
         if worker.seen < heard_since and t.now - worker.seen > _patience(t, worker):
             silence = t.now - worker.seen
-            t.signal(WorkerGone(worker.name, f"silent for {silence:.1f} s", how="silence", after=silence))
+            t.gone(WorkerGone(worker.name, f"silent for {silence:.1f} s", how="silence", after=silence))
 
 
 def _patience(t: Transition, worker: Worker) -> float:
     """Return the seconds of silence after which a worker is lost."""
     job, notice = t.state.settings.config.job, worker.eviction
-    if notice is not None and notice.returns and worker.name not in t.state.world.members:
+    if notice is not None and notice.returns and worker.name not in t.state.world.names:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
     if worker.announced is not None and worker.announced.kind == "over":
         return min(job.lost_after, BEATS * beat_seconds(t.state))

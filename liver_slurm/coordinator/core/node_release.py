@@ -162,7 +162,7 @@ def advance(t: Transition, _: Tick) -> None:
     # Workers that are still there may not have registered yet with a coordinator that was started again.
     known = settings.epoch == 1 or t.now > state.lifecycle.started + settings.config.job.lost_after
     own = _workers(state, settings.job_id)
-    needed = {number for number, name in own.items() if name in state.world.members}
+    needed = {number for number, name in own.items() if name in state.world.names}
     for part in _components(state):
         left = part.left(needed)
         if left == len(part.nodes) or state.release.refused_releases.get(part.number) == left:

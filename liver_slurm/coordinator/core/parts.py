@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from liver_slurm.base.frozen import replace
+from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.records import (
     BegunAnew,
     BoundaryConfirmed,
@@ -203,6 +204,8 @@ class History:
     """When the last reconfiguration was over, seconds since the epoch; 0.0: there was none."""
     spans: tuple[Life, ...] = ()
     """How long standby jobs have been there, oldest first."""
+    going_on: Mapping[str, float] = field(default_factory=Table)
+    """When each of those that are still there began."""
     offers: tuple[Offer, ...] = ()
     """Decisions on offers of which something is still to come, oldest first."""
     next_offer: int = 0
@@ -220,28 +223,31 @@ class History:
             return replace(self, offers=tuple(told))
         if isinstance(record, LifeBegan):
             began = Life(record.job_id, record.partition, record.time)
-            return replace(self, spans=(*_remembered(self.spans), began))
+            spans = (*self._remembered(), began)
+            return replace(self, spans=spans, going_on=Table.of(self.going_on).put(record.job_id, record.time))
         if isinstance(record, LifeEnded):
-            spans = tuple(
-                replace(span, ended=record.time, taken=record.taken)
-                if span.job_id == record.job_id and span.ended is None
-                else span
-                for span in self.spans
-            )
-            return replace(self, spans=spans)
+            return self._ended(record)
         if isinstance(record, StartFailed):
             failed = Life(record.job_id, record.partition, record.time, record.time, failed=True)
-            return replace(self, spans=(*_remembered(self.spans), failed))
+            return replace(self, spans=(*self._remembered(), replace(failed, ordered=record.ordered)))
         if isinstance(record, Measurement):
             one = Measured(record.generation, record.added, record.prepare_s, record.exposed_s)
             return replace(self, measured=(*self.measured, one)[-REMEMBERED:], steady_since=record.time)
         return self
 
+    def _ended(self, record: LifeEnded) -> History:
+        """Note the end of a life that goes on; there may be thousands."""
+        if record.job_id not in self.going_on:
+            return self
+        spans = self.spans
+        at = next(at for at, span in enumerate(spans) if span.job_id == record.job_id and span.ended is None)
+        ended = replace(spans[at], ended=record.time, taken=record.taken)
+        going_on = Table.of(self.going_on).without(record.job_id)
+        return replace(self, spans=(*spans[:at], ended, *spans[at + 1 :]), going_on=going_on)
 
-def _remembered(spans: tuple[Life, ...]) -> tuple[Life, ...]:
-    """Leave out the oldest that has ended if there are many; one that goes on would be taken for a new one."""
-    ended = sum(span.ended is not None for span in spans)
-    if ended <= REMEMBERED:
-        return spans
-    oldest = next(span for span in spans if span.ended is not None)
-    return tuple(span for span in spans if span is not oldest)
+    def _remembered(self) -> tuple[Life, ...]:
+        """Leave out the oldest that has ended if there are many; one that goes on would be taken for a new one."""
+        if len(self.spans) - len(self.going_on) <= REMEMBERED:
+            return self.spans
+        oldest = next(span for span in self.spans if span.ended is not None)
+        return tuple(span for span in self.spans if span is not oldest)

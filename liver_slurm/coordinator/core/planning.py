@@ -21,19 +21,18 @@ from liver_slurm.coordinator.core import (
     step_barrier,
 )
 from liver_slurm.coordinator.core.state import Planning, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Transition, WorkerLost, Writer
+from liver_slurm.coordinator.core.transition import Transition, WorkersLost, Writer
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose
 from liver_slurm.policy.rank_assignment import rank_order
+from liver_slurm.policy.standby_scaling import room
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
 from liver_slurm.rundir.worker_names import natural_key, place_of
 
 AHEAD = 10.0
 """Seconds before a scheduled resize that its preparation begins."""
-RETURN = 5.0
-"""Seconds that a member has to come back to a restarted coordinator, when the others say that their world is broken."""
 
 MANY = 64
 """Members of a live world from which on an attempt in vain takes longer than it takes to hear whom else it concerns."""
@@ -66,12 +65,13 @@ def _planned(t: Transition) -> None:
     _write(t, replace(t.state.planning, look_again=None))
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
+def workers_lost(t: Transition, news: WorkersLost) -> None:
     """End the run if it has lost a worker that training waits for to begin."""
-    worker, state = news.worker, t.state
-    if worker.role == "live" and state.phase is RunPhase.STARTING:
-        log = f"{state.settings.run_dir}/logs/{place_of(worker.name)}.log"
-        lifecycle.end(t, RunPhase.FAILED, f"{worker.name} was lost before training began: {news.reason}; see {log}")
+    awaited = [one for one in news.workers if one.worker.role == "live"]
+    if awaited and t.state.phase is RunPhase.STARTING:
+        name, reason = awaited[0].worker.name, awaited[0].reason
+        log = f"{t.state.settings.run_dir}/logs/{place_of(name)}.log"
+        lifecycle.end(t, RunPhase.FAILED, f"{name} was lost before training began: {reason}; see {log}")
 
 
 # ---- before training -----------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _await_members(t: Transition) -> None:
     left = tuple(member for member in live.members if member not in state.damage.lost)
     missing = state.membership.missing(left)
     if missing:
-        _give_up_missing(t, missing)
+        failure_recovery.give_up_absent(t, missing)
         return
     if state.phase is RunPhase.FINISHING:
         return
@@ -131,17 +131,6 @@ def _await_members(t: Transition) -> None:
     if t.state.steady:
         resize_queue.hold(t)
     t.request_replan()
-
-
-def _give_up_missing(t: Transition, missing: list[str]) -> None:
-    """Go on without members that do not come back to a restarted coordinator.
-
-    Where a collective has failed at those that are there, the others are not waited for long.
-    """
-    state = t.state
-    patience = RETURN if state.damage.parked else state.settings.config.job.lost_after
-    if t.now > state.lifecycle.started + patience:
-        failure_recovery.give_up_missing(t, missing, "it did not come back to the restarted coordinator")
 
 
 # ---- steady --------------------------------------------------------------------------------------------------------
@@ -304,5 +293,5 @@ def snapshot(state: RunState, due: ResizeGoal | None) -> api.Snapshot:
         run_id=state.settings.run_id,
         unsaved_steps=max(0, step - max(state.barriers.saved_step, state.settings.start_step)),
         limit=state.handover.job.end_time if state.handover.job is not None else None,
-        room=standby_scaling.room(capacity, state.settings.config) if capacity is not None else None,
+        room=room(capacity, state.settings.config) if capacity is not None else None,
     )

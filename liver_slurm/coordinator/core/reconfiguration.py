@@ -16,7 +16,14 @@ from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.status import route, summary
-from liver_slurm.coordinator.core.transition import BarrierMoved, RunEnding, Transition, WorldCommitted, Writer
+from liver_slurm.coordinator.core.transition import (
+    BarrierMoved,
+    LastStepTrained,
+    RunEnding,
+    Transition,
+    WorldCommitted,
+    Writer,
+)
 from liver_slurm.coordinator.core.worlds import Attempt, Cause, ReconfigurationPhase, Rescue, WorldState
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World
@@ -228,7 +235,7 @@ def _commit(t: Transition, attempt: Attempt, step: int) -> None:
 
 def _dismiss_departing(t: Transition) -> None:
     """Dismiss workers with a notice that are in no world any more, so that Slurm has its node back in a second."""
-    members = t.state.world.members
+    members = t.state.world.names
     for worker in t.state.membership.workers.values():
         notice = worker.eviction
         if notice is None or notice.returns or worker.dismissed:
@@ -274,6 +281,8 @@ def _retire(t: Transition, attempt: Attempt) -> None:
     t.emit(told)
     t.explain(attempt.reason)
     t.request_replan()
+    if steps := [worker.step for worker in t.state.members if worker.finished]:  # before word of the last one came
+        t.signal(LastStepTrained(max(steps), by_all=False))
 
 
 # ---- ABORT ---------------------------------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ class StartFailed(_Record, frozen=True, kw_only=True):
     job_id: str
     partition: str
     time: float
+    ordered: float = 0.0
+    """When it was ordered, with others maybe; 0.0: not known."""
 
 
 class Measurement(_Record, frozen=True, kw_only=True):

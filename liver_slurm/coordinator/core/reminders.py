@@ -29,7 +29,7 @@ def tell_commit(t: Transition, news: Registered) -> None:
     worker, live = t.state.membership.workers[news.name], t.state.world.live
     if live is None or worker.generation == live.generation or worker.name in t.state.damage.lost:
         return
-    if worker.generation >= 0 or worker.name in live.members:
+    if worker.generation >= 0 or worker.name in live.names:
         orders.tell_commit(t, [worker.name])
 
 
@@ -48,7 +48,7 @@ def heard(t: Transition, news: Heard) -> None:
     beat, worker = news.beat, t.state.membership.get(news.beat.worker)
     if worker is None or t.state.over:
         return
-    if beat.notice is not None and _is_news(worker, beat.notice):
+    if beat.notice is not None and _is_news(worker, beat.notice.as_of(t.now)):
         eviction.notice(t, beat.notice)
     if beat.finished and not worker.finished:
         membership.finished(t, Finished(worker=beat.worker, step=beat.step, reason=beat.finished_why))
@@ -100,7 +100,7 @@ def _why_outside(state: RunState, worker: Worker, targets: Iterable[int]) -> str
     Whoever leaves a world may take as long for it as members of the next one may to enter that.
     """
     world = state.world
-    if worker.name in world.members:
+    if worker.name in world.names:
         return ""
     for generation in targets:
         lost = generation < world.lost_below or state.damage.lost_out_of(worker.name, generation) >= 0
@@ -131,7 +131,7 @@ def _targets(t: Transition, beat: Heartbeat, targets: Mapping[int, str]) -> None
         if generation == awaited:
             continue
         if generation == world.generation:
-            if beat.worker not in world.members:  # else see _entering
+            if beat.worker not in world.names:  # else see _entering
                 orders.tell_commit(t, [beat.worker])
         elif generation in world.committed:
             orders.tell_left_behind(t, beat.worker, generation)

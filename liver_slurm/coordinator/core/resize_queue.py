@@ -68,8 +68,8 @@ def hold(t: Transition, *, told: bool = True) -> None:
     """
     state, live = t.state, t.state.world.live
     held = state.barriers.cutover is not None or state.damage.broken
-    if live is None or held or not state.resizes.goals:
-        return
+    if live is None or held or not state.resizes.goals or state.interruption.reason:
+        return  # where the nodes are being taken, the last checkpoint comes first
     goal, nearest = state.resizes.goals[0], state.step + 1 if told else live.step
     if goal.at_step >= nearest and not state.over:
         step_barrier.propose(t, "cutover", goal.at_step, request=goal.number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from liver_slurm.base.frozen import replace
-from liver_slurm.config.schema import JobConfig
 from liver_slurm.config.units import standby_units, warning_seconds, workers_per_job
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
@@ -16,18 +15,21 @@ from liver_slurm.coordinator.core.transition import (
     EvictionChanged,
     Registered,
     Transition,
-    WorkerLost,
+    WorkersLost,
     WorldCommitted,
     Writer,
 )
 from liver_slurm.coordinator.core.workers import Worker
-from liver_slurm.policy.standby_scaling import Order, View, decide
+from liver_slurm.policy.standby_scaling import Order, View, decide, room_by_partition, still_wanted
 from liver_slurm.policy.survival import failed_in_a_row, failing
 from liver_slurm.rundir import events
+from liver_slurm.rundir.worker_names import of_job
 from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
 
 LAUNCH_RETRY = 30.0
 """Seconds until standby jobs are started again after the scheduler refused."""
+RELEASE_RETRY = 60.0
+"""Seconds after which the scheduler is told once more to end a job that is still there: it may not have heard."""
 
 APART = 5.0
 """Seconds for which jobs that wait in the queue stay there, from a notice or the leave that follows on.
@@ -59,6 +61,7 @@ def observe(t: Transition, given: CapacitySeen) -> None:
         _tell_changes(t, before, given.capacity)
         _note_failures(t, before, given.capacity)
         _note_there(t, given.capacity)
+        _release_again(t, given.capacity)
         t.signal(CapacityObserved(before, given.capacity))
 
 
@@ -77,8 +80,8 @@ def _tell_changes(t: Transition, before: CapacitySnapshot | None, now: CapacityS
             )
     for job in known.values():
         t.emit(events.StandbyJobChanged(job_id=job.job_id, state="gone", partition=job.partition))
-    free = _room(now, sizes)
-    if before is None or free != _room(before, sizes):
+    free = room_by_partition(now, sizes)
+    if before is None or free != room_by_partition(before, sizes):
         t.emit(events.CapacityChanged(workers=free))
 
 
@@ -109,35 +112,38 @@ def _has_failed(last: StandbyJob | None, how: str | None) -> bool:
 
 def _note_there(t: Transition, now: CapacitySnapshot) -> None:
     """Note since when jobs run without a worker that is ready, and which of those that were told to end have not."""
-    pool, members = t.state.standbys, {*t.state.world.members, *t.state.world.next_members}
+    pool, members = t.state.standbys, {*t.state.world.members, *t.state.world.next_names}
     standbys = t.state.membership.with_role("standby")
     ready = {worker.job_id for worker in standbys if worker.warm or worker.name in members}
     unready = [job.job_id for job in now.jobs if job.state == "running" and job.job_id not in ready]
     since = {job: pool.unready_since.get(job, t.now) for job in unready}
-    released = pool.released & {job.job_id for job in now.jobs}
+    there = {job.job_id for job in now.jobs}
+    released = {job: told for job, told in pool.released.items() if job in there}
     _write(t, replace(pool, unready_since=since, released=released))
 
 
+def _release_again(t: Transition, now: CapacitySnapshot) -> None:
+    """Have the scheduler end jobs that go on though it was told to end them: each would hold its nodes to its limit."""
+    for job in now.jobs:
+        told = t.state.standbys.released.get(job.job_id, t.now)
+        if job.state != "ending" and t.now - told >= RELEASE_RETRY:
+            _end(t, job.job_id)
+
+
+def _fails(t: Transition, job: str) -> None:
+    """Record that a job has failed if no worker of it has ever been ready."""
+    partition = t.state.standbys.starting.get(job)
+    if partition is not None:
+        _failed(t, job, partition)
+
+
 def _failed(t: Transition, job: str, partition: str) -> None:
-    t.journal(StartFailed(job_id=job, partition=partition, time=t.now))
+    ordered = t.state.standbys.ordered_at.get(job, 0.0)
+    t.journal(StartFailed(job_id=job, partition=partition, time=t.now, ordered=ordered))
     spans, back_off = t.state.history.spans, t.state.settings.config.standby.back_off
     until, _ = failing(spans, t.now, back_off).get(partition, (t.now, 0))
     count = failed_in_a_row(spans, partition)
     t.emit(events.StandbyFailed(job_id=job, partition=partition, in_a_row=count, alone_s=until - t.now))
-
-
-def room(seen: CapacitySnapshot, config: JobConfig) -> int:
-    """Count the workers that would start at once in all partitions, of the unit that brings the most in each."""
-    return sum(_room(seen, tuple(workers_per_job(unit) for unit in standby_units(config.standby))).values())
-
-
-def _room(seen: CapacitySnapshot, sizes: tuple[int, ...]) -> dict[str, int]:
-    """Count the workers that would start at once in each partition, of the unit that brings the most."""
-    found: dict[str, int] = {}
-    for place in seen.room:
-        workers = place.jobs * sizes[min(place.unit, len(sizes) - 1)]
-        found[place.partition] = max(found.get(place.partition, 0), workers)
-    return found
 
 
 def launched(t: Transition, given: Launched) -> None:
@@ -145,11 +151,17 @@ def launched(t: Transition, given: Launched) -> None:
 
     One that came after a notice stays in the queue as others.
     """
-    t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
+    if given.job_ids:
+        t.journal(StandbyLaunched(job_ids=given.job_ids, unit=given.unit))
     pool = t.state.standbys
     starting = {**pool.starting, **dict.fromkeys(given.job_ids, given.partition)}
-    _write(t, replace(pool, starting=starting, orders=pool.orders[1:] if _may_scale(t.state) else ()))
-    if t.now < pool.deferred_until:
+    ordered_at = {job: pool.ordered_at[job] for job in pool.starting if job in pool.ordered_at}
+    ordered_at |= dict.fromkeys(given.job_ids, pool.ordered)
+    _write(
+        t,
+        replace(pool, starting=starting, ordered_at=ordered_at, orders=pool.orders[1:] if _may_scale(t.state) else ()),
+    )
+    if given.job_ids and t.now < pool.deferred_until:
         t.actions.append(Defer(given.job_ids, pool.deferred_until))
     _launch_next(t)
 
@@ -184,7 +196,7 @@ def scale(t: Transition, _: CapacitySeen) -> None:
         _give_up_unready(t)
     pool = t.state.standbys
     if pool.orders:  # what they bring is not to be ordered twice
-        _write(t, replace(pool, orders=pool.orders if decision.start else pool.orders[:1]))
+        _write(t, replace(pool, orders=still_wanted(pool.orders, decision.start)))
     elif t.now >= pool.launch_after and decision.start:
         _order(t, decision.start, reason)
 
@@ -195,7 +207,7 @@ def _order(t: Transition, wanted: Sequence[Order], reason: str) -> None:
         for order in wanted
         for ordered in range(0, order.count, PORTION)
     )
-    _write(t, replace(t.state.standbys, orders=portions))
+    _write(t, replace(t.state.standbys, orders=portions, ordered=t.now))
     _launch_next(t)
     for order in wanted:
         t.emit(events.StandbyLaunch(count=order.count, unit=order.unit, partition=order.partition, reason=reason))
@@ -206,9 +218,7 @@ def _give_up_unready(t: Transition) -> None:
     limit = t.state.settings.config.job.start_timeout
     for job_id, since in t.state.standbys.unready_since.items():
         if t.now - since > limit and job_id not in t.state.standbys.released:
-            partition = t.state.standbys.starting.get(job_id)
-            if partition is not None:
-                _failed(t, job_id, partition)
+            _fails(t, job_id)
             _release(t, job_id, f"no worker of it was ready within {limit:g} s")
 
 
@@ -219,7 +229,7 @@ def view(state: RunState) -> View:
     apart = guaranteed_job.kept_out(state)  # the successor's workers take the place of ours
     guaranteed = [one for one in state.membership.with_role("live") if one.eviction is None and one.name not in apart]
     standbys = state.membership.with_role("standby")
-    members = {*world.members, *world.next_members}
+    members = {*world.members, *world.next_names}
     return View(
         now=state.now,
         capacity=pool.capacity,
@@ -236,7 +246,7 @@ def view(state: RunState) -> View:
 
 def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
     """Give standby jobs back that the policy does not want, unless a worker of theirs is in a world by now."""
-    members = t.state.membership.of((*t.state.world.members, *t.state.world.next_members))
+    members = t.state.membership.of((*t.state.world.members, *t.state.world.next_names))
     busy = {worker.job_id for worker in members}
     for job_id in jobs:
         if job_id not in busy:
@@ -244,8 +254,10 @@ def leave(t: Transition, jobs: tuple[str, ...], reason: str) -> None:
 
 
 def registered(t: Transition, news: Registered) -> None:
-    """Turn a worker away whose job was told to end before it came."""
-    worker = t.state.membership.workers[news.name]
+    """Turn a worker away whose job was told to end before it came, unless a world counts on it."""
+    world, worker = t.state.world, t.state.membership.workers[news.name]
+    if worker.name in world.names or worker.name in world.next_names:
+        return
     if worker.role == "standby" and worker.job_id in t.state.standbys.released and not worker.dismissed:
         membership.dismiss(t, worker.name, "of no use any more")
 
@@ -258,7 +270,7 @@ def eviction_changed(t: Transition, news: EvictionChanged) -> None:
 
 def world_committed(t: Transition, _: WorldCommitted) -> None:
     """Do so once more where the leave took long: nodes become free only now, one after another."""
-    members = t.state.world.members
+    members = t.state.world.names
     standbys = t.state.membership.with_role("standby")
     if any(worker.name not in members and _is_wanted_by_others(t.state, worker) for worker in standbys):
         _make_way(t)
@@ -310,16 +322,26 @@ def _end(t: Transition, job_id: str) -> None:
     """Have the scheduler end a job, whose workers are not to be taken in any more."""
     pool = t.state.standbys
     starting = {job: place for job, place in pool.starting.items() if job != job_id}
-    _write(t, replace(pool, starting=starting, released=pool.released | {job_id}))
+    _write(t, replace(pool, starting=starting, released={**pool.released, job_id: t.now}))
     t.actions.append(Release(job_id))
 
 
-def worker_lost(t: Transition, news: WorkerLost) -> None:
-    """End the standby job of a lost worker if that was its last one: it would only hold nodes."""
-    job_id, pool = news.worker.job_id, t.state.standbys
-    if news.worker.role != "standby" or any(one.job_id == job_id for one in t.state.membership.workers.values()):
+def workers_lost(t: Transition, news: WorkersLost) -> None:
+    """End the standby jobs of lost workers that were their last ones: they would only hold nodes."""
+    standbys = [one.worker for one in news.workers if one.worker.role == "standby"]
+    jobs = dict.fromkeys(one.job_id for one in standbys if one.job_id not in t.state.membership.by_job)
+    if not jobs:
         return
-    if any(job.job_id == job_id for job in pool.jobs):
-        if job_id in pool.starting and news.worker.eviction is None:
-            _failed(t, job_id, pool.starting[job_id])
-        _end(t, job_id)
+    noticed = {one.job_id for one in standbys if one.eviction is not None}
+    to_come, seen = _to_come(t.state, news), {job.job_id for job in t.state.standbys.jobs}
+    for job_id in jobs:
+        if job_id in seen and not of_job(job_id, to_come):
+            if job_id not in noticed:
+                _fails(t, job_id)
+            _end(t, job_id)
+
+
+def _to_come(state: RunState, news: WorkersLost) -> list[str]:
+    """Return the members of the live world that have not come back to a restarted coordinator, but may."""
+    gone = {*state.damage.lost, *(one.worker.name for one in news.workers)}
+    return [name for name in state.membership.missing(state.world.members) if name not in gone]

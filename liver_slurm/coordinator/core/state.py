@@ -113,6 +113,8 @@ class Lifecycle:
     """Exit code and reason, once decided."""
     closing_deadline: float = 0.0
     """When the process ends although workers are left."""
+    hurried: bool = False
+    """A signal has come since the outcome was decided: copies of a checkpoint are not waited for."""
     closed: bool = False
     """The process was told to end."""
 
@@ -151,10 +153,14 @@ class StandbyPool:
     """Those that the last look did not find."""
     orders: tuple[Order, ...] = ()
     """Jobs that are still to be started, in portions; the scheduler has not answered to the first one yet."""
+    ordered: float = 0.0
+    """When those were ordered, seconds since the epoch."""
+    ordered_at: Mapping[str, float] = field(default_factory=dict)
+    """The same of each job in :attr:`starting`, and maybe of others."""
     unready_since: Mapping[str, float] = field(default_factory=dict)
     """Since when jobs are seen running without a worker that is ready, seconds since the epoch."""
-    released: frozenset[str] = frozenset()
-    """Jobs that were told to end and are still there."""
+    released: Mapping[str, float] = field(default_factory=dict)
+    """Jobs that were told to end and are still there: when they were told last, seconds since the epoch."""
     deferred_since: float = 0.0
     deferred_until: float = 0.0
     """Until when jobs that wait in the queue were told to stay there, seconds since the epoch."""
@@ -190,6 +196,8 @@ class Handover:
     """Why the last one that was asked for was refused, if it was."""
     ask_again: float = 0.0
     """When another one is asked for after that, seconds since the epoch."""
+    unseen: bool = False
+    """Slurm was not asked since what there is: only its answer may have been lost, and the successor is there."""
 
     @property
     def successor(self) -> str:

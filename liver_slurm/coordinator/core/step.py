@@ -61,8 +61,8 @@ from liver_slurm.coordinator.core.transition import (
     RunInterrupted,
     TimeIsUp,
     Transition,
-    WorkerGone,
-    WorkerLost,
+    WorkersGone,
+    WorkersLost,
     WorldCommitted,
     WorldStands,
 )
@@ -129,13 +129,13 @@ REACTIONS: dict[type, tuple[Handler, ...]] = {
         membership.warm_up,
     ),
     Heard: (reminders.heard, failure_recovery.heard),
-    WorkerGone: (membership.lose,),
-    WorkerLost: (
-        standby_scaling.worker_lost,
-        detection.worker_lost,
-        abort_causes.worker_lost,
-        failure_recovery.worker_lost,
-        planning.worker_lost,
+    WorkersGone: (membership.lose,),
+    WorkersLost: (
+        standby_scaling.workers_lost,
+        detection.workers_lost,
+        abort_causes.workers_lost,
+        failure_recovery.workers_lost,
+        planning.workers_lost,
     ),
     WorldStands: (failure_recovery.stands,),
     CapacityObserved: (eviction.compare,),
@@ -181,7 +181,7 @@ def step(state: RunState, given: Input, *, planned: bool = True) -> tuple[RunSta
             t.remember(given)
         _handle(t, given, HANDLERS[type(given)])
         heartbeat = False
-    history.update(t, state, spans=not heartbeat, everybody=not isinstance(given, FromPeer))
+    history.update(t, state, spans=not heartbeat, everybody=isinstance(given, Tick | CapacitySeen))
     return _done(t, planned=planned)
 
 

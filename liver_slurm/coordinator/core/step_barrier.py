@@ -164,11 +164,14 @@ def tell_withdrawn(t: Transition, receivers: Sequence[str], number: int) -> None
 def forget(t: Transition, old: StepBarriers) -> None:
     """Have the next world write the checkpoint that the live one would have, as that is broken.
 
+    One that is agreed on is over once it is written or has failed: before, a share of it may be with the dead.
+
     Args:
         t: the transition, in which the record of it is written.
         old: the barriers before it.
     """
-    if old.checkpoint is not None or old.agreed_checkpoint is not None:
+    agreed = old.agreed_checkpoint
+    if old.checkpoint is not None or (agreed is not None and agreed.step > max(old.saved_step, old.failed_step)):
         want_checkpoint(t)
 
 

@@ -126,6 +126,13 @@ class WorkerGone:
 
 
 @dataclass(frozen=True)
+class WorkersGone:
+    """Workers are gone: all that one handler has told of in a row, as they may be lost by the thousand."""
+
+    workers: tuple[WorkerGone, ...]
+
+
+@dataclass(frozen=True)
 class WorkerLost:
     """A worker that the run counted on was lost, and is no longer registered."""
 
@@ -135,6 +142,13 @@ class WorkerLost:
     """It was a member of the live world."""
     said: bool = False
     """It has said so itself, and why."""
+
+
+@dataclass(frozen=True)
+class WorkersLost:
+    """Workers were lost together."""
+
+    workers: tuple[WorkerLost, ...]
 
 
 @dataclass(frozen=True)
@@ -222,8 +236,8 @@ Signal = Union[  # noqa: UP007
     Admitted,
     Registered,
     Heard,
-    WorkerGone,
-    WorkerLost,
+    WorkersGone,
+    WorkersLost,
     WorldStands,
     CapacityObserved,
     EvictionHeard,
@@ -259,6 +273,11 @@ class Transition:
     def signal(self, signal: Signal) -> None:
         """Tell the other modules; they react when the caller is done."""
         self._signals.append(signal)
+
+    def gone(self, worker: WorkerGone) -> None:
+        """Tell the other modules that a worker is gone, together with those told of just before."""
+        last = self._signals.pop() if self._signals and isinstance(self._signals[-1], WorkersGone) else None
+        self._signals.append(WorkersGone((*(last.workers if isinstance(last, WorkersGone) else ()), worker)))
 
     def take_signals(self) -> list[Signal]:
         """Return what was signalled since the last call."""

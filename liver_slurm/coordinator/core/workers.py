@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from liver_slurm.base.frozen import replace
+from liver_slurm.base.table import Table
 from liver_slurm.scheduler.ports import NoticeKind
 
 
@@ -76,6 +78,8 @@ class Worker:
     since_step: float | None = None
     """See :class:`liver_slurm.protocol.messages.Heartbeat`; of :attr:`step_at`."""
     computing: bool = False
+    copying: bool = False
+    """It copies a checkpoint to a second place."""
     signalled: Eviction | None = None
     """What the worker itself has said."""
     announced: Eviction | None = None
@@ -116,6 +120,10 @@ class Worker:
         return self.warm and self.staying
 
 
+def _address(peer: bytes) -> str:
+    return peer.decode("latin-1")
+
+
 @dataclass(frozen=True)
 class Membership:
     """All registered workers, by name."""
@@ -127,6 +135,59 @@ class Membership:
     """Time of this coordinator's last tick, seconds since the epoch; 0.0: there was none."""
     moves: int = 0
     """How often one has become available, or is so no more, or has gone."""
+    by_job: Mapping[str, tuple[str, ...]] = field(default_factory=Table)
+    """Names of each job's workers; kept, as the next: of thousands of workers each that goes asks for some."""
+    by_peer: Mapping[str, str] = field(default_factory=Table)
+    """Name of the worker at each address."""
+
+    def __post_init__(self) -> None:
+        if self.workers and not self.by_job:
+            jobs: dict[str, tuple[str, ...]] = {}
+            for worker in self.workers.values():
+                jobs[worker.job_id] = (*jobs.get(worker.job_id, ()), worker.name)
+            peers = Table((_address(worker.peer), worker.name) for worker in self.workers.values())
+            object.__setattr__(self, "by_job", Table(jobs.items()))
+            object.__setattr__(self, "by_peer", peers)
+
+    def put(self, worker: Worker) -> Membership:
+        """Return what is known with this worker, in the place of one that has its name."""
+        known, before = self.workers.get(worker.name), self
+        moved = known is None or known.available != worker.available or known.job_id != worker.job_id
+        if known is not None and (known.job_id, known.peer) != (worker.job_id, worker.peer):
+            before = self._unlisted(known)
+            known = None
+        workers = Table.of(self.workers).put(worker.name, worker)
+        if known is not None:
+            return replace(self, workers=workers, moves=self.moves + moved)
+        by_job, by_peer = Table.of(before.by_job), Table.of(before.by_peer)
+        return replace(
+            before,
+            workers=workers,
+            moves=self.moves + moved,
+            by_job=by_job.put(worker.job_id, (*by_job.get(worker.job_id, ()), worker.name)),
+            by_peer=by_peer.put(_address(worker.peer), worker.name),
+        )
+
+    def without(self, name: str) -> Membership:
+        """Return what is known without a worker."""
+        known = self.workers.get(name)
+        if known is None:
+            return self
+        return replace(self._unlisted(known), workers=Table.of(self.workers).without(name), moves=self.moves + 1)
+
+    def _unlisted(self, worker: Worker) -> Membership:
+        others = tuple(name for name in self.by_job[worker.job_id] if name != worker.name)
+        by_job, address = Table.of(self.by_job), _address(worker.peer)
+        by_job = by_job.put(worker.job_id, others) if others else by_job.without(worker.job_id)
+        by_peer = Table.of(self.by_peer)
+        if by_peer.get(address) == worker.name:
+            by_peer = by_peer.without(address)
+        return replace(self, by_job=by_job, by_peer=by_peer)
+
+    def at(self, peer: bytes) -> Worker | None:
+        """Return the worker at an address, if one is registered there."""
+        name = self.by_peer.get(_address(peer))
+        return self.workers[name] if name is not None else None
 
     def __contains__(self, name: object) -> bool:
         return name in self.workers
@@ -154,7 +215,7 @@ class Membership:
 
     def of_job(self, job_id: str, role: Literal["live", "standby"]) -> list[Worker]:
         """Return the workers of one job."""
-        return [worker for worker in self.workers.values() if worker.job_id == job_id and worker.role == role]
+        return [worker for worker in self.of(self.by_job.get(job_id, ())) if worker.role == role]
 
     @property
     def staying(self) -> list[Worker]:

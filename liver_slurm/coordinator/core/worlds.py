@@ -158,13 +158,18 @@ class WorldState:
         return self.live.members if self.live is not None else ()
 
     @property
+    def names(self) -> frozenset[str]:
+        """The same, without their order."""
+        return self.live.names if self.live is not None else frozenset()
+
+    @property
     def generation(self) -> int:
         """Generation of the live world; -1: there is none yet."""
         return self.live.generation if self.live is not None else -1
 
     def has_left_behind(self, name: str, generation: int) -> bool:
         """Return whether a worker that says it is in the world of a generation is in one that is over."""
-        return 0 <= generation != self.generation and name not in self.members
+        return 0 <= generation != self.generation and name not in self.names
 
     @property
     def phase(self) -> ReconfigurationPhase:
@@ -177,9 +182,9 @@ class WorldState:
         return self.attempt if self.attempt is not None and not self.attempt.committed else None
 
     @property
-    def next_members(self) -> tuple[str, ...]:
+    def next_names(self) -> frozenset[str]:
         """Members of the attempt's target world; none if there is no attempt."""
-        return self.attempt.target.members if self.attempt is not None else ()
+        return self.attempt.joined if self.attempt is not None else frozenset()
 
     def apply(self, record: Record, now: float, patience: float) -> WorldState:
         """Fold one record in.

@@ -74,10 +74,17 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise LiverError(f"{path} is damaged: {error}") from None
 
-    def append(self, record: Record) -> None:
-        """Add one record; it is on disk when this returns."""
-        row = (self._clock.now(), msgspec.json.encode(record).decode())
-        self._database.execute("INSERT INTO records (time, record) VALUES (?, ?)", row)
+    def append(self, *records: Record) -> None:
+        """Add records, all or none; they are on disk when this returns, with one wait for it."""
+        rows = [(self._clock.now(), msgspec.json.encode(record).decode()) for record in records]
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            self._database.executemany("INSERT INTO records (time, record) VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
 
     def read(self) -> list[Record]:
         """Return all records, oldest first.

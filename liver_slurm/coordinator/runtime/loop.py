@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from sqlite3 import OperationalError
 
 from liver_slurm.base.clock import Clock
@@ -23,6 +24,7 @@ from liver_slurm.coordinator.core.io import (
     Send,
     Tick,
 )
+from liver_slurm.coordinator.core.records import Record
 from liver_slurm.coordinator.core.state import RunState
 from liver_slurm.coordinator.core.status import document
 from liver_slurm.coordinator.core.step import plan, step
@@ -117,7 +119,7 @@ class Loop:
                 self._plan()
             for peer, ago in self._server.hung_up(Alive(epoch=self._state.settings.epoch)):
                 now = self._clock.now()
-                self._feed(HungUp(now, peer, now - ago))
+                self._feed(HungUp(now, peer, now - ago), planned=False)
             for given in (*self._calls.poll(self._clock.now()), *self._checkpoints.poll(self._clock.now())):
                 self._feed(given)
             # After the messages: whoever has just been heard of is not silent.
@@ -229,7 +231,7 @@ class Loop:
         if isinstance(action, Send):
             self._server.send(action.peer, action.message)
         elif isinstance(action, Journal):
-            self._write_down("the journal", partial(self._lease.journal.append, action.record))
+            self._journal([action.record])
         elif isinstance(action, Emit):
             line = self._events.append(action.event)
             log.info("%s %s", line["event"], {key: line[key] for key in line if key not in _LOGGED})
@@ -255,8 +257,16 @@ class Loop:
             self._perform_all(actions)
 
     def _perform_all(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            self.perform(action)
+        for kind, group in groupby(actions, key=type):
+            if kind is Journal:
+                self._journal([action.record for action in group if isinstance(action, Journal)])
+            else:
+                for action in group:
+                    self.perform(action)
+
+    def _journal(self, records: Sequence[Record]) -> None:
+        """Write down records that follow one another: of thousands the disk is waited for once."""
+        self._write_down("the journal", partial(self._lease.journal.append, *records))
 
 
 def _error_of(write: Callable[[], object]) -> str:

@@ -251,7 +251,7 @@ class SchedulerCalls:
             self._deferrals.append(order)
             self._deferral.ask(partial(self._defer, standbys), _nothing, _not_deferred)
         else:
-            # One that could not be ended is ended by its time limit.
+            # One that could not be ended is there at a later look, and is ended then.
             self._standbys.ask(partial(standbys.release, order.job_id), _nothing, _not_released)
 
     def _defer(self, standbys: StandbyProvider) -> None:

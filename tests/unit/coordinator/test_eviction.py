@@ -12,7 +12,7 @@ from liver_slurm.coordinator.core.io import CapacitySeen
 from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
-from liver_slurm.scheduler.ports import CapacitySnapshot, EvictionNotice, StandbyJob
+from liver_slurm.scheduler.ports import DEFAULT_GRACE, CapacitySnapshot, EvictionNotice, StandbyJob
 
 
 @pytest.fixture
@@ -324,3 +324,23 @@ def test_a_guaranteed_worker_that_outlives_its_notice_stops_nothing(run: Run) ->
     assert "live-1" not in target(run), "its place is given to another one all the same"
     assert run.state.world.attempt is not None
     assert run.state.world.attempt.deadline > run.now + 100.0
+
+
+@pytest.mark.parametrize("behind", [-40.0, 0.0, 40.0])
+@pytest.mark.parametrize("deadline", [None, 30.0])
+def test_a_notice_is_dated_by_the_clock_of_the_coordinator(run: Run, behind: float, deadline: float | None) -> None:
+    run.register("standby-a")
+    begun = run.now
+    run.now += 2.0  # it comes by a heartbeat, as the message itself was lost
+    said = m.Notice(
+        worker="standby-a",
+        reason="SIGTERM",
+        time=begun - behind,
+        deadline=begun - behind + deadline if deadline is not None else None,
+        sent=run.now - behind,
+    )
+    run.say(m.Heartbeat(worker="standby-a", generation=-1, step=0, step_seconds=0.0, warm=True, notice=said))
+    notice = run.state.membership.workers["standby-a"].signalled
+    assert notice is not None
+    grace = DEFAULT_GRACE if deadline is None else deadline
+    assert (notice.at, notice.deadline) == (begun, begun + grace)

@@ -12,7 +12,7 @@ from coordinator_states import Run, settings
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import failure_recovery
 from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SILENT_BEATS, SLOW_STALL
-from liver_slurm.coordinator.core.failure_recovery import TRIES
+from liver_slurm.coordinator.core.failure_recovery import RETURN, TRIES
 from liver_slurm.coordinator.core.io import (
     Action,
     CheckpointFound,
@@ -22,7 +22,6 @@ from liver_slurm.coordinator.core.io import (
     Release,
     RollBackMetrics,
 )
-from liver_slurm.coordinator.core.planning import RETURN
 from liver_slurm.coordinator.core.records import MembersLost
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.status import document
@@ -473,7 +472,11 @@ def test_an_update_that_none_has_made_is_made_again() -> None:
     [
         (True, {}, "the distributed optimizer's shards of live-1 have neither a replica nor a mirror at step 5"),
         (False, {"live_0": (5, "torn")}, "live-0 was interrupted inside an update"),
-        (False, {"live_0": (5, "nothing"), "live_2": (6, "nothing")}, "live-0 was interrupted inside an update"),
+        (
+            False,
+            {"live_0": (5, "nothing"), "live_2": (6, "nothing")},
+            "live-0 cannot come to step 6",
+        ),
     ],
 )
 def test_state_that_nobody_holds_comes_from_a_checkpoint(distributed: bool, reports: Any, why: str) -> None:
@@ -616,6 +619,27 @@ def test_mirrors_that_fail_give_way_to_a_checkpoint() -> None:
     assert run.state.damage.searching
     run.feed(CheckpointFound(run.now, "/c/step-3", 3))
     assert "worlds made of mirrors were given up" in run.events("recovery_planned")[-1]["reason"]
+
+
+def test_where_snapshots_fail_no_newer_checkpoint_is_left_out() -> None:
+    run = training(distributed=True)
+    beat(run, *LIVE, step=9)
+    run.say(m.WorkerEnded(worker="live-1", reason="killed by SIGKILL"))
+    park(run, "live-0", 9, own=[6], kept=[Kept(("live-2",), (3, 6))])
+    park(run, "live-2", 9, own=[6], kept=[Kept(("live-1",), (3, 6))])
+    for _ in range(TRIES // 2 + 1):
+        attempt = run.state.world.attempt
+        assert attempt is not None
+        for name in attempt.involved:
+            run.say(m.Prepared(worker=name, generation=attempt.target.generation, ok=True))
+        run.say(m.Streamed(worker="live-2", generation=attempt.target.generation, ok=False, error="digests differ"))
+        for _ in range(900):
+            beat(run, "live-0", "live-2", step=9)
+            run.tick(0.1)
+            if run.state.world.attempt is not None or run.state.damage.searching:
+                break
+    (search,) = [action for action in run.actions if isinstance(action, FindCheckpoint)]
+    assert search.at_most == 9, "not only up to the snapshots' step"
 
 
 def test_without_a_checkpoint_the_run_ends_and_says_what_is_missing() -> None:
@@ -1123,3 +1147,17 @@ def test_a_job_is_not_ended_for_one_worker_while_another_of_it_waits() -> None:
     refused = run.register("standby-7-0", began=5, job_id="7")
     assert run.sent(m.Refused, refused)
     assert Release("7") not in refused
+
+
+def test_those_that_are_lost_together_stand_in_one_record() -> None:
+    run = Run(config=job(workers=12), workers=12)
+    names = [f"live-{number}" for number in range(12)]
+    run.train(*names)
+    gone = [name for name in run.live.members if name != "live-3"]
+    for name in gone:
+        run.feed(HungUp(run.now, name.encode(), run.now - 0.4))
+    run.say(m.Parked(worker="live-3", generation=0, step=0, reached="nothing", error="closed"))
+    run.tick(0.1)
+    assert [record.members for record in run.journaled(MembersLost)] == [(), tuple(gone)]
+    assert {event["worker"] for event in run.events("worker_lost")} == set(gone)
+    assert "and 3 more were lost" in run.state.reason, "of many a few are named"

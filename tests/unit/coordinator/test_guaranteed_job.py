@@ -320,6 +320,20 @@ def test_where_there_can_be_no_successor(run: Run) -> None:
     assert "continue from the newest checkpoint: liver-slurm submit --resume" in run.journaled(Ended)[0].reason
 
 
+def test_another_successor_is_asked_for_once_a_look_shows_none(run: Run) -> None:
+    """Only sbatch's answer was lost, it may be."""
+    look(run, 1000.0)
+    run.feed(SuccessorAnswer(run.now, error="sbatch did not answer within 30 s"))
+    run.now += 2 * ASK_AGAIN
+    beat(run)
+    run.tick()
+    assert len(submitted(run)) == 1
+    look(run, 800.0, PENDING)
+    assert len(submitted(run)) == 1
+    look(run, 790.0)
+    assert len(submitted(run)) == 2
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_at_the_time_limit_with_a_disk_that_is_full(run: Run, before: bool) -> None:
     if before:
@@ -436,6 +450,24 @@ def test_the_time_limit_ends_a_run_that_never_finishes(run: Run) -> None:
         run.tick(1.0)
         beat(run)
     assert run.state.phase is RunPhase.STOPPED
+
+
+@pytest.mark.parametrize("word", [True, False], ids=["one has finished", "nobody has said so yet"])
+@pytest.mark.parametrize("taken", [True, False], ids=["requeued", "time limit"])
+def test_a_run_whose_last_step_is_saved_as_its_job_ends_is_finished(run: Run, word: bool, taken: bool) -> None:
+    steps = run.state.settings.config.train.steps
+    if word:
+        run.say(m.Finished(worker="live-1", step=steps))
+    if taken:
+        requeued(run)
+    else:
+        look(run, 200.0)
+    run.say(m.CheckpointWritten(worker="live-0", step=steps, ok=True, path="/c/s", seconds=60.0))
+    assert not run.state.over
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    assert run.state.phase is RunPhase.FINISHED
+    assert [record.code for record in run.journaled(Ended)] == [0]
 
 
 def test_in_the_grace_time_workers_stay(run: Run) -> None:

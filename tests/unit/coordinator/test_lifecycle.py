@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from coordinator_lab import job
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core.io import CheckpointFound, Finish, StopAsked
@@ -115,3 +116,64 @@ def test_a_member_that_hangs_in_the_last_step_is_lost(run: Run) -> None:
     run.say(m.Parked(worker="live-0", generation=0, step=steps, error="closed by peer"))
     pass_time(job.lost_after + 2.0)
     assert run.journaled(MembersLost)[-1].members == ("live-1",)
+
+
+def test_a_hang_behind_the_last_step_is_found_though_word_came_late() -> None:
+    """One has finished before the word came that the other has entered the world."""
+    run = Run(config=job(steps=10))
+    for name in ("live-0", "live-1"):
+        run.register(name)
+    for name in ("live-0", "live-1"):
+        run.say(m.Prepared(worker=name, generation=0, ok=True))
+    run.say(m.WorldEntered(worker="live-0", generation=0, step=0, time=run.now))
+    run.say(m.Finished(worker="live-0", step=10))
+    assert run.state.phase is ReconfigurationPhase.CUTOVER
+    run.say(m.WorldEntered(worker="live-1", generation=0, step=0, time=run.now))
+    assert run.state.phase is RunPhase.FINISHING
+    until = run.now + run.state.settings.config.job.prepare_timeout + 2.0
+    while not run.state.damage.broken:
+        assert run.now < until
+        run.now += 1.0
+        for name in ("live-0", "live-1"):
+            beat = m.Heartbeat(worker=name, generation=0, step=10, step_seconds=0.2, warm=True)
+            run.say(msgspec.structs.replace(beat, finished=name == "live-0"))
+        run.tick()
+    assert "live-1 did not finish" in run.state.reason
+
+
+def copying(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    run.say(m.Heartbeat(worker="live-0", generation=0, step=steps, step_seconds=0.2, warm=True, copying=True))
+
+
+def test_a_finished_run_waits_for_the_copy_of_its_last_checkpoint(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    copying(run)
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    assert run.state.phase is RunPhase.FINISHED
+    run.say(m.Leaving(worker="live-1", reason="told"))
+    for _ in range(100):
+        run.now += 1.0
+        copying(run)
+        run.tick()
+    assert not [action for action in run.actions if isinstance(action, Finish)]
+    assert "live-0 still copies the last checkpoint" in run.state.reason
+    run.say(m.Leaving(worker="live-0", reason="told"))
+    assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")
+
+
+def test_a_copy_is_waited_for_while_its_worker_lives_and_no_signal_comes(run: Run) -> None:
+    steps = run.state.settings.config.train.steps
+    copying(run)
+    for name in ("live-0", "live-1"):
+        run.say(m.Finished(worker=name, step=steps))
+    run.say(m.Leaving(worker="live-1", reason="told"))
+    dies = Run(run.state)
+    for _ in range(int(run.state.settings.config.job.lost_after) + 2):
+        dies.tick(1.0)
+    assert isinstance(dies.actions[-1], Finish)
+    run.now += 11.0
+    copying(run)
+    run.feed(StopAsked(run.now, "cancelled by SIGTERM"))
+    assert run.actions[-1] == Finish(0, f"all {steps} steps are trained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from coordinator_lab import job
@@ -12,6 +13,7 @@ from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import CapacitySeen, FromPeer, Release
 from liver_slurm.coordinator.core.membership import beat_seconds
 from liver_slurm.coordinator.core.step import step
+from liver_slurm.coordinator.core.workers import Membership
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol import messages as m
 from liver_slurm.scheduler.ports import CapacitySnapshot, StandbyJob
@@ -57,3 +59,26 @@ def test_a_large_run_beats_less_often_and_is_found_silent_as_soon(workers: int, 
     )
     assert run.sent(m.Alive, actions) == [("live-1", m.Alive(epoch=1, every=every))]
     assert beat_seconds(run.state) <= 30.0 / 4
+
+
+def test_workers_are_found_by_job_and_by_address(run: Run) -> None:
+    run.register("standby-7-0", job_id="7")
+    run.say(m.Register(**words("standby-7-1", "7")), peer=b"elsewhere")
+    known = run.state.membership
+    assert [worker.name for worker in known.of_job("7", "standby")] == ["standby-7-0", "standby-7-1"]
+    assert known.at(b"elsewhere") == known.get("standby-7-1")
+    run.say(m.Register(**words("standby-7-1", "7")), peer=b"there by now")
+    assert run.state.membership.at(b"elsewhere") is None
+    run.say(m.Leaving(worker="standby-7-1", reason="told"), peer=b"there by now")
+    left = run.state.membership
+    assert left.at(b"there by now") is None
+    assert [worker.name for worker in left.of_job("7", "standby")] == ["standby-7-0"]
+    made_anew = Membership(workers=left.workers)
+    assert (dict(made_anew.by_job), dict(made_anew.by_peer)) == (dict(left.by_job), dict(left.by_peer))
+
+
+def words(name: str, job_id: str) -> dict[str, Any]:
+    return {
+        "run_id": "r", "worker": name, "role": "standby", "host": "h", "pid": 1, "job_id": job_id, "device": "cpu",
+        "generation": -1, "step": 0, "warm": True,
+    }  # fmt: skip

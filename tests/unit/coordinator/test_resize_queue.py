@@ -6,7 +6,7 @@ import pytest
 from coordinator_states import Run
 
 from liver_slurm.coordinator.core import client_requests
-from liver_slurm.coordinator.core.io import Send
+from liver_slurm.coordinator.core.io import Interrupted, Send
 from liver_slurm.coordinator.core.parts import ResizeQueue
 from liver_slurm.coordinator.core.records import BegunAnew, RequestClosed, RequestTaken
 from liver_slurm.protocol import messages as m
@@ -166,3 +166,14 @@ def test_a_notice_goes_first(run: Run) -> None:
     run.stream_all()
     assert run.state.barriers.cutover is not None, "held again, in the new world"
     assert (run.state.barriers.cutover.step, run.state.barriers.cutover.voters) == (50, frozenset(run.live.members))
+
+
+def test_no_resize_comes_before_the_last_checkpoint(run: Run) -> None:
+    for name in run.live.members:
+        run.say(m.Heartbeat(worker=name, generation=0, step=100, step_seconds=0.2, warm=True))
+    run.feed(Interrupted(run.now, "job 7 was requeued", requeued=True))
+    before = run.state.barriers
+    assert before.checkpoint is not None
+    ((_, answer),) = run.sent(m.Reply, run.say(m.ResizeRequest(layout="tp2pp1dp1", at_step=before.checkpoint.step)))
+    assert (answer.ok, answer.error) == (False, "no world is begun any more: job 7 was requeued")
+    assert run.state.barriers == before

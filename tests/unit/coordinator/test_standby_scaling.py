@@ -12,7 +12,7 @@ from coordinator_states import Run, settings
 from liver_slurm.config.schema import JobConfig
 from liver_slurm.coordinator.core import parts, standby_scaling
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
-from liver_slurm.coordinator.core.records import LifeBegan
+from liver_slurm.coordinator.core.records import LifeBegan, StandbyLaunched, StartFailed
 from liver_slurm.coordinator.core.standby_scaling import APART, PORTION, STRETCH
 from liver_slurm.coordinator.core.step import recover
 from liver_slurm.coordinator.core.transition import Transition
@@ -238,6 +238,17 @@ def test_jobs_that_fail_together_do_not_close_a_partition() -> None:
     assert {said["alone_s"] for said in failed} == {0.0}
 
 
+def test_jobs_of_one_order_do_not_close_a_partition_one_after_another() -> None:
+    run = many()
+    look(run, room=20)
+    first = tuple(str(number) for number in range(PORTION))
+    run.feed(Launched(run.now, first, 0, "a"))
+    for left in range(PORTION, -1, -1):
+        look(run, *(of(job_id) for job_id in first[:left]), room=0, after=30.0)
+    failed = run.events("standby_failed")
+    assert [said["in_a_row"] for said in failed] == [1] * PORTION
+
+
 def test_a_life_that_is_forgotten_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "REMEMBERED", 0)
     run = submitted(wishing(), "1", "2")
@@ -300,12 +311,12 @@ def test_a_worker_whose_job_was_told_to_end_is_turned_away() -> None:
     assert [to for to, _ in run.sent(m.Leave, actions)] == ["standby-1"]
     assert run.journaled(LifeBegan) == []
     look(run, room=0)
-    assert run.state.standbys.released == frozenset()
+    assert run.state.standbys.released == {}
 
 
-def many() -> Run:
+def many(launch: str = "queue") -> Run:
     """A run that wants 18 standby jobs, as spares."""
-    wanted = config(("tp1pp1dp2",), launch="queue", max_jobs=20, spares=18)
+    wanted = config(("tp1pp1dp2",), launch=launch, max_jobs=20, spares=18)
     run = Run(recover([], settings(config=wanted, standby_workers=20), 1000.0))
     run.train("live-0", "live-1")
     return run
@@ -335,6 +346,17 @@ def test_what_is_ordered_and_no_longer_wanted_is_not_started() -> None:
     look(run, *(of(str(number), "pending") for number in range(100, 120)), room=20)
     first = tuple(str(number) for number in range(PORTION))
     assert [one for one in run.feed(Launched(run.now, first, 0, "a")) if isinstance(one, Launch)] == []
+
+
+def test_of_an_order_no_more_is_started_than_is_wanted_by_now() -> None:
+    run = many("probe")
+    assert look(run, room=20) == [Launch(PORTION, 0, "a")]
+    look(run, room=PORTION + 6)
+    assert [order.count for order in run.state.standbys.orders] == [PORTION, 6]
+    first = tuple(str(number) for number in range(PORTION))
+    assert Launch(6, 0, "a") in run.feed(Launched(run.now, first, 0, "a"))
+    look(run, *(of(number, "pending") for number in first), room=0)
+    assert [order.count for order in run.state.standbys.orders] == [6], "it is under way"
 
 
 def test_a_job_that_had_a_worker_did_not_fail() -> None:
@@ -406,3 +428,79 @@ def test_a_suspended_standby_keeps_nobody_back_at_a_commit() -> None:
     run.stream_all()
     assert run.state.generation == 2
     assert deferred(run.actions) == []
+
+
+def restarted_with_a_job_of_two() -> Run:
+    """A coordinator has come back; of a job's two workers, both members, only the second has registered."""
+    made = config(tasks_per_node=2)
+    run = Run(recover([], settings(config=made, standby_workers=8), 1000.0))
+    run.train("live-0", "live-1")
+    for name in ("standby-7-0", "standby-7-1"):
+        run.register(name, job_id="7")
+    run.tick(0.3)
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    new = Run(recover(run.records, settings(config=made, standby_workers=8, epoch=2), run.now + 1))
+    new.feed(CapacitySeen(new.now, CapacitySnapshot(new.now, (StandbyJob("7", "running", ("n1",), partition="a"),))))
+    for name in ("live-0", "live-1", "standby-7-1"):
+        new.register(name, 1, 5, job_id="7" if name.startswith("standby") else name)
+    return new
+
+
+def test_a_job_is_not_ended_while_a_member_may_come_back() -> None:
+    run = restarted_with_a_job_of_two()
+    actions = run.say(m.Failed(worker="standby-7-1", generation=1, step=5, error="ECC"))
+    assert Release("7") not in actions
+    assert not run.sent(m.Leave, run.register("standby-7-0", 1, 5, job_id="7"))
+    actions = run.say(m.Failed(worker="standby-7-0", generation=1, step=5, error="ECC"))
+    assert Release("7") in actions
+
+
+def test_a_member_is_not_turned_away_though_its_job_was_told_to_end() -> None:
+    run = restarted_with_a_job_of_two()
+    pool = replace(run.state.standbys, released={"7": run.now})
+    run.state = replace(run.state, standbys=pool)
+    assert not run.sent(m.Leave, run.register("standby-7-0", 1, 5, job_id="7"))
+
+
+def test_the_scheduler_is_told_again_to_end_a_job_that_goes_on() -> None:
+    run = Run(recover([], settings(config=config(), standby_workers=4), 1000.0))
+    run.train("live-0", "live-1")
+    limit = run.state.settings.config.job.start_timeout
+    told = []
+    for _ in range(int(limit) + 200):
+        run.now += 1.0
+        jobs = (StandbyJob("7", "running", ("n1",), partition="a"),)
+        if Release("7") in run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now, jobs))):
+            told.append(run.now - 1000.0)
+    assert told == [limit + 2.0 + 60.0 * n for n in range(len(told))]
+    assert len(told) == 4
+    ending = (StandbyJob("7", "ending", ("n1",), partition="a"),)
+    assert Release("7") not in run.feed(CapacitySeen(run.now + 99.0, CapacitySnapshot(run.now + 99.0, ending)))
+
+
+def test_a_refused_launch_leaves_no_record() -> None:
+    run = waiting_run()
+    run.feed(Launched(run.now, (), 0, "a"))
+    assert run.journaled(StandbyLaunched) == []
+
+
+def test_a_look_that_took_long_ends_no_member() -> None:
+    """It says of a job that it waits, in a partition that rests, and a worker of the job is a member by now."""
+    run = waiting_run("auto")
+    run.begin_to_grow()
+    run.prepare_all()
+    run.agree()
+    run.stream_all()
+    run.enter_all()
+    for number in (1, 2, 3):
+        run.state = run.state.apply(StartFailed(job_id=str(number), partition="b", time=run.now - 100 + 10 * number))
+    run.whole_journal = False
+    jobs = (
+        StandbyJob("standby-a", "running", ("n1",), partition="a"),
+        StandbyJob("standby-b", "pending", partition="b"),
+    )
+    actions = run.feed(CapacitySeen(run.now, CapacitySnapshot(run.now - 8.0, jobs)))
+    assert not [action for action in actions if isinstance(action, Release)]

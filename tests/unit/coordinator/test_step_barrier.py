@@ -257,6 +257,19 @@ def test_a_member_is_lost_while_a_checkpoint_is_agreed_on(run: Run) -> None:
     assert box.at_boundary(proposal.step) == Halted(), "who waits there does not wait on"
 
 
+@pytest.mark.parametrize(("written", "again"), [(True, False), (False, True)])
+def test_the_next_world_writes_a_checkpoint_that_is_not_written_yet(run: Run, written: bool, again: bool) -> None:
+    proposal = ask_for_checkpoint(run)
+    for name in LIVE:
+        accept(run, proposal, name)
+    for name in LIVE:
+        run.say(m.Heartbeat(worker=name, generation=0, step=proposal.step + 50, step_seconds=0.1, warm=True))
+    if written:
+        run.say(m.CheckpointWritten(worker="live-0", step=proposal.step, ok=True, path="/c/s", seconds=1.0))
+    run.say(m.Failed(worker="live-1", generation=0, step=proposal.step + 50, error="no memory"))
+    assert run.state.barriers.checkpoint_wanted == again
+
+
 def test_a_vote_that_is_lost_holds_training_for_a_while_only(run: Run) -> None:
     # LS-15
     proposal = ask_for_checkpoint(run)

@@ -83,3 +83,10 @@ def test_who_may_have_gone_back_has_the_last_update_no_more() -> None:
     torn = parked("live-0", 9, "torn", own=[6])
     for source in (of_four({"live-3"}, torn, *others), of_four({"live-3", "live-0"}, *others, stood_at=6)):
         assert (source.kind, source.step, source.back) == ("mirrors", 6, True)
+
+
+def test_who_stands_at_another_step_was_not_interrupted_inside_an_update() -> None:
+    source = of_four({"live-3"}, *(parked(f"live-{rank}", 149, own=[100]) for rank in range(3)), stood_at=100)
+    assert source.reason.startswith("live-0, live-1, live-2 cannot come to step 100")
+    torn = of_four({"live-3"}, parked("live-0", 9, "torn"), parked("live-1", 9, "torn"), parked("live-2", 9))
+    assert torn.reason.startswith("live-0, live-1 were interrupted inside an update")

@@ -382,3 +382,48 @@ def test_what_always_holds(
         before, after = (sum(tasks[one.unit] for one in group) for group in (here, stay))
         assert after >= min(before, need) or not found.end or len(jobs) >= max_jobs
     assert sum(order.count * tasks[order.unit] for order in found.start) <= need + max(tasks)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.lists(JOBS, max_size=8, unique_by=lambda one: one.job_id),
+    st.integers(0, 8),
+    st.integers(1, 6),
+    st.sampled_from(["probe", "queue"]),
+    st.integers(0, 4),
+)
+def test_no_job_with_a_worker_in_a_world_is_ended(
+    jobs: list[StandbyJob], busy: int, max_jobs: int, launch: str, room: int
+) -> None:
+    wanted = units(UnitSection(tasks_per_node=1), UnitSection(tasks_per_node=2), max_jobs=max_jobs, launch=launch)
+    inside = frozenset(one.job_id for one in jobs[:busy])
+    since = {one.job_id: 0.0 for one in jobs}
+    view = look(jobs, Headroom(1, "a", room), busy=inside, left_alone={"b": 2000.0}, useless_since=since)
+    assert not inside & {*decided(view, wanted).end}
+
+
+# ---- partitions on trial, stale looks, many jobs ---------------------------------------------------------------------
+
+
+def on_trial(*room: Headroom, jobs: int = 10, waiting: tuple[StandbyJob, ...] = ()) -> Decision:
+    """Large jobs failed in ``a``, where one is being tried; small ones have room in ``b``."""
+    large = UnitSection(tasks_per_node=4, partitions=("a",), max_jobs=5)
+    small = UnitSection(tasks_per_node=1, partitions=("b",), max_jobs=5)
+    failed = tuple(Life(str(number), "a", 100.0 * number, 100.0 * number, failed=True) for number in range(3))
+    wanted = config(unit=(large, small), max_jobs=jobs)
+    return decided(look([standby(77, unit=0), *waiting], *room, now=20000.0, spans=failed), wanted)
+
+
+def test_a_partition_on_trial_keeps_no_other_unit_from_starting() -> None:
+    found = on_trial(Headroom(0, "a", 3), Headroom(1, "b", 4))
+    assert [(order.unit, order.partition) for order in found.start] == [(1, "b")]
+
+
+def test_no_waiting_job_makes_way_for_a_partition_on_trial() -> None:
+    stuck = standby(80, "pending", "b", unit=1)
+    assert on_trial(Headroom(0, "a", 3), Headroom(1, "b", 0), jobs=2, waiting=(stuck,)).end == ()
+
+
+def test_a_job_with_a_member_does_not_wait_whatever_a_look_says() -> None:
+    view = look([standby(1, "pending", "b")], busy=frozenset({"1"}), left_alone={"b": 2000.0})
+    assert decided(view, config()) == Decision()

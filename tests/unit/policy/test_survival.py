@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -124,3 +125,10 @@ def test_failed_starts_say_nothing_of_how_long_others_stay() -> None:
     row = [failed(float(at)) for at in range(200)]
     assert hazards(row, 900.0, 300.0) == hazards([], 900.0, 300.0)
     assert resting(row, 300.0, 60.0, 30.0) == {}
+
+
+def test_jobs_of_one_order_that_fail_one_after_another_count_once() -> None:
+    one = [replace(failed(10.0 * number), ordered=1.0) for number in range(1, 9)]
+    assert failed_in_a_row(one, "p") == 1
+    two = [*one, replace(failed(85.0), ordered=2.0), replace(failed(86.0), ordered=1.0)]
+    assert failed_in_a_row(two, "p") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from liver_slurm.engine.checkpoint import Written
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir.paths import RunDir
+from liver_slurm.worker import checkpoint_copies
 from liver_slurm.worker import checkpointing as module
 from liver_slurm.worker.checkpointing import Checkpointing
 
@@ -120,3 +122,28 @@ def test_rank_0_says_that_it_is_written_and_each_that_it_is_not(
     done(Written(EVERY, Path("there"), error, 2.0, 1.0))
     assert [(one.step, one.ok, one.error) for one in lab.said] == ([] if ok is None else [(EVERY, ok, error)])
     assert all(isinstance(one, CheckpointWritten) for one in lab.said)
+
+
+def test_the_last_one_is_not_waited_for_until_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Lab
+) -> None:
+    del lab  # its checkpointer is put in place
+    goes_on, begun = threading.Event(), threading.Event()
+
+    def copy(*_: object) -> str:
+        begun.set()
+        assert goes_on.wait(30.0)
+        return ""
+
+    monkeypatch.setattr(checkpoint_copies, "copy_checkpoint", copy)
+    lab = Lab(tmp_path, copy_to=str(tmp_path / "copies"), at_end=True)
+    lab.checkpoints.request(3)
+    ((_, written),) = lab.writer.saved
+    monkeypatch.setattr(lab.writer, "wait", lambda: None, raising=False)
+    written(Written(step=3, path=tmp_path / "step-3", error="", seconds=1.0, stall_seconds=0.0))
+    assert begun.wait(30.0)
+    lab.checkpoints.last(3)
+    assert lab.checkpoints.copying
+    goes_on.set()
+    lab.checkpoints.wait_for_copies()
+    assert not lab.checkpoints.copying

@@ -71,6 +71,14 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     again.close()
 
 
+def test_records_that_come_together_are_written_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.append(*RECORDS[:2])
+    journal.append(*RECORDS[2:])
+    assert journal.read() == RECORDS
+    journal.close()
+
+
 def test_one_coordinator_at_a_time(tmp_path: Path) -> None:
     # LS-13
     first = Journal(tmp_path / "journal.sqlite", patience=0.1)
