@@ -16,6 +16,7 @@ from itertools import islice
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
+from liver_slurm.coordinator.core.membership import beat_seconds
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
 from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkersLost, WorldStands, Writer
 from liver_slurm.coordinator.core.workers import Worker
@@ -98,7 +99,7 @@ def watch_joiners(t: Transition, _: Tick) -> None:
     state, pending, held = t.state, t.state.world.pending, t.state.barriers.cutover
     if pending is None or pending.phase is not ReconfigurationPhase.STREAM or held is None or state.step < held.step:
         return
-    patience = max(SLOW_STALL, 2 * SILENT_BEATS * state.settings.config.job.heartbeat)
+    patience = max(SLOW_STALL, 2 * _silence(state))
     for worker in state.membership.of(pending.involved):
         silence = t.now - worker.seen
         if worker.name not in state.world.names and silence > patience:
@@ -191,8 +192,12 @@ def _stands_for(state: RunState, worker: Worker) -> bool:
 
 
 def _silent(state: RunState, worker: Worker) -> bool:
-    job = state.settings.config.job
-    return state.now - worker.seen > max(SILENT, SILENT_BEATS * job.heartbeat)
+    return state.now - worker.seen > _silence(state)
+
+
+def _silence(state: RunState) -> float:
+    """Return for how long a worker may not be heard of; in a large run heartbeats are further apart."""
+    return max(SILENT, min(SILENT_BEATS * beat_seconds(state), state.settings.config.job.lost_after))
 
 
 def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None:

@@ -10,7 +10,7 @@ from coordinator_lab import job, with_validation
 from coordinator_states import Run, settings
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core import failure_recovery
+from liver_slurm.coordinator.core import failure_recovery, membership
 from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SILENT_BEATS, SLOW_STALL
 from liver_slurm.coordinator.core.failure_recovery import RETURN, TRIES
 from liver_slurm.coordinator.core.io import (
@@ -237,6 +237,23 @@ def test_a_stopped_worker_is_found_by_those_that_are_well() -> None:
     assert lost(run) == [("live-1", "silence")]
     assert run.now == pytest.approx(broken + PARKING, abs=0.3)
     assert run.state.phase is ReconfigurationPhase.PREPARE
+
+
+def test_in_a_large_run_nobody_is_silent_between_two_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "BEATS_A_SECOND", 0.5)
+    run = training(lost_after=60.0)
+    beat(run, *LIVE)
+    every = membership.beat_seconds(run.state)
+    assert every == 6.0, "three workers, one beat in two seconds"
+    park(run, "live-0")
+    park(run, "live-2")
+    run.tick(PARKING + 1.0)
+    assert run.now < run.state.membership.workers["live-1"].seen + every
+    assert lost(run) == [], "its next heartbeat is not due"
+    while not lost(run):
+        run.tick(1.0)
+    assert lost(run) == [("live-1", "silence")]
+    assert run.now - run.state.membership.workers["live-0"].seen == pytest.approx(SILENT_BEATS * every, abs=2.0)
 
 
 def growing(run: Run, step: int) -> None:
