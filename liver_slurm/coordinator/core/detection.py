@@ -16,7 +16,6 @@ from itertools import islice
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
-from liver_slurm.coordinator.core.membership import beat_seconds
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
 from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkersLost, WorldStands, Writer
 from liver_slurm.coordinator.core.workers import Worker
@@ -197,7 +196,8 @@ def _silent(state: RunState, worker: Worker) -> bool:
 
 def _silence(state: RunState) -> float:
     """Return for how long a worker may not be heard of; in a large run heartbeats are further apart."""
-    return max(SILENT, min(SILENT_BEATS * beat_seconds(state), state.settings.config.job.lost_after))
+    job = state.settings.config.job
+    return max(SILENT, min(SILENT_BEATS * state.membership.beat_seconds(job), job.lost_after))
 
 
 def _confirmed(state: RunState, worker: Worker) -> tuple[str, float, str] | None:

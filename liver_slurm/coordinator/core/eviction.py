@@ -19,7 +19,7 @@ from liver_slurm.coordinator.core.transition import (
     Transition,
     WorkerGone,
 )
-from liver_slurm.coordinator.core.workers import Eviction, Worker
+from liver_slurm.coordinator.core.workers import BEATS, Eviction, Worker
 from liver_slurm.protocol.messages import Notice
 from liver_slurm.rundir import events
 from liver_slurm.scheduler.ports import DEFAULT_GRACE, EvictionNotice, StandbyJob
@@ -144,7 +144,7 @@ def lead(t: Transition) -> float:
 def _over(t: Transition, worker: Worker, deadline: float) -> None:
     """Handle a worker whose job is over: its processes may have until SIGKILL, and can hand their state over in it."""
     reason = f"standby job {worker.job_id} is over"
-    if t.now - worker.seen > membership.BEATS * membership.beat_seconds(t.state) or deadline <= t.now:
+    if t.now - worker.seen > BEATS * t.state.membership.beat_seconds(t.state.settings.config.job) or deadline <= t.now:
         t.gone(WorkerGone(worker.name, reason))
     else:
         t.signal(EvictionHeard(worker.name, {"announced": Eviction("over", reason, deadline, t.now)}))

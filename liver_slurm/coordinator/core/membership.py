@@ -27,15 +27,9 @@ from liver_slurm.coordinator.core.transition import (
     WorldCommitted,
     Writer,
 )
-from liver_slurm.coordinator.core.workers import Eviction, Membership, Worker
+from liver_slurm.coordinator.core.workers import BEATS, Eviction, Membership, Worker
 from liver_slurm.protocol.messages import Alive, Failed, Finished, FromWorker, Halt, Heartbeat, Leave, Leaving, Welcome
 from liver_slurm.rundir import events
-
-BEATS_A_SECOND = 1000.0
-"""Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
-BEATS = 5.0
-"""Heartbeats that each worker sends in ``job.lost_after`` at least; one whose job is over may miss as many until it is
-lost."""
 
 _write = Writer(Membership, __name__)
 
@@ -130,13 +124,6 @@ def hear(t: Transition, peer: bytes, message: FromWorker) -> bool:
     return True
 
 
-def beat_seconds(state: RunState) -> float:
-    """Return the seconds between two heartbeats of one worker: more in a large run, but some in ``job.lost_after``."""
-    job = state.settings.config.job
-    wanted = min(len(state.membership.workers) / BEATS_A_SECOND, job.lost_after / (BEATS - 1))
-    return max(job.heartbeat, wanted)
-
-
 _AS_TOLD = (
     *("step_seconds", "rejected", "validating", "since_step", "computing", "copying"),
     *("mirror", "mirror_way", "mirror_bytes", "mirror_proofs"),
@@ -161,7 +148,7 @@ def heartbeat(t: Transition, message: Heartbeat) -> None:
         outside_since=(worker.outside_since or t.now) if outside else 0.0,
     )
     _put(t, beaten)
-    every = beat_seconds(state)
+    every = state.membership.beat_seconds(state.settings.config.job)
     t.answer(worker.peer, Alive(epoch=epoch, every=every if every > state.settings.config.job.heartbeat else 0.0))
     if message.warm and not worker.warm:
         _warmed(t, worker.name)
@@ -323,7 +310,7 @@ def extend_after_stall(t: Transition, _: Tick) -> None:
 def find_silent(t: Transition, _: Tick) -> None:
     """Lose workers that have not been heard of for too long."""
     job = t.state.settings.config.job
-    heard_since = t.now - min(job.lost_after, BEATS * beat_seconds(t.state))
+    heard_since = t.now - min(job.lost_after, BEATS * t.state.membership.beat_seconds(job))
     for worker in t.state.membership.workers.values():
         if worker.seen < heard_since and t.now - worker.seen > _patience(t, worker):
             silence = t.now - worker.seen
@@ -336,5 +323,5 @@ def _patience(t: Transition, worker: Worker) -> float:
     if notice is not None and notice.returns and worker.name not in t.state.world.names:
         return math.inf  # it cannot speak; should its job end meanwhile, the scheduler says so
     if worker.announced is not None and worker.announced.kind == "over":
-        return min(job.lost_after, BEATS * beat_seconds(t.state))
+        return min(job.lost_after, BEATS * t.state.membership.beat_seconds(job))
     return job.lost_after

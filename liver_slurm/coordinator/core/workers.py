@@ -11,7 +11,14 @@ from typing import Literal
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.base.table import Table
+from liver_slurm.config.schema import JobSection
 from liver_slurm.scheduler.ports import NoticeKind
+
+BEATS_A_SECOND = 1000.0
+"""Heartbeats that a coordinator wants in a second, of all workers together: each costs it some 40 µs."""
+BEATS = 5.0
+"""Heartbeats that each worker sends in ``job.lost_after`` at least; one whose job is over may miss as many until it is
+lost."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,12 @@ class Membership:
     """Names of each job's workers; kept, as the next: of thousands of workers each that goes asks for some."""
     by_peer: Mapping[str, str] = field(default_factory=Table)
     """Name of the worker at each address."""
+
+    def beat_seconds(self, job: JobSection) -> float:
+        """Return the seconds between two heartbeats of one worker: more in a large run, but some in
+        ``job.lost_after``."""
+        wanted = min(len(self.workers) / BEATS_A_SECOND, job.lost_after / (BEATS - 1))
+        return max(job.heartbeat, wanted)
 
     def __post_init__(self) -> None:
         if self.workers and not self.by_job:

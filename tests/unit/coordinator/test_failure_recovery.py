@@ -10,7 +10,7 @@ from coordinator_lab import job, with_validation
 from coordinator_states import Run, settings
 
 from liver_slurm.config.schema import JobConfig
-from liver_slurm.coordinator.core import failure_recovery, membership
+from liver_slurm.coordinator.core import failure_recovery, workers
 from liver_slurm.coordinator.core.detection import PARKING, QUICK_STALL, SILENT, SILENT_BEATS, SLOW_STALL
 from liver_slurm.coordinator.core.failure_recovery import RETURN, TRIES
 from liver_slurm.coordinator.core.io import (
@@ -240,10 +240,10 @@ def test_a_stopped_worker_is_found_by_those_that_are_well() -> None:
 
 
 def test_in_a_large_run_nobody_is_silent_between_two_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "BEATS_A_SECOND", 0.5)
+    monkeypatch.setattr(workers, "BEATS_A_SECOND", 0.5)
     run = training(lost_after=60.0)
     beat(run, *LIVE)
-    every = membership.beat_seconds(run.state)
+    every = run.state.membership.beat_seconds(run.state.settings.config.job)
     assert every == 6.0, "three workers, one beat in two seconds"
     park(run, "live-0")
     park(run, "live-2")

@@ -11,7 +11,6 @@ from coordinator_states import Run
 
 from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import CapacitySeen, FromPeer, Release
-from liver_slurm.coordinator.core.membership import beat_seconds
 from liver_slurm.coordinator.core.step import step
 from liver_slurm.coordinator.core.workers import Membership
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
@@ -58,7 +57,7 @@ def test_a_large_run_beats_less_often_and_is_found_silent_as_soon(workers: int, 
         FromPeer(run.now, b"live-1", m.Heartbeat(worker="live-1", generation=0, step=1, step_seconds=1.0, warm=True)),
     )
     assert run.sent(m.Alive, actions) == [("live-1", m.Alive(epoch=1, every=every))]
-    assert beat_seconds(run.state) <= 30.0 / 4
+    assert run.state.membership.beat_seconds(run.state.settings.config.job) <= 30.0 / 4
 
 
 def test_workers_are_found_by_job_and_by_address(run: Run) -> None:
