@@ -131,6 +131,7 @@ def test_a_run_that_is_cancelled_before_its_coordinator_listens_says_so(long_run
     assert long_run.processes() == []
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_killed_leaves_nothing_for_long(long_run: LocalRun) -> None:
     runner = long_run.start("2", "1")
     until(lambda: long_run.step() > 1 and long_run.count("standby_ready") == 1, "training")

@@ -96,6 +96,7 @@ def test_orphaned_workers_that_stand_at_a_boundary_do_not_wait_for_ever(
     assert resume(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_orphaned_workers_that_wait_for_a_commit_go_back_to_the_old_world(
     tmp_path: Path, undisturbed: dict[int, float]
 ) -> None:

@@ -98,9 +98,9 @@ STATE = {
 @pytest.mark.parametrize(
     ("train", "mode", "distributed"),
     [
-        (AVERAGED, "overlap", True),
         (ROUNDED, "overlap", True),
-        (ROUNDED, "flat", True),
+        pytest.param(AVERAGED, "overlap", True, marks=pytest.mark.slow),
+        pytest.param(ROUNDED, "flat", True, marks=pytest.mark.slow),
         *(
             pytest.param(train, mode, distributed, marks=pytest.mark.long)
             for train in (SGD, AVERAGED, ROUNDED)
@@ -166,6 +166,7 @@ def test_a_round_trip_with_muon_is_bitwise(
     assert_same(checkpoint, undisturbed_muon[1])
 
 
+@pytest.mark.slow
 def test_every_layout_trains_alike_with_muon(tmp_path: Path, undisturbed_muon: tuple[dict[int, float], Path]) -> None:
     layouts = (*CUT, "tp1cp2pp2dp1", "tp1pp1dp3")
     resizes = [f"{2 * number + 2}:{layout}" for number, layout in enumerate(layouts)]
@@ -350,6 +351,7 @@ def interleaved(
         lab.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["overlap", pytest.param("pause", marks=pytest.mark.long)])
 def test_chunks_go_there_and_back_bitwise(mode: Literal["overlap", "pause"], tmp_path: Path) -> None:
     # LS-3, LS-4

@@ -19,6 +19,7 @@ from liver_slurm.bench.transfer import STAGING, WAYS, table
 COMMAND = ["liver_slurm", "bench", "transfer"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_document_has_its_fields() -> None:
     command = [sys.executable, "-m", *COMMAND, "--quick", "--json"]

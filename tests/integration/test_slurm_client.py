@@ -272,6 +272,7 @@ class Held:
         return looks[-1] if looks else None
 
 
+@pytest.mark.slow
 def test_hundreds_of_jobs_cost_no_more_than_one(cluster: Cluster, tmp_path: Path, eventually: Eventually) -> None:
     """200 standby jobs in a queue that does not move; slurmctld's own count says what they cost."""
     client = connect()
