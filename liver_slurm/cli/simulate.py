@@ -42,6 +42,9 @@ Traces: Bamboo's and Parcae's files, counts as csv, or what sacct prints of a si
   sacct --allusers --allocations --duplicates --truncate --parsable2 -S 2026-10-01 -E 2026-11-01 \\
     --format=JobID,Partition,State,Start,End,NNodes,NodeList > history.txt"""
 
+_HEADERS = ("policy", "mode", "ETTR", "capacity goodput", "tokens", "of the bound", "changes", "paused", "lost")
+_INTERVAL = "± is half of the interval that has the true mean with 95 %"
+
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add ``simulate``."""
@@ -52,6 +55,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         {
             "simulate job.toml --trace history.txt --partition gpu --notice 60": "a site's own history",
             "simulate job.toml --load nodes=128,utilization=0.8 --seeds 5": "a load that is made up, five times",
+            "simulate job.toml --trace counts.csv --html simulated.html": "a page to look at",
             "simulate job.toml --trace counts.csv --costs costs.json --policy cost-aware --json": "for programs",
             "simulate job.toml --trace counts.csv --save-costs costs.json": "the costs, to be changed and given again",
         },
@@ -100,6 +104,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--events", metavar="FOLDER", help="write each run's event log to FOLDER/RUN/, as `advisor collect` reads it"
     )
+    page = "write a page of it: worlds over time against what was offered, and the tables"
+    complete(parser.add_argument("--html", metavar="FILE", type=Path, help=page), "files")
     add_json(parser)
 
 
@@ -162,11 +168,39 @@ def run(args: argparse.Namespace) -> int:
     group = group_size(config) if args.by_node else 1
     log = Path(args.events) if args.events is not None else None
     cases = simulate(config, settings, costs, policies, modes, group, _progress(len(settings)), log)
+    if args.html is not None:
+        _write_page(args.html, settings, config, costs, cases)
     if args.json:
         print_json(_document(settings, config, costs, cases))
         return 0
     _print(settings, config, costs, cases)
     return 0
+
+
+def _write_page(path: Path, settings: list[Setting], config: JobConfig, costs: Costs, cases: list[Case]) -> None:
+    from liver_slurm.report.panels import Panel, page, table, worlds
+    from liver_slurm.report.write import write_page
+
+    drawn = [case for case in cases if case.sizes]
+    if not drawn:
+        raise BadInput(f"--html {path}: no run of the product trained, so there is nothing to draw")
+    best, rivals = max(drawn, key=lambda case: case.tokens), [case for case in cases[:-1] if not case.sizes]
+    beaten = max(rivals, key=lambda case: case.tokens)
+    headline = (
+        f"{best.policy}, {best.mode}: {best.of_bound:.1%} of the tokens that perfect foresight trains, "
+        f"ETTR {best.ettr:.1%}; {beaten.policy}: {beaten.of_bound:.1%} and {beaten.ettr:.1%}"
+    )
+    about = [f"{name}: {value}" for name, value in _headline(settings, config)]
+    about.append("Dashed: workers that were to be had, as far as the job grows; filled: workers of the live world.")
+    if len(settings) > 1:
+        about.append(f"The figure is of the first of {len(settings)} seeds, the table has means; {_INTERVAL}.")
+    panels = [Panel(f"{case.policy}, {case.mode}: ETTR {case.ettr:.1%}", case.sizes) for case in drawn]
+    first = settings[0]
+    body = worlds(panels, first.offered(config), first.trace.seconds, "workers that train over time, of each run")
+    body += table(_HEADERS, map(_row, cases))
+    spent = ((name, f"{seconds:.4g} s", meaning, note) for name, seconds, meaning, note in costs.figures())
+    body += table(("cost", "is", "of", "from"), spent)
+    write_page(page(f"simulation of {config.job.name}", headline, about, body), path)
 
 
 def _settings(args: argparse.Namespace, config: JobConfig) -> list[Setting]:
@@ -240,10 +274,9 @@ def _print(settings: list[Setting], config: JobConfig, costs: Costs, cases: list
     for name, seconds, meaning, note in costs.figures():
         print(f"  {name:<22}{seconds:>10.4g}  {meaning} ({note})")
     print()
-    headers = ("policy", "mode", "ETTR", "capacity goodput", "tokens", "of the bound", "changes", "paused", "lost")
-    print_table([_row(case) for case in cases], headers)
+    print_table([_row(case) for case in cases], _HEADERS)
     if len(settings) > 1:
-        print(f"means of {len(settings)} seeds; ± is half of the interval that has the true mean with 95 %")
+        print(f"means of {len(settings)} seeds; {_INTERVAL}")
     for case in cases:
         if case.end:
             print(f"{case.policy}, {case.mode}: it did not train to the end of the trace: {case.end}")

@@ -74,6 +74,11 @@ def write_advice_png(model: Model, path: Path) -> None:
     write_picture(picture(model, Style(PICTURE_WIDTH, LIGHT)), path)
 
 
+def write_page(text: str, path: Path) -> None:
+    """Write a page that is made elsewhere."""
+    _write(path, text.encode())
+
+
 def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG with two pixels for each of its units."""
     stream = io.BytesIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Case:
     """Of which the figures are means."""
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of each figure's mean, where there are several seeds."""
+    sizes: tuple[tuple[float, int], ...] = ()
+    """From which second of the trace on how many workers train, of the first seed; only of the product's own runs."""
 
     def to_document(self) -> dict[str, Any]:
         """Make its document; the keys are pinned."""
@@ -119,5 +121,6 @@ def elastic_cases(
             with event_file(log, run_id(setting, policy, mode)) as heard:
                 result = ElasticRun(job, setting, prices, policy, mode, heard).run()
             account = result.account.times(group)
-            cases.append(make_case((policy, mode), account, result.changes, setting, config, result.end))
+            case = make_case((policy, mode), account, result.changes, setting, config, result.end)
+            cases.append(replace(case, sizes=tuple((time, size * group) for time, size in result.sizes)))
     return cases

@@ -78,17 +78,16 @@ class Setting:
         """Where in the grid of looks at Slurm the trace begins; from 0 to 1."""
         return Random(f"phase {self.seed}").random()
 
-    def offered_device_s(self, config: JobConfig) -> float:
-        """Return the device-seconds that were to be had: guaranteed workers, and those of nodes on offer, as far as the
-        job grows.
-
-        So ``liver-slurm goodput`` counts them, too.
-        """
+    def offered(self, config: JobConfig) -> list[tuple[float, int]]:
+        """Return from which second on how many workers were to be had: guaranteed ones, and those of nodes on offer, as
+        far as the job grows."""
         guaranteed, most, each = live_workers(config.live), most_devices(config), workers_per_node(config)
-        counts = [*self.trace.counts(), (self.trace.seconds, 0)]
-        return sum(
-            min(most, guaranteed + nodes * each) * (end - begin) for (begin, nodes), (end, _) in pairwise(counts)
-        )
+        return [(begin, min(most, guaranteed + nodes * each)) for begin, nodes in self.trace.counts()]
+
+    def offered_device_s(self, config: JobConfig) -> float:
+        """Return the device-seconds that were to be had, as ``liver-slurm goodput`` counts them, too."""
+        counts = [*self.offered(config), (self.trace.seconds, 0)]
+        return sum(workers * (end - begin) for (begin, workers), (end, _) in pairwise(counts))
 
 
 def most_devices(config: JobConfig) -> int:

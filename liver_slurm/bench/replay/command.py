@@ -19,10 +19,11 @@ from liver_slurm.base.files import replace_file
 from liver_slurm.base.narrator import Narrator
 from liver_slurm.bench.replay.elastic import ledger_of, replay_elastic
 from liver_slurm.bench.replay.measured import Figures, relative, sizes_of_ledger, sizes_of_restarts
-from liver_slurm.bench.replay.page import Panel, render
+from liver_slurm.bench.replay.page import render
 from liver_slurm.bench.replay.restarted import read_worlds, replay_restarts
 from liver_slurm.bench.replay.simulated import learn, restart_steps, simulate_elastic, simulate_restarts
 from liver_slurm.bench.replay.stage import GUARANTEED, Replay
+from liver_slurm.report.panels import Panel
 from liver_slurm.scheduler.local.process import start
 from liver_slurm.simulation.costs import Costs, assumed, to_document
 

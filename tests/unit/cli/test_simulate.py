@@ -61,6 +61,30 @@ def test_the_document(liver: Liver, job_file: str) -> None:
     assert cases["greedy", "overlap"]["changes"] == 2, "both nodes go at once"
 
 
+def test_a_page_shows_each_run_against_what_was_offered(liver: Liver, home: Path, job_file: str) -> None:
+    asked = (
+        "simulate",
+        job_file,
+        "--trace",
+        "trace.csv",
+        "--costs",
+        "costs.json",
+        "--policy",
+        "greedy",
+        "--mode",
+        "pause",
+    )
+    code, out, err = liver(*asked, "--html", "page.html", "--seeds", "2")
+    assert (code, err) == (0, "")
+    page = (home / "page.html").read_text()
+    for text in ("<svg", "greedy, pause: ETTR", "checkpoint-restart", "foresight", "exposed_pause_s", "means"):
+        assert text in page, text
+    assert [row.split()[0] for row in out.splitlines() if row.startswith("greedy")] == ["greedy"]
+    code, _, err = liver(*asked, "--html", "no/folder/page.html")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no/folder/page.html cannot be written" in err
+
+
 def test_the_table_says_what_was_assumed(liver: Liver, job_file: str) -> None:
     code, out, err = liver("simulate", job_file, "--trace", "trace.csv", "--costs", "costs.json", "--mode", "pause")
     assert (code, err) == (0, "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from liver_slurm.bench.replay.page import Panel, render
+from liver_slurm.bench.replay.page import render
+from liver_slurm.report.panels import Panel
 
 CASE = {
     "real": {"ettr": 0.98, "capacity_goodput": 0.7},
