@@ -101,6 +101,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="simulate with N seeds from --seed on: means, and intervals that have them with 95 %% (default: 1)",
     )
     _add_cost_options(parser)
+    _add_output_options(parser)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events", metavar="FOLDER", help="write each run's event log to FOLDER/RUN/, as `advisor collect` reads it"
     )
