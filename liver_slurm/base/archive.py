@@ -50,6 +50,8 @@ def is_compressed(path: Path) -> bool:
     archive = archive_of(path)
     if not archive.exists():
         return False
+    if not path.exists():
+        return True
     with gzip.open(archive) as old, path.open("rb") as stream:
         return old.readline() != stream.readline()  # else compress() did not come to its end
 
@@ -60,7 +62,7 @@ def compress(path: Path) -> None:
     Nobody may write to it meanwhile. Whoever reads it, also after a crash in the midst of this, finds each line once.
 
     Raises:
-        OSError: there is no room, or the file may not be written to; nothing has changed.
+        OSError: there is no room, or the file may not be written to; it is read as before.
     """
     if is_compressed(path):
         return

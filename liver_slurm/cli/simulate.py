@@ -172,12 +172,12 @@ def run(args: argparse.Namespace) -> int:
     group = group_size(config) if args.by_node else 1
     log = Path(args.events) if args.events is not None else None
     cases = simulate(config, settings, costs, policies, modes, group, _progress(len(settings)), log)
-    if args.html is not None:
-        _write_page(args.html, settings, config, costs, cases)
     if args.json:
         print_json(_document(settings, config, costs, cases))
-        return 0
-    _print(settings, config, costs, cases)
+    else:
+        _print(settings, config, costs, cases)
+    if args.html is not None:  # last: what was simulated for hours is told also where no page can be written
+        _write_page(args.html, settings, config, costs, cases)
     return 0
 
 
@@ -189,10 +189,10 @@ def _write_page(path: Path, settings: list[Setting], config: JobConfig, costs: C
     if not drawn:
         raise BadInput(f"--html {path}: no run of the product trained, so there is nothing to draw")
     best, rivals = max(drawn, key=lambda case: case.tokens), [case for case in cases[:-1] if not case.sizes]
-    beaten = max(rivals, key=lambda case: case.tokens)
+    rival = max(rivals, key=lambda case: case.tokens)
     headline = (
         f"{best.policy}, {best.mode}: {best.of_bound:.1%} of the tokens that perfect foresight trains, "
-        f"ETTR {best.ettr:.1%}; {beaten.policy}: {beaten.of_bound:.1%} and {beaten.ettr:.1%}"
+        f"ETTR {best.ettr:.1%}; {rival.policy}: {rival.of_bound:.1%} and {rival.ettr:.1%}"
     )
     about = [f"{name}: {value}" for name, value in _headline(settings, config)]
     about.append("Dashed: workers that were to be had, as far as the job grows; filled: workers of the live world.")

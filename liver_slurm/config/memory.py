@@ -124,8 +124,8 @@ class Weights(NamedTuple):
         return Weights(self.dense * factor, self.experts * factor)
 
 
-def layer_weights(config: JobConfig, layout: Layout) -> Weights:
-    """Count a rank's weights of one layer."""
+def rank_layer_weights(config: JobConfig, layout: Layout) -> Weights:
+    """Count a rank's weights of one layer, norms and biases too; the cost model counts a whole layer's without them."""
     model, tp = config.model, layout.tp
     hidden, head = model.hidden_size, head_width(model)
     queries, keys = _widths(config, layout)
@@ -157,7 +157,7 @@ def _widths(config: JobConfig, layout: Layout) -> tuple[float, float]:
 
 def stage_weights(config: JobConfig, layout: Layout, stage: int) -> Weights:
     """Count the weights of a rank of a pipeline stage."""
-    layers = layer_weights(config, layout).times(_layers(config, layout, stage))
+    layers = rank_layer_weights(config, layout).times(_layers(config, layout, stage))
     hidden, norm = config.model.hidden_size, 2 if config.model.normalization == "LayerNorm" else 1
     last = norm * hidden if stage == layout.pp - 1 else 0
     return layers._replace(dense=layers.dense + _tables(config, layout, stage) + last)
@@ -220,7 +220,7 @@ def _activations(config: JobConfig, layout: Layout, stage: int) -> float:
         moment = max(moment, (2 * tokens + model.hidden_size) * logits)
     copies = 0.0
     if model.num_moe_experts is not None and train.recompute != "full":
-        copies = layer_weights(config, layout).experts * under_way / tokens
+        copies = rank_layer_weights(config, layout).experts * under_way / tokens
     return under_way * kept + moment + copies
 
 

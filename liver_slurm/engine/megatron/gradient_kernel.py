@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 ALIGNED = 16
-"""Bytes that an address, and elements that a number of them, must be a multiple of: the kernel has this one variant."""
+"""Addresses, in bytes, and the number of elements are multiples of this. Triton makes a kernel anew for what is not, and
+a first step would wait for it."""
 
 _TILE = 4096
 """Elements that a program adds."""
@@ -29,7 +30,7 @@ def add_to_sums(sums: torch.Tensor, gradient: torch.Tensor) -> None:
 
 
 @triton.jit  # type: ignore[misc,untyped-decorator,unused-ignore]
-def _add(sums, gradient, count, TILE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton takes no others
+def _add(sums, gradient, count, TILE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton takes no annotations but its own
     at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = at < count
     added = tl.load(gradient + at, mask=inside, eviction_policy="evict_first").to(tl.float32)

@@ -46,6 +46,14 @@ def test_it_takes_less_room_and_goes_on_growing(tmp_path: Path) -> None:
     assert list(read_lines(path)) == [*lines, {"step": 20_000}]
 
 
+def test_what_was_compressed_is_read_though_the_rest_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    lines = _write(path, archive.KEPT + 500)
+    archive.compress(path)
+    path.unlink()
+    assert list(read_lines(path)) == lines[:500]
+
+
 def test_a_crash_in_the_midst_doubles_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "events.jsonl"
     lines = _write(path, archive.KEPT + 500)
