@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 ALIGNED = 16
-"""Addresses, in bytes, and the number of elements are multiples of this. Triton makes a kernel anew for what is not, and
-a first step would wait for it."""
+"""Addresses, in bytes, and the number of elements are multiples of this. Triton compiles a kernel anew for what is not,
+and a first step would wait for it."""
 
 _TILE = 4096
 """Elements that a program adds."""
