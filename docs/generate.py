@@ -276,7 +276,7 @@ def signals() -> str:
     """Render the table of signals inside the core, and who reacts to each, in order."""
     from liver_slurm.coordinator.core.step import REACTIONS
 
-    tree = ast.parse((PACKAGE / "coordinator" / "core" / "transition.py").read_text())
+    tree = ast.parse((PACKAGE / "coordinator" / "core" / "signals.py").read_text())
     told = {node.name: first_sentence(node) for node in tree.body if isinstance(node, ast.ClassDef)}
     rows = ["| signal | says | who reacts, in order |", "|---|---|---|"]
     for signal, handlers in REACTIONS.items():

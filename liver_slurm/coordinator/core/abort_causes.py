@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from liver_slurm.coordinator.core import eviction, lifecycle, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.state import RunPhase
-from liver_slurm.coordinator.core.transition import (
+from liver_slurm.coordinator.core.signals import (
     EvictionChanged,
     LastStepTrained,
     RunInterrupted,
-    Transition,
     WorkerGone,
     WorkersLost,
 )
+from liver_slurm.coordinator.core.state import RunPhase
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.coordinator.core.workers import Eviction
 from liver_slurm.coordinator.core.worlds import Attempt
 from liver_slurm.rundir.worker_names import named

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from liver_slurm.coordinator.core.io import Release
-from liver_slurm.coordinator.core.transition import Admitted, Transition, WorkerGone
+from liver_slurm.coordinator.core.signals import Admitted, WorkerGone
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.coordinator.core.workers import process
 from liver_slurm.protocol.messages import PROTOCOL, Refused, Register
 from liver_slurm.rundir.worker_names import earlier_in_place, of_job

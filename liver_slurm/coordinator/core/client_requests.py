@@ -15,9 +15,10 @@ from liver_slurm.coordinator.core import (
     step_barrier,
 )
 from liver_slurm.coordinator.core.io import Action, FromPeer
+from liver_slurm.coordinator.core.signals import WorkerGone
 from liver_slurm.coordinator.core.state import RunPhase, RunState
 from liver_slurm.coordinator.core.status import document
-from liver_slurm.coordinator.core.transition import Transition, WorkerGone
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy.engine import why_impossible
 from liver_slurm.policy.types import ResizeGoal

@@ -16,8 +16,9 @@ from itertools import islice
 
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import HungUp, Tick
+from liver_slurm.coordinator.core.signals import WorkerGone, WorkersLost, WorldStands
 from liver_slurm.coordinator.core.state import RunPhase, RunState, Vigil
-from liver_slurm.coordinator.core.transition import Transition, WorkerGone, WorkersLost, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.coordinator.core.worlds import ReconfigurationPhase
 from liver_slurm.protocol.messages import HeartbeatRequest

@@ -12,13 +12,8 @@ import math
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import membership
 from liver_slurm.coordinator.core.io import Tick
-from liver_slurm.coordinator.core.transition import (
-    CapacityObserved,
-    EvictionChanged,
-    EvictionHeard,
-    Transition,
-    WorkerGone,
-)
+from liver_slurm.coordinator.core.signals import CapacityObserved, EvictionChanged, EvictionHeard, WorkerGone
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.coordinator.core.workers import BEATS, Eviction, Worker
 from liver_slurm.protocol.messages import Notice
 from liver_slurm.rundir import events

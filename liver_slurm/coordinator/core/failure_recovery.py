@@ -18,8 +18,9 @@ from liver_slurm.coordinator.core import lifecycle, membership, orders, reconfig
 from liver_slurm.coordinator.core.io import CheckpointFound, FindCheckpoint
 from liver_slurm.coordinator.core.parts import Damage, FoundCheckpoint
 from liver_slurm.coordinator.core.records import MembersLost
+from liver_slurm.coordinator.core.signals import Heard, Registered, WorkersLost, WorldStands
 from liver_slurm.coordinator.core.state import RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Heard, Registered, Transition, WorkersLost, WorldStands, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.worlds import Rescue
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api

@@ -26,8 +26,9 @@ from liver_slurm.coordinator.core.io import (
     Tick,
 )
 from liver_slurm.coordinator.core.records import HandedOver
+from liver_slurm.coordinator.core.signals import EvictionHeard, RunInterrupted, TimeIsUp
 from liver_slurm.coordinator.core.state import Handover, Interruption, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import EvictionHeard, RunInterrupted, TimeIsUp, Transition, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.workers import Eviction, Worker
 from liver_slurm.protocol.messages import CheckpointWritten
 from liver_slurm.rundir import events

@@ -6,8 +6,9 @@ from liver_slurm.base.errors import ExitCode
 from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core.io import Finish
 from liver_slurm.coordinator.core.records import Ended
+from liver_slurm.coordinator.core.signals import LastStepTrained, RunEnding, WorldCommitted
 from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import LastStepTrained, RunEnding, Transition, WorldCommitted, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.protocol.messages import Leave
 from liver_slurm.rundir import events

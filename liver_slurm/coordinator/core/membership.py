@@ -12,21 +12,20 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.base.table import Table
 from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.lifecycle import end, must_go
-from liver_slurm.coordinator.core.state import RunPhase, RunState
-from liver_slurm.coordinator.core.transition import (
+from liver_slurm.coordinator.core.signals import (
     OWN_WORD,
     Admitted,
     Heard,
     LastStepTrained,
     Registered,
-    Transition,
     WorkerGone,
     WorkerLost,
     WorkersGone,
     WorkersLost,
     WorldCommitted,
-    Writer,
 )
+from liver_slurm.coordinator.core.state import RunPhase, RunState
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.workers import BEATS, Eviction, Membership, Worker
 from liver_slurm.protocol.messages import Alive, Failed, Finished, FromWorker, Halt, Heartbeat, Leave, Leaving, Welcome
 from liver_slurm.rundir import events

@@ -20,8 +20,9 @@ from liver_slurm.coordinator.core import (
     status,
     step_barrier,
 )
+from liver_slurm.coordinator.core.signals import WorkersLost
 from liver_slurm.coordinator.core.state import Planning, RunPhase, RunState
-from liver_slurm.coordinator.core.transition import Transition, WorkersLost, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.policy import api, engine
 from liver_slurm.policy.cost_model import choose

@@ -14,16 +14,10 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import lifecycle, membership, orders, resize_queue, step_barrier
 from liver_slurm.coordinator.core.io import RollBackMetrics
 from liver_slurm.coordinator.core.records import AttemptAborted, AttemptStarted, Committed, Entered
+from liver_slurm.coordinator.core.signals import BarrierMoved, LastStepTrained, RunEnding, WorldCommitted
 from liver_slurm.coordinator.core.state import RunPhase
 from liver_slurm.coordinator.core.status import route, summary
-from liver_slurm.coordinator.core.transition import (
-    BarrierMoved,
-    LastStepTrained,
-    RunEnding,
-    Transition,
-    WorldCommitted,
-    Writer,
-)
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.worlds import Attempt, Cause, ReconfigurationPhase, Rescue, WorldState
 from liver_slurm.parallel.layout import Layout
 from liver_slurm.parallel.membership import World

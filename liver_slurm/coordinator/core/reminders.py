@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from liver_slurm.coordinator.core import eviction, membership, orders, reconfiguration, resize_queue, step_barrier
 from liver_slurm.coordinator.core.barriers import StepBarrier
+from liver_slurm.coordinator.core.signals import Heard, Registered
 from liver_slurm.coordinator.core.state import RunState
-from liver_slurm.coordinator.core.transition import Heard, Registered, Transition
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.coordinator.core.worlds import Attempt, ReconfigurationPhase
 from liver_slurm.protocol.messages import Finished, Heartbeat, Notice, WorldEntered

@@ -6,8 +6,9 @@ from liver_slurm.base.frozen import replace
 from liver_slurm.coordinator.core import step_barrier
 from liver_slurm.coordinator.core.parts import ResizeQueue
 from liver_slurm.coordinator.core.records import RequestClosed, RequestTaken
+from liver_slurm.coordinator.core.signals import Registered
 from liver_slurm.coordinator.core.state import RunState
-from liver_slurm.coordinator.core.transition import Registered, Transition, Writer
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.policy.types import ResizeGoal
 from liver_slurm.rundir import events
 

@@ -9,16 +9,15 @@ from liver_slurm.config.units import standby_units, warning_seconds, workers_per
 from liver_slurm.coordinator.core import guaranteed_job, history, membership
 from liver_slurm.coordinator.core.io import CapacitySeen, Defer, Launch, Launched, LaunchRefused, Release
 from liver_slurm.coordinator.core.records import StandbyLaunched, StartFailed
-from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
-from liver_slurm.coordinator.core.transition import (
+from liver_slurm.coordinator.core.signals import (
     CapacityObserved,
     EvictionChanged,
     Registered,
-    Transition,
     WorkersLost,
     WorldCommitted,
-    Writer,
 )
+from liver_slurm.coordinator.core.state import RunPhase, RunState, StandbyPool
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.coordinator.core.workers import Worker
 from liver_slurm.policy.standby_scaling import Order, View, decide, room_by_partition, still_wanted
 from liver_slurm.policy.survival import failed_in_a_row, failing

@@ -47,8 +47,7 @@ from liver_slurm.coordinator.core.io import (
     Tick,
 )
 from liver_slurm.coordinator.core.records import Record
-from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState, Settings
-from liver_slurm.coordinator.core.transition import (
+from liver_slurm.coordinator.core.signals import (
     Admitted,
     BarrierMoved,
     CapacityObserved,
@@ -60,12 +59,13 @@ from liver_slurm.coordinator.core.transition import (
     RunEnding,
     RunInterrupted,
     TimeIsUp,
-    Transition,
     WorkersGone,
     WorkersLost,
     WorldCommitted,
     WorldStands,
 )
+from liver_slurm.coordinator.core.state import Lifecycle, RunPhase, RunState, Settings
+from liver_slurm.coordinator.core.transition import Transition
 from liver_slurm.protocol import messages as m
 
 Handler = Callable[[Transition, Any], None]

@@ -18,7 +18,8 @@ from liver_slurm.base.tally import Tally
 from liver_slurm.coordinator.core.barriers import StepBarrier, StepBarriers
 from liver_slurm.coordinator.core.io import Tick
 from liver_slurm.coordinator.core.records import BoundaryClosed, BoundaryConfirmed, BoundaryProposed, CheckpointWanted
-from liver_slurm.coordinator.core.transition import BarrierMoved, Registered, RunEnding, Transition, Writer
+from liver_slurm.coordinator.core.signals import BarrierMoved, Registered, RunEnding
+from liver_slurm.coordinator.core.transition import Transition, Writer
 from liver_slurm.protocol.messages import (
     BoundaryVote,
     CheckpointWritten,
